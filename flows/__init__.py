@@ -1,0 +1,1 @@
+"""What flows between a checkpoint and a stored row: orchestration, and no arithmetic."""

@@ -1,0 +1,1 @@
+"""Ontogeny: what formed inside a language model, and when, read from its checkpoints."""

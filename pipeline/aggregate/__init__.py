@@ -1,0 +1,1 @@
+"""What is computed over checkpoints, from what is stored."""

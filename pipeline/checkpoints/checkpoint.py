@@ -1,0 +1,18 @@
+"""What identifies one checkpoint."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """One saved state of a model in training.
+
+    step: optimizer steps taken; 0 is the initialisation. tokens_seen: training tokens consumed,
+    None where unknown. uri: the folder that holds its weights. digest: sha256 of the weights,
+    None until it is known (reading a terabyte to list it would be a poor bargain).
+    """
+
+    step: int
+    uri: str
+    tokens_seen: int | None = None
+    digest: str | None = None

@@ -1,0 +1,195 @@
+"""One YAML file describes one analysis: which checkpoints, inputs and measures, on which workers."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import InputError, suggestion
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Frozen, and an unknown key is an error rather than a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextInput(Strict):
+    """Text files, tokenised with the run's own tokenizer (or `tokenizer`) and cut to sequences."""
+
+    kind: Literal["text"] = "text"
+    path: str
+    tokenizer: str | None = None
+    sequences: int = Field(64, ge=1)
+    length: int = Field(512, ge=2)
+
+
+class ArrayInput(Strict):
+    """Token ids prepared elsewhere: a `.npy` array, or a flat `.bin` file of `dtype`."""
+
+    kind: Literal["array"] = "array"
+    path: str
+    dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
+    sequences: int = Field(64, ge=1)
+    length: int = Field(512, ge=2)
+
+
+class RepeatedInput(Strict):
+    """Repeated random tokens: BOS where the model has one, then a block of ids drawn without
+    replacement, repeated."""
+
+    kind: Literal["repeated"] = "repeated"
+    block_length: int = Field(25, ge=2)
+    repeats: int = Field(2, ge=2)
+    sequences: int = Field(32, ge=1)
+    seed: int = 0
+    bos: bool = True
+
+
+class HeldOutInput(Strict):
+    """Sequences of a model organism's training distribution that it was not trained on."""
+
+    kind: Literal["held_out"] = "held_out"
+    sequences: int = Field(256, ge=1)
+    seed: int = 0
+
+
+class TableInput(Strict):
+    """The whole p x p table of a modular operation with its split into train and test pairs.
+
+    What is not given is read from the run's `training.yaml`.
+    """
+
+    kind: Literal["table"] = "table"
+    p: int | None = Field(None, ge=3)
+    operation: str | None = None
+    train_share: float | None = Field(None, gt=0, lt=1)
+    split_seed: int | None = None
+
+
+InputSpec = Annotated[
+    TextInput | ArrayInput | RepeatedInput | HeldOutInput | TableInput,
+    Field(discriminator="kind"),
+]
+
+
+class Workers(Strict):
+    """How many workers compute side by side, and what each of them has.
+
+    threads: of torch in each worker; part of what makes two runs equal bit for bit.
+    memory: bytes that the activations of one forward pass may take; batches are cut to it.
+    """
+
+    count: int = Field(2, ge=1)
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    memory: int = Field(2 * 2**30, ge=2**20)
+
+
+class Analysis(Strict):
+    """What to compute, from what, into which store.
+
+    inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
+    measures: by group name, each with its parameters.
+    tokens_per_step: where the checkpoints do not say how many tokens they have seen.
+    """
+
+    checkpoints: str
+    store: str
+    inputs: dict[str, InputSpec] = {}
+    measures: dict[str, dict[str, Any]] = Field(min_length=1)
+    workers: Workers = Workers()
+    tokens_per_step: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measures_without_parameters(cls, data: Any) -> Any:
+        """`measures: [a, b]` and `a:` with nothing after it both mean default parameters."""
+        if isinstance(data, dict) and isinstance(data.get("measures"), list):
+            data = {**data, "measures": dict.fromkeys(data["measures"])}
+        if isinstance(data, dict) and isinstance(data.get("measures"), dict):
+            filled = {name: given or {} for name, given in data["measures"].items()}
+            data = {**data, "measures": filled}
+        return data
+
+
+def load_analysis(path: str | Path) -> Analysis:
+    """Read an analysis from a YAML file; relative paths in it are relative to that file."""
+    path = Path(path)
+    analysis = validated(Analysis, read_yaml(path), where=str(path))
+    return _paths_from(analysis, path.parent)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): give a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        raise InputError(f"{path}{where}: is not valid YAML: correct its syntax") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {type(content).__name__}, expected keys with values")
+    return content
+
+
+def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
+    """`content` as a model, or one sentence about the first thing that is wrong with it."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_fault(model, error)}") from None
+
+
+def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(model, fault["loc"][:-1])
+        return f"unknown key {place!r}; {suggestion(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return f"the key {place!r} is missing: {fault['msg'].lower()}"
+    return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known where an unknown one was found."""
+    inputs = {spec.model_fields["kind"].default: spec for spec in _INPUT_SPECS}
+    for part in location:
+        if part in inputs:
+            return list(inputs[str(part)].model_fields)
+        if part == "workers":
+            return list(Workers.model_fields)
+    return list(model.model_fields)
+
+
+_INPUT_SPECS: tuple[type[Strict], ...] = (
+    TextInput, ArrayInput, RepeatedInput, HeldOutInput, TableInput,
+)  # fmt: skip
+
+
+def _paths_from(analysis: Analysis, folder: Path) -> Analysis:
+    def absolute(uri: str) -> str:
+        return uri if "://" in uri else str((folder / uri).resolve())
+
+    inputs = {
+        name: spec.model_copy(update={"path": absolute(spec.path)})
+        if isinstance(spec, TextInput | ArrayInput)
+        else spec
+        for name, spec in analysis.inputs.items()
+    }
+    return analysis.model_copy(
+        update={
+            "checkpoints": absolute(analysis.checkpoints),
+            "store": absolute(analysis.store),
+            "inputs": inputs,
+        }
+    )

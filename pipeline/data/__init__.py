@@ -1,0 +1,1 @@
+"""Token distributions: what model organisms are trained on, and what inputs are made of."""

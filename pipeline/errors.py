@@ -1,0 +1,22 @@
+"""The two ways in which what a user brings can be wrong.
+
+Both carry one sentence: what is wrong, where, what was expected against what was found, what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The configuration, or something it names, cannot be used: nothing is computed or written."""
+
+
+class CheckpointError(Exception):
+    """One checkpoint cannot be analysed: it is reported by name, the others are computed."""
+
+
+def suggestion(unknown: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(unknown, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"

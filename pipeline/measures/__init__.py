@@ -1,0 +1,28 @@
+"""The measures: every file in this folder is one, found by being there."""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from pipeline.errors import InputError, suggestion
+from pipeline.measures.base import Measure
+
+
+@cache
+def registry() -> dict[str, type[Measure]]:
+    """Every measure of this folder by its name."""
+    found: dict[str, type[Measure]] = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{module_info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Measure) and hasattr(value, "name"):
+                found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def measure_class(name: str) -> type[Measure]:
+    """The measure of that name, or an error that suggests the nearest one."""
+    measures = registry()
+    if name not in measures:
+        raise InputError(f"there is no measure {name!r}: {suggestion(name, measures)}")
+    return measures[name]

@@ -1,0 +1,97 @@
+"""What a measure is: a declaration, and one pure function.
+
+A file in this folder that defines a subclass of `Measure` adds a measure; nothing else needs to
+know of it. The declaration makes the store's arrays, the documentation, the columns of a query
+and the captions of the report. The class's docstring is the measure's definition.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.models.loading import ModelFacts, Weights
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+Reference = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same at every checkpoint: the model's shape and the measure's input, if any."""
+
+    model: ModelFacts
+    input: Input | None = None
+
+
+class Measure(BaseModel):
+    """One measure with its parameters, which are the fields of the subclass.
+
+    name, version: a changed version recomputes the stored rows of this measure, and only those.
+    default_input: the input it reads unless the configuration says `<measure>.<input>`;
+    None where it reads weights only.
+    reference_from: "last" where `compute` needs a quantity of the last checkpoint.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    default_input: ClassVar[str | None]
+    variables: ClassVar[tuple[Variable, ...]]
+    reference_from: ClassVar[Literal["last"] | None] = None
+
+    def check(self, setting: Setting) -> None:
+        """Raise InputError where this measure cannot be computed in this setting."""
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """The forward passes whose records `compute` receives, in this order."""
+        return ()
+
+    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
+        """One 1-D array for each dimension of the variables but "step"."""
+        used = {dim for variable in self.variables for dim in variable.dims[1:]}
+        return {dim: standard_coordinate(dim, setting) for dim in sorted(used)}
+
+    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
+        """The quantity that `compute` needs of the reference checkpoint, as JSON values."""
+        raise TypeError(f"{self.name} declares reference_from without defining reference()")
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """An array for each variable, without its "step" dimension. Pure."""
+        raise TypeError(f"{self.name} does not define compute()")
+
+
+def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
+    """The coordinate of a dimension whose size follows from the model's or the input's shape."""
+    model, tokens = setting.model, setting.input.tokens if setting.input else None
+    if dim == "parameter":
+        return np.array(model.parameters)
+    sizes = {
+        "layer": model.n_layers, "layer_from": model.n_layers, "layer_to": model.n_layers,
+        "head": model.n_heads, "head_from": model.n_heads, "head_to": model.n_heads,
+    }  # fmt: skip
+    if tokens is not None:
+        sizes |= {"sequence": tokens.shape[0], "position": tokens.shape[1] - 1}
+    if dim not in sizes:
+        raise TypeError(f"a measure with the dimension {dim!r} must define its coordinate")
+    return np.arange(sizes[dim])
+
+
+def require_input(measure: Measure, setting: Setting, kind: str) -> Input:
+    """The measure's input, which must be of one kind: scores are defined on that kind only."""
+    found = setting.input
+    if found is None or found.kind != kind:
+        name = found.name if found else measure.default_input
+        raise InputError(
+            f"measure {measure.name!r} reads an input of kind {kind!r}, but input {name!r} is of "
+            f"kind {found.kind if found else None!r}: give it another input in `inputs`"
+        )
+    return found

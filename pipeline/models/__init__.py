@@ -1,0 +1,1 @@
+"""Models: the small organism, and loading any decoder once and its weights per checkpoint."""

@@ -1,0 +1,116 @@
+"""What a measure may ask of a forward pass (`Pass`), and what it gets (`Record`).
+
+These are values only: the engine in `forward.py` reads a Pass and fills a Record.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.inputs import Input
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Attention from query i to key i - lag; NaN where i < lag. lag = 0 is the token itself."""
+
+    lag: int
+
+
+@dataclass(frozen=True)
+class KeyPosition:
+    """Attention from each query to the one key at `position`; NaN for queries before it."""
+
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class KeyMap:
+    """Attention from each query to the key that an index map names.
+
+    `index[s, i]` is the key position asked about by query i of sequence s; -1 where there is
+    none (NaN in the record). Two maps with equal indices are equal, so that measures that ask
+    for the same attention share it.
+    """
+
+    index: Int[np.ndarray, "sequence query"]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.index, dtype=np.int64)).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeyMap) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+# Each kind of request states the shape of what it yields; these three yield
+# Float[Tensor, "layer sequence head query"].
+AttentionRequest = Lag | KeyPosition | KeyMap
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over one input, and what is to be kept of it. Nothing else is kept.
+
+    losses: per-token cross-entropy. attention: the query-key pairs whose attention is wanted.
+    logit_positions: positions (negative ones count from the end) whose full logits are wanted.
+    dtype: of the forward pass; "" means the worker's own.
+    """
+
+    input: str
+    losses: bool = False
+    attention: frozenset[AttentionRequest] = frozenset()
+    logit_positions: tuple[int, ...] = ()
+    dtype: Literal["", "float32", "float64", "bfloat16"] = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What must be equal for two requests to be served by one forward pass."""
+        return (self.input, self.dtype)
+
+
+def merge(passes: Iterable[Pass]) -> list[Pass]:
+    """The fewest passes that yield all that `passes` ask for, in order of first appearance."""
+    merged: dict[tuple[str, str], Pass] = {}
+    for wanted in passes:
+        have = merged.get(wanted.key)
+        merged[wanted.key] = wanted if have is None else _union(have, wanted)
+    return list(merged.values())
+
+
+def _union(a: Pass, b: Pass) -> Pass:
+    positions = dict.fromkeys(a.logit_positions + b.logit_positions)
+    return Pass(
+        input=a.input,
+        losses=a.losses or b.losses,
+        attention=a.attention | b.attention,
+        logit_positions=tuple(positions),
+        dtype=a.dtype,
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one forward pass yielded: facts, nothing averaged.
+
+    loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not asked for).
+    attention: per request, see the request's class.
+    logits: per asked-for position, as it was asked for.
+    """
+
+    input: "Input"
+    loss: Float[Tensor, "sequence position"] | None = None
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head query"]] = field(
+        default_factory=dict
+    )
+    logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)

@@ -1,0 +1,52 @@
+"""What a stored number is: its dimensions, unit, dtype and one-sentence definition."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+# Every dimension that a variable may have. A measure that needs another adds it here,
+# so that one word never means two things in one store.
+DIMENSIONS: dict[str, str] = {
+    "step": "optimizer steps taken when the checkpoint was saved",
+    "sequence": "index of the sequence within its input",
+    "position": "position t: the prediction of token t+1 from tokens 0..t",
+    "layer": "transformer block, from 0",
+    "head": "attention head within its layer, from 0",
+    "layer_from": "layer of the earlier head of a pair",
+    "head_from": "the earlier head of a pair, within its layer",
+    "layer_to": "layer of the later head of a pair",
+    "head_to": "the later head of a pair, within its layer",
+    "lag": "query position minus key position, in tokens",
+    "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2",
+    "parameter": "name of a weight tensor, as in the checkpoint's model",
+}
+
+UNITS: dict[str, str] = {
+    "1": "a pure number",
+    "nats": "natural-log units of information, per predicted token",
+    "tokens": "tokens",
+    "steps": "optimizer steps",
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array of a measure, as it is stored, documented and queried.
+
+    `dims` name entries of `DIMENSIONS` and begin with "step"; `definition` is one sentence;
+    `reference` names the paper (or code) whose quantity it is.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    unit: str
+    definition: str
+    reference: str = ""
+    dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.dims or self.dims[0] != "step":
+            raise ValueError(f"variable {self.name!r}: dims must begin with 'step', not {self.dims}")
+        if unknown := set(self.dims) - set(DIMENSIONS):
+            raise ValueError(f"variable {self.name!r}: unknown dimensions {sorted(unknown)}")
+        if self.unit not in UNITS:
+            raise ValueError(f"variable {self.name!r}: unknown unit {self.unit!r}")

@@ -1,0 +1,1 @@
+"""Training model organisms, whose mechanisms are known to appear suddenly."""
