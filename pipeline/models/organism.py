@@ -1,0 +1,332 @@
+"""The model organism: one small decoder with the architectural choices of the circuits papers.
+
+An ordinary transformers model (`AutoModelForCausalLM` knows it once this module is imported), so
+that whatever reads a Hugging Face checkpoint reads an organism without a special case.
+
+    x_0   = W_E[tokens] (+ W_pos, when positions are "residual")
+    x    <- x + Attention(LN(x)),   x <- x + MLP(LN(x)),   logits = LN(x) W_U
+
+LN is the identity without `layer_norm`; there is no MLP when `intermediate_size` is 0.
+
+Sources: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits (attention-only);
+Press et al. 2021, Shortformer (positions added to queries and keys); Olsson et al. 2022,
+In-context Learning and Induction Heads (smeared keys); Nanda et al. 2023, Progress measures for
+grokking via mechanistic interpretability (no LayerNorm, weights drawn at 1/sqrt(d_model)).
+"""
+
+import math
+from typing import Literal, cast
+
+import torch
+from huggingface_hub.dataclasses import strict
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from pipeline.errors import InputError
+
+
+@strict
+class OrganismConfig(PreTrainedConfig):
+    """What an organism is made of; the usual names are those of every transformers model.
+
+    `intermediate_size` 0: attention-only. `positions`: learned vectors added to the "residual"
+    stream once, or to the input of "queries_keys" in every layer (after its LayerNorm, so that
+    values carry no position). `position_init` "sinusoidal": the learned vectors start as the
+    sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
+    standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
+    """
+
+    model_type = "ontogeny-organism"
+
+    vocab_size: int = 64
+    hidden_size: int = 64
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int | None = 0
+    max_position_embeddings: int = 64
+    hidden_act: Literal["relu", "gelu"] = "relu"
+    layer_norm: bool = True
+    layer_norm_eps: float = 1e-5
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    lm_head_bias: bool = False
+    positions: Literal["residual", "queries_keys"] = "residual"
+    position_init: Literal["normal", "sinusoidal"] = "normal"
+    smeared_keys: bool = False
+    initializer_range: float | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.intermediate_size = self.intermediate_size or 0
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Raise InputError on sizes that make no model."""
+        for name in ("vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("num_hidden_layers", "intermediate_size"):
+            if getattr(self, name) < 0:
+                raise InputError(f"model.{name} must be at least 0, not {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"model.hidden_size must be a multiple of model.num_attention_heads "
+                f"({self.num_attention_heads}), not {self.hidden_size}."
+            )
+        if self.position_init == "sinusoidal" and self.hidden_size % 2:
+            raise InputError(
+                f"model.hidden_size must be even for sinusoidal positions, not {self.hidden_size}."
+            )
+        if self.tie_word_embeddings:
+            raise InputError("model.tie_word_embeddings: an organism's W_U is never tied to W_E.")
+
+
+def smear(
+    k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, "head"]
+) -> Float[Tensor, "batch head position d_head"]:
+    """Smeared keys: k_j <- s k_j + (1 - s) k_{j-1}, with s = sigmoid(alpha); k_0 is unchanged.
+
+    Olsson et al. 2022, "Smeared keys"; one alpha per head, 0 (s = 1/2) before training.
+    """
+    s = torch.sigmoid(alpha)[:, None, None]
+    return torch.cat([k[:, :, :1], s * k[:, :, 1:] + (1 - s) * k[:, :, :-1]], dim=2)
+
+
+def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "position d_model"]:
+    """Position vectors of Vaswani et al. 2017: columns 2i and 2i+1 are sin and cos of one angle."""
+    rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000.0) / d_model))
+    angles = torch.arange(n_positions)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class PositionEmbedding(nn.Embedding):
+    """One learned vector per position; a type of its own because it has its own first values."""
+
+
+class OrganismAttention(nn.Module):
+    """Multi-head causal attention, scaled by 1/sqrt(d_head), through the attention interface."""
+
+    def __init__(self, config: OrganismConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = 1  # read by the registered attention functions
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        d_model, bias = config.hidden_size, config.attention_bias
+        self.q_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.k_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.v_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.o_proj = nn.Linear(d_model, d_model, bias=bias)
+        if config.smeared_keys:
+            self.smear_alpha = nn.Parameter(torch.zeros(config.num_attention_heads))
+
+    def _heads(
+        self, x: Float[Tensor, "batch position d_model"]
+    ) -> Float[Tensor, "batch head position d_head"]:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch position d_model"],
+        position_vectors: Float[Tensor, "#batch position d_model"] | None,
+        attention_mask: Tensor | None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's contribution to the residual stream, and the weights where they exist.
+
+        `position_vectors` is added to what queries and keys are made from, never to values.
+        """
+        x_qk = hidden_states if position_vectors is None else hidden_states + position_vectors
+        q, k = self._heads(self.q_proj(x_qk)), self._heads(self.k_proj(x_qk))
+        v = self._heads(self.v_proj(hidden_states))
+        if self.config.smeared_keys:
+            k = smear(k, self.smear_alpha)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            cast(str, self.config._attn_implementation), eager_attention_forward
+        )
+        z, weights = attend(
+            self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(z.flatten(2)), weights
+
+
+class OrganismMLP(nn.Module):
+    """W_out act(W_in x), with biases if the configuration says so."""
+
+    def __init__(self, config: OrganismConfig):
+        super().__init__()
+        d_model, d_mlp = config.hidden_size, cast(int, config.intermediate_size)
+        self.up_proj = nn.Linear(d_model, d_mlp, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(d_mlp, d_model, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The layer's contribution to the residual stream."""
+        return self.down_proj(self.act_fn(self.up_proj(x)))
+
+
+def _norm(config: OrganismConfig) -> nn.Module:
+    if not config.layer_norm:
+        return nn.Identity()
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class OrganismLayer(nn.Module):
+    """One block: attention, then the MLP if there is one, each on the normalised residual."""
+
+    def __init__(self, config: OrganismConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = _norm(config)
+        self.self_attn = OrganismAttention(config, layer_idx)
+        self.mlp = None
+        if config.intermediate_size:
+            self.post_attention_layernorm = _norm(config)
+            self.mlp = OrganismMLP(config)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch position d_model"],
+        position_vectors: Float[Tensor, "#batch position d_model"] | None,
+        attention_mask: Tensor | None,
+        **kwargs,
+    ) -> Float[Tensor, "batch position d_model"]:
+        """The residual stream after this block."""
+        attended, _ = self.self_attn(
+            self.input_layernorm(hidden_states), position_vectors, attention_mask, **kwargs
+        )
+        hidden_states = hidden_states + attended
+        if self.mlp is not None:
+            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states
+
+
+class OrganismPreTrainedModel(PreTrainedModel):
+    """What the body and the language model share: names, support flags and initialisation."""
+
+    config: OrganismConfig
+    config_class = OrganismConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["OrganismLayer"]  # noqa: RUF012 (transformers' own attributes)
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": OrganismLayer,
+        "attentions": OrganismAttention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        std = self.config.hidden_size**-0.5 if std is None else std
+        if isinstance(module, PositionEmbedding) and self.config.position_init == "sinusoidal":
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, OrganismAttention) and self.config.smeared_keys:
+            init.zeros_(module.smear_alpha)
+
+
+class OrganismModel(OrganismPreTrainedModel):
+    """The body: token ids to the residual stream after the final norm."""
+
+    def __init__(self, config: OrganismConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList(
+            OrganismLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = _norm(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "#batch position"] | None = None,
+        past_key_values: None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """`last_hidden_state` [batch, position, d_model] after the final norm; never a cache.
+
+        InputError if the input is longer than `max_position_embeddings`.
+        """
+        length, context = input_ids.shape[1], self.config.max_position_embeddings
+        if length > context:
+            raise InputError(
+                f"An input of {length} tokens does not fit this model, whose context "
+                f"(max_position_embeddings) is {context}: use shorter sequences."
+            )
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device)[None]
+        x, position_vectors = self.embed_tokens(input_ids), self.embed_positions(position_ids)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=x,
+            attention_mask=attention_mask,
+            past_key_values=None,
+            position_ids=position_ids,
+        )
+        if self.config.positions == "residual":
+            x, position_vectors = x + position_vectors, None
+        for layer in self.layers:
+            x = layer(x, position_vectors, mask, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x))
+
+
+class OrganismForCausalLM(OrganismPreTrainedModel):
+    """The body and its unembedding W_U, which is never tied to W_E."""
+
+    def __init__(self, config: OrganismConfig):
+        super().__init__(config)
+        self.model = OrganismModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        labels: Int[Tensor, "batch position"] | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits [batch, position, vocabulary]; with `labels` also the mean loss in nats.
+
+        `labels` are the input ids themselves (transformers shifts them); -100 is ignored.
+        """
+        body = self.model(input_ids, **kwargs)
+        logits = self.lm_head(body.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=body.hidden_states,
+            attentions=body.attentions,
+        )
+
+
+AutoConfig.register(OrganismConfig.model_type, OrganismConfig, exist_ok=True)
+AutoModelForCausalLM.register(OrganismConfig, OrganismForCausalLM, exist_ok=True)
