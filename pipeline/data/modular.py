@@ -1,0 +1,73 @@
+"""Modular arithmetic: the whole table of a binary operation on the residues mod p, and its split.
+
+Power et al. 2022 (arXiv 2201.02177), appendix A.1.1, names these operations; Nanda et al. 2023
+(arXiv 2301.05217) analyse addition. Every operation here is a polynomial, so it is defined for all
+pairs and any modulus (a prime is needed by none); division is left out, which has no row for 0.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pipeline.errors import InputError, suggestion
+
+Residues = Int[np.ndarray, "..."]
+
+OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "x2_y2": lambda x, y: x**2 + y**2,
+    "x2_xy_y2": lambda x, y: x**2 + x * y + y**2,
+    "x2_xy_y2_x": lambda x, y: x**2 + x * y + y**2 + x,
+    "x3_xy": lambda x, y: x**3 + x * y,
+    "x3_xy2_y": lambda x, y: x**3 + x * y**2 + y,
+}
+
+
+def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"]]:
+    """All p * p problems as tokens (a, b, '='), and their answers `operation(a, b) mod p`.
+
+    Row a * p + b is the pair (a, b); the token '=' has id p, so the vocabulary has p + 1 ids.
+    Raises InputError if p is below 3 or the operation is unknown.
+    """
+    check(p, operation)
+    a, b = (grid.ravel() for grid in np.mgrid[:p, :p].astype(np.int64))
+    return np.stack([a, b, np.full_like(a, p)], axis=1), OPERATIONS[operation](a, b) % p
+
+
+def check(p: int, operation: str) -> None:
+    """Raise InputError unless the table of `operation` mod p exists."""
+    if operation not in OPERATIONS:
+        raise InputError(
+            f"there is no operation {operation!r}: {suggestion(operation, OPERATIONS)}"
+        )
+    if p < 3:
+        raise InputError(f"p = {p}: expected a modulus of at least 3")
+
+
+def split(
+    p: int, train_share: float, seed: int, generator: Literal["numpy", "random"] = "numpy"
+) -> Bool[np.ndarray, "pair"]:
+    """Which pairs are trained on: the first int(train_share * p * p) of a seeded permutation.
+
+    generator "random": Python's `random.seed(seed)` and `shuffle` of the pairs in row-major order,
+    as in the code published with Nanda et al. 2023. Raises InputError if either part is empty.
+    """
+    n_train = int(train_share * p * p)
+    if not 0 < n_train < p * p:
+        raise InputError(
+            f"train_share = {train_share}: makes {n_train} of the {p * p} pairs train pairs, "
+            "expected at least one train and one test pair"
+        )
+    if generator == "numpy":
+        order = np.random.default_rng(seed).permutation(p * p)
+    else:
+        order = list(range(p * p))
+        random.Random(seed).shuffle(order)
+    is_train = np.zeros(p * p, dtype=bool)
+    is_train[order[:n_train]] = True
+    return is_train

@@ -1,0 +1,123 @@
+"""Text as token ids: byte-level BPE tokenizers, a corpus that is on every machine, cutting."""
+
+import sysconfig
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, takewhile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from pipeline.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"  # after every file of a corpus; id 0 in the tokenizers made here
+
+# Tests and installed packages are not the library; the last two hold tables, not source.
+_NOT_LIBRARY_SOURCE = {
+    "test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data",
+}  # fmt: skip
+
+
+def standard_library(limit: int) -> list[Path]:
+    """Python's own source files in alphabetical order, as many as fit into `limit` bytes."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if _NOT_LIBRARY_SOURCE.isdisjoint(path.relative_to(root).parts)
+    ]
+    sizes = accumulate(path.stat().st_size for path in files)
+    return files[: sum(1 for _ in takewhile(lambda size: size <= limit, sizes))]
+
+
+def read(path: Path) -> str:
+    """The text of a UTF-8 file. Raises InputError if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): give a text file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer (as GPT-2's) of `vocabulary` ids, decided by the texts alone.
+
+    Raises InputError if the vocabulary is below 257 (the bytes and the end of text) or the texts
+    are too short to fill it.
+    """
+    if vocabulary < 257:
+        raise InputError(f"vocabulary = {vocabulary}: byte-pair encoding needs at least 257 ids")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocabulary:
+        raise InputError(
+            f"vocabulary = {vocabulary}: the text yields only {tokenizer.get_vocab_size()} "
+            "byte pairs worth an id: lower the vocabulary, or give more text"
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT
+    )
+
+
+def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder (or of the first of its checkpoint folders that has one).
+
+    A name that is no folder is looked up on the Hub. Raises InputError if there is none.
+    """
+    folder = Path(place)
+    inside = sorted(folder.glob("*/tokenizer_config.json"))
+    if inside and not (folder / "tokenizer_config.json").exists():
+        folder = inside[0].parent
+    try:
+        return AutoTokenizer.from_pretrained(folder if folder.exists() else str(place))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{place}: no tokenizer can be read from here: name a folder that holds "
+            "tokenizer.json and tokenizer_config.json"
+        ) from error
+
+
+def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, "token"]:
+    """The token ids of one text file, without special tokens."""
+    return _ids(read(path), tokenizer)
+
+
+def tokenise_corpus(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> Int[np.ndarray, "token"]:
+    """The token ids of all texts in their order, the end-of-text token after each."""
+    end = np.array([tokenizer.eos_token_id])
+    return np.concatenate([part for text in texts for part in (_ids(text, tokenizer), end)])
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, "token"]:
+    # verbose=False: no warning about the model's context, since text is cut later
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False)
+    return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+
+def cut(ids: Int[np.ndarray, "token"], length: int) -> Int[np.ndarray, "sequence position"]:
+    """Consecutive sequences of `length` tokens that do not overlap; the remainder is dropped."""
+    n_sequences = len(ids) // length
+    return ids[: n_sequences * length].reshape(n_sequences, length)
+
+
+def split_stream(
+    ids: Int[np.ndarray, "token"], held_out_share: float
+) -> tuple[Int[np.ndarray, "token"], Int[np.ndarray, "token"]]:
+    """The stream without its last `held_out_share`, and that last part."""
+    boundary = len(ids) - round(held_out_share * len(ids))
+    return ids[:boundary], ids[boundary:]
