@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import InputError, suggestion
 
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -24,8 +23,8 @@ class TextInput(Strict):
     kind: Literal["text"] = "text"
     path: str
     tokenizer: str | None = None
-    sequences: int = Field(64, ge=1)
-    length: int = Field(512, ge=2)
+    sequences: int = Field(default=64, ge=1)
+    length: int = Field(default=512, ge=2)
 
 
 class ArrayInput(Strict):
@@ -34,8 +33,8 @@ class ArrayInput(Strict):
     kind: Literal["array"] = "array"
     path: str
     dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
-    sequences: int = Field(64, ge=1)
-    length: int = Field(512, ge=2)
+    sequences: int = Field(default=64, ge=1)
+    length: int = Field(default=512, ge=2)
 
 
 class RepeatedInput(Strict):
@@ -43,9 +42,9 @@ class RepeatedInput(Strict):
     replacement, repeated."""
 
     kind: Literal["repeated"] = "repeated"
-    block_length: int = Field(25, ge=2)
-    repeats: int = Field(2, ge=2)
-    sequences: int = Field(32, ge=1)
+    block_length: int = Field(default=25, ge=2)
+    repeats: int = Field(default=2, ge=2)
+    sequences: int = Field(default=32, ge=1)
     seed: int = 0
     bos: bool = True
 
@@ -54,7 +53,7 @@ class HeldOutInput(Strict):
     """Sequences of a model organism's training distribution that it was not trained on."""
 
     kind: Literal["held_out"] = "held_out"
-    sequences: int = Field(256, ge=1)
+    sequences: int = Field(default=256, ge=1)
     seed: int = 0
 
 
@@ -65,9 +64,9 @@ class TableInput(Strict):
     """
 
     kind: Literal["table"] = "table"
-    p: int | None = Field(None, ge=3)
+    p: int | None = Field(default=None, ge=3)
     operation: str | None = None
-    train_share: float | None = Field(None, gt=0, lt=1)
+    train_share: float | None = Field(default=None, gt=0, lt=1)
     split_seed: int | None = None
 
 
@@ -84,13 +83,13 @@ class Workers(Strict):
     memory: bytes that the activations of one forward pass may take; batches are cut to it.
     """
 
-    count: int = Field(2, ge=1)
-    cpus: float = Field(1, ge=0)
-    gpus: float = Field(0, ge=0)
-    threads: int = Field(1, ge=1)
+    count: int = Field(default=2, ge=1)
+    cpus: float = Field(default=1, ge=0)
+    gpus: float = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    memory: int = Field(2 * 2**30, ge=2**20)
+    memory: int = Field(default=2 * 2**30, ge=2**20)
 
 
 class Analysis(Strict):
@@ -106,7 +105,7 @@ class Analysis(Strict):
     inputs: dict[str, InputSpec] = {}
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
-    tokens_per_step: int | None = Field(None, ge=1)
+    tokens_per_step: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -134,7 +133,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        where = (
+            f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        )
         raise InputError(f"{path}{where}: is not valid YAML: correct its syntax") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds {type(content).__name__}, expected keys with values")

@@ -44,7 +44,8 @@ class KeyMap:
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.index, dtype=np.int64)).hexdigest()
+        """sha256 of the indices, which is all that tells two maps apart."""
+        return hashlib.sha256(self.index.astype(np.int64).tobytes()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KeyMap) and self.digest == other.digest

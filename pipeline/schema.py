@@ -45,7 +45,7 @@ class Variable:
 
     def __post_init__(self) -> None:
         if not self.dims or self.dims[0] != "step":
-            raise ValueError(f"variable {self.name!r}: dims must begin with 'step', not {self.dims}")
+            raise ValueError(f"variable {self.name!r}: dims {self.dims} must begin with 'step'")
         if unknown := set(self.dims) - set(DIMENSIONS):
             raise ValueError(f"variable {self.name!r}: unknown dimensions {sorted(unknown)}")
         if self.unit not in UNITS:

@@ -1,0 +1,100 @@
+"""The main path: checkpoints in, a store of measures out."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pipeline.aggregate.trajectories import publish
+from pipeline.config import Analysis
+from pipeline.errors import CheckpointError
+from pipeline.measures.base import Reference
+from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
+from pipeline.worker import Outcome, Worker
+
+
+@dataclass
+class Summary:
+    """What an analysis did: how many checkpoints were complete before, computed, or failed."""
+
+    store: str
+    complete: int = 0
+    computed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one cell that succeeded."""
+        if outcome.computed:
+            self.computed.append(outcome.step)
+        else:
+            self.complete += 1
+
+    def sentence(self) -> str:
+        """The result in one line, naming the steps that failed."""
+        total = self.complete + len(self.computed) + len(self.failed)
+        if self.failed:
+            return f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+        return (
+            f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already complete"
+        )
+
+
+def analyze(
+    analysis: Analysis,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Summary:
+    """Compute all that the store lacks, in this process, one checkpoint after another.
+
+    progress(done, total, what) is called after each checkpoint. A bad checkpoint is recorded in
+    the summary, the others are computed. Raises InputError before anything is written.
+    """
+    prepared = prepare(analysis)
+    summary = Summary(analysis.store)
+    references = stored_references(prepared)
+    worker = None
+    if references is None:
+        worker = Worker(prepared.job)
+        references = reference_pass(prepared, worker, summary)
+    planned = plan(prepared, references)
+    summary.complete = planned.complete
+    if planned.cells:
+        worker = worker or Worker(prepared.job)
+        for done, (cell, result) in enumerate(_computed(worker, planned), start=1):
+            settle(summary, cell, result)
+            progress(done, len(planned.cells), f"step {cell.checkpoint.step}")
+    publish(prepared.job.store)
+    return summary
+
+
+def reference_pass(prepared: Prepared, worker: Worker, summary: Summary) -> dict[str, Reference]:
+    """The references from the last checkpoint; none (and a failure) where it cannot be read."""
+    last = prepared.checkpoints[-1]
+    try:
+        return worker.references(last)
+    except CheckpointError as error:
+        summary.failed[last.step] = str(error)
+        return {}
+
+
+def settle(summary: Summary, cell: Cell, result: Outcome | Exception) -> None:
+    """Enter one cell's result into the summary."""
+    if isinstance(result, Outcome):
+        summary.add(result)
+    else:
+        summary.failed[cell.checkpoint.step] = str(result)
+
+
+def _computed(worker: Worker, planned: Plan) -> Iterator[tuple[Cell, Outcome | Exception]]:
+    """Each cell with its outcome, in order; the next checkpoint is read while one computes."""
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        yield from zip(
+            planned.cells,
+            threads.map(lambda cell: _attempt(worker, cell, planned), planned.cells),
+            strict=True,
+        )
+
+
+def _attempt(worker: Worker, cell: Cell, planned: Plan) -> Outcome | Exception:
+    try:
+        return worker.compute(cell, planned)
+    except (CheckpointError, OSError, MemoryError) as error:
+        return error

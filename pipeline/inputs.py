@@ -1,0 +1,152 @@
+"""Fixed token batches: made once, hashed, and the same for every checkpoint."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from pipeline.config import (
+    ArrayInput,
+    HeldOutInput,
+    InputSpec,
+    RepeatedInput,
+    TableInput,
+    TextInput,
+)
+from pipeline.data import modular, repeats, text
+from pipeline.errors import InputError
+from pipeline.models.loading import ModelFacts
+from pipeline.training import held_out, load_run, table_of
+
+# Inputs that need no configuration: a measure whose default input is named so works as it stands.
+STANDARD_INPUTS: dict[str, InputSpec] = {"repeated": RepeatedInput(), "table": TableInput()}
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """One token batch, stored with the results.
+
+    tokens: the ids that every checkpoint sees. arrays: what a measure needs beside them (labels,
+    the train/test split). attributes: how the batch was made (JSON values).
+    """
+
+    name: str
+    kind: str
+    tokens: Int[np.ndarray, "sequence position"]
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that the batch holds but its name."""
+        state = hashlib.sha256(json.dumps([self.kind, self.attributes], sort_keys=True).encode())
+        for key, array in sorted({"tokens": self.tokens, **self.arrays}.items()):
+            state.update(f"{key} {array.dtype.str} {array.shape}".encode())
+            state.update(np.ascontiguousarray(array))
+        return state.hexdigest()
+
+
+def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
+    """Build one input for a model. Raises InputError where it does not fit the model."""
+    made = _made(name, spec, run_folder, model)
+    _check_fits(made, model)
+    return made
+
+
+def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
+    match spec:
+        case TextInput():
+            return _text(name, spec, run_folder)
+        case ArrayInput():
+            return _array(name, spec)
+        case RepeatedInput():
+            return _repeated(name, spec, model)
+        case HeldOutInput():
+            tokens = held_out(load_run(run_folder), spec.sequences, spec.seed)
+            return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
+        case TableInput():
+            return _table(name, spec, run_folder)
+
+
+def _text(name: str, spec: TextInput, run_folder: str) -> Input:
+    ids = text.tokenise(Path(spec.path), text.load_tokenizer(spec.tokenizer or run_folder))
+    return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
+
+
+def _array(name: str, spec: ArrayInput) -> Input:
+    path = Path(spec.path)
+    try:
+        array = np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=spec.dtype)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as token ids ({error})") from error
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
+        raise InputError(
+            f"{path}: holds {array.ndim}-d {array.dtype}, expected 1-d or 2-d integer token ids"
+        )
+    if array.ndim == 1:
+        return Input(name, spec.kind, _cut(array, spec.sequences, spec.length, spec.path))
+    rows, columns = array.shape
+    if rows < spec.sequences or columns < spec.length:
+        raise InputError(
+            f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
+            f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
+        )
+    return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
+
+
+def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndarray, "s t"]:
+    if len(ids) < sequences * length:
+        raise InputError(
+            f"{path}: holds {len(ids)} tokens, expected at least {sequences} x {length} = "
+            f"{sequences * length}: lower `sequences` or `length`, or give more text"
+        )
+    return np.asarray(ids[: sequences * length], dtype=np.int64).reshape(sequences, length)
+
+
+def _repeated(name: str, spec: RepeatedInput, model: ModelFacts) -> Input:
+    bos = model.bos_token_id if spec.bos else None
+    vocabulary = np.setdiff1d(np.arange(model.vocabulary), model.special_token_ids)
+    tokens = repeats.repeated_blocks(
+        spec.sequences, vocabulary, spec.block_length, spec.repeats, bos, spec.seed
+    )
+    attributes = {
+        "block_length": spec.block_length,
+        "repeats": spec.repeats,
+        "has_bos": bos is not None,
+        "seed": spec.seed,
+    }
+    return Input(name, spec.kind, tokens, attributes=attributes)
+
+
+def _table(name: str, spec: TableInput, run_folder: str) -> Input:
+    facts = table_of(run_folder) | spec.model_dump(exclude={"kind"}, exclude_none=True)
+    needed = ("p", "operation", "train_share", "split_seed")
+    if missing := [key for key in needed if key not in facts]:
+        raise InputError(
+            f"input {name!r}: {', '.join(missing)} not given, and {run_folder} has no "
+            "training.yaml of a modular task that would say: add them to the input"
+        )
+    tokens, labels = modular.table(facts["p"], facts["operation"])
+    is_train = modular.split(facts["p"], facts["train_share"], facts["split_seed"])
+    attributes = {key: facts[key] for key in needed}
+    return Input(name, spec.kind, tokens, {"labels": labels, "is_train": is_train}, attributes)
+
+
+def _check_fits(made: Input, model: ModelFacts) -> None:
+    length, top = made.tokens.shape[1], int(made.tokens.max())
+    if model.context is not None and length > model.context:
+        raise InputError(
+            f"input {made.name!r}: its sequences have {length} tokens, but the model's context is "
+            f"{model.context}: shorten the input"
+        )
+    if top >= model.vocabulary or made.tokens.min() < 0:
+        raise InputError(
+            f"input {made.name!r}: holds token id {top}, but the model's vocabulary has "
+            f"{model.vocabulary} ids (0 to {model.vocabulary - 1}): use the run's own tokenizer"
+        )

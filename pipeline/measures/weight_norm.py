@@ -1,0 +1,43 @@
+"""The squared norm of the weights: what weight decay pays for."""
+
+import numpy as np
+import torch
+
+from pipeline.measures.base import Measure, Reference
+from pipeline.models.loading import Weights
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
+
+
+class WeightNorm(Measure):
+    """Sum of squares of the weights, per parameter tensor and in all.
+
+        by_parameter[w] = sum_i w_i^2        sum_of_squares = sum_w by_parameter[w]
+
+    The weights are those of the checkpoint as saved, summed in float64; a tensor shared by two
+    names (tied embeddings) is one parameter and counts once.
+    """
+
+    name = "weight_norm"
+    version = 1
+    default_input = None
+    variables = (
+        Variable("sum_of_squares", ("step",), "1", "Sum of squares of all weights.", _NANDA,
+                 dtype="float64"),
+        Variable("by_parameter", ("step", "parameter"), "1",
+                 "Sum of squares of each parameter tensor.", _NANDA, dtype="float64"),
+    )  # fmt: skip
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        by_parameter = np.array([_sum_of_squares(tensor) for tensor in weights.values()])
+        return {"by_parameter": by_parameter, "sum_of_squares": by_parameter.sum()}
+
+
+def _sum_of_squares(tensor: torch.Tensor) -> float:
+    # A norm accumulated in float64 without a float64 copy of the tensor.
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2

@@ -1,0 +1,247 @@
+"""What an analysis has to compute: everything that can be refused is refused here, before any
+weights are read, and everything that is already stored is left out.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.checkpoints import Checkpoint, list_checkpoints
+from pipeline.checkpoints.digests import digest_of_files
+from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.local import read_config
+from pipeline.config import Analysis, validated
+from pipeline.errors import InputError, suggestion
+from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.forward import ENGINE_VERSION
+from pipeline.inputs import STANDARD_INPUTS, Input, make_input
+from pipeline.measures import measure_class
+from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.store import Commit, Store, Template, latest
+
+
+@dataclass(frozen=True)
+class Group:
+    """One measure on one input: a group of the store."""
+
+    name: str
+    measure: Measure
+    input_name: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of an analysis needs to know. Small: inputs are read from the store."""
+
+    analysis: Analysis
+    architecture: str
+    groups: tuple[Group, ...]
+    input_digests: Mapping[str, str]
+
+    @property
+    def store(self) -> Store:
+        """The store that the results go to."""
+        return Store(self.analysis.store)
+
+    def needing_reference(self) -> tuple[Group, ...]:
+        """The groups that need a quantity of another checkpoint first."""
+        return tuple(group for group in self.groups if group.measure.reference_from)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint and the groups to compute there, each with the row reserved for it.
+
+    committed: the fingerprint of each group's present row. Where the weights' digest is not known
+    yet, the worker compares before it computes, so that planning reads no weights.
+    """
+
+    checkpoint: Checkpoint
+    rows: Mapping[str, int]
+    committed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that are missing from the store, and what their rows are fingerprinted with."""
+
+    cells: tuple[Cell, ...]
+    classes: Mapping[str, str]
+    references: Mapping[str, Reference]
+    complete: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An analysis that was found good: its checkpoints, and a store that is ready for rows."""
+
+    job: Job
+    checkpoints: tuple[Checkpoint, ...]
+
+
+def prepare(analysis: Analysis) -> Prepared:
+    """List the checkpoints, make the inputs and the store. Raises InputError; see `Analysis`."""
+    checkpoints = list_checkpoints(analysis.checkpoints, analysis.tokens_per_step)
+    architecture = _one_architecture(checkpoints)
+    facts = facts_of(checkpoints[0].uri)
+    groups = _groups(analysis)
+    inputs = _inputs(analysis, groups, facts)
+    settings = {group.name: Setting(facts, inputs.get(group.input_name)) for group in groups}
+    for group in groups:
+        group.measure.check(settings[group.name])
+
+    job = Job(
+        analysis, checkpoints[0].uri, groups, {name: made.digest for name, made in inputs.items()}
+    )
+    job.store.create_or_open({"checkpoints": analysis.checkpoints, "architecture": architecture})
+    for made in inputs.values():
+        job.store.save_input(made)
+    job.store.prepare([_template(group, settings[group.name]) for group in groups])
+    return Prepared(job, tuple(checkpoints))
+
+
+def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
+    """The references that the last checkpoint's weights gave before; None if one is missing."""
+    job, last = prepared.job, prepared.checkpoints[-1]
+    if not job.needing_reference():
+        return {}
+    if last.digest is None:
+        return None
+    found = {
+        group.name: job.store.load_reference(group.name, reference_key(job, group, last.digest))
+        for group in job.needing_reference()
+    }
+    return None if None in found.values() else {k: v for k, v in found.items() if v is not None}
+
+
+def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
+    """What is missing, with fresh rows reserved for it. Coordinator only: it alone reserves.
+
+    A group whose reference could not be had is left out: its rows would mean something else.
+    """
+    job = prepared.job
+    groups = [
+        group
+        for group in job.groups
+        if not group.measure.reference_from or group.name in references
+    ]
+    classes = {group.name: class_of(job, group, references.get(group.name)) for group in groups}
+    rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
+    committed: dict[int, dict[str, str]] = {step: {} for step in rows}
+    for name, class_ in classes.items():
+        done = latest(job.store.commits(name), class_)
+        missing = [c.step for c in prepared.checkpoints if not _is_done(c, class_, done)]
+        for step, row in zip(missing, job.store.reserve(name, len(missing)), strict=True):
+            rows[step][name] = row
+            if step in done:
+                committed[step][name] = done[step].fingerprint
+        job.store.set_current(name, class_)
+    cells = tuple(
+        Cell(checkpoint, rows[checkpoint.step], committed[checkpoint.step])
+        for checkpoint in prepared.checkpoints
+        if rows[checkpoint.step]
+    )
+    return Plan(cells, classes, dict(references), len(prepared.checkpoints) - len(cells))
+
+
+def class_of(job: Job, group: Group, reference: Reference | None) -> str:
+    """The fingerprint of everything but the weights that determines a group's rows."""
+    return fingerprint_class(**fingerprint_parts(job, group), reference=reference)
+
+
+def reference_key(job: Job, group: Group, weights_digest: str) -> str:
+    """Under which a reference is stored: all that determines its value."""
+    return fingerprint(fingerprint_class(**fingerprint_parts(job, group)), weights_digest)
+
+
+def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
+    """What determines a group's rows, but for the weights and the reference."""
+    workers, measure = job.analysis.workers, group.measure
+    return {
+        "measure": measure.name,
+        "version": measure.version,
+        "parameters": measure.model_dump(mode="json"),
+        "input": job.input_digests.get(group.input_name or ""),
+        "engine": ENGINE_VERSION,
+        "dtype": workers.dtype,
+        "device": workers.device,
+        "tf32": workers.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _groups(analysis: Analysis) -> tuple[Group, ...]:
+    return tuple(
+        _group(analysis, name, parameters) for name, parameters in analysis.measures.items()
+    )
+
+
+def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
+    measure_name, _, input_name = name.partition(".")
+    kind = measure_class(measure_name)
+    if input_name and kind.default_input is None:
+        raise InputError(
+            f"measures.{name}: measure {measure_name!r} reads weights only: remove '.{input_name}'"
+        )
+    measure = validated(kind, parameters, where=f"measures.{name}")
+    return Group(name, measure, input_name or kind.default_input)
+
+
+def _inputs(
+    analysis: Analysis, groups: Iterable[Group], facts: ModelFacts
+) -> dict[str | None, Input]:
+    names = {group.input_name: group for group in groups if group.input_name}
+    specs = {**STANDARD_INPUTS, **analysis.inputs}
+    for name, group in names.items():
+        if name not in specs:
+            raise InputError(
+                f"measures.{group.name}: reads the input {name!r}, which `inputs` does not "
+                f"define; {suggestion(str(name), specs)}"
+            )
+    return {
+        name: make_input(str(name), specs[str(name)], analysis.checkpoints, facts) for name in names
+    }
+
+
+def _one_architecture(checkpoints: list[Checkpoint]) -> str:
+    """The digest of the one architecture that all checkpoints share."""
+    first = read_config(checkpoints[0].uri)
+    for checkpoint in checkpoints[1:]:
+        found = read_config(checkpoint.uri)
+        for key in sorted(first.keys() | found.keys()):
+            if first.get(key) != found.get(key):
+                raise InputError(
+                    f"{checkpoint.uri}: its config.json has {key} = {found.get(key)!r}, expected "
+                    f"{first.get(key)!r} as in {checkpoints[0].uri}: keep one architecture per run"
+                )
+    return digest_of(first)
+
+
+def _template(group: Group, setting: Setting) -> Template:
+    measure = group.measure
+    attributes = {
+        "measure": measure.name,
+        "definition": type(measure).__doc__ or "",
+        "version": measure.version,
+        "parameters": measure.model_dump(mode="json"),
+        "input": group.input_name,
+    }
+    return Template(group.name, measure.variables, measure.coordinates(setting), attributes)
+
+
+def _is_done(checkpoint: Checkpoint, class_: str, done: Mapping[int, Commit]) -> bool:
+    """Whether the store's row for this step and class is of these very weights."""
+    commit = done.get(checkpoint.step)
+    return (
+        commit is not None
+        and checkpoint.digest is not None
+        and commit.fingerprint == fingerprint(class_, checkpoint.digest)
+    )
+
+
+def with_digest(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the digest of its weights, read from its files where not remembered."""
+    digest = checkpoint.digest or digest_of_files(weight_files(checkpoint.uri))
+    return Checkpoint(checkpoint.step, checkpoint.uri, checkpoint.tokens_seen, digest)

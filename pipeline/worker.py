@@ -1,0 +1,167 @@
+"""A worker: a resident model that reads one checkpoint ahead, computes, and commits rows."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.checkpoints import Checkpoint
+from pipeline.errors import CheckpointError
+from pipeline.fingerprint import fingerprint
+from pipeline.forward import run
+from pipeline.measures.base import Reference, Setting
+from pipeline.models.loading import Resident, read_weights
+from pipeline.plan import Cell, Group, Job, Plan, fingerprint_parts, reference_key, with_digest
+from pipeline.record import Pass, Record, merge
+from pipeline.store import Row
+
+# Trying again may help with these; anything else that a measure raises would be raised again.
+_TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell. Rows that were stored already are neither read nor computed.
+
+    reading, computing: seconds spent waiting for neither lock.
+    """
+
+    step: int
+    computed: tuple[str, ...]
+    present: tuple[str, ...] = ()
+    reading: float = 0.0
+    computing: float = 0.0
+
+
+class Worker:
+    """One resident model. Its methods may be called from two threads at once: while one computes
+    a checkpoint, the other reads the next. Two locks keep it to that."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._groups = {group.name: group for group in job.groups}
+        workers = job.analysis.workers
+        torch.set_num_threads(workers.threads)
+        self._resident = Resident(job.architecture, workers.device, workers.dtype)
+        self._store = job.store
+        inputs = {
+            name: self._store.load_input(name, digest) for name, digest in job.input_digests.items()
+        }
+        self._settings = {
+            group.name: Setting(self._resident.facts, inputs.get(group.input_name or ""))
+            for group in job.groups
+        }
+        self._reading, self._computing = threading.Lock(), threading.Lock()
+
+    def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
+        """What the measures need of this checkpoint before any other is computed; stored."""
+        checkpoint = with_digest(checkpoint)
+        groups = self.job.needing_reference()
+        found = {}
+        with self._computing, torch.inference_mode():
+            self._resident.swap(read_weights(checkpoint.uri))
+            records = self._records(groups)
+            for group in groups:
+                found[group.name] = group.measure.reference(
+                    self._records_of(group, records), self._resident.weights
+                )
+        for group in groups:
+            key = reference_key(self.job, group, str(checkpoint.digest))
+            self._store.save_reference(group.name, key, found[group.name])
+        return found
+
+    def compute(self, cell: Cell, plan: Plan) -> Outcome:
+        """Compute and commit what is missing at one checkpoint.
+
+        Raises CheckpointError, naming the step, the place and the measure. Every measure that
+        could be computed is committed before that.
+        """
+        with self._reading:
+            started = time.perf_counter()
+            checkpoint = with_digest(cell.checkpoint)
+            missing = [
+                group
+                for name, group in self._groups.items()
+                if name in cell.rows
+                and cell.committed.get(name)
+                != fingerprint(plan.classes[name], str(checkpoint.digest))
+            ]
+            present = tuple(name for name in cell.rows if self._groups[name] not in missing)
+            if not missing:
+                return Outcome(checkpoint.step, (), present)
+            weights = read_weights(checkpoint.uri)
+            reading = time.perf_counter() - started
+        with self._computing, torch.inference_mode():
+            started = time.perf_counter()
+            torch.set_num_threads(self.job.analysis.workers.threads)
+            self._resident.swap(weights)
+            self._commit(checkpoint, missing, cell.rows, plan)
+            computing = time.perf_counter() - started
+        return Outcome(
+            checkpoint.step, tuple(group.name for group in missing), present, reading, computing
+        )
+
+    def _commit(
+        self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan
+    ) -> None:
+        records = self._records(groups)
+        failures = []
+        for group in groups:
+            try:
+                self._commit_one(checkpoint, group, rows[group.name], plan, records)
+            except _TRANSIENT:
+                raise
+            except Exception as error:
+                failures.append((group.name, error))
+        if failures:
+            name, error = failures[0]
+            raise CheckpointError(
+                f"step {checkpoint.step} ({checkpoint.uri}): measure {name!r} failed: {error}"
+            ) from error
+
+    def _commit_one(
+        self,
+        checkpoint: Checkpoint,
+        group: Group,
+        row: int,
+        plan: Plan,
+        records: Mapping[tuple[str, str], Record],
+    ) -> None:
+        reference = plan.references.get(group.name)
+        values = group.measure.compute(
+            self._records_of(group, records), self._resident.weights, reference
+        )
+        identity = Row(
+            step=checkpoint.step,
+            row=row,
+            fingerprint=fingerprint(plan.classes[group.name], str(checkpoint.digest)),
+            digest=str(checkpoint.digest),
+            uri=checkpoint.uri,
+            tokens_seen=checkpoint.tokens_seen,
+            details={**fingerprint_parts(self.job, group), "reference": reference},
+        )
+        self._store.write(group.name, identity, values)
+
+    def _passes(self, group: Group) -> tuple[Pass, ...]:
+        return group.measure.passes(self._settings[group.name])
+
+    def _records(self, groups: list[Group] | tuple[Group, ...]) -> dict[tuple[str, str], Record]:
+        """One forward pass for each input (and dtype), however many measures read it."""
+        inputs = {
+            setting.input.name: setting.input
+            for setting in self._settings.values()
+            if setting.input is not None
+        }
+        wanted = merge(wanted for group in groups for wanted in self._passes(group))
+        memory = self.job.analysis.workers.memory
+        return {
+            one.key: run(self._resident, inputs[one.input], one, memory_bytes=memory)
+            for one in wanted
+        }
+
+    def _records_of(
+        self, group: Group, records: Mapping[tuple[str, str], Record]
+    ) -> tuple[Record, ...]:
+        return tuple(records[wanted.key] for wanted in self._passes(group))
