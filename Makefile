@@ -1,0 +1,39 @@
+# Two commands for a fresh clone: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo   train two small models, analyse all their checkpoints, show when they changed"
+	@echo "make test   check style and types, then run the tests"
+	@echo "make clean  remove the environment and everything that demo and tests wrote"
+
+# Reinstalled when what is required changes, and only then.
+.venv/ready: pyproject.toml constraints.txt
+	@echo "==> setting up .venv (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+setup: .venv/ready
+
+demo: setup
+	@echo "==> demo: train, analyse, report"
+	@$(BIN)/ontogeny demo
+
+lint: setup
+	@echo "==> style (ruff) and types (pyright)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+test: lint
+	@echo "==> tests (pytest)"
+	@$(BIN)/pytest $(PYTEST_ARGUMENTS)
+
+clean:
+	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis ontogeny.egg-info
