@@ -1,4 +1,4 @@
-"""One YAML file describes one analysis: which checkpoints, inputs and measures, on which workers."""
+"""One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -151,7 +151,9 @@ def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
 
 
 def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
-    fault = error.errors(include_url=False)[0]
+    # A misspelt key is the cause; the missing one, its consequence.
+    faults = sorted(error.errors(include_url=False), key=lambda f: f["type"] != "extra_forbidden")
+    fault = faults[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _keys_at(model, fault["loc"][:-1])

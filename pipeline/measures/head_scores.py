@@ -73,7 +73,7 @@ class HeadScores(Measure):
 
 
 class BlockLayout:
-    """Where the blocks of a repeated-token input lie, and which keys its queries are asked about."""
+    """Where the blocks of a repeated-token input lie, and which keys its queries ask about."""
 
     def __init__(self, made: Input) -> None:
         self.input = made
