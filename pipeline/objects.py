@@ -1,0 +1,142 @@
+"""Objects of a store, on disk or on S3: read, list, delete, replace, and create only if absent.
+
+A handle holds the URI alone: it can be sent to any process, which opens the storage for itself.
+Credentials and an endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+...), never from here, so that none of them travels or is written down.
+"""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from zarr.abc.store import Store as ZarrStore
+from zarr.storage import FsspecStore, LocalStore
+
+from pipeline.errors import InputError
+
+# s3fs: more than one concurrent part adds a HEAD before every whole-object GET, and a cached
+# listing would miss the markers of other workers.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"max_concurrency": 1, "use_listings_cache": False},
+}
+_PARTIAL = ".partial"  # the suffix of files in the making; zarr's own unfinished files have it too
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects under one URI: an absolute path, or `s3://bucket/prefix`."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        uri = self.uri.removeprefix("file://")
+        if "://" not in uri:
+            uri = str(Path(uri).expanduser().absolute())
+        elif (scheme := uri.partition("://")[0]) not in _OPTIONS:
+            raise InputError(f"{uri}: cannot keep a store on {scheme}://; use a path or s3://")
+        object.__setattr__(self, "uri", uri.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder on a mounted file system."""
+        return "://" not in self.uri
+
+    def path(self, key: str) -> str:
+        """The full address of a key, for messages and for other libraries."""
+        return f"{self.uri}/{key}" if key else self.uri
+
+    def read(self, key: str) -> bytes | None:
+        """The object's content, None where there is none."""
+        with access(self.uri), suppress(FileNotFoundError):
+            return bytes(self._fs.cat_file(self.path(key)))  # pyright: ignore[reportArgumentType]
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The keys of all objects under a folder, in a fresh list."""
+        with access(self.uri):
+            found = self._fs.find(self.path(prefix))
+        root = len(self._fs._strip_protocol(self.uri)) + 1
+        return [key[root:] for key in sorted(found) if not key.endswith(_PARTIAL)]
+
+    def create(self, key: str, content: bytes) -> None:
+        """Make an object that is whole or absent; FileExistsError where there is one already."""
+        with access(self.uri):
+            if not self.is_local:
+                self._fs.pipe_file(self.path(key), content, mode="create")
+                return
+            with self._beside(key, content) as temporary:
+                os.link(temporary, self.path(key))
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Make or overwrite an object; a reader sees the old content or the new, whole."""
+        with access(self.uri):
+            if not self.is_local:
+                self._fs.pipe_file(self.path(key), content)
+                return
+            with self._beside(key, content) as temporary:
+                temporary.replace(self.path(key))
+
+    def delete(self, key: str) -> None:
+        """Remove one object, or a folder with all that is in it; absent is fine."""
+        with access(self.uri), suppress(FileNotFoundError):
+            self._fs.rm(self.path(key), recursive=True)
+
+    def zarr(self, folder: str, read_only: bool = False) -> ZarrStore:
+        """The folder as a Zarr store, opened in this process."""
+        if self.is_local:
+            return LocalStore(self.path(folder), read_only=read_only)
+        options = _OPTIONS[self.uri.partition("://")[0]]
+        return FsspecStore.from_url(
+            self.path(folder), storage_options={**options}, read_only=read_only
+        )
+
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        scheme = "file" if self.is_local else self.uri.partition("://")[0]
+        return _filesystem(scheme, os.getpid())
+
+    @contextmanager
+    def _beside(self, key: str, content: bytes) -> Iterator[Path]:
+        target = Path(self.path(key))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
+        try:
+            temporary.write_bytes(content)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@lru_cache
+def _filesystem(scheme: str, process: int) -> fsspec.AbstractFileSystem:
+    """One file system per process: a forked child cannot use its parent's S3 session."""
+    return fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EROFS: "the file system is read-only: choose a place that can be written",
+    errno.EACCES: "access is denied: check the permissions, or the bucket's policy and the keys",
+    errno.EPERM: "access is denied: check the permissions, or the bucket's policy and the keys",
+}
+
+
+@contextmanager
+def access(uri: str) -> Iterator[None]:
+    """Turn a refusal by the storage into one sentence; errors that a retry may cure pass."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0)
+        if reason is None and isinstance(error, PermissionError):
+            reason = _REASONS[errno.EACCES]
+        if reason is None:
+            raise
+        raise InputError(f"{uri}: {reason}; what was committed is safe, run it again") from error
