@@ -22,7 +22,7 @@ from pipeline.config import (
 from pipeline.data import modular, repeats, text
 from pipeline.errors import InputError
 from pipeline.models.loading import ModelFacts
-from pipeline.training import held_out, load_run, table_of
+from pipeline.training import held_out, table_of
 
 # Inputs that need no configuration: a measure whose default input is named so works as it stands.
 STANDARD_INPUTS: dict[str, InputSpec] = {"repeated": RepeatedInput(), "table": TableInput()}
@@ -48,8 +48,12 @@ class Input:
         state = hashlib.sha256(json.dumps([self.kind, self.attributes], sort_keys=True).encode())
         for key, array in sorted({"tokens": self.tokens, **self.arrays}.items()):
             state.update(f"{key} {array.dtype.str} {array.shape}".encode())
-            state.update(np.ascontiguousarray(array))
+            state.update(array.tobytes())
         return state.hexdigest()
+
+    def description(self) -> dict[str, Any]:
+        """What identifies it beside the results that it gave."""
+        return {"name": self.name, "kind": self.kind, "digest": self.digest, **self.attributes}
 
 
 def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
@@ -68,7 +72,7 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
         case RepeatedInput():
             return _repeated(name, spec, model)
         case HeldOutInput():
-            tokens = held_out(load_run(run_folder), spec.sequences, spec.seed)
+            tokens = held_out(run_folder, spec.sequences, spec.seed)
             return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
         case TableInput():
             return _table(name, spec, run_folder)
@@ -125,7 +129,9 @@ def _repeated(name: str, spec: RepeatedInput, model: ModelFacts) -> Input:
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
-    facts = table_of(run_folder) | spec.model_dump(exclude={"kind"}, exclude_none=True)
+    facts: dict[str, Any] = table_of(run_folder) | spec.model_dump(
+        exclude={"kind"}, exclude_none=True
+    )
     needed = ("p", "operation", "train_share", "split_seed")
     if missing := [key for key in needed if key not in facts]:
         raise InputError(

@@ -2,8 +2,10 @@
 weights are read, and everything that is already stored is left out.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +19,14 @@ from pipeline.errors import InputError, suggestion
 from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
 from pipeline.forward import ENGINE_VERSION
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
+from pipeline.layout import Template
+from pipeline.markers import Commit, latest
 from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelFacts, facts_of
-from pipeline.store import Commit, Store, Template, latest
+from pipeline.store import Store
+from pipeline.training import load_run, tokens_per_step
+from pipeline.training.config import RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -76,31 +82,30 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An analysis that was found good: its checkpoints, and a store that is ready for rows."""
+    """An analysis that was found good: its checkpoints, and what each measure is applied to."""
 
     job: Job
     checkpoints: tuple[Checkpoint, ...]
+    settings: Mapping[str, Setting]
 
 
 def prepare(analysis: Analysis) -> Prepared:
     """List the checkpoints, make the inputs and the store. Raises InputError; see `Analysis`."""
-    checkpoints = list_checkpoints(analysis.checkpoints, analysis.tokens_per_step)
+    checkpoints = list_checkpoints(analysis.checkpoints, _tokens_per_step(analysis))
     architecture = _one_architecture(checkpoints)
     facts = facts_of(checkpoints[0].uri)
     groups = _groups(analysis)
     inputs = _inputs(analysis, groups, facts)
-    settings = {group.name: Setting(facts, inputs.get(group.input_name)) for group in groups}
+    settings = {group.name: Setting(facts, inputs.get(group.input_name or "")) for group in groups}
     for group in groups:
         group.measure.check(settings[group.name])
 
-    job = Job(
-        analysis, checkpoints[0].uri, groups, {name: made.digest for name, made in inputs.items()}
-    )
+    digests = {name: made.digest for name, made in inputs.items()}
+    job = Job(analysis, checkpoints[0].uri, groups, digests)
     job.store.create_or_open({"checkpoints": analysis.checkpoints, "architecture": architecture})
     for made in inputs.values():
-        job.store.save_input(made)
-    job.store.prepare([_template(group, settings[group.name]) for group in groups])
-    return Prepared(job, tuple(checkpoints))
+        save_input(job.store, made)
+    return Prepared(job, tuple(checkpoints), settings)
 
 
 def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
@@ -131,10 +136,14 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     classes = {group.name: class_of(job, group, references.get(group.name)) for group in groups}
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
+    job.store.prepare(
+        _template(group, classes[group.name], prepared.settings[group.name], references)
+        for group in groups
+    )
     for name, class_ in classes.items():
         done = latest(job.store.commits(name), class_)
         missing = [c.step for c in prepared.checkpoints if not _is_done(c, class_, done)]
-        for step, row in zip(missing, job.store.reserve(name, len(missing)), strict=True):
+        for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
             rows[step][name] = row
             if step in done:
                 committed[step][name] = done[step].fingerprint
@@ -172,6 +181,13 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     }
 
 
+def _tokens_per_step(analysis: Analysis) -> int | None:
+    """As configured, else as the run's own training.yaml says; None where neither does."""
+    if analysis.tokens_per_step or not (Path(analysis.checkpoints) / RUN_FILE).is_file():
+        return analysis.tokens_per_step
+    return tokens_per_step(load_run(analysis.checkpoints))
+
+
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
     return tuple(
         _group(analysis, name, parameters) for name, parameters in analysis.measures.items()
@@ -189,16 +205,14 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
     return Group(name, measure, input_name or kind.default_input)
 
 
-def _inputs(
-    analysis: Analysis, groups: Iterable[Group], facts: ModelFacts
-) -> dict[str | None, Input]:
+def _inputs(analysis: Analysis, groups: Iterable[Group], facts: ModelFacts) -> dict[str, Input]:
     names = {group.input_name: group for group in groups if group.input_name}
     specs = {**STANDARD_INPUTS, **analysis.inputs}
     for name, group in names.items():
         if name not in specs:
             raise InputError(
                 f"measures.{group.name}: reads the input {name!r}, which `inputs` does not "
-                f"define; {suggestion(str(name), specs)}"
+                f"define; {suggestion(name, specs)}"
             )
     return {
         name: make_input(str(name), specs[str(name)], analysis.checkpoints, facts) for name in names
@@ -219,16 +233,32 @@ def _one_architecture(checkpoints: list[Checkpoint]) -> str:
     return digest_of(first)
 
 
-def _template(group: Group, setting: Setting) -> Template:
+def _template(
+    group: Group, class_: str, setting: Setting, references: Mapping[str, Reference]
+) -> Template:
     measure = group.measure
     attributes = {
         "measure": measure.name,
-        "definition": type(measure).__doc__ or "",
+        "definition": inspect.getdoc(type(measure)) or "",
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
-        "input": group.input_name,
+        "input": setting.input.description() if setting.input else None,
+        "reference": references.get(group.name),
     }
-    return Template(group.name, measure.variables, measure.coordinates(setting), attributes)
+    coordinates = measure.coordinates(setting)
+    return Template(group.name, class_, measure.variables, coordinates, attributes)
+
+
+def save_input(store: Store, made: Input) -> None:
+    """Keep an input with the results, so that a worker needs no access to where it came from."""
+    attributes = {"kind": made.kind, "attributes": made.attributes}
+    store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes)
+
+
+def load_input(store: Store, name: str, digest: str) -> Input:
+    """An input as it was saved."""
+    tokens, arrays, about = store.load_input(name, digest)
+    return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
 def _is_done(checkpoint: Checkpoint, class_: str, done: Mapping[int, Commit]) -> bool:

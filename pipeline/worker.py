@@ -13,9 +13,17 @@ from pipeline.fingerprint import fingerprint
 from pipeline.forward import run
 from pipeline.measures.base import Reference, Setting
 from pipeline.models.loading import Resident, read_weights
-from pipeline.plan import Cell, Group, Job, Plan, fingerprint_parts, reference_key, with_digest
+from pipeline.plan import load_input, (
+    Cell,
+    Group,
+    Job,
+    Plan,
+    fingerprint_parts,
+    reference_key,
+    with_digest,
+)
 from pipeline.record import Pass, Record, merge
-from pipeline.store import Row
+from pipeline.rows import Row
 
 # Trying again may help with these; anything else that a measure raises would be raised again.
 _TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
@@ -23,9 +31,9 @@ _TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell. Rows that were stored already are neither read nor computed.
+    """What became of one cell: the groups computed, and those that proved to be present.
 
-    reading, computing: seconds spent waiting for neither lock.
+    reading, computing: seconds spent on either, waiting for the other thread not counted.
     """
 
     step: int
@@ -46,9 +54,8 @@ class Worker:
         torch.set_num_threads(workers.threads)
         self._resident = Resident(job.architecture, workers.device, workers.dtype)
         self._store = job.store
-        inputs = {
-            name: self._store.load_input(name, digest) for name, digest in job.input_digests.items()
-        }
+        digests = job.input_digests
+        inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
         self._settings = {
             group.name: Setting(self._resident.facts, inputs.get(group.input_name or ""))
             for group in job.groups
@@ -61,7 +68,7 @@ class Worker:
         groups = self.job.needing_reference()
         found = {}
         with self._computing, torch.inference_mode():
-            self._resident.swap(read_weights(checkpoint.uri))
+            self._resident.swap(read_weights(checkpoint.uri), checkpoint.uri)
             records = self._records(groups)
             for group in groups:
                 found[group.name] = group.measure.reference(
@@ -96,7 +103,7 @@ class Worker:
         with self._computing, torch.inference_mode():
             started = time.perf_counter()
             torch.set_num_threads(self.job.analysis.workers.threads)
-            self._resident.swap(weights)
+            self._resident.swap(weights, checkpoint.uri)
             self._commit(checkpoint, missing, cell.rows, plan)
             computing = time.perf_counter() - started
         return Outcome(
