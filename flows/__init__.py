@@ -1,1 +1,25 @@
-"""What flows between a checkpoint and a stored row: orchestration, and no arithmetic."""
+"""Orchestration: Prefect flows whose work is done by a pool of Ray actors; and the command."""
+
+import os
+import secrets
+
+# Prefect and Ray read these when they are imported, the servers that they start inherit them;
+# what the user has set stands.
+_ENVIRONMENT = {
+    # An embedded server records task runs in batches, and forgets those that are not full when
+    # its flow ends: small batches, written often, are complete within a second or two.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # `device: cuda` with `gpus: 0` means that Ray shall not count GPUs, not that it hides them.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+    # A Ray of our own on this machine: its token lives as long as this process.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

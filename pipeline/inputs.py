@@ -145,14 +145,15 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
 
 
 def _check_fits(made: Input, model: ModelFacts) -> None:
-    length, top = made.tokens.shape[1], int(made.tokens.max())
+    length = made.tokens.shape[1]
     if model.context is not None and length > model.context:
         raise InputError(
             f"input {made.name!r}: its sequences have {length} tokens, but the model's context is "
             f"{model.context}: shorten the input"
         )
-    if top >= model.vocabulary or made.tokens.min() < 0:
+    outside = made.tokens[(made.tokens < 0) | (made.tokens >= model.vocabulary)]
+    if outside.size:
         raise InputError(
-            f"input {made.name!r}: holds token id {top}, but the model's vocabulary has "
+            f"input {made.name!r}: holds token id {outside.max()}, but the model's vocabulary has "
             f"{model.vocabulary} ids (0 to {model.vocabulary - 1}): use the run's own tokenizer"
         )

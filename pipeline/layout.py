@@ -5,12 +5,14 @@ the same chunk, and with a checksum in each chunk, so that a flipped bit is an e
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import InputError
@@ -26,6 +28,7 @@ ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
     "uri": (str, ""),
     "digest": (str, ""),
 }
+DESCRIBED = ("unit", "definition", "reference")  # attributes of every variable
 _FILLS = {"f": float("nan"), "i": 0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -60,7 +63,7 @@ class Template:
 
     def as_json(self) -> dict[str, Any]:
         """What is stored of it, in its group's attributes. Readers need no more to open it."""
-        described = ("dims", "dtype", "unit", "definition", "reference")
+        described = ("dims", "dtype", *DESCRIBED)
         return plain_json(
             {
                 "attributes": self.attributes,
@@ -93,6 +96,13 @@ def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
     return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
 
 
+def consolidate(folder: ZarrStore) -> None:
+    """Gather the metadata of all that is in a folder, so that opening it takes one request."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        zarr.consolidate_metadata(folder)
+
+
 def checked_name(name: str, what: str) -> str:
     """`name`, if it can be part of a key on any storage."""
     if not _NAME.fullmatch(name):
@@ -107,7 +117,7 @@ def _create_arrays(target: zarr.Group, template: Template, wanted: dict[str, Any
     for variable in template.variables:
         dtype = np.dtype(variable.dtype)
         about = wanted["variables"][variable.name]
-        attributes = {key: about[key] for key in ("unit", "definition", "reference")}
+        attributes = {key: about[key] for key in DESCRIBED}
         shape, fill = template.shape(variable), _FILLS[dtype.kind]
         _create_array(target, variable.name, shape, dtype, fill, variable.dims, attributes)
     target.update_attributes({"template": wanted})

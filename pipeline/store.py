@@ -20,7 +20,6 @@ lists the markers FIRST finds every committed row within the consolidated shapes
 
 import io
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from pipeline import layout
 from pipeline.errors import InputError
 from pipeline.fingerprint import canonical_json, plain_json
 from pipeline.layout import Template, checked_name
+from pipeline.lazy import Complete
 from pipeline.markers import FOLDER as COMMITS
 from pipeline.markers import Commit, latest, parse
 from pipeline.objects import Objects, access
@@ -165,7 +165,7 @@ class Store:
         """
         with access(self.uri):
             try:
-                root = zarr.open_group(self.objects.zarr(ROWS, read_only=True), mode="r")
+                root = zarr.open_group(Complete(self.objects.zarr(ROWS, read_only=True)), mode="r")
             except FileNotFoundError:
                 raise InputError(
                     f"{self.uri}: there is no store here: give the `store` of an analysis that ran"
@@ -243,9 +243,8 @@ class Store:
         return found
 
     def _consolidate(self) -> None:
-        with access(self.uri), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Consolidated metadata")
-            zarr.consolidate_metadata(self.objects.zarr(ROWS))
+        with access(self.uri):
+            layout.consolidate(self.objects.zarr(ROWS))
 
     def _refuse_foreign_files(self) -> None:
         if self.objects.is_local and Path(self.uri).is_file():

@@ -13,12 +13,13 @@ from pipeline.fingerprint import fingerprint
 from pipeline.forward import run
 from pipeline.measures.base import Reference, Setting
 from pipeline.models.loading import Resident, read_weights
-from pipeline.plan import load_input, (
+from pipeline.plan import (
     Cell,
     Group,
     Job,
     Plan,
     fingerprint_parts,
+    load_input,
     reference_key,
     with_digest,
 )

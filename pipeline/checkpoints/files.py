@@ -1,7 +1,9 @@
 """Which files of a checkpoint's folder hold its weights."""
 
 import json
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pipeline.errors import CheckpointError
 
@@ -13,28 +15,84 @@ _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 def weight_files(folder: str | Path) -> list[Path]:
     """The files that hold the weights of the checkpoint in `folder`, sorted by name.
 
-    Raises CheckpointError where there are none, or where an index names a file that is missing.
+    Raises CheckpointError where there are none, where an index names a file that is missing, or
+    where a link leads out of the run that the checkpoint belongs to.
     """
     folder = Path(folder)
+    present = {name for name in _WHOLE + _INDEXED if (folder / name).is_file()}
+    main = main_file(str(folder), present)
+    if main in _WHOLE:
+        return [inside_run(folder / main)]
+    index = inside_run(folder / main)
+    try:
+        content = index.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror}): restore it") from error
+    shards = [folder / name for name in shard_names(str(index), content)]
+    for shard in shards:
+        if not shard.is_file():
+            raise CheckpointError(f"{shard}: is missing, though {index.name} names it: restore it")
+    return [inside_run(shard) for shard in shards]
+
+
+def main_file(place: str, names: Collection[str]) -> str:
+    """Of the names of a checkpoint's files: the one that holds its weights, or their index.
+
+    Raises CheckpointError, naming the place, where there is none.
+    """
     for whole, indexed in zip(_WHOLE, _INDEXED, strict=True):
-        if (folder / whole).is_file():
-            return [folder / whole]
-        if (folder / indexed).is_file():
-            return _shards(folder / indexed)
+        for name in (whole, indexed):
+            if name in names:
+                return name
     raise CheckpointError(
-        f"{folder}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}"
+        f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}"
     )
 
 
-def _shards(index: Path) -> list[Path]:
+def is_index(name: str) -> bool:
+    """Whether a file lists shards rather than holding weights."""
+    return name in _INDEXED
+
+
+def shard_names(place: str, index: bytes) -> list[str]:
+    """The names of the shards in an index file's content, sorted.
+
+    Raises CheckpointError, naming the place, for what is no index, and for a name that is more
+    than a name: a path would lead out of the checkpoint.
+    """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{index}: is no index of weight shards: restore it") from error
-    shards = [index.parent / name for name in sorted(names)]
-    for shard in shards:
-        if shard.parent != index.parent:
-            raise CheckpointError(f"{index}: names {shard.name!r} outside of its own folder")
-        if not shard.is_file():
-            raise CheckpointError(f"{shard}: is missing, though {index.name} names it: restore it")
-    return shards
+        names = _distinct(json.loads(index)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{place}: is no index of weight shards: restore it") from error
+    if not names:
+        raise CheckpointError(f"{place}: names no weight shards: restore it")
+    for name in names:
+        if not is_plain_name(name):
+            raise CheckpointError(
+                f"{place}: names the shard {name!r}, expected a file beside it: restore the index"
+            )
+    return names
+
+
+def _distinct(names: Iterable[Any]) -> list[str]:
+    return sorted({str(name) for name in names})
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from outside is one file's name, and leads nowhere else."""
+    hidden = name.startswith(".") or "\0" in name or "\\" in name
+    return bool(name) and not hidden and PurePosixPath(name).parts == (name,)
+
+
+def inside_run(path: Path) -> Path:
+    """`path`, a file in a checkpoint's folder, unless a link takes it out of the run's folder.
+
+    Links between checkpoints of one run save space and are followed.
+    """
+    run = path.parent.parent.resolve()
+    target = path.resolve()
+    if not target.is_relative_to(run):
+        raise CheckpointError(
+            f"{path}: is a link that leads out of the run, to {target}: put the file itself there"
+        )
+    return path

@@ -85,6 +85,15 @@ def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
     return np.arange(sizes[dim])
 
 
+def undefined(measure: Measure, model: ModelFacts) -> dict[str, np.ndarray]:
+    """NaN for every variable of a measure that reads weights, where a model does not define it."""
+    sizes = {dim: len(of) for dim, of in measure.coordinates(Setting(model)).items()}
+    return {
+        variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], np.nan)
+        for variable in measure.variables
+    }
+
+
 def require_input(measure: Measure, setting: Setting, kind: str) -> Input:
     """The measure's input, which must be of one kind: scores are defined on that kind only."""
     found = setting.input

@@ -1,1 +1,16 @@
 """Training model organisms, whose mechanisms are known to appear suddenly."""
+
+from pipeline.training.config import Training, load_run, load_training
+from pipeline.training.tasks import held_out, table_and_split, table_of, tokens_per_step
+from pipeline.training.train import train
+
+__all__ = [
+    "Training",
+    "held_out",
+    "load_run",
+    "load_training",
+    "table_and_split",
+    "table_of",
+    "tokens_per_step",
+    "train",
+]
