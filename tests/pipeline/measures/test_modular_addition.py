@@ -1,0 +1,217 @@
+"""Each measure rebuilt from its formula, and a network that is known by construction."""
+
+import numpy as np
+import pytest
+import torch
+from numpy import cos, pi, sin
+
+from pipeline.data import modular
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.measures.base import Setting
+from pipeline.measures.modular_addition import ModularAddition
+from pipeline.models.loading import facts_of
+from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.record import Record
+
+MEASURE = ModularAddition()
+
+
+def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:
+    tokens, labels = modular.table(p, operation)
+    arrays = {"labels": labels, "is_train": modular.split(p, train_share, seed=0)}
+    attributes = {"p": p, "operation": operation, "train_share": train_share, "split_seed": 0}
+    return Input("table", "table", tokens, arrays, attributes)
+
+
+def config(p: int, **changes) -> OrganismConfig:
+    shape = {"vocab_size": p + 1, "hidden_size": 12, "num_attention_heads": 2,
+             "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 3,
+             "layer_norm": False}  # fmt: skip
+    return OrganismConfig(**(shape | changes))
+
+
+def random_model(p: int) -> OrganismForCausalLM:
+    torch.manual_seed(0)
+    return OrganismForCausalLM(config(p)).double().eval()
+
+
+def amplitude(k: int, p: int) -> float:
+    """Ramps take second differences, which weigh a wave by this: all get equal parts of W_L."""
+    return 1 / (1 - cos(2 * pi * k / p))
+
+
+@torch.no_grad()
+def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
+    """Logits are exactly sum_k alpha_k cos(w_k(a + b - c)), with `amplitude`'s alpha_k.
+
+    Attention is uniform and carries a + b to '='; one ReLU neuron per value of a + b turns on
+    where it is exceeded, so that their combination takes any value at each integer.
+    """
+    made = config(p, intermediate_size=2 * p - 1, hidden_size=2 * p + 2, mlp_bias=True,
+                  initializer_range=0.0)  # fmt: skip
+    model = OrganismForCausalLM(made).double()
+    layer = model.model.layers[0]
+    model.model.embed_tokens.weight[:p, 0] = 3.0 * torch.arange(p)
+    layer.self_attn.v_proj.weight[0, 0] = 1.0
+    layer.self_attn.o_proj.weight[1, 0] = 1.0
+    total = torch.arange(2 * p - 1)
+    layer.mlp.up_proj.weight[:, 1] = 1.0
+    layer.mlp.up_proj.bias[:] = 1.0 - total
+    wanted = sum(
+        amplitude(k, p)
+        * torch.cos(2 * pi * k / p * (total[:, None] - torch.arange(p)[None]).double())
+        for k in frequencies
+    )
+    ramps = (total[:, None] + 1 - total[None, :]).clamp(min=0).double()
+    # W_out copies the first p waves' values into the residual, W_U is the identity on them.
+    layer.mlp.down_proj.weight[2 : p + 2] = torch.linalg.solve(ramps, wanted).T
+    model.lm_head.weight[:p, 2 : p + 2] = torch.eye(p, dtype=torch.float64)
+    return model.eval()
+
+
+@torch.no_grad()
+def record(model: OrganismForCausalLM, table: Input) -> Record:
+    logits = model(torch.from_numpy(table.tokens)).logits[:, -1]
+    return Record(table, logits={-1: logits})
+
+
+def weights(model: OrganismForCausalLM) -> dict:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def measured(model: OrganismForCausalLM, table: Input, reference: dict | None = None) -> dict:
+    records = (record(model, table),)
+    reference = reference or dict(MEASURE.reference(records, weights(model)))
+    return MEASURE.compute(records, weights(model), reference)
+
+
+def loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    own = logits[np.arange(len(labels)), labels]
+    others = np.exp(logits - own[:, None])
+    others[np.arange(len(labels)), labels] = 0
+    return np.log1p(others.sum(axis=1))
+
+
+def from_the_formulas(logits: np.ndarray, table: Input, keys: list[int]) -> dict[str, float]:
+    """Explicit directions over all pairs, one frequency and one residue at a time."""
+    p, train, labels = table.attributes["p"], table.arrays["is_train"], table.arrays["labels"]
+    a, b = table.tokens[:, 0], table.tokens[:, 1]
+    s = a - b if table.attributes["operation"] == "subtract" else a + b
+    kept = np.zeros_like(logits)
+    for k in keys:
+        for direction in (cos(2 * pi * k * s / p), sin(2 * pi * k * s / p)):
+            if np.abs(direction).max() < 1e-9:
+                continue
+            direction = direction / np.sqrt((direction**2).sum())
+            for c in range(p):
+                kept[:, c] += direction * (direction @ logits[:, c])
+    fits = np.stack(
+        [cos(2 * pi * k * (s[:, None] - np.arange(p)) / p).ravel() for k in keys], axis=1
+    )
+    centred = logits.ravel() - logits.mean()
+    alpha, *_ = np.linalg.lstsq(fits, centred, rcond=None)
+    residual = ((centred - fits @ alpha) ** 2).sum()
+    return {
+        "train_loss": loss(logits, labels)[train].mean(),
+        "test_loss": loss(logits, labels)[~train].mean(),
+        "restricted_loss": loss(kept + logits.mean(axis=0), labels).mean(),
+        "excluded_loss": loss(logits - kept, labels)[train].mean(),
+        "logit_variance_explained": 1 - residual / (centred**2).sum(),
+    }
+
+
+@pytest.mark.parametrize(("p", "operation"), [(11, "add"), (11, "subtract"), (10, "add")])
+def test_losses_and_explained_variance_follow_the_formulas(p, operation):
+    model, table = random_model(p), table_input(p, operation)
+    keys = [1, 3, p // 2]
+    found = measured(model, table, {"key_frequencies": keys})
+    logits = record(model, table).logits[-1][:, :p].numpy()
+    for name, value in from_the_formulas(logits, table, keys).items():
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+        assert found[name].dtype == np.float64
+
+
+def test_sparsity_and_embedding_norms_follow_the_formulas():
+    p = 11
+    model, table = random_model(p), table_input(p)
+    found = measured(model, table)
+    W_E = model.model.embed_tokens.weight.detach().numpy()[:p]
+    W_out = model.model.layers[0].mlp.down_proj.weight.detach().numpy().T
+    W_L = W_out @ model.lm_head.weight.detach().numpy().T[:, :p]
+    x = np.arange(p)
+    waves = [np.sqrt(2 / p) * f(2 * pi * k * x / p) for k in range(1, 6) for f in (cos, sin)]
+    for name, matrix in (("gini_embedding", W_E), ("gini_neuron_logit", W_L.T)):
+        norms = np.array([np.sqrt(((wave @ matrix) ** 2).sum()) for wave in waves])
+        gini = np.abs(norms[:, None] - norms).sum() / (2 * len(norms) * norms.sum())
+        assert found[name] == pytest.approx(gini, rel=1e-9)
+    norms = [np.hypot(*(np.linalg.norm(wave @ W_E) for wave in waves[i : i + 2])) for i in
+             range(0, 10, 2)]  # fmt: skip
+    np.testing.assert_allclose(found["embedding_norm"], norms, rtol=1e-9)
+
+
+def test_the_exact_adder_keeps_its_whole_loss_and_variance():
+    p, keys = 13, [2, 5]
+    table = table_input(p)
+    model = adding_model(p, keys)
+    a, b = table.tokens[:, 0], table.tokens[:, 1]
+    c = np.arange(p)
+    exact = sum(amplitude(k, p) * cos(2 * pi * k / p * ((a + b)[:, None] - c)) for k in keys)
+    logits = record(model, table).logits[-1][:, :p].numpy()
+    np.testing.assert_allclose(logits, exact, atol=1e-10)
+
+    found = measured(model, table)
+    full = loss(logits, table.arrays["labels"]).mean()
+    assert found["restricted_loss"] == pytest.approx(full, rel=1e-9)
+    assert found["logit_variance_explained"] == pytest.approx(1, abs=1e-12)
+    assert found["excluded_loss"] == pytest.approx(np.log(p), rel=1e-9)
+
+
+@pytest.mark.parametrize(("p", "planted"), [(13, [2, 5]), (13, [6]), (13, [1, 6]), (12, [6])])
+def test_planted_frequencies_are_found_the_highest_included(p, planted):
+    model, table = adding_model(p, planted), table_input(p)
+    assert MEASURE.reference((record(model, table),), weights(model)) == {
+        "key_frequencies": planted
+    }
+
+
+def test_the_equals_sign_never_counts():
+    p = 11
+    model, table = random_model(p), table_input(p)
+    before = measured(model, table, {"key_frequencies": [2]})
+    with torch.no_grad():
+        model.lm_head.weight[p] += 100.0
+    after = measured(model, table, {"key_frequencies": [2]})
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+
+
+def test_other_operations_have_losses_but_no_waves_in_the_answer():
+    found = measured(random_model(11), table_input(11, "x2_xy_y2"))
+    for name in ("restricted_loss", "excluded_loss", "logit_variance_explained"):
+        assert np.isnan(found[name])
+    assert np.isfinite(found["test_loss"])
+    assert np.isfinite(found["gini_embedding"])
+
+
+def test_a_vocabulary_that_does_not_fit_p_is_refused():
+    with pytest.raises(InputError, match=r"12 ids, expected p \+ 1 = 14"):
+        MEASURE.check(Setting(facts_of(config(11)), table_input(13)))
+
+
+def test_a_model_without_an_mlp_is_refused():
+    with pytest.raises(InputError, match="needs an MLP"):
+        MEASURE.check(Setting(facts_of(config(11, intermediate_size=0)), table_input(11)))
+
+
+def test_declared_arrays_are_the_computed_ones():
+    p = 11
+    table, model = table_input(p), random_model(p)
+    setting = Setting(facts_of(config(p)), table)
+    MEASURE.check(setting)
+    coordinates = MEASURE.coordinates(setting)
+    found = measured(model, table)
+    assert list(coordinates["frequency"]) == [1, 2, 3, 4, 5]
+    assert {v.name for v in MEASURE.variables} == set(found)
+    for variable in MEASURE.variables:
+        assert found[variable.name].shape == tuple(len(coordinates[d]) for d in variable.dims[1:])
