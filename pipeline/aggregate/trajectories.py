@@ -1,0 +1,218 @@
+"""Trajectories: the store's numbers a second time, contiguous along the steps.
+
+Rows are written checkpoint by checkpoint, so that a question about one head over a run would read
+one chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new
+name, and then moves one pointer to it: readers see the old trajectories or the new ones, whole.
+
+    trajectories/current.json          the pointer: for each group its folder and what it holds
+    trajectories/<group>.<number>/     one Zarr group, consolidated, with all its coordinates
+
+Without `large`, every array is rewritten but those that have both a sequence and a position.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from pipeline.fingerprint import canonical_json, digest_of
+from pipeline.layout import DESCRIBED, ROW_ARRAYS, consolidate
+from pipeline.lazy import Complete
+from pipeline.markers import Commit
+from pipeline.objects import access
+from pipeline.store import Store, latest
+
+FOLDER = "trajectories"
+POINTER = f"{FOLDER}/current.json"
+
+# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read; a
+# shard is one object; a slab is what is held in memory at a time.
+_CHUNK, _SHARD, _SLAB = 2**14, 2**24, 2**25
+_STEPS = 1024  # the most steps in one chunk
+
+
+@dataclass(frozen=True)
+class Published:
+    """The trajectories of one group: where they are, and of which rows.
+
+    rows: digest of the commits they hold. previous: the folder before, kept for open readers.
+    """
+
+    folder: str
+    class_: str
+    rows: str
+    arrays: tuple[str, ...]
+    previous: str | None = None
+
+    def holds(self, class_: str, commits: Sequence[Commit]) -> bool:
+        """Whether these are exactly the trajectories of `commits`, which are in order of step."""
+        return self.class_ == class_ and self.rows == _digest(commits)
+
+
+def published(store: Store) -> dict[str, Published]:
+    """What the pointer points to, by group."""
+    return {
+        group: Published(**{**entry, "arrays": tuple(entry["arrays"])})
+        for group, entry in _pointer(store)["groups"].items()
+    }
+
+
+def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
+    """Bring the trajectories of every group's current class up to date, and point readers to them.
+
+    large: whether arrays with both sequence and position are included (None: as they were).
+    What earlier trajectories hold is read from there, and only new rows are read one by one.
+    For the coordinator, like all that changes metadata. Memory: about 256 MiB.
+    """
+    commits, catalogue = store.commits(), store.catalogue()
+    before, number = published(store), _pointer(store)["number"]
+    after: dict[str, Published] = {}
+    for name, group in sorted(catalogue.groups()):
+        class_ = str(group.attrs["current"])
+        rows = list(latest((c for c in commits if c.group == name), class_).values())
+        old = before.get(name)
+        arrays = _arrays(group[class_].attrs["template"], large, old)
+        if not rows or (old and old.holds(class_, rows) and old.arrays == arrays):
+            after |= {name: old} if old else {}
+            continue
+        number += 1
+        folder, held = f"{name}.{number:06d}", old if old and old.class_ == class_ else None
+        after[name] = Published(folder, class_, _digest(rows), arrays, old.folder if old else None)
+        _write(store, after[name], _Source(rows, group[class_], _opened(store, held)))
+    if after != before:
+        content = {"number": number, "groups": {name: asdict(p) for name, p in after.items()}}
+        store.objects.replace(POINTER, canonical_json(content).encode())
+    _remove_unused(store, after)
+    return after
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the numbers of a group come from: from the last trajectories, and else from rows."""
+
+    commits: Sequence[Commit]
+    rows: Any  # the Zarr group of the class
+    before: zarr.Group | None
+
+    def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+        """One array in order of step, of which `part` is taken along the other dimensions."""
+        array = self.rows[name]
+        before: Any = self.before.get(name) if self.before is not None else None
+        index = {} if before is None else self._index_before()
+        held = np.array([commit.key in index for commit in self.commits])
+        old = [index[commit.key] for commit in self.commits if commit.key in index]
+        new = [commit.row for commit in self.commits if commit.key not in index]
+        sizes = zip(part, array.shape[1:], strict=True)
+        shape = [len(range(*taken.indices(size))) for taken, size in sizes]
+        values = np.empty((len(held), *shape), dtype=array.dtype)
+        if old:
+            values[held] = before.oindex[(np.array(old), *part)]
+        if new:
+            values[~held] = array.oindex[(np.array(new), *part)]
+        return values
+
+    def _index_before(self) -> dict[str, int]:
+        keys: Any = [] if self.before is None else self.before.attrs["commits"]
+        return {key: index for index, key in enumerate(keys)}
+
+
+def _write(store: Store, target: Published, source: _Source) -> None:
+    template = source.rows.attrs["template"]
+    folder = store.objects.zarr(f"{FOLDER}/{target.folder}")
+    attributes = {"template": template, "commits": [commit.key for commit in source.commits]}
+    with access(store.uri):
+        group = zarr.create_group(folder, overwrite=True, attributes=attributes)
+        for dim, values in template["coordinates"].items():
+            _write_coordinate(group, dim, np.array(values))
+        _write_coordinate(group, "step", np.array([commit.step for commit in source.commits]))
+        for name in (*ROW_ARRAYS, *target.arrays):
+            if name != "step":
+                _write_array(group, name, source, template["variables"].get(name))
+        consolidate(folder)
+
+
+def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
+    text = values.dtype.kind not in "iuf"
+    array = group.create_array(
+        dim, shape=values.shape, dtype=str if text else values.dtype, dimension_names=(dim,),
+        chunks=values.shape, compressors=[Crc32cCodec()],
+    )  # fmt: skip
+    array[:] = values
+
+
+def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> None:
+    """Copy one array slab by slab; each shard lies in one slab, so that it is written once."""
+    stored = source.rows[name]
+    shape = (len(source.commits), *stored.shape[1:])
+    chunk = _block(shape, _CHUNK)
+    shard = tuple(-(-s // c) * c for s, c in zip(_block(shape, _SHARD), chunk, strict=True))
+    array = group.create_array(
+        name,
+        shape=shape,
+        dtype=stored.dtype if about else ROW_ARRAYS[name][0],
+        chunks=chunk,
+        shards=shard if shard != chunk else None,
+        fill_value=stored.metadata.fill_value,
+        dimension_names=about["dims"] if about else ("step",),
+        attributes={key: about[key] for key in DESCRIBED} if about else {},
+        compressors=stored.compressors,
+        config={"write_empty_chunks": True},
+    )
+    if len(shape) == 1:
+        array[:] = source.read(name, ())
+        return
+    width = max(_SLAB // prod((shape[0], *shape[2:])) // shard[1], 1) * shard[1]
+    rest = (slice(None),) * (len(shape) - 2)
+    for start in range(0, shape[1], width):
+        part = (slice(start, start + width), *rest)
+        array[(slice(None), *part)] = source.read(name, part)
+
+
+def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """The block of at most `most` numbers that cuts the leading dimensions first, steps last.
+
+    What is cut is cut to a power of two, so that blocks of both sizes fit into one another.
+    """
+    block = [min(shape[0], _STEPS), *(max(size, 1) for size in shape[1:])]
+    for axis in range(1, len(block)):
+        if prod(block) > most:
+            fitting = max(most * block[axis] // prod(block), 1)
+            block[axis] = 2 ** (fitting.bit_length() - 1)
+    return tuple(block)
+
+
+def _pointer(store: Store) -> dict[str, Any]:
+    content = store.objects.read(POINTER)
+    return {"number": 0, "groups": {}} if content is None else json.loads(content)
+
+
+def _digest(commits: Sequence[Commit]) -> str:
+    return digest_of([commit.key for commit in commits])
+
+
+def _arrays(template: Any, large: bool | None, old: Published | None) -> tuple[str, ...]:
+    variables: Mapping[str, Any] = template["variables"]
+    huge = {n for n, v in variables.items() if {"sequence", "position"} <= set(v["dims"])}
+    if large is None:
+        large = old is not None and bool(huge & set(old.arrays))
+    return tuple(sorted(variables if large else set(variables) - huge))
+
+
+def _opened(store: Store, target: Published | None) -> zarr.Group | None:
+    if target is None:
+        return None
+    folder = store.objects.zarr(f"{FOLDER}/{target.folder}", read_only=True)
+    return zarr.open_group(Complete(folder), mode="r")
+
+
+def _remove_unused(store: Store, after: Mapping[str, Published]) -> None:
+    """Remove what is neither pointed to nor was until just now: a reader may have it open."""
+    kept = {folder for p in after.values() for folder in (p.folder, p.previous)}
+    folders = {key.split("/")[1] for key in store.objects.list(FOLDER) if key != POINTER}
+    for folder in sorted(folders - kept):
+        store.objects.delete(f"{FOLDER}/{folder}")
