@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import ModelFacts, Weights
+from pipeline.models.loading import ModelFacts, ModelWeights
 from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
@@ -58,12 +58,12 @@ class Measure(BaseModel):
         used = {dim for variable in self.variables for dim in variable.dims[1:]}
         return {dim: standard_coordinate(dim, setting) for dim in sorted(used)}
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
+    def reference(self, records: tuple[Record, ...], weights: ModelWeights) -> Reference:
         """The quantity that `compute` needs of the reference checkpoint, as JSON values."""
         raise TypeError(f"{self.name} declares reference_from without defining reference()")
 
     def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """An array for each variable, without its "step" dimension. Pure."""
         raise TypeError(f"{self.name} does not define compute()")
