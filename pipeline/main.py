@@ -9,7 +9,7 @@ from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
-from pipeline.worker import Outcome, Worker
+from pipeline.worker import TRANSIENT, Outcome, Worker
 
 
 @dataclass
@@ -96,5 +96,5 @@ def _computed(worker: Worker, planned: Plan) -> Iterator[tuple[Cell, Outcome | E
 def _attempt(worker: Worker, cell: Cell, planned: Plan) -> Outcome | Exception:
     try:
         return worker.compute(cell, planned)
-    except (CheckpointError, OSError, MemoryError) as error:
+    except (CheckpointError, *TRANSIENT) as error:
         return error
