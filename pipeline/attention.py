@@ -1,0 +1,292 @@
+"""Attention at the query-key pairs that were asked for, read off while a model runs.
+
+A score that asks for a few diagonals of the attention matrix, for one key, or for one key per
+query needs no matrix: with the log-sum-exp that the fused kernel has at hand,
+
+    p[i, j] = exp(score[i, j] - lse[i]),   score[i, j] = scale * <q_i, k_j>
+
+(softcap and mask included where the model has them), and a diagonal of scores is one product of
+shifted queries and keys. The model's own code runs unchanged; only the attention function that
+transformers looks up by name is this module's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from pipeline.errors import InputError
+from pipeline.kernels import attend, capped
+from pipeline.masks import RuleMask, make_mask
+from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag
+
+# The name under which models find `attention_function`.
+NAME = "ontogeny"
+
+# Keyword arguments of transformers' attention functions that change nothing here: the mask already
+# says what `sliding_window` repeats, positions are in q and k, there is no cache and no dropout.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_position", "dropout", "logits_to_keep", "output_attentions",
+        "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings",
+        "position_ids", "return_dict", "sliding_window", "use_cache",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One request, resolved on the shape of its input: which key each query is asked about.
+
+    Queries `first` to the last one; each at a fixed `lag`, or all at one `key`, or, where neither
+    is given, at `index`. undefined: where the record holds NaN besides the queries before `first`.
+    """
+
+    first: int
+    lag: int | None = None
+    key: int | None = None
+    index: Int[Tensor, "sequence query"] | None = None
+    undefined: Bool[Tensor, "sequence query"] | None = None
+
+    def keys(
+        self, length: int, sequences: slice, device: torch.device
+    ) -> Int[Tensor, "#sequence query"]:
+        """The key of each query from `first` on."""
+        queries = torch.arange(self.first, length, device=device)[None]
+        if self.lag is not None:
+            return queries - self.lag
+        if self.key is not None:
+            return torch.full_like(queries, self.key)
+        assert self.index is not None
+        return self.index[sequences, self.first :].to(device).clamp(min=0)
+
+
+def resolve(request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]) -> Pairs:
+    """The cheapest form of a request: a map of one lag or of one key needs no index.
+
+    Raises ValueError where a query is asked about a key after it.
+    """
+    match request:
+        case Lag(lag):
+            _require(lag >= 0, f"{request} asks for keys after their queries")
+            return Pairs(first=lag, lag=lag)
+        case KeyPosition(position):
+            _require(position >= 0, f"{request} is no position from the start")
+            return Pairs(first=position, key=position)
+        case KeyMap(index):
+            _require(
+                index.shape == tokens.shape,
+                f"a key map has shape {index.shape}, not {tokens.shape}",
+            )
+            return _resolve_map(index)
+
+
+def _resolve_map(index: Int[np.ndarray, "sequence query"]) -> Pairs:
+    length = index.shape[1]
+    defined = index >= 0
+    lags = (np.arange(length) - index)[defined]
+    if not len(lags):
+        return Pairs(first=length, lag=0)
+    _require(int(lags.min()) >= 0, "a key map asks for keys after their queries")
+    first = int(np.flatnonzero(defined.any(axis=0))[0])
+    undefined = None if defined[:, first:].all() else torch.from_numpy(~defined)
+    keys = index[defined]
+    if (lags == lags[0]).all():
+        return Pairs(max(first, int(lags[0])), lag=int(lags[0]), undefined=undefined)
+    if (keys == keys[0]).all():
+        return Pairs(max(first, int(keys[0])), key=int(keys[0]), undefined=undefined)
+    return Pairs(first, index=torch.from_numpy(index.astype(np.int64)), undefined=undefined)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+@dataclass
+class Recorder:
+    """Takes what the attention layers of one model yield, batch of sequences after batch.
+
+    attention: per request, filled in place. head_outputs: before W_O, None where not wanted.
+    head_scale: (layer, head) -> factor on that head's output, which the model then computes with.
+    """
+
+    pairs: Mapping[AttentionRequest, Pairs]
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head query"]]
+    head_outputs: Float[Tensor, "layer sequence position head d_value"] | None = None
+    head_scale: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    sequences: slice = field(default_factory=lambda: slice(0, 0))
+    padding: Bool[Tensor, "sequence position"] | None = None
+    layers_seen: int = 0
+
+    def layer_of(self, module: nn.Module) -> int:
+        """The layer that now calls: layers call in order, and know their number or keep silent."""
+        layer, self.layers_seen = self.layers_seen, self.layers_seen + 1
+        claimed = getattr(module, "layer_idx", None)
+        if claimed is not None and claimed != layer:
+            raise InputError(
+                f"attention layer {claimed} called as number {layer} of one forward pass: a model "
+                "whose layers do not each attend once, in order, cannot be recorded exactly"
+            )
+        return layer
+
+    def take_scores(self, layer: int, scored: "Scored") -> None:
+        """Fill in the asked-for attention of one layer."""
+        for request, pairs in self.pairs.items():
+            target = self.attention[request][layer, self.sequences]
+            if pairs.first < target.shape[-1]:
+                keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
+                target[..., pairs.first :] = scored.probabilities(pairs, keys)
+            self._blank(target, pairs)
+
+    def take_weights(self, layer: int, weights: Float[Tensor, "batch head query key"]) -> None:
+        """Fill in the asked-for attention of one layer from its whole matrix."""
+        for request, pairs in self.pairs.items():
+            target = self.attention[request][layer, self.sequences]
+            keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
+            index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
+            target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
+            self._blank(target, pairs)
+
+    def take_output(
+        self, layer: int, out: Float[Tensor, "batch position head d_value"]
+    ) -> Float[Tensor, "batch position head d_value"]:
+        """Record a layer's per-head outputs, and return them scaled."""
+        if factors := {h: f for (at, h), f in self.head_scale.items() if at == layer}:
+            scale = torch.ones(out.shape[2], dtype=out.dtype, device=out.device)
+            for head, factor in factors.items():
+                scale[head] = factor
+            out = out * scale[:, None]
+        if self.head_outputs is not None:
+            self.head_outputs[layer, self.sequences] = out.to("cpu")
+        return out
+
+    def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
+        for undefined in (pairs.undefined, self.padding):
+            if undefined is not None:
+                target.masked_fill_(undefined[self.sequences, None], torch.nan)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one layer's attention was computed from, and its log-sum-exp."""
+
+    q: Float[Tensor, "batch head query d_head"]
+    k: Float[Tensor, "batch kv_head key d_head"]
+    lse: Float[Tensor, "batch head query"]
+    scale: float
+    softcap: float | None
+    mask: RuleMask | None
+
+    def probabilities(
+        self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
+    ) -> Float[Tensor, "batch head query"]:
+        """exp(score - lse) for the queries from `pairs.first` on, each with its key."""
+        q = self.q[:, :, pairs.first :].unflatten(1, (self.k.shape[1], -1))
+        k = self._keys(pairs, keys)[:, :, None]
+        if q.dtype in (torch.float16, torch.bfloat16):
+            q, k = q.float(), k.float()
+        scores = torch.linalg.vecdot(q, k).flatten(1, 2).mul_(self.scale)
+        scores = capped(scores, self.softcap)
+        if self.mask is not None:
+            queries = torch.arange(pairs.first, self.q.shape[2], device=q.device)
+            scores = scores + self.mask.pairs(queries, keys, scores.dtype)
+        return (scores - self.lse[..., pairs.first :]).exp_()
+
+    def _keys(
+        self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
+    ) -> Float[Tensor, "batch kv_head #query d_head"]:
+        length = self.k.shape[2]
+        if pairs.lag is not None:
+            return self.k[:, :, pairs.first - pairs.lag : length - pairs.lag]
+        if pairs.key is not None:
+            return self.k[:, :, pairs.key : pairs.key + 1]
+        return torch.take_along_dim(self.k, keys[:, None, :, None], dim=2)
+
+
+_RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
+    """Let the attention of one forward pass within be recorded: one call per layer, or an error."""
+    recorder.layers_seen = 0
+    token = _RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        _RECORDER.reset(token)
+    if recorder.layers_seen != n_layers:
+        raise InputError(
+            f"{recorder.layers_seen} attention layers could be observed where the model has "
+            f"{n_layers}: a model whose layers do not each attend once cannot be recorded exactly"
+        )
+
+
+def current_recorder() -> Recorder | None:
+    """The recorder of the forward pass that runs in this thread, if any."""
+    return _RECORDER.get()
+
+
+def attention_function(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_value"],
+    attention_mask: RuleMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Float[Tensor, "head"] | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "batch query head d_value"], None]:
+    """What transformers calls for every attention layer of a model set to `NAME`."""
+    _refuse_unknown(module, attention_mask, is_causal, others)
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
+    if (recorder := _RECORDER.get()) is not None:
+        layer = recorder.layer_of(module)
+        recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, attention_mask))
+        out = recorder.take_output(layer, out)
+    return out, None
+
+
+def _refuse_unknown(
+    module: nn.Module, mask: RuleMask | None, is_causal: bool | None, others: Mapping[str, Any]
+) -> None:
+    who = type(module).__name__
+    unknown = sorted(k for k in others.keys() - _WITHOUT_EFFECT if others[k] is not None)
+    if unknown:
+        raise InputError(
+            f"{who} passes {', '.join(unknown)} to its attention, whose effect is not known here: "
+            "its attention cannot be recorded exactly"
+        )
+    if is_causal is False or getattr(module, "is_causal", True) is False:
+        raise InputError(
+            f"{who} attends to later tokens, so its losses are no predictions: "
+            "give checkpoints of a causal decoder"
+        )
+    if mask is not None and not isinstance(mask, RuleMask):
+        raise InputError(
+            f"{who} gets an attention mask that its model made by other means than transformers' "
+            "mask functions: its attention cannot be recorded exactly"
+        )
+
+
+def blank(
+    requests: Iterable[AttentionRequest], shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> dict[AttentionRequest, Float[Tensor, "layer sequence head query"]]:
+    """A record's attention before anything is known: NaN throughout."""
+    return {request: torch.full(shape, torch.nan, dtype=dtype) for request in requests}
+
+
+AttentionInterface.register(NAME, attention_function)
+AttentionMaskInterface.register(NAME, make_mask)

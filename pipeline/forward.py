@@ -1,0 +1,252 @@
+"""One forward pass over one input: a Pass says what to keep, a Record holds it.
+
+The model's own code computes. Three places are watched while it does: its attention
+(`attention.py`), the entrance of its blocks, and its unembedding, whose input is taken there and
+turned into losses tile by tile (`cross_entropy.py`) while the model itself goes on with a stand-in.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline import attention
+from pipeline.attention_hooks import hooked
+from pipeline.cross_entropy import Unembedding, token_losses
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.models.loading import ModelFacts, Resident
+from pipeline.record import Pass, Record
+
+# Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
+ENGINE_VERSION = 1
+
+# Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
+# in the cache. Less where the caller's memory is less.
+_BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
+
+
+def run(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None = None) -> Record:
+    """What `pass_` asks for, of the resident's current weights on `input`.
+
+    Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
+    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], where it
+    is there, marks padding with 0: what belongs to padding is NaN in the record.
+
+    Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
+    exactly.
+    """
+    with torch.inference_mode():
+        module = resident.module_in(pass_.dtype)
+        served = _served(module, resident.facts)
+        batch = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
+        _check_tokens(input, resident.facts)
+    job = _Job(module, served, resident.facts, input, pass_)
+    with torch.inference_mode():
+        for first in range(0, len(input.tokens), batch):
+            job.compute(slice(first, min(first + batch, len(input.tokens))))
+    return job.record()
+
+
+def batch_size(
+    facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
+) -> int:
+    """Sequences per batch, from shapes, dtype and kind of device alone; at least one."""
+    config = module.config.get_text_config()
+    d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
+    per_token = 8 * facts.d_model + 3 * d_mlp
+    if not uses_interface(module):
+        per_token += 3 * facts.n_heads * length
+    bytes_ = per_token * length * module.dtype.itemsize
+    kind = "cuda" if module.device.type == "cuda" else "cpu"
+    return max(1, min(_BATCH_BYTES[kind], memory_bytes or _BATCH_BYTES[kind]) // bytes_)
+
+
+def uses_interface(module: PreTrainedModel) -> bool:
+    """Whether the model looks its attention function up by name."""
+    return module._can_set_attn_implementation()
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What is found out once about a module: how its logits follow from its unembedding."""
+
+    scale: float
+    softcap: float | None
+    takes_positions: bool
+
+
+_SERVED: WeakKeyDictionary[nn.Module, _Served] = WeakKeyDictionary()
+
+
+def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
+    if module not in _SERVED:
+        if uses_interface(module):
+            module.set_attn_implementation(attention.NAME)
+        scale, softcap = _logit_transform(module)
+        takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        _SERVED[module] = _Served(scale, softcap, takes_positions)
+    return _SERVED[module]
+
+
+class _Job:
+    """One pass under way: its record, filled batch by batch."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        served: _Served,
+        facts: ModelFacts,
+        input: Input,
+        pass_: Pass,
+    ) -> None:
+        self.module, self.served, self.facts, self.input, self.pass_ = (
+            module, served, facts, input, pass_,
+        )  # fmt: skip
+        head = _unembedding_of(module)
+        self.unembedding = Unembedding(head.weight, head.bias, served.scale, served.softcap)
+        sequences, length = input.tokens.shape
+        self.tokens = torch.from_numpy(input.tokens)
+        self.seen = _seen(input)
+        dtype = torch.promote_types(module.dtype, torch.float32)
+        shape = (facts.n_layers, sequences, facts.n_heads, length)
+        self.recorder = attention.Recorder(
+            pairs={r: attention.resolve(r, input.tokens) for r in pass_.attention},
+            attention=attention.blank(pass_.attention, shape, dtype),
+            padding=None if self.seen is None else ~self.seen,
+        )
+        self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
+        self.logits = {
+            p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
+        }
+
+    def compute(self, sequences: slice) -> None:
+        """Run the model on some of the sequences and fill in what they yield."""
+        tokens = self.tokens[sequences].to(self.module.device)
+        self.recorder.sequences = sequences
+        hidden = self._hidden(tokens, sequences)
+        if self.loss is not None:
+            h, targets = hidden[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+            losses = token_losses(h, targets, self.unembedding)
+            self.loss[sequences] = losses.view(len(tokens), -1).to("cpu")
+        for position, logits in self.logits.items():
+            logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
+
+    def _hidden(
+        self, tokens: Int[Tensor, "b position"], sequences: slice
+    ) -> Float[Tensor, "b position d_model"]:
+        """What the model is about to unembed."""
+        arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
+        if self.seen is not None:
+            seen = self.seen[sequences].to(tokens.device)
+            arguments["attention_mask"] = seen.long()
+            if self.served.takes_positions:
+                arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+        taken: list[Tensor] = []
+
+        def take(h: Tensor) -> Tensor:
+            taken.append(h)
+            return h.new_zeros(*h.shape[:-1], 1)
+
+        with ExitStack() as stack:
+            stack.enter_context(_unembedding_replaced(self.module, take))
+            stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
+            if not uses_interface(self.module):
+                stack.enter_context(hooked(self.module, self.facts.n_heads))
+                arguments["output_attentions"] = bool(self.recorder.pairs)
+            self.module(**arguments)
+        return taken[0]
+
+    def record(self) -> Record:
+        """The finished record."""
+        if self.loss is not None and self.seen is not None:
+            unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
+            self.loss.masked_fill_(unseen, torch.nan)
+        return Record(self.input, self.loss, self.recorder.attention, self.logits)
+
+
+def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
+    mask = input.arrays.get("attention_mask")
+    return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
+
+
+@contextmanager
+def _unembedding_replaced(
+    module: PreTrainedModel, stand_in: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let `stand_in` be called in place of the unembedding: exactly once, or an error."""
+    head = _unembedding_of(module)
+    calls = 0
+
+    def counted(h: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return stand_in(h)
+
+    vars(head)["forward"] = counted
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+    if calls != 1:
+        raise InputError(
+            f"{type(module).__name__} applied its unembedding {calls} times in one forward pass, "
+            "expected once: its losses cannot be computed exactly"
+        )
+
+
+def _unembedding_of(module: PreTrainedModel) -> nn.Linear:
+    head = module.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
+        raise InputError(
+            f"{type(module).__name__} has no plain unembedding matrix: its logits cannot be "
+            "computed in tiles"
+        )
+    return head
+
+
+def _logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
+    """The scale and softcap that a model applies after its unembedding, found by asking it.
+
+    A stand-in for the unembedding returns values from -1000 to 1000; what the model makes of them
+    must be one of the transforms that its config can mean.
+    """
+    probe = torch.linspace(-1000, 1000, 64, dtype=module.dtype, device=module.device)
+    probe = torch.cat([probe, probe / 1000]).expand(1, 2, -1)
+    with _unembedding_replaced(module, lambda h: probe.clone()):
+        found = module(input_ids=torch.zeros(1, 2, dtype=torch.long, device=module.device)).logits
+    config = module.config.get_text_config()
+    scales = [getattr(config, "logit_scale", None), 1 / (getattr(config, "logits_scaling", 1) or 1)]
+    softcap = getattr(config, "final_logit_softcapping", None)
+    for scale in (1.0, *scales):
+        if not isinstance(scale, int | float) or found.shape != probe.shape:
+            continue
+        for cap in (softcap, None):
+            tried = Unembedding(probe, None, scale, cap).transform(probe.float().clone())
+            if torch.allclose(tried.to(found.dtype), found, rtol=1e-2, atol=1e-6):
+                return float(scale), cap
+    raise InputError(
+        f"{type(module).__name__} changes its logits after the unembedding in a way that is not "
+        "known here: its losses cannot be computed exactly"
+    )
+
+
+def _check_tokens(input: Input, facts: ModelFacts) -> None:
+    top, length = int(input.tokens.max()), input.tokens.shape[1]
+    if top >= facts.vocabulary or int(input.tokens.min()) < 0:
+        raise InputError(
+            f"input {input.name!r}: holds token id {top}, but the model's vocabulary has "
+            f"{facts.vocabulary} ids: use the run's own tokenizer"
+        )
+    if facts.context is not None and length > facts.context:
+        raise InputError(
+            f"input {input.name!r}: its sequences have {length} tokens, but the model's context is "
+            f"{facts.context}: shorten the input"
+        )

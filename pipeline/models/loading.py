@@ -1,0 +1,387 @@
+"""One model in memory, and checkpoint after checkpoint of weights put into it.
+
+The architecture is built once, from a local config.json, with the library's own code only; a
+checkpoint is a dictionary of tensors whose names and shapes must be exactly the architecture's.
+"""
+
+import pickle
+import re
+import threading
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.initialization import no_init_weights
+from transformers.modeling_utils import LoadStateDictConfig
+
+import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
+from pipeline.checkpoints.files import weight_files
+from pipeline.errors import CheckpointError, InputError
+
+Weights = Mapping[str, Tensor]
+
+# Buffers that older versions of transformers saved and newer ones compute.
+_COMPUTED_BUFFERS = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
+)
+
+# `no_init_weights` replaces functions of torch for as long as it lasts.
+_BUILDING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What an architecture says of itself before any weights are read.
+
+    context: the longest sequence it can read, None where any length is allowed. parameters: the
+    names of its weight tensors, tied ones once. architecture: the name of its class.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_model: int
+    vocabulary: int
+    context: int | None
+    parameters: tuple[str, ...]
+    architecture: str
+    bos_token_id: int | None = None
+    special_token_ids: tuple[int, ...] = ()
+
+
+class ModelWeights(dict[str, Tensor]):
+    """A model's parameters by name, tied ones once, with what says what the names mean.
+
+    config: the architecture's own description. facts: its sizes.
+    """
+
+    def __init__(self, module: PreTrainedModel, facts: ModelFacts):
+        super().__init__(module.named_parameters())
+        self.config = module.config.get_text_config()
+        self.facts = facts
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of a local checkpoint, by the names in its files, in memory of their own.
+
+    Nothing stays mapped, so the files may change or go afterwards. Any thread may call this.
+    Raises CheckpointError, naming the file, where one is absent, truncated or not what it says.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        weights.update(_read_file(file))
+    return weights
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file, backend="pread")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: is truncated or no weight file ({_first_line(error)}): save or copy it again"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as plain tensors ({_first_line(error)}); "
+            "files that would run code are refused: convert it to safetensors"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{file}: expected a dictionary of tensors: save the weights alone")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_architecture(folder: str | Path) -> PreTrainedConfig:
+    """The config.json of a checkpoint's folder; raises InputError where it cannot be used."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{Path(folder) / 'config.json'}: describes no model that can be built here "
+            f"({_first_line(error)}): give a checkpoint in the Hugging Face layout"
+        ) from error
+
+
+def facts_of(architecture: str | Path | PreTrainedConfig) -> ModelFacts:
+    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
+    with torch.device("meta"):
+        module = _build(architecture)
+    return _facts(module)
+
+
+class Resident:
+    """A model that stays in memory while checkpoints pass through it.
+
+    architecture: a config, or a local folder with a config.json. dtype: a name like "float32";
+    weights of another dtype are converted to it. `module` is in eval mode, its parameters
+    undefined until the first `swap`.
+    """
+
+    def __init__(
+        self,
+        architecture: str | Path | PreTrainedConfig,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+    ):
+        self.device = torch.device(device)
+        self.dtype = torch_dtype(dtype)
+        self.module = self._uninitialised(architecture, self.dtype)
+        self.facts = _facts(self.module)
+        self._names: dict[frozenset[str], dict[str, str] | None] = {}
+        self._others: dict[torch.dtype, PreTrainedModel] = {}
+        self._stale: set[torch.dtype] = set()
+
+    @property
+    def weights(self) -> "ModelWeights":
+        """The current checkpoint's parameters by name, tied ones once."""
+        return ModelWeights(self.module, self.facts)
+
+    @torch.no_grad()
+    def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
+        """Put a checkpoint's tensors in; takes them over where device and dtype already fit.
+
+        Raises CheckpointError, and keeps the former weights, where names or shapes are not those
+        of the architecture.
+        """
+        names = self._renames(frozenset(weights))
+        if names is None:
+            self._convert(weights, source)
+        else:
+            self._assign({names[key]: weights[key] for key in weights if key in names}, source)
+        self._stale = set(self._others)
+
+    @torch.no_grad()
+    def module_in(self, dtype: str = "") -> PreTrainedModel:
+        """The model in another dtype, cast from the current weights; "" is the resident's own.
+
+        A second copy is kept from the first such call on: meant for models that are small.
+        """
+        wanted = torch_dtype(dtype) if dtype else self.dtype
+        if wanted == self.dtype:
+            return self.module
+        if wanted not in self._others:
+            self._others[wanted] = self._uninitialised(self.module.config, wanted)
+            self._stale.add(wanted)
+        if wanted in self._stale:
+            own = self.module.state_dict()
+            for name, tensor in self._others[wanted].state_dict().items():
+                tensor.copy_(own[name])
+            self._stale.remove(wanted)
+        return self._others[wanted]
+
+    def _uninitialised(
+        self, architecture: str | Path | PreTrainedConfig, dtype: torch.dtype
+    ) -> PreTrainedModel:
+        # Moved to the dtype while it is built, not after: buffers such as the rotary frequencies
+        # stay in float32 then, as they do in the library's own loading.
+        with _BUILDING, no_init_weights():
+            module = _build(architecture, dtype)
+        module.tie_weights()
+        if dtype == torch.float64 and module._can_set_experts_implementation():
+            module.set_experts_implementation("eager")  # the grouped product has no float64
+        return module.to(self.device)  # pyright: ignore[reportArgumentType]
+
+    def _renames(self, keys: frozenset[str]) -> dict[str, str] | None:
+        """From names in the file to names in the module; None where tensors must be merged too."""
+        if keys not in self._names:
+            self._names[keys] = _renames(self.module, keys)
+        return self._names[keys]
+
+    def _assign(self, state: dict[str, Tensor], source: str) -> None:
+        own = self.module.state_dict()
+        groups = _tied_groups(self.module)
+        for group in groups:
+            _complete_tied(state, group, source)
+        buffers = {name for name, _ in self.module.named_buffers()}
+        _check_fit(own, state, optional=buffers, source=source)
+        converted = {
+            name: tensor.to(self.device, own[name].dtype) for name, tensor in state.items()
+        }
+        self.module.load_state_dict(converted, strict=False, assign=True)
+        for group in groups:
+            _tie(self.module, group)
+        self.module.requires_grad_(False)
+
+    def _convert(self, weights: Weights, source: str) -> None:
+        """Load a checkpoint whose tensors must be merged or split (such as separate experts)."""
+        load = LoadStateDictConfig(
+            weight_mapping=cast(list, get_model_conversion_mapping(self.module)),
+            dtype=self.dtype,
+            device_map={"": self.device},
+        )
+        info, _ = convert_and_load_state_dict_in_model(self.module, dict(weights), load, None)
+        missing = set(info.missing_keys)
+        self.module.tie_weights(missing_keys=missing, recompute_mapping=False)
+        missing -= {name for name, _ in self.module.named_buffers()}
+        unexpected = {key for key in info.unexpected_keys if not _ignored(self.module, key)}
+        shapes = {f"{name}: {found} for {own}" for name, found, own in info.mismatched_keys}
+        _refuse_unless_fit(missing, unexpected, shapes | set(info.conversion_errors), source)
+        self.module.requires_grad_(False)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that a name like "float32" stands for."""
+    return cast(torch.dtype, getattr(torch, name))
+
+
+def _build(
+    architecture: str | Path | PreTrainedConfig, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    config = (
+        deepcopy(architecture)
+        if isinstance(architecture, PreTrainedConfig)
+        else read_architecture(architecture)
+    )
+    config.use_cache = False
+    try:
+        module = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+        )
+    except (ValueError, ImportError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{config.model_type}: is no causal language model that can be built here "
+            f"({_first_line(error)}): give checkpoints of a decoder that transformers knows"
+        ) from error
+    return module.eval().requires_grad_(False)
+
+
+def _facts(module: PreTrainedModel) -> ModelFacts:
+    config = module.config.get_text_config()
+    n_heads = config.num_attention_heads
+    unembedding = cast(nn.Linear, module.get_output_embeddings())
+    specials = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
+    flat = [i for s in specials if s is not None for i in (s if isinstance(s, list) else [s])]
+    bos = specials[0]
+    return ModelFacts(
+        n_layers=config.num_hidden_layers,
+        n_heads=n_heads,
+        n_key_value_heads=_key_value_heads(config),
+        d_head=getattr(config, "head_dim", None) or config.hidden_size // n_heads,
+        d_model=config.hidden_size,
+        vocabulary=unembedding.weight.shape[0],
+        context=_context(config),
+        parameters=tuple(name for name, _ in module.named_parameters()),
+        architecture=type(module).__name__,
+        bos_token_id=bos if isinstance(bos, int) and bos < unembedding.weight.shape[0] else None,
+        special_token_ids=tuple(sorted({i for i in flat if i < unembedding.weight.shape[0]})),
+    )
+
+
+def _key_value_heads(config: PreTrainedConfig) -> int:
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        return 1
+    for name in ("num_key_value_heads", "num_kv_heads"):
+        if heads := getattr(config, name, None):
+            return heads
+    return config.num_attention_heads
+
+
+def _context(config: PreTrainedConfig) -> int | None:
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return None  # positions are biases on attention scores: any length has them
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
+    own = module.state_dict()
+    mapping = get_model_conversion_mapping(module)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix = module.base_model_prefix
+    names: dict[str, str] = {}
+    for key in keys:
+        renamed, merged = rename_source_key(key, renamings, converters, prefix, own)
+        if renamed not in own and key in own:
+            renamed, merged = key, None
+        if merged is not None:
+            return None
+        if renamed in own or not _ignored(module, renamed):
+            names[key] = renamed
+    return names
+
+
+def _ignored(module: PreTrainedModel, key: str) -> bool:
+    """Whether a tensor that the module has no place for may be dropped."""
+    patterns = module._keys_to_ignore_on_load_unexpected or ()
+    return bool(_COMPUTED_BUFFERS.search(key)) or any(re.search(p, key) for p in patterns)
+
+
+def _tied_groups(module: PreTrainedModel) -> list[list[str]]:
+    """Names that share one parameter, in groups of two or more."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
+    """Give every name of a tied group the one tensor that the file has for them."""
+    found = [name for name in group if name in state]
+    if not found:
+        return
+    first = state[found[0]]
+    for name in found[1:]:
+        if not torch.equal(first, state[name]):
+            raise CheckpointError(
+                f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
+                "correct `tie_word_embeddings` in the config"
+            )
+    state.update(dict.fromkeys(group, first))
+
+
+def _check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: set[str], source: str
+) -> None:
+    shapes = {
+        f"{name}: {list(state[name].shape)} for {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    }
+    missing = own.keys() - state.keys() - optional
+    _refuse_unless_fit(missing, state.keys() - own.keys(), shapes, source)
+
+
+def _refuse_unless_fit(
+    missing: set[str], unexpected: set[str], shapes: set[str], source: str
+) -> None:
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
+    if parts:
+        raise CheckpointError(
+            f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}): "
+            "restore the checkpoint or its config"
+        )
+
+
+def _listed(names: set[str], most: int = 5) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _tie(module: nn.Module, group: list[str]) -> None:
+    shared = module.get_parameter(group[0])
+    for name in group[1:]:
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, shared)
