@@ -10,6 +10,8 @@ from pipeline.errors import InputError, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
 
+PRESETS = Path(__file__).parent / "presets"
+
 
 class Strict(BaseModel):
     """Frozen, and an unknown key is an error rather than a silent default."""
@@ -119,11 +121,21 @@ class Analysis(Strict):
         return data
 
 
-def load_analysis(path: str | Path) -> Analysis:
-    """Read an analysis from a YAML file; relative paths in it are relative to that file."""
-    path = Path(path)
-    analysis = validated(Analysis, read_yaml(path), where=str(path))
-    return _paths_from(analysis, path.parent)
+def load_analysis(source: str | Path) -> Analysis:
+    """Read an analysis from a YAML file, or a packaged preset by its name.
+
+    Relative paths in a file are relative to that file; in a preset, to the working directory.
+    """
+    path, preset = Path(source), PRESETS / f"{source}.yaml"
+    if path.is_file():
+        return _paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
+    if preset.is_file():
+        return validated(Analysis, read_yaml(preset), where=f"preset {source}")
+    known = [found.stem for found in PRESETS.glob("*.yaml")]
+    raise InputError(
+        f"{source}: there is neither such a file nor such a preset; "
+        f"{suggestion(str(source), known)}"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

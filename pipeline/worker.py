@@ -27,7 +27,7 @@ from pipeline.record import Pass, Record, merge
 from pipeline.rows import Row
 
 # Trying again may help with these; anything else that a measure raises would be raised again.
-_TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
+TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Worker:
         for group in groups:
             try:
                 self._commit_one(checkpoint, group, rows[group.name], plan, records)
-            except _TRANSIENT:
+            except TRANSIENT:
                 raise
             except Exception as error:
                 failures.append((group.name, error))

@@ -2,7 +2,10 @@
 
 import importlib
 import pkgutil
+from dataclasses import asdict
 from functools import cache
+from inspect import getdoc
+from typing import Any
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
@@ -26,3 +29,19 @@ def measure_class(name: str) -> type[Measure]:
     if name not in measures:
         raise InputError(f"there is no measure {name!r}: {suggestion(name, measures)}")
     return measures[name]
+
+
+def describe() -> list[dict[str, Any]]:
+    """What every measure declares, as JSON values: for the documentation and for programs."""
+    return [
+        {
+            "name": measure.name,
+            "version": measure.version,
+            "default_input": measure.default_input,
+            "reference_from": measure.reference_from,
+            "definition": getdoc(measure),
+            "parameters": {name: field.default for name, field in measure.model_fields.items()},
+            "variables": [asdict(variable) for variable in measure.variables],
+        }
+        for measure in registry().values()
+    ]

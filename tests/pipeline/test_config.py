@@ -73,7 +73,7 @@ def test_what_cannot_be_understood_gets_one_sentence(
 
 
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.yaml: cannot be read"):
+    with pytest.raises(InputError, match=r"absent\.yaml: there is neither such a file"):
         load_analysis(tmp_path / "absent.yaml")
 
 
