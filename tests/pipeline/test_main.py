@@ -1,0 +1,268 @@
+"""The main path: what is missing is computed, nothing else is, and it is right."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from transformers import AutoModelForCausalLM
+
+import pipeline.worker
+from pipeline import Analysis, InputError, analyze, open_run
+from pipeline.measures import registry
+from pipeline.measures.weight_norm import WeightNorm
+from pipeline.plan import prepare
+
+MEASURES = {
+    "token_loss": {"early_token": 4, "late_token": 20},
+    "head_scores": {},
+    "weight_norm": {},
+}
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Path]) -> Path:
+    return make_run(steps=(0, 1, 2, 10))
+
+
+def analysis(run: Path, **changes: Any) -> Analysis:
+    ids = run.parent / "ids.npy"
+    if not ids.exists():
+        np.save(ids, np.random.default_rng(0).integers(0, 40, (6, 24)))
+    content: dict[str, Any] = {
+        "checkpoints": str(run),
+        "store": str(run.parent / "store.zarr"),
+        "inputs": {
+            "text": {"kind": "array", "path": str(ids), "sequences": 6, "length": 24},
+            "repeated": {"kind": "repeated", "block_length": 7, "sequences": 5},
+        },
+        "measures": MEASURES,
+    }
+    return Analysis.model_validate(content | changes)
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The inputs that were passed through a model, one entry per pass."""
+    seen: list[str] = []
+    real = pipeline.worker.run
+
+    def counted(resident: Any, made: Any, wanted: Any, **options: Any) -> Any:
+        seen.append(made.name)
+        return real(resident, made, wanted, **options)
+
+    monkeypatch.setattr(pipeline.worker, "run", counted)
+    yield seen
+
+
+def test_stored_numbers_are_those_of_the_models_own_forward(run: Path) -> None:
+    analyze(analysis(run))
+    tree = open_run(str(run.parent / "store.zarr"))
+    tokens = torch.from_numpy(np.load(run.parent / "ids.npy"))
+    for step in (0, 1, 2, 10):
+        model = AutoModelForCausalLM.from_pretrained(run / f"step-{step}").double()
+        with torch.no_grad():
+            log_p = model(tokens).logits.log_softmax(-1)
+        expected = -log_p[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].numpy()
+        group = tree["token_loss"].sel(step=step)
+        np.testing.assert_allclose(group.loss, expected, atol=2e-6)
+        np.testing.assert_allclose(group["mean"], expected.mean(), atol=1e-6)
+        score = (expected[:, 19] - expected[:, 3]).mean()
+        np.testing.assert_allclose(group.in_context_score, score, atol=1e-6)
+        squares = sum(float((w.detach() ** 2).sum()) for w in model.parameters())
+        np.testing.assert_allclose(tree["weight_norm"].sum_of_squares.sel(step=step), squares)
+
+
+def test_scores_are_those_of_the_eager_matrices(run: Path) -> None:
+    analyze(analysis(run))
+    scores = open_run(str(run.parent / "store.zarr"))["head_scores"].sel(step=10)
+    tokens = torch.from_numpy(_repeated(run))
+    model = AutoModelForCausalLM.from_pretrained(run / "step-10", attn_implementation="eager")
+    with torch.no_grad():
+        attentions = model.double()(tokens, output_attentions=True).attentions
+    for layer, p in enumerate(attentions):
+        later = torch.arange(7, 14)
+        induction = p[:, :, later, later - 6].mean(dim=(0, 2))
+        np.testing.assert_allclose(scores.induction[layer], induction, atol=1e-6)
+        first = torch.arange(1, 7)
+        previous = p[:, :, first, first - 1].mean(dim=(0, 2))
+        np.testing.assert_allclose(scores.previous_token[layer], previous, atol=1e-6)
+
+
+def _repeated(run: Path) -> np.ndarray:
+    made = prepare(analysis(run)).settings["head_scores"].input
+    assert made is not None
+    return made.tokens
+
+
+def test_a_second_run_computes_nothing_and_takes_no_forward_pass(
+    run: Path, forwards: list[str]
+) -> None:
+    assert analyze(analysis(run)).computed == [0, 1, 2, 10]
+    assert len(forwards) == 8  # two inputs at four checkpoints
+    again = analyze(analysis(run))
+    assert again.computed == []
+    assert again.complete == 4
+    assert len(forwards) == 8
+
+
+def test_measures_on_one_input_share_its_pass(run: Path, forwards: list[str]) -> None:
+    measures = {"token_loss.repeated": {"early_token": 2, "late_token": 9}, "head_scores": {}}
+    analyze(analysis(run, measures=measures))
+    assert forwards == ["repeated"] * 4
+
+
+def test_a_later_checkpoint_computes_its_own_cells_only(
+    run: Path, make_run: Callable[..., Path], forwards: list[str]
+) -> None:
+    analyze(analysis(run))
+    del forwards[:]
+    make_run(steps=(20,))
+    assert analyze(analysis(run)).computed == [20]
+    assert len(forwards) == 2
+    assert open_run(str(run.parent / "store.zarr"))["token_loss"].step.values.tolist() == [
+        0, 1, 2, 10, 20,
+    ]  # fmt: skip
+
+
+def test_a_changed_weight_file_recomputes_its_own_cells_only(run: Path) -> None:
+    analyze(analysis(run))
+    before = open_run(str(run.parent / "store.zarr")).load()
+    shutil.copy(run / "step-2" / "model.safetensors", run / "step-1" / "model.safetensors")
+    assert analyze(analysis(run)).computed == [1]
+    after = open_run(str(run.parent / "store.zarr")).load()
+    for name in MEASURES:
+        new, old = after[name].to_dataset(), before[name].to_dataset()
+        same = {"step": [0, 2, 10]}
+        xr.testing.assert_identical(new.sel(same), old.sel(same))
+        for variable in new.data_vars:
+            np.testing.assert_array_equal(new[variable].sel(step=1), old[variable].sel(step=2))
+
+
+def test_weights_that_change_back_are_shown_again(run: Path) -> None:
+    analyze(analysis(run))
+    before = open_run(str(run.parent / "store.zarr")).load()
+    original = (run / "step-1" / "model.safetensors").read_bytes()
+    shutil.copy(run / "step-2" / "model.safetensors", run / "step-1" / "model.safetensors")
+    analyze(analysis(run))
+    (run / "step-1" / "model.safetensors").write_bytes(original)
+    analyze(analysis(run))
+    assert open_run(str(run.parent / "store.zarr")).load().identical(before)
+
+
+def test_a_changed_input_recomputes_the_measures_that_read_it(
+    run: Path, forwards: list[str]
+) -> None:
+    analyze(analysis(run))
+    del forwards[:]
+    inputs = {**analysis(run).model_dump()["inputs"]}
+    inputs["text"]["sequences"] = 3
+    summary = analyze(analysis(run, inputs=inputs))
+    assert summary.computed == [0, 1, 2, 10]
+    assert forwards == ["text"] * 4
+    tree = open_run(str(run.parent / "store.zarr"))
+    assert tree["token_loss"].sizes["sequence"] == 3
+    assert tree["head_scores"].sizes["step"] == 4
+
+
+def test_a_changed_measure_version_recomputes_that_measure(
+    run: Path, monkeypatch: pytest.MonkeyPatch, forwards: list[str]
+) -> None:
+    analyze(analysis(run))
+    del forwards[:]
+    monkeypatch.setattr(WeightNorm, "version", 2)
+    assert analyze(analysis(run)).computed == [0, 1, 2, 10]
+    assert forwards == []
+
+
+def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(run: Path) -> None:
+    file = run / "step-2" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    summary = analyze(analysis(run))
+    assert summary.computed == [0, 1, 10]
+    assert list(summary.failed) == [2]
+    assert str(file) in summary.failed[2]
+    assert summary.sentence() == "1/4 checkpoints failed: [2]"
+    assert open_run(str(run.parent / "store.zarr"))["token_loss"].step.values.tolist() == [0, 1, 10]
+
+
+def test_a_measure_is_added_by_one_new_file(run: Path) -> None:
+    """A file that appears in the folder is computed, stored and queried: no other edit."""
+    folder = Path(pipeline.measures.__path__[0])
+    file = folder / "largest_weight_for_this_test.py"
+    file.write_text(
+        '''
+"""A throw-away measure."""
+import numpy as np
+from pipeline.measures.base import Measure
+from pipeline.schema import Variable
+
+class LargestWeight(Measure):
+    """The largest weight in absolute value."""
+    name = "largest_weight"
+    version = 1
+    default_input = None
+    variables = (Variable("largest", ("step",), "1", "Largest absolute weight."),)
+
+    def compute(self, records, weights, reference):
+        return {"largest": np.array(max(float(w.abs().max()) for w in weights.values()))}
+'''
+    )
+    registry.cache_clear()
+    try:
+        analyze(analysis(run, measures=["largest_weight"]))
+        found = open_run(str(run.parent / "store.zarr"))["largest_weight"].largest
+        model = AutoModelForCausalLM.from_pretrained(run / "step-10")
+        expected = max(float(w.abs().max()) for w in model.parameters())
+        assert found.sel(step=10).item() == pytest.approx(expected)
+        assert found.attrs["definition"] == "Largest absolute weight."
+    finally:
+        file.unlink()
+        registry.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"measures": ["head_score"]}, ["'head_score'", "did you mean 'head_scores'?"]),
+        ({"measures": {"weight_norm.text": {}}}, ["weight_norm.text", "reads weights only"]),
+        ({"measures": ["token_loss.prose"]}, ["'prose'", "`inputs` does not define"]),
+        (
+            {"measures": {"token_loss": {"late_tokens": 1}}},
+            ["'late_tokens'", "did you mean 'late_token'?"],
+        ),
+        ({"measures": ["token_loss"]}, ["50 and 500", "24 tokens", "late_token"]),
+        ({"measures": ["head_scores.text"]}, ["'repeated'", "'text'"]),
+        ({"checkpoints": "/nowhere/run"}, ["/nowhere/run", "no such folder"]),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_before_anything_is_written(
+    run: Path, changes: dict[str, Any], says: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        analyze(analysis(run, **changes))
+    assert "\n" not in str(caught.value)
+    for part in says:
+        assert part in str(caught.value)
+    assert not (run.parent / "store.zarr").exists()
+
+
+def test_another_architecture_half_way_is_refused(run: Path, make_run: Callable[..., Path]) -> None:
+    make_run(steps=(5,), hidden_size=8)
+    with pytest.raises(InputError, match=r"step-5: .*hidden_size = 8, expected 16"):
+        analyze(analysis(run))
+
+
+def test_a_store_of_another_run_is_refused_and_kept(
+    run: Path, make_run: Callable[..., Path]
+) -> None:
+    analyze(analysis(run))
+    before = open_run(str(run.parent / "store.zarr")).load()
+    other = make_run(steps=(0, 1), name="other")
+    with pytest.raises(InputError, match="made by another analysis"):
+        analyze(analysis(run, checkpoints=str(other)))
+    assert open_run(str(run.parent / "store.zarr")).load().identical(before)
