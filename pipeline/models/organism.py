@@ -141,23 +141,23 @@ class OrganismAttention(nn.Module):
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
         attention_mask: Tensor | None,
+        queries: slice,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        """The layer's contribution to the residual stream, and the weights where they exist.
+        """The contribution to the residual stream at `queries`, and the weights where they exist.
 
         `position_vectors` is added to what queries and keys are made from, never to values.
         """
         x_qk = hidden_states if position_vectors is None else hidden_states + position_vectors
-        q, k = self._heads(self.q_proj(x_qk)), self._heads(self.k_proj(x_qk))
+        q, k = self._heads(self.q_proj(x_qk[:, queries])), self._heads(self.k_proj(x_qk))
         v = self._heads(self.v_proj(hidden_states))
         if self.config.smeared_keys:
             k = smear(k, self.smear_alpha)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             cast(str, self.config._attn_implementation), eager_attention_forward
         )
-        z, weights = attend(
-            self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
-        )
+        mask = None if attention_mask is None else attention_mask[:, :, queries]
+        z, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.o_proj(z.flatten(2)), weights
 
 
@@ -199,13 +199,14 @@ class OrganismLayer(nn.Module):
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
         attention_mask: Tensor | None,
+        queries: slice,
         **kwargs,
-    ) -> Float[Tensor, "batch position d_model"]:
-        """The residual stream after this block."""
+    ) -> Float[Tensor, "batch query d_model"]:
+        """The residual stream after this block at `queries`."""
         attended, _ = self.self_attn(
-            self.input_layernorm(hidden_states), position_vectors, attention_mask, **kwargs
+            self.input_layernorm(hidden_states), position_vectors, attention_mask, queries, **kwargs
         )
-        hidden_states = hidden_states + attended
+        hidden_states = hidden_states[:, queries] + attended
         if self.mlp is not None:
             hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
@@ -266,10 +267,13 @@ class OrganismModel(OrganismPreTrainedModel):
         position_ids: Int[Tensor, "#batch position"] | None = None,
         past_key_values: None = None,
         use_cache: bool | None = None,
+        last_position_only: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """`last_hidden_state` [batch, position, d_model] after the final norm; never a cache.
 
+        With `last_position_only` it is [batch, 1, d_model], and the last layer computes no other
+        query: for tasks whose one answer stands at the end, less than half of the work.
         InputError if the input is longer than `max_position_embeddings`.
         """
         length, context = input_ids.shape[1], self.config.max_position_embeddings
@@ -290,9 +294,11 @@ class OrganismModel(OrganismPreTrainedModel):
         )
         if self.config.positions == "residual":
             x, position_vectors = x + position_vectors, None
-        for layer in self.layers:
-            x = layer(x, position_vectors, mask, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x))
+        kept = slice(-1, None) if last_position_only else slice(None)
+        for index, layer in enumerate(self.layers):
+            queries = kept if index == len(self.layers) - 1 else slice(None)
+            x = layer(x, position_vectors, mask, queries, **kwargs)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x[:, kept]))
 
 
 class OrganismForCausalLM(OrganismPreTrainedModel):

@@ -249,6 +249,19 @@ def test_sizes_that_make_no_model_are_refused(options, words):
         organism(**options)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("n_layers", [0, 1, 2])
+def test_the_last_position_alone_is_what_the_whole_pass_gives_there(n_layers, attention):
+    model = organism(
+        attention, num_hidden_layers=n_layers, intermediate_size=24, smeared_keys=True,
+        positions="queries_keys",
+    )  # fmt: skip
+    with torch.no_grad():
+        whole, last = model(tokens()), model(tokens(), last_position_only=True)
+    assert last.logits.shape == (3, 1, 11)
+    torch.testing.assert_close(last.logits, whole.logits[:, -1:])
+
+
 def test_an_input_longer_than_the_context_is_refused():
     with pytest.raises(InputError, match="10 tokens does not fit"):
         organism()(tokens(10))
