@@ -1,0 +1,81 @@
+"""Whether a head's OV circuit raises the token that it reads: the eigenvalue score."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.models.circuits import circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+_HEAD = ("step", "layer", "head")
+
+
+class Copying(Measure):
+    """Copying score of every head, from the eigenvalues of its full OV circuit.
+
+        score = sum_i Re(lambda_i) / sum_i |lambda_i|,   lambda = eigenvalues of W_E W_V W_O W_U
+
+    1 where every token raises its own logit (in the sense that all eigenvalues are positive), -1
+    where it lowers it. The gains of the layer's norm and of the final norm are folded into W_V and
+    W_U; biases, the means that LayerNorm subtracts, and other layers are left out.
+
+    The matrix is vocabulary x vocabulary, but its non-zero eigenvalues are those of the
+    d_head x d_head matrix W_O (W_U W_E) W_V, which is the only one that is formed.
+
+    `ov_copying_centred` has the mean over the vocabulary removed from every row of W_U: logits
+    count only relative to each other. Without it, whatever all embeddings and all unembeddings
+    have in common scores as copying (heads with random weights reach 0.8); with it they scatter
+    around 0. Labels use the centred score.
+
+    NaN where all eigenvalues are 0 (a head that writes nothing), and for model families whose
+    circuits are not defined (see `pipeline.models.circuits`).
+    Departure from the paper: every row of W_E counts, those of special and padding tokens too.
+    """
+
+    name = "copying"
+    version = 1
+    default_input = None
+    variables = (
+        Variable("ov_copying", _HEAD, "1",
+                 "Sum of the real parts of the OV circuit's eigenvalues over the sum of their "
+                 "moduli.", _ELHAGE),
+        Variable("ov_copying_centred", _HEAD, "1",
+                 "The same with the unembedding's mean over the vocabulary removed.", _ELHAGE),
+    )  # fmt: skip
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model = circuits(weights)
+        if model is None:
+            return undefined(self, weights.facts)
+        raw, centred = through_the_vocabulary(model.W_U, model.W_E)
+        scores: dict[str, list[Tensor]] = {"ov_copying": [], "ov_copying_centred": []}
+        for heads in map(model.layer, range(model.n_layers)):
+            scores["ov_copying"].append(eigenvalue_score(heads.W_O @ raw @ heads.W_V))
+            scores["ov_copying_centred"].append(eigenvalue_score(heads.W_O @ centred @ heads.W_V))
+        return {name: torch.stack(by_layer).numpy() for name, by_layer in scores.items()}
+
+
+def through_the_vocabulary(
+    W_U: Float[Tensor, "d_model vocabulary"], W_E: Float[Tensor, "vocabulary d_model"]
+) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, "d_model d_model"]]:
+    """W_U W_E, and the same with the mean over the vocabulary removed from each row of W_U."""
+    mean = W_U.mean(dim=1, keepdim=True)
+    # The other way round, the small centred product would be a difference of two large ones.
+    centred = (W_U - mean) @ W_E
+    return centred + mean @ W_E.sum(dim=0, keepdim=True), centred
+
+
+def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
+    """Sum of the eigenvalues' real parts over the sum of their moduli; NaN where all are 0."""
+    # Eigenvalues of small matrices are fastest on the CPU; their sum is the trace.
+    matrices = matrices.double().cpu()
+    trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return trace / torch.linalg.eigvals(matrices).abs().sum(-1)

@@ -1,0 +1,91 @@
+"""How many directions the circuits of each head use."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.measures.composition import triangle
+from pipeline.models.circuits import Circuits, circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_ROY = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality"
+_HEAD = ("step", "layer", "head")
+
+
+class EffectiveRank(Measure):
+    """Effective rank of every head's OV and QK matrix, and of the direct path W_E W_U.
+
+        effective rank = exp(-sum_i p_i log p_i),    p_i = s_i / sum_j s_j
+
+    with s the singular values of W_V W_O (`ov`), W_Q W_K^T (`qk`) and W_E W_U
+    (`embedding_unembedding`). Between 1 and the rank: d_head for a head, d_model for the direct
+    path. The gains of the norms are folded in; `qk` is without rotary positions. Singular values of
+    the direct path below 1e-7 of the greatest are rounding, and too small to count.
+
+    NaN where the matrix is 0, and for model families whose circuits are not defined (see
+    `pipeline.models.circuits`).
+    """
+
+    name = "effective_rank"
+    version = 1
+    default_input = None
+    variables = (
+        Variable("ov", _HEAD, "1", "Effective rank of W_V W_O.", _ROY),
+        Variable("qk", _HEAD, "1", "Effective rank of W_Q W_K^T.", _ROY),
+        Variable("embedding_unembedding", ("step",), "1", "Effective rank of W_E W_U.", _ROY),
+    )
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model = circuits(weights)
+        if model is None:
+            return undefined(self, weights.facts)
+        layers = [model.layer(layer) for layer in range(model.n_layers)]
+        ov = [effective_rank(singular_values(h.W_V, h.W_O.mT)) for h in layers]
+        qk = [effective_rank(singular_values(h.W_Q, h.W_K)) for h in layers]
+        direct = effective_rank(_direct_singular_values(model))
+        return {
+            "ov": torch.stack(ov).numpy(),
+            "qk": torch.stack(qk).numpy(),
+            "embedding_unembedding": direct.numpy(),
+        }
+
+
+def singular_values(
+    left: Float[Tensor, "head d_model d_head"], right: Float[Tensor, "head d_model d_head"]
+) -> Float[Tensor, "head d_head"]:
+    """Those of left right^T that can differ from 0, from a d_head x d_head matrix."""
+    return torch.linalg.svdvals((triangle(left) @ triangle(right).mT).cpu())
+
+
+def effective_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """exp of the entropy of the singular values as shares of their sum; NaN where all are 0."""
+    shares = values.double() / values.double().sum(-1, keepdim=True)
+    return torch.special.entr(shares).sum(-1).exp()
+
+
+def _direct_singular_values(model: Circuits) -> Float[Tensor, " d_model"]:
+    """Those of W_E W_U, from two d_model x d_model Gram matrices in float64.
+
+    The squares of the singular values are the eigenvalues of S G_U S^T, where S^T S = G_E.
+    """
+    values, vectors = torch.linalg.eigh(_gram(model.W_E))
+    root = values.clamp(min=0).sqrt()[:, None] * vectors.mT
+    squares = torch.linalg.eigvalsh(root @ _gram(model.W_U.mT) @ root.mT)
+    return squares.clamp(min=0).sqrt().cpu()
+
+
+def _gram(
+    rows: Float[Tensor, "vocabulary d_model"], at_a_time: int = 8192
+) -> Float[Tensor, "d_model d_model"]:
+    """rows^T rows in float64, without a float64 copy of all rows."""
+    gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
+    for part in rows.split(at_a_time):
+        gram.addmm_(part.mT.double(), part.double())
+    return gram

@@ -1,0 +1,97 @@
+"""Whether a head's queries match the tokens that an earlier head wrote into its keys."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.measures.base import Measure, Reference
+from pipeline.measures.composition import ratios, readers_of, writer_of
+from pipeline.measures.copying import eigenvalue_score
+from pipeline.models.circuits import Heads, circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+_HEAD = ("step", "layer", "head")
+
+
+class QKPrefixMatching(Measure):
+    """Prefix matching of a pair of heads, from the eigenvalues of their joint QK circuit.
+
+        score = sum_i Re(lambda_i) / sum_i |lambda_i|,
+        lambda = eigenvalues of W_E W_QK(to) W_OV(from)^T W_E^T
+
+    The matrix says how strongly a query token x is drawn to a key into which the earlier head
+    wrote token y. Positive eigenvalues mean that x prefers y = x: where the earlier head attends
+    to the previous token, the pair attends to what followed earlier occurrences of x, and is an
+    induction pair. From -1 to 1. Only d_head x d_head matrices are formed, with the same non-zero
+    eigenvalues; gains of the norms are folded in, rotary positions and biases left out.
+
+    Every later head is scored with ONE earlier head: the one with which its K-composition is
+    strongest (see `composition`), named in `partner_layer` and `partner_head`. That keeps the cost
+    linear in the number of heads, and takes no maximum over the scores themselves.
+
+    `score_centred` has the mean over the vocabulary removed from the embeddings of the keys:
+    softmax sees scores relative to each other only, and what all embeddings share would score as
+    matching. For random weights it scatters around 0.
+
+    NaN (the partner: -1) for heads of the first layer, for heads without output or queries, and for
+    model families whose circuits are not defined (see `pipeline.models.circuits`).
+    """
+
+    name = "qk_prefix_matching"
+    version = 1
+    default_input = None
+    variables = (
+        Variable("score", _HEAD, "1",
+                 "Sum of the real parts of the eigenvalues of the QK circuit with the strongest "
+                 "K-composing earlier head, over the sum of their moduli.", _ELHAGE),
+        Variable("score_centred", _HEAD, "1",
+                 "The same with the mean over the vocabulary removed from the keys.", _ELHAGE),
+        Variable("partner_layer", _HEAD, "1", "Layer of that earlier head.", dtype="int32"),
+        Variable("partner_head", _HEAD, "1", "That earlier head, within its layer.",
+                 dtype="int32"),
+    )  # fmt: skip
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        shape = weights.facts.n_layers, weights.facts.n_heads
+        values = {name: np.full(shape, np.nan) for name in ("score", "score_centred")}
+        values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
+        model = circuits(weights)
+        if model is None:
+            return values
+        middles = matches_of_embeddings(model.W_E)
+        earlier = [model.layer(0)]
+        for layer in range(1, model.n_layers):
+            heads = model.layer(layer)
+            partners = strongest_partners(earlier, heads)
+            values["partner_layer"][layer] = partners.cpu() // model.n_heads
+            values["partner_head"][layer] = partners.cpu() % model.n_heads
+            W_V = torch.cat([one.W_V for one in earlier])[partners]
+            W_O = torch.cat([one.W_O for one in earlier])[partners]
+            written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
+            for name, middle in middles.items():
+                values[name][layer] = eigenvalue_score(written_keys @ middle @ heads.W_Q)
+            earlier.append(heads)
+        return values
+
+
+def matches_of_embeddings(
+    W_E: Float[Tensor, "vocabulary d_model"],
+) -> dict[str, Float[Tensor, "d_model d_model"]]:
+    """W_E^T W_E for each score; the mean over the vocabulary is removed for the centred one."""
+    mean = W_E.mean(dim=0, keepdim=True)
+    centred = (W_E - mean).mT @ (W_E - mean)
+    return {"score": centred + len(W_E) * mean.mT @ mean, "score_centred": centred}
+
+
+def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
+    """Of each head the earlier head (layer * n_heads + head) of greatest K-composition."""
+    writers, reader = map(writer_of, earlier), readers_of(heads)["k"]
+    k_composition = torch.cat([ratios(writer, reader) for writer in writers])
+    return k_composition.nan_to_num(nan=-1).argmax(dim=0)
