@@ -12,7 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from pipeline.errors import InputError
 
-END_OF_TEXT = "<|endoftext|>"  # after every file of a corpus; id 0 in the tokenizers made here
+# after every file of a corpus
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT_ID = 0  # in the tokenizers made here
 
 # Tests and installed packages are not the library; the last two hold tables, not source.
 _NOT_LIBRARY_SOURCE = {

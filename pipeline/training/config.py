@@ -1,0 +1,224 @@
+"""One YAML file describes one training run of a model organism."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import Field, create_model, model_validator
+
+from pipeline.config import Strict, read_yaml, validated
+from pipeline.data import modular
+from pipeline.data.text import END_OF_TEXT_ID
+from pipeline.errors import InputError, suggestion
+from pipeline.models.organism import OrganismConfig
+from pipeline.training.schedule import Schedule
+
+PRESETS = Path(__file__).parent / "presets"
+RUN_FILE = "training.yaml"
+
+
+class ModularArithmetic(Strict):
+    """Answer `a operation b mod p` at the '=' of (a, b, '='), for a share of all pairs."""
+
+    kind: Literal["modular_arithmetic"] = "modular_arithmetic"
+    p: int = Field(ge=3)
+    operation: str = "add"
+    train_share: float = Field(default=0.4, gt=0, lt=1)
+    split_seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _table_exists(self) -> "ModularArithmetic":
+        modular.check(self.p, self.operation)
+        modular.split(self.p, self.train_share, self.split_seed)
+        return self
+
+    @property
+    def vocabulary(self) -> int:
+        """The residues and '='."""
+        return self.p + 1
+
+    @property
+    def context(self) -> int:
+        """Tokens of (a, b, '=')."""
+        return 3
+
+    @property
+    def n_train_pairs(self) -> int:
+        """How many pairs are trained on."""
+        return int(self.train_share * self.p**2)
+
+
+class RepeatedSubstrings(Strict):
+    """Predict the next of uniform random tokens, in which one substring occurs twice."""
+
+    kind: Literal["repeated_substrings"] = "repeated_substrings"
+    vocabulary: int = Field(default=64, ge=2)
+    context: int = Field(default=64, ge=2)
+    shortest: int = Field(default=8, ge=1)
+    longest: int = Field(default=31, ge=1)
+
+    @model_validator(mode="after")
+    def _substrings_fit(self) -> "RepeatedSubstrings":
+        if not self.shortest <= self.longest <= self.context // 2:
+            raise InputError(
+                f"shortest = {self.shortest}, longest = {self.longest}: expected shortest <= "
+                f"longest <= {self.context // 2}, half the context"
+            )
+        return self
+
+
+class Text(Strict):
+    """Predict the next byte-pair token of a text file, or of Python's standard library.
+
+    path: a UTF-8 text file; None: the library's own source, at most `library_bytes` of it.
+    The last `held_out_share` of the token stream is never trained on.
+    """
+
+    kind: Literal["text"] = "text"
+    path: str | None = None
+    library_bytes: int = Field(default=8_000_000, ge=100_000)
+    vocabulary: int = Field(default=1024, ge=257)
+    context: int = Field(default=128, ge=2)
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+
+
+Task = Annotated[ModularArithmetic | RepeatedSubstrings | Text, Field(discriminator="kind")]
+
+
+class Optimizer(Strict):
+    """AdamW on every parameter; the rate rises linearly over `warmup_steps`, then stays."""
+
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    warmup_steps: int = Field(default=0, ge=0)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step that is taken after `step` steps."""
+        return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+
+# Vocabulary and context follow from the task; all else about the model can be chosen.
+_TASK_DECIDES = {"vocab_size", "max_position_embeddings", "tie_word_embeddings"}
+_CHOICES: dict[str, Any] = {
+    field.name: (field.type, field.default)
+    for field in fields(OrganismConfig)
+    if field.name in OrganismConfig.__annotations__ and field.name not in _TASK_DECIDES
+}
+Organism = create_model("Organism", __base__=Strict, **_CHOICES)
+
+
+class Training(Strict):
+    """What to train, on what, how long, and which steps to keep.
+
+    output: the run's folder. batch_size: sequences per step; None: all train pairs of modular
+    arithmetic. threads: of torch; part of what makes two runs equal bit for bit.
+    """
+
+    name: str
+    output: str
+    task: Task
+    model: Organism = Organism()  # pyright: ignore[reportInvalidTypeForm]
+    optimizer: Optimizer
+    steps: int = Field(ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=2, ge=1)
+    checkpoints: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Training":
+        if not isinstance(self.task, ModularArithmetic):
+            if self.batch_size is None:
+                raise InputError(f"batch_size is missing: {self.task.kind} has no full batch")
+        elif self.batch_size is not None and self.batch_size > self.task.n_train_pairs:
+            raise InputError(
+                f"batch_size = {self.batch_size}: expected at most {self.task.n_train_pairs}, "
+                "the number of train pairs"
+            )
+        self.organism()
+        return self
+
+    def organism(self) -> OrganismConfig:
+        """The model's configuration. Raises InputError if its parts do not fit together."""
+        task, choices = self.task, self.model.model_dump()
+        if isinstance(task, Text):
+            choices |= {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
+        try:
+            return OrganismConfig(
+                **choices, vocab_size=task.vocabulary, max_position_embeddings=task.context
+            )
+        except StrictDataclassError as error:
+            raise InputError(str(error.__cause__ or error)) from error
+
+
+def load_training(source: str | Path) -> Training:
+    """Read a training run from a YAML file, or a packaged preset by its name.
+
+    Relative paths in a file are relative to that file; in a preset, to the working directory.
+    """
+    preset = PRESETS / f"{source}.yaml"
+    if preset.is_file() and not Path(source).is_file():
+        return validated(Training, read_yaml(preset), where=f"preset {source}")
+    if not Path(source).is_file():
+        known = [path.stem for path in PRESETS.glob("*.yaml")]
+        raise InputError(
+            f"{source}: there is neither such a file nor such a preset; "
+            f"{suggestion(str(source), known)}"
+        )
+    training = validated(Training, read_yaml(Path(source)), where=str(source))
+    return _paths_from(training, Path(source).parent)
+
+
+def _paths_from(training: Training, folder: Path) -> Training:
+    output = str((folder / training.output).resolve())
+    task = training.task
+    if isinstance(task, Text) and task.path is not None:
+        task = task.model_copy(update={"path": str((folder / task.path).resolve())})
+    return training.model_copy(update={"output": output, "task": task})
+
+
+def load_run(folder: str | Path) -> Training:
+    """The resolved configuration of the run in a folder, with that folder as its output."""
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no {RUN_FILE}, expected a run of `ontogeny train`")
+    training = validated(Training, read_yaml(path), where=str(path))
+    return training.model_copy(update={"output": str(folder)})
+
+
+def claim(folder: Path, training: Training) -> None:
+    """Write the run's configuration into its folder, or check that it is the one there.
+
+    Raises InputError if the folder holds another run, or something that is no run.
+    """
+    if not (folder / RUN_FILE).exists():
+        if found := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
+            raise InputError(
+                f"{folder}: holds {found[0]!r} but no {RUN_FILE}, expected an empty folder or a "
+                "run of this configuration: choose another output"
+            )
+        draft = folder / f".{RUN_FILE}"
+        draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
+        draft.rename(folder / RUN_FILE)
+        return
+    there, here = _flat(load_run(folder).model_dump()), _flat(training.model_dump())
+    for key in sorted((there.keys() | here.keys()) - {"output"}):
+        if there.get(key) != here.get(key):
+            raise InputError(
+                f"{folder}: holds a run of another configuration ({key} is {there.get(key)!r} "
+                f"there, {here.get(key)!r} here): choose another output, or remove that run"
+            )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

@@ -1,0 +1,182 @@
+"""What a run is trained on, step by step, and what it has never seen.
+
+The batch of a step is a function of the seed and the step alone, so a resumed run sees the batches
+that an undisturbed one sees.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.data import modular, repeats, text
+from pipeline.errors import InputError
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.training.config import (
+    RUN_FILE,
+    ModularArithmetic,
+    RepeatedSubstrings,
+    Text,
+    Training,
+    load_run,
+)
+
+# spawn keys of numpy's SeedSequence: streams of random numbers that cannot meet
+TRAINING, HELD_OUT = 0, 1
+
+StepLoss = Callable[[OrganismForCausalLM, int], Float[Tensor, ""]]
+
+
+def _generator(seed: int, *stream: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+
+
+def step_loss(training: Training) -> StepLoss:
+    """The loss in nats, with its graph, of a model on the batch of a step."""
+    task = training.task
+    if isinstance(task, ModularArithmetic):
+        return _answer_loss(task, training)
+    n_sequences = training.batch_size
+    assert n_sequences is not None  # as Training has checked
+    if isinstance(task, RepeatedSubstrings):
+        return _next_token_loss(lambda g: _substrings(task, n_sequences, g), training.seed)
+    stream, _ = _streams(training)
+    return _next_token_loss(lambda g: _windows(stream, n_sequences, task.context, g), training.seed)
+
+
+def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
+    """Cross-entropy of the answer at '=', over all train pairs or a fresh draw of them."""
+    tokens, labels, is_train = map(torch.from_numpy, table_and_split(task))
+    tokens, labels = tokens[is_train], labels[is_train]
+
+    def loss(model: OrganismForCausalLM, step: int) -> Float[Tensor, ""]:
+        rows = slice(None)
+        if training.batch_size is not None:
+            drawn = _generator(training.seed, TRAINING, step).permutation(len(tokens))
+            rows = torch.from_numpy(drawn[: training.batch_size])
+        logits = model(tokens[rows], last_position_only=True).logits[:, -1]
+        # float64, because in float32 a loss near 0 loses its gradient to rounding, which AdamW
+        # then amplifies into spikes
+        return cross_entropy(logits.double(), labels[rows])
+
+    return loss
+
+
+def _next_token_loss(
+    draw: Callable[[np.random.Generator], Int[np.ndarray, "sequence position"]], seed: int
+) -> StepLoss:
+    """Mean cross-entropy of the next token over all positions of freshly drawn sequences."""
+
+    def loss(model: OrganismForCausalLM, step: int) -> Float[Tensor, ""]:
+        tokens = torch.from_numpy(draw(_generator(seed, TRAINING, step)))
+        logits = model(tokens[:, :-1]).logits
+        return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    return loss
+
+
+def _substrings(
+    task: RepeatedSubstrings, n_sequences: int, generator: np.random.Generator
+) -> Int[np.ndarray, "sequence position"]:
+    return repeats.repeated_substrings(
+        n_sequences, task.vocabulary, task.context, task.shortest, task.longest, generator
+    )
+
+
+def _windows(
+    stream: Int[np.ndarray, "token"], n_sequences: int, length: int, generator: np.random.Generator
+) -> Int[np.ndarray, "sequence position"]:
+    """Sequences that begin anywhere in the stream."""
+    starts = generator.integers(len(stream) - length, size=(n_sequences, 1), endpoint=True)
+    return stream[starts + np.arange(length)].astype(np.int64)
+
+
+def _streams(training: Training) -> tuple[Int[np.ndarray, "token"], Int[np.ndarray, "token"]]:
+    """The token streams to train on and to hold out, as they lie in the run's folder."""
+    assert isinstance(training.task, Text)
+    path = Path(training.output) / "corpus.npy"
+    if not path.exists():
+        raise InputError(f"{path}: is missing, expected the run's token stream: train it first")
+    stream, held_out = text.split_stream(np.load(path), training.task.held_out_share)
+    shortest = min(len(stream), len(held_out))
+    if shortest < training.task.context:
+        raise InputError(
+            f"{training.task.path}: its smaller part has {shortest} tokens, expected at least one "
+            f"context of {training.task.context}: give more text"
+        )
+    return stream, held_out
+
+
+def prepare(training: Training) -> None:
+    """For text: train the run's tokenizer and tokenise the corpus, once, into its folder.
+
+    Kept there because the text itself may change: another Python has another library.
+    """
+    folder = Path(training.output)
+    if not isinstance(training.task, Text) or (folder / "corpus.npy").exists():
+        return
+    task = training.task
+    files = text.standard_library(task.library_bytes) if task.path is None else [Path(task.path)]
+    texts = [text.read(path) for path in files]
+    tokenizer = text.train_tokenizer(texts, task.vocabulary)
+    tokenizer.save_pretrained(folder)
+    ids = text.tokenise_corpus(texts, tokenizer)
+    np.save(folder / ".corpus.npy", ids.astype(np.uint32))
+    (folder / ".corpus.npy").rename(folder / "corpus.npy")
+
+
+def tokens_per_step(training: Training) -> int:
+    """Tokens that one optimizer step reads: sequences times their length."""
+    task, n_sequences = training.task, training.batch_size
+    if isinstance(task, ModularArithmetic) and n_sequences is None:
+        n_sequences = task.n_train_pairs
+    assert n_sequences is not None  # as Training has checked
+    return task.context * n_sequences
+
+
+def table_and_split(
+    task: ModularArithmetic,
+) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"], Bool[np.ndarray, "pair"]]:
+    """All problems (a, b, '='), their answers, and which of them are trained on."""
+    tokens, labels = modular.table(task.p, task.operation)
+    return tokens, labels, modular.split(task.p, task.train_share, task.split_seed)
+
+
+def table_of(folder: str | Path) -> dict[str, object]:
+    """p, operation, train_share and split_seed of the modular run in a folder; {} if it is none."""
+    if not (Path(folder) / RUN_FILE).is_file():
+        return {}
+    task = load_run(folder).task
+    return task.model_dump(exclude={"kind"}) if isinstance(task, ModularArithmetic) else {}
+
+
+def held_out(
+    run: Training | str | Path, n_sequences: int, seed: int
+) -> Int[np.ndarray, "sequence position"]:
+    """Sequences [n, context] of a run's training distribution that it was not trained on.
+
+    Repeated substrings come from a random stream disjoint from every training stream; text from
+    the held-out end of the corpus, without overlap. Raises InputError for modular arithmetic,
+    whose test pairs are the table's own, and where the held-out text is too short.
+    """
+    training = run if isinstance(run, Training) else load_run(run)
+    task = training.task
+    if isinstance(task, ModularArithmetic):
+        raise InputError(
+            f"{training.output}: modular arithmetic has no held-out sequences but its test pairs: "
+            "use an input of kind 'table'"
+        )
+    generator = _generator(seed, HELD_OUT)
+    if isinstance(task, RepeatedSubstrings):
+        return _substrings(task, n_sequences, generator)
+    sequences = text.cut(_streams(training)[1], task.context).astype(np.int64)
+    if len(sequences) < n_sequences:
+        raise InputError(
+            f"{training.output}: its held-out text has {len(sequences)} sequences of "
+            f"{task.context} tokens, expected {n_sequences}: ask for fewer"
+        )
+    return sequences[np.sort(generator.permutation(len(sequences))[:n_sequences])]

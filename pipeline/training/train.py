@@ -1,0 +1,153 @@
+"""The training loop: short, seeded, and the same bit for bit after any interruption."""
+
+import fcntl
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.optim import AdamW
+
+from pipeline.errors import InputError
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.training.config import Training, claim
+from pipeline.training.tasks import prepare, step_loss
+
+Progress = Callable[[int, int, float], None]
+
+_STATE = ".resume.pt"
+
+
+def train(training: Training, progress: Progress | None = None) -> Path:
+    """Train one organism and return its folder: `training.yaml`, `step-N/` for every saved step.
+
+    A run that was interrupted goes on from its last checkpoint and ends with the checkpoints that
+    an undisturbed run has (same number of threads); a finished one does nothing. `progress` is
+    called after every step with the steps taken, their total, and the loss in nats before the step.
+
+    Raises InputError if the folder holds another run, or the loss is not finite.
+    """
+    folder = Path(training.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder), _threads(training.threads):
+        claim(folder, training)
+        if missing := [step for step in _steps(training) if not _place(folder, step).exists()]:
+            prepare(training)
+            _train_from(missing[0], training, progress)
+            (folder / _STATE).unlink()
+    return folder
+
+
+def _steps(training: Training) -> list[int]:
+    return training.checkpoints.steps(training.steps)
+
+
+def _place(folder: Path, step: int) -> Path:
+    return folder / f"step-{step}"
+
+
+def _train_from(first_missing: int, training: Training, progress: Progress | None) -> None:
+    folder, to_save = Path(training.output), set(_steps(training))
+    model, optimizer = _fresh(training)
+    start = _resume(folder, model, optimizer, at_most=first_missing)
+    loss_of = step_loss(training)
+    for step in range(start, training.steps + 1):
+        if step in to_save:
+            _save(folder, step, model)
+            _save_state(folder, step, model, optimizer)
+        if step < training.steps:
+            loss = _take_step(step, loss_of, model, optimizer, training)
+            if progress is not None:
+                progress(step + 1, training.steps, loss)
+
+
+def _fresh(training: Training) -> tuple[OrganismForCausalLM, AdamW]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = OrganismForCausalLM(training.organism())
+    settings = training.optimizer
+    optimizer = AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+    return model.train(), optimizer
+
+
+def _take_step(step: int, loss_of, model, optimizer: AdamW, training: Training) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = training.optimizer.rate(step)
+    loss = loss_of(model, step)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(
+            f"{training.name}: the loss is {value} after {step} steps: "
+            "lower optimizer.learning_rate, or lengthen optimizer.warmup_steps"
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return value
+
+
+def _save(folder: Path, step: int, model: OrganismForCausalLM) -> None:
+    """Write `step-N/` under another name first, so that it is never seen half-written."""
+    place, draft = _place(folder, step), folder / f".step-{step}"
+    if place.exists():
+        return
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    for path in folder.glob("tokenizer*.json"):
+        shutil.copy(path, draft)
+    draft.rename(place)
+
+
+def _save_state(folder: Path, step: int, model: OrganismForCausalLM, optimizer: AdamW) -> None:
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    draft = folder / f"{_STATE}.new"
+    torch.save(state, draft)
+    draft.rename(folder / _STATE)
+
+
+def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most: int) -> int:
+    """Load the state of an interrupted run and return its step; 0 if there is none to use.
+
+    A state later than a checkpoint that is missing cannot make that checkpoint.
+    """
+    if not (folder / _STATE).exists():
+        return 0
+    state = torch.load(folder / _STATE, weights_only=True)
+    if state["step"] > at_most:
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases however the process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"{folder}: another process is training into it: wait for it, or choose another output"
+        ) from error
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
