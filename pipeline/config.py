@@ -1,7 +1,7 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -172,23 +172,31 @@ def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {place!r}; {suggestion(str(fault['loc'][-1]), known)}"
     if fault["type"] == "missing":
         return f"the key {place!r} is missing: {fault['msg'].lower()}"
+    if fault["type"] == "value_error":
+        sentence = fault.get("ctx", {}).get("error", fault["msg"])
+        return f"{place}: {sentence}" if place else str(sentence)
     return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that are known where an unknown one was found."""
-    inputs = {spec.model_fields["kind"].default: spec for spec in _INPUT_SPECS}
+    here = [model]
     for part in location:
-        if part in inputs:
-            return list(inputs[str(part)].model_fields)
-        if part == "workers":
-            return list(Workers.model_fields)
-    return list(model.model_fields)
+        tagged = [one for one in here if "kind" in one.model_fields and part == _kind(one)]
+        below = [f.annotation for one in here if (f := one.model_fields.get(str(part)))]
+        here = tagged or [inner for annotation in below for inner in _models_in(annotation)] or here
+    return sorted({name for one in here for name in one.model_fields})
 
 
-_INPUT_SPECS: tuple[type[Strict], ...] = (
-    TextInput, ArrayInput, RepeatedInput, HeldOutInput, TableInput,
-)  # fmt: skip
+def _kind(model: type[BaseModel]) -> str:
+    return model.model_fields["kind"].default
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's type consists of, unions and containers taken apart."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _paths_from(analysis: Analysis, folder: Path) -> Analysis:
