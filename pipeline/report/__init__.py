@@ -1,1 +1,6 @@
 """Pictures and pages, from what is stored."""
+
+from pipeline.report.findings import findings
+from pipeline.report.page import write_report
+
+__all__ = ["findings", "write_report"]

@@ -1,0 +1,121 @@
+"""From labelled arrays to figures: lines, heat maps, parameters. (For heads: `heads`.)
+
+Every figure holds the stored numbers at their true optimizer steps. An x axis of steps is
+declared in `layout.meta["step_axis"]`: the page may draw it as log(1 + step).
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from pipeline.report.drawing import (
+    BOTTOM,
+    LEFT,
+    TOP,
+    Scale,
+    colour_bar,
+    end_names,
+    last,
+    line,
+    log_ticks,
+    room_for,
+    scale_of,
+    step_axis,
+    y_axis,
+)
+from pipeline.report.theme import FAINT, LINES, MAGNITUDE, styled
+
+HEIGHT = 320
+MOST_PARAMETERS = 60
+_NAMED = 6  # parameters that are coloured and named
+_LONGEST_NAME = 22
+
+
+def lines(
+    series: Mapping[str, xr.DataArray],
+    axis: str,
+    *,
+    colours: Sequence[str] = (),
+    log: bool = False,
+    height: int = HEIGHT,
+    top: int = TOP,
+) -> go.Figure:
+    """One line for each named series (dims: step), named at its right end where there are more.
+
+    axis: what the y axis shows, with its unit. log: a logarithmic y axis. top: the upper margin.
+    """
+    figure = go.Figure()
+    colours = colours or [LINES[i % len(LINES)] for i in range(len(series))]
+    for (name, values), colour in zip(series.items(), colours, strict=True):
+        figure.add_trace(line(name, values, colour))
+    named = list(series) if len(series) > 1 else []
+    styled(figure, height, (LEFT, room_for(named), top, BOTTOM))
+    step_axis(figure)
+    scale = scale_of(list(series.values()), log)
+    y_axis(figure, axis, scale)
+    ends = [(name, last(series[name]), colours[i]) for i, name in enumerate(named)]
+    end_names(figure, ends, scale, height - top - BOTTOM)
+    return figure
+
+
+def heat_map(
+    values: xr.DataArray, dim: str, axis: str, unit: str, *, log: bool = False
+) -> go.Figure:
+    """A quantity over training (x) and one other dimension (y); dims: step and `dim`.
+
+    axis: what the y axis shows; log: on a logarithmic one. unit: of the colour bar.
+    """
+    values = values.transpose(dim, "step")
+    rows = values[dim].values
+    names = rows.tolist() if rows.dtype.kind in "iuf" else [escape(str(row)) for row in rows]
+    figure = go.Figure(
+        go.Heatmap(
+            x=values["step"].values.tolist(),
+            y=names,
+            z=values.values.astype(np.float32),
+            colorscale=MAGNITUDE,
+            colorbar=colour_bar(unit),
+            hovertemplate=f"{escape(axis)} %{{y}}: <b>%{{z:.4~g}}</b><br>%{{text}}<extra></extra>",
+        )
+    )
+    styled(figure, HEIGHT, (LEFT, 10, TOP, BOTTOM))
+    step_axis(figure)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(title_text=escape(axis), showgrid=False)
+    if log:
+        figure.update_yaxes(log_ticks(Scale(*np.log10([rows[0], rows[-1]]), log=True)))
+    return figure
+
+
+def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
+    """A line for each parameter (dims: step, parameter), on a logarithmic axis.
+
+    The largest at the last step are coloured and named, the others grey; at most
+    `MOST_PARAMETERS` are drawn, and then a sentence says so.
+    """
+    order = np.argsort(-np.nan_to_num(values.isel(step=-1).values), kind="stable")
+    kept = values.isel(parameter=order[:MOST_PARAMETERS])
+    names = [str(name) for name in kept["parameter"].values]
+    colours = [*LINES[:_NAMED], *[FAINT] * len(names)]
+    figure = go.Figure()
+    for i in reversed(range(len(names))):  # the largest last, on top
+        figure.add_trace(line(names[i], kept.isel(parameter=i), colours[i]))
+    shown = [_shortened(name) for name in names[:_NAMED]]
+    styled(figure, HEIGHT, (LEFT, room_for(shown), TOP, BOTTOM))
+    step_axis(figure)
+    scale = scale_of([kept], log=True)
+    y_axis(figure, axis, scale)
+    ends = [(name, last(kept.isel(parameter=i)), colours[i]) for i, name in enumerate(shown)]
+    end_names(figure, ends, scale, HEIGHT - TOP - BOTTOM)
+    total = values.sizes["parameter"]
+    note = f"Drawn: the {len(names)} of {total} that end largest." if len(names) < total else ""
+    return figure, note
+
+
+def _shortened(parameter: str) -> str:
+    """A parameter's name without what all have in common, its end kept where it is too long."""
+    name = parameter.removesuffix(".weight")
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -1,0 +1,142 @@
+"""One page for any number of stores: an HTML file, and plotly's JavaScript beside it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.offline
+import xarray as xr
+from markupsafe import Markup
+
+from pipeline.query import open_run
+from pipeline.report.findings import findings_of
+from pipeline.report.sections import Section, sections
+from pipeline.report.wording import amount, counted, listed
+
+PAGE, LIBRARY = "index.html", "plotly.min.js"
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the page shows of one store."""
+
+    name: str
+    uri: str
+    anchor: str
+    summary: str
+    step_scale: str
+    findings: list[str]
+    sections: list[Section]
+    provenance: list[dict[str, str]]
+    identity: dict[str, str]
+    tokens: dict[int, float]
+
+
+def write_report(stores: Sequence[str], folder: str | Path) -> Path:
+    """Write `folder`/index.html for the stores at the given URIs; returns its path.
+
+    The page needs nothing but the file beside it: no network, no server. InputError, before
+    anything is written, where one of the URIs holds no store.
+    """
+    opened = [(str(uri), open_run(str(uri))) for uri in stores]
+    html = render([run_of(uri, run, i) for i, (uri, run) in enumerate(opened)])
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / LIBRARY, plotly.offline.get_plotlyjs())
+    _replace(folder / PAGE, html)
+    return folder / PAGE
+
+
+def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
+    """What the page shows of an opened run. index: its place on the page."""
+    groups = {name: node.to_dataset() for name, node in run.children.items()}
+    saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
+    identity = run.attrs.get("identity", {})
+    return Run(
+        name=uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or uri,
+        uri=uri,
+        anchor=f"run-{index + 1}",
+        summary=_summary(saved, groups),
+        # Grokking unfolds in tens of thousands of equal steps, language models over decades.
+        step_scale="linear" if "modular_addition" in groups else "log",
+        findings=findings_of(run),
+        sections=sections(run),
+        provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
+        identity={str(key): str(value) for key, value in identity.items()},
+        tokens=_tokens_by_step(groups),
+    )
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page's HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    template = environment.get_template("template.html.j2")
+    return template.render(
+        runs=runs,
+        style=Markup(_resource("style.css")),
+        library=LIBRARY,
+        plot_json=lambda figure: Markup(figure.to_json()),
+    )
+
+
+def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
+    if not saved:
+        return "no checkpoint yet"
+    tokens = [v for v in _tokens_by_step(groups).values() if v]
+    parts = [counted(len(saved), "checkpoint"), f"steps {saved[0]:,} to {saved[-1]:,}"]
+    if tokens:
+        parts.append(f"{amount(max(tokens))} tokens seen")
+    return " · ".join([*parts, counted(len(groups), "measure")])
+
+
+def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
+    """Tokens seen at each step where they are known."""
+    found: dict[int, float] = {}
+    for group in groups.values():
+        if "tokens_seen" in group.coords:
+            pairs = zip(group["step"].values, group["tokens_seen"].values, strict=True)
+            found |= {int(step): float(seen) for step, seen in pairs if np.isfinite(seen)}
+    return found
+
+
+def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str]:
+    steps = [int(step) for step in group["step"].values]
+    missing = sorted(set(saved) - set(steps))
+    dtypes = sorted({str(values.dtype) for values in group.data_vars.values()})
+    return {
+        "group": name,
+        "measure": f"{group.attrs.get('measure', name)} v{group.attrs.get('version', '?')}",
+        "input": str(group.attrs.get("input") or "weights only"),
+        "parameters": _parameters(group.attrs.get("parameters")),
+        "checkpoints": f"{len(steps):,}, steps {steps[0]:,} to {steps[-1]:,}" if steps else "none",
+        "missing": listed([f"{step:,}" for step in missing], 8) if missing else "none",
+        "dtype": ", ".join(dtypes),
+    }
+
+
+def _parameters(given: Any) -> str:
+    if not isinstance(given, dict):
+        return str(given or "none")
+    return ", ".join(f"{key} = {value}" for key, value in given.items()) or "none"
+
+
+def _resource(name: str) -> str:
+    return (files("pipeline.report") / name).read_text(encoding="utf-8")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a page may be open while a run goes on."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)

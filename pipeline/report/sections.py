@@ -1,0 +1,228 @@
+"""What a run's report consists of: sections appear from what the store holds.
+
+Measures that have figures of their own are listed in `_DRAWN`; every other measure, one that was
+added yesterday included, is drawn from the dimensions of its variables.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import xarray as xr
+
+from pipeline.report import stories
+from pipeline.report.figures import heat_map, lines, parameter_lines
+from pipeline.report.findings import by_measure
+from pipeline.report.grokking import LEARNED, key_frequencies
+from pipeline.report.heads import head_lines, mosaic
+from pipeline.report.induction import FORMED
+from pipeline.report.thinning import thinned_steps
+from pipeline.report.wording import in_words, listed
+
+MOST_FRAMES = 60  # steps of a mosaic
+MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map
+
+# The order of sections; measures that are not named stand between the last two.
+_TITLES = {
+    "modular_addition": "Progress measures",
+    "token_loss": "Loss and in-context learning",
+    "head_scores": "Attention heads",
+    "weight_norm": "Weights",
+}
+
+
+@dataclass(frozen=True)
+class Plate:
+    """One or two plots with a title and a caption.
+
+    wide: it takes the page's full width. frames: the steps of its mosaic, where one is among them.
+    """
+
+    title: str
+    caption: str
+    plots: tuple[go.Figure, ...]
+    wide: bool = False
+    frames: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """The plates of one group, and what its measure means.
+
+    undrawn: variables that have too many dimensions for a figure.
+    """
+
+    group: str
+    title: str
+    definition: str
+    plates: tuple[Plate, ...]
+    undrawn: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """The steps of its mosaics, which one slider moves together; empty without any."""
+        return next((plate.frames for plate in self.plates if plate.frames), ())
+
+
+def sections(run: xr.DataTree) -> list[Section]:
+    """The sections of an opened run, in reading order."""
+    groups = by_measure(run)
+    heads = next(iter(groups.get("head_scores", {}).values()), None)
+    first, last = list(_TITLES)[:-1], list(_TITLES)[-1:]
+    order = [*first, *(name for name in groups if name not in _TITLES), *last]
+    return [
+        _section(measure, name, group, heads)
+        for measure in order
+        for name, group in groups.get(measure, {}).items()
+    ]
+
+
+def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | None) -> Section:
+    title = _TITLES.get(measure, in_words(measure).capitalize())
+    if given := name.partition(".")[2]:
+        title += f" on input '{given}'"
+    draw = _DRAWN.get(measure)
+    plates = draw(group, heads) if draw else _by_dimensions(group)
+    undrawn = () if draw else tuple(_described(v) for v in _undrawn(group))
+    return Section(name, title, str(group.attrs.get("definition", "")), tuple(plates), undrawn)
+
+
+# Measures with figures of their own
+
+
+def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+    by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
+    caption = [
+        _meaning(group["mean"]),
+        f"In-context score: {_meaning(group['in_context_score'])}",
+        "Band: the two neighbouring checkpoints between which the in-context score moved most.",
+    ]
+    if heads is not None:
+        caption.append(
+            "Below: the highest score of any head; dotted, the first checkpoint at which a head's "
+            f"induction (prefix-matching) score is above {FORMED}."
+        )
+    figure = stories.what_happened_when(group, heads)
+    yield Plate("What happened when", " ".join(caption), (figure,), wide=True)
+    yield Plate(
+        "Loss by position over training",
+        f"{_meaning(by_position)} {note}",
+        (stories.loss_by_position(by_position),),
+    )
+    parameters = group.attrs.get("parameters") or {}
+    tokens = [parameters[key] for key in ("early_token", "late_token") if key in parameters]
+    yield Plate(
+        "Loss by position at a few checkpoints",
+        "The same at checkpoints evenly spaced in log(1 + step). Dotted: the tokens that the "
+        "in-context score compares.",
+        (stories.loss_profiles(group["mean_by_position"], tokens),),
+    )
+
+
+def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+    meanings = [f"{in_words(name)}: {_meaning(group[name])}" for name in stories.LOSSES]
+    yield Plate(
+        "Progress measures",
+        f"{' '.join(_capital(m) for m in meanings)} Dotted verticals: the first checkpoint at "
+        f"which a loss is below {LEARNED} nats.",
+        (stories.progress(group),),
+        wide=True,
+    )
+    norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
+    keys = key_frequencies(group)
+    pointed = "Arrows: the key frequencies." if keys else ""
+    yield Plate(
+        "Frequencies in the embedding",
+        f"{_meaning(norms)} {pointed} {note}",
+        (stories.frequencies(norms, keys),),
+    )
+    shares = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
+    yield Plate(
+        "Sparsity in the Fourier basis",
+        " ".join(f"{_capital(in_words(name))}: {_meaning(group[name])}" for name in shares),
+        (lines({in_words(name): group[name] for name in shares}, "share or coefficient"),),
+    )
+
+
+def _weight_norm(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+    total, each = group["sum_of_squares"], group["by_parameter"]
+    yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
+    drawn, thin = thinned_steps(each, MOST_STEPS)
+    figure, note = parameter_lines(drawn, "sum of squares")
+    yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
+
+
+_DRAWN: dict[str, Callable[[xr.Dataset, xr.Dataset | None], Iterator[Plate]]] = {
+    "token_loss": _token_loss,
+    "modular_addition": _modular_addition,
+    "weight_norm": _weight_norm,
+}
+
+
+# Any other measure, from the dimensions of its variables
+
+
+def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
+    for name, values in group.data_vars.items():
+        title = _capital(in_words(str(name)))
+        if values.dims == ("step",):
+            plot = lines({title: values}, _axis(values))
+            yield Plate(title, _meaning(values), (plot,))
+        elif set(values.dims) == {"step", "layer", "head"}:
+            yield _heads(title, values)
+        elif len(values.dims) == 2:
+            yield _over_training(title, values)
+
+
+def _heads(title: str, score: xr.DataArray) -> Plate:
+    frames, _ = thinned_steps(score, MOST_FRAMES)
+    drawn, note = thinned_steps(score, MOST_STEPS)
+    caption = f"{_meaning(score)} Every head over training, and all heads at one step. {note}"
+    plots = (head_lines(drawn, _axis(score)), mosaic(frames))
+    steps = tuple(int(step) for step in frames["step"].values)
+    return Plate(title, caption, plots, wide=True, frames=steps)
+
+
+def _over_training(title: str, values: xr.DataArray) -> Plate:
+    dim = str(next(dim for dim in values.dims if dim != "step"))
+    drawn, note = thinned_steps(values, MOST_STEPS)
+    figure = heat_map(drawn, dim, in_words(dim), _unit(values))
+    return Plate(title, f"{_meaning(values)} {note}", (figure,))
+
+
+def _undrawn(group: xr.Dataset) -> list[xr.DataArray]:
+    drawn = ({"step"}, {"step", "layer", "head"})
+    return [
+        values
+        for values in group.data_vars.values()
+        if len(values.dims) != 2 and set(values.dims) not in drawn
+    ]
+
+
+# Words from a variable's attributes
+
+
+def _meaning(values: xr.DataArray) -> str:
+    """The variable's own definition, its unit and its source, as sentences."""
+    definition = str(values.attrs.get("definition", "")).strip() or f"{_capital(values.name)}."
+    source = values.attrs.get("reference")
+    return f"{definition}{f' ({source}.)' if source else ''}"
+
+
+def _described(values: xr.DataArray) -> str:
+    return f"{values.name} ({listed([str(dim) for dim in values.dims])})"
+
+
+def _axis(values: xr.DataArray) -> str:
+    unit = _unit(values)
+    return f"{in_words(str(values.name))}{f' ({unit})' if unit else ''}"
+
+
+def _unit(values: xr.DataArray) -> str:
+    unit = str(values.attrs.get("unit", values.attrs.get("units", "")))
+    return "" if unit == "1" else unit
+
+
+def _capital(text: object) -> str:
+    words = str(text)
+    return words[:1].upper() + words[1:]

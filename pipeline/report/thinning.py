@@ -1,0 +1,45 @@
+"""Which checkpoints a figure draws when there are too many for it."""
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Int
+
+RULE = "evenly spaced in log(1 + step)"
+
+
+def thinned(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " kept"]:
+    """Indices of at most `at_most` of ascending `steps`, the first and the last among them.
+
+    The steps nearest to points evenly spaced in log(1 + step), the scale on which training
+    unfolds; as many points as give at most that many different steps. All, where they are few.
+    """
+    if len(steps) <= at_most:
+        return np.arange(len(steps))
+    place = np.log1p(steps.astype(np.float64))
+    fewest, most = at_most, at_most * 64
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        if len(_nearest(place, middle)) <= at_most:
+            fewest = middle
+        else:
+            most = middle
+    return _nearest(place, fewest)
+
+
+def thinned_steps(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
+    """`values` (dims: step, ...) at the steps to draw, and a sentence where some are left out."""
+    kept = thinned(values["step"].values, at_most)
+    if len(kept) == values.sizes["step"]:
+        return values, ""
+    return values.isel(step=kept), (
+        f"Drawn at {len(kept)} of {values.sizes['step']:,} checkpoints, {RULE}."
+    )
+
+
+def _nearest(
+    place: np.ndarray[tuple[int], np.dtype[np.float64]], points: int
+) -> Int[np.ndarray, " kept"]:
+    wanted = np.linspace(place[0], place[-1], points)
+    after = np.clip(np.searchsorted(place, wanted), 1, len(place) - 1)
+    nearer_before = wanted - place[after - 1] <= place[after] - wanted
+    return np.unique(after - nearer_before)
