@@ -23,6 +23,7 @@ from pipeline.cross_entropy import Unembedding, token_losses
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
+from pipeline.modular_forward import table_record
 from pipeline.record import Pass, Record
 
 # Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
@@ -38,16 +39,19 @@ def run(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None 
 
     Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
     of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], where it
-    is there, marks padding with 0: what belongs to padding is NaN in the record.
+    is there, marks padding with 0: what belongs to padding is NaN in the record. The whole table of
+    a one-layer organism goes through `modular_forward.py` where what is asked for allows it.
 
     Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
     exactly.
     """
     with torch.inference_mode():
         module = resident.module_in(pass_.dtype)
+        _check_tokens(input, resident.facts)
+        if (made := table_record(module, input, pass_)) is not None:
+            return made
         served = _served(module, resident.facts)
         batch = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-        _check_tokens(input, resident.facts)
     job = _Job(module, served, resident.facts, input, pass_)
     with torch.inference_mode():
         for first in range(0, len(input.tokens), batch):

@@ -90,14 +90,6 @@ def cross_entropy(
     return torch.logaddexp(others, torch.zeros_like(others))
 
 
-def mean_by_answer(
-    x: Float[Tensor, "pair n"], answers: Int[Tensor, "pair"], p: int
-) -> Float[Tensor, "answer n"]:
-    """Mean of x over the p pairs of each answer (every answer must have p pairs)."""
-    by_answer = answers.argsort(stable=True)
-    return x[by_answer].unflatten(0, (p, p)).mean(dim=1)
-
-
 def projected(
     by_answer: Float[Tensor, "answer n"], frequencies: Iterable[int]
 ) -> Float[Tensor, "answer n"]:

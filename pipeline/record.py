@@ -54,9 +54,27 @@ class KeyMap:
         return hash(self.digest)
 
 
-# Each kind of request states the shape of what it yields; these three yield
+@dataclass(frozen=True)
+class LagMeans:
+    """Mean attention at each lag 0 .. n_lags - 1, over the queries of a sequence with such a key.
+
+    Yields Float[Tensor, "layer sequence head lag"]: summed up while the model runs, so that
+    nothing is kept per query. NaN for lags that no query has.
+    """
+
+    n_lags: int
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropy of each query's attention over its keys, in nats."""
+
+
+# Each kind of request states the shape of what it yields; where it says nothing, it is
 # Float[Tensor, "layer sequence head query"].
-AttentionRequest = Lag | KeyPosition | KeyMap
+PairRequest = Lag | KeyPosition | KeyMap
+Reduced = LagMeans | Entropy
+AttentionRequest = PairRequest | Reduced
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,15 @@ class Pass:
 
     losses: per-token cross-entropy. attention: the query-key pairs whose attention is wanted.
     logit_positions: positions (negative ones count from the end) whose full logits are wanted.
-    dtype: of the forward pass; "" means the worker's own.
+    neurons: the activations of the MLP at the last position, of a one-layer model. dtype: of the
+    forward pass; "" means the worker's own.
     """
 
     input: str
     losses: bool = False
     attention: frozenset[AttentionRequest] = frozenset()
     logit_positions: tuple[int, ...] = ()
+    neurons: bool = False
     dtype: Literal["", "float32", "float64", "bfloat16"] = ""
 
     @property
@@ -96,6 +116,7 @@ def _union(a: Pass, b: Pass) -> Pass:
         losses=a.losses or b.losses,
         attention=a.attention | b.attention,
         logit_positions=tuple(positions),
+        neurons=a.neurons or b.neurons,
         dtype=a.dtype,
     )
 
@@ -106,7 +127,7 @@ class Record:
 
     loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not asked for).
     attention: per request, see the request's class.
-    logits: per asked-for position, as it was asked for.
+    logits: per asked-for position, as it was asked for. neurons: the inputs of W_out.
     """
 
     input: "Input"
@@ -115,3 +136,4 @@ class Record:
         default_factory=dict
     )
     logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)
+    neurons: Float[Tensor, "sequence neuron"] | None = None

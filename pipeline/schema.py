@@ -16,7 +16,9 @@ DIMENSIONS: dict[str, str] = {
     "layer_to": "layer of the later head of a pair",
     "head_to": "the later head of a pair, within its layer",
     "lag": "query position minus key position, in tokens",
-    "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2",
+    "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2 (p / 2 where p is even)",
+    "residue": "residue mod p, from 0",
+    "neuron": "neuron of the MLP, from 0",
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 

@@ -2,25 +2,21 @@
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
 from pipeline import fourier
-from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.base import Reference
 from pipeline.models.loading import Weights
-from pipeline.models.residues import require_residue_weights, residue_weights
-from pipeline.record import Pass, Record
+from pipeline.models.residues import residue_weights
+from pipeline.modular import Table, TableMeasure, key_frequencies_by_neuron_logit
+from pipeline.record import Record
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
 
-# Where the answer is a homomorphism of the pair, cos(w_k(a + b)) is a function of the answer.
-_WITH_WAVES = ("add", "subtract")
 
-
-class ModularAddition(Measure):
+class ModularAddition(TableMeasure):
     """Losses and sparsity in the Fourier basis, for a model of a binary operation mod p.
 
     Data: the whole p x p table, float64; L[a, b, c] are the logits at '=', its own logit dropped.
@@ -53,7 +49,6 @@ class ModularAddition(Measure):
 
     name = "modular_addition"
     version = 1
-    default_input = "table"
     reference_from = "last"
     variables = (
         Variable("train_loss", ("step",), "nats", "Mean loss on the train pairs.", _NANDA,
@@ -79,27 +74,10 @@ class ModularAddition(Measure):
                  dtype="float64"),
     )  # fmt: skip
 
-    key_share: float = Field(0.1, gt=0, le=1)
-
-    def check(self, setting: Setting) -> None:
-        """Refuse a table or a model for which W_L over the residues is not defined."""
-        table = require_input(self, setting, "table")
-        require_residue_weights(self.name, setting.model, table.attributes["p"])
-
-    def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass in float64 that keeps the logits at '='."""
-        table = require_input(self, setting, "table")
-        return (Pass(table.name, logit_positions=(-1,), dtype="float64"),)
-
-    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Frequencies are numbered from 1."""
-        p = require_input(self, setting, "table").attributes["p"]
-        return {"frequency": np.arange(1, fourier.n_frequencies(p) + 1)}
-
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
         """The key frequencies, by the neuron-logit map."""
-        W_L = residue_weights(weights, records[0].input.attributes["p"]).W_L
-        return {"key_frequencies": fourier.largest(fourier.power(W_L.T), self.key_share)}
+        acting = residue_weights(weights, records[0].input.attributes["p"])
+        return {"key_frequencies": key_frequencies_by_neuron_logit(acting, self.key_share)}
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
@@ -108,9 +86,11 @@ class ModularAddition(Measure):
         assert reference is not None
         table = Table(records[0])
         acting = residue_weights(weights, table.p)
+        loss = fourier.cross_entropy(table.logits, table.answers)
         values = {
-            **table.losses(),
-            **table.wave_measures(reference["key_frequencies"]),
+            "train_loss": loss[table.is_train].mean(),
+            "test_loss": loss[~table.is_train].mean(),
+            **_wave_measures(table, reference["key_frequencies"]),
             "gini_embedding": fourier.gini(fourier.component_norms(acting.W_E)),
             "gini_neuron_logit": fourier.gini(fourier.component_norms(acting.W_L.T)),
             "embedding_norm": fourier.power(acting.W_E).sqrt(),
@@ -118,48 +98,12 @@ class ModularAddition(Measure):
         return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-class Table:
-    """The logits of all pairs with the pairs' answers and split."""
-
-    def __init__(self, record: Record) -> None:
-        made: Input = record.input
-        self.p: int = made.attributes["p"]
-        self.has_waves = made.attributes["operation"] in _WITH_WAVES
-        logits = record.logits[-1]
-        self.logits: Float[Tensor, "pair residue"] = logits[:, : self.p].double()
-        answers, is_train = made.arrays["labels"], made.arrays["is_train"]
-        self.answers: Int[Tensor, " pair"] = torch.as_tensor(answers).to(logits.device)
-        self.is_train: Bool[Tensor, " pair"] = torch.as_tensor(is_train).to(logits.device)
-
-    def losses(self) -> dict[str, Float[Tensor, ""]]:
-        """The plain losses of the two splits."""
-        loss = fourier.cross_entropy(self.logits, self.answers)
-        return {"train_loss": loss[self.is_train].mean(), "test_loss": loss[~self.is_train].mean()}
-
-    def wave_measures(self, key_frequencies: list[int]) -> dict[str, Float[Tensor, ""]]:
-        """What is defined by waves in the answer."""
-        names = ("restricted_loss", "excluded_loss", "logit_variance_explained")
-        if not self.has_waves:
-            return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))
-        by_answer = fourier.mean_by_answer(self.logits, self.answers, self.p)
-        waves = fourier.projected(by_answer, key_frequencies)
-        # All p pairs of one answer have the same restricted logits: p losses stand for p * p.
-        every_answer = torch.arange(self.p, device=waves.device)
-        restricted = fourier.cross_entropy(waves + by_answer.mean(dim=0), every_answer)
-        answers = self.answers[self.is_train]
-        excluded = fourier.cross_entropy(self.logits[self.is_train] - waves[answers], answers)
-        values = (restricted.mean(), excluded.mean(), self._explained(by_answer, key_frequencies))
-        return dict(zip(names, values, strict=True))
-
-    def _explained(
-        self, by_answer: Float[Tensor, "answer residue"], key_frequencies: list[int]
-    ) -> Float[Tensor, ""]:
-        """Orthogonal waves: each explains alpha_k^2 times its own squared norm over p^3 cells."""
-        alpha = fourier.answer_wave_coefficients(by_answer)
-        cells = self.logits.numel()
-        norms = torch.full_like(alpha, cells / 2)
-        if self.p % 2 == 0:
-            norms[-1] = cells
-        keys = torch.tensor([k - 1 for k in key_frequencies], dtype=torch.long, device=alpha.device)
-        variance = (self.logits - self.logits.mean()).square().sum()
-        return (alpha.square() * norms)[keys].sum() / variance
+def _wave_measures(table: Table, keys: list[int]) -> dict[str, Float[Tensor, ""]]:
+    """What is defined by waves in the answer."""
+    names = ("restricted_loss", "excluded_loss", "logit_variance_explained")
+    if not table.has_waves:
+        return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))
+    waves = fourier.projected(table.by_answer, keys)
+    restricted = table.loss_by_answer(waves + table.mean_logits).mean()
+    explained = table.variance_explained()[[k - 1 for k in keys]].sum()
+    return dict(zip(names, (restricted, table.train_loss_without(waves), explained), strict=True))

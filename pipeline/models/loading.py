@@ -48,7 +48,8 @@ class ModelFacts:
     """What an architecture says of itself before any weights are read.
 
     context: the longest sequence it can read, None where any length is allowed. parameters: the
-    names of its weight tensors, tied ones once. architecture: the name of its class.
+    names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
+    of each MLP, None where the config does not say.
     """
 
     n_layers: int
@@ -62,6 +63,7 @@ class ModelFacts:
     architecture: str
     bos_token_id: int | None = None
     special_token_ids: tuple[int, ...] = ()
+    d_mlp: int | None = None
 
 
 class ModelWeights(dict[str, Tensor]):
@@ -284,6 +286,7 @@ def _facts(module: PreTrainedModel) -> ModelFacts:
         architecture=type(module).__name__,
         bos_token_id=bos if isinstance(bos, int) and bos < unembedding.weight.shape[0] else None,
         special_token_ids=tuple(sorted({i for i in flat if i < unembedding.weight.shape[0]})),
+        d_mlp=getattr(config, "intermediate_size", None),
     )
 
 
