@@ -5,15 +5,13 @@ weights are read, and everything that is already stored is left out.
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.checkpoints import Checkpoint, list_checkpoints
-from pipeline.checkpoints.digests import digest_of_files
-from pipeline.checkpoints.files import weight_files
-from pipeline.checkpoints.local import read_config
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import read_config
 from pipeline.config import Analysis, validated
 from pipeline.errors import InputError, suggestion
 from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
@@ -93,9 +91,10 @@ def prepare(analysis: Analysis) -> Prepared:
     """List the checkpoints, make the inputs and the store. Raises InputError; see `Analysis`."""
     checkpoints = list_checkpoints(analysis.checkpoints, _tokens_per_step(analysis))
     architecture = _one_architecture(checkpoints)
-    facts = facts_of(checkpoints[0].uri)
+    facts = facts_of(metadata_folder(checkpoints[0].uri))
     groups = _groups(analysis)
-    inputs = _inputs(analysis, groups, facts)
+    run_folder = metadata_folder(analysis.checkpoints, checkpoints[0].uri)
+    inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: Setting(facts, inputs.get(group.input_name or "")) for group in groups}
     for group in groups:
         group.measure.check(settings[group.name])
@@ -183,9 +182,10 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
 
 def _tokens_per_step(analysis: Analysis) -> int | None:
     """As configured, else as the run's own training.yaml says; None where neither does."""
-    if analysis.tokens_per_step or not (Path(analysis.checkpoints) / RUN_FILE).is_file():
+    if analysis.tokens_per_step:
         return analysis.tokens_per_step
-    return tokens_per_step(load_run(analysis.checkpoints))
+    run_folder = metadata_folder(analysis.checkpoints)
+    return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None
 
 
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
@@ -205,7 +205,9 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
     return Group(name, measure, input_name or kind.default_input)
 
 
-def _inputs(analysis: Analysis, groups: Iterable[Group], facts: ModelFacts) -> dict[str, Input]:
+def _inputs(
+    analysis: Analysis, groups: Iterable[Group], run_folder: str, facts: ModelFacts
+) -> dict[str, Input]:
     names = {group.input_name: group for group in groups if group.input_name}
     specs = {**STANDARD_INPUTS, **analysis.inputs}
     for name, group in names.items():
@@ -214,9 +216,7 @@ def _inputs(analysis: Analysis, groups: Iterable[Group], facts: ModelFacts) -> d
                 f"measures.{group.name}: reads the input {name!r}, which `inputs` does not "
                 f"define; {suggestion(name, specs)}"
             )
-    return {
-        name: make_input(str(name), specs[str(name)], analysis.checkpoints, facts) for name in names
-    }
+    return {name: make_input(name, specs[name], run_folder, facts) for name in names}
 
 
 def _one_architecture(checkpoints: list[Checkpoint]) -> str:
@@ -269,9 +269,3 @@ def _is_done(checkpoint: Checkpoint, class_: str, done: Mapping[int, Commit]) ->
         and checkpoint.digest is not None
         and commit.fingerprint == fingerprint(class_, checkpoint.digest)
     )
-
-
-def with_digest(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the digest of its weights, read from its files where not remembered."""
-    digest = checkpoint.digest or digest_of_files(weight_files(checkpoint.uri))
-    return Checkpoint(checkpoint.step, checkpoint.uri, checkpoint.tokens_seen, digest)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.errors import CheckpointError
 from pipeline.fingerprint import fingerprint
 from pipeline.forward import run
@@ -21,7 +23,6 @@ from pipeline.plan import (
     fingerprint_parts,
     load_input,
     reference_key,
-    with_digest,
 )
 from pipeline.record import Pass, Record, merge
 from pipeline.rows import Row
@@ -53,7 +54,7 @@ class Worker:
         self._groups = {group.name: group for group in job.groups}
         workers = job.analysis.workers
         torch.set_num_threads(workers.threads)
-        self._resident = Resident(job.architecture, workers.device, workers.dtype)
+        self._resident = Resident(metadata_folder(job.architecture), workers.device, workers.dtype)
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
@@ -61,15 +62,17 @@ class Worker:
             group.name: Setting(self._resident.facts, inputs.get(group.input_name or ""))
             for group in job.groups
         }
+        self._copies = Copies()
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
         """What the measures need of this checkpoint before any other is computed; stored."""
-        checkpoint = with_digest(checkpoint)
+        with self._copies.of(checkpoint) as copy:
+            checkpoint, weights = copy.checkpoint, read_weights(copy.folder)
         groups = self.job.needing_reference()
         found = {}
         with self._computing, torch.inference_mode():
-            self._resident.swap(read_weights(checkpoint.uri), checkpoint.uri)
+            self._resident.swap(weights, checkpoint.uri)
             records = self._records(groups)
             for group in groups:
                 found[group.name] = group.measure.reference(
@@ -86,9 +89,9 @@ class Worker:
         Raises CheckpointError, naming the step, the place and the measure. Every measure that
         could be computed is committed before that.
         """
-        with self._reading:
+        with self._reading, self._copies.of(cell.checkpoint) as copy:
             started = time.perf_counter()
-            checkpoint = with_digest(cell.checkpoint)
+            checkpoint = copy.checkpoint
             missing = [
                 group
                 for name, group in self._groups.items()
@@ -99,7 +102,7 @@ class Worker:
             present = tuple(name for name in cell.rows if self._groups[name] not in missing)
             if not missing:
                 return Outcome(checkpoint.step, (), present)
-            weights = read_weights(checkpoint.uri)
+            weights = read_weights(copy.folder)
             reading = time.perf_counter() - started
         with self._computing, torch.inference_mode():
             started = time.perf_counter()

@@ -1,21 +1,22 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.local import list_local
-from pipeline.errors import InputError
+from pipeline.checkpoints.listing import list_run
+from pipeline.checkpoints.places import place_of
 
 __all__ = ["Checkpoint", "list_checkpoints"]
 
 
 def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Checkpoint]:
-    """The checkpoints of a run, ordered by step.
+    """The checkpoints of a run, ordered by step. No weights are read.
 
-    uri: a local folder with one folder per checkpoint (`step-N`, `stepN`, `checkpoint-N`,
-    `global_stepN`), each with its `config.json` and its weights.
-    tokens_per_step: fills `tokens_seen` where the checkpoint itself does not say.
+    uri: a local folder or `s3://bucket/prefix` with one folder per checkpoint (`step-N`, `stepN`,
+    `checkpoint-N`, `global_stepN`), or `hf://owner/name` with a branch or tag per checkpoint (the
+    same names, also `stepN-tokensMB` and `stage1-stepN-tokensMB`); each checkpoint has its
+    `config.json` and its weights. Checkpoints that a run is still writing are left out, see
+    `pipeline.checkpoints.unfinished`.
+    tokens_per_step: gives `tokens_seen` where a Trainer did not count them.
 
     Raises InputError where there is no checkpoint, or two of one step.
     """
-    if "://" in uri:
-        raise InputError(f"{uri}: this place cannot be read: give a local folder of checkpoints")
-    return list_local(uri, tokens_per_step)
+    return list_run(place_of(uri), uri, tokens_per_step)

@@ -1,75 +1,69 @@
 """A run in a local folder: one folder per checkpoint."""
 
-import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.digests import known_digest
-from pipeline.checkpoints.files import inside_run, weight_files
-from pipeline.checkpoints.names import SPELLINGS, Name, parse_name
-from pipeline.checkpoints.unfinished import is_growing, is_unfinished_trainer_save
-from pipeline.errors import CheckpointError, InputError
+from pipeline.checkpoints.digests import local_state
+from pipeline.checkpoints.files import inside_run
+from pipeline.checkpoints.names import parse_name
+from pipeline.checkpoints.stored import Files, Folder, StoredFile, known_sha256
+from pipeline.errors import InputError
+
+APPEARS_AT_ONCE: bool = False
+WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
 
 
-def list_local(folder: str, tokens_per_step: int | None) -> list[Checkpoint]:
-    """The checkpoints in `folder`, ordered by step; see `list_checkpoints`."""
-    root = Path(folder)
+def folders(uri: str) -> list[Folder]:
+    """The folders in the folder `uri` that have a checkpoint's name."""
+    root = Path(uri)
+    if root.is_file():
+        raise InputError(f"{uri}: is a file that no reader is known for; expected a run's folder")
     if not root.is_dir():
-        raise InputError(f"{folder}: there is no such folder: give the folder of a training run")
-    found: dict[int, tuple[Name, Path]] = {}
-    for path in sorted(root.iterdir()):
-        name = parse_name(path.name)
-        if name is None or not path.is_dir() or is_unfinished_trainer_save(path):
-            continue
-        if name.step in found:
-            raise InputError(
-                f"{folder}: both {found[name.step][1].name!r} and {path.name!r} hold step "
-                f"{name.step}: keep one of them"
-            )
-        found[name.step] = name, path
-    if found and is_growing(found[max(found)][1]):
-        del found[max(found)]
-    if not found:
-        raise InputError(
-            f"{folder}: holds no finished checkpoint; expected folders named {SPELLINGS}: give "
-            "the folder that contains them"
-        )
-    return [_checkpoint(*found[step], tokens_per_step) for step in sorted(found)]
+        raise InputError(f"{uri}: there is no such folder: give the folder of a training run")
+    named = (path for path in root.iterdir() if parse_name(path.name) is not None)
+    return [Folder(path.name, str(path), _files(path)) for path in named if path.is_dir()]
 
 
-def _checkpoint(name: Name, path: Path, tokens_per_step: int | None) -> Checkpoint:
+def files_of(uris: Sequence[str]) -> list[Files]:
+    """The files directly in each of the folders."""
+    return [_files(Path(uri)) for uri in uris]
+
+
+def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
+    """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before.
+
+    Raises CheckpointError for a link out of the run.
+    """
+    with inside_run(Path(uri) / name).open("rb") as stream:
+        stream.seek(start)
+        return stream.read() if stop is None else stream.read(stop - start)
+
+
+def is_growing(folder: Folder) -> bool:
+    """Whether files come or grow within `WATCHED_FOR` seconds."""
+    before = _sizes(folder.files)
+    time.sleep(WATCHED_FOR)
+    return _sizes(_files(Path(folder.uri))) != before
+
+
+def _files(folder: Path) -> dict[str, StoredFile]:
+    if not folder.is_dir():
+        return {}
+    found = (_stored(path) for path in folder.iterdir())
+    return {file.name: file for file in found if file is not None}
+
+
+def _stored(path: Path) -> StoredFile | None:
+    """One file; None for what is none, and for what a running save has just renamed or removed."""
     try:
-        digest = known_digest(weight_files(path))
-    except CheckpointError:
-        digest = None  # a bad checkpoint is listed: computing it says by name what is wrong
-    return Checkpoint(name.step, str(path), _tokens_seen(name, path, tokens_per_step), digest)
+        if not path.is_file():
+            return None
+        status, sha256 = path.stat(), known_sha256(local_state(path))
+    except OSError:
+        return None
+    return StoredFile(path.name, status.st_size, sha256, sha256, status.st_mtime)
 
 
-def _tokens_seen(name: Name, path: Path, tokens_per_step: int | None) -> int | None:
-    """What a Trainer wrote beside the weights, else the steps' size, else the folder's name."""
-    try:
-        state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        if seen := int(state.get("num_input_tokens_seen", 0)):
-            return seen
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass
-    return name.tokens_seen if tokens_per_step is None else name.step * tokens_per_step
-
-
-def read_config(checkpoint_folder: str) -> dict:
-    """The architecture in a checkpoint's config.json, without what varies between equal models."""
-    path = Path(checkpoint_folder) / "config.json"
-    try:
-        config = json.loads(inside_run(path).read_text(encoding="utf-8"))
-    except CheckpointError as error:
-        raise InputError(str(error)) from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}): every checkpoint needs its config.json"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not valid JSON: restore the checkpoint's config") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: holds no JSON object: restore the checkpoint's config")
-    volatile = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
-    return {key: value for key, value in config.items() if key not in volatile}
+def _sizes(files: Files) -> dict[str, int]:
+    return {name: file.size for name, file in files.items()}

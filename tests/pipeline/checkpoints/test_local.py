@@ -10,7 +10,7 @@ import torch
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.digests import digest_of_files
 from pipeline.checkpoints.files import weight_files
-from pipeline.checkpoints.local import read_config
+from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
 from pipeline.errors import InputError
 from pipeline.models.loading import read_weights
@@ -67,7 +67,7 @@ def test_two_folders_of_one_step_are_refused_by_name(tmp_path, write_checkpoint)
 def test_a_missing_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         list_checkpoints(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="holds no finished checkpoint; expected folders named"):
+    with pytest.raises(InputError, match="holds no finished checkpoint; expected checkpoints named"):
         list_checkpoints(str(tmp_path))
 
 
@@ -94,7 +94,7 @@ def test_a_digest_is_known_once_it_was_computed_and_not_after_a_change(tmp_path,
 def test_a_missing_config_is_named(tmp_path, write_checkpoint):
     folder = write_checkpoint(tmp_path / "step-1")
     (folder / "config.json").unlink()
-    with pytest.raises(InputError, match=rf"{folder}/config.json: cannot be read"):
+    with pytest.raises(InputError, match=rf"{folder}/config.json: is missing"):
         read_config(str(folder))
 
 

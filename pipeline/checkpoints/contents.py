@@ -1,0 +1,115 @@
+"""What a checkpoint consists of, from its listing and its small files, wherever it is kept."""
+
+import json
+from functools import partial
+from typing import Any
+
+from pipeline.checkpoints.cache import recall, remember
+from pipeline.checkpoints.digests import combined
+from pipeline.checkpoints.files import is_index, main_file, shard_names
+from pipeline.checkpoints.headers import NoHeaderError, read_header
+from pipeline.checkpoints.stored import Folder, Place, StoredFile
+from pipeline.errors import CheckpointError, InputError
+
+# What differs between configs of equal models.
+_VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+
+_ZIP_END = b"PK\x05\x06"
+_ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comment after it
+
+
+def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
+    """The files that hold a checkpoint's weights, by name. Raises CheckpointError; reads an index.
+
+    The same rules as for the files on disk, see `files.weight_files`.
+    """
+    main = main_file(folder.uri, folder.files)
+    if not is_index(main):
+        return [folder.files[main]]
+    index = read_small(place, folder, main)
+    names = shard_names(f"{folder.uri}/{main}", index)
+    if absent := [name for name in names if name not in folder.files]:
+        raise CheckpointError(
+            f"{folder.uri}/{absent[0]}: is missing, though {main} names it: restore it"
+        )
+    return [folder.files[name] for name in names]
+
+
+def known_digest(place: Place, folder: Folder) -> str | None:
+    """The digest of a checkpoint's weights, where it takes no reading of them."""
+    try:
+        return combined((part.name, part.sha256) for part in weight_parts(place, folder))
+    except CheckpointError:
+        return None
+
+
+def read_small(place: Place, folder: Folder, name: str) -> bytes:
+    """The content of a small file; remembered where its identity tells its content."""
+    identity = folder.files[name].identity
+    found = None if identity is None else recall("small", identity)
+    if found is None:
+        found = place.read(folder.uri, name)
+        if identity is not None:
+            remember("small", identity, found)
+    return found
+
+
+def config_of(place: Place, folder: Folder) -> dict[str, Any]:
+    """The architecture in a checkpoint's config.json, without what varies between equal models.
+
+    Raises InputError, naming the file, where there is none that can be read.
+    """
+    path = f"{folder.uri}/config.json"
+    if "config.json" not in folder.files:
+        raise InputError(f"{path}: is missing: every checkpoint needs its config.json")
+    try:
+        config = json.loads(read_small(place, folder, "config.json"))
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read ({reason}): restore the config") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid JSON: restore the checkpoint's config") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: holds no JSON object: restore the checkpoint's config")
+    return {key: value for key, value in config.items() if key not in _VOLATILE}
+
+
+def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
+    """The training tokens that a Trainer counted, None where there is no such count."""
+    if "trainer_state.json" not in folder.files:
+        return None
+    try:
+        state = json.loads(read_small(place, folder, "trainer_state.json"))
+        return int(state.get("num_input_tokens_seen", 0)) or None
+    except (ValueError, TypeError, AttributeError, OSError, CheckpointError):
+        return None
+
+
+def is_whole(place: Place, folder: Folder) -> bool:
+    """Whether config and weights are there, each weight file as long as it says of itself."""
+    try:
+        parts = weight_parts(place, folder)
+        return "config.json" in folder.files and not any(
+            is_cut_off(place, folder, part) for part in parts
+        )
+    except (CheckpointError, OSError):
+        return False
+
+
+def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
+    """Whether a safetensors file is shorter than its header says, or a zip file lacks its end.
+
+    The pickles of torch before 1.6 do not say how long they are.
+    """
+    read = partial(place.read, folder.uri, part.name)
+    if part.name.endswith(".safetensors"):
+        try:
+            return part.size < read_header(read).size
+        except NoHeaderError:
+            return True
+    if part.size == 0:
+        return True
+    is_zip = read(0, 2) == b"PK"
+    return is_zip and _ZIP_END not in read(max(0, part.size - _ZIP_TAIL), part.size)

@@ -1,0 +1,68 @@
+"""The small files of a run or a checkpoint, in a local folder: config, tokenizer, training.yaml."""
+
+import hashlib
+import shutil
+import uuid
+from pathlib import Path
+
+from pipeline.checkpoints.cache import cache_folder
+from pipeline.checkpoints.contents import read_small
+from pipeline.checkpoints.files import is_index, is_plain_name
+from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
+from pipeline.checkpoints.stored import Folder
+from pipeline.errors import CheckpointError, InputError
+
+_SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
+_LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
+
+
+def metadata_folder(uri: str, *inside: str) -> Path:
+    """A local folder with the small files that are directly in the folder `uri`.
+
+    inside: addresses of checkpoints, whose small files are put into subfolders. A local folder is
+    returned as it is. What is fetched is kept, under a name that its content gives. Raises
+    InputError where the place refuses.
+    """
+    if remote_place_of(uri) is None:
+        return Path(uri)
+    try:
+        folders = {"": folder_of(uri)}
+        for number, one in enumerate(inside):
+            folders[f"checkpoint-{number}"] = folder_of(one)
+        return _kept(folders)
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+
+
+def _kept(folders: dict[str, Folder]) -> Path:
+    wanted = {
+        f"{where}/{name}".lstrip("/"): (folder, name)
+        for where, folder in folders.items()
+        for name in sorted(folder.files)
+        if _is_small(folder, name)
+    }
+    state = "\n".join(f"{path} {f.files[name].identity}" for path, (f, name) in wanted.items())
+    kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
+    if kept.is_dir():
+        return kept
+    draft = kept.with_name(uuid.uuid4().hex)
+    try:
+        for path, (folder, name) in wanted.items():
+            file = draft / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(read_small(place_of(folder.uri), folder, name))
+        draft.mkdir(parents=True, exist_ok=True)
+        draft.rename(kept)
+    except OSError:
+        if not kept.is_dir():  # another process may have been faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return kept
+
+
+def _is_small(folder: Folder, name: str) -> bool:
+    size = folder.files[name].size
+    return (
+        is_plain_name(name) and name.endswith(_SUFFIXES) and size <= _LARGEST and not is_index(name)
+    )

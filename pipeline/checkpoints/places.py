@@ -1,0 +1,44 @@
+"""The kinds of places that checkpoints are read from."""
+
+from importlib import import_module
+from typing import Any
+
+from pipeline.checkpoints import local
+from pipeline.checkpoints.contents import config_of
+from pipeline.checkpoints.stored import Folder, Place, RemotePlace
+from pipeline.errors import InputError, suggestion
+
+# Imported when they are asked for: a local run needs none of their libraries.
+_REMOTE = {"s3": "s3", "hf": "hub"}
+
+
+def place_of(uri: str) -> Place:
+    """The kind of place that a URI names. Raises InputError for an unknown one."""
+    return remote_place_of(uri) or local
+
+
+def remote_place_of(uri: str) -> RemotePlace | None:
+    """The kind of remote place that a URI names, None for a local path."""
+    scheme, separator, _ = uri.partition("://")
+    if not separator:
+        return None
+    if scheme not in _REMOTE:
+        raise InputError(
+            f"{uri}: checkpoints cannot be read from {scheme}://; give a local folder, "
+            f"s3://bucket/prefix or hf://owner/name ({suggestion(scheme, _REMOTE)})"
+        )
+    place: Any = import_module(f"pipeline.checkpoints.{_REMOTE[scheme]}")
+    return place
+
+
+def folder_of(uri: str) -> Folder:
+    """A checkpoint's folder, with its files."""
+    return Folder(uri.rstrip("/").rpartition("/")[2], uri, place_of(uri).files_of([uri])[0])
+
+
+def read_config(uri: str) -> dict:
+    """The architecture in a checkpoint's config.json, without what varies between equal models.
+
+    Raises InputError, naming the file, where there is none that can be read.
+    """
+    return config_of(place_of(uri), folder_of(uri))

@@ -1,0 +1,95 @@
+"""Asking again: a place that is busy or a transfer that was cut is no reason to stop.
+
+The libraries beneath retry some of it themselves, each in its own way; what still fails comes here.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pipeline.errors import CheckpointError, InputError
+
+Result = TypeVar("Result")
+
+ATTEMPTS = 6
+FIRST_WAIT = 0.5  # seconds; doubled each time, with a random part, up to LONGEST_WAIT
+LONGEST_WAIT = 30.0
+
+_DENIED = (401, 403)
+_PASSING = (408, 425, 429)  # beside all of 500 and above
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_KEYS = (NoCredentialsError, PartialCredentialsError)
+_FINAL = (
+    CheckpointError, InputError, FileNotFoundError, PermissionError, NotADirectoryError,
+    TypeError, KeyError, AttributeError, *_NO_KEYS,
+)  # fmt: skip
+
+
+def persistently(call: Callable[[], Result]) -> Result:
+    """The result of `call`, made again while it fails in a way that may pass.
+
+    What another try cannot help (absent, denied, a full disk) is raised at once; the rest after
+    the last attempt.
+    """
+    attempts = Retrying(
+        retry=retry_if_exception(may_pass),
+        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        stop=stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    )
+    return attempts(call)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another try may succeed."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in _PASSING
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return False
+    return isinstance(error, Exception) and not isinstance(error, _FINAL)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error is about, of itself or of what caused it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        if isinstance(response, dict):  # botocore's
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None
+
+
+@contextmanager
+def spoken_of(
+    uri: str, what: str, refusal: type[InputError] | type[CheckpointError]
+) -> Iterator[None]:
+    """Turn a place's refusal into one sentence: `what` is absent, or access is denied.
+
+    Raises `refusal`. What may pass goes on as an OSError that names the place.
+    """
+    try:
+        yield
+    except (CheckpointError, InputError):
+        raise
+    except Exception as error:
+        status = _status(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
+            raise refusal(f"{uri}: there is no such {what}: check the address") from error
+        if isinstance(error, PermissionError | _NO_KEYS) or status in _DENIED:
+            raise refusal(
+                f"{uri}: access is denied: set the place's credentials in the environment or in "
+                "its own credentials file"
+            ) from error
+        raise OSError(f"{uri}: cannot be reached ({_brief(error)}): try again later") from error
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

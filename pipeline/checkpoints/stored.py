@@ -1,0 +1,81 @@
+"""What every place that keeps checkpoints can tell of them, and be asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.checkpoints.cache import recall, remember
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file in a checkpoint's folder, as its listing tells: none of its bytes were read.
+
+    identity: two files with the same one hold the same bytes; it comes from the content where the
+    place tells (a sha256, a git object's id, an ETag), and is None where it does not. sha256: where
+    the place tells it, or the file was read before. changed: seconds since the epoch, 0 if unknown.
+    """
+
+    name: str
+    size: int
+    identity: str | None = None
+    sha256: str | None = None
+    changed: float = 0.0
+
+
+# The files directly in one folder, by name.
+Files = Mapping[str, StoredFile]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, branch or tag that may be a checkpoint: its name, its address, its files."""
+
+    name: str
+    uri: str
+    files: Files
+
+
+class Place(Protocol):
+    """A kind of place. The modules `local`, `s3` and `hub` are one each.
+
+    APPEARS_AT_ONCE: a checkpoint here is whole or absent, never half-written.
+    """
+
+    APPEARS_AT_ONCE: bool
+
+    def folders(self, uri: str) -> Sequence[Folder]:
+        """All that may be checkpoints of the run at `uri`. Raises InputError."""
+        ...
+
+    def files_of(self, uris: Sequence[str]) -> Sequence[Files]:
+        """The files directly in each of the folders."""
+        ...
+
+    def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
+        ...
+
+    def is_growing(self, folder: Folder) -> bool:
+        """Whether a folder that lacks something is being written at this moment."""
+        ...
+
+
+class RemotePlace(Place, Protocol):
+    """A place whose files must come to this machine before they can be used."""
+
+    def fetch(self, uri: str, file: StoredFile, target: Path) -> None:
+        """Write one file of the folder `uri` to `target`, whole; OSError where that may pass."""
+        ...
+
+
+def known_sha256(identity: str) -> str | None:
+    """The sha256 of a file of this identity, if one was read before."""
+    found = recall("digests", identity)
+    return None if found is None else found.decode()
+
+
+def remember_sha256(identity: str, sha256: str) -> None:
+    """Remember it, so that no file is read twice for it."""
+    remember("digests", identity, sha256.encode())
