@@ -26,7 +26,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from pipeline.errors import InputError
 from pipeline.kernels import attend, capped
 from pipeline.masks import RuleMask, make_mask
-from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag
+from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag, LagMeans, Reduced
+from pipeline.reductions import Attention, FromMatrix, FromScores, reduced
 
 # The name under which models find `attention_function`.
 NAME = "ontogeny"
@@ -69,7 +70,9 @@ class Pairs:
         return self.index[sequences, self.first :].to(device).clamp(min=0)
 
 
-def resolve(request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]) -> Pairs:
+def resolve(
+    request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]
+) -> Pairs | Reduced:
     """The cheapest form of a request: a map of one lag or of one key needs no index.
 
     Raises ValueError where a query is asked about a key after it.
@@ -87,6 +90,8 @@ def resolve(request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]
                 f"a key map has shape {index.shape}, not {tokens.shape}",
             )
             return _resolve_map(index)
+        case _:
+            return request
 
 
 def _resolve_map(index: Int[np.ndarray, "sequence query"]) -> Pairs:
@@ -119,8 +124,8 @@ class Recorder:
     head_scale: (layer, head) -> factor on that head's output, which the model then computes with.
     """
 
-    pairs: Mapping[AttentionRequest, Pairs]
-    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head query"]]
+    pairs: Mapping[AttentionRequest, Pairs | Reduced]
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]]
     head_outputs: Float[Tensor, "layer sequence position head d_value"] | None = None
     head_scale: Mapping[tuple[int, int], float] = field(default_factory=dict)
     sequences: slice = field(default_factory=lambda: slice(0, 0))
@@ -142,6 +147,9 @@ class Recorder:
         """Fill in the asked-for attention of one layer."""
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
+            if not isinstance(pairs, Pairs):
+                target[:] = self._reduced(pairs, scored)
+                continue
             if pairs.first < target.shape[-1]:
                 keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
                 target[..., pairs.first :] = scored.probabilities(pairs, keys)
@@ -151,6 +159,9 @@ class Recorder:
         """Fill in the asked-for attention of one layer from its whole matrix."""
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
+            if not isinstance(pairs, Pairs):
+                target[:] = self._reduced(pairs, FromMatrix(weights))
+                continue
             keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
             index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
             target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
@@ -169,22 +180,18 @@ class Recorder:
             self.head_outputs[layer, self.sequences] = out.to("cpu")
         return out
 
+    def _reduced(self, request: Reduced, attention: Attention) -> Float[Tensor, "batch head _"]:
+        defined = None if self.padding is None else ~self.padding[self.sequences]
+        return reduced(request, attention, defined)
+
     def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
         for undefined in (pairs.undefined, self.padding):
             if undefined is not None:
                 target.masked_fill_(undefined[self.sequences, None], torch.nan)
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(FromScores):
     """What one layer's attention was computed from, and its log-sum-exp."""
-
-    q: Float[Tensor, "batch head query d_head"]
-    k: Float[Tensor, "batch kv_head key d_head"]
-    lse: Float[Tensor, "batch head query"]
-    scale: float
-    softcap: float | None
-    mask: RuleMask | None
 
     def probabilities(
         self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
@@ -283,9 +290,10 @@ def _refuse_unknown(
 
 def blank(
     requests: Iterable[AttentionRequest], shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> dict[AttentionRequest, Float[Tensor, "layer sequence head query"]]:
-    """A record's attention before anything is known: NaN throughout."""
-    return {request: torch.full(shape, torch.nan, dtype=dtype) for request in requests}
+) -> dict[AttentionRequest, Float[Tensor, "layer sequence head _"]]:
+    """A record's attention before anything is known: NaN throughout, of each request's shape."""
+    widths = {r: r.n_lags if isinstance(r, LagMeans) else shape[-1] for r in requests}
+    return {r: torch.full((*shape[:-1], n), torch.nan, dtype=dtype) for r, n in widths.items()}
 
 
 AttentionInterface.register(NAME, attention_function)

@@ -28,6 +28,7 @@ def hand_built() -> Resident:
         num_attention_heads=2,
         max_position_embeddings=POSITIONS,
         layer_norm=False,
+        bos_token_id=0,
     )
     state = {k: torch.zeros_like(v) for k, v in OrganismForCausalLM(config).state_dict().items()}
     tokens, positions = torch.eye(VOCABULARY), torch.eye(POSITIONS)

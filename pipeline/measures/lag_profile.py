@@ -1,0 +1,59 @@
+"""Mean attention at every distance back: the stripes of a head in one array."""
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
+from pipeline.models.loading import ModelWeights
+from pipeline.record import LagMeans, Pass, Record
+from pipeline.schema import Variable
+
+_OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
+
+
+class LagProfile(Measure):
+    """Mean attention to the key `lag` positions before the query, for each head.
+
+        profile[lag] = mean of p[i, i - lag] over sequences and over queries i = lag .. T-1
+
+    for lag = 0 .. max_lag, or as far as the sequences reach. On random tokens in blocks of n,
+    repeated, a previous-token head has its stripe at lag 1, an induction head at n - 1, a
+    duplicate-token head at n. With all lags, sum_lag (T - lag) / T profile[lag] = 1, because a
+    query's attention sums to 1. NaN nowhere; a sequence with padding has fewer queries. On text
+    (`lag_profile.text`) the same stripes say what the head does with natural tokens.
+    """
+
+    name = "lag_profile"
+    version = 1
+    default_input = "repeated"
+    variables = (
+        Variable("profile", ("step", "layer", "head", "lag"), "1",
+                 "Mean attention to the key at each distance before the query.", _OLSSON),
+    )  # fmt: skip
+
+    max_lag: int = Field(255, ge=0)
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass whose attention is summed up along its diagonals."""
+        assert setting.input is not None
+        return (Pass(setting.input.name, attention=frozenset({self._request(setting.input)})),)
+
+    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
+        """Lags from 0."""
+        assert setting.input is not None
+        return {
+            "layer": standard_coordinate("layer", setting),
+            "head": standard_coordinate("head", setting),
+            "lag": np.arange(self._request(setting.input).n_lags),
+        }
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        by_sequence = records[0].attention[self._request(records[0].input)]
+        return {"profile": by_sequence.double().mean(dim=1).numpy()}
+
+    def _request(self, made: Input) -> LagMeans:
+        return LagMeans(min(self.max_lag + 1, made.tokens.shape[1]))
