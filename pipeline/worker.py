@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +58,12 @@ class Worker:
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
-        self._settings = {
-            group.name: Setting(self._resident.facts, inputs.get(group.input_name or ""))
+        self._inputs = inputs
+        # Asked for once: a pass may hold index maps as large as its input.
+        self._passes = {
+            group.name: group.measure.passes(
+                Setting(self._resident.facts, inputs.get(group.input_name or ""))
+            )
             for group in job.groups
         }
         self._copies = Copies()
@@ -155,24 +159,16 @@ class Worker:
         )
         self._store.write(group.name, identity, values)
 
-    def _passes(self, group: Group) -> tuple[Pass, ...]:
-        return group.measure.passes(self._settings[group.name])
-
-    def _records(self, groups: list[Group] | tuple[Group, ...]) -> dict[tuple[str, str], Record]:
+    def _records(self, groups: Sequence[Group]) -> dict[tuple[str, str], Record]:
         """One forward pass for each input (and dtype), however many measures read it."""
-        inputs = {
-            setting.input.name: setting.input
-            for setting in self._settings.values()
-            if setting.input is not None
-        }
-        wanted = merge(wanted for group in groups for wanted in self._passes(group))
+        wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         memory = self.job.analysis.workers.memory
         return {
-            one.key: run(self._resident, inputs[one.input], one, memory_bytes=memory)
+            one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
             for one in wanted
         }
 
     def _records_of(
         self, group: Group, records: Mapping[tuple[str, str], Record]
     ) -> tuple[Record, ...]:
-        return tuple(records[wanted.key] for wanted in self._passes(group))
+        return tuple(records[wanted.key] for wanted in self._passes[group.name])
