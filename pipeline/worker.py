@@ -24,7 +24,7 @@ from pipeline.plan import (
     load_input,
     reference_key,
 )
-from pipeline.record import Pass, Record, merge
+from pipeline.record import Record, merge
 from pipeline.rows import Row
 
 # Trying again may help with these; anything else that a measure raises would be raised again.
