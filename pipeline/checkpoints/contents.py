@@ -88,12 +88,16 @@ def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
 
 
 def is_whole(place: Place, folder: Folder) -> bool:
-    """Whether config and weights are there, each weight file as long as it says of itself."""
+    """Whether config and weights are there, each file as long as it says of itself.
+
+    Where files appear whole, they are not read for it.
+    """
     try:
         parts = weight_parts(place, folder)
-        return "config.json" in folder.files and not any(
+        grown = place.WRITTEN_BY_THE != "byte" or not any(
             is_cut_off(place, folder, part) for part in parts
         )
+        return grown and "config.json" in folder.files
     except (CheckpointError, OSError):
         return False
 

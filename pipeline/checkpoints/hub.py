@@ -24,10 +24,10 @@ from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.retrying import persistently, spoken_of
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, known_sha256
+from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
 from pipeline.errors import CheckpointError, InputError
 
-APPEARS_AT_ONCE: bool = True
+WRITTEN_BY_THE: Unit = "commit"
 
 _URI = re.compile(r"hf://(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<ref>[^/@]+))?/?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

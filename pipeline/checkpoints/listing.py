@@ -37,10 +37,8 @@ def finished(place: Place, uri: str) -> list[Found]:
     Raises InputError where there is none, or two of one step.
     """
     found = _by_step(place, uri)
-    if found and not place.APPEARS_AT_ONCE:
-        latest = found[max(found)]
-        if is_unfinished_latest(place, latest.folder):
-            del found[latest.name.step]
+    if found and is_unfinished_latest(place, found[max(found)].folder):
+        del found[max(found)]
     if not found:
         raise InputError(
             f"{uri}: holds no finished checkpoint; expected checkpoints named "
@@ -53,9 +51,7 @@ def _by_step(place: Place, uri: str) -> dict[int, Found]:
     found: dict[int, Found] = {}
     for folder in sorted(place.folders(uri), key=lambda folder: folder.name):
         name = parse_name(folder.name)
-        if name is None:
-            continue
-        if not place.APPEARS_AT_ONCE and is_unfinished_trainer_save(place, folder):
+        if name is None or is_unfinished_trainer_save(place, folder):
             continue
         if (other := found.get(name.step)) and other.folder.uri != folder.uri:
             raise InputError(

@@ -7,10 +7,10 @@ from pathlib import Path
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, known_sha256
+from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
 from pipeline.errors import InputError
 
-APPEARS_AT_ONCE: bool = False
+WRITTEN_BY_THE: Unit = "byte"
 WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
 
 

@@ -83,7 +83,7 @@ def spoken_of(
         status = _status(error)
         if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
             raise refusal(f"{uri}: there is no such {what}: check the address") from error
-        if isinstance(error, PermissionError | _NO_KEYS) or status in _DENIED:
+        if isinstance(error, (PermissionError, *_NO_KEYS)) or status in _DENIED:
             raise refusal(
                 f"{uri}: access is denied: set the place's credentials in the environment or in "
                 "its own credentials file"

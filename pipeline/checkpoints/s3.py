@@ -12,11 +12,14 @@ from typing import Any
 import fsspec
 
 from pipeline.checkpoints.retrying import persistently, spoken_of
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, known_sha256
+from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
 from pipeline.errors import CheckpointError, InputError
 
-APPEARS_AT_ONCE: bool = False
+WRITTEN_BY_THE: Unit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
+
+# One policy of retrying is enough, and `persistently` is it: botocore's own would multiply it.
+_CLIENT = {"retries": {"total_max_attempts": 1}}
 
 
 def folders(uri: str) -> list[Folder]:
@@ -99,4 +102,4 @@ def _join(uri: str, name: str) -> str:
 
 def _filesystem() -> Any:
     """The process's own file system: s3fs keeps one, and makes another after a fork."""
-    return fsspec.filesystem("s3", use_listings_cache=False)
+    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pipeline.checkpoints.cache import recall, remember
 
@@ -27,6 +27,8 @@ class StoredFile:
 # The files directly in one folder, by name.
 Files = Mapping[str, StoredFile]
 
+Unit = Literal["byte", "file", "commit"]
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -40,10 +42,10 @@ class Folder:
 class Place(Protocol):
     """A kind of place. The modules `local`, `s3` and `hub` are one each.
 
-    APPEARS_AT_ONCE: a checkpoint here is whole or absent, never half-written.
+    WRITTEN_BY_THE: what appears here whole or not at all, while a run is being written.
     """
 
-    APPEARS_AT_ONCE: bool
+    WRITTEN_BY_THE: Unit
 
     def folders(self, uri: str) -> Sequence[Folder]:
         """All that may be checkpoints of the run at `uri`. Raises InputError."""

@@ -29,7 +29,9 @@ _TRAINER_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_stat
 
 def is_unfinished_trainer_save(place: Place, folder: Folder) -> bool:
     """Whether the first rule says that `folder` is not finished."""
-    if not folder.name.startswith("checkpoint-") or "trainer_state.json" in folder.files:
+    if place.WRITTEN_BY_THE == "commit" or not folder.name.startswith("checkpoint-"):
+        return False
+    if "trainer_state.json" in folder.files:
         return False
     if any(name in folder.files for name in _TRAINER_FILES):
         return True
@@ -38,7 +40,9 @@ def is_unfinished_trainer_save(place: Place, folder: Folder) -> bool:
 
 def is_unfinished_latest(place: Place, folder: Folder) -> bool:
     """Whether the second rule says that `folder`, of the latest step, is not finished."""
-    return _changed_lately(folder) and not is_whole(place, folder) and place.is_growing(folder)
+    if place.WRITTEN_BY_THE == "commit" or not _changed_lately(folder):
+        return False
+    return not is_whole(place, folder) and place.is_growing(folder)
 
 
 def _changed_lately(folder: Folder) -> bool:

@@ -1,13 +1,19 @@
 """Checkpoints that are small enough to be written by the dozen."""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 from safetensors.numpy import save_file
+
+from pipeline.checkpoints import retrying
+from tests.pipeline.checkpoints.servers import Hub, Proxy
 
 WriteCheckpoint = Callable[..., Path]
 
@@ -59,3 +65,52 @@ def write_checkpoint() -> WriteCheckpoint:
         return folder
 
     return write
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub, which `HF_ENDPOINT` names; nothing is kept between tests."""
+    with Hub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """Host and port of an S3 server."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
+    """A way to an S3 server with the empty bucket `runs`, which the environment names."""
+    with Proxy(moto) as proxy:
+        for name, value in {
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+            "AWS_SECRET_ACCESS_KEY": "a-very-secret-key-of-these-tests",
+            "ONTOGENY_CACHE": str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
+        filesystem = S3FileSystem(use_listings_cache=False)
+        if filesystem.exists("runs"):
+            filesystem.rm("runs", recursive=True)
+        filesystem.mkdir("runs")
+        proxy.forget()
+        yield proxy
+        S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are cut short, ours and those of the libraries beneath."""
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.05)
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.05)))

@@ -67,7 +67,9 @@ def test_two_folders_of_one_step_are_refused_by_name(tmp_path, write_checkpoint)
 def test_a_missing_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no such folder"):
         list_checkpoints(str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="holds no finished checkpoint; expected checkpoints named"):
+    with pytest.raises(
+        InputError, match="holds no finished checkpoint; expected checkpoints named"
+    ):
         list_checkpoints(str(tmp_path))
 
 
