@@ -100,6 +100,7 @@ def consolidate(folder: ZarrStore) -> None:
     """Gather the metadata of all that is in a folder, so that opening it takes one request."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
+        warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
         zarr.consolidate_metadata(folder)
 
 

@@ -54,7 +54,7 @@ class Objects:
 
     def read(self, key: str) -> bytes | None:
         """The object's content, None where there is none."""
-        with access(self.uri), suppress(FileNotFoundError):
+        with access(self.uri), suppress(FileNotFoundError, NotADirectoryError):
             return bytes(self._fs.cat_file(self.path(key)))  # pyright: ignore[reportArgumentType]
 
     def list(self, prefix: str = "") -> list[str]:

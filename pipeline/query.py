@@ -47,10 +47,10 @@ def open_run(
     chunks: sizes of Dask arrays; None reads without Dask. InputError where there is no store.
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
-    commits = store.commits()  # before the catalogue: see pipeline.store
-    catalogue, trajectories = store.catalogue(), published(store)
+    commits = store.commits()  # before the groups: see pipeline.store
+    groups, trajectories = store.groups(), published(store)
     datasets: dict[str, xr.Dataset] = {}
-    for name, group in sorted(catalogue.groups()):
+    for name, group in groups.items():
         class_ = (classes or {}).get(name) or str(group.attrs["current"])
         rows = list(latest((c for c in commits if c.group == name), class_).values())
         if rows:
@@ -58,9 +58,9 @@ def open_run(
             ready = ready if ready and ready.holds(class_, rows) else None
             datasets[name] = _dataset(store.uri, f"{name}/{class_}", group[class_], rows, ready)
     if chunks is not None:
-        datasets = {name: dataset.chunk(chunks) for name, dataset in datasets.items()}
+        datasets = {name: _chunked(dataset, chunks) for name, dataset in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = {"identity": catalogue.attrs["identity"]}
+    tree.attrs = {"identity": store.identity}
     return tree
 
 
@@ -154,6 +154,18 @@ def _dataset(
     coordinates["step"] = np.array([commit.step for commit in rows])
     coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
     return xr.Dataset(variables, coordinates, template["attributes"])
+
+
+def _chunked(dataset: xr.Dataset, chunks: Mapping[str, int] | Literal["auto"]) -> xr.Dataset:
+    """With the variables as Dask arrays; what labels a step stays as it is."""
+    return dataset.assign(
+        {
+            name: array.variable.chunk(
+                chunks if chunks == "auto" else {d: n for d, n in chunks.items() if d in array.dims}
+            )
+            for name, array in dataset.data_vars.items()
+        }
+    )
 
 
 def _select_one(array: xr.DataArray, address: str, dim: str, label: Label) -> xr.DataArray:

@@ -52,7 +52,8 @@ def arrays_for(uri: str, group: str, class_: str, row: int) -> dict[str, zarr.Ar
     if row >= arrays["step"].shape[0]:
         _opened.cache_clear()
         arrays = _opened(uri, group, class_, os.getpid())
-    if not 0 <= row < (reserved := arrays["step"].shape[0]):
+    reserved = arrays["step"].shape[0]
+    if not 0 <= row < reserved:
         raise ValueError(
             f"{uri}: row {row} of {group!r} was never reserved ({reserved} are): "
             "another worker may get it and overwrite this one; write rows given by reserve() only"

@@ -116,7 +116,10 @@ class Store:
         """
         self._class(group, class_)
         with access(self.uri):
-            self._root().require_group(group).update_attributes({"current": class_})
+            found = self._root().require_group(group)
+            if found.attrs["current"] == class_:
+                return
+            found.update_attributes({"current": class_})
         self._consolidate()
 
     # What workers call
@@ -159,10 +162,7 @@ class Store:
         return plain_json(self.catalogue().attrs["identity"])
 
     def catalogue(self) -> zarr.Group:
-        """The consolidated metadata of all rows: one request, read-only.
-
-        List the markers before this, never after (see the module's docstring).
-        """
+        """The consolidated metadata of all rows: one request, read-only."""
         with access(self.uri):
             try:
                 root = zarr.open_group(Complete(self.objects.zarr(ROWS, read_only=True)), mode="r")
@@ -176,6 +176,16 @@ class Store:
                 "use the version that wrote it, or analyse again into another store"
             )
         return root
+
+    def groups(self) -> dict[str, zarr.Group]:
+        """The groups that were prepared, each a Zarr group of classes with a current one.
+
+        What a kill left half-made is no group yet. List the markers before this, never after.
+        """
+        catalogue = self.catalogue()
+        if catalogue.metadata.consolidated_metadata is None:
+            return {}
+        return {name: g for name, g in sorted(catalogue.groups()) if "current" in g.attrs}
 
     def commits(self, group: str | None = None) -> list[Commit]:
         """All committed rows, of all classes, from one fresh listing."""

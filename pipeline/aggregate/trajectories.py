@@ -69,10 +69,10 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
     What earlier trajectories hold is read from there, and only new rows are read one by one.
     For the coordinator, like all that changes metadata. Memory: about 256 MiB.
     """
-    commits, catalogue = store.commits(), store.catalogue()
+    commits, groups = store.commits(), store.groups()
     before, number = published(store), _pointer(store)["number"]
     after: dict[str, Published] = {}
-    for name, group in sorted(catalogue.groups()):
+    for name, group in groups.items():
         class_ = str(group.attrs["current"])
         rows = list(latest((c for c in commits if c.group == name), class_).values())
         old = before.get(name)
@@ -102,7 +102,7 @@ class _Source:
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
         """One array in order of step, of which `part` is taken along the other dimensions."""
         array = self.rows[name]
-        before: Any = self.before.get(name) if self.before is not None else None
+        before: Any = None if self.before is None else self.before.get(name)
         index = {} if before is None else self._index_before()
         held = np.array([commit.key in index for commit in self.commits])
         old = [index[commit.key] for commit in self.commits if commit.key in index]

@@ -1,0 +1,86 @@
+"""Processes that write to a store and are killed, as by `kill -9`, before a chosen operation."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tests.pipeline.store import synthetic
+
+# Children of a fork server share no thread or event loop with the tests.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pipeline.query"])  # its imports take a second
+
+_CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+
+
+def operations(function: Callable[..., Any], *args: Any) -> int:
+    """How many changes to the file system a function makes, counted in a process of its own."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_count, args=(sender, function, args))
+    process.start()
+    sender.close()
+    counted = receiver.recv()
+    process.join()
+    assert process.exitcode == 0
+    return counted
+
+
+def killed_before(operation: int, function: Callable[..., Any], *args: Any) -> None:
+    """Run a function in a process that is killed before its n-th change to the file system."""
+    process = CONTEXT.Process(target=_die, args=(operation, function, args))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+
+
+def side_by_side(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None:
+    """Run a function in one process for each tuple of arguments, all at once."""
+    processes = [CONTEXT.Process(target=function, args=args) for args in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def run(uri: str, steps: list[int]) -> None:
+    synthetic.run(uri, [synthetic.scores()], steps)
+
+
+def write_rows(uri: str, steps: list[int], rows: list[int]) -> None:
+    store = synthetic.Store(uri)
+    for step, row in zip(steps, rows, strict=True):
+        synthetic.write(store, synthetic.scores(), step, row)
+
+
+def _watch(changed: Callable[[], None]) -> None:
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        writes = (
+            event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if (event in _CHANGES or writes) and not str(args[0]).startswith("/dev"):
+            changed()
+
+    sys.addaudithook(hook)
+
+
+def _count(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    changes: list[None] = []
+    _watch(lambda: changes.append(None))
+    function(*args)
+    sender.send(len(changes))
+
+
+def _die(operation: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    left = [operation]
+
+    def changed() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _watch(changed)
+    function(*args)

@@ -1,0 +1,128 @@
+"""A synthetic run whose every number follows from its step, its weights and its class.
+
+So any row that a store shows can be checked without having watched it being written.
+"""
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.markers import latest
+from pipeline.schema import Variable
+from pipeline.store import Commit, Row, Store, Template
+
+IDENTITY = {"architecture": "synthetic"}
+
+
+def scores(version: int = 1, layers: int = 2, heads: int = 3) -> Template:
+    """A small measure: one score per head (NaN for the first head) and one number per step."""
+    return Template(
+        "scores",
+        fingerprint_class(measure="scores", version=version, layers=layers),
+        (
+            Variable("induction", ("step", "layer", "head"), "1", "A score.", "A paper"),
+            Variable("count", ("step",), "tokens", "A number.", dtype="int64"),
+        ),
+        {"layer": np.arange(layers), "head": np.arange(heads)},
+        {"version": version, "parameters": {"layers": layers}},
+    )
+
+
+def losses(sequences: int = 4, positions: int = 6) -> Template:
+    """A large measure: one loss per token, and their mean."""
+    return Template(
+        "losses",
+        fingerprint_class(measure="losses", sequences=sequences, positions=positions),
+        (
+            Variable("loss", ("step", "sequence", "position"), "nats", "A loss."),
+            Variable("mean", ("step",), "nats", "A mean.", dtype="float64"),
+        ),
+        {"sequence": np.arange(sequences), "position": np.arange(positions)},
+        {"version": 1},
+    )
+
+
+def weights_of(step: int, edition: int = 0) -> str:
+    """The digest of the weights at a step; another edition stands for other weights."""
+    return digest_of([step, edition])
+
+
+def row_of(template: Template, step: int, row: int, edition: int = 0) -> Row:
+    digest = weights_of(step, edition)
+    return Row(
+        step=step,
+        row=row,
+        fingerprint=fingerprint(template.class_, digest),
+        digest=digest,
+        uri=f"run/step-{step}",
+        tokens_seen=None if step % 2 else step * 1000,
+        details={"edition": edition},
+    )
+
+
+def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.ndarray]:
+    """What the measure has at a step. The first entry of each float array is NaN."""
+    values = {}
+    for variable in template.variables:
+        seed = zlib.crc32(f"{template.class_} {variable.name} {step} {edition}".encode())
+        made = np.random.default_rng(seed).uniform(0, 100, template.shape(variable))
+        made = np.asarray(made).astype(variable.dtype)
+        if made.ndim and made.dtype.kind == "f":
+            made[0] = np.nan
+        values[variable.name] = made
+    return values
+
+
+def write(
+    store: Store, template: Template, step: int, row: int | None = None, edition: int = 0
+) -> Commit:
+    """One committed row, in a fresh storage row unless one is given."""
+    if row is None:
+        (row,) = store.reserve(template.group, template.class_, 1)
+    values = values_of(template, step, edition)
+    return store.write(template.group, row_of(template, step, row, edition), values)
+
+
+def run(
+    uri: str | Path, templates: Iterable[Template], steps: Iterable[int], edition: int = 0
+) -> Store:
+    """What an analysis does: make or open the store, and compute what is missing in it."""
+    store, templates = Store(str(uri)), list(templates)
+    store.create_or_open(IDENTITY)
+    store.prepare(templates)
+    for template in templates:
+        done = latest(store.commits(template.group), template.class_)
+        missing = [
+            step
+            for step in steps
+            if step not in done
+            or done[step].fingerprint != fingerprint(template.class_, weights_of(step, edition))
+        ]
+        rows = store.reserve(template.group, template.class_, len(missing))
+        for step, row in zip(missing, rows, strict=True):
+            write(store, template, step, row, edition)
+        store.set_current(template.group, template.class_)
+    return store
+
+
+def wrong_rows(tree: xr.DataTree, templates: Iterable[Template], edition: int = 0) -> list[str]:
+    """Every shown row whose numbers, tokens or digest are not those of its step."""
+    wrong = []
+    for template in templates:
+        if template.group not in tree.children:
+            continue
+        dataset = tree.children[template.group].to_dataset()
+        for index, step in enumerate(dataset["step"].values.tolist()):
+            expected = values_of(template, step, edition)
+            shown = dataset.isel(step=index)
+            same = all(
+                np.array_equal(shown[name].values, value, equal_nan=value.dtype.kind == "f")
+                for name, value in expected.items()
+            )
+            if not same or shown["digest"].item() != weights_of(step, edition):
+                wrong.append(f"{template.group} at step {step}")
+    return wrong
