@@ -1,5 +1,6 @@
 """What the measures of modular arithmetic share: the table of all pairs, and the waves in it."""
 
+from collections.abc import MutableMapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -8,11 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
-from pipeline import fourier
+from pipeline import fourier, neuron_waves
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Setting, require_input
-from pipeline.models.residues import ResidueWeights, require_residue_weights
+from pipeline.models.loading import Weights
+from pipeline.models.residues import ResidueWeights, require_residue_weights, residue_weights
 from pipeline.record import Pass, Record
 
 # Where the answer is a homomorphism of the pair, cos(w_k(a + b)) is a function of the answer.
@@ -71,6 +74,13 @@ class Table:
     Rows are the pairs, a * p + b; the logit of '=' is dropped.
     """
 
+    @classmethod
+    def of(cls, record: Record) -> "Table":
+        """The table of a record: one for all measures that read it, so that none repeats work."""
+        if record not in _TABLES:
+            _TABLES[record] = cls(record)
+        return _TABLES[record]
+
     def __init__(self, record: Record) -> None:
         made = record.input
         self.p: int = made.attributes["p"]
@@ -97,6 +107,12 @@ class Table:
         """How many pairs of each answer are train pairs."""
         return torch.bincount(self.answers[self.is_train], minlength=self.p).double()
 
+    @cached_property
+    def frequency_shares(self) -> Float[Tensor, "frequency neuron"]:
+        """See `neuron_waves.frequency_shares`. Only where neurons were recorded."""
+        assert self.neurons is not None
+        return neuron_waves.frequency_shares(self.neurons, self.p)
+
     def mean_by_answer(self, x: Float[Tensor, "pair n"]) -> Float[Tensor, "answer n"]:
         """Mean of x over the p pairs of each answer, which occurs once for every a."""
         pairs_of = self.answers.view(self.p, self.p).argsort(dim=1)
@@ -121,11 +137,23 @@ class Table:
         """Cross-entropy where all pairs of one answer have the same logits."""
         return fourier.cross_entropy(logits, torch.arange(self.p, device=logits.device))
 
+    def over_train(self, by_answer: Float[Tensor, " answer"]) -> Float[Tensor, ""]:
+        """Mean over the train pairs of what depends on the answer alone."""
+        return (by_answer * self.train_pairs).sum() / self.train_pairs.sum()
+
+    def over_test(self, by_answer: Float[Tensor, " answer"]) -> Float[Tensor, ""]:
+        """Mean over the test pairs of what depends on the answer alone."""
+        test_pairs = self.p - self.train_pairs
+        return (by_answer * test_pairs).sum() / test_pairs.sum()
+
     def train_loss_without(self, waves: Float[Tensor, "answer residue"]) -> Float[Tensor, ""]:
         """Mean loss on the train pairs with a function of the answer taken off the logits."""
         answers = self.answers[self.is_train]
         logits = self.logits[self.is_train] - waves[answers]
         return fourier.cross_entropy(logits, answers).mean()
+
+
+_TABLES: MutableMapping[Record, Table] = WeakIdKeyDictionary()
 
 
 def key_frequencies_by_neuron_logit(acting: ResidueWeights, share: float) -> list[int]:
@@ -141,3 +169,13 @@ def key_frequencies_by_embedding(acting: ResidueWeights) -> list[int]:
     squared = fourier.component_norms(acting.W_E).square()
     best = torch.stack([part.amax() for part in squared.split(2)])
     return fourier.largest(best, 1 / 16)
+
+
+def key_frequencies(table: Table, weights: Weights, share: float) -> dict[str, list[int]]:
+    """The key frequencies of one checkpoint, by each of the rules."""
+    acting = residue_weights(weights)
+    return {
+        "neuron_logit": key_frequencies_by_neuron_logit(acting, share),
+        "embedding": key_frequencies_by_embedding(acting),
+        "clusters": neuron_waves.key_frequencies_by_clusters(table.frequency_shares),
+    }

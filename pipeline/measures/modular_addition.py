@@ -76,7 +76,7 @@ class ModularAddition(TableMeasure):
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
         """The key frequencies, by the neuron-logit map."""
-        acting = residue_weights(weights, records[0].input.attributes["p"])
+        acting = residue_weights(weights)
         return {"key_frequencies": key_frequencies_by_neuron_logit(acting, self.key_share)}
 
     def compute(
@@ -84,8 +84,8 @@ class ModularAddition(TableMeasure):
     ) -> dict[str, np.ndarray]:
         """See the class."""
         assert reference is not None
-        table = Table(records[0])
-        acting = residue_weights(weights, table.p)
+        table = Table.of(records[0])
+        acting = residue_weights(weights)
         loss = fourier.cross_entropy(table.logits, table.answers)
         values = {
             "train_loss": loss[table.is_train].mean(),

@@ -27,8 +27,9 @@ class ResidueWeights:
         return self.W_out @ self.W_U
 
 
-def residue_weights(weights: Weights, p: int) -> ResidueWeights:
-    """The weights of a model whose ids 0 .. p-1 are the residues."""
+def residue_weights(weights: Weights) -> ResidueWeights:
+    """The weights of a model whose ids are the residues and then '='."""
+    p = len(weights[_W_E]) - 1
     return ResidueWeights(
         W_E=weights[_W_E][:p].double(),
         W_out=weights[_last_w_out(weights)].double().T,

@@ -5,92 +5,24 @@ import pytest
 import torch
 from numpy import cos, pi, sin
 
-from pipeline.data import modular
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.modular_addition import ModularAddition
 from pipeline.models.loading import facts_of
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
-from pipeline.record import Record
+from tests.pipeline.modular_organisms import (
+    adding_model,
+    amplitude,
+    config,
+    loss,
+    measured,
+    random_model,
+    record,
+    table_input,
+    weights,
+)
 
 MEASURE = ModularAddition()
-
-
-def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:
-    tokens, labels = modular.table(p, operation)
-    arrays = {"labels": labels, "is_train": modular.split(p, train_share, seed=0)}
-    attributes = {"p": p, "operation": operation, "train_share": train_share, "split_seed": 0}
-    return Input("table", "table", tokens, arrays, attributes)
-
-
-def config(p: int, **changes) -> OrganismConfig:
-    shape = {"vocab_size": p + 1, "hidden_size": 12, "num_attention_heads": 2,
-             "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 3,
-             "layer_norm": False}  # fmt: skip
-    return OrganismConfig(**(shape | changes))
-
-
-def random_model(p: int) -> OrganismForCausalLM:
-    torch.manual_seed(0)
-    return OrganismForCausalLM(config(p)).double().eval()
-
-
-def amplitude(k: int, p: int) -> float:
-    """Ramps take second differences, which weigh a wave by this: all get equal parts of W_L."""
-    return 1 / (1 - cos(2 * pi * k / p))
-
-
-@torch.no_grad()
-def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
-    """Logits are exactly sum_k alpha_k cos(w_k(a + b - c)), with `amplitude`'s alpha_k.
-
-    Attention is uniform and carries a + b to '='; one ReLU neuron per value of a + b turns on
-    where it is exceeded, so that their combination takes any value at each integer.
-    """
-    made = config(p, intermediate_size=2 * p - 1, hidden_size=2 * p + 2, mlp_bias=True,
-                  initializer_range=0.0)  # fmt: skip
-    model = OrganismForCausalLM(made).double()
-    layer = model.model.layers[0]
-    model.model.embed_tokens.weight[:p, 0] = 3.0 * torch.arange(p)
-    layer.self_attn.v_proj.weight[0, 0] = 1.0
-    layer.self_attn.o_proj.weight[1, 0] = 1.0
-    total = torch.arange(2 * p - 1)
-    layer.mlp.up_proj.weight[:, 1] = 1.0
-    layer.mlp.up_proj.bias[:] = 1.0 - total
-    wanted = sum(
-        amplitude(k, p)
-        * torch.cos(2 * pi * k / p * (total[:, None] - torch.arange(p)[None]).double())
-        for k in frequencies
-    )
-    ramps = (total[:, None] + 1 - total[None, :]).clamp(min=0).double()
-    # W_out copies the first p waves' values into the residual, W_U is the identity on them.
-    layer.mlp.down_proj.weight[2 : p + 2] = torch.linalg.solve(ramps, wanted).T
-    model.lm_head.weight[:p, 2 : p + 2] = torch.eye(p, dtype=torch.float64)
-    return model.eval()
-
-
-@torch.no_grad()
-def record(model: OrganismForCausalLM, table: Input) -> Record:
-    logits = model(torch.from_numpy(table.tokens)).logits[:, -1]
-    return Record(table, logits={-1: logits})
-
-
-def weights(model: OrganismForCausalLM) -> dict:
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def measured(model: OrganismForCausalLM, table: Input, reference: dict | None = None) -> dict:
-    records = (record(model, table),)
-    reference = reference or dict(MEASURE.reference(records, weights(model)))
-    return MEASURE.compute(records, weights(model), reference)
-
-
-def loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    own = logits[np.arange(len(labels)), labels]
-    others = np.exp(logits - own[:, None])
-    others[np.arange(len(labels)), labels] = 0
-    return np.log1p(others.sum(axis=1))
 
 
 def from_the_formulas(logits: np.ndarray, table: Input, keys: list[int]) -> dict[str, float]:
@@ -125,7 +57,7 @@ def from_the_formulas(logits: np.ndarray, table: Input, keys: list[int]) -> dict
 def test_losses_and_explained_variance_follow_the_formulas(p, operation):
     model, table = random_model(p), table_input(p, operation)
     keys = [1, 3, p // 2]
-    found = measured(model, table, {"key_frequencies": keys})
+    found = measured(MEASURE, model, table, {"key_frequencies": keys})
     logits = record(model, table).logits[-1][:, :p].numpy()
     for name, value in from_the_formulas(logits, table, keys).items():
         assert found[name] == pytest.approx(value, rel=1e-9), name
@@ -135,7 +67,7 @@ def test_losses_and_explained_variance_follow_the_formulas(p, operation):
 def test_sparsity_and_embedding_norms_follow_the_formulas():
     p = 11
     model, table = random_model(p), table_input(p)
-    found = measured(model, table)
+    found = measured(MEASURE, model, table)
     W_E = model.model.embed_tokens.weight.detach().numpy()[:p]
     W_out = model.model.layers[0].mlp.down_proj.weight.detach().numpy().T
     W_L = W_out @ model.lm_head.weight.detach().numpy().T[:, :p]
@@ -160,7 +92,7 @@ def test_the_exact_adder_keeps_its_whole_loss_and_variance():
     logits = record(model, table).logits[-1][:, :p].numpy()
     np.testing.assert_allclose(logits, exact, atol=1e-10)
 
-    found = measured(model, table)
+    found = measured(MEASURE, model, table)
     full = loss(logits, table.arrays["labels"]).mean()
     assert found["restricted_loss"] == pytest.approx(full, rel=1e-9)
     assert found["logit_variance_explained"] == pytest.approx(1, abs=1e-12)
@@ -178,16 +110,16 @@ def test_planted_frequencies_are_found_the_highest_included(p, planted):
 def test_the_equals_sign_never_counts():
     p = 11
     model, table = random_model(p), table_input(p)
-    before = measured(model, table, {"key_frequencies": [2]})
+    before = measured(MEASURE, model, table, {"key_frequencies": [2]})
     with torch.no_grad():
         model.lm_head.weight[p] += 100.0
-    after = measured(model, table, {"key_frequencies": [2]})
+    after = measured(MEASURE, model, table, {"key_frequencies": [2]})
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
 
 
 def test_other_operations_have_losses_but_no_waves_in_the_answer():
-    found = measured(random_model(11), table_input(11, "x2_xy_y2"))
+    found = measured(MEASURE, random_model(11), table_input(11, "x2_xy_y2"))
     for name in ("restricted_loss", "excluded_loss", "logit_variance_explained"):
         assert np.isnan(found[name])
     assert np.isfinite(found["test_loss"])
@@ -210,7 +142,7 @@ def test_declared_arrays_are_the_computed_ones():
     setting = Setting(facts_of(config(p)), table)
     MEASURE.check(setting)
     coordinates = MEASURE.coordinates(setting)
-    found = measured(model, table)
+    found = measured(MEASURE, model, table)
     assert list(coordinates["frequency"]) == [1, 2, 3, 4, 5]
     assert {v.name for v in MEASURE.variables} == set(found)
     for variable in MEASURE.variables:

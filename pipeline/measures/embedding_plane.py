@@ -1,0 +1,95 @@
+"""The final embedding's principal plane, followed back through training."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.measures.base import Reference, Setting
+from pipeline.models.loading import Weights
+from pipeline.models.residues import residue_weights
+from pipeline.modular import TableMeasure
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+
+class EmbeddingPlane(TableMeasure):
+    """Where the residues lie in the plane that the final embedding spreads out in most.
+
+    The plane is spanned by the first two principal components of the last checkpoint's W_E (rows
+    0 .. p-1, centred, float64), each signed so that its largest entry is positive. With
+    z[x] = first[x] + i second[x] and its Fourier transform Z over the residues:
+
+    - `first[x]`, `second[x]`: coordinates there of residue x at each step, W_E centred.
+    - `variance_share`: the share of the step's W_E variance that lies in the plane.
+    - `circularity`: max over k of |Z_k|^2 / sum over k of |Z_k|^2, k != 0: 1 where the residues go
+      round a circle in equal steps of k, about log(p) / p at random; a rotation leaves it alone.
+    - `circle_frequency`: that k, as the smaller of k and p - k.
+
+    NaN where the embedding has no variance (in the plane). The two components of one frequency
+    have almost equal variance, so the axes are defined up to a rotation only; the plane is not.
+    """
+
+    name = "embedding_plane"
+    version = 1
+    reference_from = "last"
+    variables = (
+        Variable("first", ("step", "residue"), "1",
+                 "Residue's coordinate on the final embedding's first principal component.",
+                 dtype="float64"),
+        Variable("second", ("step", "residue"), "1",
+                 "Residue's coordinate on the final embedding's second principal component.",
+                 dtype="float64"),
+        Variable("variance_share", ("step",), "1",
+                 "Share of the embedding's variance in that plane.", dtype="float64"),
+        Variable("circularity", ("step",), "1",
+                 "How nearly the residues go round a circle in that plane, 0 to 1.",
+                 dtype="float64"),
+        Variable("circle_frequency", ("step",), "1",
+                 "The frequency at which they go round it."),
+    )  # fmt: skip
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """None: it reads weights only."""
+        return ()
+
+    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
+        """The plane's two unit vectors in the residual stream."""
+        _, _, components = torch.linalg.svd(_centred_embedding(weights), full_matrices=False)
+        axes = components[:2]
+        largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+        return {"axes": (axes * largest.sign()).tolist()}
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        assert reference is not None
+        embedding = _centred_embedding(weights)
+        axes = torch.tensor(reference["axes"], dtype=torch.float64, device=embedding.device)
+        plane = embedding @ axes.T
+        circularity, frequency = circle(plane)
+        values = {
+            "first": plane[:, 0],
+            "second": plane[:, 1],
+            "variance_share": plane.square().sum() / embedding.square().sum(),
+            "circularity": circularity,
+            "circle_frequency": frequency,
+        }
+        return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def circle(
+    plane: Float[Tensor, "residue 2"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The circularity of a closed polygon in the plane, and the frequency that it goes round at."""
+    power = torch.fft.fft(torch.complex(plane[:, 0], plane[:, 1])).abs().square()[1:]
+    best = power.argmax() + 1
+    share = power.max() / power.sum()
+    frequency = torch.minimum(best, len(plane) - best).double()
+    return share, torch.where(share.isnan(), torch.nan, frequency)
+
+
+def _centred_embedding(weights: Weights) -> Float[Tensor, "residue d_model"]:
+    W_E = residue_weights(weights).W_E
+    return W_E - W_E.mean(dim=0)

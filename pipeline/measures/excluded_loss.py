@@ -1,0 +1,121 @@
+"""The train loss without frequencies: one at a time, and by other choices of the key ones."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline import fourier
+from pipeline.measures.base import Reference
+from pipeline.models.loading import Weights
+from pipeline.modular import Table, TableMeasure, key_frequencies
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
+_CODE = "the code published with Nanda et al. 2023"
+
+# Sums of products below this may have lost terms to underflow.
+_SMALLEST = 1e-280
+
+
+class ExcludedLoss(TableMeasure):
+    """Excluded loss frequency by frequency, its maximum, and with other key frequencies.
+
+    Notation of `modular_addition`, whose `excluded_loss` (all key frequencies of W_L at once) is
+    the main variant. All are mean losses over the train pairs; what is removed from the logits is
+    their projection, over all pairs, on cos(w_k s) and sin(w_k s).
+
+    - `by_frequency[k]`: without frequency k, for every k from 1 to (p - 1) / 2 (p / 2 where p is
+      even), key or not.
+    - `largest`: the maximum of these over all k, which needs no choice of key frequencies.
+    - `embedding_keys`, `cluster_keys`: without all key frequencies at once, by the other two rules
+      of `key_frequencies`, from the last checkpoint.
+
+    NaN for operations other than add and subtract. Departures: the authors' code evaluates key
+    frequencies only and in float32.
+    """
+
+    name = "excluded_loss"
+    version = 1
+    reference_from = "last"
+    needs_neurons = True
+    variables = (
+        Variable("by_frequency", ("step", "frequency"), "nats",
+                 "Loss on the train pairs without one frequency.", _CODE, dtype="float64"),
+        Variable("largest", ("step",), "nats",
+                 "The largest loss on the train pairs without any one frequency.",
+                 _NANDA + ", footnote 3", dtype="float64"),
+        Variable("embedding_keys", ("step",), "nats",
+                 "Loss on the train pairs without the key frequencies of the embedding.", _NANDA,
+                 dtype="float64"),
+        Variable("cluster_keys", ("step",), "nats",
+                 "Loss on the train pairs without the key frequencies of the neuron clusters.",
+                 _CODE, dtype="float64"),
+    )  # fmt: skip
+
+    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
+        """The key frequencies by every rule."""
+        return key_frequencies(Table.of(records[0]), weights, self.key_share)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        assert reference is not None
+        table = Table.of(records[0])
+        frequencies = range(1, fourier.n_frequencies(table.p) + 1)
+        if not table.has_waves:
+            undefined = {variable.name: np.array(np.nan) for variable in self.variables}
+            return undefined | {"by_frequency": np.full(len(frequencies), np.nan)}
+        waves = torch.stack([fourier.projected(table.by_answer, [k]) for k in frequencies])
+        by_frequency = train_losses_without(table, waves)
+        values = {"by_frequency": by_frequency, "largest": by_frequency.max()}
+        for rule, name in (("embedding", "embedding_keys"), ("clusters", "cluster_keys")):
+            removed = fourier.projected(table.by_answer, reference[rule])
+            values[name] = table.train_loss_without(removed)
+        return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def train_losses_without(
+    table: Table, waves: Float[Tensor, "frequency answer residue"]
+) -> Float[Tensor, " frequency"]:
+    """The mean train loss with each of several functions of the answer taken off the logits.
+
+    exp(l - wave) = exp(l) exp(-wave): the sums over residues become matrix products, one for each
+    answer, in place of as many exponentials as there are pairs, residues and frequencies. Where
+    they would leave the range of float64, each loss is computed on its own instead.
+    """
+    margins, own = _train_margins(table)
+    removed = waves - waves.diagonal(dim1=1, dim2=2)[:, :, None]
+    top = margins.amax(dim=2, keepdim=True)
+    shift = -removed.amin(dim=2)
+    kept = (-removed - shift[:, :, None]).exp().permute(1, 2, 0)
+    sums = (margins - top).exp() @ kept  # [answer, pair, frequency]
+    if sums[own].min() < _SMALLEST:
+        return torch.stack([table.train_loss_without(wave) for wave in waves])
+    others = sums.log() + top + shift.T[:, None, :]
+    return torch.logaddexp(others, torch.zeros_like(others))[own].mean(dim=0)
+
+
+def _train_margins(
+    table: Table,
+) -> tuple[Float[Tensor, "answer pair residue"], Float[Tensor, "answer pair"]]:
+    """l_c - l_answer of the train pairs, grouped by answer; which places of a group are filled.
+
+    The answer's own margin is -inf, so that it is left out of every sum over the others.
+    """
+    answers = table.answers[table.is_train]
+    order = answers.argsort(stable=True)
+    counts = table.train_pairs.long()
+    place = (
+        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[answers[order]]
+    )
+    logits = table.logits[table.is_train][order]
+    own = torch.zeros(table.p, int(counts.max()), dtype=torch.bool, device=order.device)
+    own[answers[order], place] = True
+    margins = logits.new_zeros(*own.shape, table.p)
+    margins[answers[order], place] = logits - logits.gather(1, answers[order][:, None])
+    itself = torch.arange(table.p, device=order.device)
+    margins[itself, :, itself] = -torch.inf
+    return margins, own

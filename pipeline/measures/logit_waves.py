@@ -1,0 +1,50 @@
+"""How much of each cos(w_k(a + b - c)) the logits hold."""
+
+import numpy as np
+
+from pipeline import fourier
+from pipeline.measures.base import Reference
+from pipeline.models.loading import Weights
+from pipeline.modular import Table, TableMeasure
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"
+
+
+class LogitWaves(TableMeasure):
+    """Coefficients of the logits on cos(w_k(s - c)) for every k, and the variance they explain.
+
+    L[a, b, c]: logits of all pairs at '=', float64; s = a + b ("subtract": a - b).
+
+    - `coefficient[k]`: alpha_k of the least-squares fit L ~ sum_k alpha_k cos(w_k(s - c)).
+    - `variance_explained[k]`: alpha_k^2 |cos(w_k(s - c))|^2 / |L - mean L|^2, the mean and the
+      norms over all pairs and residues. The waves are orthogonal, so these add up.
+
+    k from 1 to (p - 1) / 2 (p / 2 where p is even). NaN for operations other than add and
+    subtract. Departure: the paper fits the key frequencies only, which gives the same alpha_k.
+    """
+
+    name = "logit_waves"
+    version = 1
+    variables = (
+        Variable("coefficient", ("step", "frequency"), "1",
+                 "Least-squares coefficient of the logits on cos(w_k(a+b-c)).", _NANDA,
+                 dtype="float64"),
+        Variable("variance_explained", ("step", "frequency"), "1",
+                 "Share of the logits' variance that cos(w_k(a+b-c)) explains.", _NANDA,
+                 dtype="float64"),
+    )  # fmt: skip
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        table = Table.of(records[0])
+        if not table.has_waves:
+            nan = np.full(fourier.n_frequencies(table.p), np.nan)
+            return {variable.name: nan for variable in self.variables}
+        return {
+            "coefficient": fourier.answer_wave_coefficients(table.by_answer).cpu().numpy(),
+            "variance_explained": table.variance_explained().cpu().numpy(),
+        }

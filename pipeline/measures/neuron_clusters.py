@@ -1,0 +1,95 @@
+"""Which frequency each neuron works at, and how few directions its cluster takes."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.measures.base import Reference
+from pipeline.models.loading import Weights
+from pipeline.modular import Table, TableMeasure
+from pipeline.neuron_waves import cluster_sizes, members
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
+
+
+class NeuronClusters(TableMeasure):
+    """The MLP's neurons by the one frequency that explains most of their variance.
+
+    N[a, b, n]: activations (after the nonlinearity) at '=' over the whole p x p table, float64.
+
+    - `variance_share[n]`: the largest share, over all k from 1 to (p - 1) / 2, of the variance of
+      N[., ., n] in the 3 x 3 block {1, cos w_k a, sin w_k a} x {1, cos w_k b, sin w_k b}, its
+      constant left out.
+    - `best_frequency[n]`: that k.
+    - `cluster_size[k]`: neurons whose best frequency is k with a share of at least 0.85.
+    - `cluster_rank[k]`: how many singular values of the cluster's activations [pair, neuron] (not
+      centred) it takes to hold `rank_share` of the sum of their squares; 9 or fewer where the
+      neurons are polynomials of degree 2 in the waves of k.
+    - `cluster_top_nine[k]`: the share of that sum that the nine largest hold.
+
+    NaN: neurons that are constant over the table, clusters without a neuron.
+
+    Departures: the authors' code stops at k = (p - 3) / 2 and takes every neuron's best frequency
+    for a key frequency; the paper states rank nine without a criterion.
+    """
+
+    name = "neuron_clusters"
+    version = 1
+    needs_neurons = True
+    variables = (
+        Variable("variance_share", ("step", "neuron"), "1",
+                 "Share of the neuron's variance that its best frequency explains.", _NANDA),
+        Variable("best_frequency", ("step", "neuron"), "1",
+                 "The frequency that explains most of the neuron's variance.", _NANDA),
+        Variable("cluster_size", ("step", "frequency"), "1",
+                 "Neurons of which the frequency explains at least 0.85 of the variance.", _NANDA,
+                 dtype="int32"),
+        Variable("cluster_rank", ("step", "frequency"), "1",
+                 "Singular values that hold `rank_share` of the cluster's sum of squares."),
+        Variable("cluster_top_nine", ("step", "frequency"), "1",
+                 "Share of the cluster's sum of squares in its nine largest singular values.",
+                 dtype="float64"),
+    )  # fmt: skip
+
+    rank_share: float = Field(0.95, gt=0, le=1)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        table = Table.of(records[0])
+        assert table.neurons is not None
+        shares = table.frequency_shares
+        best = shares.nan_to_num(-1).max(dim=0)
+        alive = best.values >= 0
+        rank, top_nine = self._ranks(table.neurons, members(shares))
+        values = {
+            "variance_share": torch.where(alive, best.values, torch.nan),
+            "best_frequency": torch.where(alive, best.indices + 1, torch.nan),
+            "cluster_size": cluster_sizes(shares),
+            "cluster_rank": rank,
+            "cluster_top_nine": top_nine,
+        }
+        return {name: value.cpu().numpy() for name, value in values.items()}
+
+    def _ranks(
+        self, neurons: Float[Tensor, "pair neuron"], clusters: Bool[Tensor, "frequency neuron"]
+    ) -> tuple[Float[Tensor, " frequency"], Float[Tensor, " frequency"]]:
+        rank = torch.full((len(clusters),), torch.nan, dtype=torch.float64)
+        top_nine = rank.clone()
+        for k in clusters.any(dim=1).nonzero().flatten().tolist():
+            held = _shares_held(neurons[:, clusters[k]])
+            rank[k] = int((held < self.rank_share).sum()) + 1
+            top_nine[k] = held[:9][-1]
+        return rank, top_nine
+
+
+def _shares_held(activations: Float[Tensor, "pair neuron"]) -> Float[Tensor, " neuron"]:
+    """Share of the sum of squares in the r + 1 largest singular values, for each r."""
+    squared = torch.linalg.eigvalsh(activations.T @ activations).flip(0).clamp(min=0)
+    held = squared.cumsum(dim=0)
+    return held / held[-1]

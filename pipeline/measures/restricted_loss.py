@@ -1,0 +1,107 @@
+"""The loss that the key frequencies alone would give, in all its published variants."""
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline import fourier
+from pipeline.measures.base import Reference
+from pipeline.models.loading import Weights
+from pipeline.models.residues import residue_weights
+from pipeline.modular import Table, TableMeasure, key_frequencies
+from pipeline.record import Record
+from pipeline.schema import Variable
+
+_NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
+_CODE = "the code published with Nanda et al. 2023"
+_DEMO = "TransformerLens, Grokking_Demo"
+
+
+class RestrictedLoss(TableMeasure):
+    """Restricted loss by split, with and without the mean, at the logits and at the neurons.
+
+    Notation of `modular_addition`, whose `restricted_loss` (all pairs, mean kept) is the main
+    variant. R[s] is the projection of the logits of all pairs on cos(w_k s) and sin(w_k s), k in
+    the key frequencies K of the last checkpoint; M the mean logits over all pairs.
+
+    - `train`, `test`: mean loss of R + M over the pairs of the split.
+    - `all_without_mean`, `train_without_mean`, `test_without_mean`: of R alone.
+    - `neurons_test`: the same projection of the MLP's activations (each neuron on its own), carried
+      through W_L with the path around the MLP cut, plus M; over the test pairs.
+    - `all_embedding_keys`, `all_cluster_keys`: R + M over all pairs with K by the other two rules
+      of `key_frequencies`.
+
+    NaN for operations other than add and subtract. Departures: none of the sources states all of
+    rule, split and mean; the names here do. Losses are in nats, forward pass and losses float64.
+    """
+
+    name = "restricted_loss"
+    version = 1
+    reference_from = "last"
+    needs_neurons = True
+    variables = (
+        Variable("train", ("step",), "nats", "Restricted loss on the train pairs.", _CODE,
+                 dtype="float64"),
+        Variable("test", ("step",), "nats", "Restricted loss on the test pairs.", _CODE,
+                 dtype="float64"),
+        Variable("all_without_mean", ("step",), "nats",
+                 "Restricted loss on all pairs, the mean logits not put back.", _CODE,
+                 dtype="float64"),
+        Variable("train_without_mean", ("step",), "nats",
+                 "Restricted loss on the train pairs, the mean logits not put back.", _CODE,
+                 dtype="float64"),
+        Variable("test_without_mean", ("step",), "nats",
+                 "Restricted loss on the test pairs, the mean logits not put back.", _CODE,
+                 dtype="float64"),
+        Variable("neurons_test", ("step",), "nats",
+                 "Restricted loss on the test pairs, restricted at the neurons, without the path "
+                 "around the MLP.", _DEMO, dtype="float64"),
+        Variable("all_embedding_keys", ("step",), "nats",
+                 "Restricted loss on all pairs, key frequencies by the embedding.", _DEMO,
+                 dtype="float64"),
+        Variable("all_cluster_keys", ("step",), "nats",
+                 "Restricted loss on all pairs, key frequencies by the neuron clusters.", _NANDA,
+                 dtype="float64"),
+    )  # fmt: skip
+
+    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
+        """The key frequencies by every rule."""
+        return key_frequencies(Table.of(records[0]), weights, self.key_share)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        assert reference is not None
+        table = Table.of(records[0])
+        if not table.has_waves:
+            return {variable.name: np.array(np.nan) for variable in self.variables}
+        mean, keys = table.mean_logits, reference["neuron_logit"]
+        waves = fourier.projected(table.by_answer, keys)
+        at_logits, bare = table.loss_by_answer(waves + mean), table.loss_by_answer(waves)
+        at_neurons = table.loss_by_answer(_through_neurons(table, weights, keys) + mean)
+        values = {
+            "train": table.over_train(at_logits),
+            "test": table.over_test(at_logits),
+            "all_without_mean": bare.mean(),
+            "train_without_mean": table.over_train(bare),
+            "test_without_mean": table.over_test(bare),
+            "neurons_test": table.over_test(at_neurons),
+            "all_embedding_keys": _with_keys(table, reference["embedding"]),
+            "all_cluster_keys": _with_keys(table, reference["clusters"]),
+        }
+        return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def _with_keys(table: Table, keys: list[int]) -> Float[Tensor, ""]:
+    restricted = fourier.projected(table.by_answer, keys) + table.mean_logits
+    return table.loss_by_answer(restricted).mean()
+
+
+def _through_neurons(
+    table: Table, weights: Weights, keys: list[int]
+) -> Float[Tensor, "answer residue"]:
+    """The neurons' waves in the answer as logits, by the MLP's own path."""
+    assert table.neurons is not None
+    W_L = residue_weights(weights).W_L.to(table.neurons.device)
+    return fourier.projected(table.mean_by_answer(table.neurons), keys) @ W_L

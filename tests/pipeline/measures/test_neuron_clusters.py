@@ -1,0 +1,110 @@
+"""Shares from a least-squares fit on the block's waves, ranks from the singular values."""
+
+import numpy as np
+import pytest
+import torch
+from numpy import cos, pi, sin
+
+from pipeline.measures.key_frequencies import KeyFrequencies
+from pipeline.measures.neuron_clusters import NeuronClusters
+from pipeline.record import Record
+from tests.pipeline.modular_organisms import (
+    adding_model,
+    measured,
+    random_model,
+    record,
+    table_input,
+    weights,
+)
+
+MEASURE = NeuronClusters()
+
+
+def block(p: int, k: int) -> np.ndarray:
+    a, b = (grid.ravel() for grid in np.mgrid[:p, :p])
+    angle_a, angle_b = 2 * pi * k * a / p, 2 * pi * k * b / p
+    one = np.ones(p * p)
+    waves = [u * v for u in (one, cos(angle_a), sin(angle_a))
+             for v in (one, cos(angle_b), sin(angle_b))]  # fmt: skip
+    return np.stack(waves, axis=1)
+
+
+def shares(neurons: np.ndarray, p: int) -> np.ndarray:
+    centred = neurons - neurons.mean(axis=0)
+    fits = []
+    for k in range(1, p // 2 + 1):
+        fit = block(p, k) @ np.linalg.lstsq(block(p, k), centred, rcond=None)[0]
+        fits.append((fit**2).sum(axis=0) / (centred**2).sum(axis=0))
+    return np.stack(fits)
+
+
+@pytest.mark.parametrize("p", [11, 10])
+def test_best_frequency_and_its_share_follow_the_formula(p):
+    model, table = random_model(p), table_input(p)
+    neurons = record(model, table).neurons.numpy()
+    alive = neurons.std(axis=0) > 0
+    found = measured(MEASURE, model, table)
+    assert not alive.all()
+    assert np.isnan(found["variance_share"][~alive]).all()
+    expected = shares(neurons[:, alive], p)
+    np.testing.assert_allclose(found["variance_share"][alive], expected.max(axis=0), rtol=1e-9)
+    # A neuron that is on for a single pair has the same share at every frequency.
+    best = found["best_frequency"][alive].astype(int) - 1
+    np.testing.assert_allclose(expected[best, range(len(best))], expected.max(axis=0), rtol=1e-9)
+    assert (found["cluster_size"] == 0).all()
+    assert np.isnan(found["cluster_rank"]).all()
+
+
+def computed(neurons: np.ndarray, p: int) -> dict:
+    table = table_input(p)
+    made = Record(table, logits={-1: torch.zeros(p * p, p + 1)}, neurons=torch.tensor(neurons))
+    return MEASURE.compute((made,), {}, None)
+
+
+def test_planted_clusters_are_found_the_highest_frequency_included():
+    p, rng = 11, np.random.default_rng(0)
+    planted = [block(p, 5) @ rng.normal(size=(9, 12)), block(p, 2) @ rng.normal(size=(9, 4))]
+    noise = rng.normal(size=(p * p, 3))
+    found = computed(np.concatenate([*planted, noise, np.ones((p * p, 1))], axis=1), p)
+    np.testing.assert_array_equal(found["cluster_size"], [0, 4, 0, 0, 12])
+    np.testing.assert_allclose(found["variance_share"][:16], 1, rtol=1e-12)
+    assert np.isnan(found["variance_share"][-1])
+    assert np.isnan(found["best_frequency"][-1])
+    np.testing.assert_allclose(found["cluster_top_nine"][[1, 4]], 1, rtol=1e-12)
+    assert np.isnan(found["cluster_top_nine"][0])
+
+
+def test_rank_counts_the_singular_values_that_hold_the_share():
+    p, rng = 11, np.random.default_rng(1)
+    neurons = block(p, 3) @ rng.normal(size=(9, 15)) + 0.05 * rng.normal(size=(p * p, 15))
+    squared = np.linalg.svd(neurons, compute_uv=False) ** 2
+    found = computed(neurons, p)
+    held = squared.cumsum() / squared.sum()
+    assert found["cluster_size"][2] == 15
+    assert found["cluster_rank"][2] == (held < 0.95).sum() + 1
+    assert found["cluster_top_nine"][2] == pytest.approx(held[8], rel=1e-9)
+
+
+def test_key_frequencies_by_each_rule():
+    p = 13
+    model, table = adding_model(p, [3, 6]), table_input(p)
+    x = np.arange(p)
+    wave = torch.tensor(cos(2 * pi * 4 * x / p))
+    model.model.embed_tokens.weight[:p] = 0
+    model.model.embed_tokens.weight[:p, 0] = wave
+    model.model.embed_tokens.weight[:p, 1] = 0.24 * torch.tensor(sin(2 * pi * 6 * x / p))
+    model.model.embed_tokens.weight[:p, 2] = 0.26 * torch.tensor(sin(2 * pi * 5 * x / p))
+    made = record(model, table)
+    neurons = torch.tensor(block(p, 2)[:, [1, 4]] + 2)
+    made = Record(table, logits=made.logits, neurons=neurons)
+    found = KeyFrequencies().compute((made,), weights(model), None)
+    assert list(np.flatnonzero(found["by_neuron_logit"]) + 1) == [3, 6]
+    assert list(np.flatnonzero(found["by_embedding"]) + 1) == [4, 5]
+    assert list(np.flatnonzero(found["by_clusters"]) + 1) == [2]
+    W_L = (model.lm_head.weight[:p] @ model.model.layers[0].mlp.down_proj.weight).numpy()
+    norms = [
+        np.sqrt(sum(((np.sqrt(2 / p) * f(2 * pi * k * x / p) @ W_L) ** 2).sum()
+                    for f in (cos, sin)))
+        for k in range(1, 7)
+    ]  # fmt: skip
+    np.testing.assert_allclose(found["neuron_logit_norm"], norms, rtol=1e-9, atol=1e-13)

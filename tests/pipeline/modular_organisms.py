@@ -1,0 +1,95 @@
+"""Small models of modular arithmetic, one of them known by construction, and their records."""
+
+import json
+
+import numpy as np
+import torch
+from numpy import cos, pi
+
+from pipeline.data import modular
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure
+from pipeline.models.loading import ModelWeights, facts_of
+from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.table_forward import forward_table
+from pipeline.record import Record
+
+
+def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:
+    tokens, labels = modular.table(p, operation)
+    arrays = {"labels": labels, "is_train": modular.split(p, train_share, seed=0)}
+    attributes = {"p": p, "operation": operation, "train_share": train_share, "split_seed": 0}
+    return Input("table", "table", tokens, arrays, attributes)
+
+
+def config(p: int, **changes) -> OrganismConfig:
+    shape = {"vocab_size": p + 1, "hidden_size": 12, "num_attention_heads": 2,
+             "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 3,
+             "layer_norm": False}  # fmt: skip
+    return OrganismConfig(**(shape | changes))
+
+
+def random_model(p: int) -> OrganismForCausalLM:
+    torch.manual_seed(0)
+    return OrganismForCausalLM(config(p)).double().eval().requires_grad_(False)
+
+
+def amplitude(k: int, p: int) -> float:
+    """Ramps take second differences, which weigh a wave by this: all get equal parts of W_L."""
+    return 1 / (1 - cos(2 * pi * k / p))
+
+
+@torch.no_grad()
+def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
+    """Logits are exactly sum_k alpha_k cos(w_k(a + b - c)), with `amplitude`'s alpha_k.
+
+    Attention is uniform and carries a + b to '='; one ReLU neuron per value of a + b turns on
+    where it is exceeded, so that their combination takes any value at each integer.
+    """
+    made = config(p, intermediate_size=2 * p - 1, hidden_size=2 * p + 2, mlp_bias=True,
+                  initializer_range=0.0)  # fmt: skip
+    model = OrganismForCausalLM(made).double()
+    layer = model.model.layers[0]
+    model.model.embed_tokens.weight[:p, 0] = 3.0 * torch.arange(p)
+    layer.self_attn.v_proj.weight[0, 0] = 1.0
+    layer.self_attn.o_proj.weight[1, 0] = 1.0
+    total = torch.arange(2 * p - 1)
+    layer.mlp.up_proj.weight[:, 1] = 1.0
+    layer.mlp.up_proj.bias[:] = 1.0 - total
+    wanted = sum(
+        amplitude(k, p)
+        * torch.cos(2 * pi * k / p * (total[:, None] - torch.arange(p)[None]).double())
+        for k in frequencies
+    )
+    ramps = (total[:, None] + 1 - total[None, :]).clamp(min=0).double()
+    # W_out copies the first p waves' values into the residual, W_U is the identity on them.
+    layer.mlp.down_proj.weight[2 : p + 2] = torch.linalg.solve(ramps, wanted).T
+    model.lm_head.weight[:p, 2 : p + 2] = torch.eye(p, dtype=torch.float64)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def record(model: OrganismForCausalLM, table: Input) -> Record:
+    """Logits of the plain pass; neurons by the factorised one, which has a test of its own."""
+    logits = model(torch.from_numpy(table.tokens)).logits[:, -1]
+    neurons = forward_table(model, table.attributes["p"]).neurons
+    return Record(table, logits={-1: logits}, neurons=neurons)
+
+
+def weights(model: OrganismForCausalLM) -> ModelWeights:
+    return ModelWeights(model, facts_of(model.config))
+
+
+def measured(measure: Measure, model: OrganismForCausalLM, table: Input, reference=None) -> dict:
+    """What a measure computes; without a reference given, with the model's own."""
+    records = (record(model, table),)
+    if reference is None and measure.reference_from:
+        reference = json.loads(json.dumps(measure.reference(records, weights(model))))
+    return measure.compute(records, weights(model), reference)
+
+
+def loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    own = logits[np.arange(len(labels)), labels]
+    others = np.exp(logits - own[:, None])
+    others[np.arange(len(labels)), labels] = 0
+    return np.log1p(others.sum(axis=1))
