@@ -59,7 +59,7 @@ class Server(AbstractContextManager):
         self._http.daemon_threads = True
         self._http.owner = self  # type: ignore[attr-defined]
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
