@@ -63,6 +63,8 @@ class OrganismConfig(PreTrainedConfig):
     position_init: Literal["normal", "sinusoidal"] = "normal"
     smeared_keys: bool = False
     initializer_range: float | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

@@ -103,12 +103,14 @@ class Optimizer(Strict):
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
 
-# Vocabulary and context follow from the task; all else about the model can be chosen.
-_TASK_DECIDES = {"vocab_size", "max_position_embeddings", "tie_word_embeddings"}
+# These follow from the task, or cannot be otherwise; all else about the model can be chosen.
+_NOT_CHOSEN = {
+    "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "tie_word_embeddings",
+}  # fmt: skip
 _CHOICES: dict[str, Any] = {
     field.name: (field.type, field.default)
     for field in fields(OrganismConfig)
-    if field.name in OrganismConfig.__annotations__ and field.name not in _TASK_DECIDES
+    if field.name in OrganismConfig.__annotations__ and field.name not in _NOT_CHOSEN
 }
 Organism = create_model("Organism", __base__=Strict, **_CHOICES)
 
@@ -146,12 +148,14 @@ class Training(Strict):
 
     def organism(self) -> OrganismConfig:
         """The model's configuration. Raises InputError if its parts do not fit together."""
-        task, choices = self.task, self.model.model_dump()
-        if isinstance(task, Text):
-            choices |= {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
+        end_of_text = END_OF_TEXT_ID if isinstance(self.task, Text) else None
         try:
             return OrganismConfig(
-                **choices, vocab_size=task.vocabulary, max_position_embeddings=task.context
+                **self.model.model_dump(),
+                vocab_size=self.task.vocabulary,
+                max_position_embeddings=self.task.context,
+                bos_token_id=end_of_text,
+                eos_token_id=end_of_text,
             )
         except StrictDataclassError as error:
             raise InputError(str(error.__cause__ or error)) from error
