@@ -41,12 +41,33 @@ class ArrayInput(Strict):
 
 class RepeatedInput(Strict):
     """Repeated random tokens: BOS where the model has one, then a block of ids drawn without
-    replacement, repeated."""
+    replacement, repeated.
+
+    shuffled: each later block is in an order of its own, so that nothing is repeated but single
+    tokens: the null of scores on repeated tokens. skip_commonest, skip_rarest: shares of the
+    vocabulary not drawn from, counted from its first and its last id; byte-pair vocabularies are
+    in the order in which pairs were merged, the commonest first.
+    """
 
     kind: Literal["repeated"] = "repeated"
     block_length: int = Field(default=25, ge=2)
     repeats: int = Field(default=2, ge=2)
     sequences: int = Field(default=32, ge=1)
+    seed: int = 0
+    bos: bool = True
+    shuffled: bool = False
+    skip_commonest: float = Field(default=0.0, ge=0, lt=0.5)
+    skip_rarest: float = Field(default=0.0, ge=0, lt=0.5)
+
+
+class MatchesInput(Strict):
+    """Random tokens in which the ends of earlier strings come again, 1 to `longest` tokens long,
+    with what followed them: a dose of context, and the response to it."""
+
+    kind: Literal["matches"] = "matches"
+    strings: int = Field(default=3, ge=2)
+    longest: int = Field(default=8, ge=2)
+    sequences: int = Field(default=64, ge=1)
     seed: int = 0
     bos: bool = True
 
@@ -73,7 +94,7 @@ class TableInput(Strict):
 
 
 InputSpec = Annotated[
-    TextInput | ArrayInput | RepeatedInput | HeldOutInput | TableInput,
+    TextInput | ArrayInput | RepeatedInput | MatchesInput | HeldOutInput | TableInput,
     Field(discriminator="kind"),
 ]
 

@@ -15,17 +15,25 @@ from pipeline.config import (
     ArrayInput,
     HeldOutInput,
     InputSpec,
+    MatchesInput,
     RepeatedInput,
     TableInput,
     TextInput,
 )
-from pipeline.data import modular, repeats, text
+from pipeline.data import matches, modular, repeats, text
 from pipeline.errors import InputError
 from pipeline.models.loading import ModelFacts
 from pipeline.training import held_out, table_of
 
 # Inputs that need no configuration: a measure whose default input is named so works as it stands.
-STANDARD_INPUTS: dict[str, InputSpec] = {"repeated": RepeatedInput(), "table": TableInput()}
+# "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching.
+STANDARD_INPUTS: dict[str, InputSpec] = {
+    "repeated": RepeatedInput(),
+    "shuffled": RepeatedInput(shuffled=True),
+    "repeated_4x25": RepeatedInput(repeats=4, skip_commonest=0.02, skip_rarest=0.02),
+    "matches": MatchesInput(),
+    "table": TableInput(),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,8 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
             return _array(name, spec)
         case RepeatedInput():
             return _repeated(name, spec, model)
+        case MatchesInput():
+            return _matches(name, spec, model)
         case HeldOutInput():
             tokens = held_out(run_folder, spec.sequences, spec.seed)
             return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
@@ -79,8 +89,11 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
 
 
 def _text(name: str, spec: TextInput, run_folder: str) -> Input:
-    ids = text.tokenise(Path(spec.path), text.load_tokenizer(spec.tokenizer or run_folder))
-    return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
+    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    ids = text.tokenise(Path(spec.path), tokenizer)
+    attributes = {"full_stop_ids": text.full_stops(tokenizer)}
+    tokens = _cut(ids, spec.sequences, spec.length, spec.path)
+    return Input(name, spec.kind, tokens, attributes=attributes)
 
 
 def _array(name: str, spec: ArrayInput) -> Input:
@@ -115,17 +128,33 @@ def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndar
 
 def _repeated(name: str, spec: RepeatedInput, model: ModelFacts) -> Input:
     bos = model.bos_token_id if spec.bos else None
-    vocabulary = np.setdiff1d(np.arange(model.vocabulary), model.special_token_ids)
+    ids = np.arange(model.vocabulary)
+    first, last = (round(share * len(ids)) for share in (spec.skip_commonest, spec.skip_rarest))
+    vocabulary = np.setdiff1d(ids[first : len(ids) - last], model.special_token_ids)
     tokens = repeats.repeated_blocks(
         spec.sequences, vocabulary, spec.block_length, spec.repeats, bos, spec.seed
     )
+    if spec.shuffled:
+        tokens = repeats.with_shuffled_repeats(tokens, spec.block_length, bos, spec.seed)
     attributes = {
         "block_length": spec.block_length,
         "repeats": spec.repeats,
         "has_bos": bos is not None,
+        "shuffled": spec.shuffled,
         "seed": spec.seed,
     }
     return Input(name, spec.kind, tokens, attributes=attributes)
+
+
+def _matches(name: str, spec: MatchesInput, model: ModelFacts) -> Input:
+    bos = model.bos_token_id if spec.bos else None
+    vocabulary = np.setdiff1d(np.arange(model.vocabulary), model.special_token_ids)
+    made = matches.controlled_matches(
+        spec.sequences, vocabulary, spec.strings, spec.longest, bos, spec.seed
+    )
+    arrays = {"length": made.length, "successor": made.successor, "other": made.other}
+    attributes = {"longest": spec.longest, "strings": spec.strings, "seed": spec.seed}
+    return Input(name, spec.kind, made.tokens, arrays, attributes)
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:

@@ -19,6 +19,7 @@ DIMENSIONS: dict[str, str] = {
     "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2 (p / 2 where p is even)",
     "residue": "residue mod p, from 0",
     "neuron": "neuron of the MLP, from 0",
+    "match_length": "tokens before the query that occurred before in the same order",
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 

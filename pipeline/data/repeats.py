@@ -59,3 +59,19 @@ def repeated_blocks(
     blocks = [generator.permutation(allowed)[:block_length] for _ in range(n_sequences)]
     tokens = np.tile(np.stack(blocks), (1, repeats))
     return tokens if bos_id is None else np.insert(tokens, 0, bos_id, axis=1)
+
+
+def with_shuffled_repeats(
+    tokens: Int[np.ndarray, "sequence position"], block_length: int, bos_id: int | None, seed: int
+) -> Int[np.ndarray, "sequence position"]:
+    """`repeated_blocks` with every block but the first in a random order of its own.
+
+    The same tokens occur as often and as far apart on average, but no two in the same order.
+    """
+    start = 0 if bos_id is None else 1
+    blocks = tokens[:, start:].reshape(len(tokens), -1, block_length)
+    # A stream of its own: the seed has drawn the tokens already.
+    generator = np.random.default_rng([seed, 1])
+    later = generator.permuted(blocks[:, 1:], axis=2)
+    shuffled = np.concatenate([blocks[:, :1], later], axis=1).reshape(len(tokens), -1)
+    return np.concatenate([tokens[:, :start], shuffled], axis=1)

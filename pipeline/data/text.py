@@ -92,6 +92,13 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def full_stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that stand for a full stop alone, with or without a space before it."""
+    # Byte-level and sentencepiece vocabularies write a space as one of these.
+    spaces = "Ġ▁ "
+    return sorted(i for token, i in tokenizer.get_vocab().items() if token.strip(spaces) == ".")
+
+
 def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, "token"]:
     """The token ids of one text file, without special tokens."""
     return _ids(read(path), tokenizer)

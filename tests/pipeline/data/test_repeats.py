@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from pipeline.data.repeats import repeated_blocks, repeated_substrings
+from pipeline.data.repeats import (
+    repeated_blocks,
+    repeated_substrings,
+    with_shuffled_repeats,
+)
 from pipeline.errors import InputError
 
 
@@ -78,3 +82,16 @@ def test_a_block_longer_than_the_vocabulary_is_refused():
     assert repeated_blocks(1, np.arange(8), 8, 2, None, seed=0).shape == (1, 16)
     with pytest.raises(InputError, match=r"block_length = 8.*only 7 can be drawn"):
         repeated_blocks(1, np.arange(8), 8, 2, 0, seed=0)
+
+
+@pytest.mark.parametrize("bos", [None, 3])
+def test_shuffled_repeats_keep_the_first_block_and_the_tokens_but_no_order(bos):
+    start = bos is not None
+    tokens = repeated_blocks(50, np.arange(40), 25, 3, bos, seed=0)
+    found = with_shuffled_repeats(tokens, 25, bos, seed=0)
+    assert (found[:, : start + 25] == tokens[:, : start + 25]).all()
+    blocks, before = (of[:, start:].reshape(50, 3, 25) for of in (found, tokens))
+    assert (np.sort(blocks, axis=2) == np.sort(before, axis=2)).all()
+    in_place = (blocks[:, 1:] == before[:, 1:]).mean()
+    assert in_place == pytest.approx(1 / 25, abs=0.02)
+    assert (blocks[:, 1] != blocks[:, 2]).any(axis=1).all()

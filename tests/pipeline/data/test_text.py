@@ -89,3 +89,10 @@ def test_cutting_drops_the_remainder_alone():
 def test_the_held_out_part_is_the_end_of_the_stream():
     train, held_out = text.split_stream(np.arange(50), 0.1)
     assert train.tolist() == list(range(45)) and held_out.tolist() == list(range(45, 50))
+
+
+def test_full_stops_are_the_ids_that_decode_to_one_alone(tokenizer):
+    found = text.full_stops(tokenizer)
+    assert tokenizer.convert_tokens_to_ids(".") in found
+    decoded = {i: tokenizer.decode([i]) for i in range(len(tokenizer))}
+    assert found == [i for i, token in decoded.items() if token.strip(" ") == "."]

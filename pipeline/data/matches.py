@@ -1,0 +1,84 @@
+"""Random tokens in which what comes before a token was seen before, for a known length."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Sequences and, at every probe (elsewhere -1, and length 0), what it is about.
+
+    A probe is a position whose last `length` tokens occurred before, and no more than these.
+    successor: the position right after that earlier occurrence, whose token comes next here too.
+    other: the successor of another string, where nothing matches.
+    """
+
+    tokens: Int[np.ndarray, "sequence position"]
+    length: Int[np.ndarray, "sequence position"]
+    successor: Int[np.ndarray, "sequence position"]
+    other: Int[np.ndarray, "sequence position"]
+
+
+def controlled_matches(
+    n_sequences: int,
+    vocabulary: Int[np.ndarray, "id"],
+    strings: int,
+    longest: int,
+    bos_id: int | None,
+    seed: int,
+) -> Matches:
+    """BOS (if there is one), `strings` random strings, then each string's end once more.
+
+    Each string has `longest` tokens and a successor. Later, in another order, come blocks of fresh
+    tokens, the last m tokens of a string, and its successor; m takes the values 1 .. longest in
+    turn, over strings and sequences. No id is drawn twice in a sequence, so a match has exactly
+    the stated length. Raises InputError if the vocabulary has too few ids for that.
+    """
+    allowed = np.setdiff1d(vocabulary, [] if bos_id is None else [bos_id]).astype(np.int64)
+    needed = strings * (2 * longest + 1)
+    if len(allowed) < needed:
+        raise InputError(
+            f"{strings} strings of {longest} tokens with different ids need up to {needed} ids, "
+            f"but only {len(allowed)} can be drawn: lower `strings` or `longest`"
+        )
+    generator = np.random.default_rng(seed)
+    rows = [
+        _sequence(generator, allowed, strings, longest, row * strings) for row in range(n_sequences)
+    ]
+    tokens, length, successor, other = (np.stack(part) for part in zip(*rows, strict=True))
+    if bos_id is None:
+        return Matches(tokens, length, successor, other)
+    successor, other = (np.where(of < 0, of, of + 1) for of in (successor, other))
+    return Matches(
+        *(np.insert(of, 0, first, axis=1)
+          for of, first in ((tokens, bos_id), (length, 0), (successor, -1), (other, -1)))
+    )  # fmt: skip
+
+
+def _sequence(
+    generator: np.random.Generator,
+    allowed: Int[np.ndarray, "id"],
+    strings: int,
+    longest: int,
+    turn: int,
+) -> tuple[np.ndarray, ...]:
+    drawn = generator.permutation(allowed)
+    block = longest + 1
+    first, fresh = drawn[: strings * block].reshape(strings, block), drawn[strings * block :]
+    tokens = np.concatenate([first.ravel(), np.empty(strings * (block + 1), np.int64)])
+    length, successor, other = np.zeros_like(tokens), *(np.full_like(tokens, -1) for _ in "so")
+    order = generator.permutation(strings)
+    for place, string in enumerate(order):
+        m = 1 + (turn + place) % longest
+        start = strings * block + place * (block + 1)
+        tokens[start : start + block - m], fresh = fresh[: block - m], fresh[block - m :]
+        tokens[start + block - m : start + block + 1] = first[string, longest - m :]
+        probe = start + longest
+        length[probe] = m
+        successor[probe] = string * block + longest
+        other[probe] = (string + 1) % strings * block + longest
+    return tokens, length, successor, other

@@ -1,0 +1,85 @@
+"""Heads that attend to the most recent full stop."""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.models.loading import ModelWeights
+from pipeline.record import AttentionRequest, KeyMap, Pass, Record
+from pipeline.schema import Variable
+
+_HEAD = ("step", "layer", "head")
+
+
+class FullStop(Measure):
+    """Attention to the most recent full stop, against keys that are as far away and no full stop.
+
+    `most_recent` is the mean of p[i, j] with j the last full stop before query i, over all queries
+    that have one. `null` is the same mean for the keys that the NEXT sequence of the input (the
+    first, for the last) would name: the same distances from the query, on other tokens. A query
+    counts for the null where that key is no full stop. A head that merely attends far back, or
+    near, has the same in both.
+
+    Which ids are full stops ("." alone, with or without a space before it) the text input knows
+    from its tokenizer; for inputs of ids made elsewhere, say `token_ids`. NaN where no query has a
+    full stop before it.
+    """
+
+    name = "full_stop"
+    version = 1
+    default_input = "text"
+    variables = (
+        Variable("most_recent", _HEAD, "1", "Mean attention to the last full stop before a query."),
+        Variable("null", _HEAD, "1",
+                 "Mean attention to keys at the same distances that are no full stops."),
+    )  # fmt: skip
+
+    token_ids: tuple[int, ...] = ()
+
+    def check(self, setting: Setting) -> None:
+        """Refuse inputs whose full stops are not known."""
+        assert setting.input is not None
+        if not self._ids(setting.input):
+            raise InputError(
+                f"measure 'full_stop': input {setting.input.name!r} does not say which token ids "
+                "are full stops (the tokenizer has none, or the ids were made elsewhere): "
+                "give `token_ids`"
+            )
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass that keeps one key per query, and one more for the null."""
+        assert setting.input is not None
+        requests: frozenset[AttentionRequest] = frozenset(self._requests(setting.input))
+        return (Pass(setting.input.name, attention=requests),)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        most_recent, null = self._requests(records[0].input)
+        attention = records[0].attention
+        return {
+            "most_recent": attention[most_recent].double().nanmean(dim=(1, 3)).numpy(),
+            "null": attention[null].double().nanmean(dim=(1, 3)).numpy(),
+        }
+
+    def _ids(self, made: Input) -> tuple[int, ...]:
+        return self.token_ids or tuple(made.attributes.get("full_stop_ids", ()))
+
+    def _requests(self, made: Input) -> tuple[KeyMap, KeyMap]:
+        is_stop = np.isin(made.tokens, self._ids(made))
+        keys = last_before(is_stop)
+        elsewhere = np.roll(keys, -1, axis=0)
+        on_a_stop = np.take_along_axis(is_stop, elsewhere.clip(min=0), axis=1)
+        return KeyMap(keys), KeyMap(np.where(on_a_stop, -1, elsewhere))
+
+
+def last_before(
+    marked: Bool[np.ndarray, "sequence position"],
+) -> Int[np.ndarray, "sequence position"]:
+    """Of each position the last marked one strictly before it, -1 where there is none."""
+    positions = np.where(marked, np.arange(marked.shape[1]), -1)
+    last = np.maximum.accumulate(positions, axis=1)
+    return np.concatenate([np.full((len(marked), 1), -1), last[:, :-1]], axis=1)

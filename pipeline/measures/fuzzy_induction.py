@@ -1,0 +1,108 @@
+"""How attention and loss respond to the length of a match: from exact to fuzzy induction."""
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure, Reference, Setting, require_input, standard_coordinate
+from pipeline.models.loading import ModelWeights
+from pipeline.record import KeyMap, Pass, Record
+from pipeline.schema import Variable
+
+_HEAD = ("step", "layer", "head")
+_BY_LENGTH = (*_HEAD, "match_length")
+
+
+class FuzzyInduction(Measure):
+    """Attention to what followed an earlier match, and its loss, by the length of the match.
+
+    Input: random tokens in which the last m tokens before a probe, and no more, occurred before
+    (m = 1 .. longest), and whose successor then comes next as it did there. Over the probes of
+    match length m,
+
+    - `attention[m]` is the mean attention from the probe to that earlier successor;
+    - `null[m]` the mean attention to the successor of another string, which matches nothing;
+    - `loss[m]` the mean loss, in nats, of predicting the successor.
+
+    An induction head that compares one token has the same attention for all m; one that compares
+    several has a slope. `slope` and `loss_slope` are those of the least-squares line through the
+    values for m = 1 .. longest, per matched token. NaN nowhere.
+    """
+
+    name = "fuzzy_induction"
+    version = 1
+    default_input = "matches"
+    variables = (
+        Variable("attention", _BY_LENGTH, "1",
+                 "Mean attention to the successor of the earlier match."),
+        Variable("null", _BY_LENGTH, "1",
+                 "Mean attention to the successor of a string that does not match."),
+        Variable("slope", _HEAD, "1", "Increase of that attention per matched token."),
+        Variable("loss", ("step", "match_length"), "nats",
+                 "Mean loss of the successor after a match."),
+        Variable("loss_slope", ("step",), "nats", "Increase of that loss per matched token."),
+    )  # fmt: skip
+
+    def check(self, setting: Setting) -> None:
+        """Defined on controlled matches only."""
+        require_input(self, setting, "matches")
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass with two keys per probe, and the losses."""
+        made = require_input(self, setting, "matches")
+        return (Pass(made.name, losses=True, attention=frozenset(_requests(made))),)
+
+    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
+        """Match lengths from 1."""
+        made = require_input(self, setting, "matches")
+        return {
+            "layer": standard_coordinate("layer", setting),
+            "head": standard_coordinate("head", setting),
+            "match_length": _lengths(made),
+        }
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        record, made = records[0], records[0].input
+        matching, other = _requests(made)
+        assert record.loss is not None
+        attention = _by_length(record.attention[matching].double().numpy(), made)
+        null = _by_length(record.attention[other].double().numpy(), made)
+        # The last position predicts nothing: no probe stands there.
+        loss = _by_length(np.pad(record.loss.double().numpy(), ((0, 0), (0, 1))), made)
+        lengths = _lengths(made)
+        return {
+            "attention": attention,
+            "null": null,
+            "slope": slope(lengths, attention),
+            "loss": loss,
+            "loss_slope": slope(lengths, loss),
+        }
+
+
+def _requests(made: Input) -> tuple[KeyMap, KeyMap]:
+    return KeyMap(made.arrays["successor"]), KeyMap(made.arrays["other"])
+
+
+def _lengths(made: Input) -> np.ndarray:
+    return np.arange(1, int(made.attributes["longest"]) + 1)
+
+
+def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
+    """Means over the probes of each match length; sequence and position may have axes between."""
+    by_position = np.moveaxis(values, -3, 0) if values.ndim == 4 else values
+    means = []
+    for length in _lengths(made):
+        sequence, position = np.nonzero(made.arrays["length"] == length)
+        means.append(by_position[sequence, ..., position].mean(axis=0))
+    return np.stack(means, axis=-1)
+
+
+def slope(
+    x: Float[np.ndarray, "point"], y: Float[np.ndarray, "*others point"]
+) -> Float[np.ndarray, "*others"]:
+    """Of the least-squares line y = a + b x, b."""
+    centred = x - x.mean()
+    return y @ centred / (centred**2).sum()
