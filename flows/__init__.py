@@ -16,10 +16,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # `device: cuda` with `gpus: 0` means that Ray shall not count GPUs, not that it hides them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AUTH_MODE": "token",
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-    # A Ray of our own on this machine: its token lives as long as this process.
+    # A Ray of our own on this machine asks for a token, which lives as long as this process.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipeline.aggregate.trajectories import publish
+from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
@@ -53,7 +54,7 @@ def analyze(
     worker = None
     if references is None:
         worker = Worker(prepared.job)
-        references = reference_pass(prepared, worker, summary)
+        references = reference_pass(prepared, worker.references, summary)
     planned = plan(prepared, references)
     summary.complete = planned.complete
     if planned.cells:
@@ -65,11 +66,15 @@ def analyze(
     return summary
 
 
-def reference_pass(prepared: Prepared, worker: Worker, summary: Summary) -> dict[str, Reference]:
+def reference_pass(
+    prepared: Prepared,
+    references_of: Callable[[Checkpoint], dict[str, Reference]],
+    summary: Summary,
+) -> dict[str, Reference]:
     """The references from the last checkpoint; none (and a failure) where it cannot be read."""
     last = prepared.checkpoints[-1]
     try:
-        return worker.references(last)
+        return references_of(last)
     except CheckpointError as error:
         summary.failed[last.step] = str(error)
         return {}

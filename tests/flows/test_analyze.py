@@ -1,0 +1,127 @@
+"""The flow gives what the plain loop gives, whatever is killed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.analyze import run_analysis
+from flows.workers import Pool
+from pipeline.store import Store
+
+MakeAnalysis = Callable[..., Any]
+Comparable = Callable[[str], Any]
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 100, 150, 200, 250, 300, 350, 400, 450]
+
+pytestmark = pytest.mark.usefixtures("server")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_ends_with_this_module() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+def last_run() -> tuple[FlowRun, list[TaskRun]]:
+    """The latest flow run as the server has it, and its task runs."""
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        this = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        return run, client.read_task_runs(flow_run_filter=this, limit=200)
+
+
+def test_its_store_is_that_of_the_plain_loop(
+    make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable
+) -> None:
+    analysis = make_analysis()
+    summary = run_analysis(analysis)
+    assert sorted(summary.computed) == STEPS
+    assert comparable(analysis.store).identical(undisturbed)
+    run, tasks = last_run()
+    assert run.state and run.state.is_completed()
+    assert run.state.message == "16 checkpoints: 16 computed, 0 already complete"
+    assert {task.name for task in tasks} >= {f"step {step}" for step in STEPS}
+    assert all(task.state and task.state.is_completed() for task in tasks)
+
+
+def test_a_second_run_computes_nothing(
+    make_analysis: MakeAnalysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis = make_analysis()
+    run_analysis(analysis)
+    calls: list[str] = []
+    monkeypatch.setattr(Pool, "_call", lambda self, method, *_: calls.append(method))
+    summary = run_analysis(analysis)
+    assert (summary.complete, summary.computed, summary.failed) == (16, [], {})
+    assert calls == []
+
+
+def test_a_killed_worker_costs_only_what_it_had_in_hand(
+    make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable
+) -> None:
+    analysis = make_analysis()
+    killed: list[int] = []
+
+    def kill_one(done: int, total: int, what: str) -> None:
+        if done == 2:
+            killed.append(_workers()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    summary = run_analysis(analysis, kill_one)
+    assert killed
+    assert (sorted(summary.computed), summary.failed) == (STEPS, {})
+    assert comparable(analysis.store).identical(undisturbed)
+    _, tasks = last_run()
+    retried = [task.name for task in tasks if task.run_count > 1]
+    assert 1 <= len(retried) <= Pool.IN_FLIGHT
+
+
+def _workers() -> list[psutil.Process]:
+    """The processes of our Ray that hold an actor."""
+    processes = psutil.Process().children(recursive=True)
+    return [found for found in processes if found.name().startswith("ray::Worker")]
+
+
+def test_a_killed_flow_goes_on_where_it_was(
+    make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable, tmp_path: Path
+) -> None:
+    analysis = make_analysis()
+    config = tmp_path / "analysis.yaml"
+    config.write_text(json.dumps(analysis.model_dump(mode="json")))
+    # A run before it may have been the first: the one that is killed uses the Ray that is there.
+    run_analysis(make_analysis(store=str(tmp_path / "other.zarr"), measures=["weight_norm"]))
+    address = ray.get_runtime_context().gcs_address
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows", "analyze", str(config)],
+        env={**os.environ, "RAY_ADDRESS": address},
+        stderr=subprocess.PIPE,
+    )
+    store, total = Store(analysis.store), 4 * len(STEPS)
+    while process.poll() is None and _committed(store) < 8:
+        time.sleep(0.005)
+    process.kill()
+    _, said = process.communicate()
+    assert 8 <= _committed(store) < total, said.decode()
+
+    summary = run_analysis(analysis)
+    assert 0 < len(summary.computed) < len(STEPS)
+    assert comparable(analysis.store).identical(undisturbed)
+
+
+def _committed(store: Store) -> int:
+    folder = Path(store.uri) / "_commits"
+    return sum(len(files) for _, _, files in os.walk(folder))
