@@ -23,9 +23,9 @@ from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import known_digest, weight_parts
+from pipeline.checkpoints.contents import known_digest, read_small, weight_parts
 from pipeline.checkpoints.digests import combined, digest_of_files, read_sha256
-from pipeline.checkpoints.files import main_file, weight_files
+from pipeline.checkpoints.files import is_index, main_file, weight_files
 from pipeline.checkpoints.places import folder_of, remote_place_of
 from pipeline.checkpoints.stored import Folder, RemotePlace, StoredFile, remember_sha256
 from pipeline.errors import CheckpointError
@@ -106,7 +106,7 @@ class Fetched:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds its config and weights, fetched and verified at the first call.
+        """The folder that holds its weights, fetched and verified at the first call.
 
         Raises CheckpointError where the checkpoint is not what its place says it is, OSError where
         the place cannot be reached.
@@ -146,11 +146,11 @@ class Fetched:
     def _fetch(self, target: Path) -> None:
         remote = self._remote
         main = main_file(remote.uri, remote.files)
-        small = [name for name in ("config.json", main) if name in remote.files]
-        files = {file.name: file for file in (*self._parts, *(remote.files[n] for n in small))}
-        _check_space(target, sum(file.size for file in files.values()))
-        for file in files.values():
-            fetch_verified(self._place, remote.uri, file, target / file.name)
+        if is_index(main):
+            (target / main).write_bytes(read_small(self._place, remote, main))
+        _check_space(target, sum(part.size for part in self._parts))
+        for part in self._parts:
+            fetch_verified(self._place, remote.uri, part, target / part.name)
 
 
 Copy = Local | Fetched

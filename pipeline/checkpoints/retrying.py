@@ -88,6 +88,8 @@ def spoken_of(
                 f"{uri}: access is denied: set the place's credentials in the environment or in "
                 "its own credentials file"
             ) from error
+        if isinstance(error, OSError) and str(error).startswith(uri):
+            raise
         raise OSError(f"{uri}: cannot be reached ({_brief(error)}): try again later") from error
 
 

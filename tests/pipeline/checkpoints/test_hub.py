@@ -108,9 +108,6 @@ def test_fetched_weights_are_those_of_the_local_files(hub, run):
     ):
         with Copies().of(there) as copy:
             weights, folder = read_weights(copy.folder), copy.folder
-            assert sorted(p.name for p in folder.iterdir()) == sorted(
-                p.name for p in run.joinpath(f"step{there.step}").iterdir()
-            )
         assert not folder.exists()
         expected = read_weights(here.uri)
         assert weights.keys() == expected.keys()

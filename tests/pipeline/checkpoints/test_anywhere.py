@@ -1,0 +1,117 @@
+"""The whole analysis from each place, against the same run on disk."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from s3fs import S3FileSystem
+
+from pipeline import Analysis, analyze, open_run
+from pipeline.checkpoints import fetch
+from pipeline.checkpoints.cache import cache_folder
+from tests.pipeline.checkpoints.servers import Faults
+
+MEASURES = {"weight_norm": {}, "head_scores": {}}
+INPUTS = {"repeated": {"kind": "repeated", "block_length": 8, "sequences": 2}}
+
+
+def analysed(checkpoints: str, store: Path, measures=MEASURES) -> xr.DataTree:
+    analysis = Analysis.model_validate(
+        {"checkpoints": checkpoints, "store": str(store), "measures": measures, "inputs": INPUTS}
+    )
+    summary = analyze(analysis)
+    assert not summary.failed
+    return open_run(str(store))
+
+
+def without_places(run: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Every group's numbers and attributes, without where the weights came from."""
+    return {name: group.to_dataset().drop_vars("uri") for name, group in run.children.items()}
+
+
+def assert_equal(one: xr.DataTree, other: xr.DataTree) -> None:
+    first, second = without_places(one), without_places(other)
+    assert first.keys() == second.keys() == MEASURES.keys()
+    for name in first:
+        assert first[name].sizes["step"] >= 30
+        xr.testing.assert_identical(first[name].load(), second[name].load())
+
+
+@pytest.fixture
+def run(make_run) -> Path:
+    folder = make_run(range(0, 320, 10))
+    for path in sorted(folder.iterdir())[::3]:
+        path.rename(path.with_name(path.name.replace("step-", "checkpoint-")))
+    return folder
+
+
+def upload(folder: Path) -> str:
+    S3FileSystem(use_listings_cache=False).put(str(folder), "runs/a", recursive=True)
+    return "s3://runs/a"
+
+
+def test_the_hub_gives_the_store_that_the_folder_gives(hub, run, tmp_path):
+    hub.add_run("owner/name", run)
+    local = analysed(str(run), tmp_path / "local.zarr")
+    assert_equal(local, analysed("hf://owner/name", tmp_path / "hub.zarr"))
+
+
+def test_s3_gives_the_store_that_the_folder_gives_and_a_rerun_reads_no_weights(s3, run, tmp_path):
+    uri = upload(run)
+    local = analysed(str(run), tmp_path / "local.zarr")
+    assert_equal(local, analysed(uri, tmp_path / "s3.zarr"))
+    s3.forget()
+    assert_equal(local, analysed(uri, tmp_path / "s3.zarr"))
+    assert not s3.paths(containing="model.safetensors")
+
+
+def test_one_request_in_ten_failing_gives_the_same_store(hub, s3, run, tmp_path, fast_retries):
+    hub.add_run("owner/name", run)
+    uri = upload(run)
+    local = analysed(str(run), tmp_path / "local.zarr")
+    for server in (hub, hub.cdn, s3):
+        server.faults = Faults(share=0.1, seed=1)
+    assert_equal(local, analysed("hf://owner/name", tmp_path / "hub.zarr"))
+    assert_equal(local, analysed(uri, tmp_path / "s3.zarr"))
+    assert hub.faults.done > 3 and s3.faults.done > 3
+
+
+def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(
+    s3, make_run, tmp_path, monkeypatch
+):
+    uri = upload(make_run(range(100)))
+    sizes, peak, ended = set(), [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            total = 0
+            for file in (cache_folder() / "copies").rglob("*.*"):
+                try:
+                    total += file.stat().st_size
+                except OSError:
+                    continue
+            peak[0] = max(peak[0], total)
+
+    make_room = fetch.Copies.give_back
+    monkeypatch.setattr(
+        fetch.Copies,
+        "give_back",
+        lambda self, folder: (
+            sizes.add(sum(p.stat().st_size for p in folder.iterdir())),
+            make_room(self, folder),
+        )[1],
+    )
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    try:
+        analysed(uri, tmp_path / "s3.zarr", {"weight_norm": {}})
+    finally:
+        ended.set()
+        watcher.join()
+    assert len(sizes) == 1
+    print(f"peak {peak[0] / max(sizes):.2f} checkpoints, {time.perf_counter() - started:.1f} s")
+    assert 1 <= peak[0] / max(sizes) <= 3
+    assert not list((cache_folder() / "copies").rglob("*.safetensors"))
