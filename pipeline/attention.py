@@ -120,17 +120,21 @@ def _require(holds: bool, otherwise: str) -> None:
 class Recorder:
     """Takes what the attention layers of one model yield, batch of sequences after batch.
 
-    attention: per request, filled in place. head_outputs: before W_O, None where not wanted.
+    attention: per request, filled in place. head_outputs: before W_O, for the layers that are its
+    keys, batch after batch.
     head_scale: (layer, head) -> factor on that head's output, which the model then computes with.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
     attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]]
-    head_outputs: Float[Tensor, "layer sequence position head d_value"] | None = None
+    head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]] = field(
+        default_factory=dict
+    )
     head_scale: Mapping[tuple[int, int], float] = field(default_factory=dict)
     sequences: slice = field(default_factory=lambda: slice(0, 0))
     padding: Bool[Tensor, "sequence position"] | None = None
     layers_seen: int = 0
+    outputs_seen: int = 0
 
     def layer_of(self, module: nn.Module) -> int:
         """The layer that now calls: layers call in order, and know their number or keep silent."""
@@ -176,8 +180,10 @@ class Recorder:
             for head, factor in factors.items():
                 scale[head] = factor
             out = out * scale[:, None]
-        if self.head_outputs is not None:
-            self.head_outputs[layer, self.sequences] = out.to("cpu")
+        if layer in self.head_outputs:
+            wide = torch.promote_types(out.dtype, torch.float32)
+            self.head_outputs[layer].append(out.to("cpu", wide, copy=True))
+        self.outputs_seen += 1
         return out
 
     def _reduced(self, request: Reduced, attention: Attention) -> Float[Tensor, "batch head _"]:
@@ -225,7 +231,7 @@ _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 @contextmanager
 def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
     """Let the attention of one forward pass within be recorded: one call per layer, or an error."""
-    recorder.layers_seen = 0
+    recorder.layers_seen = recorder.outputs_seen = 0
     token = _RECORDER.set(recorder)
     try:
         yield
@@ -235,6 +241,11 @@ def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
         raise InputError(
             f"{recorder.layers_seen} attention layers could be observed where the model has "
             f"{n_layers}: a model whose layers do not each attend once cannot be recorded exactly"
+        )
+    if recorder.outputs_seen != n_layers and (recorder.head_outputs or recorder.head_scale):
+        raise InputError(
+            f"the outputs of the heads of {recorder.outputs_seen} layers could be observed where "
+            f"the model has {n_layers}: its heads can be neither recorded nor scaled"
         )
 
 

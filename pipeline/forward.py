@@ -6,7 +6,7 @@ turned into losses tile by tile (`cross_entropy.py`) while the model itself goes
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 
 from pipeline import attention
 from pipeline.attention_hooks import hooked
-from pipeline.cross_entropy import Unembedding, token_losses
+from pipeline.cross_entropy import token_losses
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
 from pipeline.modular_forward import table_record
 from pipeline.record import Pass, Record
+from pipeline.unembedding import logit_transform, replaced_unembedding, unembedding_of
 
 # Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 1
@@ -94,7 +95,7 @@ def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
     if module not in _SERVED:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
-        scale, softcap = _logit_transform(module)
+        scale, softcap = logit_transform(module)
         takes_positions = "position_ids" in inspect.signature(module.forward).parameters
         _SERVED[module] = _Served(scale, softcap, takes_positions)
     return _SERVED[module]
@@ -111,25 +112,25 @@ class _Job:
         input: Input,
         pass_: Pass,
     ) -> None:
-        self.module, self.served, self.facts, self.input, self.pass_ = (
-            module, served, facts, input, pass_,
-        )  # fmt: skip
-        head = _unembedding_of(module)
-        self.unembedding = Unembedding(head.weight, head.bias, served.scale, served.softcap)
+        self.module, self.served, self.facts, self.input = module, served, facts, input
+        self.unembedding = unembedding_of(module, served.scale, served.softcap)
         sequences, length = input.tokens.shape
         self.tokens = torch.from_numpy(input.tokens)
         self.seen = _seen(input)
-        dtype = torch.promote_types(module.dtype, torch.float32)
+        dtype = _wide(module.dtype)
         shape = (facts.n_layers, sequences, facts.n_heads, length)
         self.recorder = attention.Recorder(
             pairs={r: attention.resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
+            head_outputs={layer: [] for layer in pass_.head_outputs},
+            head_scale={(layer, head): factor for layer, head, factor in pass_.head_scale},
             padding=None if self.seen is None else ~self.seen,
         )
         self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
         self.logits = {
             p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
         }
+        self.streams: dict[int, list[Tensor]] = {layer: [] for layer in pass_.hidden_states}
 
     def compute(self, sequences: slice) -> None:
         """Run the model on some of the sequences and fill in what they yield."""
@@ -147,12 +148,7 @@ class _Job:
         self, tokens: Int[Tensor, "b position"], sequences: slice
     ) -> Float[Tensor, "b position d_model"]:
         """What the model is about to unembed."""
-        arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
-        if self.seen is not None:
-            seen = self.seen[sequences].to(tokens.device)
-            arguments["attention_mask"] = seen.long()
-            if self.served.takes_positions:
-                arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+        arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
         taken: list[Tensor] = []
 
         def take(h: Tensor) -> Tensor:
@@ -160,7 +156,8 @@ class _Job:
             return h.new_zeros(*h.shape[:-1], 1)
 
         with ExitStack() as stack:
-            stack.enter_context(_unembedding_replaced(self.module, take))
+            stack.enter_context(replaced_unembedding(self.module, take))
+            stack.enter_context(_watched_stream(self.module, self.facts.n_layers, self.streams))
             stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
             if not uses_interface(self.module):
                 stack.enter_context(hooked(self.module, self.facts.n_heads))
@@ -168,12 +165,33 @@ class _Job:
             self.module(**arguments)
         return taken[0]
 
+    def _padding(self, sequences: slice) -> dict[str, Any]:
+        """Positions are counted from a sequence's first token, as they are when it stands alone."""
+        if self.seen is None:
+            return {}
+        seen = self.seen[sequences].to(self.module.device)
+        arguments = {"attention_mask": seen.long()}
+        if self.served.takes_positions:
+            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+        return arguments
+
     def record(self) -> Record:
         """The finished record."""
         if self.loss is not None and self.seen is not None:
             unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
             self.loss.masked_fill_(unseen, torch.nan)
-        return Record(self.input, self.loss, self.recorder.attention, self.logits)
+        return Record(
+            self.input,
+            self.loss,
+            self.recorder.attention,
+            self.logits,
+            head_outputs=_joined(self.recorder.head_outputs),
+            hidden_states=_joined(self.streams),
+        )
+
+
+def _joined(batches: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
+    return {layer: torch.cat(parts) for layer, parts in batches.items()}
 
 
 def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
@@ -182,64 +200,49 @@ def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
 
 
 @contextmanager
-def _unembedding_replaced(
-    module: PreTrainedModel, stand_in: Callable[[Tensor], Tensor]
+def _watched_stream(
+    module: nn.Module, n_layers: int, streams: Mapping[int, list[Tensor]]
 ) -> Iterator[None]:
-    """Let `stand_in` be called in place of the unembedding: exactly once, or an error."""
-    head = _unembedding_of(module)
-    calls = 0
+    """Append copies of the residual stream at the asked-for layers: what enters each block."""
 
-    def counted(h: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return stand_in(h)
+    def keep(layer: int, stream: Any) -> None:
+        if not isinstance(stream, Tensor) or stream.ndim != 3:
+            raise InputError(
+                f"{type(module).__name__} hands no single residual stream from block to block: "
+                "its hidden states cannot be recorded"
+            )
+        streams[layer].append(stream.to("cpu", _wide(stream.dtype), copy=True))
 
-    vars(head)["forward"] = counted
-    try:
+    def entering(layer: int) -> Callable[..., None]:
+        return lambda _, args, kwargs: keep(layer, args[0] if args else kwargs.get("hidden_states"))
+
+    def leaving(_: nn.Module, __: Any, output: Any) -> None:
+        keep(n_layers, output[0] if isinstance(output, tuple) else output)
+
+    with ExitStack() as stack:
+        for layer in streams:
+            block = _blocks(module, n_layers)[min(layer, n_layers - 1)]
+            if layer < n_layers:
+                handle = block.register_forward_pre_hook(entering(layer), with_kwargs=True)
+            else:
+                handle = block.register_forward_hook(leaving)
+            stack.callback(handle.remove)
         yield
-    finally:
-        del vars(head)["forward"]
-    if calls != 1:
+
+
+def _blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The outermost list of as many modules as the model has layers."""
+    lists = (m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
+    if (found := next(lists, None)) is None:
         raise InputError(
-            f"{type(module).__name__} applied its unembedding {calls} times in one forward pass, "
-            "expected once: its losses cannot be computed exactly"
+            f"{type(module).__name__} has no list of {n_layers} blocks: its hidden states cannot "
+            "be recorded"
         )
+    return found
 
 
-def _unembedding_of(module: PreTrainedModel) -> nn.Linear:
-    head = module.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
-        raise InputError(
-            f"{type(module).__name__} has no plain unembedding matrix: its logits cannot be "
-            "computed in tiles"
-        )
-    return head
-
-
-def _logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
-    """The scale and softcap that a model applies after its unembedding, found by asking it.
-
-    A stand-in for the unembedding returns values from -1000 to 1000; what the model makes of them
-    must be one of the transforms that its config can mean.
-    """
-    probe = torch.linspace(-1000, 1000, 64, dtype=module.dtype, device=module.device)
-    probe = torch.cat([probe, probe / 1000]).expand(1, 2, -1)
-    with _unembedding_replaced(module, lambda h: probe.clone()):
-        found = module(input_ids=torch.zeros(1, 2, dtype=torch.long, device=module.device)).logits
-    config = module.config.get_text_config()
-    scales = [getattr(config, "logit_scale", None), 1 / (getattr(config, "logits_scaling", 1) or 1)]
-    softcap = getattr(config, "final_logit_softcapping", None)
-    for scale in (1.0, *scales):
-        if not isinstance(scale, int | float) or found.shape != probe.shape:
-            continue
-        for cap in (softcap, None):
-            tried = Unembedding(probe, None, scale, cap).transform(probe.float().clone())
-            if torch.allclose(tried.to(found.dtype), found, rtol=1e-2, atol=1e-6):
-                return float(scale), cap
-    raise InputError(
-        f"{type(module).__name__} changes its logits after the unembedding in a way that is not "
-        "known here: its losses cannot be computed exactly"
-    )
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _check_tokens(input: Input, facts: ModelFacts) -> None:

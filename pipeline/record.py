@@ -83,8 +83,11 @@ class Pass:
 
     losses: per-token cross-entropy. attention: the query-key pairs whose attention is wanted.
     logit_positions: positions (negative ones count from the end) whose full logits are wanted.
-    neurons: the activations of the MLP at the last position, of a one-layer model. dtype: of the
-    forward pass; "" means the worker's own.
+    neurons: the activations of the MLP at the last position, of a one-layer model.
+    head_outputs: layers whose per-head outputs, before W_O, are wanted. hidden_states: layers whose
+    incoming residual stream is wanted; n_layers is what leaves the last one, before the final norm.
+    head_scale: (layer, head, factor): the model computes on with that head's output so scaled
+    (0: ablated). dtype: of the forward pass; "" means the worker's own.
     """
 
     input: str
@@ -92,17 +95,20 @@ class Pass:
     attention: frozenset[AttentionRequest] = frozenset()
     logit_positions: tuple[int, ...] = ()
     neurons: bool = False
+    head_outputs: tuple[int, ...] = ()
+    hidden_states: tuple[int, ...] = ()
+    head_scale: tuple[tuple[int, int, float], ...] = ()
     dtype: Literal["", "float32", "float64", "bfloat16"] = ""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> tuple:
         """What must be equal for two requests to be served by one forward pass."""
-        return (self.input, self.dtype)
+        return (self.input, self.head_scale, self.dtype)
 
 
 def merge(passes: Iterable[Pass]) -> list[Pass]:
     """The fewest passes that yield all that `passes` ask for, in order of first appearance."""
-    merged: dict[tuple[str, str], Pass] = {}
+    merged: dict[tuple, Pass] = {}
     for wanted in passes:
         have = merged.get(wanted.key)
         merged[wanted.key] = wanted if have is None else _union(have, wanted)
@@ -110,13 +116,15 @@ def merge(passes: Iterable[Pass]) -> list[Pass]:
 
 
 def _union(a: Pass, b: Pass) -> Pass:
-    positions = dict.fromkeys(a.logit_positions + b.logit_positions)
     return Pass(
         input=a.input,
         losses=a.losses or b.losses,
         attention=a.attention | b.attention,
-        logit_positions=tuple(positions),
+        logit_positions=tuple(dict.fromkeys(a.logit_positions + b.logit_positions)),
         neurons=a.neurons or b.neurons,
+        head_outputs=tuple(dict.fromkeys(a.head_outputs + b.head_outputs)),
+        hidden_states=tuple(dict.fromkeys(a.hidden_states + b.hidden_states)),
+        head_scale=a.head_scale,
         dtype=a.dtype,
     )
 
@@ -128,6 +136,7 @@ class Record:
     loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not asked for).
     attention: per request, see the request's class.
     logits: per asked-for position, as it was asked for. neurons: the inputs of W_out.
+    head_outputs, hidden_states: per asked-for layer.
     """
 
     input: "Input"
@@ -137,3 +146,9 @@ class Record:
     )
     logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)
     neurons: Float[Tensor, "sequence neuron"] | None = None
+    head_outputs: Mapping[int, Float[Tensor, "sequence position head d_value"]] = field(
+        default_factory=dict
+    )
+    hidden_states: Mapping[int, Float[Tensor, "sequence position d_model"]] = field(
+        default_factory=dict
+    )
