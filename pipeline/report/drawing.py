@@ -78,7 +78,7 @@ def line(name: str, values: xr.DataArray, colour: str) -> go.Scatter:
     """A series (dims: step) as a line, with a dot for every checkpoint where there is room."""
     dots = values.sizes["step"] <= _MOST_DOTS
     return go.Scatter(
-        x=values["step"].values.tolist(),
+        x=values["step"].values,
         y=values.values,
         name=escape(name),
         mode="lines+markers" if dots else "lines",

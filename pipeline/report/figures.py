@@ -73,7 +73,7 @@ def heat_map(
     names = rows.tolist() if rows.dtype.kind in "iuf" else [escape(str(row)) for row in rows]
     figure = go.Figure(
         go.Heatmap(
-            x=values["step"].values.tolist(),
+            x=values["step"].values,
             y=names,
             z=values.values.astype(np.float32),
             colorscale=MAGNITUDE,

@@ -107,7 +107,7 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
     layer, heads, steps = int(score["layer"]), score["head"].values, score["step"].values
     gap = np.full((len(heads), 1), np.nan)
     return go.Scatter(
-        x=np.tile(np.append(steps, steps[-1:]), len(heads)).tolist(),
+        x=np.tile(np.append(steps, steps[-1:]), len(heads)),
         y=np.hstack([score.values, gap]).astype(np.float32).ravel(),
         customdata=np.repeat(heads, len(steps) + 1),
         name=f"layer {layer}",
@@ -121,7 +121,7 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
 def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
     """One head's line (dims: step) again, above the others; these answer to the pointer."""
     return go.Scatter(
-        x=score["step"].values.tolist(),
+        x=score["step"].values,
         y=score.values,
         name=_name(score),
         mode="lines",

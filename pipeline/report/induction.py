@@ -91,6 +91,14 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
     )
 
 
+def compared_tokens(losses: xr.Dataset) -> tuple[int, int] | None:
+    """The early and the late token of the in-context score; None where they are not stored."""
+    match losses.attrs.get("parameters"):
+        case {"early_token": early, "late_token": late}:
+            return int(early), int(late)
+    return None
+
+
 def _when_induction(
     induction: xr.DataArray, heads: list[Onset], formed: Formation | None
 ) -> Iterator[str]:
@@ -171,10 +179,5 @@ def _owner(score: xr.DataArray, step: int) -> str:
 
 
 def _tokens_of(losses: xr.Dataset) -> str:
-    parameters = losses.attrs.get("parameters")
-    if not isinstance(parameters, dict):
-        return ""
-    return (
-        f" (loss at token {parameters['late_token']:,} minus loss at token "
-        f"{parameters['early_token']:,})"
-    )
+    tokens = compared_tokens(losses)
+    return f" (loss at token {tokens[1]:,} minus loss at token {tokens[0]:,})" if tokens else ""

@@ -15,7 +15,7 @@ from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.findings import by_measure
 from pipeline.report.grokking import LEARNED, key_frequencies
 from pipeline.report.heads import head_lines, mosaic
-from pipeline.report.induction import FORMED
+from pipeline.report.induction import FORMED, compared_tokens
 from pipeline.report.thinning import thinned_steps
 from pipeline.report.wording import in_words, listed
 
@@ -109,13 +109,11 @@ def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
         f"{_meaning(by_position)} {note}",
         (stories.loss_by_position(by_position),),
     )
-    parameters = group.attrs.get("parameters") or {}
-    tokens = [parameters[key] for key in ("early_token", "late_token") if key in parameters]
     yield Plate(
         "Loss by position at a few checkpoints",
         "The same at checkpoints evenly spaced in log(1 + step). Dotted: the tokens that the "
         "in-context score compares.",
-        (stories.loss_profiles(group["mean_by_position"], tokens),),
+        (stories.loss_profiles(group["mean_by_position"], compared_tokens(group) or ()),),
     )
 
 

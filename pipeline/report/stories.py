@@ -187,7 +187,7 @@ def _mark_token(figure: go.Figure, token: int) -> None:
 def _profile(profile: xr.DataArray, colour: str) -> go.Scatter:
     name = f"step {int(profile['step']):,}"
     return go.Scatter(
-        x=(profile["position"].values + 1).tolist(),
+        x=profile["position"].values + 1,
         y=profile.values,
         name=name,
         mode="lines",

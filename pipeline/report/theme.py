@@ -37,29 +37,32 @@ def sequence(count: int) -> list[str]:
     return [str(c) for c in sample_colorscale("Plasma", np.linspace(0, _LIGHTEST, count).tolist())]
 
 
-def styled(figure: go.Figure, height: int, margin: Sequence[int] = (58, 16, 14, 46)) -> go.Figure:
+_AXIS = {
+    "showgrid": True, "gridcolor": GRID, "gridwidth": 1, "zeroline": False, "linecolor": FAINT,
+    "showline": True, "ticks": "outside", "tickcolor": FAINT, "ticklen": 4,
+    "tickfont": {"size": 11, "color": QUIET},
+    "title": {"font": {"size": 12, "color": INK}, "standoff": 8},
+    "exponentformat": "power", "separatethousands": True, "automargin": False,
+}  # fmt: skip
+
+_STYLE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT,
+                       "font": {"size": 12, "color": INK}},
+        "legend": {"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "xanchor": "left",
+                   "font": {"size": 11}, "itemwidth": 30},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": INK},
+        "dragmode": "zoom",
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)  # fmt: skip
+
+
+def styled(figure: go.Figure, height: int, margin: Sequence[int]) -> go.Figure:
     """The figure in the report's style. margin: left, right, top, bottom in pixels."""
-    left, right, top, bottom = margin
-    axis = {
-        "showgrid": True, "gridcolor": GRID, "gridwidth": 1, "zeroline": False, "linecolor": FAINT,
-        "showline": True, "ticks": "outside", "tickcolor": FAINT, "ticklen": 4,
-        "tickfont": {"size": 11, "color": QUIET},
-        "title": {"font": {"size": 12, "color": INK}, "standoff": 8},
-        "exponentformat": "power", "separatethousands": True, "automargin": False,
-    }  # fmt: skip
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": left, "r": right, "t": top, "b": bottom},
-        font={"family": FONT, "size": 12, "color": INK},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "font": {"size": 12, "color": INK}},
-        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom", "xanchor": "left",
-                "font": {"size": 11}, "itemwidth": 30},
-        dragmode="zoom",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": FAINT, "activecolor": INK},
-    )  # fmt: skip
-    figure.update_xaxes(axis)
-    figure.update_yaxes(axis)
-    return figure
+    sides = dict(zip("lrtb", margin, strict=True))
+    return figure.update_layout(template=_STYLE, height=height, margin=sides)

@@ -1,9 +1,6 @@
 """Runs made by hand, with the names, dimensions and attributes that `open_run` gives."""
 
-from collections.abc import Callable
-
 import numpy as np
-import pytest
 import xarray as xr
 
 STEPS = np.array([0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(550, 2001, 50)])
@@ -127,16 +124,11 @@ def run_of(**groups: xr.Dataset) -> xr.DataTree:
     return tree
 
 
-Make = Callable[..., xr.Dataset]
-
-
-@pytest.fixture
 def induction_run() -> xr.DataTree:
     """A two-layer run in which induction heads form."""
     return run_of(head_scores=head_scores(), token_loss=token_loss(), weight_norm=weight_norm())
 
 
-@pytest.fixture
 def grokking_run() -> xr.DataTree:
     """A run that memorises, forms its circuit, and generalises."""
     steps = np.arange(0, 1501, 20)

@@ -1,0 +1,229 @@
+"""Findings on series made by hand; what the sentences must say is read off the series here."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline.report.findings import findings_of
+from pipeline.report.induction import Formation, formation, onsets, strongest
+from tests.pipeline.report import made
+
+STEPS = np.array([0, 10, 20, 30, 40])
+
+
+def heads(induction, previous=None):
+    """Head scores of one layer; rows are heads, columns the steps of STEPS."""
+    values = np.array(induction, float).T[:, None, :]
+    before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
+    arrays = {"induction": (made.HEAD, values), "previous_token": (made.HEAD, before)}
+    return made.group("head_scores", arrays, STEPS)
+
+
+def losses(score, mean=None):
+    arrays = {
+        "in_context_score": ("step", np.array(score, float)),
+        "mean": ("step", np.array(score if mean is None else mean, float)),
+    }
+    given = {"early_token": 10, "late_token": 60}
+    return made.group("token_loss", arrays, STEPS, parameters=given)
+
+
+def grokking(train, test, restricted, excluded, **attributes):
+    given = {"train": train, "test": test, "restricted": restricted, "excluded": excluded}
+    arrays = {f"{name}_loss": ("step", np.array(v, float)) for name, v in given.items()}
+    return made.group("modular_addition", arrays, STEPS, **attributes)
+
+
+def said(**groups: xr.Dataset) -> str:
+    return "\n".join(findings_of(made.run_of(**groups)))
+
+
+def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step():
+    text = said(head_scores=heads([[0.1, 0.1, 0.3, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
+    assert "formed between steps 10 and 30: the highest prefix-matching score" in text
+    assert "went from 0.10 to 0.70" in text
+    assert "above 0.6, 2 of 2: L0H0 from step 30 and L0H1 from step 40." in text
+
+
+def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
+    assert formation(heads([[0.3, 0.2, 0.5, 0.7, 0.9]])) == Formation(20, 30)
+
+
+def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
+    scores = heads([[0.9, 0.9, 0.9, 0.9, 0.9]])
+    assert formation(scores) is None
+    assert "were there at the first saved step (0)" in said(head_scores=scores)
+
+
+def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
+    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.43, 0.3], [0.1] * 5]))
+    assert "No induction head formed by step 40: no head's prefix-matching score passed 0.6" in text
+    assert "(the highest was 0.43, L0H0 at step 30)" in text
+    assert "Induction heads formed" not in text
+
+
+def test_a_head_that_faded_is_listed_with_its_last_score():
+    text = said(head_scores=heads([[0.1, 0.9, 0.8, 0.4, 0.31]]))
+    assert "L0H0 from step 10 (0.31 at the end)" in text
+
+
+def test_a_long_list_of_heads_is_cut_and_counted():
+    text = said(head_scores=heads([[0, 0.7, 0.7, 0.7, 0.7]] * 9))
+    assert "9 of 9: L0H0 from step 10, " in text
+    assert "and 3 more." in text
+
+
+def test_previous_token_heads_are_dated_against_induction_heads():
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0.7, 0.7, 0.7, 0.7]]))
+    assert "L0H0 from step 10; the first 20 steps before the first induction head." in text
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0, 0, 0, 0.7]]))
+    assert "L0H0 from step 40; the first 10 steps after the first induction head." in text
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0, 0, 0.7, 0.7]]))
+    assert "the first at the same saved step as the first induction head." in text
+
+
+def test_no_previous_token_head_is_said():
+    text = said(head_scores=heads([[0] * 5], [[0, 0.2, 0.5, 0.1, 0]]))
+    assert "No previous-token head by step 40" in text
+    assert "(the highest was 0.50)" in text
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        ([0, 0, -1, -1, -1], "from 0 to −1.00 nats, while induction heads were forming."),
+        ([0, -1, -1, -1, -1], "from 0 to −1.00 nats, just before induction heads formed."),
+        ([0, 0, 0, 0, -1], "from 0 to −1.00 nats, just after induction heads formed."),
+    ],
+)
+def test_the_in_context_score_is_dated_against_the_formation(score, says):
+    # The head is last faint at step 10 and first strong at step 30.
+    assert says in said(head_scores=heads([[0, 0, 0.3, 0.7, 0.7]]), token_loss=losses(score))
+
+
+def test_changes_that_lie_far_apart_are_not_called_one_moment():
+    late = heads([[0, 0, 0, 0, 0.7]])
+    text = said(head_scores=late, token_loss=losses([0, -1, -1, -1, -1]))
+    assert "2 saved checkpoints before induction heads formed." in text
+    steps = np.arange(0, 100, 10)
+    scores = np.zeros((10, 1, 1))
+    scores[9] = 0.7
+    score = np.where(steps >= 10, -1.0, 0.0)
+    text = said(
+        head_scores=made.group("head_scores", {"induction": (made.HEAD, scores),
+                               "previous_token": (made.HEAD, scores)}, steps),
+        token_loss=made.group("token_loss", {"in_context_score": ("step", score),
+                              "mean": ("step", score)}, steps),
+    )  # fmt: skip
+    assert "7 saved checkpoints before induction heads formed: not the same moment." in text
+
+
+def test_the_in_context_score_names_its_tokens():
+    text = said(token_loss=losses([0, 0, -0.5, -0.5, -0.6]))
+    assert "The in-context score (loss at token 60 minus loss at token 10) moved most" in text
+    assert "between steps 10 and 20, from 0 to −0.50 nats." in text
+
+
+def test_a_score_that_never_moved_is_said_not_to_have():
+    assert "The in-context score did not move." in said(token_loss=losses([0.5] * 5))
+
+
+def test_a_missing_measure_is_named_where_a_finding_would_need_it():
+    assert "Head scores are not in the store" in said(token_loss=losses([0, 0, -1, -1, -1]))
+    assert "Token losses are not in the store" in said(head_scores=heads([[0] * 5]))
+    assert "not in the store" not in said(
+        head_scores=heads([[0] * 5]), token_loss=losses([0, 0, -1, -1, -1])
+    )
+
+
+def test_the_mean_loss_is_given_at_both_ends():
+    text = said(token_loss=losses([0] * 5, mean=[4.16, 4, 3, 2, 1.234]))
+    assert "The mean loss fell from 4.16 nats at step 0 to 1.23 at step 40." in text
+    text = said(token_loss=losses([0] * 5, mean=[1, 4, 3, 2, 5]))
+    assert "The mean loss went from 1.00 nats at step 0 to 5.00 at step 40." in text
+
+
+GROKKED = grokking(
+    train=[4, 0.05, 0.01, 0.01, 0.01],
+    test=[4, 6, 6, 2, 0.09],
+    restricted=[4, 3, 0.08, 0.01, 0.01],
+    excluded=[4, 0.6, 2, 10, 9],
+    reference={"key_frequencies": [5, 11]},
+)
+
+
+def test_memorisation_circuit_and_generalisation_are_dated_by_the_crossings():
+    text = said(modular_addition=GROKKED)
+    assert "memorised the train pairs by step 10, where train loss was first below 0.1" in text
+    assert "Restricted loss was first below 0.1 nats at step 20." in text
+    assert "generalised to the test pairs by step 40, where test loss was first below 0.1" in text
+    assert "It generalised 30 steps after it memorised." in text
+    assert "Restricted loss leads test loss by 20 steps." in text
+    assert "Excluded loss rose from 0.60 nats at step 10 to 10.00 at step 30." in text
+    assert "Key frequencies, from the last checkpoint: 5 and 11." in text
+
+
+def test_what_did_not_happen_in_grokking_is_said():
+    flat = [4, 3, 2, 1, 0.5]
+    text = said(modular_addition=grokking(flat, [4] * 5, flat, flat))
+    assert "had not memorised the train pairs by step 40: train loss was never below 0.1" in text
+    assert "had not generalised to the test pairs by step 40: test loss was never below" in text
+    assert "Restricted loss was never below 0.1 nats (lowest: 0.50 at step 40)" in text
+    assert "Excluded loss did not rise: it was lowest at step 40, the last one." in text
+    assert "leads" not in text
+    assert "Key frequencies" not in text
+
+
+def test_restricted_loss_may_trail_or_coincide():
+    base = [4, 3, 2, 0.05, 0.01]
+    late = [4, 3, 2, 1, 0.05]
+    text = said(modular_addition=grokking(base, base, late, base))
+    assert "Restricted loss trails test loss by 10 steps." in text
+    assert "It generalised at the same saved step as it memorised." in text
+    text = said(modular_addition=grokking(base, base, base, base))
+    assert "Restricted loss and test loss fell at the same saved step." in text
+
+
+def test_losses_that_are_undefined_for_an_operation_are_said_to_be():
+    undefined = [float("nan")] * 5
+    text = said(modular_addition=grokking([0.01] * 5, [4] * 5, undefined, undefined))
+    assert "Restricted and excluded loss are undefined for this operation." in text
+    assert "Excluded loss rose" not in text
+
+
+def test_the_peak_of_the_weights_is_given():
+    norm = made.group(
+        "weight_norm", {"sum_of_squares": ("step", np.array([5, 9, 8, 7, 6.5]))}, STEPS
+    )
+    assert "largest at step 10 (9.00) and is 6.50 at step 40." in said(weight_norm=norm)
+    norm["sum_of_squares"][:] = [1, 2, 3, 4, 5]
+    assert "was largest at the last step: 5.00." in said(weight_norm=norm)
+
+
+def test_a_sibling_on_another_input_is_told_apart():
+    scores = heads([[0, 0, 0, 0, 0.7]])
+    lines = findings_of(made.run_of(**{"head_scores": scores, "head_scores.wiki": scores}))
+    assert sum("formed between" in line for line in lines) == 2
+    assert sum(line.startswith("On input 'wiki': Induction heads formed") for line in lines) == 1
+
+
+def test_an_empty_store_and_an_unknown_measure_each_have_their_sentence():
+    assert findings_of(made.run_of()) == ["No measure of any checkpoint is stored yet."]
+    other = made.group("sharpness", {"top": ("step", np.ones(5))}, STEPS)
+    assert findings_of(made.run_of(sharpness=other)) == [
+        "No sentence is known for the measures stored here: see the figures."
+    ]
+
+
+def test_one_checkpoint_and_undefined_scores_do_no_harm():
+    one = made.induction_run().isel(step=[0])
+    assert any("No induction head formed by step 0" in line for line in findings_of(one))
+    nan = heads([[float("nan")] * 5])
+    assert "The prefix-matching score is undefined at every step." in said(head_scores=nan)
+
+
+def test_strongest_and_onsets_pass_over_undefined_heads():
+    nan = float("nan")
+    scores = heads([[nan] * 5, [0, 0, 0.2, nan, 0.8]])["induction"]
+    np.testing.assert_allclose(strongest(scores), [0, 0, 0.2, nan, 0.8])
+    assert [(o.layer, o.head, o.step) for o in onsets(scores)] == [(0, 1, 40)]
