@@ -43,6 +43,7 @@ class OrganismConfig(PreTrainedConfig):
     values carry no position). `position_init` "sinusoidal": the learned vectors start as the
     sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
     standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
+    `embedding_range`: that of W_E, where it differs.
     """
 
     model_type = "ontogeny-organism"
@@ -63,6 +64,7 @@ class OrganismConfig(PreTrainedConfig):
     position_init: Literal["normal", "sinusoidal"] = "normal"
     smeared_keys: bool = False
     initializer_range: float | None = None
+    embedding_range: float | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     tie_word_embeddings: bool = False
@@ -238,8 +240,11 @@ class OrganismPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, PositionEmbedding):
             init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.Embedding):
+            own = self.config.embedding_range
+            init.normal_(module.weight, std=std if own is None else own)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)

@@ -225,9 +225,11 @@ def test_weights_start_at_one_over_the_root_of_the_width():
 def test_a_stated_initial_scale_and_sinusoidal_positions_are_used():
     torch.manual_seed(0)
     model = OrganismForCausalLM(OrganismConfig(
-        vocab_size=500, hidden_size=400, initializer_range=0.02, position_init="sinusoidal",
+        vocab_size=500, hidden_size=400, initializer_range=0.02, embedding_range=1.0,
+        position_init="sinusoidal",
     ))  # fmt: skip
     assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(1, rel=0.03)
     assert torch.equal(model.model.embed_positions.weight, sinusoids(64, 400))
     by_hand = math.sin(3 / 10_000 ** (10 / 400))
     assert sinusoids(64, 400)[3, 10].item() == pytest.approx(by_hand, abs=1e-6)
