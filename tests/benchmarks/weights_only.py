@@ -72,7 +72,7 @@ def main() -> None:
         "forward_seconds": statistics.median(forward),
         "ratio_by_measure": ratios,
         "ratio": statistics.median(
-            sum(each) / f for each, f in zip(zip(*measures.values()), forward, strict=True)
+            sum(of[i] for of in measures.values()) / f for i, f in enumerate(forward)
         ),
         "threads": options.threads,
         "rounds": options.rounds,
@@ -83,9 +83,7 @@ def main() -> None:
     for name, ratio in ratios.items():
         print(f"{name:24s} {ratio:6.2f} forward passes")
     print(f"{'all together':24s} {result['ratio']:6.2f} forward passes")
-    print(
-        f"one forward pass: {result['forward_seconds']:.2f} processor seconds on {options.threads} threads"
-    )
+    print(f"one forward pass: {result['forward_seconds']:.2f} processor seconds")
 
 
 if __name__ == "__main__":
