@@ -83,7 +83,8 @@ class HeldOutInput(Strict):
 class TableInput(Strict):
     """The whole p x p table of a modular operation with its split into train and test pairs.
 
-    What is not given is read from the run's `training.yaml`.
+    What is not given is read from the run's `training.yaml`, or from its own files where they say
+    so. split_generator: how the seed makes the split, see `pipeline.data.modular.split`.
     """
 
     kind: Literal["table"] = "table"
@@ -91,6 +92,7 @@ class TableInput(Strict):
     operation: str | None = None
     train_share: float | None = Field(default=None, gt=0, lt=1)
     split_seed: int | None = None
+    split_generator: Literal["numpy", "random"] | None = None
 
 
 InputSpec = Annotated[

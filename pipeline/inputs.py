@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from pipeline.checkpoints.foreign import table_facts
 from pipeline.config import (
     ArrayInput,
     HeldOutInput,
@@ -158,19 +159,33 @@ def _matches(name: str, spec: MatchesInput, model: ModelFacts) -> Input:
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
-    facts: dict[str, Any] = table_of(run_folder) | spec.model_dump(
-        exclude={"kind"}, exclude_none=True
-    )
-    needed = ("p", "operation", "train_share", "split_seed")
+    given = spec.model_dump(exclude={"kind"}, exclude_none=True)
+    facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
+    if {"train_share", "split_seed"} <= given.keys():
+        facts.pop("train_pairs", None)
+    split = ("train_pairs",) if "train_pairs" in facts else ("train_share", "split_seed")
+    needed = ("p", "operation", *split)
     if missing := [key for key in needed if key not in facts]:
         raise InputError(
             f"input {name!r}: {', '.join(missing)} not given, and {run_folder} has no "
             "training.yaml of a modular task that would say: add them to the input"
         )
     tokens, labels = modular.table(facts["p"], facts["operation"])
-    is_train = modular.split(facts["p"], facts["train_share"], facts["split_seed"])
-    attributes = {key: facts[key] for key in needed}
+    is_train = _split(facts)
+    described = ("p", "operation", "train_share", "split_seed", "split_generator")
+    attributes = {key: facts[key] for key in described if key in facts}
+    if "train_share" not in facts:
+        attributes["train_share"] = float(is_train.mean())
     return Input(name, spec.kind, tokens, {"labels": labels, "is_train": is_train}, attributes)
+
+
+def _split(facts: dict[str, Any]) -> np.ndarray:
+    """Which pairs are trained on: as the run lists them, or as its seed makes them."""
+    p = facts["p"]
+    if "train_pairs" in facts:
+        return np.isin(np.arange(p * p), facts["train_pairs"])
+    generator = facts.get("split_generator", "numpy")
+    return modular.split(p, facts["train_share"], facts["split_seed"], generator)
 
 
 def _check_fits(made: Input, model: ModelFacts) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import inside_run
+from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
 from pipeline.errors import InputError
@@ -15,8 +16,11 @@ WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
 
 
 def folders(uri: str) -> list[Folder]:
-    """The folders in the folder `uri` that have a checkpoint's name."""
-    root = Path(uri)
+    """The folders in the folder `uri` that have a checkpoint's name.
+
+    A run in another format (see `foreign.py`) has them in its conversion.
+    """
+    root = ordinary_run(uri)
     if root.is_file():
         raise InputError(f"{uri}: is a file that no reader is known for; expected a run's folder")
     if not root.is_dir():

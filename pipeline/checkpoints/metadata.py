@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.contents import read_small
 from pipeline.checkpoints.files import is_index, is_plain_name
+from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
@@ -20,11 +21,11 @@ def metadata_folder(uri: str, *inside: str) -> Path:
     """A local folder with the small files that are directly in the folder `uri`.
 
     inside: addresses of checkpoints, whose small files are put into subfolders. A local folder is
-    returned as it is. What is fetched is kept, under a name that its content gives. Raises
-    InputError where the place refuses.
+    returned as it is (a run in another format: its conversion). What is fetched is kept, under a
+    name that its content gives. Raises InputError where the place refuses.
     """
     if remote_place_of(uri) is None:
-        return Path(uri)
+        return ordinary_run(uri)
     try:
         folders = {"": folder_of(uri)}
         for number, one in enumerate(inside):
