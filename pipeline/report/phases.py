@@ -1,0 +1,33 @@
+"""The three phases of grokking over the losses that define them."""
+
+import plotly.graph_objects as go
+import xarray as xr
+
+from pipeline.aggregate.phases import NAMES, Phase, phases
+from pipeline.report.drawing import LABEL_HEIGHT, TOP, mark_span
+from pipeline.report.figures import lines
+from pipeline.report.stories import LOSSES
+from pipeline.report.theme import BLUE, GREEN, VERMILLION
+from pipeline.report.wording import in_words
+
+_COLOURS: dict[str, str] = dict(zip(NAMES, (BLUE, GREEN, VERMILLION), strict=True))
+
+
+def three_phases(group: xr.Dataset) -> go.Figure:
+    """The four losses on a linear axis, with a band for each phase that the run reached."""
+    found = phases(group)
+    top = TOP + LABEL_HEIGHT * len(found)
+    losses = {in_words(name): group[name] for name in LOSSES}
+    figure = lines(losses, "loss (nats)", colours=list(LOSSES.values()), height=380 + top, top=top)
+    last = int(group["step"].max())
+    for row, phase in enumerate(reversed(found)):
+        end = last if phase.end is None else phase.end
+        mark_span(figure, phase.start, end, described(phase), _COLOURS[phase.name], row)
+    return figure
+
+
+def described(phase: Phase) -> str:
+    """The phase with its steps, in words."""
+    if phase.end is None:
+        return f"{phase.name} from step {phase.start:,} on"
+    return f"{phase.name}: steps {phase.start:,} to {phase.end:,}"
