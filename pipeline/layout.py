@@ -101,7 +101,7 @@ def consolidate(folder: ZarrStore) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata")
         warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
-        zarr.consolidate_metadata(folder)
+        zarr.consolidate_metadata(folder, zarr_format=3)
 
 
 def checked_name(name: str, what: str) -> str:
@@ -143,7 +143,7 @@ def _create_array(
         dimension_names=dims,
         compressors=[*compress, Crc32cCodec()],
         attributes=attributes,
-        overwrite=True,
+        overwrite=name in group,
     )
 
 

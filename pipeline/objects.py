@@ -8,23 +8,32 @@ Credentials and an endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError
 
-# s3fs: more than one concurrent part adds a HEAD before every whole-object GET, and a cached
-# listing would miss the markers of other workers.
+# More than one concurrent part adds a HEAD before every whole-object GET; a cached listing would
+# miss the markers of other workers; a server that restarts is away for half a minute.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"max_concurrency": 1, "use_listings_cache": False},
+    "s3": {
+        "max_concurrency": 1,
+        "use_listings_cache": False,
+        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 6}},
+    },
 }
 _PARTIAL = ".partial"  # the suffix of files in the making; zarr's own unfinished files have it too
 
@@ -59,7 +68,8 @@ class Objects:
 
     def list(self, prefix: str = "") -> list[str]:
         """The keys of all objects under a folder, in a fresh list."""
-        with access(self.uri):
+        found: Iterable[str] = ()
+        with access(self.uri), suppress(FileNotFoundError):
             found = self._fs.find(self.path(prefix))
         root = len(self._fs._strip_protocol(self.uri)) + 1
         return [key[root:] for key in sorted(found) if not key.endswith(_PARTIAL)]
@@ -91,15 +101,17 @@ class Objects:
         """The folder as a Zarr store, opened in this process."""
         if self.is_local:
             return LocalStore(self.path(folder), read_only=read_only)
-        options = _OPTIONS[self.uri.partition("://")[0]]
-        return FsspecStore.from_url(
-            self.path(folder), storage_options={**options}, read_only=read_only
-        )
+        options = {**_OPTIONS[self._scheme]}
+        return FsspecStore.from_url(self.path(folder), storage_options=options, read_only=read_only)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        scheme = "file" if self.is_local else self.uri.partition("://")[0]
-        return _filesystem(scheme, os.getpid())
+        """fsspec keeps one per process: a forked child cannot use its parent's S3 session."""
+        return fsspec.filesystem(self._scheme, **_OPTIONS.get(self._scheme, {}))
+
+    @property
+    def _scheme(self) -> str:
+        return "file" if self.is_local else self.uri.partition("://")[0]
 
     @contextmanager
     def _beside(self, key: str, content: bytes) -> Iterator[Path]:
@@ -113,30 +125,30 @@ class Objects:
             temporary.unlink(missing_ok=True)
 
 
-@lru_cache
-def _filesystem(scheme: str, process: int) -> fsspec.AbstractFileSystem:
-    """One file system per process: a forked child cannot use its parent's S3 session."""
-    return fsspec.filesystem(scheme, **_OPTIONS.get(scheme, {}))
-
-
-_REASONS = {
+_DENIED = "access is denied: check the permissions, or the bucket's policy and your keys"
+_REFUSED = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
     errno.EROFS: "the file system is read-only: choose a place that can be written",
-    errno.EACCES: "access is denied: check the permissions, or the bucket's policy and the keys",
-    errno.EPERM: "access is denied: check the permissions, or the bucket's policy and the keys",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
 }
 
 
 @contextmanager
 def access(uri: str) -> Iterator[None]:
-    """Turn a refusal by the storage into one sentence; errors that a retry may cure pass."""
+    """Say in one sentence why the storage refuses (InputError).
+
+    What may pass goes on as an OSError that names the place; what is absent, as it was raised.
+    """
     try:
         yield
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0)
-        if reason is None and isinstance(error, PermissionError):
-            reason = _REASONS[errno.EACCES]
-        if reason is None:
-            raise
-        raise InputError(f"{uri}: {reason}; what was committed is safe, run it again") from error
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, InputError):
+        raise
+    except (OSError, BotoCoreError, ClientError) as error:
+        reason = _REFUSED.get(getattr(error, "errno", None) or 0)
+        if isinstance(error, (PermissionError, NoCredentialsError, PartialCredentialsError)):
+            reason = reason or _DENIED
+        if reason is not None:
+            raise InputError(f"{uri}: {reason}; what was committed is safe") from error
+        raise OSError(f"{uri}: cannot be reached ({error}): try again later") from error

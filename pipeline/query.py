@@ -5,6 +5,7 @@ trajectories where these are up to date, and else from the rows.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -17,10 +18,10 @@ from rich.table import Table
 from xarray.core import indexing
 
 from pipeline.aggregate.trajectories import FOLDER as TRAJECTORIES
-from pipeline.aggregate.trajectories import Published, published
+from pipeline.aggregate.trajectories import Published, blocks, published
 from pipeline.errors import InputError, suggestion
 from pipeline.layout import DESCRIBED, ROW_ARRAYS
-from pipeline.lazy import StoredArray
+from pipeline.lazy import Form, StoredArray, described
 from pipeline.markers import Commit
 from pipeline.rows import ROWS
 from pipeline.schema import DIMENSIONS
@@ -28,6 +29,7 @@ from pipeline.store import Store, latest
 
 Format = Literal["table", "csv", "json", "parquet"]
 Label = int | str | slice | Sequence[int] | Sequence[str]
+_KEPT = 2**22  # arrays of so many numbers stay in memory once they were read whole
 TABLE_ROWS = 200  # a table is for reading; the other formats are for all of it
 
 
@@ -48,9 +50,9 @@ def open_run(
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
     commits = store.commits()  # before the groups: see pipeline.store
-    groups, trajectories = store.groups(), published(store)
+    catalogue, trajectories = store.catalogue(), published(store)
     datasets: dict[str, xr.Dataset] = {}
-    for name, group in groups.items():
+    for name, group in catalogue.groups.items():
         class_ = (classes or {}).get(name) or str(group.attrs["current"])
         rows = list(latest((c for c in commits if c.group == name), class_).values())
         if rows:
@@ -60,7 +62,7 @@ def open_run(
     if chunks is not None:
         datasets = {name: _chunked(dataset, chunks) for name, dataset in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = {"identity": store.identity}
+    tree.attrs = {"identity": dict(catalogue.identity)}
     return tree
 
 
@@ -97,10 +99,10 @@ def parse_selection(text: str) -> Label:
 def to_frame(array: xr.DataArray) -> pd.DataFrame:
     """One row per number: its labels, the tokens seen at its step (<NA> unknown), and the value."""
     labels = [dim for dim in DIMENSIONS if dim in array.coords]
-    array = array.expand_dims([dim for dim in labels if dim not in array.dims])
     name = str(array.name or "value")
-    kept = array.drop_vars([n for n in ("uri", "digest") if n in array.coords])
-    frame = kept.to_dataframe(name).reset_index()
+    array = array.drop_vars([n for n in ("uri", "digest") if n in array.coords]).compute()
+    whole = array.expand_dims([dim for dim in labels if dim not in array.dims])
+    frame = whole.to_dataframe(name).reset_index()
     if "tokens_seen" in frame:
         frame["tokens_seen"] = frame["tokens_seen"].astype("Int64")
     order = [*labels, *(["tokens_seen"] if "tokens_seen" in frame else []), name]
@@ -127,27 +129,28 @@ def _dataset(
     uri: str, path: str, group: Any, rows: list[Commit], ready: Published | None
 ) -> xr.Dataset:
     template = group.attrs["template"]
-    numbers = np.array([commit.row for commit in rows])
+    numbers = tuple(commit.row for commit in rows)
 
-    def lazily(name: str, dims: Sequence[str], dtype: str) -> indexing.LazilyIndexedArray:
-        array: zarr.Array = group[name]
-        shape = (len(rows), *array.shape[1:])
-        if ready and (name in ready.arrays or name in ROW_ARRAYS):
-            address = (uri, f"{TRAJECTORIES}/{ready.folder}", name)
-            return indexing.LazilyIndexedArray(StoredArray(address, shape, dtype))
-        address = (uri, ROWS, f"{path}/{name}")
-        return indexing.LazilyIndexedArray(StoredArray(address, shape, dtype, numbers, array))
+    def lazily(name: str, dtype: str | type) -> indexing.ExplicitlyIndexed:
+        stored: zarr.Array = group[name]
+        shape, chunk = (len(rows), *stored.shape[1:]), stored.chunks
+        forms = [Form(ROWS, f"{path}/{name}", chunk, chunk, described(stored), numbers)]
+        if ready and name in ready.arrays:
+            folder = f"{TRAJECTORIES}/{ready.folder}"
+            forms.append(Form(folder, name, *blocks(shape), ready.arrays[name]))
+        array = indexing.LazilyIndexedArray(StoredArray(uri, forms, shape, dtype))
+        return array if prod(shape) > _KEPT else indexing.MemoryCachedArray(array)
 
     variables = {
         name: xr.Variable(
             about["dims"],
-            lazily(name, about["dims"], about["dtype"]),
+            lazily(name, about["dtype"]),
             {key: about[key] for key in DESCRIBED},
         )
         for name, about in template["variables"].items()
     }
     coordinates: dict[str, Any] = {
-        name: xr.Variable("step", lazily(name, ("step",), "object" if dtype is str else dtype))
+        name: xr.Variable("step", lazily(name, object if dtype is str else dtype))
         for name, (dtype, _) in ROW_ARRAYS.items()
         if name != "step"
     }

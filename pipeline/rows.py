@@ -84,7 +84,7 @@ def checksum(value: np.ndarray) -> str:
 
 @lru_cache
 def _opened(uri: str, group: str, class_: str, process: int) -> dict[str, zarr.Array]:
-    root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+")
+    root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+", zarr_format=3)
     found = root.get(f"{group}/{class_}")
     if not isinstance(found, zarr.Group):
         raise ValueError(f"{uri}: class {class_} of {group!r} was not prepared: call prepare()")

@@ -39,9 +39,17 @@ from pipeline.markers import Commit, latest, parse
 from pipeline.objects import Objects, access
 from pipeline.rows import ROWS, Row, arrays_for, checked, checksum
 
-__all__ = ["LAYOUT", "Commit", "Row", "Store", "Template", "latest"]
+__all__ = ["LAYOUT", "Catalogue", "Commit", "Row", "Store", "Template", "latest"]
 
 LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a store holds arrays for: by group, a Zarr group of classes, one of them current."""
+
+    identity: Mapping[str, Any]
+    groups: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,12 @@ class Store:
         if self.objects.read(f"{ROWS}/zarr.json") is None:
             self._refuse_foreign_files()
             attributes = {"layout": LAYOUT, "identity": wanted}
-            with access(self.uri):
-                zarr.create_group(self.objects.zarr(ROWS), attributes=attributes)
-            return
-        found = self.identity
+            try:
+                with access(self.uri):
+                    zarr.create_group(self.objects.zarr(ROWS), attributes=attributes)
+            except FileNotFoundError as error:
+                raise InputError(f"{self.uri}: there is no such bucket: create it first") from error
+        found = self.catalogue().identity
         if found != wanted:
             key = next(k for k in (*wanted, *found) if wanted.get(k) != found.get(k))
             raise InputError(
@@ -156,36 +166,29 @@ class Store:
 
     # What everyone may read
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The run's identity, as `create_or_open` stored it. InputError where there is no store."""
-        return plain_json(self.catalogue().attrs["identity"])
+    def catalogue(self) -> Catalogue:
+        """The run's identity and its groups: one request. InputError where there is no store.
 
-    def catalogue(self) -> zarr.Group:
-        """The consolidated metadata of all rows: one request, read-only."""
-        with access(self.uri):
-            try:
-                root = zarr.open_group(Complete(self.objects.zarr(ROWS, read_only=True)), mode="r")
-            except FileNotFoundError:
-                raise InputError(
-                    f"{self.uri}: there is no store here: give the `store` of an analysis that ran"
-                ) from None
+        List the markers before this, never after (see the module's docstring).
+        """
+        try:
+            with access(self.uri):
+                folder = Complete(self.objects.zarr(ROWS, read_only=True))
+                root = zarr.open_group(folder, mode="r", zarr_format=3)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.uri}: there is no store here: give the `store` of an analysis that ran"
+            ) from None
         if (found := root.attrs.get("layout")) != LAYOUT:
             raise InputError(
                 f"{self.uri}: the store has layout {found}, this version reads layout {LAYOUT}: "
                 "use the version that wrote it, or analyse again into another store"
             )
-        return root
-
-    def groups(self) -> dict[str, zarr.Group]:
-        """The groups that were prepared, each a Zarr group of classes with a current one.
-
-        What a kill left half-made is no group yet. List the markers before this, never after.
-        """
-        catalogue = self.catalogue()
-        if catalogue.metadata.consolidated_metadata is None:
-            return {}
-        return {name: g for name, g in sorted(catalogue.groups()) if "current" in g.attrs}
+        groups: dict[str, Any] = {}
+        if root.metadata.consolidated_metadata is not None:
+            # What a kill left half-made is no group yet: it has no current class.
+            groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
+        return Catalogue(plain_json(root.attrs["identity"]), groups)
 
     def commits(self, group: str | None = None) -> list[Commit]:
         """All committed rows, of all classes, from one fresh listing."""
@@ -244,7 +247,8 @@ class Store:
         """The rows as they are now, not as they were last consolidated: for changing them."""
         self.catalogue()
         with access(self.uri):
-            return zarr.open_group(self.objects.zarr(ROWS), mode="r+", use_consolidated=False)
+            folder = self.objects.zarr(ROWS)
+            return zarr.open_group(folder, mode="r+", use_consolidated=False, zarr_format=3)
 
     def _class(self, group: str, class_: str) -> zarr.Group:
         found = self._root().get(f"{group}/{class_}")

@@ -12,6 +12,7 @@ Without `large`, every array is rewritten but those that have both a sequence an
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -22,7 +23,7 @@ from zarr.codecs import Crc32cCodec
 
 from pipeline.fingerprint import canonical_json, digest_of
 from pipeline.layout import DESCRIBED, ROW_ARRAYS, consolidate
-from pipeline.lazy import Complete
+from pipeline.lazy import Complete, described
 from pipeline.markers import Commit
 from pipeline.objects import access
 from pipeline.store import Store, latest
@@ -40,13 +41,14 @@ _STEPS = 1024  # the most steps in one chunk
 class Published:
     """The trajectories of one group: where they are, and of which rows.
 
-    rows: digest of the commits they hold. previous: the folder before, kept for open readers.
+    rows: digest of the commits they hold. arrays: the Zarr metadata of each, so that a reader
+    need not ask for it. previous: the folder before this one, kept for open readers.
     """
 
     folder: str
     class_: str
     rows: str
-    arrays: tuple[str, ...]
+    arrays: Mapping[str, Any]
     previous: str | None = None
 
     def holds(self, class_: str, commits: Sequence[Commit]) -> bool:
@@ -56,10 +58,7 @@ class Published:
 
 def published(store: Store) -> dict[str, Published]:
     """What the pointer points to, by group."""
-    return {
-        group: Published(**{**entry, "arrays": tuple(entry["arrays"])})
-        for group, entry in _pointer(store)["groups"].items()
-    }
+    return {group: Published(**entry) for group, entry in _pointer(store)["groups"].items()}
 
 
 def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
@@ -69,7 +68,7 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
     What earlier trajectories hold is read from there, and only new rows are read one by one.
     For the coordinator, like all that changes metadata. Memory: about 256 MiB.
     """
-    commits, groups = store.commits(), store.groups()
+    commits, groups = store.commits(), store.catalogue().groups
     before, number = published(store), _pointer(store)["number"]
     after: dict[str, Published] = {}
     for name, group in groups.items():
@@ -77,13 +76,15 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
         rows = list(latest((c for c in commits if c.group == name), class_).values())
         old = before.get(name)
         arrays = _arrays(group[class_].attrs["template"], large, old)
-        if not rows or (old and old.holds(class_, rows) and old.arrays == arrays):
+        if not rows or (old and old.holds(class_, rows) and arrays <= set(old.arrays)):
             after |= {name: old} if old else {}
             continue
         number += 1
-        folder, held = f"{name}.{number:06d}", old if old and old.class_ == class_ else None
-        after[name] = Published(folder, class_, _digest(rows), arrays, old.folder if old else None)
-        _write(store, after[name], _Source(rows, group[class_], _opened(store, held)))
+        source = _Source(rows, group[class_], *_before(store, old, class_))
+        folder = f"{name}.{number:06d}"
+        metadata = _write(store, folder, arrays, source)
+        previous = old.folder if old else None
+        after[name] = Published(folder, class_, _digest(rows), metadata, previous)
     if after != before:
         content = {"number": number, "groups": {name: asdict(p) for name, p in after.items()}}
         store.objects.replace(POINTER, canonical_json(content).encode())
@@ -97,13 +98,13 @@ class _Source:
 
     commits: Sequence[Commit]
     rows: Any  # the Zarr group of the class
-    before: zarr.Group | None
+    before: Any  # the Zarr group of the last trajectories, or an empty mapping
+    held: Mapping[str, int]  # at which index they hold which commit
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
         """One array in order of step, of which `part` is taken along the other dimensions."""
         array = self.rows[name]
-        before: Any = None if self.before is None else self.before.get(name)
-        index = {} if before is None else self._index_before()
+        index = self.held if name in self.before else {}
         held = np.array([commit.key in index for commit in self.commits])
         old = [index[commit.key] for commit in self.commits if commit.key in index]
         new = [commit.row for commit in self.commits if commit.key not in index]
@@ -111,29 +112,30 @@ class _Source:
         shape = [len(range(*taken.indices(size))) for taken, size in sizes]
         values = np.empty((len(held), *shape), dtype=array.dtype)
         if old:
-            values[held] = before.oindex[(np.array(old), *part)]
+            values[held] = self.before[name].oindex[(np.array(old), *part)]
         if new:
             values[~held] = array.oindex[(np.array(new), *part)]
         return values
 
-    def _index_before(self) -> dict[str, int]:
-        keys: Any = [] if self.before is None else self.before.attrs["commits"]
-        return {key: index for index, key in enumerate(keys)}
 
-
-def _write(store: Store, target: Published, source: _Source) -> None:
+def _write(
+    store: Store, name: str, arrays: AbstractSet[str], source: _Source
+) -> dict[str, dict[str, Any]]:
+    """Write a folder of trajectories; returns the metadata of its arrays."""
     template = source.rows.attrs["template"]
-    folder = store.objects.zarr(f"{FOLDER}/{target.folder}")
+    folder = store.objects.zarr(f"{FOLDER}/{name}")
     attributes = {"template": template, "commits": [commit.key for commit in source.commits]}
     with access(store.uri):
         group = zarr.create_group(folder, overwrite=True, attributes=attributes)
         for dim, values in template["coordinates"].items():
             _write_coordinate(group, dim, np.array(values))
         _write_coordinate(group, "step", np.array([commit.step for commit in source.commits]))
-        for name in (*ROW_ARRAYS, *target.arrays):
-            if name != "step":
-                _write_array(group, name, source, template["variables"].get(name))
+        written = {
+            name: _write_array(group, name, source, template["variables"].get(name))
+            for name in sorted(arrays | (set(ROW_ARRAYS) - {"step"}))
+        }
         consolidate(folder)
+    return {name: described(array) for name, array in written.items()}
 
 
 def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
@@ -145,12 +147,11 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
     array[:] = values
 
 
-def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> None:
+def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> zarr.Array:
     """Copy one array slab by slab; each shard lies in one slab, so that it is written once."""
     stored = source.rows[name]
     shape = (len(source.commits), *stored.shape[1:])
-    chunk = _block(shape, _CHUNK)
-    shard = tuple(-(-s // c) * c for s, c in zip(_block(shape, _SHARD), chunk, strict=True))
+    chunk, shard = blocks(shape)
     array = group.create_array(
         name,
         shape=shape,
@@ -165,12 +166,20 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> N
     )
     if len(shape) == 1:
         array[:] = source.read(name, ())
-        return
+        return array
     width = max(_SLAB // prod((shape[0], *shape[2:])) // shard[1], 1) * shard[1]
     rest = (slice(None),) * (len(shape) - 2)
     for start in range(0, shape[1], width):
         part = (slice(start, start + width), *rest)
         array[(slice(None), *part)] = source.read(name, part)
+    return array
+
+
+def blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a chunk and of a shard of an array of trajectories."""
+    chunk = _block(shape, _CHUNK)
+    whole = zip(_block(shape, _SHARD), chunk, strict=True)
+    return chunk, tuple(-(-most // size) * size for most, size in whole)
 
 
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
@@ -195,19 +204,22 @@ def _digest(commits: Sequence[Commit]) -> str:
     return digest_of([commit.key for commit in commits])
 
 
-def _arrays(template: Any, large: bool | None, old: Published | None) -> tuple[str, ...]:
+def _arrays(template: Any, large: bool | None, old: Published | None) -> set[str]:
     variables: Mapping[str, Any] = template["variables"]
     huge = {n for n, v in variables.items() if {"sequence", "position"} <= set(v["dims"])}
     if large is None:
         large = old is not None and bool(huge & set(old.arrays))
-    return tuple(sorted(variables if large else set(variables) - huge))
+    return set(variables) if large else set(variables) - huge
 
 
-def _opened(store: Store, target: Published | None) -> zarr.Group | None:
-    if target is None:
-        return None
-    folder = store.objects.zarr(f"{FOLDER}/{target.folder}", read_only=True)
-    return zarr.open_group(Complete(folder), mode="r")
+def _before(store: Store, old: Published | None, class_: str) -> tuple[Any, dict[str, int]]:
+    """The last trajectories of a class, and at which index they hold which commit."""
+    if old is None or old.class_ != class_:
+        return {}, {}
+    folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
+    group = zarr.open_group(Complete(folder), mode="r", zarr_format=3)
+    keys: Any = group.attrs["commits"]
+    return group, {key: index for index, key in enumerate(keys)}
 
 
 def _remove_unused(store: Store, after: Mapping[str, Published]) -> None:

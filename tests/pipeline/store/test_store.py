@@ -61,7 +61,7 @@ class TestFingerprints:
 class TestPlace:
     def test_the_same_run_is_opened_again(self, store: Store):
         store.create_or_open(synthetic.IDENTITY)
-        assert store.identity == synthetic.IDENTITY
+        assert store.catalogue().identity == synthetic.IDENTITY
 
     def test_another_run_is_refused_by_what_differs(self, store: Store):
         with pytest.raises(InputError, match=r"architecture is 'synthetic' there, expected 'x'"):

@@ -1,0 +1,108 @@
+"""On S3 the store keeps the same promises, in as few requests as it can."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline.aggregate.trajectories import publish
+from pipeline.errors import InputError
+from pipeline.query import open_run, select, to_frame
+from pipeline.store import Store
+from tests.pipeline.checkpoints.servers import Proxy
+from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store.synthetic import losses, scores
+
+URI = "s3://stores/some/run.zarr"
+TEMPLATES = [scores(), losses()]
+
+
+def asked(s3: Proxy) -> Counter:
+    """What was asked of the server since the last time, by method."""
+    counted = Counter(method for method, _, _ in s3.requests)
+    s3.forget()
+    return counted
+
+
+def test_a_run_on_s3_is_the_same_as_on_disk(s3: Proxy, tmp_path):
+    there = synthetic.run(URI, TEMPLATES, [4, 0, 1])
+    here = synthetic.run(tmp_path / "run.zarr", TEMPLATES, [0, 1, 4])
+    assert open_run(there).identical(open_run(here))
+    publish(there, large=True)
+    assert open_run(there).identical(open_run(here))
+    synthetic.run(URI, TEMPLATES, [0, 1, 4], edition=1)
+    assert synthetic.wrong_rows(open_run(URI), TEMPLATES, edition=1) == []
+
+
+def test_each_question_takes_few_requests(s3: Proxy):
+    store = synthetic.run(URI, TEMPLATES, range(5))
+    row = store.reserve("scores", scores().class_, 1)[0]
+    synthetic.write(store, scores(), 6)
+    s3.forget()
+    synthetic.write(store, scores(), 5, row)
+    arrays = 6
+    assert asked(s3) == {"PUT": arrays + 1, "GET": 1}
+    publish(store, large=True)
+    s3.forget()
+    run = open_run(store)
+    assert asked(s3) == {"GET": 3}, "markers, metadata, pointer"
+    for address, labels in [
+        ("losses/loss", {"step": 3}),
+        ("scores/induction", {"layer": 1, "head": 2}),
+        ("losses/loss", {"sequence": 1, "position": 4}),
+    ]:
+        to_frame(select(run, address, **labels))
+        assert asked(s3) == {"GET": 2}, "the numbers, and the tokens seen"
+
+
+def test_processes_writing_to_s3_at_once_lose_nothing(s3: Proxy):
+    store = synthetic.run(URI, [scores()], [])
+    rows = list(store.reserve("scores", scores().class_, 24))
+    shares = [(store.uri, rows[i::4], rows[i::4]) for i in range(4)]
+    dying.side_by_side(dying.write_rows, shares)
+    assert open_run(store)["scores"]["step"].values.tolist() == rows
+    assert synthetic.wrong_rows(open_run(store), [scores()]) == []
+
+
+def test_a_marker_is_made_once_on_s3(s3: Proxy):
+    objects = Store(URI).objects
+    objects.create("a", b"first")
+    with pytest.raises(FileExistsError):
+        objects.create("a", b"second")
+    objects.replace("a", b"third")
+    assert objects.read("a") == b"third"
+    assert objects.read("b") is None
+    assert objects.list() == ["a"]
+    objects.delete("a")
+    assert objects.list() == []
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(s3: Proxy):
+    with pytest.raises(InputError, match="there is no store here"):
+        open_run("s3://nowhere/run.zarr")
+    with pytest.raises(
+        InputError, match=r"s3://nowhere/run.zarr: there is no such bucket: create it"
+    ):
+        Store("s3://nowhere/run.zarr").create_or_open({})
+
+
+def test_a_server_that_refuses_is_one_sentence(s3: Proxy):
+    synthetic.run(URI, [scores()], [0])
+    s3.faults.first = [403] * 50
+    with pytest.raises(InputError, match=r"s3://stores/some/run.zarr: access is denied"):
+        open_run(URI)
+
+
+def test_a_server_that_stumbles_is_asked_again(s3: Proxy, monkeypatch):
+    dice, faults = random.Random(5), []
+
+    def draw() -> int | str | None:
+        if dice.random() < 0.9:
+            return None
+        faults.append(dice.choice([500, 503, "cut"]))
+        return faults[-1]
+
+    monkeypatch.setattr(s3.faults, "draw", draw)
+    store = synthetic.run(URI, [scores()], range(3))
+    assert len(faults) > 5
+    assert synthetic.wrong_rows(open_run(store), [scores()]) == []
