@@ -1,6 +1,10 @@
 """What most tests need: small runs of real checkpoints, and a cache that is thrown away."""
 
 import os
+
+# Small matrices gain nothing from a second thread, and lose much where cores are busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
