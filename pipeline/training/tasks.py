@@ -59,8 +59,8 @@ def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
             drawn = _generator(training.seed, TRAINING, step).permutation(len(tokens))
             rows = torch.from_numpy(drawn[: training.batch_size])
         logits = model(tokens[rows], last_position_only=True).logits[:, -1]
-        # float64, because in float32 a loss near 0 loses its gradient to rounding, which AdamW
-        # then amplifies into spikes
+        # float64: in float32 the softmax of a memorised pair rounds to 1 and its gradient to 0
+        # (Prieto et al. 2025, arXiv 2501.04697), long before the model generalises
         return cross_entropy(logits.double(), labels[rows])
 
     return loss

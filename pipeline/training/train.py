@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 from torch.optim import AdamW
+from transformers.utils import logging
 
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training.config import Training, claim
-from pipeline.training.tasks import prepare, step_loss
+from pipeline.training.tasks import StepLoss, prepare, step_loss
 
 Progress = Callable[[int, int, float], None]
 
@@ -32,7 +33,7 @@ def train(training: Training, progress: Progress | None = None) -> Path:
     """
     folder = Path(training.output)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder), _threads(training.threads):
+    with _alone_in(folder), _settings(training.threads):
         claim(folder, training)
         if missing := [step for step in _steps(training) if not _place(folder, step).exists()]:
             prepare(training)
@@ -78,7 +79,14 @@ def _fresh(training: Training) -> tuple[OrganismForCausalLM, AdamW]:
     return model.train(), optimizer
 
 
-def _take_step(step: int, loss_of, model, optimizer: AdamW, training: Training) -> float:
+def _take_step(
+    step: int,
+    loss_of: StepLoss,
+    model: OrganismForCausalLM,
+    optimizer: AdamW,
+    training: Training,
+) -> float:
+    """Take the step after `step` steps and return its loss in nats."""
     for group in optimizer.param_groups:
         group["lr"] = training.optimizer.rate(step)
     loss = loss_of(model, step)
@@ -144,10 +152,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _settings(threads: int) -> Iterator[None]:
+    """That many threads, and no progress bars of transformers' own; afterwards as before."""
+    threads_before, bars_before = torch.get_num_threads(), logging.is_progress_bar_enabled()
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
+        if bars_before:
+            logging.enable_progress_bar()
