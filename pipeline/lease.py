@@ -177,7 +177,7 @@ def _machine() -> str | None:
     """This boot of this machine and this name space of process ids, where Linux tells."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return None
 
