@@ -1,7 +1,7 @@
 """One page for any number of stores: an HTML file, and plotly's JavaScript beside it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +19,8 @@ from pipeline.report.sections import Section, sections
 from pipeline.report.wording import amount, counted, listed
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
+_SHORT_RUN = 10_000  # steps
+_LONGEST = 80  # characters of a value in the provenance
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,16 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
     """What the page shows of an opened run. index: its place on the page."""
     groups = {name: node.to_dataset() for name, node in run.children.items()}
     saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
-    identity = run.attrs.get("identity", {})
     return Run(
         name=uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or uri,
         uri=uri,
         anchor=f"run-{index + 1}",
         summary=_summary(saved, groups),
-        # Grokking unfolds in tens of thousands of equal steps, language models over decades.
-        step_scale="linear" if "modular_addition" in groups else "log",
+        step_scale=_step_scale(saved, groups),
         findings=findings_of(run),
         sections=sections(run),
         provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
-        identity={str(key): str(value) for key, value in identity.items()},
+        identity=_plain(run.attrs.get("identity", {})) | _inputs(groups),
         tokens=_tokens_by_step(groups),
     )
 
@@ -100,6 +100,14 @@ def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
     return " · ".join([*parts, counted(len(groups), "measure")])
 
 
+def _step_scale(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
+    """How steps are drawn until the reader switches: long runs over decades, but for grokking,
+    whose phases are of equal length."""
+    if "modular_addition" in groups or not saved or saved[-1] <= _SHORT_RUN:
+        return "linear"
+    return "log"
+
+
 def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
     """Tokens seen at each step where they are known."""
     found: dict[int, float] = {}
@@ -117,18 +125,28 @@ def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str
     return {
         "group": name,
         "measure": f"{group.attrs.get('measure', name)} v{group.attrs.get('version', '?')}",
-        "input": str(group.attrs.get("input") or "weights only"),
-        "parameters": _parameters(group.attrs.get("parameters")),
+        "input": str((group.attrs.get("input") or {}).get("name", "weights only")),
+        "parameters": _settings(group.attrs.get("parameters", {})),
         "checkpoints": f"{len(steps):,}, steps {steps[0]:,} to {steps[-1]:,}" if steps else "none",
         "missing": listed([f"{step:,}" for step in missing], 8) if missing else "none",
         "dtype": ", ".join(dtypes),
     }
 
 
-def _parameters(given: Any) -> str:
-    if not isinstance(given, dict):
-        return str(given or "none")
-    return ", ".join(f"{key} = {value}" for key, value in given.items()) or "none"
+def _inputs(groups: dict[str, xr.Dataset]) -> dict[str, str]:
+    """Each input by its name: its kind, its digest and how it was made."""
+    described = [dict(g.attrs["input"]) for g in groups.values() if g.attrs.get("input")]
+    return {f"input {about.pop('name', '')}": _settings(about) for about in described}
+
+
+def _settings(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in _plain(given).items()) or "none"
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, str]:
+    """Keys and values as text, long values cut."""
+    text = {str(key): str(value) for key, value in given.items()}
+    return {key: f"{v[:_LONGEST]}…" if len(v) > _LONGEST else v for key, v in text.items()}
 
 
 def _resource(name: str) -> str:

@@ -6,6 +6,7 @@ added yesterday included, is drawn from the dimensions of its variables.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import cleandoc
 
 import plotly.graph_objects as go
 import xarray as xr
@@ -84,7 +85,9 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
     draw = _DRAWN.get(measure)
     plates = draw(group, heads) if draw else _by_dimensions(group)
     undrawn = () if draw else tuple(_described(v) for v in _undrawn(group))
-    return Section(name, title, str(group.attrs.get("definition", "")), tuple(plates), undrawn)
+    return Section(
+        name, title, cleandoc(str(group.attrs.get("definition", ""))), tuple(plates), undrawn
+    )
 
 
 # Measures with figures of their own
@@ -92,18 +95,17 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
 
 def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
     by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
-    caption = [
-        _meaning(group["mean"]),
-        f"In-context score: {_meaning(group['in_context_score'])}",
-        "Band: the two neighbouring checkpoints between which the in-context score moved most.",
-    ]
+    caption = (
+        f"{_meanings(group, 'mean', 'in_context_score')} Band: the two neighbouring checkpoints "
+        "between which the in-context score moved most."
+    )
     if heads is not None:
-        caption.append(
-            "Below: the highest score of any head; dotted, the first checkpoint at which a head's "
+        caption += (
+            " Below: the highest score of any head; dotted, the first checkpoint at which a head's "
             f"induction (prefix-matching) score is above {FORMED}."
         )
     figure = stories.what_happened_when(group, heads)
-    yield Plate("What happened when", " ".join(caption), (figure,), wide=True)
+    yield Plate("What happened when", caption, (figure,), wide=True)
     yield Plate(
         "Loss by position over training",
         f"{_meaning(by_position)} {note}",
@@ -118,11 +120,10 @@ def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
 
 
 def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
-    meanings = [f"{in_words(name)}: {_meaning(group[name])}" for name in stories.LOSSES]
     yield Plate(
         "Progress measures",
-        f"{' '.join(_capital(m) for m in meanings)} Dotted verticals: the first checkpoint at "
-        f"which a loss is below {LEARNED} nats.",
+        f"{_meanings(group, *stories.LOSSES)} Dotted verticals: the first checkpoint at which a "
+        f"loss is below {LEARNED} nats.",
         (stories.progress(group),),
         wide=True,
     )
@@ -137,7 +138,7 @@ def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[P
     shares = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
     yield Plate(
         "Sparsity in the Fourier basis",
-        " ".join(f"{_capital(in_words(name))}: {_meaning(group[name])}" for name in shares),
+        _meanings(group, *shares),
         (lines({in_words(name): group[name] for name in shares}, "share or coefficient"),),
     )
 
@@ -201,10 +202,26 @@ def _undrawn(group: xr.Dataset) -> list[xr.DataArray]:
 
 
 def _meaning(values: xr.DataArray) -> str:
-    """The variable's own definition, its unit and its source, as sentences."""
-    definition = str(values.attrs.get("definition", "")).strip() or f"{_capital(values.name)}."
-    source = values.attrs.get("reference")
-    return f"{definition}{f' ({source}.)' if source else ''}"
+    """The variable's own definition and its source, as sentences."""
+    return f"{_definition(values)}{_sources([values])}"
+
+
+def _meanings(group: xr.Dataset, *names: str) -> str:
+    """The definitions of several variables, each after its name, and then their sources, once."""
+    shown = [group[name] for name in names]
+    each = [f"{_capital(in_words(str(one.name)))}: {_definition(one)}" for one in shown]
+    return f"{' '.join(each)}{_sources(shown)}"
+
+
+def _definition(values: xr.DataArray) -> str:
+    definition = str(values.attrs.get("definition", "")).strip()
+    return definition or f"{_capital(in_words(str(values.name)))}."
+
+
+def _sources(shown: list[xr.DataArray]) -> str:
+    sources = dict.fromkeys(str(one.attrs.get("reference", "")) for one in shown)
+    named = [source for source in sources if source]
+    return f" ({'; '.join(named)}.)" if named else ""
 
 
 def _described(values: xr.DataArray) -> str:
@@ -221,6 +238,5 @@ def _unit(values: xr.DataArray) -> str:
     return "" if unit == "1" else unit
 
 
-def _capital(text: object) -> str:
-    words = str(text)
+def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]

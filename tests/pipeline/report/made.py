@@ -30,7 +30,8 @@ def group(
             "digest": ("step", [f"{step:08x}" for step in steps]),
             **(coords or {}),
         },
-        {"measure": measure, "version": 1, "input": input, "parameters": {},
+        {"measure": measure, "version": 1, "parameters": {}, "reference": None,
+         "input": input and {"name": input, "kind": "random", "digest": f"digest of {input}"},
          "definition": f"What {measure} is.", **attributes},
     )  # fmt: skip
     for name, values in dataset.data_vars.items():

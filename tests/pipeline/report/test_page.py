@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
@@ -43,6 +44,13 @@ class Page(HTMLParser):
 
 def html_of(tree, uri="demo/one.zarr") -> str:
     return render([run_of(uri, tree)])
+
+
+@cache
+def language_page() -> tuple[str, Page]:
+    """The page of a language model, made once."""
+    html = html_of(made.induction_run())
+    return html, Page(html)
 
 
 def titles(tree):
@@ -91,9 +99,11 @@ def test_siblings_on_other_inputs_have_their_own_sections():
 
 
 def test_captions_are_the_variables_own_definitions_with_units_on_the_axes():
-    page = Page(html_of(made.induction_run()))
+    _, page = language_page()
     assert "Meaning of mean_by_position." in page.text
     assert "Meaning of induction. (A paper.)" in page.text
+    both = "Mean: Meaning of mean. In-context score: Meaning of in_context_score. (A paper.)"
+    assert both in page.text
     axes = [
         axis["title"]["text"]
         for plot in page.data
@@ -104,30 +114,32 @@ def test_captions_are_the_variables_own_definitions_with_units_on_the_axes():
 
 
 def test_findings_and_provenance_are_on_the_page():
-    page = Page(html_of(made.induction_run(), "s3://bucket/one.zarr"))
+    _, page = language_page()
     assert "Induction heads formed between steps 800 and 950" in page.text
-    for said in ("s3://bucket/one.zarr", "head_scores v1", "held_out", "early_token = 10",
+    for said in ("demo/one.zarr", "head_scores v1", "held_out", "early_token = 10",
+                 "kind = random, digest = digest of held_out",
                  "41, steps 0 to 2,000", "float32", "abc123"):  # fmt: skip
         assert said in page.text
 
 
 def test_checkpoints_that_one_measure_lacks_are_named():
     partial = made.weight_norm().drop_sel(step=[550, 1000])
-    page = Page(html_of(made.run_of(head_scores=made.head_scores(), weight_norm=partial)))
+    whole = made.group("sharpness", {"top": ("step", made.STEPS * 1.0)}, made.STEPS)
+    page = Page(html_of(made.run_of(sharpness=whole, weight_norm=partial)))
     assert "550 and 1,000" in page.text
 
 
 def test_a_hostile_name_stays_text():
-    scores = made.head_scores(input=EVIL, definition=EVIL, parameters={EVIL: EVIL})
+    evil = {"input": EVIL, "definition": EVIL, "parameters": {EVIL: EVIL}}
+    scores = made.head_scores(**evil)
     scores["induction"].attrs |= {"definition": EVIL, "unit": EVIL, "reference": EVIL}
     scores = scores.rename({"duplicate_token": EVIL_NAME})
     norms = made.weight_norm(parameters=[EVIL, "</script><img src=x>"])
     tree = made.run_of(head_scores=scores, weight_norm=norms)
     tree.attrs = {"identity": {EVIL: EVIL}}
     page = Page(html_of(tree, f"demo/{EVIL}"))
-    clean = Page(html_of(made.run_of(head_scores=made.head_scores(), weight_norm=norms)))
-    count = sum(tag == "script" for tag, _ in clean.tags)
-    assert sum(tag == "script" for tag, _ in page.tags) == count
+    # One for each plot (five pairs, two of weights), the tokens, the library, the page's own.
+    assert sum(tag == "script" for tag, _ in page.tags) == 5 * 2 + 2 + 3
     assert not any(tag == "img" for tag, _ in page.tags)
     assert EVIL in page.text
     assert "49" not in page.text.replace(EVIL, "")
@@ -143,8 +155,8 @@ def test_names_cannot_put_markup_into_a_figure():
 
 
 def test_the_page_loads_one_file_from_beside_it_and_nothing_from_a_network():
-    html = html_of(made.induction_run())
-    sources = [a[k] for _, a in Page(html).tags for k in ("src", "href") if k in a]
+    html, page = language_page()
+    sources = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
     outside = [s for s in sources if not s.startswith(("#", "data:"))]
     assert outside == [LIBRARY]
     assert not re.search(r"(https?:|url\(|@import|fetch\(|XMLHttpRequest)", html)
@@ -184,12 +196,21 @@ def test_one_run_of_several_has_its_own_place():
     targets = {a["href"][1:] for t, a in page.tags if t == "a"}
     assert targets <= set(ids)
     articles = [a for t, a in page.tags if t == "article"]
-    assert [a["data-scale"] for a in articles] == ["log", "linear"]
+    assert len(articles) == 2
+
+
+@pytest.mark.parametrize(("last", "scale"), [(10_000, "linear"), (10_001, "log")])
+def test_steps_of_long_runs_are_first_drawn_on_a_log_axis(last, scale):
+    steps = np.array([0, last])
+    assert run_of("x", made.run_of(weight_norm=made.weight_norm(steps))).step_scale == scale
+    grokking = made.run_of(modular_addition=made.modular_addition(steps))
+    assert run_of("x", grokking).step_scale == "linear"
 
 
 @pytest.mark.parametrize("steps", [[0], [0, 1], [1000]])
 def test_a_run_of_one_or_two_checkpoints_has_a_page(steps):
-    tree = made.induction_run().sel(step=[s for s in steps if s in made.STEPS])
+    tree = made.run_of(token_loss=made.token_loss(), head_scores=made.head_scores())
+    tree = tree.sel(step=steps)
     assert "Figure 1" in Page(html_of(tree)).text
 
 
