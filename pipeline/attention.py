@@ -33,10 +33,10 @@ from pipeline.reductions import Attention, FromMatrix, FromScores, reduced
 NAME = "ontogeny"
 
 # Keyword arguments of transformers' attention functions that change nothing here: the mask already
-# says what `sliding_window` repeats, positions are in q and k, there is no cache and no dropout.
+# says what `sliding_window` repeats, positions are in q and k, and there is no cache.
 _WITHOUT_EFFECT = frozenset(
     {
-        "cache_position", "dropout", "logits_to_keep", "output_attentions",
+        "cache_position", "logits_to_keep", "output_attentions",
         "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings",
         "position_ids", "return_dict", "sliding_window", "use_cache",
     }
@@ -268,6 +268,11 @@ def attention_function(
 ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
     """What transformers calls for every attention layer of a model set to `NAME`."""
     _refuse_unknown(module, attention_mask, is_causal, others)
+    if query.shape[2] != key.shape[2]:
+        raise InputError(
+            f"{type(module).__name__} attends from {query.shape[2]} queries to {key.shape[2]} keys "
+            "(it has a cache, or attends elsewhere): its attention cannot be recorded exactly"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
     if (recorder := _RECORDER.get()) is not None:
@@ -281,7 +286,10 @@ def _refuse_unknown(
     module: nn.Module, mask: RuleMask | None, is_causal: bool | None, others: Mapping[str, Any]
 ) -> None:
     who = type(module).__name__
-    unknown = sorted(k for k in others.keys() - _WITHOUT_EFFECT if others[k] is not None)
+    given = {name for name, value in others.items() if value is not None}
+    if not others.get("dropout"):
+        given.discard("dropout")
+    unknown = sorted(given - _WITHOUT_EFFECT)
     if unknown:
         raise InputError(
             f"{who} passes {', '.join(unknown)} to its attention, whose effect is not known here: "

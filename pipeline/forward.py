@@ -96,7 +96,11 @@ def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
         scale, softcap = logit_transform(module)
-        takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        # The outer forward may only hand it on to the body, among its other arguments.
+        takes_positions = any(
+            "position_ids" in inspect.signature(part.forward).parameters
+            for part in (module, module.base_model)
+        )
         _SERVED[module] = _Served(scale, softcap, takes_positions)
     return _SERVED[module]
 

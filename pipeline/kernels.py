@@ -4,9 +4,9 @@ query-key score into its attention, p[i, j] = exp(score[i, j] - lse[i]).
 Fused kernels have it as a by-product. Which one serves follows from device, dtype and shapes alone
 (`choose`); `exact` serves whatever they cannot, a few rows of the matrix at a time.
 
-    CPU                     flash attention for CPU            (float16 to float64)
-    CUDA, half, no mask     flash attention                    (head size a multiple of 8, <= 256)
-    CUDA, half or float32   memory-efficient attention         (head size a multiple of 8)
+    CPU                     flash attention for CPU
+    CUDA, half, no mask     flash attention        (head size a multiple of 8, <= 256; Ampere on)
+    CUDA, half or float32   memory-efficient attention             (head size a multiple of 8)
     anything else           `exact`
 
 The ops are private to torch: its public `scaled_dot_product_attention` calls them and drops the
@@ -71,11 +71,15 @@ def choose(q: Query, v: Value, masked: bool) -> Kernel | None:
         kernel = _cpu
     elif q.device.type == "cuda" and d_head % 8 == 0:
         half = q.dtype in (torch.float16, torch.bfloat16)
-        if half and not masked and d_head <= 256:
+        if half and not masked and d_head <= 256 and _has_flash(q.device):
             kernel = _cuda_flash
         elif half or q.dtype == torch.float32:
             kernel = _cuda_efficient
     return kernel if kernel is not None and hasattr(torch.ops.aten, _OPS[kernel]) else None
+
+
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple[Output, LogSumExp]:
@@ -100,11 +104,11 @@ def _cuda_flash(
 def _cuda_efficient(
     q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
 ) -> tuple[Output, LogSumExp]:
-    """Wants every row of a mask to begin at a multiple of 16 bytes, and pads the log-sum-exp."""
+    """Wants a mask whose rows begin 16 entries apart, or multiples of that; pads the log-sum-exp."""
     k, v = _repeated(k, q), _repeated(v, q)
     if bias is not None:
         keys = k.shape[2]
-        bias = pad(bias, (0, -keys % 8))[..., :keys].expand(*q.shape[:3], keys)
+        bias = pad(bias, (0, -keys % 16))[..., :keys].expand(*q.shape[:3], keys)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
         q, k, v, bias, True, 0.0, bias is None, scale=scale
     )

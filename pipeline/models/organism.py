@@ -160,7 +160,9 @@ class OrganismAttention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             cast(str, self.config._attn_implementation), eager_attention_forward
         )
-        mask = None if attention_mask is None else attention_mask[:, :, queries]
+        mask = attention_mask
+        if mask is not None and queries != slice(None):
+            mask = mask[:, :, queries]
         z, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.o_proj(z.flatten(2)), weights
 
@@ -288,6 +290,11 @@ class OrganismModel(OrganismPreTrainedModel):
             raise InputError(
                 f"An input of {length} tokens does not fit this model, whose context "
                 f"(max_position_embeddings) is {context}: use shorter sequences."
+            )
+        if self.config.smeared_keys and attention_mask is not None and not attention_mask.all():
+            raise InputError(
+                "Smeared keys mix every key with the one before it, so padding would change what "
+                "follows it: give sequences without padding."
             )
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)[None]
