@@ -104,7 +104,7 @@ def _cuda_flash(
 def _cuda_efficient(
     q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
 ) -> tuple[Output, LogSumExp]:
-    """Wants a mask whose rows begin 16 entries apart, or multiples of that; pads the log-sum-exp."""
+    """Wants the rows of a mask to begin at multiples of 16 entries; pads the log-sum-exp."""
     k, v = _repeated(k, q), _repeated(v, q)
     if bias is not None:
         keys = k.shape[2]
