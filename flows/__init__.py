@@ -12,7 +12,9 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # Nobody is told what is computed here.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # `device: cuda` with `gpus: 0` means that Ray shall not count GPUs, not that it hides them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -29,7 +29,7 @@ os.environ["PREFECT_HOME"] = _HOME
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT}/api"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 
-STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 100, 150, 200, 250, 300, 350, 400, 450)
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 P = 31
 
 MakeAnalysis = Callable[..., Any]
