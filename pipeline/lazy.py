@@ -111,9 +111,13 @@ class StoredArray(BackendArray):
     def _open(self, form: Form) -> zarr.Array:
         if form not in self._opened:
             folder = Complete(Objects(self.uri).zarr(form.folder, read_only=True))
-            place = StorePath(folder, form.path)
-            self._opened[form] = zarr.Array.from_dict(place, dict(form.metadata))
+            self._opened[form] = open_described(folder, form.path, form.metadata)
         return self._opened[form]
+
+
+def open_described(folder: ZarrStore, path: str, metadata: Mapping[str, Any]) -> zarr.Array:
+    """An array whose metadata is known, opened without asking for it."""
+    return zarr.Array.from_dict(StorePath(folder, path), dict(metadata))
 
 
 def described(array: zarr.Array) -> dict[str, Any]:

@@ -69,9 +69,8 @@ class Lease:
     def keep(self, ended: threading.Event) -> None:
         """Renew until told to end, or until the lease is lost."""
         while not ended.wait(self.seconds / 3):
-            with suppress(
-                OSError, InputError
-            ):  # the storage may be away for a while: check() knows
+            # The storage may be away for a while; check() knows when that was too long.
+            with suppress(OSError, InputError):
                 if not self.renew():
                     return
 

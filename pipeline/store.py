@@ -179,6 +179,11 @@ class Store:
             raise InputError(
                 f"{self.uri}: there is no store here: give the `store` of an analysis that ran"
             ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.uri}: {ROWS}/zarr.json is damaged ({error}): analyse again into another "
+                "store, or put this file back from a copy"
+            ) from error
         if (found := root.attrs.get("layout")) != LAYOUT:
             raise InputError(
                 f"{self.uri}: the store has layout {found}, this version reads layout {LAYOUT}: "

@@ -86,10 +86,15 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
         previous = old.folder if old else None
         after[name] = Published(folder, class_, _digest(rows), metadata, previous)
     if after != before:
-        content = {"number": number, "groups": {name: asdict(p) for name, p in after.items()}}
-        store.objects.replace(POINTER, canonical_json(content).encode())
+        _point_to(store, number, after)
     _remove_unused(store, after)
     return after
+
+
+def withdraw(store: Store, folders: AbstractSet[str]) -> None:
+    """Point to these folders no longer: until the next `publish`, rows are read in their place."""
+    kept = {name: p for name, p in published(store).items() if p.folder not in folders}
+    _point_to(store, _pointer(store)["number"], kept)
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,11 @@ def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
 def _pointer(store: Store) -> dict[str, Any]:
     content = store.objects.read(POINTER)
     return {"number": 0, "groups": {}} if content is None else json.loads(content)
+
+
+def _point_to(store: Store, number: int, groups: Mapping[str, Published]) -> None:
+    content = {"number": number, "groups": {name: asdict(p) for name, p in groups.items()}}
+    store.objects.replace(POINTER, canonical_json(content).encode())
 
 
 def _digest(commits: Sequence[Commit]) -> str:

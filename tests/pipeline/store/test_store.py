@@ -85,6 +85,12 @@ class TestPlace:
             with pytest.raises(InputError, match="has layout 7, this version reads layout 1"):
                 attempt()
 
+    def test_damaged_metadata_is_one_sentence(self, store: Store):
+        path = Path(store.uri) / "rows/zarr.json"
+        path.write_text(path.read_text()[:100])
+        with pytest.raises(InputError, match=r"rows/zarr.json is damaged"):
+            open_run(store)
+
     def test_there_is_nothing_to_open_where_no_store_is(self, tmp_path: Path):
         with pytest.raises(InputError, match="there is no store here"):
             open_run(tmp_path / "nothing.zarr")
