@@ -116,6 +116,8 @@ def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
 
 
 def _shortened(parameter: str) -> str:
-    """A parameter's name without what all have in common, its end kept where it is too long."""
-    name = parameter.removesuffix(".weight")
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+    """A parameter's name without what all have in common; of a long one, its last parts."""
+    name = rest = parameter.removesuffix(".weight")
+    while len(rest) > _LONGEST_NAME and "." in rest:
+        rest = rest.partition(".")[2]
+    return rest if rest == name else f"…{rest}"

@@ -1,6 +1,7 @@
 """When induction heads formed, in which heads, and whether the in-context score moved with them."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Onset(NamedTuple):
 
     def __str__(self) -> str:
         faded = f" ({number(self.last)} at the end)" if self.last <= FORMED else ""
-        return f"{head_name(self.layer, self.head)} from {at_step(self.step)}{faded}"
+        return f"{head_name(self.layer, self.head)}{faded}"
 
 
 def strongest(score: xr.DataArray) -> xr.DataArray:
@@ -99,6 +100,14 @@ def compared_tokens(losses: xr.Dataset) -> tuple[int, int] | None:
     return None
 
 
+def _dated(heads: list[Onset], at_most: int = 8) -> str:
+    """Heads by the step of their onset: "L1H1 and L1H2 from step 825; L0H3 from step 900"."""
+    groups = groupby(heads[:at_most], key=lambda head: head.step)
+    dated = [f"{listed([str(h) for h in same], at_most)} from {at_step(s)}" for s, same in groups]
+    more = [f"and {len(heads) - at_most} more"] if len(heads) > at_most else []
+    return "; ".join([*dated, *more])
+
+
 def _when_induction(
     induction: xr.DataArray, heads: list[Onset], formed: Formation | None
 ) -> Iterator[str]:
@@ -123,7 +132,7 @@ def _when_induction(
     size = induction.sizes["layer"] * induction.sizes["head"]
     yield (
         f"Heads with a prefix-matching score above {FORMED}, {len(heads)} of {size}: "
-        f"{listed([str(head) for head in heads])}."
+        f"{_dated(heads)}."
     )
 
 
@@ -139,7 +148,7 @@ def _previous_token(score: xr.DataArray, induction: list[Onset]) -> Iterator[str
         return
     yield (
         f"Previous-token heads (mean attention to the token before above {FORMED}): "
-        f"{listed([str(head) for head in heads])}{_lead(heads, induction)}."
+        f"{_dated(heads)}{_lead(heads, induction)}."
     )
 
 

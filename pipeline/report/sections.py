@@ -158,11 +158,17 @@ _DRAWN: dict[str, Callable[[xr.Dataset, xr.Dataset | None], Iterator[Plate]]] = 
 }
 
 
+# Of the scores of heads, those that name a mechanism come first.
+_ORDER = ("induction", "previous_token", "duplicate_token", "first_token", "current_token")
+
+
 # Any other measure, from the dimensions of its variables
 
 
 def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
-    for name, values in group.data_vars.items():
+    first = [name for name in _ORDER if name in group]
+    for name in [*first, *(name for name in group.data_vars if name not in first)]:
+        values = group[name]
         title = _capital(in_words(str(name)))
         if values.dims == ("step",):
             plot = lines({title: values}, _axis(values))

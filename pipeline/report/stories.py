@@ -79,7 +79,7 @@ def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figur
         if (onset := first_crossing(induction, FORMED, "above")) is not None:
             mark_step(figure, onset, f"first head above {FORMED}: step {onset:,}", BLUE, 0)
     if (change := largest_change(score)) is not None:
-        label = f"in-context score moves most: steps {change.before:,} to {change.after:,}"
+        label = f"in-context score moves most: {change.before:,} to {change.after:,}"
         mark_span(figure, change.before, change.after, label, VERMILLION, int(heads is not None))
     return figure
 

@@ -111,6 +111,12 @@ def test_the_largest_parameters_are_drawn_and_the_rest_counted():
     assert "layers.0" in texts(figure)
 
 
+def test_a_long_name_of_a_parameter_is_cut_between_its_parts():
+    names = ["gpt_neox.layers.11.attention.dense.weight", "embed_in.weight"]
+    figure, _ = parameter_lines(made.weight_norm(parameters=names)["by_parameter"], "norm")
+    assert texts(figure) == ["…11.attention.dense", "embed_in"]
+
+
 def test_only_axes_of_steps_are_declared_as_such():
     scores = made.head_scores()["induction"]
     assert head_lines(scores, "induction").layout.meta == {"step_axis": True}

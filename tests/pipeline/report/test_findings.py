@@ -42,7 +42,7 @@ def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step
     text = said(head_scores=heads([[0.1, 0.1, 0.3, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
     assert "formed between steps 10 and 30: the highest prefix-matching score" in text
     assert "went from 0.10 to 0.70" in text
-    assert "above 0.6, 2 of 2: L0H0 from step 30 and L0H1 from step 40." in text
+    assert "above 0.6, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
 
 
 def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
@@ -64,13 +64,19 @@ def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
 
 def test_a_head_that_faded_is_listed_with_its_last_score():
     text = said(head_scores=heads([[0.1, 0.9, 0.8, 0.4, 0.31]]))
-    assert "L0H0 from step 10 (0.31 at the end)" in text
+    assert "L0H0 (0.31 at the end) from step 10." in text
+
+
+def test_heads_of_one_step_are_listed_together():
+    early, late = [0, 0.7, 0.7, 0.7, 0.7], [0, 0, 0, 0.7, 0.7]
+    text = said(head_scores=heads([early, late, early]))
+    assert "3 of 3: L0H0 and L0H2 from step 10; L0H1 from step 30." in text
 
 
 def test_a_long_list_of_heads_is_cut_and_counted():
-    text = said(head_scores=heads([[0, 0.7, 0.7, 0.7, 0.7]] * 9))
-    assert "9 of 9: L0H0 from step 10, " in text
-    assert "and 3 more." in text
+    text = said(head_scores=heads([[0, 0.7, 0.7, 0.7, 0.7]] * 11))
+    assert "11 of 11: L0H0, L0H1, " in text
+    assert "L0H6 and L0H7 from step 10; and 3 more." in text
 
 
 def test_previous_token_heads_are_dated_against_induction_heads():

@@ -66,8 +66,11 @@ def test_sections_appear_from_what_the_store_holds():
 
 
 def test_every_score_of_a_head_has_its_trajectories_and_its_mosaic():
-    (section,) = sections(made.run_of(head_scores=made.head_scores()))
-    assert len(section.plates) == 5
+    scores = made.head_scores()
+    (section,) = sections(made.run_of(head_scores=scores[sorted(map(str, scores.data_vars))]))
+    assert [plate.title for plate in section.plates] == [
+        "Induction", "Previous token", "Duplicate token", "First token", "Current token",
+    ]  # fmt: skip
     assert all(len(plate.plots) == 2 and plate.plots[1].frames for plate in section.plates)
     assert section.frames == tuple(made.STEPS.tolist())
 

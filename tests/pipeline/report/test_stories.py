@@ -37,7 +37,7 @@ def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert (band.x0, band.x1) == (900, 950)
     assert verticals(figure) == [950]
-    assert "in-context score moves most: steps 900 to 950" in texts(figure)
+    assert "in-context score moves most: 900 to 950" in texts(figure)
     assert "first head above 0.6: step 950" in texts(figure)
 
 
