@@ -44,12 +44,21 @@ def waves_of(p: int, frequencies: Iterable[int]) -> Float[Tensor, "wave residue"
 
 def component_norms(x: Float[Tensor, "residue n"]) -> Float[Tensor, "component"]:
     """Euclidean norm of each of the p - 1 non-constant Fourier components of the rows of x."""
-    return (fourier_basis(len(x)).to(x.device)[1:] @ x).norm(dim=1)
+    return _components(x).norm(dim=1)
 
 
 def power(x: Float[Tensor, "residue n"]) -> Float[Tensor, "frequency"]:
     """Squared norm of the Fourier transform over the residues, cosine and sine together."""
-    return pairwise_sum(component_norms(x).square())
+    return powers(x).sum(dim=1)
+
+
+def powers(x: Float[Tensor, "residue n"]) -> Float[Tensor, "frequency n"]:
+    """The same of each column on its own."""
+    return pairwise_sum(_components(x).square())
+
+
+def _components(x: Float[Tensor, "residue n"]) -> Float[Tensor, "component n"]:
+    return fourier_basis(len(x)).to(x.device)[1:] @ x
 
 
 def pairwise_sum(components: Float[Tensor, "component *n"]) -> Float[Tensor, "frequency *n"]:

@@ -121,6 +121,7 @@ class Table:
             total += row[order]
         return total / self.p
 
+    @cached_property
     def variance_explained(self) -> Float[Tensor, " frequency"]:
         """Share of the logits' variance (about their overall mean) that each cos(w_k(s - c)) has.
 

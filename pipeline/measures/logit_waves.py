@@ -46,5 +46,5 @@ class LogitWaves(TableMeasure):
             return {variable.name: nan for variable in self.variables}
         return {
             "coefficient": fourier.answer_wave_coefficients(table.by_answer).cpu().numpy(),
-            "variance_explained": table.variance_explained().cpu().numpy(),
+            "variance_explained": table.variance_explained.cpu().numpy(),
         }

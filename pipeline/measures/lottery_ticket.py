@@ -67,11 +67,9 @@ class LotteryTicket(TableMeasure):
         W_E = residue_weights(weights).W_E
         count = fourier.n_frequencies(len(W_E))
         ratio, rank = np.full(count, np.nan), np.full(count, np.nan)
-        for k, directions in zip(
-            reference["key_frequencies"], reference["directions"], strict=True
-        ):
-            along = W_E @ torch.tensor(directions, dtype=W_E.dtype, device=W_E.device).T
-            ratio[k - 1], rank[k - 1] = _standing(along, k)
+        spectra = _spectra(W_E, reference["directions"])
+        for k, spectrum in zip(reference["key_frequencies"], spectra, strict=True):
+            ratio[k - 1], rank[k - 1] = _standing(spectrum, k, len(W_E))
         keys = [k - 1 for k in reference["key_frequencies"]]
         return {
             "power_ratio": ratio,
@@ -86,12 +84,21 @@ def _directions(acting: ResidueWeights, k: int) -> list[list[float]]:
     return (waves / waves.norm(dim=1, keepdim=True)).tolist()
 
 
-def _standing(along: Float[Tensor, "residue direction"], k: int) -> tuple[float, float]:
+def _spectra(
+    W_E: Float[Tensor, "residue d_model"], directions: list[list[list[float]]]
+) -> list[Float[Tensor, "frequency direction"]]:
+    """Power at every frequency of the embedding along each direction, for each key frequency."""
+    counts = [len(of_one) for of_one in directions]
+    flat = [direction for of_one in directions for direction in of_one]
+    along = W_E @ torch.tensor(flat, dtype=W_E.dtype, device=W_E.device).view(-1, W_E.shape[1]).T
+    return list(fourier.powers(along).split(counts, dim=1))
+
+
+def _standing(
+    spectrum: Float[Tensor, "frequency direction"], k: int, p: int
+) -> tuple[float, float]:
     """Power at k over chance, and k's rank, averaged over the directions."""
-    p, components = along.shape
-    power = torch.stack([fourier.power(f[:, None]) for f in along.T])
-    own = power[:, k - 1]
-    share = own / power.sum(dim=1)
-    rank = 1.0 + (power > own[:, None]).sum(dim=1)
-    rank = torch.where(share.isnan(), torch.nan, rank)
+    own, components = spectrum[k - 1], spectrum.shape[1]
+    share = own / spectrum.sum(dim=0)
+    rank = torch.where(share.isnan(), torch.nan, 1.0 + (spectrum > own).sum(dim=0))
     return float((share * (p - 1) / components).mean()), float(rank.mean())

@@ -105,5 +105,5 @@ def _wave_measures(table: Table, keys: list[int]) -> dict[str, Float[Tensor, ""]
         return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))
     waves = fourier.projected(table.by_answer, keys)
     restricted = table.loss_by_answer(waves + table.mean_logits).mean()
-    explained = table.variance_explained()[[k - 1 for k in keys]].sum()
+    explained = table.variance_explained[[k - 1 for k in keys]].sum()
     return dict(zip(names, (restricted, table.train_loss_without(waves), explained), strict=True))

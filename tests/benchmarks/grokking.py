@@ -1,0 +1,133 @@
+"""What all the measures of grokking cost, in plain forward passes.
+
+    python tests/benchmarks/grokking.py [--json] [--checkpoints 64] [--threads 1]
+
+p = 113, d_model 128, one layer. For each checkpoint, one after the other and with the same number
+of threads: the plain float64 pass over all 12,769 inputs (transformers with SDPA, logits only), and
+the analysis of the checkpoint (weights read from disk, one pass, every measure, rows committed).
+`share_of_plain_forward` is the median of the ratios. Half of the checkpoints have random weights,
+half have their neurons in clusters, whose ranks cost more.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from pipeline.config import Analysis
+from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, OrganismLayer
+from pipeline.plan import Plan, Prepared, plan, prepare
+from pipeline.worker import Worker
+
+P = 113
+KEYS = (5, 14, 24, 41, 56)
+MEASURES = (
+    "modular_addition", "restricted_loss", "excluded_loss", "logit_waves", "key_frequencies",
+    "neuron_clusters", "embedding_plane", "lottery_ticket", "weight_norm",
+)  # fmt: skip
+TABLE = {"kind": "table", "p": P, "operation": "add", "train_share": 0.3, "split_seed": 0}
+
+
+def organism(seed: int, clustered: bool) -> OrganismForCausalLM:
+    """The paper's architecture, with random weights or with every neuron at one frequency."""
+    torch.manual_seed(seed)
+    made = OrganismConfig(
+        vocab_size=P + 1,
+        hidden_size=128,
+        num_attention_heads=4,
+        num_hidden_layers=1,
+        intermediate_size=512,
+        max_position_embeddings=3,
+        layer_norm=False,
+    )
+    model = OrganismForCausalLM(made)
+    if clustered:
+        _cluster(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def _cluster(model: OrganismForCausalLM) -> None:
+    """Waves of the key frequencies in the embedding; each neuron reads those of one of them."""
+    layer, wave = cast(OrganismLayer, model.model.layers[0]), torch.zeros(P, 128)
+    assert layer.mlp is not None
+    for i, k in enumerate(KEYS):
+        angle = 2 * torch.pi * k * torch.arange(P) / P
+        wave[:, 2 * i], wave[:, 2 * i + 1] = angle.cos(), angle.sin()
+    model.model.embed_tokens.weight[:P] = wave
+    model.model.embed_positions.weight.zero_()
+    layer.self_attn.q_proj.weight.zero_()
+    layer.self_attn.v_proj.weight.copy_(torch.eye(128))
+    layer.self_attn.o_proj.weight.copy_(torch.eye(128))
+    reading = torch.zeros(512, 128)
+    for neuron in range(512):
+        pair = 2 * (neuron % len(KEYS))
+        reading[neuron, pair : pair + 2] = torch.randn(2)
+    layer.mlp.up_proj.weight.copy_(reading)
+
+
+def prepared(folder: Path, count: int, threads: int) -> Prepared:
+    """A run of `count` checkpoints on disk, and its analysis."""
+    for step in range(count):
+        organism(step, clustered=2 * step >= count).save_pretrained(folder / "run" / f"step-{step}")
+    return prepare(
+        Analysis.model_validate(
+            {
+                "checkpoints": str(folder / "run"),
+                "store": str(folder / "store.zarr"),
+                "inputs": {"table": TABLE},
+                "measures": list(MEASURES),
+                "workers": {"threads": threads},
+            }
+        )
+    )
+
+
+def ratios(worker: Worker, planned: Plan) -> list[float]:
+    """Processor time of the analysis over that of the plain pass, checkpoint by checkpoint."""
+    tokens = torch.cartesian_prod(torch.arange(P), torch.arange(P))
+    tokens = torch.cat([tokens, torch.full((P * P, 1), P)], dim=1)
+    found = []
+    for cell in planned.cells:
+        model = organism(cell.checkpoint.step, clustered=False).double()
+        with torch.inference_mode():
+            model(tokens[:P])
+            plain = seconds(lambda model=model: model(tokens))
+        found.append(seconds(lambda cell=cell: worker.compute(cell, planned)) / plain)
+    return found
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of processor time, which what else runs on the machine moves less than the clock."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def main() -> None:
+    """Run the benchmark and print its one number."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--checkpoints", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepared(Path(folder), given.checkpoints, given.threads)
+        worker = Worker(run.job)
+        planned = plan(run, worker.references(run.checkpoints[-1]))
+        share = statistics.median(ratios(worker, planned))
+    if given.json:
+        print(json.dumps({"share_of_plain_forward": round(share, 4)}))
+    else:
+        print(f"{given.checkpoints} checkpoints: {share:.2f} of a plain forward pass each")
+
+
+if __name__ == "__main__":
+    main()
