@@ -136,7 +136,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
     job.store.prepare(
-        _template(group, classes[group.name], prepared.settings[group.name], references)
+        _template(job, group, classes[group.name], prepared.settings[group.name], references)
         for group in groups
     )
     for name, class_ in classes.items():
@@ -234,9 +234,13 @@ def _one_architecture(checkpoints: list[Checkpoint]) -> str:
 
 
 def _template(
-    group: Group, class_: str, setting: Setting, references: Mapping[str, Reference]
+    job: Job,
+    group: Group,
+    class_: str,
+    setting: Setting,
+    references: Mapping[str, Reference],
 ) -> Template:
-    measure = group.measure
+    measure, workers = group.measure, job.analysis.workers
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -244,6 +248,7 @@ def _template(
         "parameters": measure.model_dump(mode="json"),
         "input": setting.input.description() if setting.input else None,
         "reference": references.get(group.name),
+        "computed_in": {"dtype": workers.dtype, "device": workers.device},
     }
     coordinates = measure.coordinates(setting)
     return Template(group.name, class_, measure.variables, coordinates, attributes)
