@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.digests import combined
 from pipeline.checkpoints.files import is_index, main_file, shard_names
-from pipeline.checkpoints.headers import NoHeaderError, read_header
+from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 
@@ -23,16 +23,27 @@ def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
 
     The same rules as for the files on disk, see `files.weight_files`.
     """
-    main = main_file(folder.uri, folder.files)
-    if not is_index(main):
-        return [folder.files[main]]
-    index = read_small(place, folder, main)
-    names = shard_names(f"{folder.uri}/{main}", index)
+    main, names = part_names(place, folder)
     if absent := [name for name in names if name not in folder.files]:
         raise CheckpointError(
             f"{folder.uri}/{absent[0]}: is missing, though {main} names it: restore it"
         )
     return [folder.files[name] for name in names]
+
+
+def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
+    """The file that holds the weights or their index, and the names of all that hold weights."""
+    main = main_file(folder.uri, folder.files)
+    if not is_index(main):
+        return main, [main]
+    index = read_small(place, folder, main)
+    return main, shard_names(f"{folder.uri}/{main}", index)
+
+
+def tensors_by_part(place: Place, folder: Folder) -> dict[str, str]:
+    """For each tensor of a sharded checkpoint the name of its file; empty for one of one file."""
+    main = main_file(folder.uri, folder.files)
+    return json.loads(read_small(place, folder, main))["weight_map"] if is_index(main) else {}
 
 
 def known_digest(place: Place, folder: Folder) -> str | None:
@@ -111,7 +122,7 @@ def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
     if part.name.endswith(".safetensors"):
         try:
             return part.size < read_header(read).size
-        except NoHeaderError:
+        except (ValueError, EOFError):
             return True
     if part.size == 0:
         return True

@@ -8,15 +8,10 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 _LARGEST = 100_000_000  # the format's own limit for its header
 _PREFIX = 8
 _FIRST_READ = 2**16  # holds most headers, so that one request is enough for them
-
-
-class NoHeaderError(ValueError):
-    """The bytes are no safetensors header; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +31,22 @@ class Header:
 
 
 def read_header(read: Callable[[int, int], bytes]) -> Header:
-    """The header, by `read(start, stop)` of a file's bytes. Raises NoHeaderError."""
+    """The header, by `read(start, stop)` of a file's bytes.
+
+    Raises EOFError where the file ends within it, ValueError where it is something else.
+    """
     first = read(0, _FIRST_READ)
     if len(first) < _PREFIX:
-        raise NoHeaderError(f"it has {len(first)} bytes, less than the length of a header")
+        raise EOFError(f"it has {len(first)} bytes, less than the length of a header")
     length = int.from_bytes(first[:_PREFIX], "little")
     if not 2 <= length <= _LARGEST:
-        raise NoHeaderError(f"it begins with a header length of {length}")
+        raise ValueError(f"it begins with a header length of {length}")
     stop = _PREFIX + length
     if stop > len(first):
         first += read(len(first), stop)
     if len(first) < stop:
-        raise NoHeaderError(f"its header of {length} bytes is cut off")
+        raise EOFError(f"its header of {length} bytes is cut off")
     return _parsed(first[_PREFIX:stop])
-
-
-def read_local_header(file: Path) -> Header:
-    """The header of a file on disk. Raises NoHeaderError, or OSError."""
-    with file.open("rb") as stream:
-
-        def read(start: int, stop: int) -> bytes:
-            stream.seek(start)
-            return stream.read(stop - start)
-
-        return read_header(read)
 
 
 def _parsed(text: bytes) -> Header:
@@ -72,5 +59,5 @@ def _parsed(text: bytes) -> Header:
         }
         end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise NoHeaderError("its header is not what safetensors writes") from error
+        raise ValueError("its header is not what safetensors writes") from error
     return Header(tensors, _PREFIX + len(text) + end)

@@ -131,6 +131,29 @@ def facts_of(architecture: str | Path | PreTrainedConfig) -> ModelFacts:
     return _facts(module)
 
 
+def check_shapes(
+    architecture: str | Path | PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """Raise CheckpointError where tensors of these names and shapes are not the architecture's.
+
+    The rule of `Resident.swap`, without weights or memory for them; nothing is said of tensors
+    that must be merged first.
+    """
+    with torch.device("meta"):
+        module = _build(architecture)
+        tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    module.tie_weights()
+    names = _renames(module, frozenset(shapes))
+    if names is None:
+        return
+    state = {names[key]: tensors[key] for key in tensors if key in names}
+    for group in _tied_groups(module):
+        if found := [name for name in group if name in state]:
+            state.update(dict.fromkeys(group, state[found[0]]))
+    buffers = {name for name, _ in module.named_buffers()}
+    _check_fit(module.state_dict(), state, optional=buffers, source=source)
+
+
 class Resident:
     """A model that stays in memory while checkpoints pass through it.
 
@@ -169,6 +192,7 @@ class Resident:
         if names is None:
             self._convert(weights, source)
         else:
+            _refuse_doubles(names, source)
             self._assign({names[key]: weights[key] for key in weights if key in names}, source)
         self._stale = set(self._others)
 
@@ -323,6 +347,16 @@ def _renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | 
         if renamed in own or not _ignored(module, renamed):
             names[key] = renamed
     return names
+
+
+def _refuse_doubles(names: Mapping[str, str], source: str) -> None:
+    came_from: dict[str, str] = {}
+    for key, name in sorted(names.items()):
+        if name in came_from:
+            raise CheckpointError(
+                f"{source}: {came_from[name]} and {key} are two names of one tensor: keep one"
+            )
+        came_from[name] = key
 
 
 def _ignored(module: PreTrainedModel, key: str) -> bool:

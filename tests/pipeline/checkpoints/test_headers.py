@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from pipeline.checkpoints.headers import NoHeaderError, TensorFacts, read_header
+from pipeline.checkpoints.headers import TensorFacts, read_header
 
 
 def reader(content: bytes):
@@ -48,7 +48,7 @@ def test_a_header_longer_than_the_first_read_is_read_in_two():
     ],
 )  # fmt: skip
 def test_what_is_no_header_is_refused(content):
-    with pytest.raises(NoHeaderError):
+    with pytest.raises((ValueError, EOFError)):
         read_header(reader(content))
 
 
@@ -58,6 +58,6 @@ def test_no_bytes_raise_anything_else(content, framed):
         content = len(content).to_bytes(8, "little") + content
     try:
         header = read_header(reader(content))
-    except NoHeaderError:
+    except (ValueError, EOFError):
         return
     assert isinstance(json.loads(content[8 : header.size]), dict) or not header.tensors

@@ -1,0 +1,53 @@
+"""The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
+
+from collections.abc import Sequence
+
+from pipeline.checkpoints.audit.copies import copies
+from pipeline.checkpoints.audit.deep import Progress, deep_faults
+from pipeline.checkpoints.audit.evidence import gather
+from pipeline.checkpoints.audit.faults import KINDS, Audit, Fault
+from pipeline.checkpoints.audit.files import config_faults, file_faults
+from pipeline.checkpoints.audit.schedule import missing_steps
+from pipeline.checkpoints.listing import finished
+from pipeline.checkpoints.places import place_of
+
+__all__ = ["KINDS", "Audit", "Fault", "audit"]
+
+
+def audit(
+    uri: str, deep: bool = False, progress: Progress = lambda done, total, what: None
+) -> Audit:
+    """Look for faults of every kind in `KINDS` among the checkpoints of a run.
+
+    From metadata alone unless `deep`: names, sizes, digests that the place knows, configs, headers.
+    deep: reads all weights once (sketches of them are remembered by digest); progress(done, total,
+    what) is called after each checkpoint. Raises InputError where there is no run.
+    """
+    place = place_of(uri)
+    found = finished(place, uri)
+    evidence = gather(place, found)
+    in_files, shapes = file_faults(place, evidence)
+    faults = [
+        *(fault for one in evidence for fault in one.faults),
+        *in_files,
+        *config_faults(evidence, shapes),
+        *copies(evidence),
+        *_schedule_faults([one.step for one in evidence]),
+    ]
+    if deep:
+        unreadable = {fault.step for fault in in_files}
+        readable = [one for one in evidence if one.parts and one.step not in unreadable]
+        faults = deep_faults(readable, faults, progress)
+    return Audit(uri, len(found), tuple(sorted(set(faults))), deep)
+
+
+def _schedule_faults(steps: Sequence[int]) -> list[Fault]:
+    return [
+        Fault(
+            missing,
+            "missing-step",
+            f"absent between {max(s for s in steps if s < missing)} and "
+            f"{min(s for s in steps if s > missing)}, where the schedule has it",
+        )
+        for missing in missing_steps(steps)
+    ]

@@ -1,0 +1,152 @@
+"""Files that are empty, cut off or something else, and tensors that are not their config's.
+
+Headers are read, of a few kilobytes each; where that costs requests, one for all files of one name
+and size.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.checkpoints.audit.evidence import Evidence
+from pipeline.checkpoints.audit.faults import Fault
+from pipeline.checkpoints.contents import is_cut_off
+from pipeline.checkpoints.headers import Header, read_header
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.stored import Place, StoredFile
+from pipeline.errors import CheckpointError, InputError
+from pipeline.models.loading import check_shapes
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the beginning of one file tells: its header, or else what is wrong with it."""
+
+    header: Header | None = None
+    kind: str = ""
+    detail: str = ""
+
+
+def file_faults(
+    place: Place, evidence: Sequence[Evidence]
+) -> tuple[list[Fault], dict[int, Shapes]]:
+    """What is wrong with weight files, and the shapes of the tensors at each step that is fine.
+
+    (No shapes of pickles: they would have to be read whole.)
+    """
+    faults: list[Fault] = []
+    shapes: dict[int, Shapes] = {}
+    seen: dict[object, Looked] = {}
+    for one in evidence:
+        looked = [_look_once(place, one, part, seen) for part in one.parts]
+        wrong = [
+            Fault(one.step, look.kind, f"{part.name}: {look.detail}")
+            for part, look in zip(one.parts, looked, strict=True)
+            if look.kind
+        ]
+        faults += wrong
+        headers = [look.header for look in looked if look.header is not None]
+        if headers and len(headers) == len(one.parts) and not wrong:
+            shapes[one.step] = {
+                name: facts.shape for header in headers for name, facts in header.tensors.items()
+            }
+    return faults, shapes
+
+
+def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
+    """Elsewhere a file is taken to have the header of another one of its name and size."""
+    if place.WRITTEN_BY_THE == "byte":
+        return _look(place, one, part)
+    key = part.name, part.size
+    if key not in seen:
+        seen[key] = _look(place, one, part)
+    return seen[key]
+
+
+def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
+    read = partial(place.read, one.folder.uri, part.name)
+    try:
+        if part.size == 0:
+            return Looked(kind="empty-file", detail="it has no bytes")
+        start = read(0, min(part.size, 4096))
+        if not start.strip(b"\0"):
+            return Looked(kind="empty-file", detail="it holds zeros where its header should be")
+        if part.name.endswith(".safetensors"):
+            return _look_at_header(read, part)
+        if start[:2] != b"PK" and start[:1] != b"\x80":
+            return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
+        cut_off = is_cut_off(place, one.folder, part)
+    except (OSError, CheckpointError) as error:
+        return Looked(kind="unreadable-file", detail=str(error))
+    return Looked(kind="truncated-file", detail="its end is missing") if cut_off else Looked()
+
+
+def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Looked:
+    try:
+        header = read_header(read)
+    except EOFError as error:
+        return Looked(kind="truncated-file", detail=str(error))
+    except ValueError as error:
+        return Looked(kind="unreadable-file", detail=str(error))
+    if part.size < header.size:
+        detail = f"it has {part.size} bytes, by its header {header.size}"
+        return Looked(kind="truncated-file", detail=detail)
+    if part.size > header.size:
+        detail = f"it has {part.size} bytes, {part.size - header.size} more than by its header"
+        return Looked(kind="unreadable-file", detail=detail)
+    return Looked(header)
+
+
+def config_faults(evidence: Sequence[Evidence], shapes: Mapping[int, Shapes]) -> list[Fault]:
+    """Tensors that are not their config's; else configs that are not the run's usual one."""
+    usual = _usual_config(evidence)
+    checked: dict[object, str] = {}
+    faults = []
+    for one in evidence:
+        if one.config is None:
+            continue
+        wrong = ""
+        if one.step in shapes:
+            key = _frozen(one.config), tuple(sorted(shapes[one.step].items()))
+            if key not in checked:
+                checked[key] = _misfit(one.folder.uri, shapes[one.step])
+            wrong = checked[key]
+        if wrong:
+            faults.append(Fault(one.step, "shape-mismatch", wrong))
+        elif _frozen(one.config) != _frozen(usual):
+            faults.append(Fault(one.step, "other-config", _difference(one.config, usual)))
+    return faults
+
+
+def _misfit(uri: str, shapes: Shapes) -> str:
+    """Why tensors of these shapes are not those of the config in `uri`; "" if they are."""
+    try:
+        check_shapes(metadata_folder(uri), shapes, "the checkpoint")
+    except CheckpointError as error:
+        return str(error)
+    except InputError:
+        pass  # no model that can be built here: nothing is known of its tensors
+    return ""
+
+
+def _usual_config(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
+    """The config that most checkpoints have; of equally many the last one's."""
+    configs = {_frozen(one.config): one.config for one in evidence if one.config is not None}
+    counts = Counter(_frozen(one.config) for one in reversed(evidence) if one.config is not None)
+    return configs[counts.most_common(1)[0][0]] if counts else {}
+
+
+def _frozen(config: Mapping[str, Any]) -> str:
+    return repr(sorted(config.items()))
+
+
+def _difference(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    keys = sorted(key for key in config.keys() | usual.keys() if config.get(key) != usual.get(key))
+    return "; ".join(
+        f"config.json has {key} = {config.get(key)!r}, elsewhere {usual.get(key)!r}"
+        for key in keys[:3]
+    )
