@@ -10,6 +10,7 @@ DIMENSIONS: dict[str, str] = {
     "sequence": "index of the sequence within its input",
     "position": "position t: the prediction of token t+1 from tokens 0..t",
     "layer": "transformer block, from 0",
+    "depth": "blocks that the residual stream has passed; 0 is the embedding",
     "head": "attention head within its layer, from 0",
     "layer_from": "layer of the earlier head of a pair",
     "head_from": "the earlier head of a pair, within its layer",

@@ -77,6 +77,7 @@ def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
     sizes = {
         "layer": model.n_layers, "layer_from": model.n_layers, "layer_to": model.n_layers,
         "head": model.n_heads, "head_from": model.n_heads, "head_to": model.n_heads,
+        "depth": model.n_layers + 1,
     }  # fmt: skip
     if tokens is not None:
         sizes |= {"sequence": tokens.shape[0], "position": tokens.shape[1] - 1}

@@ -7,18 +7,22 @@ and f the final norm (Elhage et al. 2021, A Mathematical Framework for Transform
 
 The gain g of a norm is folded into the matrix that reads the normalised stream, diag(g) W, and the
 gain of a norm on the attention's output into W_O, both on copies: the loaded weights stay as they
-are. What is left of a norm (subtracting a mean, dividing by a length) is no part of these matrices;
-nor are biases, nor rotary positions.
+are. So are the constant factors that Granite puts on a block's output and on logits. What is left
+of a norm (subtracting a mean, dividing by a length) is no part of these matrices; nor are biases,
+nor rotary positions.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedConfig
 
+from pipeline.models.families import FAMILIES, Family
 from pipeline.models.loading import ModelWeights
+
+Stream = Float[Tensor, "*batch d_model"]
 
 
 @dataclass(frozen=True)
@@ -29,85 +33,6 @@ class Heads:
     W_K: Float[Tensor, "head d_model d_head"]
     W_V: Float[Tensor, "head d_model d_head"]
     W_O: Float[Tensor, "head d_head d_model"]
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Where a family keeps its matrices; the names of a layer begin with `layer`, {} its number.
-
-    qkv: three names, or one of a fused matrix whose columns lie "side by side" (all queries, all
-    keys, all values) or "interleaved" (query, key and value of the first head, of the second, ...).
-    offset: 1 where a norm multiplies by 1 + weight. output_norm: between W_O and the stream.
-    """
-
-    embedding: str = "model.embed_tokens"
-    layer: str = "model.layers.{}"
-    norm: str = "input_layernorm"
-    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    fused: Literal["side by side", "interleaved"] = "side by side"
-    query_norm: str = "self_attn.q_norm"
-    key_norm: str = "self_attn.k_norm"
-    output: str = "self_attn.o_proj"
-    output_norm: str = ""
-    final_norm: str = "model.norm"
-    unembedding: str = "lm_head"
-    offset: float = 0.0
-    rows_are_inputs: bool = False
-
-
-_LLAMA = _Family()
-_POST_NORM = _Family(norm="", output_norm="post_attention_layernorm")
-_GEMMA_2 = _Family(output_norm="post_attention_layernorm", offset=1.0)
-_GPT_J = _Family(
-    embedding="transformer.wte",
-    layer="transformer.h.{}",
-    norm="ln_1",
-    qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
-    output="attn.out_proj",
-    final_norm="transformer.ln_f",
-)
-
-FAMILIES: dict[str, _Family] = {
-    "ontogeny-organism": _LLAMA,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "mixtral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "olmo": _LLAMA,
-    "granite": _LLAMA,
-    "smollm3": _LLAMA,
-    "starcoder2": _LLAMA,
-    "olmo2": _POST_NORM,
-    "olmo3": _POST_NORM,
-    "gemma": _Family(offset=1.0),
-    "gemma2": _GEMMA_2,
-    "gemma3_text": _GEMMA_2,
-    "phi3": _Family(qkv=("self_attn.qkv_proj",)),
-    "phi": _Family(output="self_attn.dense", final_norm="model.final_layernorm"),
-    "opt": _Family(
-        embedding="model.decoder.embed_tokens",
-        layer="model.decoder.layers.{}",
-        norm="self_attn_layer_norm",
-        output="self_attn.out_proj",
-        final_norm="model.decoder.final_layer_norm",
-    ),
-    "gptj": _GPT_J,
-    "gpt_neo": replace(
-        _GPT_J,
-        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
-        output="attn.attention.out_proj",
-    ),
-    "gpt2": replace(_GPT_J, qkv=("attn.c_attn",), output="attn.c_proj", rows_are_inputs=True),
-    "gpt_neox": _Family(
-        embedding="gpt_neox.embed_in",
-        layer="gpt_neox.layers.{}",
-        qkv=("attention.query_key_value",),
-        fused="interleaved",
-        output="attention.dense",
-        final_norm="gpt_neox.final_layer_norm",
-    ),
-}
 
 
 def circuits(weights: ModelWeights) -> "Circuits | None":
@@ -127,12 +52,16 @@ class Circuits:
     """One model's circuit matrices, in float32 (float64 where the weights are).
 
     Matrices are made anew whenever they are read, one layer at a time: keep what is used twice.
+    heads_are_normed: a norm stands between W_O and the stream, so that what a head adds to the
+    stream depends on the other heads.
     """
 
-    def __init__(self, weights: ModelWeights, family: _Family):
+    def __init__(self, weights: ModelWeights, family: Family):
         self._weights, self._family = weights, family
         self.n_layers, self.n_heads = weights.facts.n_layers, weights.facts.n_heads
         self.d_model, self.d_head = weights.facts.d_model, weights.facts.d_head
+        self.heads_are_normed = bool(family.output_norm)
+        self.final_norm = FinalNorm.of(weights.config)
 
     @property
     def W_E(self) -> Float[Tensor, "vocabulary d_model"]:
@@ -142,25 +71,42 @@ class Circuits:
     @property
     def W_U(self) -> Float[Tensor, "d_model vocabulary"]:
         """The unembedding (W_E^T where they are tied), with the final norm's gain."""
-        tied = f"{self._family.unembedding}.weight" not in self._weights
-        name = self._family.embedding if tied else self._family.unembedding
-        return _scaled(self._read(name).T, rows=self._gain(self._family.final_norm))
+        gain = self._gain(self._family.final_norm)
+        return _scaled(self._unembedding(), rows=gain, factor=self._logit_factor)
+
+    @property
+    def b_U(self) -> Float[Tensor, " vocabulary"]:
+        """What the biases of the final norm and of the unembedding add to every logit."""
+        W_U = self._unembedding()
+        bias = torch.zeros_like(W_U[0])
+        if (of_norm := self._bias(self._family.final_norm)) is not None:
+            bias = bias + of_norm @ W_U
+        if (own := self._bias(self._family.unembedding)) is not None:
+            bias = bias + own
+        return bias * self._logit_factor
 
     def layer(self, layer: int) -> Heads:
         """The heads of one layer."""
         family, prefix = self._family, f"{self._family.layer.format(layer)}."
         gain = self._gain(prefix + family.norm) if family.norm else None
         q, k, v = (_scaled(m, rows=gain) for m in self._queries_keys_values(prefix))
-        q = _scaled(q, columns=self._gain(prefix + family.query_norm))
-        k = _scaled(k, columns=self._gain(prefix + family.key_norm))
         output_gain = self._gain(prefix + family.output_norm) if family.output_norm else None
-        W_O = _scaled(self._matrix(prefix + family.output), columns=output_gain)
+        factor = getattr(self._weights.config, "residual_multiplier", 1.0)
+        W_O = _scaled(self._matrix(prefix + family.output), columns=output_gain, factor=factor)
         return Heads(
-            W_Q=self._per_head(q),
-            W_K=self._per_head(k),
+            W_Q=self._per_head(_scaled(q, columns=self._gain(prefix + family.query_norm))),
+            W_K=self._per_head(_scaled(k, columns=self._gain(prefix + family.key_norm))),
             W_V=self._per_head(v),
             W_O=W_O.unflatten(0, (self.n_heads, self.d_head)),
         )
+
+    @property
+    def _logit_factor(self) -> float:
+        return 1.0 / getattr(self._weights.config, "logits_scaling", 1.0)
+
+    def _unembedding(self) -> Float[Tensor, "d_model vocabulary"]:
+        tied = f"{self._family.unembedding}.weight" not in self._weights
+        return self._read(self._family.embedding if tied else self._family.unembedding).T
 
     def _queries_keys_values(self, prefix: str) -> list[Float[Tensor, "d_model columns"]]:
         matrices = [self._matrix(prefix + name) for name in self._family.qkv]
@@ -189,19 +135,58 @@ class Circuits:
             return None
         return self._read(norm).flatten() + self._family.offset
 
-    def _read(self, name: str) -> Tensor:
-        weight = self._weights[f"{name}.weight"].detach()
-        return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    def _bias(self, name: str) -> Float[Tensor, " width"] | None:
+        return self._read(name, "bias") if f"{name}.bias" in self._weights else None
+
+    def _read(self, name: str, kind: str = "weight") -> Tensor:
+        found = self._weights[f"{name}.{kind}"].detach()
+        return found.to(torch.promote_types(found.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class FinalNorm:
+    """The final norm without gain and bias, which W_U and b_U carry.
+
+    centres: it subtracts the mean (LayerNorm). epsilon: None where there is no norm at all.
+    """
+
+    centres: bool
+    epsilon: float | None
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> "FinalNorm":
+        """As the config has it; LayerNorms that it gives no epsilon have torch's."""
+        if not getattr(config, "layer_norm", True):
+            return cls(False, None)
+        if (epsilon := getattr(config, "rms_norm_eps", None)) is not None:
+            return cls(False, epsilon)
+        names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+        return cls(True, next((getattr(config, n) for n in names if hasattr(config, n)), 1e-5))
+
+    def __call__(self, stream: Stream) -> Stream:
+        """The normalised stream: what W_U reads."""
+        return self.centred(stream) * self.scale(stream)
+
+    def centred(self, stream: Stream) -> Stream:
+        """The stream (or any part of it) without its mean, where that is subtracted."""
+        return stream - stream.mean(-1, keepdim=True) if self.centres else stream
+
+    def scale(self, stream: Stream) -> Float[Tensor, "*batch 1"]:
+        """The factor that the norm multiplies the whole stream with."""
+        if self.epsilon is None:
+            return torch.ones_like(stream[..., :1])
+        return (self.centred(stream).square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
 
 
 def _scaled(
     matrix: Float[Tensor, "inputs outputs"],
     rows: Float[Tensor, " inputs"] | None = None,
     columns: Float[Tensor, " width"] | None = None,
+    factor: float = 1.0,
 ) -> Float[Tensor, "inputs outputs"]:
-    """diag(rows) matrix diag(columns); `columns` may be one head's and holds for every head."""
+    """factor diag(rows) matrix diag(columns); one head's `columns` hold for every head."""
     if rows is not None:
         matrix = rows[:, None] * matrix
     if columns is not None:
         matrix = matrix * columns.repeat(matrix.shape[1] // columns.shape[0])
-    return matrix
+    return matrix if factor == 1 else matrix * factor

@@ -1,0 +1,100 @@
+"""What every head, layer and the embedding add to the correct token's logit."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.head_scores import BlockLayout
+from pipeline.models.circuits import circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.models.readout import Readout, head_shares, shares
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+
+
+class DirectLogits(Measure):
+    """Direct logit attribution: the correct next token's logit as a sum over the model's parts.
+
+        logit = embedding + sum over layers (sum over heads head + rest) + bias
+
+    Each term is the part of the residual stream that the head (z W_O), the rest of the block (its
+    MLP and its biases) or the embedding wrote, divided by the length that the final norm divides
+    by, times the correct token's column of W_U; the final norm's gain is folded into W_U, and the
+    mean over the vocabulary is removed, so that `logit` is relative to the mean of all logits.
+    `bias` is what the biases of the final norm and the unembedding contribute. A logit softcap is
+    left out. Means over all predictions, whose sum over parts is exact.
+
+    On repeated random tokens only the predictions that repetition decides are counted: those from
+    the first repeated token on. On other inputs, all.
+
+    `head` is NaN where a norm stands between the heads and the stream (OLMo 2, Gemma 2 and 3): the
+    heads are within `rest` there. Everything is NaN for model families whose circuits are not
+    defined (see `pipeline.models.circuits`). The record holds the stream and all heads' outputs at
+    every token: choose an input of at most some ten thousand tokens.
+    """
+
+    name = "direct_logits"
+    version = 1
+    default_input = "repeated"
+    variables = (
+        Variable("head", ("step", "layer", "head"), "nats",
+                 "What the head adds to the correct token's centred logit.", _ELHAGE),
+        Variable("rest", ("step", "layer"), "nats",
+                 "What the block adds besides its heads: its MLP and its biases."),
+        Variable("embedding", ("step",), "nats", "What the embedding adds."),
+        Variable("bias", ("step",), "nats", "What the final norm's and unembedding's biases add."),
+        Variable("logit", ("step",), "nats", "The correct token's logit above the mean of all."),
+    )  # fmt: skip
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass that keeps the stream at every layer and every head's output."""
+        assert setting.input is not None
+        layers = setting.model.n_layers
+        return (
+            Pass(
+                setting.input.name,
+                head_outputs=tuple(range(layers)),
+                hidden_states=tuple(range(layers + 1)),
+            ),
+        )
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model, record = circuits(weights), records[0]
+        if model is None:
+            return undefined(self, weights.facts)
+        readout, tokens = Readout(model), torch.from_numpy(record.input.tokens)
+        counted = torch.from_numpy(counted_predictions(record.input))
+        targets = tokens[:, 1:][counted]
+        stream = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
+        scale, directions = readout.scale(stream[-1]), readout.directions(targets)
+        streams = torch.stack([shares(x, directions, scale).double().mean() for x in stream])
+        heads = np.full((model.n_layers, model.n_heads), np.nan)
+        for layer in range(model.n_layers if not model.heads_are_normed else 0):
+            z, W_O = record.head_outputs[layer][:, :-1][counted], model.layer(layer).W_O
+            heads[layer] = head_shares(z, W_O, directions, scale).double().mean(0)
+        bias = readout.biases(targets).double().mean()
+        return {
+            "head": heads,
+            "rest": streams.diff().numpy() - np.nansum(heads, axis=1),
+            "embedding": streams[0].numpy(),
+            "bias": bias.numpy(),
+            "logit": (streams[-1] + bias).numpy(),
+        }
+
+
+def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
+    """Which predictions t -> t + 1 count: those of repeated tokens, or all; never of padding."""
+    sequences, length = made.tokens.shape
+    counted = np.ones((sequences, length - 1), dtype=bool)
+    if made.kind == "repeated":
+        counted[:, : BlockLayout(made).later_queries[0]] = False
+    if (mask := made.arrays.get("attention_mask")) is not None:
+        counted &= (mask[:, 1:] * mask[:, :-1]).astype(bool)
+    return counted

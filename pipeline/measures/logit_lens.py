@@ -1,0 +1,96 @@
+"""What the model would predict if its last blocks were cut off."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.kernels import capped
+from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.direct_logits import counted_predictions
+from pipeline.models.circuits import Circuits, circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+_NOSTALGEBRAIST = "nostalgebraist 2020, Interpreting GPT: the logit lens"
+_TOKENS_AT_A_TIME = 256
+
+
+class LogitLens(Measure):
+    """Loss of the predictions read off the residual stream after k blocks, for every k.
+
+        logits_k = f(x_k) W_U,   loss[k] = mean of -log p_k(next token)
+        divergence[k] = mean over predictions of KL(p_n || p_k)
+
+    x_k is the stream after k blocks (0: the embedding, n: all of them), f the model's final norm.
+    loss[n] is the model's own loss, divergence[n] is 0. On repeated random tokens only the
+    predictions that repetition decides are counted, as in `direct_logits`.
+
+    NaN for model families whose circuits are not defined (see `pipeline.models.circuits`). The
+    record holds the stream at every token: choose an input of at most some ten thousand tokens.
+    """
+
+    name = "logit_lens"
+    version = 1
+    default_input = "repeated"
+    variables = (
+        Variable("loss", ("step", "depth"), "nats",
+                 "Mean loss of predictions from the stream at that depth.", _NOSTALGEBRAIST),
+        Variable("divergence", ("step", "depth"), "nats",
+                 "Mean KL divergence of the final predictions from those at that depth."),
+    )  # fmt: skip
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass that keeps the stream."""
+        assert setting.input is not None
+        depths = tuple(range(setting.model.n_layers + 1))
+        return (Pass(setting.input.name, hidden_states=depths),)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model, record = circuits(weights), records[0]
+        if model is None:
+            return undefined(self, weights.facts)
+        counted = torch.from_numpy(counted_predictions(record.input))
+        targets = torch.from_numpy(record.input.tokens)[:, 1:][counted]
+        streams = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
+        lens = _Lens(model, getattr(weights.config, "final_logit_softcapping", None))
+        sums = np.zeros((2, model.n_layers + 1))
+        for part in torch.arange(len(targets)).split(_TOKENS_AT_A_TIME):
+            sums += lens.sums([stream[part] for stream in streams], targets[part])
+        loss, divergence = sums / len(targets)
+        return {"loss": loss, "divergence": divergence}
+
+
+class _Lens:
+    def __init__(self, model: Circuits, softcap: float | None) -> None:
+        self.norm, self.W_U, self.b_U, self.softcap = (
+            model.final_norm,
+            model.W_U,
+            model.b_U,
+            softcap,
+        )
+
+    def log_probabilities(
+        self, stream: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "token vocabulary"]:
+        """Of every next token."""
+        logits = self.norm(stream.to(self.W_U)) @ self.W_U + self.b_U
+        return capped(logits, self.softcap).log_softmax(-1)
+
+    def sums(
+        self, streams: list[Float[Tensor, "token d_model"]], targets: Int[Tensor, " token"]
+    ) -> Float[np.ndarray, "2 depth"]:
+        """Losses and divergences at each depth, summed over some tokens."""
+        final = self.log_probabilities(streams[-1])
+        chosen = targets.to(final.device)[:, None]
+        sums = []
+        for stream in streams:
+            here = self.log_probabilities(stream)
+            loss = -here.gather(1, chosen).double().sum()
+            divergence = (final.exp() * (final - here)).double().sum()
+            sums.append([loss.item(), divergence.item()])
+        return np.array(sums).T

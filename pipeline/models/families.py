@@ -1,0 +1,83 @@
+"""Where each family of models keeps the matrices that the circuits papers speak of."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family keeps its matrices; the names of a layer begin with `layer`, {} its number.
+
+    qkv: three names, or one of a fused matrix whose columns lie "side by side" (all queries, all
+    keys, all values) or "interleaved" (query, key and value of the first head, of the second, ...).
+    offset: 1 where a norm multiplies by 1 + weight. output_norm: between W_O and the stream.
+    """
+
+    embedding: str = "model.embed_tokens"
+    layer: str = "model.layers.{}"
+    norm: str = "input_layernorm"
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    fused: Literal["side by side", "interleaved"] = "side by side"
+    query_norm: str = "self_attn.q_norm"
+    key_norm: str = "self_attn.k_norm"
+    output: str = "self_attn.o_proj"
+    output_norm: str = ""
+    final_norm: str = "model.norm"
+    unembedding: str = "lm_head"
+    offset: float = 0.0
+    rows_are_inputs: bool = False
+
+
+_LLAMA = Family()
+_POST_NORM = Family(norm="", output_norm="post_attention_layernorm")
+_GEMMA_2 = Family(output_norm="post_attention_layernorm", offset=1.0)
+_GPT_J = Family(
+    embedding="transformer.wte",
+    layer="transformer.h.{}",
+    norm="ln_1",
+    qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+    output="attn.out_proj",
+    final_norm="transformer.ln_f",
+)
+
+FAMILIES: dict[str, Family] = {
+    "ontogeny-organism": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "olmo": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "starcoder2": _LLAMA,
+    "olmo2": _POST_NORM,
+    "olmo3": _POST_NORM,
+    "gemma": Family(offset=1.0),
+    "gemma2": _GEMMA_2,
+    "gemma3_text": _GEMMA_2,
+    "phi3": Family(qkv=("self_attn.qkv_proj",)),
+    "phi": Family(output="self_attn.dense", final_norm="model.final_layernorm"),
+    "opt": Family(
+        embedding="model.decoder.embed_tokens",
+        layer="model.decoder.layers.{}",
+        norm="self_attn_layer_norm",
+        output="self_attn.out_proj",
+        final_norm="model.decoder.final_layer_norm",
+    ),
+    "gptj": _GPT_J,
+    "gpt_neo": replace(
+        _GPT_J,
+        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        output="attn.attention.out_proj",
+    ),
+    "gpt2": replace(_GPT_J, qkv=("attn.c_attn",), output="attn.c_proj", rows_are_inputs=True),
+    "gpt_neox": Family(
+        embedding="gpt_neox.embed_in",
+        layer="gpt_neox.layers.{}",
+        qkv=("attention.query_key_value",),
+        fused="interleaved",
+        output="attention.dense",
+        final_norm="gpt_neox.final_layer_norm",
+    ),
+}
