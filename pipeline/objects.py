@@ -82,7 +82,7 @@ class Objects:
         """Make an object that is whole or absent; FileExistsError where there is one already."""
         with access(self.uri):
             if not self.is_local:
-                self._fs.pipe_file(self.path(key), content, mode="create")
+                self._create_remotely(key, content)
                 return
             with self._beside(key, content) as temporary:
                 os.link(temporary, self.path(key))
@@ -120,6 +120,16 @@ class Objects:
             return LocalStore(self.path(folder), read_only=read_only)
         options = {**_OPTIONS[self._scheme]}
         return FsspecStore.from_url(self.path(folder), storage_options=options, read_only=read_only)
+
+    def _create_remotely(self, key: str, content: bytes) -> None:
+        try:
+            self._fs.pipe_file(self.path(key), content, mode="create")
+        except OSError as error:
+            # What s3fs makes of a failed precondition depends on how the server words it.
+            response = getattr(error.__cause__, "response", {})
+            if response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
+                raise FileExistsError(errno.EEXIST, "exists", self.path(key)) from error
+            raise
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:

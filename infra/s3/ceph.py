@@ -1,0 +1,226 @@
+"""A real S3 server on this machine: Ceph's RADOS Gateway over one monitor and one disk in memory.
+
+    python infra/s3/ceph.py start FOLDER [--port 7480]     prints the environment to use it with
+    python infra/s3/ceph.py stop FOLDER
+    python infra/s3/ceph.py requests FOLDER                what it was asked, by method
+
+On Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
+It listens on the loopback only and forgets everything when it is stopped.
+"""
+
+import argparse
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
+USER = "ontogeny"
+SECONDS = 120  # for everything to come up, on a busy machine
+
+# Without "ms mon client mode" the gateway hangs where authentication is off.
+_CONFIGURATION = """
+[global]
+fsid = {fsid}
+mon host = v1:127.0.0.1:{monitor}
+auth cluster required = none
+auth service required = none
+auth client required = none
+ms mon client mode = crc
+ms bind msgr2 = false
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+osd pool default size = 1
+osd pool default min size = 1
+osd pool default pg num = 8
+osd crush chooseleaf type = 0
+osd objectstore = memstore
+memstore device bytes = 4294967296
+mon allow pool size one = true
+mon osd full ratio = 0.99
+mon data avail crit = 1
+run dir = {folder}
+admin socket = {folder}/$name.asok
+pid file = {folder}/$name.pid
+log file = {folder}/$name.log
+mon cluster log file = {folder}/cluster.log
+mon data = {folder}/mon
+osd data = {folder}/osd
+osd max object name len = 256
+osd max object namespace len = 64
+rgw data = {folder}/rgw
+debug rgw = 1
+rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw lifecycle work time = 00:00-00:01
+"""
+
+_REQUEST = re.compile(r'beast: .* "(?P<method>[A-Z]+) (?P<path>\S+) HTTP')
+
+
+class Ceph:
+    """One server, whose files and process ids are in `folder`."""
+
+    def __init__(self, folder: str | Path, port: int = 7480) -> None:
+        self.folder, self.port = Path(folder).absolute(), port
+
+    def start(self) -> dict[str, str]:
+        """Start everything; returns the environment that a client needs."""
+        if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+            raise SystemExit(f"{', '.join(missing)} not found; see {Path(__file__).name}")
+        self.folder.mkdir(parents=True)
+        (self.folder / "rgw").mkdir()
+        fsid, monitor = str(uuid.uuid4()), free_port()
+        self._configuration.write_text(
+            _CONFIGURATION.format(
+                fsid=fsid, monitor=monitor, folder=self.folder, port=self.port
+            ).lstrip()
+        )
+        self._start_monitor(fsid, monitor)
+        self._start_disk()
+        keys = {
+            "AWS_ACCESS_KEY_ID": secrets.token_hex(10).upper(),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+        }
+        self._run(
+            "radosgw-admin", "user", "create", f"--uid={USER}", f"--display-name={USER}",
+            f"--access-key={keys['AWS_ACCESS_KEY_ID']}",
+            f"--secret-key={keys['AWS_SECRET_ACCESS_KEY']}",
+        )  # fmt: skip
+        environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **keys}
+        lines = [f"export {name}={value}\n" for name, value in environment.items()]
+        (self.folder / "environment").write_text("".join(lines))
+        self.start_gateway()
+        return environment
+
+    def start_gateway(self) -> None:
+        """Start the gateway alone, as after `kill_gateway`."""
+        self._spawn("radosgw", "-n", "client.rgw")
+        _wait_for(lambda: _answers(self.port), "the gateway")
+
+    def kill_gateway(self) -> None:
+        """End the gateway as by `kill -9`; what it has acknowledged stays."""
+        self._kill("radosgw")
+
+    def stop(self) -> None:
+        """End every process that was started here."""
+        for name in ("radosgw", "ceph-osd", "ceph-mon"):
+            self._kill(name)
+
+    def requests(self) -> list[tuple[str, str]]:
+        """Method and path of every request, from the gateway's own log."""
+        log = self.folder / "client.rgw.log"
+        return [(m["method"], m["path"]) for m in _REQUEST.finditer(log.read_text())]
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "ceph.conf"
+
+    def _start_monitor(self, fsid: str, port: int) -> None:
+        monmap = str(self.folder / "monmap")
+        address = f"[v1:127.0.0.1:{port}]"
+        self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap)
+        self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
+        self._spawn("ceph-mon", "-i", "a")
+        _wait_for(lambda: self._try("ceph", "--connect-timeout", "5", "-s"), "the monitor")
+
+    def _start_disk(self) -> None:
+        name = str(uuid.uuid4())
+        self._run("ceph", "osd", "new", name)
+        (self.folder / "osd").mkdir()
+        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", name)
+        self._spawn("ceph-osd", "-i", "0")
+        _wait_for(lambda: "1 up" in self._output("ceph", "osd", "stat"), "the disk")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        self._output(program, *arguments)
+
+    def _output(self, program: str, *arguments: str) -> str:
+        command = [program, *arguments]
+        if program != "monmaptool":
+            command += ["--conf", str(self._configuration)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
+        return done.stdout
+
+    def _try(self, program: str, *arguments: str) -> bool:
+        try:
+            self._run(program, *arguments)
+        except (RuntimeError, subprocess.TimeoutExpired):
+            return False
+        return True
+
+    def _spawn(self, program: str, *arguments: str) -> None:
+        with (self.folder / f"{program}.out").open("a") as output:
+            process = subprocess.Popen(
+                [program, "--foreground", *arguments, "--conf", str(self._configuration)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        (self.folder / f"{program}.process").write_text(str(process.pid))
+
+    def _kill(self, program: str) -> None:
+        note = self.folder / f"{program}.process"
+        if not note.exists():
+            return
+        process = int(note.read_text())
+        try:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        note.unlink()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def _wait_for(condition, what: str) -> None:
+    until = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > until:
+            raise SystemExit(f"{what} did not come up in {SECONDS} s; see its log")
+        time.sleep(0.3)
+
+
+def main() -> None:
+    """Start, stop or question a server."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("action", choices=("start", "stop", "requests"))
+    parser.add_argument("folder")
+    parser.add_argument("--port", type=int, default=7480)
+    given = parser.parse_args()
+    server = Ceph(given.folder, given.port)
+    if given.action == "start":
+        server.start()
+        print((server.folder / "environment").read_text(), end="")
+    elif given.action == "stop":
+        server.stop()
+    else:
+        for method, count in Counter(method for method, _ in server.requests()).items():
+            print(f"{method}\t{count}")
+
+
+if __name__ == "__main__":
+    main()
