@@ -5,7 +5,6 @@ checkpoint is a dictionary of tensors whose names and shapes must be exactly the
 """
 
 import pickle
-import re
 import threading
 from collections.abc import Mapping
 from copy import deepcopy
@@ -19,25 +18,25 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
 from pipeline.checkpoints.files import weight_files
 from pipeline.errors import CheckpointError, InputError
+from pipeline.models.fit import (
+    check_fit,
+    complete_tied,
+    ignored,
+    refuse_doubles,
+    refuse_unless_fit,
+    renames,
+    tie,
+    tied_groups,
+)
 
 Weights = Mapping[str, Tensor]
-
-# Buffers that older versions of transformers saved and newer ones compute.
-_COMPUTED_BUFFERS = re.compile(
-    r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
-)
 
 # `no_init_weights` replaces functions of torch for as long as it lasts.
 _BUILDING = threading.Lock()
@@ -143,15 +142,15 @@ def check_shapes(
         module = _build(architecture)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     module.tie_weights()
-    names = _renames(module, frozenset(shapes))
+    names = renames(module, frozenset(shapes))
     if names is None:
         return
     state = {names[key]: tensors[key] for key in tensors if key in names}
-    for group in _tied_groups(module):
+    for group in tied_groups(module):
         if found := [name for name in group if name in state]:
             state.update(dict.fromkeys(group, state[found[0]]))
     buffers = {name for name, _ in module.named_buffers()}
-    _check_fit(module.state_dict(), state, optional=buffers, source=source)
+    check_fit(module.state_dict(), state, optional=buffers, source=source)
 
 
 class Resident:
@@ -185,14 +184,14 @@ class Resident:
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
         """Put a checkpoint's tensors in; takes them over where device and dtype already fit.
 
-        Raises CheckpointError, and keeps the former weights, where names or shapes are not those
-        of the architecture.
+        Raises CheckpointError where names or shapes are not those of the architecture; the former
+        weights are kept then, but for models whose tensors must be merged (separate experts).
         """
         names = self._renames(frozenset(weights))
         if names is None:
             self._convert(weights, source)
         else:
-            _refuse_doubles(names, source)
+            refuse_doubles(names, source)
             self._assign({names[key]: weights[key] for key in weights if key in names}, source)
         self._stale = set(self._others)
 
@@ -230,22 +229,22 @@ class Resident:
     def _renames(self, keys: frozenset[str]) -> dict[str, str] | None:
         """From names in the file to names in the module; None where tensors must be merged too."""
         if keys not in self._names:
-            self._names[keys] = _renames(self.module, keys)
+            self._names[keys] = renames(self.module, keys)
         return self._names[keys]
 
     def _assign(self, state: dict[str, Tensor], source: str) -> None:
         own = self.module.state_dict()
-        groups = _tied_groups(self.module)
+        groups = tied_groups(self.module)
         for group in groups:
-            _complete_tied(state, group, source)
+            complete_tied(state, group, source)
         buffers = {name for name, _ in self.module.named_buffers()}
-        _check_fit(own, state, optional=buffers, source=source)
+        check_fit(own, state, optional=buffers, source=source)
         converted = {
             name: tensor.to(self.device, own[name].dtype) for name, tensor in state.items()
         }
         self.module.load_state_dict(converted, strict=False, assign=True)
         for group in groups:
-            _tie(self.module, group)
+            tie(self.module, group)
         self.module.requires_grad_(False)
 
     def _convert(self, weights: Weights, source: str) -> None:
@@ -259,9 +258,9 @@ class Resident:
         missing = set(info.missing_keys)
         self.module.tie_weights(missing_keys=missing, recompute_mapping=False)
         missing -= {name for name, _ in self.module.named_buffers()}
-        unexpected = {key for key in info.unexpected_keys if not _ignored(self.module, key)}
+        unexpected = {key for key in info.unexpected_keys if not ignored(self.module, key)}
         shapes = {f"{name}: {found} for {own}" for name, found, own in info.mismatched_keys}
-        _refuse_unless_fit(missing, unexpected, shapes | set(info.conversion_errors), source)
+        refuse_unless_fit(missing, unexpected, shapes | set(info.conversion_errors), source)
         self.module.requires_grad_(False)
 
 
@@ -329,96 +328,3 @@ def _context(config: PreTrainedConfig) -> int | None:
     if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
         return None  # positions are biases on attention scores: any length has them
     return getattr(config, "max_position_embeddings", None)
-
-
-def _renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
-    own = module.state_dict()
-    mapping = get_model_conversion_mapping(module)
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-    prefix = module.base_model_prefix
-    names: dict[str, str] = {}
-    for key in keys:
-        renamed, merged = rename_source_key(key, renamings, converters, prefix, own)
-        if renamed not in own and key in own:
-            renamed, merged = key, None
-        if merged is not None:
-            return None
-        if renamed in own or not _ignored(module, renamed):
-            names[key] = renamed
-    return names
-
-
-def _refuse_doubles(names: Mapping[str, str], source: str) -> None:
-    came_from: dict[str, str] = {}
-    for key, name in sorted(names.items()):
-        if name in came_from:
-            raise CheckpointError(
-                f"{source}: {came_from[name]} and {key} are two names of one tensor: keep one"
-            )
-        came_from[name] = key
-
-
-def _ignored(module: PreTrainedModel, key: str) -> bool:
-    """Whether a tensor that the module has no place for may be dropped."""
-    patterns = module._keys_to_ignore_on_load_unexpected or ()
-    return bool(_COMPUTED_BUFFERS.search(key)) or any(re.search(p, key) for p in patterns)
-
-
-def _tied_groups(module: PreTrainedModel) -> list[list[str]]:
-    """Names that share one parameter, in groups of two or more."""
-    groups: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
-
-
-def _complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
-    """Give every name of a tied group the one tensor that the file has for them."""
-    found = [name for name in group if name in state]
-    if not found:
-        return
-    first = state[found[0]]
-    for name in found[1:]:
-        if not torch.equal(first, state[name]):
-            raise CheckpointError(
-                f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
-                "correct `tie_word_embeddings` in the config"
-            )
-    state.update(dict.fromkeys(group, first))
-
-
-def _check_fit(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: set[str], source: str
-) -> None:
-    shapes = {
-        f"{name}: {list(state[name].shape)} for {list(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
-    }
-    missing = own.keys() - state.keys() - optional
-    _refuse_unless_fit(missing, state.keys() - own.keys(), shapes, source)
-
-
-def _refuse_unless_fit(
-    missing: set[str], unexpected: set[str], shapes: set[str], source: str
-) -> None:
-    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
-    if parts:
-        raise CheckpointError(
-            f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}): "
-            "restore the checkpoint or its config"
-        )
-
-
-def _listed(names: set[str], most: int = 5) -> str:
-    shown = ", ".join(sorted(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _tie(module: nn.Module, group: list[str]) -> None:
-    shared = module.get_parameter(group[0])
-    for name in group[1:]:
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, shared)

@@ -1,0 +1,118 @@
+"""Whether a checkpoint's tensors are those of a module: by name, after renaming, and by shape."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from pipeline.errors import CheckpointError
+
+# Buffers that older versions of transformers saved and newer ones compute.
+_COMPUTED_BUFFERS = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
+)
+
+
+def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
+    """From names in a file to names in the module, by transformers' own rules for its family.
+
+    Left out: buffers that are computed. None where tensors must be merged or split as well.
+    """
+    own = module.state_dict()
+    mapping = get_model_conversion_mapping(module)
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    prefix = module.base_model_prefix
+    names: dict[str, str] = {}
+    for key in keys:
+        renamed, merged = rename_source_key(key, renamings, converters, prefix, own)
+        if renamed not in own and key in own:
+            renamed, merged = key, None
+        if merged is not None:
+            return None
+        if renamed in own or not ignored(module, renamed):
+            names[key] = renamed
+    return names
+
+
+def refuse_doubles(names: Mapping[str, str], source: str) -> None:
+    """Raise CheckpointError where two names of the file mean one tensor of the module."""
+    came_from: dict[str, str] = {}
+    for key, name in sorted(names.items()):
+        if name in came_from:
+            raise CheckpointError(
+                f"{source}: {came_from[name]} and {key} are two names of one tensor: keep one"
+            )
+        came_from[name] = key
+
+
+def ignored(module: PreTrainedModel, key: str) -> bool:
+    """Whether a tensor that the module has no place for may be dropped."""
+    patterns = module._keys_to_ignore_on_load_unexpected or ()
+    return bool(_COMPUTED_BUFFERS.search(key)) or any(re.search(p, key) for p in patterns)
+
+
+def tied_groups(module: PreTrainedModel) -> list[list[str]]:
+    """Names that share one parameter, in groups of two or more."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
+    """Give every name of a tied group the one tensor that the file has for them."""
+    found = [name for name in group if name in state]
+    if not found:
+        return
+    first = state[found[0]]
+    for name in found[1:]:
+        if not torch.equal(first, state[name]):
+            raise CheckpointError(
+                f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
+                "correct `tie_word_embeddings` in the config"
+            )
+    state.update(dict.fromkeys(group, first))
+
+
+def check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: set[str], source: str
+) -> None:
+    """Raise CheckpointError unless `state` has the tensors of `own`, but for `optional` ones."""
+    shapes = {
+        f"{name}: {list(state[name].shape)} for {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if state[name].shape != own[name].shape
+    }
+    missing = own.keys() - state.keys() - optional
+    refuse_unless_fit(missing, state.keys() - own.keys(), shapes, source)
+
+
+def refuse_unless_fit(
+    missing: set[str], unexpected: set[str], shapes: set[str], source: str
+) -> None:
+    """Raise CheckpointError, listing them, where there are any."""
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
+    if parts:
+        raise CheckpointError(
+            f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}): "
+            "restore the checkpoint or its config"
+        )
+
+
+def _listed(names: set[str], most: int = 5) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def tie(module: nn.Module, group: list[str]) -> None:
+    """Let all names of a group hold the first one's parameter again."""
+    shared = module.get_parameter(group[0])
+    for name in group[1:]:
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, shared)
