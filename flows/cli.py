@@ -86,17 +86,20 @@ def train(
 ) -> None:
     """Train a model organism and save its checkpoints; an interrupted run goes on."""
     from flows.console import progress_of
-    from pipeline.training import load_training
     from pipeline.training import train as train_organism
+    from pipeline.training.sweep import load_trainings
 
-    training = load_training(config)
-    if output:
-        training = training.model_copy(update={"output": output})
-    with progress_of(f"train {training.name}") as step:
-        folder = train_organism(
-            training, lambda done, total, loss: step(done, total, f"loss {loss:.3f} nats")
-        )
-    typer.echo(str(folder))
+    trainings = load_trainings(config)
+    if output and len(trainings) > 1:
+        raise InputError(f"{config}: is a sweep, each run has its own folder: leave --output out")
+    for training in trainings:
+        chosen = training.model_copy(update={"output": output} if output else {})
+        with progress_of(f"train {chosen.name}") as step:
+            folder = train_organism(
+                chosen,
+                lambda done, total, loss, step=step: step(done, total, f"loss {loss:.3g} nats"),
+            )
+        typer.echo(str(folder))
 
 
 @app.command()
@@ -123,15 +126,22 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Compute what the store lacks, write the report, and say what was found."""
+    from pipeline.collection import analyses_of, grokking_table
     from pipeline.config import load_analysis
 
-    analysis = load_analysis(config)
-    summary, page = _analyzed_here(analysis) if serial else _analyzed_by_flow(analysis)
-    if as_json:
-        typer.echo(json.dumps({**asdict(summary), "report": str(page)}, indent=1))
+    analyses = analyses_of(load_analysis(config))
+    done = [_analyzed_here(one) if serial else _analyzed_by_flow(one) for one in analyses]
+    told = [{**asdict(summary), "report": str(page)} for summary, page in done]
+    if len(analyses) == 1:
+        typer.echo(json.dumps(told[0], indent=1)) if as_json else _tell(*done[0])
+    elif as_json:
+        typer.echo(json.dumps(told, indent=1))
     else:
-        _tell(summary, page)
-    _exit_by(summary)
+        for summary, page in done:
+            _tell(summary, page)
+    if len(analyses) > 1 and "modular_addition" in analyses[0].measures and not as_json:
+        typer.echo(grokking_table(analyses).to_string(index=False, na_rep="-"))
+    _exit_by(*(summary for summary, _ in done))
 
 
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":

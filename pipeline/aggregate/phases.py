@@ -105,3 +105,23 @@ def lead(progress: xr.Dataset, threshold: float = SOLVED) -> Lead | None:
     circuit = first_crossing(progress["restricted_loss"], threshold, stays=True)
     generalised = first_crossing(progress["test_loss"], threshold, stays=True)
     return None if circuit is None or generalised is None else Lead(circuit, generalised)
+
+
+def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, float | None]:
+    """When a run memorised, had its circuit and generalised, and where restricted loss stood then.
+
+    `memorised`, `circuit`, `generalised`: the first step from which on train, restricted and test
+    loss stay below the threshold. `test_falls`: see `fall_of`; `restricted_then`: restricted loss
+    at that step. None for what never happened.
+    """
+    falls = fall_of(progress["test_loss"])
+    then = None if falls is None else float(progress["restricted_loss"].sel(step=falls))
+    crossings = {
+        name: first_crossing(progress[loss], threshold, stays=True)
+        for name, loss in (
+            ("memorised", "train_loss"),
+            ("circuit", "restricted_loss"),
+            ("generalised", "test_loss"),
+        )
+    }
+    return {**crossings, "test_falls": falls, "restricted_then": then}
