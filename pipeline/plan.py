@@ -95,7 +95,7 @@ def prepare(analysis: Analysis) -> Prepared:
     groups = _groups(analysis)
     run_folder = metadata_folder(analysis.checkpoints, checkpoints[0].uri)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
-    settings = {group.name: Setting(facts, inputs.get(group.input_name or "")) for group in groups}
+    settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
         group.measure.check(settings[group.name])
 
@@ -105,6 +105,12 @@ def prepare(analysis: Analysis) -> Prepared:
     for made in inputs.values():
         save_input(job.store, made)
     return Prepared(job, tuple(checkpoints), settings)
+
+
+def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
+    """What a group's measure is applied to."""
+    others = {name: inputs[name] for name in group.measure.other_inputs}
+    return Setting(facts, inputs.get(group.input_name or ""), others)
 
 
 def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
@@ -168,7 +174,9 @@ def reference_key(job: Job, group: Group, weights_digest: str) -> str:
 def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     """What determines a group's rows, but for the weights and the reference."""
     workers, measure = job.analysis.workers, group.measure
+    others = {name: job.input_digests[name] for name in measure.other_inputs}
     return {
+        **({"other_inputs": others} if others else {}),
         "measure": measure.name,
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
@@ -208,7 +216,12 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
 def _inputs(
     analysis: Analysis, groups: Iterable[Group], run_folder: str, facts: ModelFacts
 ) -> dict[str, Input]:
-    names = {group.input_name: group for group in groups if group.input_name}
+    names = {
+        name: group
+        for group in groups
+        for name in (group.input_name, *group.measure.other_inputs)
+        if name
+    }
     specs = {**STANDARD_INPUTS, **analysis.inputs}
     for name, group in names.items():
         if name not in specs:

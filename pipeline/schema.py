@@ -52,5 +52,9 @@ class Variable:
             raise ValueError(f"variable {self.name!r}: dims {self.dims} must begin with 'step'")
         if unknown := set(self.dims) - set(DIMENSIONS):
             raise ValueError(f"variable {self.name!r}: unknown dimensions {sorted(unknown)}")
+        if self.name in DIMENSIONS:
+            raise ValueError(
+                f"variable {self.name!r}: a dimension has that name, and its array too"
+            )
         if self.unit not in UNITS:
             raise ValueError(f"variable {self.name!r}: unknown unit {self.unit!r}")

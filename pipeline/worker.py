@@ -13,7 +13,7 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.errors import CheckpointError
 from pipeline.fingerprint import fingerprint
 from pipeline.forward import run
-from pipeline.measures.base import Reference, Setting
+from pipeline.measures.base import Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.plan import (
     Cell,
@@ -23,6 +23,7 @@ from pipeline.plan import (
     fingerprint_parts,
     load_input,
     reference_key,
+    setting_of,
 )
 from pipeline.record import Record, merge
 from pipeline.rows import Row
@@ -61,9 +62,7 @@ class Worker:
         self._inputs = inputs
         # Asked for once: a pass may hold index maps as large as its input.
         self._passes = {
-            group.name: group.measure.passes(
-                Setting(self._resident.facts, inputs.get(group.input_name or ""))
-            )
+            group.name: group.measure.passes(setting_of(group, self._resident.facts, inputs))
             for group in job.groups
         }
         self._copies = Copies()

@@ -6,7 +6,7 @@ and the captions of the report. The class's docstring is the measure's definitio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,10 +23,14 @@ Reference = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same at every checkpoint: the model's shape and the measure's input, if any."""
+    """What is the same at every checkpoint: the model's shape and the measure's input, if any.
+
+    others: the inputs that the measure reads beside it, by name (`Measure.other_inputs`).
+    """
 
     model: ModelFacts
     input: Input | None = None
+    others: Mapping[str, Input] = field(default_factory=dict)
 
 
 class Measure(BaseModel):
@@ -45,6 +49,11 @@ class Measure(BaseModel):
     default_input: ClassVar[str | None]
     variables: ClassVar[tuple[Variable, ...]]
     reference_from: ClassVar[Literal["last"] | None] = None
+
+    @property
+    def other_inputs(self) -> tuple[str, ...]:
+        """Names of inputs that it reads beside its own, such as the one that gives a null."""
+        return ()
 
     def check(self, setting: Setting) -> None:
         """Raise InputError where this measure cannot be computed in this setting."""

@@ -19,7 +19,7 @@ _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits
 class DirectLogits(Measure):
     """Direct logit attribution: the correct next token's logit as a sum over the model's parts.
 
-        logit = embedding + sum over layers (sum over heads head + rest) + bias
+        logit = embedding + sum over layers (sum over heads by_head + rest) + bias
 
     Each term is the part of the residual stream that the head (z W_O), the rest of the block (its
     MLP and its biases) or the embedding wrote, divided by the length that the final norm divides
@@ -31,8 +31,8 @@ class DirectLogits(Measure):
     On repeated random tokens only the predictions that repetition decides are counted: those from
     the first repeated token on. On other inputs, all.
 
-    `head` is NaN where a norm stands between the heads and the stream (OLMo 2, Gemma 2 and 3): the
-    heads are within `rest` there. Everything is NaN for model families whose circuits are not
+    `by_head` is NaN where a norm stands between the heads and the stream (OLMo 2, Gemma 2 and 3):
+    the heads are within `rest` there. Everything is NaN for model families whose circuits are not
     defined (see `pipeline.models.circuits`). The record holds the stream and all heads' outputs at
     every token: choose an input of at most some ten thousand tokens.
     """
@@ -41,7 +41,7 @@ class DirectLogits(Measure):
     version = 1
     default_input = "repeated"
     variables = (
-        Variable("head", ("step", "layer", "head"), "nats",
+        Variable("by_head", ("step", "layer", "head"), "nats",
                  "What the head adds to the correct token's centred logit.", _ELHAGE),
         Variable("rest", ("step", "layer"), "nats",
                  "What the block adds besides its heads: its MLP and its biases."),
@@ -81,7 +81,7 @@ class DirectLogits(Measure):
             heads[layer] = head_shares(z, W_O, directions, scale).double().mean(0)
         bias = readout.biases(targets).double().mean()
         return {
-            "head": heads,
+            "by_head": heads,
             "rest": streams.diff().numpy() - np.nansum(heads, axis=1),
             "embedding": streams[0].numpy(),
             "bias": bias.numpy(),

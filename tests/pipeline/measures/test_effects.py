@@ -54,7 +54,7 @@ def test_the_sum_of_all_attributions_is_the_logit(with_everything):
     resident, plain = with_everything
     made = text()
     found = measured(DirectLogits(), resident, made)
-    total = found["head"].sum() + found["rest"].sum() + found["embedding"] + found["bias"]
+    total = found["by_head"].sum() + found["rest"].sum() + found["embedding"] + found["bias"]
     assert total == pytest.approx(found["logit"], abs=1e-5)
     targets = torch.from_numpy(made.tokens[:, 1:, None])
     expected = centred_logits(plain, made.tokens)[:, :-1].gather(-1, targets).mean()
@@ -65,7 +65,7 @@ def test_without_mlp_and_biases_the_heads_are_all_that_blocks_add():
     resident, _ = organism()
     found = measured(DirectLogits(), resident, text())
     np.testing.assert_allclose(found["rest"], 0, atol=1e-5)
-    assert (np.abs(found["head"]) > 1e-3).all()
+    assert (np.abs(found["by_head"]) > 1e-3).all()
 
 
 def test_a_heads_share_in_the_last_layer_is_what_its_ablation_takes_away():
@@ -78,15 +78,15 @@ def test_a_heads_share_in_the_last_layer_is_what_its_ablation_takes_away():
     with torch.no_grad():
         plain.model.layers[1].self_attn.o_proj.weight[:, 8:16] = 0
     after = centred_logits(plain, made.tokens)[:, :-1].gather(-1, targets).mean()
-    assert found["head"][1, 1] == pytest.approx((before - after).item(), rel=1e-4)
+    assert found["by_head"][1, 1] == pytest.approx((before - after).item(), rel=1e-4)
 
 
 def test_an_induction_head_raises_and_an_anti_induction_head_lowers_the_repeated_token(hand_built):
     made = make_input("repeated", RepeatedInput(block_length=8), "", hand_built.facts)
     found = measured(DirectLogits(), hand_built, made)
     # One logit of 20 is raised by 1: 19/20 above the mean.
-    np.testing.assert_allclose(found["head"][1], [0.95, -0.95], rtol=1e-5)
-    assert found["head"][0, 0] == 0 and found["embedding"] == 0
+    np.testing.assert_allclose(found["by_head"][1], [0.95, -0.95], rtol=1e-5)
+    assert found["by_head"][0, 0] == 0 and found["embedding"] == 0
 
 
 def test_only_predictions_that_repetition_decides_are_counted():

@@ -1,0 +1,105 @@
+"""Whether a head raises the logits of the tokens that it attends to, as seen in what it does."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.measures.base import Measure, Reference, Setting, require_input, undefined
+from pipeline.measures.head_scores import BlockLayout
+from pipeline.models.circuits import circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.models.readout import Readout
+from pipeline.record import Lag, Pass, Record
+from pipeline.schema import Variable
+
+_OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
+_HEAD = ("step", "layer", "head")
+
+
+class BehaviouralCopying(Measure):
+    """What a head adds to the logits of the tokens that it attends to.
+
+        score = mean over queries i of  sum_j p[i, j] logit_i(token j)
+
+    where logit_i(x) is what the head's output at i adds to the logit of x (through the final norm
+    as it was there; see `direct_logits`), relative to its mean over the vocabulary. BOS is neither
+    a query nor a key. Positive: the head copies. Negative: it suppresses what it attends to, as
+    anti-induction heads do. `null` is the same sum with every token replaced by the one at its
+    place in the next sequence of the input: what the head does to a token that it did not attend
+    to, 0 but for chance.
+
+    Departure from the paper, which scores the share of the logits that are raised: on that scale
+    every head that does not copy is at the bottom, whether it suppresses or does nothing.
+
+    NaN where a norm stands between the heads and the stream, and for model families whose circuits
+    are not defined (see `pipeline.models.circuits`). This measure asks for every lag: its record
+    is quadratic in the sequences' length, which repeated random tokens keep short.
+    """
+
+    name = "behavioural_copying"
+    version = 1
+    default_input = "repeated"
+    variables = (
+        Variable("score", _HEAD, "nats",
+                 "Mean centred logit that a head adds to the tokens it attends to.", _OLSSON),
+        Variable("null", _HEAD, "nats",
+                 "The same for the tokens at those places in another sequence."),
+    )  # fmt: skip
+
+    def check(self, setting: Setting) -> None:
+        """Defined on repeated random tokens, shuffled or not."""
+        require_input(self, setting, "repeated")
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass that keeps all attention and every head's output."""
+        made, layers = require_input(self, setting, "repeated"), setting.model.n_layers
+        return (
+            Pass(
+                made.name,
+                attention=frozenset(map(Lag, range(made.tokens.shape[1]))),
+                head_outputs=tuple(range(layers)),
+                hidden_states=(layers,),
+            ),
+        )
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model, record = circuits(weights), records[0]
+        if model is None or model.heads_are_normed:
+            return undefined(self, weights.facts)
+        readout, start = Readout(model), BlockLayout(record.input).start
+        directions = readout.directions(torch.from_numpy(record.input.tokens))
+        scale = readout.scale(record.hidden_states[model.n_layers])
+        score, null = [], []
+        for layer in range(model.n_layers):
+            p = matrix(record, layer)[:, :, start:, start:]
+            read = torch.einsum(
+                "sjm,hdm->shjd", directions[:, start:], model.layer(layer).W_O.cpu()
+            )
+            z = (record.head_outputs[layer] * scale[..., None, None])[:, start:].transpose(1, 2)
+            score.append(_attended(p, z, read))
+            null.append(_attended(p, z, read.roll(-1, dims=0)))
+        return {"score": np.stack(score), "null": np.stack(null)}
+
+
+def matrix(record: Record, layer: int) -> Float[Tensor, "sequence head query key"]:
+    """A layer's whole attention, from a record of all its lags."""
+    length = record.input.tokens.shape[1]
+    first = record.attention[Lag(0)][layer]
+    whole = first.new_zeros(*first.shape, length)
+    for lag in range(length):
+        of_lag = record.attention[Lag(lag)][layer][..., lag:]
+        whole.diagonal(-lag, dim1=-2, dim2=-1).copy_(of_lag)
+    return whole
+
+
+def _attended(
+    p: Float[Tensor, "sequence head query key"],
+    z: Float[Tensor, "sequence head query d_head"],
+    read: Float[Tensor, "sequence head key d_head"],
+) -> Float[np.ndarray, " head"]:
+    by_query = (p * (z @ read.mT)).sum(-1)
+    return by_query.double().mean(dim=(0, 2)).numpy()
