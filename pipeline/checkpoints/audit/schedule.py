@@ -10,7 +10,7 @@ from itertools import pairwise
 
 _FEWEST_POWERS = 4
 _AROUND = 6  # gaps to each side that tell what is usual at a place
-_FEWEST_USUAL = 3
+_FEWEST_USUAL = 4
 _MOST_AT_AN_END = 2  # absent steps at the end of a stretch; more are another gap
 
 
@@ -21,7 +21,7 @@ def missing_steps(steps: Sequence[int]) -> list[int]:
     linear = rest[1:] if powers else rest
     return sorted(
         {
-            *_missing_powers(powers),
+            *_missing_powers(powers, linear),
             *_after_powers(powers, linear),
             *_holes(rest),
             *_before_last(linear),
@@ -42,8 +42,14 @@ def _leading_powers(steps: Sequence[int]) -> list[int]:
     return powers if len(powers) >= _FEWEST_POWERS else []
 
 
-def _missing_powers(powers: Sequence[int]) -> Iterator[int]:
-    return (2 * before for before, after in pairwise(powers) if after == 4 * before)
+def _missing_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[int]:
+    """Powers absent between two others, of which the second is not there for another reason: as a
+    multiple of the gap that follows. At least three later steps must show how it goes on."""
+    gaps = _gaps([*powers[-1:], *linear])
+    for index, (before, after) in enumerate(pairwise(powers)):
+        later = len(powers) - index - 2 + len(linear)
+        if after == 4 * before and later >= 3 and all(after % gap for gap in gaps):
+            yield 2 * before
 
 
 def _after_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[int]:
@@ -79,14 +85,16 @@ def _holes(steps: Sequence[int]) -> Iterator[int]:
     gaps = _gaps(steps)
     for index, gap in enumerate(gaps):
         usual = _usual_gap(gaps, index)
-        if usual is not None:
+        # What follows powers of two alone may be the end of these.
+        begun = any(step & (step - 1) for step in steps[: index + 1])
+        if usual is not None and begun:
             yield from range(steps[index] + usual, steps[index] + gap, usual)
 
 
 def _usual_gap(gaps: Sequence[int], index: int) -> int | None:
     """The smaller gap that is usual around gap number `index`, and divides it; None for none.
 
-    It is on both sides, at least three times, and twice as often as other gaps between them.
+    It is on both sides, at least four times, and three times as often as other gaps between them.
     """
     start, stop = max(0, index - _AROUND), index + _AROUND + 1
     before, after = gaps[start:index], gaps[index + 1 : stop]
@@ -95,7 +103,7 @@ def _usual_gap(gaps: Sequence[int], index: int) -> int | None:
         stretch = [*before[first:], gaps[index], *after[:last]]
         count = stretch.count(gap)
         divides = gap < gaps[index] and gaps[index] % gap == 0
-        if divides and count >= max(_FEWEST_USUAL, 2 * (len(stretch) - count)):
+        if divides and count >= max(_FEWEST_USUAL, 3 * (len(stretch) - count)):
             return gap
     return None
 
