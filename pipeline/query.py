@@ -1,20 +1,18 @@
-"""Questions to a store: open it as labelled arrays, select by label, write a table.
+"""Questions to a store: open it as labelled arrays, select by label, ask for a table.
 
 `open_run` reads names and metadata only; numbers are read when they are needed, from the
 trajectories where these are up to date, and else from the rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 import zarr
-from rich.console import Console
-from rich.table import Table
 from xarray.core import indexing
 
 from pipeline.aggregate.trajectories import FOLDER as TRAJECTORIES
@@ -24,19 +22,20 @@ from pipeline.layout import DESCRIBED, ROW_ARRAYS
 from pipeline.lazy import Form, StoredArray, described
 from pipeline.markers import Commit
 from pipeline.rows import ROWS
-from pipeline.schema import DIMENSIONS
 from pipeline.store import Store, latest
+from pipeline.tables import Asked, answer, in_chunks, to_frame, write
 
-Format = Literal["table", "csv", "json", "parquet"]
+__all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]
+
 Label = int | str | slice | Sequence[int] | Sequence[str]
 _KEPT = 2**22  # arrays of so many numbers stay in memory once they were read whole
-TABLE_ROWS = 200  # a table is for reading; the other formats are for all of it
+_TOGETHER = 2**22  # numbers of one Dask chunk of rows
 
 
 def open_run(
     uri: str | Path | Store,
     classes: Mapping[str, str] | None = None,
-    chunks: Mapping[str, int] | Literal["auto"] | None = None,
+    chunks: Mapping[str, int] | Literal["stored"] | None = None,
 ) -> xr.DataTree:
     """The committed rows of a store, lazily: a group per measure, in order of step.
 
@@ -46,7 +45,8 @@ def open_run(
     `definition` and `reference`; groups carry what the measure was computed with.
 
     What was opened does not change: rows that are written later appear when it is opened again.
-    chunks: sizes of Dask arrays; None reads without Dask. InputError where there is no store.
+    chunks: sizes of Dask arrays, or "stored" for those in which the numbers are stored (shards of
+    trajectories, else some rows); None reads without Dask. InputError where there is no store.
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
     commits = store.commits()  # before the groups: see pipeline.store
@@ -60,7 +60,7 @@ def open_run(
             ready = ready if ready and ready.holds(class_, rows) else None
             datasets[name] = _dataset(store.uri, f"{name}/{class_}", group[class_], rows, ready)
     if chunks is not None:
-        datasets = {name: _chunked(dataset, chunks) for name, dataset in datasets.items()}
+        datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = {"identity": dict(catalogue.identity)}
     return tree
@@ -86,6 +86,15 @@ def select(tree: xr.DataTree, address: str, **labels: Label) -> xr.DataArray:
     return found
 
 
+def ask(
+    tree: xr.DataTree, address: str, asked: Asked | None = None, **labels: Label
+) -> Iterator[pd.DataFrame]:
+    """`select`, then means, a condition, sorting and a limit: the rows of a table, in pieces."""
+    array = select(tree, address, **labels)
+    group = tree.children[address.rpartition("/")[0]].to_dataset()
+    return answer(array, group, asked or Asked())
+
+
 def parse_selection(text: str) -> Label:
     """A label as it is typed: "100" or "W_E" (one), "1,2,5" (several), "100:500" (a slice)."""
     if ":" in text:
@@ -96,61 +105,34 @@ def parse_selection(text: str) -> Label:
     return _label(text)
 
 
-def to_frame(array: xr.DataArray) -> pd.DataFrame:
-    """One row per number: its labels, the tokens seen at its step (<NA> unknown), and the value."""
-    labels = [dim for dim in DIMENSIONS if dim in array.coords]
-    name = str(array.name or "value")
-    array = array.drop_vars([n for n in ("uri", "digest") if n in array.coords]).compute()
-    whole = array.expand_dims([dim for dim in labels if dim not in array.dims])
-    frame = whole.to_dataframe(name).reset_index()
-    if "tokens_seen" in frame:
-        frame["tokens_seen"] = frame["tokens_seen"].astype("Int64")
-    order = [*labels, *(["tokens_seen"] if "tokens_seen" in frame else []), name]
-    return frame.loc[:, order]
-
-
-def write(frame: pd.DataFrame, format: Format, stream: IO[Any]) -> None:
-    """Write a table to a stream; Parquet needs a binary one, or a text one with a buffer."""
-    if format == "csv":
-        frame.to_csv(stream, index=False)
-    elif format == "json":
-        frame.to_json(stream, orient="records", double_precision=15)
-        stream.write("\n")
-    elif format == "parquet":
-        frame.to_parquet(getattr(stream, "buffer", stream), index=False)
-    elif format == "table":
-        _write_table(frame, stream)
-    else:
-        known = ("table", "csv", "json", "parquet")
-        raise InputError(f"unknown format {format!r}; {suggestion(format, known)}")
-
-
 def _dataset(
     uri: str, path: str, group: Any, rows: list[Commit], ready: Published | None
 ) -> xr.Dataset:
     template = group.attrs["template"]
     numbers = tuple(commit.row for commit in rows)
 
-    def lazily(name: str, dtype: str | type) -> indexing.ExplicitlyIndexed:
-        stored: zarr.Array = group[name]
-        shape, chunk = (len(rows), *stored.shape[1:]), stored.chunks
-        forms = [Form(ROWS, f"{path}/{name}", chunk, chunk, described(stored), numbers)]
+    def stored(name: str, dims: Sequence[str], dtype: str | type, about: Any) -> xr.Variable:
+        array: zarr.Array = group[name]
+        shape, chunk = (len(rows), *array.shape[1:]), array.chunks
+        forms = [Form(ROWS, f"{path}/{name}", chunk, chunk, described(array), numbers)]
+        together = (max(_TOGETHER // prod(chunk), 1), *chunk[1:])
         if ready and name in ready.arrays:
-            folder = f"{TRAJECTORIES}/{ready.folder}"
-            forms.append(Form(folder, name, *blocks(shape), ready.arrays[name]))
-        array = indexing.LazilyIndexedArray(StoredArray(uri, forms, shape, dtype))
-        return array if prod(shape) > _KEPT else indexing.MemoryCachedArray(array)
+            folder, (chunk, together) = f"{TRAJECTORIES}/{ready.folder}", blocks(shape)
+            forms.append(Form(folder, name, chunk, together, ready.arrays[name]))
+        data = indexing.LazilyIndexedArray(StoredArray(uri, forms, shape, dtype))
+        return xr.Variable(
+            dims,
+            data if prod(shape) > _KEPT else indexing.MemoryCachedArray(data),
+            {key: about[key] for key in DESCRIBED if key in about},
+            {"preferred_chunks": dict(zip(dims, together, strict=True))},
+        )
 
     variables = {
-        name: xr.Variable(
-            about["dims"],
-            lazily(name, about["dtype"]),
-            {key: about[key] for key in DESCRIBED},
-        )
+        name: stored(name, about["dims"], about["dtype"], about)
         for name, about in template["variables"].items()
     }
     coordinates: dict[str, Any] = {
-        name: xr.Variable("step", lazily(name, object if dtype is str else dtype))
+        name: stored(name, ("step",), object if dtype is str else dtype, {})
         for name, (dtype, _) in ROW_ARRAYS.items()
         if name != "step"
     }
@@ -159,16 +141,16 @@ def _dataset(
     return xr.Dataset(variables, coordinates, template["attributes"])
 
 
-def _chunked(dataset: xr.Dataset, chunks: Mapping[str, int] | Literal["auto"]) -> xr.Dataset:
-    """With the variables as Dask arrays; what labels a step stays as it is."""
-    return dataset.assign(
-        {
-            name: array.variable.chunk(
-                chunks if chunks == "auto" else {d: n for d, n in chunks.items() if d in array.dims}
-            )
-            for name, array in dataset.data_vars.items()
-        }
-    )
+def _chunked(
+    dataset: xr.Dataset, chunks: Mapping[str, int] | Literal["stored"]
+) -> dict[Hashable, xr.Variable]:
+    """The variables as Dask arrays; what labels a step stays as it is."""
+    if chunks == "stored":
+        return {name: in_chunks(array).variable for name, array in dataset.data_vars.items()}
+    return {
+        name: array.variable.chunk({d: n for d, n in chunks.items() if d in array.dims})
+        for name, array in dataset.data_vars.items()
+    }
 
 
 def _select_one(array: xr.DataArray, address: str, dim: str, label: Label) -> xr.DataArray:
@@ -197,13 +179,3 @@ def _known(values: np.ndarray) -> str:
 def _label(text: str) -> Any:
     text = text.strip()
     return int(text) if text.lstrip("-").isdigit() else text
-
-
-def _write_table(frame: pd.DataFrame, stream: IO[Any]) -> None:
-    table = Table(*frame.columns)
-    for row in frame.head(TABLE_ROWS).itertuples(index=False):
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row))
-    console = Console(file=stream)
-    console.print(table)
-    if (more := len(frame) - TABLE_ROWS) > 0:
-        console.print(f"... and {more} rows more: narrow the selection, or ask for csv or parquet")

@@ -182,6 +182,7 @@ class Ceph:
 
 
 def free_port() -> int:
+    """A port on the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,0 +1,260 @@
+"""Answers as tables: means, conditions and sorting, written piece by piece."""
+
+import ast
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import IO, Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import InputError, suggestion
+from pipeline.layout import ROW_ARRAYS
+from pipeline.schema import DIMENSIONS
+
+Format = Literal["table", "csv", "json", "parquet"]
+FORMATS = ("table", "csv", "json", "parquet")
+TABLE_ROWS = 200  # a table is for reading; the other formats are for all of it
+_PIECE = 2**19  # numbers that are turned into rows of a table at a time
+_ALLOWED = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare,
+    ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.Name, ast.Load, ast.Constant,
+    ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is done with the numbers before they are shown, in this order.
+
+    mean: dimensions that are averaged over, in float64, undefined numbers (NaN) left out.
+    where: a condition on the columns, such as "induction > 0.4 and layer >= 2"; it may name the
+    other variables of the group that have no dimension of their own. sort: a column; descending.
+    limit: the most rows.
+    """
+
+    mean: Sequence[str] = ()
+    where: str | None = None
+    sort: str | None = None
+    descending: bool = False
+    limit: int | None = None
+
+
+def answer(array: xr.DataArray, group: xr.Dataset, asked: Asked) -> Iterator[pd.DataFrame]:
+    """The rows of a table about one selected variable of a group, a piece at a time.
+
+    Dask computes the means, with shard-sized chunks. InputError for a condition, column or
+    dimension that is not there.
+    """
+    dataset = _with_companions(array, group, asked.where)
+    if asked.mean:
+        dataset = _mean(dataset, asked.mean)
+    columns = [str(name) for name in (*dataset.coords, *dataset.data_vars)]
+    if asked.sort is not None and asked.sort not in columns:
+        raise InputError(f"there is no column {asked.sort!r}; {suggestion(asked.sort, columns)}")
+    if asked.where is not None:
+        _check_condition(asked.where, columns)
+    pieces = (_filtered(piece, asked.where) for piece in frames(dataset))
+    if asked.sort is not None:
+        whole = pd.concat(list(pieces), ignore_index=True)
+        pieces = iter([whole.sort_values(asked.sort, ascending=not asked.descending)])
+    return pieces if asked.limit is None else _first(pieces, asked.limit)
+
+
+def to_frame(array: xr.DataArray | xr.Dataset) -> pd.DataFrame:
+    """One row per number: its labels, the tokens seen at its step (<NA> unknown), and the value."""
+    pieces = list(frames(array))
+    return pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0]
+
+
+def frames(array: xr.DataArray | xr.Dataset) -> Iterator[pd.DataFrame]:
+    """`to_frame`, in pieces along the first dimension that together take little memory."""
+    dataset = array if isinstance(array, xr.Dataset) else array.to_dataset(name=_name_of(array))
+    dims = [dim for dim in _labels(dataset) if dim in dataset.dims]
+    if not dims:
+        yield _frame(dataset)
+        return
+    rows = prod(dataset.sizes[dim] for dim in dims[1:])
+    step = max(_PIECE // max(rows, 1), 1)
+    for start in range(0, max(dataset.sizes[dims[0]], 1), step):
+        yield _frame(dataset.isel({dims[0]: slice(start, start + step)}))
+
+
+def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: Format, stream: IO[Any]) -> None:
+    """Write a table, or pieces of one as they come.
+
+    Parquet needs a binary stream, or a text stream with a buffer below it.
+    """
+    pieces = iter([frame] if isinstance(frame, pd.DataFrame) else frame)
+    writers = {
+        "csv": _write_csv, "json": _write_json, "parquet": _write_parquet, "table": _write_table,
+    }  # fmt: skip
+    if format not in writers:
+        raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
+    writers[format](pieces, stream)
+
+
+@contextmanager
+def computing_on(address: str | None) -> Iterator[None]:
+    """Compute Dask arrays on the cluster at an address; without one, in threads of this process."""
+    if address is None:
+        yield
+        return
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{address}: no Dask scheduler answers there: check the address"
+        ) from error
+    with client:
+        yield
+
+
+def _name_of(array: xr.DataArray) -> str:
+    return str(array.name or "value")
+
+
+def _with_companions(array: xr.DataArray, group: xr.Dataset, where: str | None) -> xr.Dataset:
+    """The variable, and the group's other variables that a condition names, at the same labels."""
+    named = _names(where) if where is not None else set()
+    labels = {dim: array[dim] for dim in group.dims if dim in array.coords}
+    others = {
+        str(name): variable.sel({d: labels[d] for d in variable.dims})
+        for name, variable in group.data_vars.items()
+        if name in named and name != array.name and set(variable.dims) <= set(labels)
+    }
+    return xr.Dataset({_name_of(array): array, **others})
+
+
+def _mean(dataset: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
+    for dim in dims:
+        if dim not in dataset.dims:
+            known = [str(known) for known in dataset.dims]
+            raise InputError(f"cannot average over {dim!r}; {suggestion(dim, known)}")
+    means = {}
+    for name, array in dataset.data_vars.items():
+        over = [dim for dim in dims if dim in array.dims]
+        means[name] = in_chunks(array).mean(over, dtype="float64") if over else array
+    labels = {n: c for n, c in dataset.coords.items() if not set(c.dims) & set(dims)}
+    return xr.Dataset(means, labels).compute()
+
+
+def in_chunks(array: xr.DataArray) -> xr.DataArray:
+    """As a Dask array in chunks of the size in which it is stored, unless it is one already."""
+    if array.chunks is not None:
+        return array
+    sizes = array.encoding.get("preferred_chunks", {})
+    chunks = {dim: sizes.get(dim, -1) for dim in array.dims}
+    return array.copy(data=array.variable.chunk(chunks).data)
+
+
+def _names(where: str) -> set[str]:
+    try:
+        tree = ast.parse(where, mode="eval")
+    except SyntaxError as error:
+        raise InputError(f"the condition {where!r} cannot be read: {error.msg}") from None
+    for node in ast.walk(tree):
+        if not isinstance(node, _ALLOWED):
+            raise InputError(
+                f"the condition {where!r} has a {type(node).__name__.lower()}: expected names and "
+                "numbers with < <= > >= == !=, and, or, not"
+            )
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _check_condition(where: str, columns: Sequence[str]) -> None:
+    for name in sorted(_names(where) - set(columns)):
+        raise InputError(
+            f"the condition {where!r} names {name!r}, which is no column; "
+            f"{suggestion(name, columns)}"
+        )
+
+
+def _filtered(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
+    if where is None:
+        return frame
+    try:
+        return frame.loc[frame.eval(where, engine="python").fillna(False).astype(bool)]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the condition {where!r} cannot be judged: {error}") from error
+
+
+def _first(pieces: Iterator[pd.DataFrame], limit: int) -> Iterator[pd.DataFrame]:
+    for piece in pieces:
+        yield piece.head(limit)
+        limit -= len(piece)
+        if limit <= 0:
+            return
+
+
+def _frame(dataset: xr.Dataset) -> pd.DataFrame:
+    labels = _labels(dataset)
+    dataset = dataset.drop_vars([n for n in ("uri", "digest") if n in dataset.coords]).compute()
+    whole = dataset.expand_dims([dim for dim in labels if dim not in dataset.dims])
+    frame = whole.to_dataframe(dim_order=labels).reset_index()
+    if "tokens_seen" in frame:
+        frame["tokens_seen"] = frame["tokens_seen"].astype("Int64")
+    kept = [c for c in dataset.coords if c not in labels and c not in ROW_ARRAYS]
+    seen = ["tokens_seen"] if "tokens_seen" in frame else []
+    return frame.loc[:, [*labels, *kept, *seen, *dataset.data_vars]]
+
+
+def _labels(dataset: xr.Dataset) -> list[Hashable]:
+    """The dimensions of the table, also those of which one label was selected, in one order."""
+    own = [dim for dim in dataset.dims if dim not in DIMENSIONS]
+    return [*own, *(dim for dim in DIMENSIONS if dim in dataset.coords)]
+
+
+def _write_csv(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+    for number, piece in enumerate(pieces):
+        piece.to_csv(stream, index=False, header=number == 0)
+
+
+def _write_json(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+    """One array of objects; what is undefined is null."""
+    between = "["
+    for piece in pieces:
+        if len(piece):
+            text = str(piece.to_json(orient="records", double_precision=15))
+            stream.write(between + text[1:-1])
+            between = ","
+    stream.write("[]\n" if between == "[" else "]\n")
+
+
+def _write_parquet(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+    first = next(pieces)
+    schema = pa.Schema.from_pandas(first, preserve_index=False)
+    with pq.ParquetWriter(getattr(stream, "buffer", stream), schema) as writer:
+        for piece in chain([first], pieces):
+            writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
+
+
+def _write_table(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+    """The first rows, for reading, and how many more there are."""
+    rows: list[tuple[Any, ...]] = []
+    columns: list[str] = []
+    total = 0
+    for piece in pieces:
+        columns = [str(column) for column in piece.columns]
+        rows += piece.head(TABLE_ROWS - len(rows)).itertuples(index=False)
+        total += len(piece)
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(_shown, row))
+    console = Console(file=stream, soft_wrap=True)
+    console.print(table)
+    if more := total - len(rows):
+        console.print(f"... and {more} rows more: narrow the selection, or ask for csv or parquet")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
