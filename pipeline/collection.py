@@ -1,73 +1,118 @@
-"""A folder of runs (as a sweep leaves it), analysed and compared as one collection."""
+"""Several runs side by side: the groups of `open_run` with one more dimension, `run`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import pandas as pd
+import numpy as np
+import xarray as xr
 
-from pipeline.aggregate.phases import SOLVED, summary_of
-from pipeline.config import Analysis
+from pipeline.errors import InputError, suggestion
 from pipeline.query import open_run
-from pipeline.training import load_run
-from pipeline.training.config import RUN_FILE, Training
+
+# What makes the numbers of two runs comparable: attributes of a group.
+_SAME = ("measure", "version", "parameters", "input")
 
 
-def analyses_of(analysis: Analysis) -> list[Analysis]:
-    """The analysis itself; of a folder of runs, the same analysis of each run in it.
+def open_runs(
+    uris: Mapping[str, str] | Sequence[str],
+    align: Literal["step", "tokens_seen"] = "step",
+    origin: Mapping[str, float] | None = None,
+    mixed: bool = False,
+) -> xr.DataTree:
+    """The committed rows of several stores, lazily (with Dask), with the first dimension `run`.
 
-    The run `a` of the folder has its store at `<store>/a.zarr`. A folder that holds checkpoints,
-    or a `training.yaml`, is one run.
+    uris: by name of the run; a sequence names each by the last part of its URI.
+    align: the axis that the runs share. origin: for each run, the moment on that axis that becomes
+    its zero, such as the step at which its induction heads formed; the axis is then `since_origin`.
+    Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
+    axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
+
+    mixed: put side by side what was measured by another version, with other parameters or on
+    another input; without it such groups raise InputError. So do unknown tokens and two runs of
+    one name.
     """
-    folder = Path(analysis.checkpoints)
-    if "://" in analysis.checkpoints or not folder.is_dir() or (folder / RUN_FILE).is_file():
-        return [analysis]
-    runs = sorted(inside.name for inside in folder.iterdir() if (inside / RUN_FILE).is_file())
-    return [
-        analysis.model_copy(
-            update={
-                "checkpoints": str(folder / run),
-                "store": f"{analysis.store.rstrip('/')}/{run}.zarr",
-            }
+    named = dict(uris) if isinstance(uris, Mapping) else _by_name(uris)
+    if align not in ("step", "tokens_seen"):
+        known = suggestion(align, ("step", "tokens_seen"))
+        raise InputError(f"cannot align runs on {align!r}; {known}")
+    if origin is not None and (missing := sorted(set(named) - set(origin))):
+        raise InputError(f"no origin is given for the run {missing[0]!r}: give one for each run")
+    trees = {run: open_run(uri, chunks="stored") for run, uri in named.items()}
+    groups = sorted({str(group) for tree in trees.values() for group in tree.children})
+    datasets = {}
+    for group in groups:
+        found = {r: tree[group].to_dataset() for r, tree in trees.items() if group in tree.children}
+        if not mixed:
+            _check_comparable(group, found)
+        datasets[group] = _beside(group, found, align, origin)
+    return xr.DataTree.from_dict(datasets)
+
+
+def _by_name(uris: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for uri in uris:
+        name = Path(uri.rstrip("/")).stem
+        if name in named:
+            raise InputError(
+                f"{named[name]} and {uri} are both called {name!r}: give each run a name"
+            )
+        named[name] = uri
+    return named
+
+
+def _check_comparable(group: str, found: Mapping[str, xr.Dataset]) -> None:
+    (first, expected), *others = found.items()
+    for run, dataset in others:
+        for key in _SAME:
+            if dataset.attrs.get(key) != expected.attrs.get(key):
+                raise InputError(
+                    f"group {group!r} was not measured alike: its {key} in run {run!r} differs "
+                    f"from that in {first!r}; analyse both alike, or ask for mixed runs"
+                )
+
+
+def _beside(
+    group: str,
+    found: Mapping[str, xr.Dataset],
+    align: str,
+    origin: Mapping[str, float] | None,
+) -> xr.Dataset:
+    axis = align if origin is None else "since_origin"
+    aligned = []
+    for run, dataset in found.items():
+        places = _places(group, run, dataset, align)
+        aligned.append(_on_axis(dataset, axis, places - (origin[run] if origin else 0)))
+    side_by_side = xr.concat(
+        aligned,
+        dim=xr.Variable("run", np.array(list(found), dtype=object)),
+        join="outer",
+        coords=[name for name in ("step", "tokens_seen") if name != axis],
+        compat="override",
+        data_vars="all",
+        combine_attrs="drop_conflicts",
+    )
+    present = side_by_side["present"].fillna(False).astype(bool)
+    return side_by_side.drop_vars("present").assign_coords(present=present)
+
+
+def _places(group: str, run: str, dataset: xr.Dataset, align: str) -> np.ndarray:
+    """Where the run's checkpoints are on the axis that runs share."""
+    places = dataset[align].values
+    if np.isnan(places.astype(float)).any():
+        raise InputError(
+            f"run {run!r}: the tokens seen are not known at every step of group {group!r}: give "
+            "`tokens_per_step` in its analysis, or align the runs on step"
         )
-        for run in runs
-    ] or [analysis]
+    if len(set(places.tolist())) != len(places):
+        raise InputError(f"run {run!r}: two steps of group {group!r} have seen as many tokens")
+    return places
 
 
-def grokking_table(analyses: Sequence[Analysis]) -> pd.DataFrame:
-    """When each run memorised and generalised, one row for each, by the settings that differ.
-
-    Columns: `run`; the settings of training that are not the same in all runs; `memorised`,
-    `circuit`, `generalised`: the first step from which on train, restricted and test loss stay
-    below 0.1 nats; `test_falls`: the first from which on test loss stays below half of its maximum;
-    `restricted_then`: restricted loss (nats) at that step. Empty cells: never, or undefined.
-    """
-    trainings = [load_run(one.checkpoints) for one in analyses]
-    rows = [
-        {"run": Path(one.checkpoints).name, **settings, **_grokked(one)}
-        for one, settings in zip(analyses, _differing(trainings), strict=True)
-    ]
-    steps = ("memorised", "circuit", "generalised", "test_falls")
-    types = dict.fromkeys(steps, "Int64") | {"restricted_then": "float64"}
-    return pd.DataFrame(rows).astype(types)
-
-
-def _grokked(analysis: Analysis) -> dict[str, Any]:
-    group = open_run(analysis.store)["modular_addition"].to_dataset()
-    return summary_of(group.load(), SOLVED)
-
-
-def _differing(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """Of each run the settings that other runs have otherwise, by their last name."""
-    flat = [_flat(training.model_dump(mode="json")) for training in trainings]
-    keys = [key for key in flat[0] if len({str(one.get(key)) for one in flat}) > 1]
-    kept = [key for key in keys if key not in ("name", "output")]
-    return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in flat]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
-    return flat
+def _on_axis(dataset: xr.Dataset, axis: str, places: np.ndarray) -> xr.Dataset:
+    labels = {name: dataset[name].values.astype(float) for name in ("step", "tokens_seen")}
+    bare = dataset.drop_vars(["uri", "digest", *labels])
+    moved = bare if axis == "step" else bare.rename_dims(step=axis)
+    moved = moved.assign_coords({n: (axis, v) for n, v in labels.items() if n != axis})
+    present = xr.Variable(axis, np.ones(len(places)))
+    return moved.assign_coords({axis: places}).assign(present=present)
