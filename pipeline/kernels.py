@@ -51,6 +51,7 @@ def attend(
     kernel = choose(q, v, masked=mask is not None)
     if softcap is not None or kernel is None:
         out, lse = exact(q, k, v, mask or causal_mask(q.device), scale, softcap)
+        out = out.to(q.dtype)
     elif mask is None:
         out, lse = kernel(q, k, v, None, scale)
     else:
@@ -147,18 +148,30 @@ def exact(
 ) -> tuple[Output, LogSumExp]:
     """The definition, spelled out for a range of queries at a time; float32 at least."""
     batch, heads, length, _ = q.shape
-    wide = torch.promote_types(q.dtype, torch.float32)
     parts = []
     for queries in _ranges(length, TILE // (batch * heads * length)):
         keys = range(*mask.keys_seen(queries.start, queries.stop))
-        k_wide, v_wide = k[:, :, _s(keys)].to(wide), v[:, :, _s(keys)].to(wide)
-        grouped = q[:, :, _s(queries)].to(wide).unflatten(1, (k.shape[1], -1))
-        scores = (grouped @ k_wide[:, :, None].mT).flatten(1, 2) * scale
-        scores = capped(scores, softcap) + mask.tile(queries, keys, wide)
-        lse = scores.logsumexp(dim=-1)
-        p = (scores - lse[..., None]).exp().unflatten(1, (k.shape[1], -1))
-        parts.append(((p @ v_wide[:, :, None]).flatten(1, 2).transpose(1, 2).to(q.dtype), lse))
+        bias = mask.tile(queries, keys, torch.promote_types(q.dtype, torch.float32))
+        rows = q[:, :, _s(queries)], k[:, :, _s(keys)], v[:, :, _s(keys)]
+        parts.append(_exact_rows(*rows, bias, scale, softcap))
     return _joined(parts)
+
+
+def _exact_rows(
+    q: Query, k: Key, v: Value, bias: Tensor, scale: float, softcap: float | None
+) -> tuple[Output, LogSumExp]:
+    """In place throughout, and the queries of heads that share keys side by side: no copies."""
+    kv_heads, rows = k.shape[1], q.shape[2]
+    q, k, v = (x.to(bias.dtype) for x in (q, k, v))
+    scores = (q.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k.mT).mul_(scale)
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    scores.unflatten(2, (-1, rows)).add_(bias[:, :, None])
+    top = scores.amax(dim=-1, keepdim=True)
+    total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    out = (scores @ v).div_(total).unflatten(2, (-1, rows)).flatten(1, 2)
+    lse = (top + total.log())[..., 0].unflatten(2, (-1, rows)).flatten(1, 2)
+    return out.transpose(1, 2), lse
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:

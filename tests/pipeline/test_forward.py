@@ -216,7 +216,11 @@ for length in (1024, 4096, 8192):
 
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [("GPTNeoXConfig", ""), ("MistralConfig", "sliding_window=3000"), ("Gemma2Config", "")],
+    [
+        ("GPTNeoXConfig", ""),
+        ("MistralConfig", "sliding_window=3000"),
+        ("Gemma2Config", "head_dim=4"),
+    ],
 )
 def test_memory_grows_with_the_context_and_not_with_its_square(kind: str, more: str) -> None:
     """One attention matrix of one head would take 67 MB at 4,096 tokens, 268 MB at 8,192."""
