@@ -21,6 +21,7 @@ DIMENSIONS: dict[str, str] = {
     "residue": "residue mod p, from 0",
     "neuron": "neuron of the MLP, from 0",
     "match_length": "tokens before the query that occurred before in the same order",
+    "head_score": "name of a score that every head has",
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 

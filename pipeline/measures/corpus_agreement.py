@@ -1,0 +1,88 @@
+"""Whether heads score alike on two corpora: a check against illusions that one corpus gives."""
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Entropy, KeyPosition, LagMeans, Pass, Record
+from pipeline.schema import Variable
+
+_BOLUKBASI = "Bolukbasi et al. 2021, An Interpretability Illusion for BERT"
+_LAGS = LagMeans(2)
+_BY_HEAD = ("step", "head_score", "layer", "head")
+_SCORES = ("current_token", "previous_token", "first_token", "entropy")
+
+
+class CorpusAgreement(Measure):
+    """Four attention scores of every head on two corpora, and how well they agree over heads.
+
+    `here` on the measure's own input, `there` on the input named by `other`, which the
+    configuration defines: mean attention to the query's own position and to the previous token
+    (over queries that have one), to the first token, and the entropy of attention (over all queries
+    but the first; see `sink`). Over all heads of the model,
+
+        correlation = Pearson's r of here and there,    difference = mean of |here - there|
+
+    A score that says something about the head, and not about the corpus, has r near 1 and a small
+    difference. NaN for r where a score is the same in all heads.
+    """
+
+    name = "corpus_agreement"
+    version = 1
+    default_input = "text"
+    variables = (
+        Variable("here", _BY_HEAD, "1", "The score on the measure's own input (entropy in nats)."),
+        Variable("there", _BY_HEAD, "1", "The score on the other input (entropy in nats)."),
+        Variable("correlation", ("step", "head_score"), "1",
+                 "Pearson correlation of the two over all heads.", _BOLUKBASI),
+        Variable("difference", ("step", "head_score"), "1",
+                 "Mean absolute difference of the two over all heads."),
+    )  # fmt: skip
+
+    other: str = "other_text"
+
+    @property
+    def other_inputs(self) -> tuple[str, ...]:
+        """The second corpus."""
+        return (self.other,)
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One on each corpus."""
+        assert setting.input is not None
+        wanted = frozenset({_LAGS, KeyPosition(0), Entropy()})
+        return tuple(Pass(name, attention=wanted) for name in (setting.input.name, self.other))
+
+    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
+        """The scores by name."""
+        return {
+            "head_score": np.array(_SCORES),
+            "layer": standard_coordinate("layer", setting),
+            "head": standard_coordinate("head", setting),
+        }
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        here, there = (_scores(record) for record in records)
+        return {
+            "here": here,
+            "there": there,
+            "correlation": np.array([correlation(a, b) for a, b in zip(here, there, strict=True)]),
+            "difference": np.abs(here - there).mean(axis=(1, 2)),
+        }
+
+
+def _scores(record: Record) -> Float[np.ndarray, "head_score layer head"]:
+    own, previous = record.attention[_LAGS].double().mean(dim=1).unbind(-1)
+    later = (record.attention[of][..., 1:] for of in (KeyPosition(0), Entropy()))
+    first, entropy = (of.double().nanmean(dim=(1, 3)) for of in later)
+    return np.stack([of.numpy() for of in (own, previous, first, entropy)])
+
+
+def correlation(a: Float[np.ndarray, "*heads"], b: Float[np.ndarray, "*heads"]) -> float:
+    """Pearson's r over all entries; NaN where one of the two is constant."""
+    x, y = a.ravel() - a.mean(), b.ravel() - b.mean()
+    norms = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / norms) if norms > 0 else np.nan
