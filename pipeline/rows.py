@@ -100,10 +100,27 @@ def _fitted(where: str, name: str, array: zarr.Array, value: np.ndarray) -> np.n
             "fill the one chunk that this row owns; make compute() return the declared dims"
         )
     castable = np.can_cast(value.dtype, array.dtype, "same_kind")
-    stored = value.astype(array.dtype) if castable else None
+    with np.errstate(over="ignore"):
+        stored = value.astype(array.dtype) if castable else None
     if stored is None or (stored.dtype.kind == "i" and not np.array_equal(stored, value)):
         raise ValueError(
             f"{where}: {name!r} has dtype {value.dtype}, expected {array.dtype}: its values would "
             "change; declare the dtype that compute() returns"
         )
+    if array.dtype == np.float16 and (np.isfinite(value) & ~np.isfinite(stored)).any():
+        raise ValueError(
+            f"{where}: {name!r} reaches {np.nanmax(np.abs(value)):.6g}, and float16 ends at 65504: "
+            "store it as float32"
+        )
     return stored
+
+
+def rounding(stored: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, float]:
+    """The largest difference that storing as float16 made, for each variable so stored."""
+    with np.errstate(invalid="ignore"):  # of infinities, which stay what they are
+        lost = {
+            name: np.abs(np.asarray(values[name], np.float64) - kept)
+            for name, kept in stored.items()
+            if kept.dtype == np.float16
+        }
+    return {name: float(np.max(d, where=np.isfinite(d), initial=0)) for name, d in lost.items()}

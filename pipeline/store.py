@@ -37,7 +37,7 @@ from pipeline.lazy import Complete
 from pipeline.markers import FOLDER as COMMITS
 from pipeline.markers import Commit, latest, parse
 from pipeline.objects import Objects, access
-from pipeline.rows import ROWS, Row, arrays_for, checked, checksum
+from pipeline.rows import ROWS, Row, arrays_for, checked, checksum, rounding
 
 __all__ = ["LAYOUT", "Catalogue", "Commit", "Row", "Store", "Template", "latest"]
 
@@ -150,6 +150,7 @@ class Store:
             "digest": row.digest,
             "tokens_seen": row.tokens_seen,
             "details": row.details,
+            "rounding": rounding(fitted, values),
             "checksums": {name: checksum(value) for name, value in content.items()},
         }
         if (found := self.objects.read(commit.key)) is not None:

@@ -165,7 +165,7 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
         shards=shard if shard != chunk else None,
         fill_value=stored.metadata.fill_value,
         dimension_names=about["dims"] if about else ("step",),
-        attributes={key: about[key] for key in DESCRIBED} if about else {},
+        attributes={key: about[key] for key in DESCRIBED if key in about} if about else {},
         compressors=stored.compressors,
         config={"write_empty_chunks": True},
     )

@@ -1,0 +1,251 @@
+"""A machine that does to a store whatever comes to its mind, against a model of a few lines.
+
+A kill is simulated where it happens: the n-th change to the file system, and every one after it,
+raises, as nothing that a dead process still wanted to do takes place. `ONTOGENY_MACHINE_STEPS`
+says how many steps to take in all (2,000 take some minutes).
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pipeline.aggregate.trajectories import publish
+from pipeline.fingerprint import fingerprint
+from pipeline.markers import latest
+from pipeline.query import open_run
+from pipeline.reclaim import reclaim
+from pipeline.rows import _opened
+from pipeline.store import Store, Template
+from pipeline.verify import verify
+from tests.pipeline.store import synthetic
+from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, weights_of
+
+STEPS = int(os.environ.get("ONTOGENY_MACHINE_STEPS", "120"))
+TEMPLATES = [scores(), scores(version=2, layers=3), losses()]
+CLASSES = {template.class_: template for template in TEMPLATES}
+_CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+
+templates = st.sampled_from(TEMPLATES)
+steps = st.integers(0, 5)
+editions = st.integers(0, 2)
+
+
+class Killed(BaseException):
+    """The process is dead from here on."""
+
+
+class _Reaper:
+    """Lets so many changes to the file system happen, and no more."""
+
+    left: int | None = None
+
+    def watch(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.left is None:
+            return
+        flags = args[2] if event == "open" and isinstance(args[2], int) else 0
+        if event in _CHANGES or flags & (os.O_WRONLY | os.O_RDWR):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+
+_reaper = _Reaper()
+sys.addaudithook(_reaper.watch)
+
+
+def killed_after(changes: int, function: Callable[[], Any]) -> bool:
+    """Whether a function was killed, having made so many changes."""
+    _reaper.left = changes
+    try:
+        function()
+    except Killed:
+        return True
+    finally:
+        _reaper.left = None
+        _opened.cache_clear()  # what a process had open is gone with it
+    return False
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp()
+        self.store = Store(f"{self.folder}/run.zarr")
+        self.store.create_or_open(synthetic.IDENTITY)
+        # The model: what stands at each step of a class, the current class of each group.
+        self.standing: dict[str, dict[int, int]] = {}
+        self.current: dict[str, str] = {}
+        self.readers: list[tuple[Any, Any]] = []
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def prepared(self, template: Template) -> None:
+        self.standing.setdefault(template.class_, {})
+        self.current.setdefault(template.group, template.class_)
+
+    def catch_up(self) -> None:
+        """After a kill the model learns what took place; it must be one of what may have."""
+        for group in self.store.catalogue().groups.values():
+            for class_ in dict(group.groups()):
+                self.standing.setdefault(class_, {})
+        for name, group in self.store.catalogue().groups.items():
+            self.current.setdefault(name, str(group.attrs["current"]))
+
+    @rule(template=templates)
+    def prepare(self, template: Template) -> None:
+        self.store.prepare([template])
+        self.prepared(template)
+
+    @rule(template=templates, changes=st.integers(0, 60))
+    def prepare_and_die(self, template: Template, changes: int) -> None:
+        if not killed_after(changes, lambda: self.store.prepare([template])):
+            self.prepared(template)
+        self.catch_up()
+
+    @precondition(lambda self: self.standing)
+    @rule(data=st.data(), step=steps, edition=editions)
+    def write(self, data: st.DataObject, step: int, edition: int) -> None:
+        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+        self.store.prepare([template])
+        synthetic.write(self.store, template, step, edition=edition)
+        self.standing[template.class_][step] = edition
+
+    @precondition(lambda self: self.standing)
+    @rule(data=st.data(), step=steps, edition=editions, changes=st.integers(0, 40))
+    def write_and_die(self, data: st.DataObject, step: int, edition: int, changes: int) -> None:
+        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+        self.store.prepare([template])
+        (row,) = self.store.reserve(template.group, template.class_, 1)
+        values = values_of(template, step, edition)
+        identity = row_of(template, step, row, edition)
+        killed_after(changes, lambda: self.store.write(template.group, identity, values))
+        done = latest(self.store.commits(template.group), template.class_)
+        if step in done and done[step].row == row:
+            self.standing[template.class_][step] = edition
+
+    @precondition(lambda self: self.standing)
+    @rule(data=st.data(), count=st.integers(1, 4), changes=st.integers(0, 12))
+    def reserve_and_die(self, data: st.DataObject, count: int, changes: int) -> None:
+        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+        self.store.prepare([template])
+        group, class_ = template.group, template.class_
+        before = self.store.reserve(group, class_, 1)
+        killed_after(changes, lambda: self.store.reserve(group, class_, count))
+        assert self.store.reserve(group, class_, 1)[0] > before[0]
+
+    @rule(grown=st.integers(1, 6), edition=editions)
+    def run_an_analysis(self, grown: int, edition: int) -> None:
+        template = scores()
+        synthetic.run(self.store.uri, [template], range(grown), edition)
+        self.prepared(template)
+        self.current[template.group] = template.class_
+        self.standing[template.class_] |= dict.fromkeys(range(grown), edition)
+
+    @precondition(lambda self: self.standing)
+    @rule(data=st.data())
+    def set_current(self, data: st.DataObject) -> None:
+        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+        self.store.prepare([template])
+        self.store.set_current(template.group, template.class_)
+        self.current[template.group] = template.class_
+
+    @rule(large=st.sampled_from([None, True, False]))
+    def publish(self, large: bool | None) -> None:
+        publish(self.store, large=large)
+
+    @rule(changes=st.integers(0, 80))
+    def publish_and_die(self, changes: int) -> None:
+        killed_after(changes, lambda: publish(self.store, large=True))
+
+    @precondition(lambda self: any(self.standing.values()))
+    @rule(data=st.data())
+    def invalidate(self, data: st.DataObject) -> None:
+        """A marker is lost to a repair: the step is to be computed again."""
+        written = sorted(class_ for class_, rows in self.standing.items() if rows)
+        class_ = data.draw(st.sampled_from(written))
+        step = data.draw(st.sampled_from(sorted(self.standing[class_])))
+        group = CLASSES[class_].group
+        for commit in self.store.commits(group):
+            if (commit.class_, commit.step) == (class_, step):
+                self.store.objects.delete(commit.key)
+        del self.standing[class_][step]
+
+    @rule()
+    def reclaim(self) -> None:
+        reclaim(self.store, older_than=-60)
+        self.readers.clear()  # a reader is safe for as long as waste is left alone, here not at all
+        for class_ in list(self.standing):
+            if self.current[CLASSES[class_].group] != class_:
+                self.standing[class_] = {}
+
+    @rule(changes=st.integers(0, 30))
+    def reclaim_and_die(self, changes: int) -> None:
+        killed_after(changes, lambda: reclaim(self.store, older_than=-60, keep_classes=True))
+        self.readers.clear()
+
+    @rule()
+    def open_and_keep(self) -> None:
+        reader = open_run(self.store)
+        self.readers = [*self.readers[-1:], (reader, reader.copy(deep=True).load())]
+
+    @invariant()
+    def what_is_shown_is_what_stands(self) -> None:
+        tree = open_run(self.store)
+        expected = {g for g, class_ in self.current.items() if self.standing.get(class_)}
+        assert set(tree.children) == expected
+        for group in expected:
+            class_ = self.current[group]
+            standing, template = self.standing[class_], CLASSES[class_]
+            shown = tree[group].to_dataset().load()
+            assert shown["step"].values.tolist() == sorted(standing)
+            for step, edition in standing.items():
+                at = shown.sel(step=step)
+                assert at["digest"].item() == weights_of(step, edition)
+                for name, value in values_of(template, step, edition).items():
+                    assert at[name].values.tobytes() == value.tobytes()
+
+    @invariant()
+    def what_is_done_is_what_stands(self) -> None:
+        commits = self.store.commits()
+        for class_, standing in self.standing.items():
+            ours = [c for c in commits if c.group == CLASSES[class_].group]
+            done = {step: c.fingerprint for step, c in latest(ours, class_).items()}
+            expected = {s: fingerprint(class_, weights_of(s, e)) for s, e in standing.items()}
+            assert done == expected
+
+    @invariant()
+    def an_open_reader_keeps_what_it_has(self) -> None:
+        for reader, kept in self.readers[-1:]:
+            for group in kept.children:
+                assert reader[group]["step"].identical(kept[group]["step"])
+
+    @rule()
+    def everything_is_sound(self) -> None:
+        assert verify(self.store).faults == ()
+
+
+_LENGTH = 40
+StoreMachine.TestCase.settings = settings(
+    max_examples=max(STEPS // _LENGTH, 1),
+    stateful_step_count=_LENGTH,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    print_blob=True,
+)
+TestStoreMachine = pytest.mark.timeout(3600)(StoreMachine.TestCase)
+
+
+def test_a_kill_is_noticed(tmp_path: Path):
+    assert killed_after(0, lambda: (tmp_path / "a").write_text("x"))
+    assert not killed_after(1, lambda: (tmp_path / "a").write_text("x"))
