@@ -3,6 +3,7 @@
 It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -48,6 +49,7 @@ _watcher: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
     """Run the flow here and now. Raises what it raised; see `pipeline.main.analyze`."""
+    _reach_server()
     watcher = _Watcher(progress)
     token = _watcher.set(watcher)
     try:
@@ -58,6 +60,20 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
     return watcher.summary
+
+
+def _reach_server() -> None:
+    """Start the embedded server if none is configured, out of reach of the terminal's Ctrl-C.
+
+    It would end before this process has told it that the run was interrupted. What a process is
+    started with blocked stays blocked in it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True):
+            pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @dataclass

@@ -43,7 +43,7 @@ def _train(preset: str, showing: Showing) -> None:
     output = str(FOLDER / "checkpoints" / preset)
     training = load_training(preset).model_copy(update={"output": output})
     with showing(f"train {preset}") as step:
-        train(training, lambda done, total, loss: step(done, total, f"loss {loss:.3f} nats"))
+        train(training, lambda done, total, loss: step(done, total, f"loss {loss:.3g} nats"))
 
 
 def _analyze(preset: str, showing: Showing) -> Summary:
