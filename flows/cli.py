@@ -126,8 +126,8 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Compute what the store lacks, write the report, and say what was found."""
-    from pipeline.collection import analyses_of, grokking_table
     from pipeline.config import load_analysis
+    from pipeline.sweeps import analyses_of, grokking_table
 
     analyses = analyses_of(load_analysis(config))
     done = [_analyzed_here(one) if serial else _analyzed_by_flow(one) for one in analyses]

@@ -1,20 +1,20 @@
 """Ontogeny: what formed inside a language model, and when, read from its checkpoints.
 
-    from pipeline import Analysis, analyze, list_checkpoints, open_run
+from pipeline import Analysis, analyze, list_checkpoints, open_run
 
-    analyze(load_analysis("analysis.yaml"))      # checkpoints in, a store of measures out
-    run = open_run("run.zarr")                   # xarray.DataTree, a group per measure, lazy
-    run["head_scores"].induction.max(("layer", "head")).plot()
+analyze(load_analysis("analysis.yaml"))      # checkpoints in, a store of measures out
+run = open_run("run.zarr")                   # xarray.DataTree, a group per measure, lazy
+run["head_scores"].induction.max(("layer", "head")).plot()
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.main import Summary, analyze
     from pipeline.checkpoints import Checkpoint, list_checkpoints
     from pipeline.config import Analysis, load_analysis
     from pipeline.errors import CheckpointError, InputError
+    from pipeline.main import Summary, analyze
     from pipeline.query import open_run
 
 # Imported when they are asked for: reading a store needs no torch, listing one no xarray.

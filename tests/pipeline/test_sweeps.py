@@ -7,9 +7,9 @@ import yaml
 
 from pipeline import analyze
 from pipeline.aggregate.phases import summary_of
-from pipeline.collection import analyses_of, grokking_table
 from pipeline.config import Analysis
 from pipeline.query import open_run
+from pipeline.sweeps import analyses_of, grokking_table
 from pipeline.training import train
 from pipeline.training.sweep import load_trainings
 
