@@ -117,9 +117,29 @@ class Workers(Strict):
     memory: int = Field(default=2 * 2**30, ge=2**20)
 
 
+class Selection(Strict):
+    """Some of the run's checkpoints: these steps, every n-th, or so many evenly in log(1 + step).
+
+    The last two always keep the first and the last checkpoint.
+    """
+
+    steps: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    every: int | None = Field(default=None, ge=1)
+    log_spaced: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> "Selection":
+        if sum(given is not None for given in (self.steps, self.every, self.log_spaced)) != 1:
+            raise ValueError("give one of steps, every and log_spaced")
+        return self
+
+
 class Analysis(Strict):
     """What to compute, from what, into which store.
 
+    select: some of the checkpoints only. audit: how the checkpoints are looked at first, so that
+    those which would look right and be wrong are left out: by their metadata, by their bytes too
+    ("deep": reads all of them once), or not at all ("off").
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
     measures: by group name, each with its parameters.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
@@ -127,6 +147,8 @@ class Analysis(Strict):
 
     checkpoints: str
     store: str
+    select: Selection | None = None
+    audit: Literal["metadata", "deep", "off"] = "metadata"
     inputs: dict[str, InputSpec] = {}
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()

@@ -15,12 +15,16 @@ from pipeline.worker import TRANSIENT, Outcome, Worker
 
 @dataclass
 class Summary:
-    """What an analysis did: how many checkpoints were complete before, computed, or failed."""
+    """What an analysis did: how many checkpoints were complete before, computed, or failed.
+
+    masked: steps that the audit left out, each with the reason.
+    """
 
     store: str
     complete: int = 0
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    masked: dict[int, str] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
         """Count one cell that succeeded."""
@@ -30,12 +34,14 @@ class Summary:
             self.complete += 1
 
     def sentence(self) -> str:
-        """The result in one line, naming the steps that failed."""
+        """The result in one line, naming the steps that failed or were masked."""
         total = self.complete + len(self.computed) + len(self.failed)
         if self.failed:
             return f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+        masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
         return (
             f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already complete"
+            f"{masked}"
         )
 
 
@@ -49,7 +55,7 @@ def analyze(
     the summary, the others are computed. Raises InputError before anything is written.
     """
     prepared = prepare(analysis)
-    summary = Summary(analysis.store)
+    summary = Summary(analysis.store, masked=prepared.masked)
     references = stored_references(prepared)
     worker = None
     if references is None:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from pipeline.checkpoints import Checkpoint, list_checkpoints
+from pipeline.checkpoints.audit import Audit, audit
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
+from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, validated
 from pipeline.errors import InputError, suggestion
-from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.fingerprint import canonical_json, digest_of, fingerprint, fingerprint_class
 from pipeline.forward import ENGINE_VERSION
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.layout import Template
@@ -80,16 +82,46 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An analysis that was found good: its checkpoints, and what each measure is applied to."""
+    """An analysis that was found good: its checkpoints, and what each measure is applied to.
+
+    verdict: of the audit, None where there was to be none; the checkpoints that it masks are not
+    among the analysis's.
+    """
 
     job: Job
     checkpoints: tuple[Checkpoint, ...]
     settings: Mapping[str, Setting]
+    inputs: Mapping[str, Input]
+    architecture: str
+    verdict: Audit | None
+
+    @property
+    def masked(self) -> dict[int, str]:
+        """The steps that are left out because they are not what they seem, with the reasons."""
+        return {} if self.verdict is None else self.verdict.masked
 
 
 def prepare(analysis: Analysis) -> Prepared:
     """List the checkpoints, make the inputs and the store. Raises InputError; see `Analysis`."""
-    checkpoints = list_checkpoints(analysis.checkpoints, _tokens_per_step(analysis))
+    prepared = examine(analysis)
+    store = prepared.job.store
+    store.create_or_open(
+        {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
+    )
+    for made in prepared.inputs.values():
+        save_input(store, made)
+    if prepared.verdict is not None:
+        store.objects.replace("_audit.json", canonical_json(prepared.verdict.as_json()).encode())
+    return prepared
+
+
+def examine(analysis: Analysis) -> Prepared:
+    """All that can be found out about an analysis before anything is written."""
+    listed = list_checkpoints(analysis.checkpoints, _tokens_per_step(analysis))
+    verdict = None
+    if analysis.audit != "off":
+        verdict = audit(analysis.checkpoints, deep=analysis.audit == "deep")
+    checkpoints = _chosen(analysis, listed, verdict)
     architecture = _one_architecture(checkpoints)
     facts = facts_of(metadata_folder(checkpoints[0].uri))
     groups = _groups(analysis)
@@ -101,10 +133,22 @@ def prepare(analysis: Analysis) -> Prepared:
 
     digests = {name: made.digest for name, made in inputs.items()}
     job = Job(analysis, checkpoints[0].uri, groups, digests)
-    job.store.create_or_open({"checkpoints": analysis.checkpoints, "architecture": architecture})
-    for made in inputs.values():
-        save_input(job.store, made)
-    return Prepared(job, tuple(checkpoints), settings)
+    return Prepared(job, tuple(checkpoints), settings, inputs, architecture, verdict)
+
+
+def _chosen(
+    analysis: Analysis, listed: list[Checkpoint], verdict: Audit | None
+) -> list[Checkpoint]:
+    """The checkpoints that are selected and not masked."""
+    wanted = {} if analysis.select is None else analysis.select.model_dump()
+    masked = {} if verdict is None else verdict.masked
+    chosen = [one for one in select(listed, **wanted) if one.step not in masked]
+    if not chosen:
+        raise InputError(
+            f"{analysis.checkpoints}: no checkpoint is left: all that are selected are masked "
+            f"(step {min(masked)}: {masked[min(masked)]}); set `audit: off` to compute them anyway"
+        )
+    return chosen
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:

@@ -12,12 +12,15 @@ from typing import Any
 
 from pipeline.checkpoints.audit.evidence import Evidence
 from pipeline.checkpoints.audit.faults import Fault
+from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import is_cut_off
 from pipeline.checkpoints.headers import Header, read_header
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import check_shapes
+
+_START = 2**16  # bytes, which hold most headers
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -68,11 +71,11 @@ def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object,
 
 
 def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
-    read = partial(place.read, one.folder.uri, part.name)
     try:
         if part.size == 0:
             return Looked(kind="empty-file", detail="it has no bytes")
-        start = read(0, min(part.size, 4096))
+        read = _reader(place, one, part)
+        start = read(0, min(part.size, _START))
         if not start.strip(b"\0"):
             return Looked(kind="empty-file", detail="it holds zeros where its header should be")
         if part.name.endswith(".safetensors"):
@@ -83,6 +86,18 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
     except (OSError, CheckpointError) as error:
         return Looked(kind="unreadable-file", detail=str(error))
     return Looked(kind="truncated-file", detail="its end is missing") if cut_off else Looked()
+
+
+def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
+    """Reads parts of a file, its beginning once and for all where that costs a request."""
+    read = partial(place.read, one.folder.uri, part.name)
+    if place.WRITTEN_BY_THE == "byte" or part.identity is None:
+        return read
+    beginning = recall("beginnings", part.identity)
+    if beginning is None:
+        beginning = read(0, _START)
+        remember("beginnings", part.identity, beginning)
+    return lambda start, stop: beginning[start:stop] if stop <= _START else read(start, stop)
 
 
 def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Looked:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 _FEWEST_POWERS = 4
 _AROUND = 6  # gaps to each side that tell what is usual at a place
-_FEWEST_USUAL = 4
+_FEWEST_USUAL = 5
 _MOST_AT_AN_END = 2  # absent steps at the end of a stretch; more are another gap
 
 
@@ -94,7 +94,7 @@ def _holes(steps: Sequence[int]) -> Iterator[int]:
 def _usual_gap(gaps: Sequence[int], index: int) -> int | None:
     """The smaller gap that is usual around gap number `index`, and divides it; None for none.
 
-    It is on both sides, at least four times, and three times as often as other gaps between them.
+    It is on both sides, at least five times, and three times as often as other gaps between them.
     """
     start, stop = max(0, index - _AROUND), index + _AROUND + 1
     before, after = gaps[start:index], gaps[index + 1 : stop]

@@ -1,5 +1,7 @@
 """The whole analysis from each place, against the same run on disk."""
 
+import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -115,3 +117,28 @@ def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(
     print(f"peak {peak[0] / max(sizes):.2f} checkpoints, {time.perf_counter() - started:.1f} s")
     assert 1 <= peak[0] / max(sizes) <= 3
     assert not list((cache_folder() / "copies").rglob("*.safetensors"))
+
+
+def test_what_the_audit_masks_is_left_out_and_said_unless_told_otherwise(make_run, tmp_path):
+    run = make_run(range(6))
+    for file in (run / "step-5").iterdir():
+        shutil.copy(file, run / "step-2")
+    content = {
+        "checkpoints": str(run), "store": str(tmp_path / "a.zarr"), "measures": ["weight_norm"],
+    }  # fmt: skip
+    summary = analyze(Analysis.model_validate(content))
+    assert list(summary.masked) == [2] and "final-weights" in summary.masked[2]
+    assert "masked by the audit: [2]" in summary.sentence()
+    assert list(open_run(content["store"])["weight_norm"].step.values) == [0, 1, 3, 4, 5]
+    verdict = json.loads((tmp_path / "a.zarr/_audit.json").read_text())
+    assert [(fault["step"], fault["kind"]) for fault in verdict["faults"]] == [(2, "final-weights")]
+    told = content | {"audit": "off", "store": str(tmp_path / "b.zarr")}
+    assert analyze(Analysis.model_validate(told)).computed == list(range(6))
+
+
+def test_selected_steps_alone_are_computed(make_run, tmp_path):
+    content = {
+        "checkpoints": str(make_run(range(9))), "store": str(tmp_path / "a.zarr"),
+        "measures": ["weight_norm"], "select": {"every": 4},
+    }  # fmt: skip
+    assert analyze(Analysis.model_validate(content)).computed == [0, 4, 8]

@@ -1,0 +1,51 @@
+"""Some of a run's checkpoints: the steps that are asked for, every n-th, or evenly in log(step)."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.errors import InputError
+
+
+def select(
+    checkpoints: Sequence[Checkpoint],
+    steps: Collection[int] | None = None,
+    every: int | None = None,
+    log_spaced: int | None = None,
+) -> list[Checkpoint]:
+    """The checkpoints that are meant, in order; all of them where nothing is said.
+
+    steps: exactly these. every: each n-th, from the first one on. log_spaced: as many as that, the
+    nearest ones to points that lie evenly in log(1 + step). But for `steps`, the first and the last
+    checkpoint are always among them. Raises InputError for a step that the run does not have.
+    """
+    if steps is not None:
+        return _of_steps(checkpoints, steps)
+    if every is not None:
+        chosen = {*range(0, len(checkpoints), every), len(checkpoints) - 1}
+        return [checkpoints[i] for i in sorted(chosen)]
+    if log_spaced is not None and log_spaced < len(checkpoints):
+        return _log_spaced(checkpoints, log_spaced)
+    return list(checkpoints)
+
+
+def _of_steps(checkpoints: Sequence[Checkpoint], steps: Collection[int]) -> list[Checkpoint]:
+    if unknown := sorted(set(steps) - {checkpoint.step for checkpoint in checkpoints}):
+        nearest = min((c.step for c in checkpoints), key=lambda step: abs(step - unknown[0]))
+        raise InputError(
+            f"select.steps: the run has no checkpoint of step {unknown[0]}; the nearest is of "
+            f"step {nearest}"
+        )
+    return [checkpoint for checkpoint in checkpoints if checkpoint.step in steps]
+
+
+def _log_spaced(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
+    """The nearest free checkpoint to each point, those at the ends first."""
+    places = np.log1p([checkpoint.step for checkpoint in checkpoints])
+    points = np.linspace(places[0], places[-1], max(count, 2))
+    free = np.ones(len(checkpoints), dtype=bool)
+    for point in (points[0], points[-1], *points[1:-1]):
+        distances = np.where(free, np.abs(places - point), np.inf)
+        free[int(distances.argmin())] = False
+    return [one for one, is_free in zip(checkpoints, free, strict=True) if not is_free]
