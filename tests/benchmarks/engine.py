@@ -1,0 +1,355 @@
+"""What losses and head scores cost together, against the losses alone and against other ways.
+
+    python tests/benchmarks/engine.py [--json] [--rounds 15] [--threads 2] [--shapes 70m 160m]
+    python tests/benchmarks/engine.py --long          4,096 and 16,384 tokens, the 70m shape
+    python tests/benchmarks/engine.py --device cuda --dtype bfloat16
+
+Models of the shapes of pythia-70m and pythia-160m with random weights, on repeated random tokens.
+Contenders, in a fresh order each round so that all meet the same machine:
+
+    bare            the Hugging Face forward with SDPA, no cache, all logits, and the cross-entropy
+                    of every token in float32: what anyone pays for the losses alone
+    ontogeny        losses and the five scores of every head
+    matrices        the same from eager attention with `output_attentions`
+    products        the model's matrix products and fused attention alone, timed on their own
+    transformerlens patterns and losses, where it is installed (requirements-transformerlens.txt)
+
+Ratios are medians over rounds of seconds over those of `bare` in the same round. Memory is the
+peak of the resident set above that of the idle model, each contender in a process of its own.
+"""
+
+import argparse
+import ctypes
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel
+
+from pipeline.config import RepeatedInput
+from pipeline.forward import run
+from pipeline.inputs import Input, make_input
+from pipeline.measures.base import Setting
+from pipeline.measures.head_scores import HeadScores
+from pipeline.models.loading import Resident
+from pipeline.record import Pass, merge
+
+SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's shape and the tokens it reads; blocks are half a sequence, without BOS."""
+
+    layers: int
+    d_model: int
+    heads: int
+    sequences: int
+    length: int
+
+    @property
+    def config(self) -> GPTNeoXConfig:
+        return GPTNeoXConfig(
+            hidden_size=self.d_model,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            intermediate_size=4 * self.d_model,
+            vocab_size=50304,
+            max_position_embeddings=max(2048, self.length),
+        )
+
+
+SHAPES = {
+    "70m": Shape(6, 512, 8, 4, 512),
+    "160m": Shape(12, 768, 12, 2, 1024),
+    "70m-4096": Shape(6, 512, 8, 1, 4096),
+    "70m-16384": Shape(6, 512, 8, 1, 16384),
+}
+
+
+class Bench:
+    """One shape with its weights and tokens, and every way to compute on them."""
+
+    def __init__(self, shape: Shape, device: str, dtype: str) -> None:
+        self.shape, self.device, self.dtype = shape, device, dtype
+        torch.manual_seed(0)
+        self.config = shape.config
+        self.resident = Resident(self.config, device, dtype)
+        state = AutoModelForCausalLM.from_config(self.config).state_dict()
+        self.resident.swap(state)
+        spec = RepeatedInput(
+            block_length=shape.length // 2, repeats=2, sequences=shape.sequences, bos=False
+        )
+        self.input: Input = make_input("repeated", spec, "", self.resident.facts)
+        self.tokens = torch.from_numpy(self.input.tokens).to(device)
+        self.measure = HeadScores()
+        setting = Setting(self.resident.facts, self.input)
+        wanted = (Pass(self.input.name, losses=True), *self.measure.passes(setting))
+        (self.wanted,) = merge(wanted)
+
+    def model(self, attention: str) -> PreTrainedModel:
+        """A second module on the same weights, on another attention path."""
+        model = AutoModelForCausalLM.from_config(
+            self.config, attn_implementation=attention, dtype=getattr(torch, self.dtype)
+        )
+        model.load_state_dict(self.resident.module.state_dict(), assign=True)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def ontogeny(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+        def compute() -> tuple[Tensor, dict[str, Tensor]]:
+            record = run(self.resident, self.input, self.wanted)
+            made = self.measure.compute((record,), self.resident.weights, None)
+            assert record.loss is not None
+            return record.loss, {name: torch.as_tensor(made[name]) for name in SCORES}
+
+        return compute
+
+    def bare(self) -> Callable[[], Tensor]:
+        model = self.model("sdpa")
+
+        @torch.inference_mode()
+        def compute() -> Tensor:
+            return losses(model(self.tokens, use_cache=False).logits, self.tokens)
+
+        return compute
+
+    def matrices(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+        model = self.model("eager")
+
+        @torch.inference_mode()
+        def compute() -> tuple[Tensor, dict[str, Tensor]]:
+            out = model(self.tokens, use_cache=False, output_attentions=True)
+            of_layers = [scores_of(matrix, self.shape.length // 2) for matrix in out.attentions]
+            scores = {name: torch.stack([made[name] for made in of_layers]) for name in SCORES}
+            return losses(out.logits, self.tokens), scores
+
+        return compute
+
+    def products(self) -> Callable[[], None]:
+        """Every linear map on an input of the shape it gets in a forward pass, and attention."""
+        model, calls = self.model("sdpa"), []
+        handles = [
+            part.register_forward_pre_hook(lambda part, args: calls.append((part, args[0].shape)))
+            for part in model.modules()
+            if isinstance(part, nn.Linear)
+        ]
+        with torch.inference_mode():
+            model(self.tokens, use_cache=False)
+        for handle in handles:
+            handle.remove()
+        shape, dtype = self.shape, getattr(torch, self.dtype)
+        work = [(torch.randn(s, dtype=dtype, device=self.device), part) for part, s in calls]
+        q = torch.randn(
+            shape.sequences, shape.heads, shape.length, shape.d_model // shape.heads,
+            dtype=dtype, device=self.device,
+        )  # fmt: skip
+
+        @torch.inference_mode()
+        def compute() -> None:
+            for x, part in work:
+                linear(x, part.weight, part.bias)
+            for _ in range(shape.layers):
+                scaled_dot_product_attention(q, q, q, is_causal=True)
+
+        return compute
+
+    def transformerlens(self) -> Callable[[], Tensor] | None:
+        """Every pattern cached, and the losses; None where it is not installed."""
+        try:
+            from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
+                TransformerBridge,
+            )
+        except ImportError:
+            return None
+        bridge = TransformerBridge.boot_transformers(
+            "EleutherAI/pythia-70m", hf_model=self.model("eager"), device=self.device
+        )
+        patterns = lambda name: name.endswith(("hook_pattern", "attn.hook_attention"))  # noqa: E731
+
+        @torch.inference_mode()
+        def compute() -> Tensor:
+            logits, _ = bridge.run_with_cache(self.tokens, names_filter=patterns)
+            return losses(logits, self.tokens)
+
+        return compute
+
+
+def losses(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Per-token cross-entropy in float32; by sequence, so that no copy of all logits is made."""
+    pairs = zip(logits, tokens, strict=True)
+    return torch.stack(
+        [cross_entropy(row[:-1].float(), ids[1:], reduction="none") for row, ids in pairs]
+    )
+
+
+def scores_of(matrix: Tensor, block: int) -> dict[str, Tensor]:
+    """The five scores of one layer from its attention [sequence, head, query, key]."""
+    means = {
+        "previous_token": matrix.diagonal(-1, 2, 3)[..., : block - 1],
+        "current_token": matrix.diagonal(0, 2, 3)[..., 1:block],
+        "first_token": matrix[..., 1:block, 0],
+        "duplicate_token": matrix.diagonal(-block, 2, 3),
+        "induction": matrix.diagonal(1 - block, 2, 3)[..., 1:],
+    }
+    return {name: entries.double().mean(dim=(0, 2)) for name, entries in means.items()}
+
+
+def timed(work: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def compare(bench: Bench, rounds: int) -> dict[str, float]:
+    """Median ratio of each contender to `bare`, of `ontogeny` to `products`, and their errors."""
+    contenders: dict[str, Callable[[], object]] = {
+        "bare": bench.bare(),
+        "ontogeny": bench.ontogeny(),
+        "matrices": bench.matrices(),
+        "products": bench.products(),
+    }
+    if (lens := bench.transformerlens()) is not None:
+        contenders["transformerlens"] = lens
+    found = errors(bench.ontogeny()(), bench.matrices()(), bench.bare()())
+    for work in contenders.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    order = list(contenders)
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            times[name].append(timed(contenders[name], bench.device))
+    for name, seconds in times.items():
+        found[name] = median_ratio(seconds, times["bare"])
+    found["over_products"] = median_ratio(times["ontogeny"], times["products"])
+    found["seconds_bare"] = statistics.median(times["bare"])
+    found["tokens_per_second"] = bench.tokens.numel() / statistics.median(times["ontogeny"])
+    return found
+
+
+def median_ratio(some: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))
+
+
+def errors(
+    mine: tuple[Tensor, dict[str, Tensor]], theirs: tuple[Tensor, dict[str, Tensor]], bare: Tensor
+) -> dict[str, float]:
+    scores = [(mine[1][name] - theirs[1][name].cpu()).abs().max() for name in SCORES]
+    return {
+        "max_score_error": float(max(scores)),
+        "max_loss_error": float((mine[0] - bare.cpu()).abs().max()),
+    }
+
+
+def peak_of(contender: str, shape: str, options: argparse.Namespace) -> int | None:
+    """Peak bytes above the idle model, in a fresh process; None where it cannot run."""
+    command = [
+        sys.executable, __file__, "--peak", contender, "--shapes", shape,
+        "--threads", str(options.threads), "--device", options.device, "--dtype", options.dtype,
+    ]  # fmt: skip
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return None if out[-1] == "None" else int(out[-1])
+
+
+def print_peak(contender: str, shape: str, options: argparse.Namespace) -> None:
+    bench = Bench(SHAPES[shape], options.device, options.dtype)
+    work = getattr(bench, contender)()
+    if work is None:
+        print(None)
+        return
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        print(torch.cuda.max_memory_allocated() - before)
+        return
+    # Code and thread pools that any forward pass brings in are not what is compared.
+    with torch.inference_mode():
+        bench.resident.module(bench.tokens[:1, :8], use_cache=False)
+    ctypes.CDLL(None).malloc_trim(0)  # what building left free is not the model's
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
+    before = _status("VmRSS")
+    started = time.perf_counter()
+    work()
+    if contender == "ontogeny":
+        print(f"{shape} {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    print(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def report(options: argparse.Namespace) -> dict[str, float]:
+    """Print the table; return what `--json` prints."""
+    summary: dict[str, float] = {"max_score_error": 0.0, "max_loss_error": 0.0}
+    for name in options.shapes:
+        shape = SHAPES[name]
+        found = compare(Bench(shape, options.device, options.dtype), options.rounds)
+        names = [c for c in ("bare", "ontogeny", "matrices", "transformerlens") if c in found]
+        peaks = {c: peak_of(c, name, options) for c in names}
+        share = (peaks["ontogeny"] or 0) / (peaks["bare"] or 1)
+        summary |= {
+            f"ratio_{name}": found["ontogeny"],
+            f"over_products_{name}": found["over_products"],
+            f"memory_share_{name}": share,
+        }
+        for error in ("max_score_error", "max_loss_error"):
+            summary[error] = max(summary[error], found[error])
+        if not options.json:
+            print_table(name, shape, found, peaks)
+    return summary
+
+
+def print_table(
+    name: str, shape: Shape, found: dict[str, float], peaks: dict[str, int | None]
+) -> None:
+    print(f"\npythia-{name} shape, {shape.sequences} x {shape.length} tokens")
+    print(f"(bare: {found['seconds_bare']:.3f} s; ontogeny: {found['tokens_per_second']:,.0f}")
+    print("tokens per second)\n\n| | time | peak MB |\n|---|---|---|")
+    for contender, peak in peaks.items():
+        print(f"| {contender} | {found[contender]:.2f} | {(peak or 0) / 1e6:.0f} |")
+    print(f"| products | {found['products']:.2f} | |")
+    if "transformerlens" not in found:
+        print("\ntransformerlens is not installed: see requirements-transformerlens.txt")
+    print(f"\nontogeny over products: {found['over_products']:.2f}; largest errors: scores")
+    print(f"{found['max_score_error']:.1e}, losses {found['max_loss_error']:.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["70m", "160m"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--long", action="store_true", help="time and memory of long contexts")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print_peak(options.peak, options.shapes[0], options)
+    elif options.long:
+        for name in ("70m", "70m-4096", "70m-16384"):
+            print(f"{name}: {(peak_of('ontogeny', name, options) or 0) / 1e6:.0f} MB")
+    else:
+        summary = report(options)
+        if options.json:
+            print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
