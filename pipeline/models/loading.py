@@ -14,6 +14,7 @@ from typing import cast
 
 import safetensors.torch
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -116,7 +117,7 @@ def read_architecture(folder: str | Path) -> PreTrainedConfig:
     """The config.json of a checkpoint's folder; raises InputError where it cannot be used."""
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise InputError(
             f"{Path(folder) / 'config.json'}: describes no model that can be built here "
             f"({_first_line(error)}): give a checkpoint in the Hugging Face layout"

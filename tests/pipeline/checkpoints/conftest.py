@@ -13,11 +13,11 @@ from s3fs import S3FileSystem
 from safetensors.numpy import save_file
 
 from pipeline.checkpoints import retrying
-from tests.pipeline.checkpoints.servers import Hub, Proxy
+from tests.pipeline.checkpoints.servers import LARGE, Hub, Proxy
 
 WriteCheckpoint = Callable[..., Path]
 
-CONFIG = {"model_type": "gpt_neox", "hidden_size": 4}
+CONFIG = {"model_type": "known-to-nobody", "hidden_size": 4}
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:
@@ -65,6 +65,30 @@ def write_checkpoint() -> WriteCheckpoint:
         return folder
 
     return write
+
+
+def _write_large(folder: Path, step: int, sharded: bool = False) -> Path:
+    """A checkpoint whose weights are large enough to be kept by their sha256."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    content = {
+        name: np.random.default_rng([step, i]).normal(size=LARGE // 4).astype(np.float32)
+        for i, name in enumerate("ab")
+    }
+    if not sharded:
+        save_file(content, folder / "model.safetensors")
+        return folder
+    for name, value in content.items():
+        save_file({name: value}, folder / f"{name}.safetensors")
+    weight_map = {name: f"{name}.safetensors" for name in content}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+@pytest.fixture
+def write_large() -> WriteCheckpoint:
+    """`write_large(folder, step, sharded=False)`: one that a hub keeps by its sha256."""
+    return _write_large
 
 
 @pytest.fixture

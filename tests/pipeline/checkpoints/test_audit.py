@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from s3fs import S3FileSystem
 from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoints import list_checkpoints
@@ -327,3 +328,44 @@ def test_a_run_too_short_to_judge_raises_no_alarm():
 
 def test_fault_order_is_by_step():
     assert sorted([Fault(2, "a", ""), Fault(1, "b", "")])[0].step == 1
+
+
+# Elsewhere than on a disk.
+
+
+def test_the_metadata_of_154_branches_take_few_requests_and_no_weights(hub, write_large, tmp_path):
+    steps = [0, *(2**k for k in range(10)), *range(1000, 144000, 1000)]
+    for number in steps:
+        write_large(tmp_path / f"run/step{number}", number)
+    for number in (3000, 4000, 5000):
+        shutil.rmtree(tmp_path / f"run/step{number}")
+        shutil.copytree(tmp_path / "run/step143000", tmp_path / f"run/step{number}")
+    repository = hub.add_run("EleutherAI/pythia", tmp_path / "run")
+    del repository.branches["step77000"]
+    hub.forget()
+    verdict = audit("hf://EleutherAI/pythia")
+    weights = sum(f.stat().st_size for f in (tmp_path / "run").rglob("*.safetensors"))
+    print(f"{hub.count} requests, {hub.cdn.bytes_sent} of {weights} bytes of weight files")
+    assert len(steps) == 154 and verdict.checkpoints == 153
+    assert {(f.step, f.kind) for f in verdict.faults} == {
+        (3000, "final-weights"), (4000, "final-weights"), (5000, "final-weights"),
+        (77000, "missing-step"),
+    }  # fmt: skip
+    assert hub.count < 320
+    assert hub.cdn.bytes_sent <= 2**16
+
+
+def test_the_audit_finds_the_same_in_a_folder_on_s3_and_on_the_hub(hub, s3, run):
+    for plant in (final_weights, missing_step, missing_file, shape_mismatch, foreign_shard):
+        plant(run)
+    for path in sorted(run.iterdir()):
+        if path.name not in [f"step-{n}" for n in (0, 1, 2, 4, 32, 140, 180, 260, 300, 320, 400)]:
+            shutil.rmtree(path)
+    S3FileSystem(use_listings_cache=False).put(str(run), "runs/a", recursive=True)
+    hub.add_run("owner/name", run)
+    expected_everywhere = found(run)
+    assert {kind for _, kind in expected_everywhere} == {
+        "final-weights", "missing-file", "shape-mismatch", "foreign-shard",
+    }  # fmt: skip
+    assert found("s3://runs/a") == found("hf://owner/name") == expected_everywhere
+    assert found("s3://runs/a", deep=True) == found("hf://owner/name", deep=True)

@@ -1,8 +1,5 @@
-import json
-
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
@@ -11,29 +8,11 @@ from pipeline.checkpoints.places import place_of, read_config
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
-from tests.pipeline.checkpoints.servers import LARGE, Faults
-
-
-def write_large(folder, step: int, sharded: bool = False):
-    """A checkpoint whose weights are large enough to be kept by their sha256."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    content = {
-        name: np.random.default_rng([step, i]).normal(size=LARGE // 4).astype(np.float32)
-        for i, name in enumerate("ab")
-    }
-    if not sharded:
-        save_file(content, folder / "model.safetensors")
-        return folder
-    for name, value in content.items():
-        save_file({name: value}, folder / f"{name}.safetensors")
-    weight_map = {name: f"{name}.safetensors" for name in content}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    return folder
+from tests.pipeline.checkpoints.servers import Faults
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, write_large):
     for step in (0, 1, 2, 10):
         write_large(tmp_path / f"run/step{step}", step, sharded=step == 2)
     (tmp_path / "run/tokenizer_config.json").write_text("{}")

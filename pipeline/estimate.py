@@ -1,0 +1,108 @@
+"""What an analysis would take, before it is run: nothing is written, and no weights are read."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.checkpoints.contents import weight_parts
+from pipeline.checkpoints.places import place_of, remote_place_of
+from pipeline.checkpoints.stored import Folder
+from pipeline.config import Analysis
+from pipeline.errors import CheckpointError
+from pipeline.models.loading import ModelFacts, torch_dtype
+from pipeline.plan import Prepared, examine
+from pipeline.record import merge
+
+_OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
+_SECONDS = 0.2  # for which products are timed
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a first run of an analysis takes, if its store is empty.
+
+    bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
+    hours: of computing on the configured workers, from the matrix products of the forward passes
+    and their speed on this machine now; fetching, reading and the measures come on top where they
+    take longer. store_bytes: before compression.
+    """
+
+    checkpoints: int
+    masked: int
+    bytes_to_fetch: int
+    bytes_to_read: int
+    forward_passes: int
+    hours: float
+    store_bytes: int
+
+
+def dry_run(analysis: Analysis) -> Estimate:
+    """Estimate an analysis. Raises InputError for all that the analysis itself would refuse."""
+    prepared = examine(analysis)
+    count = len(prepared.checkpoints)
+    read = sum(_weight_bytes(prepared))
+    passes = merge(
+        wanted
+        for group in prepared.job.groups
+        for wanted in group.measure.passes(prepared.settings[group.name])
+    )
+    facts = next(iter(prepared.settings.values())).model
+    products = sum(_products(facts, *prepared.inputs[one.input].tokens.shape) for one in passes)
+    speed = _products_per_second(analysis, facts.d_model) if products else 1.0
+    seconds = _OVERHEAD * count * products / speed / analysis.workers.count
+    return Estimate(
+        checkpoints=count,
+        masked=len(prepared.masked),
+        bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
+        bytes_to_read=read,
+        forward_passes=count * len(passes),
+        hours=seconds / 3600,
+        store_bytes=count * _row_bytes(prepared),
+    )
+
+
+def _weight_bytes(prepared: Prepared) -> list[int]:
+    """The bytes of each checkpoint's weights; those that are broken count as nothing."""
+    place = place_of(prepared.checkpoints[0].uri)
+    uris = [checkpoint.uri for checkpoint in prepared.checkpoints]
+    sizes = []
+    for uri, files in zip(uris, place.files_of(uris), strict=True):
+        try:
+            sizes.append(sum(part.size for part in weight_parts(place, Folder(uri, uri, files))))
+        except CheckpointError:
+            sizes.append(0)
+    return sizes
+
+
+def _products(facts: ModelFacts, sequences: int, length: int) -> float:
+    """Multiplications and additions of one pass: 12 d^2 weights per layer, the attention, W_U."""
+    per_layer = 12 * facts.d_model**2 + 2 * length * facts.d_model
+    weights = facts.n_layers * per_layer + facts.vocabulary * facts.d_model
+    return 2.0 * weights * sequences * length
+
+
+def _products_per_second(analysis: Analysis, d_model: int) -> float:
+    workers = analysis.workers
+    device = torch.device(workers.device if torch.cuda.is_available() else "cpu")
+    left = torch.ones(512, d_model, dtype=torch_dtype(workers.dtype), device=device)
+    right = torch.ones(d_model, 4 * d_model, dtype=left.dtype, device=device)
+    times, started = [], time.perf_counter()
+    while time.perf_counter() - started < _SECONDS or len(times) < 3:
+        before = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - before)
+    return 2.0 * left.numel() * 4 * d_model / float(np.median(times))
+
+
+def _row_bytes(prepared: Prepared) -> int:
+    total = 0
+    for group in prepared.job.groups:
+        coordinates = group.measure.coordinates(prepared.settings[group.name])
+        for variable in group.measure.variables:
+            shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
+            total += int(np.prod(shape, dtype=np.int64)) * np.dtype(variable.dtype).itemsize
+    return total
