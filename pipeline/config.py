@@ -138,8 +138,8 @@ class Analysis(Strict):
     """What to compute, from what, into which store.
 
     select: some of the checkpoints only. audit: how the checkpoints are looked at first, so that
-    those which would look right and be wrong are left out: by their metadata, by their bytes too
-    ("deep": reads all of them once), or not at all ("off").
+    those which would look right and be wrong are left out: not at all ("off"), by their metadata,
+    or by their bytes too ("deep": reads all of them once).
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
     measures: by group name, each with its parameters.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
@@ -148,7 +148,7 @@ class Analysis(Strict):
     checkpoints: str
     store: str
     select: Selection | None = None
-    audit: Literal["metadata", "deep", "off"] = "metadata"
+    audit: Literal["off", "metadata", "deep"] = "off"
     inputs: dict[str, InputSpec] = {}
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()

@@ -119,21 +119,21 @@ def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(
     assert not list((cache_folder() / "copies").rglob("*.safetensors"))
 
 
-def test_what_the_audit_masks_is_left_out_and_said_unless_told_otherwise(make_run, tmp_path):
+def test_what_the_audit_masks_is_left_out_and_said_where_it_is_asked_for(make_run, tmp_path):
     run = make_run(range(6))
     for file in (run / "step-5").iterdir():
         shutil.copy(file, run / "step-2")
     content = {
         "checkpoints": str(run), "store": str(tmp_path / "a.zarr"), "measures": ["weight_norm"],
     }  # fmt: skip
-    summary = analyze(Analysis.model_validate(content))
+    summary = analyze(Analysis.model_validate(content | {"audit": "metadata"}))
     assert list(summary.masked) == [2] and "final-weights" in summary.masked[2]
     assert "masked by the audit: [2]" in summary.sentence()
     assert list(open_run(content["store"])["weight_norm"].step.values) == [0, 1, 3, 4, 5]
     verdict = json.loads((tmp_path / "a.zarr/_audit.json").read_text())
     assert [(fault["step"], fault["kind"]) for fault in verdict["faults"]] == [(2, "final-weights")]
-    told = content | {"audit": "off", "store": str(tmp_path / "b.zarr")}
-    assert analyze(Analysis.model_validate(told)).computed == list(range(6))
+    unasked = content | {"store": str(tmp_path / "b.zarr")}
+    assert analyze(Analysis.model_validate(unasked)).computed == list(range(6))
 
 
 def test_selected_steps_alone_are_computed(make_run, tmp_path):
