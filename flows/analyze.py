@@ -3,7 +3,6 @@
 It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -21,6 +20,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.reporting import write_beside
+from flows.server import reach_server
 from flows.workers import Pool, may_pass
 from pipeline.aggregate.trajectories import publish
 from pipeline.config import Analysis
@@ -49,7 +49,7 @@ _watcher: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
     """Run the flow here and now. Raises what it raised; see `pipeline.main.analyze`."""
-    _reach_server()
+    reach_server()
     watcher = _Watcher(progress)
     token = _watcher.set(watcher)
     try:
@@ -60,20 +60,6 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
     return watcher.summary
-
-
-def _reach_server() -> None:
-    """Start the embedded server if none is configured, out of reach of the terminal's Ctrl-C.
-
-    It would end before this process has told it that the run was interrupted. What a process is
-    started with blocked stays blocked in it.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with get_client(sync_client=True):
-            pass
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @dataclass

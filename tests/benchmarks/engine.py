@@ -25,6 +25,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,8 +130,7 @@ class Bench:
         def compute() -> tuple[Tensor, dict[str, Tensor]]:
             out = model(self.tokens, use_cache=False, output_attentions=True)
             of_layers = [scores_of(matrix, self.shape.length // 2) for matrix in out.attentions]
-            scores = {name: torch.stack([made[name] for made in of_layers]) for name in SCORES}
-            return losses(out.logits, self.tokens), scores
+            return losses(out.logits, self.tokens), stacked(of_layers)
 
         return compute
 
@@ -162,25 +162,33 @@ class Bench:
 
         return compute
 
-    def transformerlens(self) -> Callable[[], Tensor] | None:
-        """Every pattern cached, and the losses; None where it is not installed."""
+    def transformerlens(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]] | None:
+        """Scores from cached patterns, and the losses; None where it is not installed."""
         try:
             from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
                 TransformerBridge,
             )
         except ImportError:
             return None
-        bridge = TransformerBridge.boot_transformers(
-            "EleutherAI/pythia-70m", hf_model=self.model("eager"), device=self.device
-        )
-        patterns = lambda name: name.endswith(("hook_pattern", "attn.hook_attention"))  # noqa: E731
+        with tempfile.TemporaryDirectory() as folder:
+            self.config.save_pretrained(folder)  # it asks for a config, though it has a model
+            bridge = TransformerBridge.boot_transformers(
+                folder, hf_model=self.model("eager"), device=self.device
+            )
 
         @torch.inference_mode()
-        def compute() -> Tensor:
-            logits, _ = bridge.run_with_cache(self.tokens, names_filter=patterns)
-            return losses(logits, self.tokens)
+        def compute() -> tuple[Tensor, dict[str, Tensor]]:
+            logits, cache = bridge.run_with_cache(
+                self.tokens, names_filter=lambda name: name.endswith("hook_pattern")
+            )
+            of_layers = [scores_of(matrix, self.shape.length // 2) for matrix in cache.values()]
+            return losses(logits, self.tokens), stacked(of_layers)
 
         return compute
+
+
+def stacked(of_layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([made[name] for made in of_layers]) for name in SCORES}
 
 
 def losses(logits: Tensor, tokens: Tensor) -> Tensor:

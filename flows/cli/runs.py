@@ -1,0 +1,139 @@
+"""Commands about runs: train one, list its checkpoints, analyse it."""
+
+import io
+import json
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.app import Json, app, print_table
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.config import Analysis
+    from pipeline.main import Summary
+
+
+@app.command()
+def demo() -> None:
+    """Train two small models into ./demo, analyse all their checkpoints, say what formed when."""
+    from flows.console import progress_of
+    from flows.demo import demonstrate
+
+    with redirect_stdout(io.StringIO()):
+        shown = demonstrate(progress_of)
+    for preset, sentences in shown.findings.items():
+        typer.echo(f"\n{preset}")
+        for sentence in sentences:
+            typer.echo(f"  - {sentence}")
+    typer.echo(f"\nReport: {shown.page}")
+    typer.echo("The runs in Prefect: `prefect server start`, then http://127.0.0.1:4200/runs")
+    _exit_by(*shown.summaries.values())
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    output: Annotated[str | None, typer.Option(help="The run's folder.")] = None,
+) -> None:
+    """Train a model organism and save its checkpoints; an interrupted run goes on."""
+    from flows.console import progress_of
+    from pipeline.training import train as train_organism
+    from pipeline.training.sweep import load_trainings
+
+    trainings = load_trainings(config)
+    if output and len(trainings) > 1:
+        raise InputError(f"{config}: is a sweep, each run has its own folder: leave --output out")
+    for training in trainings:
+        chosen = training.model_copy(update={"output": output} if output else {})
+        with progress_of(f"train {chosen.name}") as step:
+            folder = train_organism(
+                chosen,
+                lambda done, total, loss, step=step: step(done, total, f"loss {loss:.3g} nats"),
+            )
+        typer.echo(str(folder))
+
+
+@app.command()
+def checkpoints(uri: str, as_json: Json = False) -> None:
+    """List the checkpoints of a run, in order of step."""
+    from pipeline.checkpoints import list_checkpoints
+
+    found = list_checkpoints(uri)
+    if as_json:
+        typer.echo(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
+        return
+    print_table(
+        ["step", "tokens_seen", "uri"],
+        [[str(c.step), str(c.tokens_seen or ""), c.uri] for c in found],
+    )
+
+
+@app.command()
+def analyze(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    serial: Annotated[
+        bool, typer.Option(help="In this process alone, without Ray and Prefect.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute what the store lacks, write the report, and say what was found."""
+    from pipeline.config import load_analysis
+    from pipeline.sweeps import analyses_of, grokking_table
+
+    analyses = analyses_of(load_analysis(config))
+    done = [_analyzed_here(one) if serial else _analyzed_by_flow(one) for one in analyses]
+    told = [{**asdict(summary), "report": str(page)} for summary, page in done]
+    if len(analyses) == 1:
+        typer.echo(json.dumps(told[0], indent=1)) if as_json else _tell(*done[0])
+    elif as_json:
+        typer.echo(json.dumps(told, indent=1))
+    else:
+        for summary, page in done:
+            _tell(summary, page)
+    if len(analyses) > 1 and "modular_addition" in analyses[0].measures and not as_json:
+        typer.echo(grokking_table(analyses).to_string(index=False, na_rep="-"))
+    _exit_by(*(summary for summary, _ in done))
+
+
+def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":
+    from flows.console import progress_of
+    from flows.reporting import write_beside
+    from pipeline.main import analyze
+
+    with progress_of("analyse") as step:
+        summary = analyze(analysis, step)
+    return summary, write_beside(analysis.store)
+
+
+def _analyzed_by_flow(analysis: "Analysis") -> "tuple[Summary, Path]":
+    from flows.analyze import run_analysis
+    from flows.console import progress_of
+    from flows.reporting import page_of
+
+    # Ray prints what it makes of a lost worker; ours is told by its task, and by the summary.
+    with progress_of("analyse") as step, redirect_stdout(io.StringIO()):
+        return run_analysis(analysis, step), page_of(analysis.store)
+
+
+def _tell(summary: "Summary", page: Path) -> None:
+    from pipeline.report import findings
+
+    typer.echo(summary.sentence())
+    for sentence in findings(summary.store):
+        typer.echo(f"  - {sentence}")
+    typer.echo(f"Report: {page}")
+
+
+def _exit_by(*summaries: "Summary") -> None:
+    """Each failure by name on stderr, and exit code 1 if there is one."""
+    for summary in summaries:
+        for _, reason in sorted(summary.failed.items()):
+            typer.echo(reason, err=True)
+        if summary.failed:
+            typer.echo(summary.sentence(), err=True)
+    if any(summary.failed for summary in summaries):
+        raise typer.Exit(1)

@@ -1,0 +1,72 @@
+"""The Prefect server that a run reports to: one that stands, or one that ends with the run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCAL = "127.0.0.1"
+
+
+def use_standing_server() -> None:
+    """Report to the user's own `ontogeny ui` if it runs, unless PREFECT_API_URL names a server.
+
+    To be called before Prefect is imported.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    try:
+        standing = json.loads(_notice().read_text(encoding="utf-8"))
+        os.kill(standing["process"], 0)
+    except (OSError, ValueError, KeyError):
+        return
+    os.environ["PREFECT_API_URL"] = standing["url"]
+
+
+def serve_ui(port: int) -> int:
+    """Run a Prefect server with its UI until it is interrupted; returns its exit code."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOCAL]
+    server = subprocess.Popen([*command, "--port", str(port)], start_new_session=True)
+    with _noticed(server.pid, f"http://{LOCAL}:{port}/api"):
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
+            return 0
+
+
+def reach_server() -> None:
+    """Start the embedded server if none is configured, out of reach of the terminal's Ctrl-C.
+
+    It would end before this process has told it that the run was interrupted. What a process is
+    started with blocked stays blocked in it.
+    """
+    from prefect.client.orchestration import get_client
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True):
+            pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def _noticed(process: int, url: str) -> Iterator[None]:
+    notice = _notice()
+    notice.parent.mkdir(parents=True, exist_ok=True)
+    notice.write_text(json.dumps({"process": process, "url": url}), encoding="utf-8")
+    try:
+        yield
+    finally:
+        notice.unlink(missing_ok=True)
+
+
+def _notice() -> Path:
+    """Where this user's standing server says where it is: in Prefect's own folder."""
+    return Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "ontogeny-ui.json"

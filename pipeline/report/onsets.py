@@ -1,0 +1,49 @@
+"""What has set in so far in a run, each with the step at which it did: for announcing it once."""
+
+import xarray as xr
+
+from pipeline.query import open_run
+from pipeline.report.findings import by_measure
+from pipeline.report.grokking import MILESTONES, milestones
+from pipeline.report.induction import FORMED, onsets
+from pipeline.report.wording import at_step, head_name
+
+# The patterns of attention whose first appearance in any head is worth a message.
+_PATTERNS = {"induction": "induction head", "previous_token": "previous-token head"}
+
+
+def onsets_of(store_uri: str) -> dict[str, str]:
+    """By what set in, a sentence that dates it. Empty for a store without rows.
+
+    A key says the same at every later checkpoint: whoever knows the keys of before can tell what
+    is new. Raises InputError where there is no store.
+    """
+    found: dict[str, str] = {}
+    for measure, groups in by_measure(open_run(store_uri)).items():
+        for name, group in groups.items():
+            if measure == "head_scores":
+                found |= {f"{name}: {key}": said for key, said in _heads(group).items()}
+            if measure == "modular_addition":
+                found |= {f"{name}: {key}": said for key, said in _losses(group).items()}
+    return found
+
+
+def _heads(group: xr.Dataset) -> dict[str, str]:
+    found = {}
+    for pattern, head in _PATTERNS.items():
+        if formed := onsets(group[pattern]):
+            first = formed[0]
+            found[f"first {head}"] = (
+                f"The first {head} formed: {head_name(first.layer, first.head)} passed {FORMED} "
+                f"at {at_step(first.step)}."
+            )
+    return found
+
+
+def _losses(group: xr.Dataset) -> dict[str, str]:
+    return {
+        MILESTONES[loss]: f"{MILESTONES[loss].capitalize()}: {loss.replace('_', ' ')} was first "
+        f"low at {at_step(step)}."
+        for loss, step in milestones(group).items()
+        if step is not None
+    }
