@@ -24,6 +24,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
 from pipeline.modular_forward import table_record
+from pipeline.pairs import resolve
 from pipeline.record import Pass, Record
 from pipeline.unembedding import logit_transform, replaced_unembedding, unembedding_of
 
@@ -124,7 +125,7 @@ class _Job:
         dtype = _wide(module.dtype)
         shape = (facts.n_layers, sequences, facts.n_heads, length)
         self.recorder = attention.Recorder(
-            pairs={r: attention.resolve(r, input.tokens) for r in pass_.attention},
+            pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
             head_outputs={layer: [] for layer in pass_.head_outputs},
             head_scale={(layer, head): factor for layer, head, factor in pass_.head_scale},

@@ -12,10 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline import attention, forward
-from pipeline.attention import attention_function, resolve
+from pipeline.attention import attention_function
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import Resident
+from pipeline.pairs import resolve
 from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, WINDOW, eager_model, matrices
 
