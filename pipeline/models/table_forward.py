@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeGuard, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -66,6 +66,16 @@ def forward_table(model: OrganismForCausalLM, p: int, keep_neurons: bool = True)
                 neurons[pairs] = active
         logits[pairs] = model.lm_head(model.model.norm(x))
     return AtEquals(neurons if d_mlp else None, logits)
+
+
+def pair_logits(
+    model: OrganismForCausalLM, p: int, pairs: Int[Tensor, " pair"]
+) -> Float[Tensor, "pair vocabulary"]:
+    """Logits at '=' of the pairs a * p + b that are asked for, with their graph: for training."""
+    x, layer = middle_residual(model, p)[pairs], _layer(model)
+    if layer.mlp is not None:
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+    return model.lm_head(model.model.norm(x))
 
 
 def middle_residual(model: OrganismForCausalLM, p: int) -> Float[Tensor, "pair d_model"]:

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.data import modular
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
-from pipeline.models.table_forward import factorises, forward_table
+from pipeline.models.table_forward import factorises, forward_table, pair_logits
 
 P = 7
 CASES = {
@@ -47,6 +47,19 @@ def test_logits_and_neurons_are_those_of_the_plain_pass(changes):
         assert found.neurons is None
     else:
         torch.testing.assert_close(found.neurons, expected_neurons, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES.keys())
+def test_gradients_of_some_pairs_are_those_of_the_plain_pass(changes):
+    pairs, gradients = torch.tensor([3, 40, 11, 12]), []
+    tokens = torch.from_numpy(modular.table(P, "add")[0])[pairs]
+    for logits_of in (lambda m: pair_logits(m, P, pairs), lambda m: m(tokens).logits[:, -1]):
+        model = model_of(**changes)
+        logits_of(model).log_softmax(dim=1)[:, 2].sum().backward()
+        gradients.append({name: w.grad for name, w in model.named_parameters()})
+    found, expected = gradients
+    assert set(found) == set(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @torch.inference_mode()

@@ -29,9 +29,9 @@ def test_every_preset_describes_a_run_with_enough_checkpoints(preset):
     assert n_checkpoints == 25 if preset == "stdlib-text" else n_checkpoints >= 60
 
 
-def test_the_three_presets_are_packaged():
+def test_the_presets_are_packaged():
     assert {path.stem for path in PRESETS.glob("*.yaml")} == {
-        "induction", "modular-addition", "stdlib-text",
+        "induction", "modular-addition", "modular-addition-113", "stdlib-text",
     }  # fmt: skip
 
 
