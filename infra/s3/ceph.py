@@ -19,13 +19,15 @@ import subprocess
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
 USER = "ontogeny"
 SECONDS = 120  # for everything to come up, on a busy machine
 
-# Without "ms mon client mode" the gateway hangs where authentication is off.
+# Without "ms mon client mode" the gateway hangs where authentication is off. Admin sockets are off,
+# because a socket's path may have no more than 107 bytes.
 _CONFIGURATION = """
 [global]
 fsid = {fsid}
@@ -47,7 +49,7 @@ mon allow pool size one = true
 mon osd full ratio = 0.99
 mon data avail crit = 1
 run dir = {folder}
-admin socket = {folder}/$name.asok
+admin socket =
 pid file = {folder}/$name.pid
 log file = {folder}/$name.log
 mon cluster log file = {folder}/cluster.log
@@ -61,6 +63,11 @@ rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw lifecycle work time = 00:00-00:01
 """
 
+# What fetches its configuration from the monitor forgets the cluster's id until the monitor tells
+# it again: a command that is quicker than that is refused ("wrong fsid"), and the disk then ends.
+# Daemons can do without; the command `ceph` cannot, and is asked again.
+_BY_FILE_ALONE = "--no-mon-config"
+
 _REQUEST = re.compile(r'beast: .* "(?P<method>[A-Z]+) (?P<path>\S+) HTTP')
 
 
@@ -73,8 +80,15 @@ class Ceph:
     def start(self) -> dict[str, str]:
         """Start everything; returns the environment that a client needs."""
         if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
-            raise SystemExit(f"{', '.join(missing)} not found; see {Path(__file__).name}")
+            raise RuntimeError(f"{', '.join(missing)} not found; see {Path(__file__).name}")
         self.folder.mkdir(parents=True)
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> dict[str, str]:
         (self.folder / "rgw").mkdir()
         fsid, monitor = str(uuid.uuid4()), free_port()
         self._configuration.write_text(
@@ -82,8 +96,9 @@ class Ceph:
                 fsid=fsid, monitor=monitor, folder=self.folder, port=self.port
             ).lstrip()
         )
-        self._start_monitor(fsid, monitor)
-        self._start_disk()
+        disk = str(uuid.uuid4())
+        self._start_monitor(fsid, monitor, disk)
+        self._start_disk(disk)
         keys = {
             "AWS_ACCESS_KEY_ID": secrets.token_hex(10).upper(),
             "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
@@ -101,8 +116,8 @@ class Ceph:
 
     def start_gateway(self) -> None:
         """Start the gateway alone, as after `kill_gateway`."""
-        self._spawn("radosgw", "-n", "client.rgw")
-        _wait_for(lambda: _answers(self.port), "the gateway")
+        process = self._spawn("radosgw", "-n", "client.rgw")
+        self._wait_for("radosgw", process, lambda: _answers(self.port))
 
     def kill_gateway(self) -> None:
         """End the gateway as by `kill -9`; what it has acknowledged stays."""
@@ -122,21 +137,19 @@ class Ceph:
     def _configuration(self) -> Path:
         return self.folder / "ceph.conf"
 
-    def _start_monitor(self, fsid: str, port: int) -> None:
+    def _start_monitor(self, fsid: str, port: int, disk: str) -> None:
         monmap = str(self.folder / "monmap")
         address = f"[v1:127.0.0.1:{port}]"
         self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap)
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
-        self._spawn("ceph-mon", "-i", "a")
-        _wait_for(lambda: self._try("ceph", "--connect-timeout", "5", "-s"), "the monitor")
+        process = self._spawn("ceph-mon", "-i", "a")
+        self._wait_for("ceph-mon", process, lambda: self._told("osd", "new", disk) != "")
 
-    def _start_disk(self) -> None:
-        name = str(uuid.uuid4())
-        self._run("ceph", "osd", "new", name)
+    def _start_disk(self, disk: str) -> None:
         (self.folder / "osd").mkdir()
-        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", name)
-        self._spawn("ceph-osd", "-i", "0")
-        _wait_for(lambda: "1 up" in self._output("ceph", "osd", "stat"), "the disk")
+        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
+        process = self._spawn("ceph-osd", "-i", "0")
+        self._wait_for("ceph-osd", process, lambda: "1 up" in self._told("osd", "stat"))
 
     def _run(self, program: str, *arguments: str) -> None:
         self._output(program, *arguments)
@@ -144,29 +157,44 @@ class Ceph:
     def _output(self, program: str, *arguments: str) -> str:
         command = [program, *arguments]
         if program != "monmaptool":
-            command += ["--conf", str(self._configuration)]
+            command += ["--conf", str(self._configuration), _BY_FILE_ALONE]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
         return done.stdout
 
-    def _try(self, program: str, *arguments: str) -> bool:
+    def _told(self, *question: str) -> str:
+        """What the monitor says; nothing where it does not, or not yet."""
         try:
-            self._run(program, *arguments)
+            return self._output("ceph", "--connect-timeout", "5", *question)
         except (RuntimeError, subprocess.TimeoutExpired):
-            return False
-        return True
+            return ""
 
-    def _spawn(self, program: str, *arguments: str) -> None:
-        with (self.folder / f"{program}.out").open("a") as output:
+    def _spawn(self, program: str, *arguments: str) -> subprocess.Popen:
+        command = [program, "--foreground", *arguments, "--conf", str(self._configuration)]
+        with self._said_by(program).open("a") as output:
             process = subprocess.Popen(
-                [program, "--foreground", *arguments, "--conf", str(self._configuration)],
+                [*command, _BY_FILE_ALONE],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         (self.folder / f"{program}.process").write_text(str(process.pid))
+        return process
+
+    def _wait_for(self, program: str, process: subprocess.Popen, is_up: Callable[[], bool]) -> None:
+        """Return once it is up; RuntimeError at once where it ended, or when it took too long."""
+        until = time.monotonic() + SECONDS
+        while not is_up():
+            code = process.poll()
+            if code is not None or time.monotonic() > until:
+                how = f"did not come up in {SECONDS} s" if code is None else f"ended with {code}"
+                raise RuntimeError(f"{program} {how}: {self._said_by(program).read_text()[-2000:]}")
+            time.sleep(0.3)
+
+    def _said_by(self, program: str) -> Path:
+        return self.folder / f"{program}.out"
 
     def _kill(self, program: str) -> None:
         note = self.folder / f"{program}.process"
@@ -197,24 +225,19 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _wait_for(condition, what: str) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > until:
-            raise SystemExit(f"{what} did not come up in {SECONDS} s; see its log")
-        time.sleep(0.3)
-
-
 def main() -> None:
     """Start, stop or question a server."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Start, stop or question a server.")
     parser.add_argument("action", choices=("start", "stop", "requests"))
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=7480)
     given = parser.parse_args()
     server = Ceph(given.folder, given.port)
     if given.action == "start":
-        server.start()
+        try:
+            server.start()
+        except RuntimeError as error:
+            raise SystemExit(str(error)) from None
         print((server.folder / "environment").read_text(), end="")
     elif given.action == "stop":
         server.stop()
