@@ -16,10 +16,18 @@ CONTEXT.set_forkserver_preload(["pipeline.query"])  # its imports take a second
 _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 
+def process_of(function: Callable[..., Any], *args: Any) -> Any:
+    """A process, not started yet, in the environment that this one has now.
+
+    Left alone it would have the environment that the fork server was once started in.
+    """
+    return CONTEXT.Process(target=_in_environment, args=(dict(os.environ), function, args))
+
+
 def operations(function: Callable[..., Any], *args: Any) -> int:
     """How many changes to the file system a function makes, counted in a process of its own."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_count, args=(sender, function, args))
+    process = process_of(_count, sender, function, args)
     process.start()
     sender.close()
     counted = receiver.recv()
@@ -30,7 +38,7 @@ def operations(function: Callable[..., Any], *args: Any) -> int:
 
 def killed_before(operation: int, function: Callable[..., Any], *args: Any) -> None:
     """Run a function in a process that is killed before its n-th change to the file system."""
-    process = CONTEXT.Process(target=_die, args=(operation, function, args))
+    process = process_of(_die, operation, function, args)
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -38,7 +46,7 @@ def killed_before(operation: int, function: Callable[..., Any], *args: Any) -> N
 
 def side_by_side(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> None:
     """Run a function in one process for each tuple of arguments, all at once."""
-    processes = [CONTEXT.Process(target=function, args=args) for args in arguments]
+    processes = [process_of(function, *args) for args in arguments]
     for process in processes:
         process.start()
     for process in processes:
@@ -54,6 +62,14 @@ def write_rows(uri: str, steps: list[int], rows: list[int]) -> None:
     store = synthetic.Store(uri)
     for step, row in zip(steps, rows, strict=True):
         synthetic.write(store, synthetic.scores(), step, row)
+
+
+def _in_environment(
+    environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*args)
 
 
 def _watch(changed: Callable[[], None]) -> None:

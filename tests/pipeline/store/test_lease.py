@@ -32,7 +32,7 @@ def hold(uri: str, holding, seconds: float) -> None:
 def holder(store: Store):
     """A process that owns the store for as long as it is left alive."""
     holding = dying.CONTEXT.Event()
-    process = dying.CONTEXT.Process(target=hold, args=(store.uri, holding, 30.0))
+    process = dying.process_of(hold, store.uri, holding, 30.0)
     process.start()
     assert holding.wait(60)
     yield process
