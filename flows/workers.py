@@ -174,6 +174,7 @@ def connect(workers: Workers) -> None:
 def _start_here(workers: Workers) -> None:
     """A Ray on this machine. CPUs are bookkeeping: more workers than cores is the user's choice."""
     ray.init(
+        address="local",  # not the cluster that somebody else has started on this machine
         num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
         include_dashboard=False,
         log_to_driver=False,
