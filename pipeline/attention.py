@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from pipeline.errors import InputError
+from pipeline.head_edits import Edit
 from pipeline.kernels import attend, capped
 from pipeline.masks import RuleMask, make_mask
 from pipeline.pairs import Pairs
@@ -49,7 +50,8 @@ class Recorder:
 
     attention: per request, filled in place. head_outputs: before W_O, for the layers that are its
     keys, batch after batch.
-    head_scale: (layer, head) -> factor on that head's output, which the model then computes with.
+    first_layer: the first one that computes. edit: what is done to the heads' outputs, with which
+    the model then computes on.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
@@ -57,7 +59,8 @@ class Recorder:
     head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]] = field(
         default_factory=dict
     )
-    head_scale: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    first_layer: int = 0
+    edit: Edit | None = None
     sequences: slice = field(default_factory=lambda: slice(0, 0))
     padding: Bool[Tensor, "sequence position"] | None = None
     layers_seen: int = 0
@@ -101,12 +104,9 @@ class Recorder:
     def take_output(
         self, layer: int, out: Float[Tensor, "batch position head d_value"]
     ) -> Float[Tensor, "batch position head d_value"]:
-        """Record a layer's per-head outputs, and return them scaled."""
-        if factors := {h: f for (at, h), f in self.head_scale.items() if at == layer}:
-            scale = torch.ones(out.shape[2], dtype=out.dtype, device=out.device)
-            for head, factor in factors.items():
-                scale[head] = factor
-            out = out * scale[:, None]
+        """Record a layer's per-head outputs, and return them as the model is to go on with."""
+        if self.edit is not None:
+            out = self.edit.applied(layer, out, self.sequences)
         if layer in self.head_outputs:
             wide = torch.promote_types(out.dtype, torch.float32)
             self.head_outputs[layer].append(out.to("cpu", wide, copy=True))
@@ -158,7 +158,7 @@ _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 @contextmanager
 def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
     """Let the attention of one forward pass within be recorded: one call per layer, or an error."""
-    recorder.layers_seen = recorder.outputs_seen = 0
+    recorder.layers_seen = recorder.outputs_seen = recorder.first_layer
     token = _RECORDER.set(recorder)
     try:
         yield
@@ -169,10 +169,10 @@ def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
             f"{recorder.layers_seen} attention layers could be observed where the model has "
             f"{n_layers}: a model whose layers do not each attend once cannot be recorded exactly"
         )
-    if recorder.outputs_seen != n_layers and (recorder.head_outputs or recorder.head_scale):
+    if recorder.outputs_seen != n_layers and (recorder.head_outputs or recorder.edit):
         raise InputError(
             f"the outputs of the heads of {recorder.outputs_seen} layers could be observed where "
-            f"the model has {n_layers}: its heads can be neither recorded nor scaled"
+            f"the model has {n_layers}: its heads can be neither recorded nor changed"
         )
 
 
@@ -201,8 +201,11 @@ def attention_function(
             "(it has a cache, or attends elsewhere): its attention cannot be recorded exactly"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    recorder = _RECORDER.get()
+    if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
+        query, key = recorder.edit.as_the_first(query), recorder.edit.as_the_first(key)
     out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
-    if (recorder := _RECORDER.get()) is not None:
+    if recorder is not None:
         layer = recorder.layer_of(module)
         recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, attention_mask))
         out = recorder.take_output(layer, out)

@@ -6,8 +6,8 @@ turned into losses tile by tile (`cross_entropy.py`) while the model itself goes
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,11 +21,13 @@ from pipeline import attention
 from pipeline.attention_hooks import hooked
 from pipeline.cross_entropy import token_losses
 from pipeline.errors import InputError
+from pipeline.head_edits import Edit
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
 from pipeline.modular_forward import table_record
 from pipeline.pairs import resolve
 from pipeline.record import Pass, Record
+from pipeline.streams import started_at, watched_stream, wide
 from pipeline.unembedding import logit_transform, replaced_unembedding, unembedding_of
 
 # Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
@@ -36,7 +38,31 @@ ENGINE_VERSION = 1
 _BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
 
 
-def run(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None = None) -> Record:
+@dataclass(frozen=True)
+class Resumed:
+    """A pass that starts at `layer`, with heads changed from there on (`changes.py` makes them).
+
+    The rows of its input are `edit.copies` of each sequence; stream: what enters the layer, once
+    for each sequence (None for the first layer).
+    """
+
+    layer: int
+    stream: Float[Tensor, "sequence position d_model"] | None
+    edit: Edit
+
+    @property
+    def copies(self) -> int:
+        """Rows for each sequence."""
+        return len(self.edit.copies)
+
+
+def run(
+    resident: Resident,
+    input: Input,
+    pass_: Pass,
+    memory_bytes: int | None = None,
+    resumed: Resumed | None = None,
+) -> Record:
     """What `pass_` asks for, of the resident's current weights on `input`.
 
     Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
@@ -54,7 +80,9 @@ def run(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None 
             return made
         served = _served(module, resident.facts)
         batch = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    job = _Job(module, served, resident.facts, input, pass_)
+    if resumed is not None:
+        batch = max(1, batch // resumed.copies) * resumed.copies
+    job = _Job(module, served, resident.facts, input, pass_, resumed)
     with torch.inference_mode():
         for first in range(0, len(input.tokens), batch):
             job.compute(slice(first, min(first + batch, len(input.tokens))))
@@ -116,19 +144,22 @@ class _Job:
         facts: ModelFacts,
         input: Input,
         pass_: Pass,
+        resumed: Resumed | None,
     ) -> None:
+        self.resumed = resumed
         self.module, self.served, self.facts, self.input = module, served, facts, input
         self.unembedding = unembedding_of(module, served.scale, served.softcap)
         sequences, length = input.tokens.shape
         self.tokens = torch.from_numpy(input.tokens)
         self.seen = _seen(input)
-        dtype = _wide(module.dtype)
+        dtype = wide(module.dtype)
         shape = (facts.n_layers, sequences, facts.n_heads, length)
         self.recorder = attention.Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
             head_outputs={layer: [] for layer in pass_.head_outputs},
-            head_scale={(layer, head): factor for layer, head, factor in pass_.head_scale},
+            first_layer=resumed.layer if resumed else 0,
+            edit=resumed.edit if resumed else None,
             padding=None if self.seen is None else ~self.seen,
         )
         self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
@@ -162,13 +193,22 @@ class _Job:
 
         with ExitStack() as stack:
             stack.enter_context(replaced_unembedding(self.module, take))
-            stack.enter_context(_watched_stream(self.module, self.facts.n_layers, self.streams))
+            stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
+            if self.resumed is not None:
+                stack.enter_context(self._started(self.resumed, sequences))
             stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
             if not uses_interface(self.module):
                 stack.enter_context(hooked(self.module, self.facts.n_heads))
                 arguments["output_attentions"] = bool(self.recorder.pairs)
             self.module(**arguments)
         return taken[0]
+
+    def _started(self, resumed: Resumed, rows: slice) -> AbstractContextManager[None]:
+        stream, n = resumed.stream, resumed.copies
+        if stream is not None:
+            of_rows = stream[rows.start // n : rows.stop // n].to(self.module.device)
+            stream = of_rows.to(self.module.dtype).repeat_interleave(n, dim=0)
+        return started_at(self.module, self.facts.n_layers, resumed.layer, stream)
 
     def _padding(self, sequences: slice) -> dict[str, Any]:
         """Positions are counted from a sequence's first token, as they are when it stands alone."""
@@ -202,52 +242,6 @@ def _joined(batches: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
 def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
     mask = input.arrays.get("attention_mask")
     return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
-
-
-@contextmanager
-def _watched_stream(
-    module: nn.Module, n_layers: int, streams: Mapping[int, list[Tensor]]
-) -> Iterator[None]:
-    """Append copies of the residual stream at the asked-for layers: what enters each block."""
-
-    def keep(layer: int, stream: Any) -> None:
-        if not isinstance(stream, Tensor) or stream.ndim != 3:
-            raise InputError(
-                f"{type(module).__name__} hands no single residual stream from block to block: "
-                "its hidden states cannot be recorded"
-            )
-        streams[layer].append(stream.to("cpu", _wide(stream.dtype), copy=True))
-
-    def entering(layer: int) -> Callable[..., None]:
-        return lambda _, args, kwargs: keep(layer, args[0] if args else kwargs.get("hidden_states"))
-
-    def leaving(_: nn.Module, __: Any, output: Any) -> None:
-        keep(n_layers, output[0] if isinstance(output, tuple) else output)
-
-    with ExitStack() as stack:
-        for layer in streams:
-            block = _blocks(module, n_layers)[min(layer, n_layers - 1)]
-            if layer < n_layers:
-                handle = block.register_forward_pre_hook(entering(layer), with_kwargs=True)
-            else:
-                handle = block.register_forward_hook(leaving)
-            stack.callback(handle.remove)
-        yield
-
-
-def _blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
-    """The outermost list of as many modules as the model has layers."""
-    lists = (m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
-    if (found := next(lists, None)) is None:
-        raise InputError(
-            f"{type(module).__name__} has no list of {n_layers} blocks: its hidden states cannot "
-            "be recorded"
-        )
-    return found
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _check_tokens(input: Input, facts: ModelFacts) -> None:

@@ -20,7 +20,7 @@ def table_record(module: PreTrainedModel, input: Input, pass_: Pass) -> Record |
     Raises InputError where neurons are asked for, which the plain pass does not record.
     """
     at_equals = set(pass_.logit_positions) <= _AT_EQUALS
-    inside = pass_.attention or pass_.head_outputs or pass_.hidden_states or pass_.head_scale
+    inside = pass_.attention or pass_.head_outputs or pass_.hidden_states or pass_.change
     only_at_equals = at_equals and not pass_.losses and not inside
     if input.kind == "table" and only_at_equals and factorises(module):
         return _record(module, input, pass_)

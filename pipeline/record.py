@@ -78,6 +78,32 @@ AttentionRequest = PairRequest | Reduced
 
 
 @dataclass(frozen=True)
+class OutputOn:
+    """What a head yields on another input of the same shape, sequence by sequence."""
+
+    input: str
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
+
+    to: "zero"; "mean", the head's own mean over all tokens of the input; or what it yields on
+    another input at the same place. frozen: all heads go on attending where they attend without
+    the change, so that it acts through what is moved and not through where it is moved to.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    to: Literal["zero", "mean"] | OutputOn = "zero"
+    frozen: bool = False
+
+    @property
+    def first_layer(self) -> int:
+        """The layer below which nothing changes."""
+        return min(layer for layer, _ in self.heads)
+
+
+@dataclass(frozen=True)
 class Pass:
     """One forward pass over one input, and what is to be kept of it. Nothing else is kept.
 
@@ -86,8 +112,8 @@ class Pass:
     neurons: the activations of the MLP at the last position, of a one-layer model.
     head_outputs: layers whose per-head outputs, before W_O, are wanted. hidden_states: layers whose
     incoming residual stream is wanted; n_layers is what leaves the last one, before the final norm.
-    head_scale: (layer, head, factor): the model computes on with that head's output so scaled
-    (0: ablated). dtype: of the forward pass; "" means the worker's own.
+    change: what is done to the model while it runs; such a pass keeps losses and logits only.
+    dtype: of the forward pass; "" means the worker's own.
     """
 
     input: str
@@ -97,19 +123,32 @@ class Pass:
     neurons: bool = False
     head_outputs: tuple[int, ...] = ()
     hidden_states: tuple[int, ...] = ()
-    head_scale: tuple[tuple[int, int, float], ...] = ()
+    change: HeadChange | None = None
     dtype: Literal["", "float32", "float64", "bfloat16"] = ""
 
     @property
     def key(self) -> tuple:
         """What must be equal for two requests to be served by one forward pass."""
-        return (self.input, self.head_scale, self.dtype)
+        return (self.input, self.change, self.dtype)
+
+    @property
+    def needs(self) -> tuple["Pass", ...]:
+        """The passes without change that this one starts from: see `pipeline.changes`."""
+        if self.change is None:
+            return ()
+        first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
+        start = (first,) if first else ()
+        stream = Pass(self.input, hidden_states=start, dtype=self.dtype)
+        if self.change.to == "zero":
+            return (stream,)
+        source = self.change.to.input if isinstance(self.change.to, OutputOn) else self.input
+        return (stream, Pass(source, head_outputs=layers, dtype=self.dtype))
 
 
 def merge(passes: Iterable[Pass]) -> list[Pass]:
-    """The fewest passes that yield all that `passes` ask for, in order of first appearance."""
+    """The fewest passes that yield all that `passes` ask for, in an order in which they can run."""
     merged: dict[tuple, Pass] = {}
-    for wanted in passes:
+    for wanted in [needed for one in passes for needed in (*one.needs, one)]:
         have = merged.get(wanted.key)
         merged[wanted.key] = wanted if have is None else _union(have, wanted)
     return list(merged.values())
@@ -124,7 +163,7 @@ def _union(a: Pass, b: Pass) -> Pass:
         neurons=a.neurons or b.neurons,
         head_outputs=tuple(dict.fromkeys(a.head_outputs + b.head_outputs)),
         hidden_states=tuple(dict.fromkeys(a.hidden_states + b.hidden_states)),
-        head_scale=a.head_scale,
+        change=a.change,
         dtype=a.dtype,
     )
 

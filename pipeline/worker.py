@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.changes import run_changed
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
@@ -159,13 +160,16 @@ class Worker:
         self._store.write(group.name, identity, values)
 
     def _records(self, groups: Sequence[Group]) -> dict[tuple[str, str], Record]:
-        """One forward pass for each input (and dtype), however many measures read it."""
+        """One forward pass for each input (and dtype and change), however many measures read it."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         memory = self.job.analysis.workers.memory
-        return {
+        records = {
             one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
             for one in wanted
+            if one.change is None
         }
+        changed = [one for one in wanted if one.change is not None]
+        return records | run_changed(self._resident, self._inputs, changed, records, memory)
 
     def _records_of(
         self, group: Group, records: Mapping[tuple[str, str], Record]

@@ -1,6 +1,7 @@
 """What is lost when a head's output is taken away."""
 
 from itertools import product
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -9,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.loading import ModelFacts, ModelWeights
-from pipeline.record import Pass, Record
+from pipeline.record import HeadChange, Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -27,13 +28,17 @@ class HeadAblation(Measure):
     in the in-context learning score of `token_loss`. Later layers compute on with what is left, so
     that these are total effects: heads that step in for the ablated one make them smaller.
 
-    Each head costs a forward pass. `heads` names those to ablate as [layer, head]; without it, all
-    are. NaN for heads that were not ablated, `repeated_loss` on inputs of another kind, and
-    `in_context_score` on sequences that do not reach `late_token`.
+    `heads` names those to ablate as [layer, head]; without it, all are. `together_loss` and
+    `together_repeated_loss` are the increases when all of `heads` are taken away at once, which
+    also shows what heads that stand in for each other do between them.
+
+    Each head costs a forward pass from its layer on. NaN for heads that were not ablated, for
+    `together_loss` where `heads` is not given, for `repeated_loss` on inputs of another kind, and
+    for `in_context_score` on sequences that do not reach `late_token`.
     """
 
     name = "head_ablation"
-    version = 1
+    version = 2
     default_input = "repeated"
     variables = (
         Variable("loss", _HEAD, "nats", "Increase of the mean loss without the head.", _OLSSON),
@@ -41,49 +46,49 @@ class HeadAblation(Measure):
                  "Increase of the mean loss of repeated tokens without the head.", _OLSSON),
         Variable("in_context_score", _HEAD, "nats",
                  "Increase of the in-context learning score without the head.", _OLSSON),
+        Variable("together_loss", ("step",), "nats",
+                 "Increase of the mean loss without all the named heads."),
+        Variable("together_repeated_loss", ("step",), "nats",
+                 "Increase of the mean loss of repeated tokens without all the named heads."),
     )  # fmt: skip
 
-    heads: tuple[tuple[int, int], ...] | None = None
+    ablated_to: ClassVar[Literal["zero", "mean"]] = "zero"
+    attention_stays: ClassVar[bool] = False
+
+    heads: tuple[tuple[int, int], ...] | None = Field(None, min_length=1)
     early_token: int = Field(50, ge=1)
     late_token: int = Field(500, ge=2)
 
     def check(self, setting: Setting) -> None:
         """Refuse heads that the model does not have."""
-        layers, heads = setting.model.n_layers, setting.model.n_heads
-        for layer, head in self.heads or ():
-            if not (0 <= layer < layers and 0 <= head < heads):
-                raise InputError(
-                    f"measure 'head_ablation': there is no head [{layer}, {head}], since the model "
-                    f"has {layers} layers of {heads} heads, counted from 0: correct `heads`"
-                )
+        refuse_absent(self.name, self.heads or (), setting.model)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One without ablation, and one for each head."""
+        """One without ablation, one for each head, and one for all that are named."""
         assert setting.input is not None
+        chosen = [(one,) for one in chosen_heads(self.heads, setting.model)]
+        ablated = [
+            HeadChange(heads, self.ablated_to, self.attention_stays)
+            for heads in [*chosen, *([self.heads] if self.heads else [])]
+        ]
         name = setting.input.name
-        ablated = (
-            Pass(name, losses=True, head_scale=((layer, head, 0.0),))
-            for layer, head in self._chosen(setting.model)
-        )
-        return (Pass(name, losses=True), *ablated)
+        return tuple(Pass(name, losses=True, change=change) for change in [None, *ablated])
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """See the class."""
         shape = weights.facts.n_layers, weights.facts.n_heads
-        effects = {variable.name: np.full(shape, np.nan) for variable in self.variables}
-        clean = self._losses(records[0])
-        chosen = self._chosen(weights.facts)
-        for (layer, head), record in zip(chosen, records[1:], strict=True):
-            for name, value in self._losses(record).items():
-                effects[name][layer, head] = value - clean[name]
+        clean, *ablated = [self._losses(record) for record in records]
+        effects = {name: np.full(shape, np.nan) for name in clean}
+        chosen = chosen_heads(self.heads, weights.facts)
+        for where, losses in zip(chosen, ablated[: len(chosen)], strict=True):
+            for name, value in losses.items():
+                effects[name][where] = value - clean[name]
+        together = ablated[-1] if self.heads else dict.fromkeys(clean, np.nan)
+        for name in ("loss", "repeated_loss"):
+            effects[f"together_{name}"] = np.array(together[name] - clean[name])
         return effects
-
-    def _chosen(self, model: ModelFacts) -> tuple[tuple[int, int], ...]:
-        if self.heads is not None:
-            return self.heads
-        return tuple(product(range(model.n_layers), range(model.n_heads)))
 
     def _losses(self, record: Record) -> dict[str, float]:
         assert record.loss is not None
@@ -100,3 +105,23 @@ class HeadAblation(Measure):
             "repeated_loss": float(repeated),
             "in_context_score": float(late_minus_early),
         }
+
+
+def chosen_heads(
+    heads: tuple[tuple[int, int], ...] | None, model: ModelFacts
+) -> tuple[tuple[int, int], ...]:
+    """The named heads, or all (layer, head) of a model."""
+    if heads is not None:
+        return heads
+    return tuple(product(range(model.n_layers), range(model.n_heads)))
+
+
+def refuse_absent(measure: str, heads: tuple[tuple[int, int], ...], model: ModelFacts) -> None:
+    """Raise InputError for a head that a model does not have."""
+    for layer, head in heads:
+        if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+            raise InputError(
+                f"measure {measure!r}: there is no head [{layer}, {head}], since the model has "
+                f"{model.n_layers} layers of {model.n_heads} heads, counted from 0: "
+                "correct `heads`"
+            )

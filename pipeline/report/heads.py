@@ -33,7 +33,7 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
     One trace per layer, its heads' lines joined by gaps: hundreds of heads stay quick to draw.
     The heads that end highest, in the upper half of the scale, are drawn again, strong and named.
     """
-    score = score.transpose("layer", "head", "step")
+    score = score.load().transpose("layer", "head", "step")
     layers = score.sizes["layer"]
     colours, crowd = sequence(layers), layers * score.sizes["head"] > _FEW
     figure = go.Figure()

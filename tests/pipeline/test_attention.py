@@ -181,7 +181,7 @@ def test_dropping_what_follows_the_unembedding_would_fail_the_comparison(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_stream_and_the_heads_outputs_are_what_the_model_computes_with(name: str) -> None:
-    """Stream: transformers' own hidden states. Heads: zeroing one is zeroing what it adds."""
+    """Stream: transformers' own hidden states. For the heads' outputs, see `test_changes`."""
     model, resident = family(name)
     found = record(resident)
     with torch.inference_mode():
@@ -190,30 +190,8 @@ def test_the_stream_and_the_heads_outputs_are_what_the_model_computes_with(name:
         torch.testing.assert_close(
             found.hidden_states[layer], expected[layer], atol=1e-5, rtol=0, check_dtype=False
         )
-    scaled = record(resident, Pass("x", head_outputs=(0, 2), head_scale=((2, 1, 0.0),)))
-    before, after = found.head_outputs[2], scaled.head_outputs[2]
-    assert before.shape[:3] == (SEQUENCES, LENGTH, 4)
-    assert torch.equal(after[:, :, 1], torch.zeros_like(after[:, :, 1]))
-    for head in (0, 2, 3):
-        torch.testing.assert_close(after[:, :, head], before[:, :, head], atol=1e-9, rtol=0)
-    assert torch.equal(scaled.head_outputs[0], found.head_outputs[0])
-
-
-@pytest.mark.parametrize("name", ["llama", "gptj", "gpt2"])
-def test_a_scaled_head_is_a_model_whose_output_weights_are_scaled(name: str) -> None:
-    model, resident = family(name)
-    projection = {"llama": "self_attn.o_proj", "gptj": "attn.out_proj", "gpt2": "attn.c_proj"}
-    changed = eager_model(FAMILIES[name]())
-    (weight,) = [
-        p for n, p in changed.named_parameters()
-        if f".1.{projection[name]}.weight" in n
-    ]  # fmt: skip
-    head = slice(2 * 8, 3 * 8)
-    (weight[head] if name == "gpt2" else weight[:, head]).mul_(0.25)
-    found = record(resident, Pass("x", losses=True, head_scale=((1, 2, 0.25),)))
-    expected = matrices(changed, TOKENS)[1]
-    assert (expected - matrices(model, TOKENS)[1]).abs().max() > 1e-3
-    torch.testing.assert_close(found.loss, expected, atol=1e-5, rtol=0)
+    for layer in (0, 2):
+        assert found.head_outputs[layer].shape[:3] == (SEQUENCES, LENGTH, 4)
 
 
 class TestResolve:

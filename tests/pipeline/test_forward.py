@@ -13,7 +13,16 @@ from pipeline import forward
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import Resident
-from pipeline.record import KeyMap, KeyPosition, Lag, Pass, Record, merge
+from pipeline.record import (
+    HeadChange,
+    KeyMap,
+    KeyPosition,
+    Lag,
+    OutputOn,
+    Pass,
+    Record,
+    merge,
+)
 from tests.pipeline.families import FAMILIES, eager_model, matrices
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (7, 20))
@@ -191,8 +200,14 @@ class TestMerge:
 
     def test_passes_of_different_interventions_stay_apart(self) -> None:
         plain = Pass("x", losses=True)
-        ablated = Pass("x", losses=True, head_scale=((0, 1, 0.0),))
+        ablated = Pass("x", losses=True, change=HeadChange(((0, 1),)))
         assert merge([plain, ablated, plain]) == [plain, ablated]
+
+    def test_what_a_changed_pass_starts_from_is_kept_before_it(self) -> None:
+        patched = Pass("x", losses=True, change=HeadChange(((2, 0), (1, 3)), OutputOn("y")))
+        assert merge([patched, Pass("x", losses=True)]) == [
+            Pass("x", losses=True, hidden_states=(1,)), Pass("y", head_outputs=(1, 2)), patched
+        ]  # fmt: skip
 
 
 LONG = """

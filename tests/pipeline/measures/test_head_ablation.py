@@ -1,4 +1,4 @@
-"""Ablation against a model whose head has no output weights, and on a known induction head."""
+"""Ablations against models that are changed by hand, and on a known induction pair."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,14 @@ import torch
 
 from pipeline.config import RepeatedInput
 from pipeline.errors import InputError
-from pipeline.forward import run
-from pipeline.inputs import make_input
+from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.head_ablation import HeadAblation
+from pipeline.measures.mean_ablation import MeanAblation
+from pipeline.measures.pattern_preserving_ablation import PatternPreservingAblation
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from tests.pipeline.measures.measuring import measured
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +26,8 @@ def resident() -> Resident:
     return made
 
 
-def measured(measure, resident):
-    made = make_input("repeated", RepeatedInput(block_length=8, sequences=6), "", resident.facts)
-    setting = Setting(resident.facts, made)
-    measure.check(setting)
-    passes = measure.passes(setting)
-    records = tuple(run(resident, made, wanted) for wanted in passes)
-    return measure.compute(records, resident.weights, None), made, passes
+def blocks(resident: Resident) -> Input:
+    return make_input("repeated", RepeatedInput(block_length=8, sequences=6), "", resident.facts)
 
 
 def losses(model, tokens):
@@ -40,19 +37,23 @@ def losses(model, tokens):
     return -log_p.gather(-1, ids[:, 1:, None])[..., 0].double().numpy()
 
 
-def test_effects_are_those_of_removing_the_heads_output_weights(resident):
-    measure = HeadAblation(early_token=2, late_token=12)
-    found, made, passes = measured(measure, resident)
-    assert len(passes) == 9
+def without_output_weights(resident: Resident, made: Input, *heads: tuple[int, int]) -> np.ndarray:
+    """The change of every loss in a model whose heads have no output weights."""
     plain = OrganismForCausalLM(resident.module.config).eval()
+    state = {name: w.clone() for name, w in resident.weights.items()}
+    plain.load_state_dict(state)
+    before = losses(plain, made.tokens)
+    for layer, head in heads:
+        state[f"model.layers.{layer}.self_attn.o_proj.weight"][:, 8 * head : 8 * head + 8] = 0
+    plain.load_state_dict(state)
+    return losses(plain, made.tokens) - before
+
+
+def test_effects_are_those_of_removing_the_heads_output_weights(resident):
+    made = blocks(resident)
+    found = measured(HeadAblation(early_token=2, late_token=12), resident, made)
     for layer, head in ((0, 1), (1, 3)):
-        state = {name: w.clone() for name, w in resident.weights.items()}
-        plain.load_state_dict(state)
-        before = losses(plain, made.tokens)
-        part = slice(8 * head, 8 * head + 8)
-        state[f"model.layers.{layer}.self_attn.o_proj.weight"][:, part] = 0
-        plain.load_state_dict(state)
-        change = losses(plain, made.tokens) - before
+        change = without_output_weights(resident, made, (layer, head))
         expected = {
             "loss": change.mean(),
             "repeated_loss": change[:, 8:].mean(),
@@ -60,22 +61,56 @@ def test_effects_are_those_of_removing_the_heads_output_weights(resident):
         }
         for name, value in expected.items():
             assert found[name][layer, head] == pytest.approx(value, abs=1e-5), name
+    assert np.isnan(found["together_loss"])
 
 
-def test_only_named_heads_are_ablated_and_paid_for(resident):
-    found, _, passes = measured(HeadAblation(heads=((1, 2),)), resident)
-    assert len(passes) == 2
-    assert np.isfinite(found["loss"]).sum() == 1 and np.isfinite(found["loss"][1, 2])
+def test_only_named_heads_are_ablated_one_by_one_and_together(resident):
+    made, measure = blocks(resident), HeadAblation(heads=((0, 1), (1, 2)))
+    assert len(measure.passes(Setting(resident.facts, made))) == 4
+    found = measured(measure, resident, made)
+    assert np.isfinite(found["loss"]).sum() == 2 and np.isfinite(found["loss"][1, 2])
     assert np.isnan(found["in_context_score"]).all()  # 16 tokens reach no token 500
+    change = without_output_weights(resident, made, (0, 1), (1, 2))
+    assert found["together_loss"] == pytest.approx(change.mean(), abs=1e-5)
+    assert found["together_repeated_loss"] == pytest.approx(change[:, 8:].mean(), abs=1e-5)
+
+
+def test_the_mean_of_a_head_that_says_the_same_everywhere_is_no_loss(resident):
+    """A bias on its values, and values of nothing else: its output is that bias at every token."""
+    config = OrganismConfig(hidden_size=32, num_attention_heads=4, attention_bias=True)
+    biased = Resident(config)
+    state = {**OrganismForCausalLM(config).state_dict(), **resident.weights}
+    values = "model.layers.0.self_attn.v_proj"
+    state[f"{values}.weight"] = state[f"{values}.weight"].clone()
+    state[f"{values}.weight"][8:16] = 0
+    state[f"{values}.bias"] = torch.linspace(-1, 1, 32)
+    biased.swap(state)
+    made = blocks(biased)
+    mean, zero = (measured(kind(), biased, made) for kind in (MeanAblation, HeadAblation))
+    assert abs(mean["loss"][0, 1]) < 1e-6 < 1e-3 < abs(zero["loss"][0, 1])
+    assert (np.abs(mean["loss"][0, [0, 2, 3]]) > 1e-4).all()
 
 
 def test_an_induction_head_lowers_the_repeated_loss_and_its_opposite_raises_it(hand_built):
-    found, _, _ = measured(HeadAblation(), hand_built)
-    assert found["repeated_loss"][1, 0] > 0.5 > -0.5 > found["repeated_loss"][1, 1]
-    # Without the previous-token head both lose their pattern, and cancel as before.
-    assert abs(found["repeated_loss"][0, 0]) < 1e-3
+    for kind in (HeadAblation, MeanAblation, PatternPreservingAblation):
+        found = measured(kind(), hand_built, blocks(hand_built))["repeated_loss"]
+        assert found[1, 0] > 0.5 > -0.5 > found[1, 1]
+
+
+def test_only_frozen_attention_saves_the_induction_pair_from_losing_its_previous_token_head(
+    hand_built,
+):
+    """The two of layer 1 cancel in the logits, so the second of them is taken out of the way."""
+    state = {name: w.clone() for name, w in hand_built.weights.items()}
+    state["model.layers.1.self_attn.o_proj.weight"][:, 40:] = 0
+    hand_built.swap(state)
+    made = blocks(hand_built)
+    free = measured(HeadAblation(heads=((0, 0),)), hand_built, made)["repeated_loss"]
+    held = measured(PatternPreservingAblation(heads=((0, 0),)), hand_built, made)["repeated_loss"]
+    assert free[0, 0] > 0.5
+    assert held[0, 0] == pytest.approx(0, abs=1e-6)
 
 
 def test_heads_that_do_not_exist_are_refused(resident):
     with pytest.raises(InputError, match=r"no head \[2, 0\].*2 layers of 4 heads"):
-        measured(HeadAblation(heads=((2, 0),)), resident)
+        measured(HeadAblation(heads=((2, 0),)), resident, blocks(resident))

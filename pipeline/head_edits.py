@@ -1,0 +1,40 @@
+"""What becomes of the heads of a batch whose rows are copies of sequences, changed differently."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+Heads = Float[Tensor, "row position head d_value"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Each sequence stands in as many rows, side by side, as there are `copies`.
+
+    copies: of each what its heads (layer, head) yield in place of what they compute, as one vector
+    or as one for every place [sequence position d_value]. frozen: all copies attend as the first
+    does.
+    """
+
+    copies: Sequence[Mapping[tuple[int, int], Tensor]]
+    frozen: bool = False
+
+    def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
+        """A layer's outputs with those of the changed heads replaced."""
+        sequences = slice(rows.start // len(self.copies), rows.stop // len(self.copies))
+        changed = self._by_copy(out).clone()
+        for i, copy in enumerate(self.copies):
+            for (at, head), value in copy.items():
+                if at == layer:
+                    given = value[sequences] if value.ndim == 3 else value
+                    changed[:, i, :, head] = given.to(out)
+        return changed.flatten(0, 1)
+
+    def as_the_first(self, x: Float[Tensor, "row *rest"]) -> Float[Tensor, "row *rest"]:
+        """Queries or keys of the first copy of each sequence, for all of its copies."""
+        return self._by_copy(x)[:, :1].expand_as(self._by_copy(x)).flatten(0, 1)
+
+    def _by_copy(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, len(self.copies)))
