@@ -141,7 +141,8 @@ class Analysis(Strict):
     those which would look right and be wrong are left out: not at all ("off"), by their metadata,
     or by their bytes too ("deep": reads all of them once).
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
-    measures: by group name, each with its parameters.
+    measures: by group name, each with its parameters; with `select` among them, a measure is
+    computed at some of the analysis's checkpoints only, as one that costs many passes should be.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
     """
 

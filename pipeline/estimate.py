@@ -1,6 +1,8 @@
 """What an analysis would take, before it is run: nothing is written, and no weights are read."""
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +13,10 @@ from pipeline.checkpoints.places import place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
+from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, torch_dtype
-from pipeline.plan import Prepared, examine
-from pipeline.record import merge
+from pipeline.plan import Group, Prepared, examine
+from pipeline.record import Pass, merge
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
 _SECONDS = 0.2  # for which products are timed
@@ -43,23 +46,36 @@ def dry_run(analysis: Analysis) -> Estimate:
     prepared = examine(analysis)
     count = len(prepared.checkpoints)
     read = sum(_weight_bytes(prepared))
-    passes = merge(
-        wanted
-        for group in prepared.job.groups
-        for wanted in group.measure.passes(prepared.settings[group.name])
-    )
     facts = next(iter(prepared.settings.values())).model
-    products = sum(_products(facts, *prepared.inputs[one.input].tokens.shape) for one in passes)
+    passes = [
+        one for groups in _groups_by_checkpoint(prepared) for one in _passes(prepared, groups)
+    ]
+    products = sum(_products(facts, prepared.inputs[one.input], one) for one in passes)
     speed = _products_per_second(analysis, facts.d_model) if products else 1.0
-    seconds = _OVERHEAD * count * products / speed / analysis.workers.count
+    seconds = _OVERHEAD * products / speed / analysis.workers.count
     return Estimate(
         checkpoints=count,
         masked=len(prepared.masked),
         bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
         bytes_to_read=read,
-        forward_passes=count * len(passes),
+        forward_passes=forward_passes,
         hours=seconds / 3600,
-        store_bytes=count * _row_bytes(prepared),
+        store_bytes=_row_bytes(prepared),
+    )
+
+
+def _groups_by_checkpoint(prepared: Prepared) -> Iterable[tuple[Group, ...]]:
+    """What is computed at each checkpoint."""
+    groups: dict[int, tuple[Group, ...]] = {one.step: () for one in prepared.checkpoints}
+    for group in prepared.job.groups:
+        for checkpoint in group.applies_to(prepared.checkpoints):
+            groups[checkpoint.step] += (group,)
+    return groups.values()
+
+
+def _passes(prepared: Prepared, groups: Iterable[Group]) -> list[Pass]:
+    return merge(
+        wanted for group in groups for wanted in group.measure.passes(prepared.settings[group.name])
     )
 
 
@@ -76,10 +92,12 @@ def _weight_bytes(prepared: Prepared) -> list[int]:
     return sizes
 
 
-def _products(facts: ModelFacts, sequences: int, length: int) -> float:
+def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
     """Multiplications and additions of one pass: 12 d^2 weights per layer, the attention, W_U."""
+    sequences, length = made.tokens.shape
+    layers = facts.n_layers - (pass_.change.first_layer if pass_.change else 0)
     per_layer = 12 * facts.d_model**2 + 2 * length * facts.d_model
-    weights = facts.n_layers * per_layer + facts.vocabulary * facts.d_model
+    weights = layers * per_layer + facts.vocabulary * facts.d_model
     return 2.0 * weights * sequences * length
 
 
@@ -99,10 +117,12 @@ def _products_per_second(analysis: Analysis, d_model: int) -> float:
 
 
 def _row_bytes(prepared: Prepared) -> int:
+    """Of all rows of all groups."""
     total = 0
     for group in prepared.job.groups:
+        rows = len(group.applies_to(prepared.checkpoints))
         coordinates = group.measure.coordinates(prepared.settings[group.name])
         for variable in group.measure.variables:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
-            total += int(np.prod(shape, dtype=np.int64)) * np.dtype(variable.dtype).itemsize
+            total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(variable.dtype).itemsize
     return total

@@ -3,7 +3,7 @@ weights are read, and everything that is already stored is left out.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.checkpoints.audit import Audit, audit
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
-from pipeline.config import Analysis, validated
+from pipeline.config import Analysis, Selection, validated
 from pipeline.errors import InputError, suggestion
 from pipeline.fingerprint import canonical_json, digest_of, fingerprint, fingerprint_class
 from pipeline.forward import ENGINE_VERSION
@@ -31,11 +31,16 @@ from pipeline.training.config import RUN_FILE
 
 @dataclass(frozen=True)
 class Group:
-    """One measure on one input: a group of the store."""
+    """One measure on one input: a group of the store. select: some of the checkpoints only."""
 
     name: str
     measure: Measure
     input_name: str | None
+    select: Selection | None = None
+
+    def applies_to(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Those of an analysis's checkpoints at which it is to be computed."""
+        return select(checkpoints, **({} if self.select is None else self.select.model_dump()))
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ def examine(analysis: Analysis) -> Prepared:
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
         group.measure.check(settings[group.name])
+        group.applies_to(checkpoints)
 
     digests = {name: made.digest for name, made in inputs.items()}
     job = Job(analysis, checkpoints[0].uri, groups, digests)
@@ -189,9 +195,11 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
         _template(job, group, classes[group.name], prepared.settings[group.name], references)
         for group in groups
     )
-    for name, class_ in classes.items():
+    for group in groups:
+        name, class_ = group.name, classes[group.name]
         done = latest(job.store.commits(name), class_)
-        missing = [c.step for c in prepared.checkpoints if not _is_done(c, class_, done)]
+        wanted = group.applies_to(prepared.checkpoints)
+        missing = [c.step for c in wanted if not _is_done(c, class_, done)]
         for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
             rows[step][name] = row
             if step in done:
@@ -253,8 +261,12 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
         raise InputError(
             f"measures.{name}: measure {measure_name!r} reads weights only: remove '.{input_name}'"
         )
-    measure = validated(kind, parameters, where=f"measures.{name}")
-    return Group(name, measure, input_name or kind.default_input)
+    given, chosen = dict(parameters), None
+    if given.get("select") is not None:
+        where = f"measures.{name}.select"
+        chosen = validated(Selection, given.pop("select"), where=where)
+    measure = validated(kind, given, where=f"measures.{name}")
+    return Group(name, measure, input_name or kind.default_input, chosen)
 
 
 def _inputs(

@@ -17,7 +17,11 @@ def analysis(make_run, tmp_path) -> Analysis:
         {
             "checkpoints": str(make_run(range(7))),
             "store": str(tmp_path / "a.zarr"),
-            "measures": {"weight_norm": {}, "head_scores": {}, "head_scores.longer": {}},
+            "measures": {
+                "weight_norm": {},
+                "head_scores": {"select": {"steps": [0, 6]}},
+                "head_scores.longer": {},
+            },
             "inputs": {"longer": {"kind": "repeated", "block_length": 9, "sequences": 2}},
             "select": {"every": 3},
         }
@@ -40,7 +44,7 @@ def test_an_estimate_is_what_the_run_then_takes(analysis, monkeypatch):
     ]
     assert (estimate.checkpoints, estimate.masked) == (3, 0)
     assert estimate.bytes_to_read == sum(sizes) and estimate.bytes_to_fetch == 0
-    assert estimate.forward_passes == 3 * 2
+    assert estimate.forward_passes == 2 + 3
     assert estimate.store_bytes == pytest.approx(stored, rel=0.02)
     assert 0 < estimate.hours < 1
 

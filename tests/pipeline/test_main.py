@@ -266,3 +266,20 @@ def test_a_store_of_another_run_is_refused_and_kept(
     with pytest.raises(InputError, match="made by another analysis"):
         analyze(analysis(run, checkpoints=str(other)))
     assert open_run(str(run.parent / "store.zarr")).load().identical(before)
+
+
+def test_a_measure_may_be_computed_at_some_checkpoints_only(run: Path, forwards: list[str]) -> None:
+    some = {**MEASURES, "head_scores": {"select": {"steps": [0, 10]}}}
+    summary = analyze(analysis(run, measures=some))
+    assert summary.computed == [0, 1, 2, 10]
+    assert sorted(forwards) == ["repeated"] * 2 + ["text"] * 4
+    tree = open_run(str(run.parent / "store.zarr"))
+    assert tree["head_scores"].step.values.tolist() == [0, 10]
+    assert tree["token_loss"].step.values.tolist() == [0, 1, 2, 10]
+    assert analyze(analysis(run, measures=some)).complete == 4
+
+    assert analyze(analysis(run)).computed == [1, 2]  # what was computed stays
+    assert len(forwards) == 6 + 2
+    unknown = {"head_scores": {"select": {"steps": [3]}}}
+    with pytest.raises(InputError, match="no checkpoint of step 3"):
+        analyze(analysis(run, measures=unknown))
