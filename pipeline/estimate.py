@@ -47,10 +47,12 @@ def dry_run(analysis: Analysis) -> Estimate:
     count = len(prepared.checkpoints)
     read = sum(_weight_bytes(prepared))
     facts = next(iter(prepared.settings.values())).model
-    passes = [
-        one for groups in _groups_by_checkpoint(prepared) for one in _passes(prepared, groups)
-    ]
-    products = sum(_products(facts, prepared.inputs[one.input], one) for one in passes)
+    forward_passes, products = 0, 0.0
+    for groups, checkpoints in Counter(_groups_by_checkpoint(prepared)).items():
+        passes = _passes(prepared, groups)
+        forward_passes += checkpoints * len(passes)
+        each = (_products(facts, prepared.inputs[one.input], one) for one in passes)
+        products += checkpoints * sum(each)
     speed = _products_per_second(analysis, facts.d_model) if products else 1.0
     seconds = _OVERHEAD * products / speed / analysis.workers.count
     return Estimate(
