@@ -28,6 +28,7 @@ from pipeline.main import Summary, reference_pass, settle
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.report import findings
+from pipeline.survey import Survey, survey
 from pipeline.worker import Outcome
 
 Progress = Callable[[int, int, str], None]
@@ -87,8 +88,9 @@ def analyze(analysis: Analysis) -> State:
     Checkpoints that cannot be analysed are named in the final state, which then is Failed; all
     others are computed. Running it again computes what is missing, and nothing else.
     """
-    run = _Run(Summary(analysis.store))
-    prepared = _prepare(analysis)
+    surveyed = _audit(analysis)
+    run = _Run(Summary(analysis.store, masked=surveyed.masked))
+    prepared = _prepare(analysis, surveyed)
     workers = analysis.workers.count
     # The pool ends first: what waits for an actor then fails at once instead of holding the exit.
     with ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers) as threads, Pool(prepared.job) as pool:
@@ -99,7 +101,7 @@ def analyze(analysis: Analysis) -> State:
             _tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
     _publish(prepared)
     _report(analysis, run)
-    run.tasks += len(planned.cells) + 3
+    run.tasks += len(planned.cells) + 4
     _await_records(run.tasks)
     if watcher := _watcher.get():
         watcher.summary = run.summary
@@ -107,12 +109,22 @@ def analyze(analysis: Analysis) -> State:
     return outcome(message=run.summary.sentence())
 
 
+@task(name="audit", cache_policy=NO_CACHE)
+def _audit(analysis: Analysis) -> Survey:
+    """List the checkpoints, and say what is wrong with them before any is computed."""
+    surveyed = survey(analysis)
+    get_run_logger().info("%d checkpoints to analyse", len(surveyed.checkpoints))
+    if (verdict := surveyed.verdict) is not None:
+        get_run_logger().info(verdict.sentence())
+        table = verdict.as_json()["faults"]
+        create_table_artifact(table, key="audit", description=verdict.sentence())
+    return surveyed
+
+
 @task(name="prepare", cache_policy=NO_CACHE)
-def _prepare(analysis: Analysis) -> Prepared:
-    """List the checkpoints, make the inputs and the store."""
-    prepared = prepare(analysis)
-    get_run_logger().info("%d checkpoints in %s", len(prepared.checkpoints), analysis.checkpoints)
-    return prepared
+def _prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
+    """Make the inputs and the store."""
+    return prepare(analysis, surveyed)
 
 
 def _references(prepared: Prepared, pool: Pool, run: _Run) -> dict[str, Reference]:

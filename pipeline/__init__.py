@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.checkpoints import Checkpoint, list_checkpoints
+    from pipeline.checkpoints.audit import audit
     from pipeline.config import Analysis, load_analysis
     from pipeline.errors import CheckpointError, InputError
     from pipeline.main import Summary, analyze
@@ -25,6 +26,7 @@ _HOME = {
     "InputError": "errors",
     "Summary": "main",
     "analyze": "main",
+    "audit": "checkpoints.audit",
     "list_checkpoints": "checkpoints",
     "load_analysis": "config",
     "open_run": "query",
@@ -37,6 +39,7 @@ __all__ = [
     "InputError",
     "Summary",
     "analyze",
+    "audit",
     "list_checkpoints",
     "load_analysis",
     "open_run",

@@ -138,8 +138,8 @@ class Analysis(Strict):
     """What to compute, from what, into which store.
 
     select: some of the checkpoints only. audit: how the checkpoints are looked at first, so that
-    those which would look right and be wrong are left out: not at all ("off"), by their metadata,
-    or by their bytes too ("deep": reads all of them once).
+    those which would look right and be wrong are left out: by their metadata, by their bytes too
+    ("deep": reads all of them once), or not at all ("off": whatever is there is computed).
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
     measures: by group name, each with its parameters; with `select` among them, a measure is
     computed at some of the analysis's checkpoints only, as one that costs many passes should be.
@@ -149,7 +149,7 @@ class Analysis(Strict):
     checkpoints: str
     store: str
     select: Selection | None = None
-    audit: Literal["off", "metadata", "deep"] = "off"
+    audit: Literal["off", "metadata", "deep"] = "metadata"
     inputs: dict[str, InputSpec] = {}
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
@@ -172,16 +172,21 @@ def load_analysis(source: str | Path) -> Analysis:
 
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
-    path, preset = Path(source), PRESETS / f"{source}.yaml"
+    path = Path(source)
     if path.is_file():
         return _paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
-    if preset.is_file():
-        return validated(Analysis, read_yaml(preset), where=f"preset {source}")
-    known = [found.stem for found in PRESETS.glob("*.yaml")]
-    raise InputError(
-        f"{source}: there is neither such a file nor such a preset; "
-        f"{suggestion(str(source), known)}"
-    )
+    return load_preset(str(source), "there is neither such a file nor such a preset")
+
+
+def load_preset(name: str, otherwise: str = "there is no such preset") -> Analysis:
+    """A packaged analysis by its name; relative paths in it are relative to the working directory.
+
+    otherwise: what the InputError says of a name that is none.
+    """
+    known = {found.stem: found for found in PRESETS.glob("*.yaml")}
+    if name not in known:
+        raise InputError(f"{name}: {otherwise}; {suggestion(name, known)}")
+    return validated(Analysis, read_yaml(known[name]), where=f"preset {name}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, torch_dtype
 from pipeline.plan import Group, Prepared, examine
 from pipeline.record import Pass, merge
+from pipeline.survey import survey
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
 _SECONDS = 0.2  # for which products are timed
@@ -40,10 +41,21 @@ class Estimate:
     hours: float
     store_bytes: int
 
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """What a person reads: a name and an amount with its unit for each."""
+        masked = f" ({self.masked} masked by the audit)" if self.masked else ""
+        yield "checkpoints", f"{self.checkpoints}{masked}"
+        yield "to fetch", _sized(self.bytes_to_fetch)
+        yield "to read", _sized(self.bytes_to_read)
+        yield "forward passes", str(self.forward_passes)
+        yield "hours of computing", f"{self.hours:.2g}"
+        yield "store", f"{_sized(self.store_bytes)} before compression"
+
 
 def dry_run(analysis: Analysis) -> Estimate:
     """Estimate an analysis. Raises InputError for all that the analysis itself would refuse."""
-    prepared = examine(analysis)
+    surveyed = survey(analysis)
+    prepared = examine(analysis, surveyed)
     count = len(prepared.checkpoints)
     read = sum(_weight_bytes(prepared))
     facts = next(iter(prepared.settings.values())).model
@@ -57,7 +69,7 @@ def dry_run(analysis: Analysis) -> Estimate:
     seconds = _OVERHEAD * products / speed / analysis.workers.count
     return Estimate(
         checkpoints=count,
-        masked=len(prepared.masked),
+        masked=len(surveyed.masked),
         bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
         bytes_to_read=read,
         forward_passes=forward_passes,
@@ -111,7 +123,7 @@ def _products_per_second(analysis: Analysis, d_model: int) -> float:
     times, started = [], time.perf_counter()
     while time.perf_counter() - started < _SECONDS or len(times) < 3:
         before = time.perf_counter()
-        left @ right
+        torch.matmul(left, right)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - before)
@@ -128,3 +140,8 @@ def _row_bytes(prepared: Prepared) -> int:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
             total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(variable.dtype).itemsize
     return total
+
+
+def _sized(count: int) -> str:
+    power = min(int(np.log10(max(count, 1))) // 3, 4)
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -10,6 +10,7 @@ from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
+from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
 
 
@@ -54,8 +55,9 @@ def analyze(
     progress(done, total, what) is called after each checkpoint. A bad checkpoint is recorded in
     the summary, the others are computed. Raises InputError before anything is written.
     """
-    prepared = prepare(analysis)
-    summary = Summary(analysis.store, masked=prepared.masked)
+    surveyed = survey(analysis)
+    prepared = prepare(analysis, surveyed)
+    summary = Summary(analysis.store, masked=surveyed.masked)
     references = stored_references(prepared)
     worker = None
     if references is None:

@@ -6,7 +6,7 @@ everything that is stored; its content (JSON) holds checksums of the row's array
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 FOLDER = "_commits"
@@ -59,3 +59,8 @@ def latest(commits: Iterable[Commit], class_: str) -> dict[int, Commit]:
         if commit.class_ == class_:
             found[commit.step] = commit
     return found
+
+
+def shown(commits: Iterable[Commit], class_: str, masked: Container[int]) -> list[Commit]:
+    """The rows that readers are shown, in order of step: those that stand, of no masked step."""
+    return [commit for commit in latest(commits, class_).values() if commit.step not in masked]

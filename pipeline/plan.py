@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoints import Checkpoint, list_checkpoints
-from pipeline.checkpoints.audit import Audit, audit
+from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, Selection, validated
 from pipeline.errors import InputError, suggestion
-from pipeline.fingerprint import canonical_json, digest_of, fingerprint, fingerprint_class
+from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
 from pipeline.forward import ENGINE_VERSION
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.layout import Template
@@ -25,8 +24,7 @@ from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
-from pipeline.training import load_run, tokens_per_step
-from pipeline.training.config import RUN_FILE
+from pipeline.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -89,44 +87,37 @@ class Plan:
 class Prepared:
     """An analysis that was found good: its checkpoints, and what each measure is applied to.
 
-    verdict: of the audit, None where there was to be none; the checkpoints that it masks are not
-    among the analysis's.
+    surveyed: which checkpoints these were chosen from, and the verdict on them.
     """
 
     job: Job
-    checkpoints: tuple[Checkpoint, ...]
+    surveyed: Survey
     settings: Mapping[str, Setting]
     inputs: Mapping[str, Input]
     architecture: str
-    verdict: Audit | None
 
     @property
-    def masked(self) -> dict[int, str]:
-        """The steps that are left out because they are not what they seem, with the reasons."""
-        return {} if self.verdict is None else self.verdict.masked
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints to compute, in order of step."""
+        return self.surveyed.checkpoints
 
 
-def prepare(analysis: Analysis) -> Prepared:
-    """List the checkpoints, make the inputs and the store. Raises InputError; see `Analysis`."""
-    prepared = examine(analysis)
+def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
+    """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
+    prepared = examine(analysis, surveyed)
     store = prepared.job.store
     store.create_or_open(
         {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
     )
     for made in prepared.inputs.values():
         save_input(store, made)
-    if prepared.verdict is not None:
-        store.objects.replace("_audit.json", canonical_json(prepared.verdict.as_json()).encode())
+    store.set_verdict(surveyed.verdict and surveyed.verdict.as_json(), surveyed.masked)
     return prepared
 
 
-def examine(analysis: Analysis) -> Prepared:
+def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
-    listed = list_checkpoints(analysis.checkpoints, _tokens_per_step(analysis))
-    verdict = None
-    if analysis.audit != "off":
-        verdict = audit(analysis.checkpoints, deep=analysis.audit == "deep")
-    checkpoints = _chosen(analysis, listed, verdict)
+    checkpoints = surveyed.checkpoints
     architecture = _one_architecture(checkpoints)
     facts = facts_of(metadata_folder(checkpoints[0].uri))
     groups = _groups(analysis)
@@ -139,22 +130,7 @@ def examine(analysis: Analysis) -> Prepared:
 
     digests = {name: made.digest for name, made in inputs.items()}
     job = Job(analysis, checkpoints[0].uri, groups, digests)
-    return Prepared(job, tuple(checkpoints), settings, inputs, architecture, verdict)
-
-
-def _chosen(
-    analysis: Analysis, listed: list[Checkpoint], verdict: Audit | None
-) -> list[Checkpoint]:
-    """The checkpoints that are selected and not masked."""
-    wanted = {} if analysis.select is None else analysis.select.model_dump()
-    masked = {} if verdict is None else verdict.masked
-    chosen = [one for one in select(listed, **wanted) if one.step not in masked]
-    if not chosen:
-        raise InputError(
-            f"{analysis.checkpoints}: no checkpoint is left: all that are selected are masked "
-            f"(step {min(masked)}: {masked[min(masked)]}); set `audit: off` to compute them anyway"
-        )
-    return chosen
+    return Prepared(job, surveyed, settings, inputs, architecture)
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
@@ -240,14 +216,6 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     }
 
 
-def _tokens_per_step(analysis: Analysis) -> int | None:
-    """As configured, else as the run's own training.yaml says; None where neither does."""
-    if analysis.tokens_per_step:
-        return analysis.tokens_per_step
-    run_folder = metadata_folder(analysis.checkpoints)
-    return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None
-
-
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
     return tuple(
         _group(analysis, name, parameters) for name, parameters in analysis.measures.items()
@@ -288,7 +256,7 @@ def _inputs(
     return {name: make_input(name, specs[name], run_folder, facts) for name in names}
 
 
-def _one_architecture(checkpoints: list[Checkpoint]) -> str:
+def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
     """The digest of the one architecture that all checkpoints share."""
     first = read_config(checkpoints[0].uri)
     for checkpoint in checkpoints[1:]:

@@ -20,9 +20,9 @@ from pipeline.aggregate.trajectories import Published, blocks, published
 from pipeline.errors import InputError, suggestion
 from pipeline.layout import DESCRIBED, ROW_ARRAYS
 from pipeline.lazy import Form, StoredArray, described
-from pipeline.markers import Commit
+from pipeline.markers import Commit, shown
 from pipeline.rows import ROWS
-from pipeline.store import Store, latest
+from pipeline.store import Store
 from pipeline.tables import Asked, answer, in_chunks, to_frame, write
 
 __all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]
@@ -41,7 +41,9 @@ def open_run(
 
     Each group has the coordinates step, tokens_seen (NaN where unknown), uri and digest (of the
     weights) along "step", and shows one fingerprint class: its current one, or the one that
-    `classes` names. A group without a committed row is left out. Variables carry `unit`,
+    `classes` names. A group without a committed row is left out. So are the rows of checkpoints
+    that an audit found to be others than they seem: `attrs["masked"]` of the tree has their steps
+    and the reasons. Variables carry `unit`,
     `definition` and `reference`; groups carry what the measure was computed with.
 
     What was opened does not change: rows that are written later appear when it is opened again.
@@ -54,7 +56,7 @@ def open_run(
     datasets: dict[str, xr.Dataset] = {}
     for name, group in catalogue.groups.items():
         class_ = (classes or {}).get(name) or str(group.attrs["current"])
-        rows = list(latest((c for c in commits if c.group == name), class_).values())
+        rows = shown((c for c in commits if c.group == name), class_, catalogue.masked)
         if rows:
             ready = trajectories.get(name)
             ready = ready if ready and ready.holds(class_, rows) else None
@@ -62,7 +64,7 @@ def open_run(
     if chunks is not None:
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = {"identity": dict(catalogue.identity)}
+    tree.attrs = {"identity": dict(catalogue.identity), "masked": dict(catalogue.masked)}
     return tree
 
 

@@ -6,6 +6,7 @@ Layout, under one URI:
     rows/<group>/<class>/<variable>    one chunk per row, in order of arrival
     _commits/<group>/<marker>          what is committed (see `markers`)
     _inputs/, _references/             the tokens and reference values it was computed from
+    _audit.json                        the verdict on the run's checkpoints, where one was asked for
     trajectories/                      the same numbers, contiguous along the steps
 
 Arrays belong to one fingerprint class (measure, version, parameters, input, ...; see
@@ -42,14 +43,19 @@ from pipeline.rows import ROWS, Row, arrays_for, checked, checksum, rounding
 __all__ = ["LAYOUT", "Catalogue", "Commit", "Row", "Store", "Template", "latest"]
 
 LAYOUT = 1
+VERDICT = "_audit.json"
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a store holds arrays for: by group, a Zarr group of classes, one of them current."""
+    """What a store holds arrays for: by group, a Zarr group of classes, one of them current.
+
+    masked: the steps whose rows no reader is shown, each with the reason.
+    """
 
     identity: Mapping[str, Any]
     groups: Mapping[str, Any]
+    masked: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,22 @@ class Store:
         with access(self.uri):
             for template in templates:
                 layout.prepare(root, template, self.uri)
+        self._consolidate()
+
+    def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
+        """Keep the verdict on the run's checkpoints, None for none, and the steps that it masks.
+
+        Rows of masked steps that are committed stay, and come back when they are masked no longer.
+        """
+        if verdict is None:
+            self.objects.delete(VERDICT)
+        else:
+            self.objects.replace(VERDICT, canonical_json(verdict).encode())
+        if masked == self.catalogue().masked:
+            return
+        with access(self.uri):
+            reasons = {str(step): reason for step, reason in sorted(masked.items())}
+            self._root().update_attributes({"masked": reasons})
         self._consolidate()
 
     def reserve(self, group: str, class_: str, count: int) -> range:
@@ -194,7 +216,9 @@ class Store:
         if root.metadata.consolidated_metadata is not None:
             # What a kill left half-made is no group yet: it has no current class.
             groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
-        return Catalogue(plain_json(root.attrs["identity"]), groups)
+        reasons: Any = root.attrs.get("masked", {})
+        masked = {int(step): str(reason) for step, reason in reasons.items()}
+        return Catalogue(plain_json(root.attrs["identity"]), groups, masked)
 
     def commits(self, group: str | None = None) -> list[Commit]:
         """All committed rows, of all classes, from one fresh listing."""

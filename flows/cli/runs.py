@@ -1,4 +1,4 @@
-"""Commands about runs: train one, list its checkpoints, analyse it."""
+"""Commands about runs: train one, list its checkpoints, audit them, analyse it."""
 
 import io
 import json
@@ -73,18 +73,56 @@ def checkpoints(uri: str, as_json: Json = False) -> None:
 
 
 @app.command()
+def audit(
+    uri: str,
+    deep: Annotated[
+        bool, typer.Option(help="Read all weights too: what only the bytes can show.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which checkpoints of a run are not what they seem; exit code 1 if there are any."""
+    from flows.console import progress_of
+    from pipeline.checkpoints.audit import audit as audited
+
+    with progress_of("audit") as step:
+        verdict = audited(uri, deep, step)
+    if as_json:
+        typer.echo(json.dumps(verdict.as_json(), indent=1))
+    else:
+        if verdict.faults:
+            rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
+            print_table(["step", "kind", "detail"], rows)
+        typer.echo(verdict.sentence())
+    if verdict.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def analyze(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a preset.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A packaged analysis, in place of a file.")
+    ] = None,
     serial: Annotated[
         bool, typer.Option(help="In this process alone, without Ray and Prefect.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take, and do nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Compute what the store lacks, write the report, and say what was found."""
-    from pipeline.config import load_analysis
+    from pipeline.config import load_analysis, load_preset
     from pipeline.sweeps import analyses_of, grokking_table
 
-    analyses = analyses_of(load_analysis(config))
+    if (config is None) == (preset is None):
+        raise InputError("analyze: give a YAML file, or --preset with a name")
+    analyses = analyses_of(load_analysis(config) if config else load_preset(str(preset)))
+    if dry_run:
+        _tell_estimates(analyses, as_json)
+        return
     done = [_analyzed_here(one) if serial else _analyzed_by_flow(one) for one in analyses]
     told = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:
@@ -97,6 +135,18 @@ def analyze(
     if len(analyses) > 1 and "modular_addition" in analyses[0].measures and not as_json:
         typer.echo(grokking_table(analyses).to_string(index=False, na_rep="-"))
     _exit_by(*(summary for summary, _ in done))
+
+
+def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
+    from pipeline.estimate import dry_run
+
+    estimates = [dry_run(analysis) for analysis in analyses]
+    if as_json:
+        told = [asdict(estimate) for estimate in estimates]
+        typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=1))
+        return
+    for estimate in estimates:
+        print_table(["", ""], [list(row) for row in estimate.rows()])
 
 
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":

@@ -24,9 +24,9 @@ from zarr.codecs import Crc32cCodec
 from pipeline.fingerprint import canonical_json, digest_of
 from pipeline.layout import DESCRIBED, ROW_ARRAYS, consolidate
 from pipeline.lazy import Complete, described
-from pipeline.markers import Commit
+from pipeline.markers import Commit, shown
 from pipeline.objects import access
-from pipeline.store import Store, latest
+from pipeline.store import Store
 
 FOLDER = "trajectories"
 POINTER = f"{FOLDER}/current.json"
@@ -68,12 +68,12 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
     What earlier trajectories hold is read from there, and only new rows are read one by one.
     For the coordinator, like all that changes metadata. Memory: about 256 MiB.
     """
-    commits, groups = store.commits(), store.catalogue().groups
+    commits, catalogue = store.commits(), store.catalogue()
     before, number = published(store), _pointer(store)["number"]
     after: dict[str, Published] = {}
-    for name, group in groups.items():
+    for name, group in catalogue.groups.items():
         class_ = str(group.attrs["current"])
-        rows = list(latest((c for c in commits if c.group == name), class_).values())
+        rows = shown((c for c in commits if c.group == name), class_, catalogue.masked)
         old = before.get(name)
         arrays = _arrays(group[class_].attrs["template"], large, old)
         if not rows or (old and old.holds(class_, rows) and arrays <= set(old.arrays)):

@@ -1,7 +1,7 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.listing import list_run
+from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of
 
 __all__ = ["Checkpoint", "list_checkpoints"]
@@ -19,4 +19,5 @@ def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Check
 
     Raises InputError where there is no checkpoint, or two of one step.
     """
-    return list_run(place_of(uri), uri, tokens_per_step)
+    place = place_of(uri)
+    return described(place, finished(place, uri), tokens_per_step)

@@ -1,5 +1,6 @@
 """A run's checkpoints, in order: the rules that hold wherever the run is kept."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,14 +22,12 @@ class Found:
     folder: Folder
 
 
-def list_run(place: Place, uri: str, tokens_per_step: int | None) -> list[Checkpoint]:
-    """The checkpoints of a run, ordered by step; see `list_checkpoints`."""
+def described(
+    place: Place, found: Sequence[Found], tokens_per_step: int | None
+) -> list[Checkpoint]:
+    """What was found, as checkpoints; see `list_checkpoints`."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(
-            threads.map(
-                lambda found: _checkpoint(place, found, tokens_per_step), finished(place, uri)
-            )
-        )
+        return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
 
 
 def finished(place: Place, uri: str) -> list[Found]:

@@ -37,6 +37,7 @@ class Run:
     provenance: list[dict[str, str]]
     identity: dict[str, str]
     tokens: dict[int, float]
+    masked: dict[int, str]
 
 
 def write_report(stores: Sequence[str], folder: str | Path) -> Path:
@@ -69,6 +70,7 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
         provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
         identity=_plain(run.attrs.get("identity", {})) | _inputs(groups),
         tokens=_tokens_by_step(groups),
+        masked=run.attrs.get("masked", {}),
     )
 
 

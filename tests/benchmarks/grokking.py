@@ -23,6 +23,7 @@ import torch
 from pipeline.config import Analysis
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, OrganismLayer
 from pipeline.plan import Plan, Prepared, plan, prepare
+from pipeline.survey import survey
 from pipeline.worker import Worker
 
 P = 113
@@ -76,17 +77,16 @@ def prepared(folder: Path, count: int, threads: int) -> Prepared:
     """A run of `count` checkpoints on disk, and its analysis."""
     for step in range(count):
         organism(step, clustered=2 * step >= count).save_pretrained(folder / "run" / f"step-{step}")
-    return prepare(
-        Analysis.model_validate(
-            {
-                "checkpoints": str(folder / "run"),
-                "store": str(folder / "store.zarr"),
-                "inputs": {"table": TABLE},
-                "measures": list(MEASURES),
-                "workers": {"threads": threads},
-            }
-        )
+    analysis = Analysis.model_validate(
+        {
+            "checkpoints": str(folder / "run"),
+            "store": str(folder / "store.zarr"),
+            "inputs": {"table": TABLE},
+            "measures": list(MEASURES),
+            "workers": {"threads": threads},
+        }
     )
+    return prepare(analysis, survey(analysis))
 
 
 def ratios(worker: Worker, planned: Plan) -> list[float]:

@@ -16,6 +16,7 @@ from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.measures import registry
 from pipeline.measures.weight_norm import WeightNorm
 from pipeline.plan import prepare
+from pipeline.survey import survey
 
 MEASURES = {
     "token_loss": {"early_token": 4, "late_token": 20},
@@ -94,7 +95,7 @@ def test_scores_are_those_of_the_eager_matrices(run: Path) -> None:
 
 
 def _repeated(run: Path) -> np.ndarray:
-    made = prepare(analysis(run)).settings["head_scores"].input
+    made = prepare(analysis(run), survey(analysis(run))).settings["head_scores"].input
     assert made is not None
     return made.tokens
 

@@ -8,10 +8,11 @@ from pipeline.checkpoints.audit.evidence import gather
 from pipeline.checkpoints.audit.faults import KINDS, Audit, Fault
 from pipeline.checkpoints.audit.files import config_faults, file_faults
 from pipeline.checkpoints.audit.schedule import missing_steps
-from pipeline.checkpoints.listing import finished
+from pipeline.checkpoints.listing import Found, finished
 from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.stored import Place
 
-__all__ = ["KINDS", "Audit", "Fault", "audit"]
+__all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
 
 
 def audit(
@@ -24,7 +25,17 @@ def audit(
     what) is called after each checkpoint. Raises InputError where there is no run.
     """
     place = place_of(uri)
-    found = finished(place, uri)
+    return audit_found(place, uri, finished(place, uri), deep, progress)
+
+
+def audit_found(
+    place: Place,
+    uri: str,
+    found: Sequence[Found],
+    deep: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> Audit:
+    """The audit of a run that is listed already: what changes meanwhile is left to the next one."""
     evidence = gather(place, found)
     in_files, shapes = file_faults(place, evidence)
     faults = [

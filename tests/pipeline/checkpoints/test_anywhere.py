@@ -13,6 +13,7 @@ from s3fs import S3FileSystem
 from pipeline import Analysis, analyze, open_run
 from pipeline.checkpoints import fetch
 from pipeline.checkpoints.cache import cache_folder
+from pipeline.report import write_report
 from tests.pipeline.checkpoints.servers import Faults
 
 MEASURES = {"weight_norm": {}, "head_scores": {}}
@@ -119,21 +120,48 @@ def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(
     assert not list((cache_folder() / "copies").rglob("*.safetensors"))
 
 
-def test_what_the_audit_masks_is_left_out_and_said_where_it_is_asked_for(make_run, tmp_path):
+@pytest.fixture
+def disguised(make_run) -> Path:
+    """A run whose step 2 serves the weights of the last one."""
     run = make_run(range(6))
     for file in (run / "step-5").iterdir():
         shutil.copy(file, run / "step-2")
+    return run
+
+
+def test_what_the_audit_masks_is_left_out_and_said_unless_told_otherwise(disguised, tmp_path):
     content = {
-        "checkpoints": str(run), "store": str(tmp_path / "a.zarr"), "measures": ["weight_norm"],
+        "checkpoints": str(disguised), "store": str(tmp_path / "a.zarr"),
+        "measures": ["weight_norm"],
     }  # fmt: skip
-    summary = analyze(Analysis.model_validate(content | {"audit": "metadata"}))
+    summary = analyze(Analysis.model_validate(content))
     assert list(summary.masked) == [2] and "final-weights" in summary.masked[2]
     assert "masked by the audit: [2]" in summary.sentence()
     assert list(open_run(content["store"])["weight_norm"].step.values) == [0, 1, 3, 4, 5]
     verdict = json.loads((tmp_path / "a.zarr/_audit.json").read_text())
     assert [(fault["step"], fault["kind"]) for fault in verdict["faults"]] == [(2, "final-weights")]
-    unasked = content | {"store": str(tmp_path / "b.zarr")}
+    unasked = content | {"store": str(tmp_path / "b.zarr"), "audit": "off"}
     assert analyze(Analysis.model_validate(unasked)).computed == list(range(6))
+
+
+def test_rows_that_an_audit_masks_later_are_shown_no_longer(disguised, tmp_path):
+    """Whether they were computed without an audit, or before the run's last step told on them."""
+    content = {
+        "checkpoints": str(disguised), "store": str(tmp_path / "a.zarr"),
+        "measures": ["weight_norm"],
+    }  # fmt: skip
+    unaudited = Analysis.model_validate(content | {"audit": "off"})
+    assert analyze(unaudited).computed == list(range(6))
+    audited = Analysis.model_validate(content)
+    assert analyze(audited).computed == []
+    shown = open_run(audited.store)
+    assert list(shown["weight_norm"].step.values) == [0, 1, 3, 4, 5]
+    assert "final-weights" in shown.attrs["masked"][2]
+    page = write_report([audited.store], tmp_path / "report").read_text()
+    assert "Left out" in page and "same bytes as the last step, 5" in page
+    assert analyze(unaudited).complete == 6
+    assert list(open_run(audited.store)["weight_norm"].step.values) == list(range(6))
+    assert not (tmp_path / "a.zarr/_audit.json").exists()
 
 
 def test_selected_steps_alone_are_computed(make_run, tmp_path):

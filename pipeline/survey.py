@@ -1,0 +1,64 @@
+"""Which checkpoints an analysis is about, and the truth about them: found before anything else."""
+
+from dataclasses import dataclass
+
+from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.audit import Audit, audit_found
+from pipeline.checkpoints.listing import described, finished
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.selection import select
+from pipeline.config import Analysis
+from pipeline.errors import InputError
+from pipeline.training import load_run, tokens_per_step
+from pipeline.training.config import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Survey:
+    """checkpoints: those to compute, in order of step: selected and not masked.
+
+    verdict: of the audit, on all checkpoints of the run; None where there was to be none.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    verdict: Audit | None
+
+    @property
+    def masked(self) -> dict[int, str]:
+        """The steps that are left out because they are not what they seem, with the reasons."""
+        return {} if self.verdict is None else self.verdict.masked
+
+
+def survey(analysis: Analysis) -> Survey:
+    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
+    place = place_of(analysis.checkpoints)
+    found = finished(place, analysis.checkpoints)
+    listed = described(place, found, _tokens_per_step(analysis))
+    verdict = None
+    if analysis.audit != "off":
+        verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
+    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict)
+
+
+def _chosen(
+    analysis: Analysis, listed: list[Checkpoint], verdict: Audit | None
+) -> list[Checkpoint]:
+    """The checkpoints that are selected and not masked."""
+    wanted = {} if analysis.select is None else analysis.select.model_dump()
+    masked = {} if verdict is None else verdict.masked
+    chosen = [one for one in select(listed, **wanted) if one.step not in masked]
+    if not chosen:
+        raise InputError(
+            f"{analysis.checkpoints}: no checkpoint is left: all that are selected are masked "
+            f"(step {min(masked)}: {masked[min(masked)]}); set `audit: off` to compute them anyway"
+        )
+    return chosen
+
+
+def _tokens_per_step(analysis: Analysis) -> int | None:
+    """As configured, else as the run's own training.yaml says; None where neither does."""
+    if analysis.tokens_per_step:
+        return analysis.tokens_per_step
+    run_folder = metadata_folder(analysis.checkpoints)
+    return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None
