@@ -1,7 +1,7 @@
 """Orchestration: Prefect flows whose work is done by a pool of Ray actors; and the command."""
 
 import os
-import secrets
+from pathlib import Path
 
 # Prefect and Ray read these when they are imported, the servers that they start inherit them;
 # what the user has set stands.
@@ -21,6 +21,9 @@ _ENVIRONMENT = {
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
-if "RAY_ADDRESS" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
-    # A Ray of our own on this machine asks for a token, which lives as long as this process.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+if "RAY_ADDRESS" in os.environ and (
+    any(name in os.environ for name in _TOKENS) or Path("~/.ray/auth_token").expanduser().exists()
+):
+    # At an address that it is given, Ray shows its token only if it is told to.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -8,6 +8,7 @@ answers again.
 import logging
 import math
 import os
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,12 @@ def connect(workers: Workers) -> None:
 
 
 def _start_here(workers: Workers) -> None:
-    """A Ray on this machine. CPUs are bookkeeping: more workers than cores is the user's choice."""
+    """A Ray of our own on this machine, which asks for a token that lives as long as this process.
+
+    CPUs are bookkeeping: more workers than cores is the user's choice.
+    """
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address="local",  # not the cluster that somebody else has started on this machine
         num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),

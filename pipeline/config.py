@@ -174,7 +174,7 @@ def load_analysis(source: str | Path) -> Analysis:
     """
     path = Path(source)
     if path.is_file():
-        return _paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
+        return paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
     return load_preset(str(source), "there is neither such a file nor such a preset")
 
 
@@ -250,7 +250,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
-def _paths_from(analysis: Analysis, folder: Path) -> Analysis:
+def paths_from(analysis: Analysis, folder: Path) -> Analysis:
+    """The analysis with its relative paths taken from a folder, and so absolute."""
+
     def absolute(uri: str) -> str:
         return uri if "://" in uri else str((folder / uri).resolve())
 

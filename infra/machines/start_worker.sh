@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Let this machine join a Ray cluster, once its head is there.
+#
+#     start_worker.sh HEAD:PORT [options of `ray start`, such as --num-gpus=4]
+#
+# Needs the head's token, see ray.sh. Waits for the head for ONTOGENY_RAY_WAIT seconds (300).
+set -euo pipefail
+source "$(dirname "$0")/ray.sh"
+
+head=${1:?start_worker.sh: give the address of the head, as in 10.0.0.1:20000}
+shift
+token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
+if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token ]]; then
+    echo "start_worker.sh: no token in $token: copy it from the head" >&2
+    exit 2
+fi
+
+until=$((SECONDS + ${ONTOGENY_RAY_WAIT:-300}))
+until (exec 3<>"/dev/tcp/${head%:*}/${head##*:}") 2>/dev/null; do
+    if ((SECONDS >= until)); then
+        echo "start_worker.sh: nothing answers at $head: start the head there first" >&2
+        exit 1
+    fi
+    sleep 0.5
+done
+
+exec ray start --address="$head" "${node_options[@]}" "$@"

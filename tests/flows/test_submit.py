@@ -1,0 +1,131 @@
+"""What is printed for a cluster: the configuration's workers, in whole nodes."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.submit import Share, share_of
+from pipeline.config import Analysis, Workers, load_analysis
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "share"),
+    [
+        ({"count": 2}, 1, Share(1, 2, 2, 0)),
+        ({"count": 8, "gpus": 1, "cpus": 4}, 2, Share(2, 4, 16, 4)),
+        ({"count": 8, "gpus": 2}, 4, Share(4, 2, 2, 4)),
+        ({"count": 8, "gpus": 0.25}, 1, Share(1, 8, 8, 2)),
+        ({"count": 9, "gpus": 0.25}, 1, Share(1, 9, 9, 3)),
+        ({"count": 5, "gpus": 0.1, "cpus": 0.5}, 2, Share(2, 3, 2, 1)),
+        ({"count": 10, "gpus": 0.1}, 1, Share(1, 10, 10, 1)),
+        # Two with 0.4 fit on one GPU; the third would lie across two, and gets one of its own.
+        ({"count": 3, "gpus": 0.4}, 1, Share(1, 3, 3, 2)),
+        ({"count": 3, "gpus": 0.6}, 1, Share(1, 3, 3, 3)),
+    ],
+)
+def test_workers_are_spread_over_whole_nodes(
+    workers: dict[str, Any], nodes: int, share: Share
+) -> None:
+    assert share_of(Workers.model_validate(workers), nodes) == share
+
+
+@pytest.mark.parametrize(
+    ("workers", "nodes", "says"),
+    [
+        ({"count": 2}, 3, "3 nodes for 2 workers"),
+        ({"gpus": 1.5}, 1, "1.5: more than one GPU must be a whole number"),
+        ({"device": "cuda"}, 1, "gpus: 0.25 for four workers on each GPU"),
+    ],
+)
+def test_what_no_cluster_can_give_is_refused(
+    workers: dict[str, Any], nodes: int, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        share_of(Workers.model_validate(workers), nodes)
+
+
+def submitted(*arguments: str | Path, **options: Any) -> str:
+    result = CliRunner().invoke(app, ["submit", *map(str, arguments)], **options)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def carried(script: str) -> dict[str, Any]:
+    """The analysis that a script carries with it."""
+    return yaml.safe_load(script.partition("<<'ANALYSIS'\n")[2].partition("\nANALYSIS\n")[0])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "it's an analysis.yaml"
+    content = {
+        "checkpoints": "run $(touch broken)",
+        "store": "runs/store.zarr",
+        "inputs": {"table": {"kind": "table"}},
+        "measures": ["modular_addition"],
+        "workers": {"count": 8, "cpus": 2, "gpus": 0.5},
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_batch_script_says_what_it_asks_for(config: Path) -> None:
+    script = submitted("slurm", config, "--nodes", "2", "--option=--partition=gpu", "--grace", "60")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    asked = [line.split()[1] for line in script.splitlines() if line.startswith("#SBATCH")]
+    assert {
+        "--nodes=2", "--cpus-per-task=9", "--gpus-per-node=2", "--requeue", "--partition=gpu",
+        "--signal=B:USR1@60", "--job-name=ontogeny-store",
+    } <= set(asked)  # fmt: skip
+    assert Analysis.model_validate(carried(script)) == load_analysis(config)
+
+
+def test_a_preset_is_carried_with_its_paths_from_here(tmp_path: Path) -> None:
+    script = submitted("ray", "induction")
+    assert carried(script)["store"] == str(Path.cwd() / "runs" / "induction.zarr")
+
+
+def test_sending_without_the_cluster_s_command_says_so(config: Path, tmp_path: Path) -> None:
+    arguments = ["submit", "slurm", str(config), "--send"]
+    result = CliRunner().invoke(app, arguments, env={"PATH": str(tmp_path)})
+    assert result.exit_code == 2
+    assert result.stderr.startswith("sbatch: not found on this machine")
+
+
+def test_the_package_holds_what_it_fills_in(tmp_path: Path) -> None:
+    """A wheel, as `pip install` unpacks it: the command needs nothing of the repository."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline", "flows", "infra"):
+        (source / name).symlink_to(ROOT / name)
+    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        files = [name for name in packed.namelist() if name.startswith("infra/")]
+        packed.extractall(tmp_path / "installed")
+    assert not any(name.startswith("infra/s3") for name in files)
+    printed = subprocess.run(
+        [sys.executable, "-m", "flows", "submit", "slurm", "induction"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "start_head.sh" in printed
+    here = {str(p.relative_to(ROOT)) for p in (ROOT / "infra").rglob("*") if p.is_file()}
+    kept = {name for name in here if "__pycache__" not in name and "infra/s3" not in name}
+    assert kept == set(files)
