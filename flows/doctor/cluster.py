@@ -21,7 +21,7 @@ class Resources:
 
 def ask(address: str, seconds: float) -> Resources:
     """Raises TimeoutError if nothing has answered by then, RuntimeError with Ray's own words."""
-    command = [sys.executable, "-m", "flows.resources", address]
+    command = [sys.executable, "-m", "flows.doctor.cluster", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:

@@ -1,0 +1,94 @@
+"""Where a run reads and writes, and how much room there is."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.doctor.finding import SECONDS, Finding, brief, within
+from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.cache import cache_folder
+from pipeline.config import Analysis
+from pipeline.errors import InputError
+from pipeline.objects import Objects
+
+_FREE_BYTES = 2 * 2**30
+_FREE_SHARE = 0.05  # below it Ray stores no more objects
+
+
+def of_checkpoints(checkpoints: str) -> Finding:
+    """Whether a run's checkpoints can be listed."""
+    try:
+        found = within(3 * SECONDS, lambda: list_checkpoints(checkpoints))
+    except Exception as error:
+        return Finding("checkpoints", False, brief(error))
+    return Finding("checkpoints", True, f"{checkpoints}: {len(found)} listed")
+
+
+def of_store(store: str) -> Finding:
+    """Whether a store's place can be written, read and deleted from; it is left as it was."""
+    try:
+        within(3 * SECONDS, lambda: _write_read_delete(store))
+    except Exception as error:
+        return Finding("store", False, brief(error))
+    return Finding("store", True, f"{store}: can be written, read and deleted")
+
+
+def _write_read_delete(store: str) -> None:
+    objects = Objects(store)
+    if objects.is_local:
+        folder = Path(objects.uri)
+        while not folder.exists():
+            folder = folder.parent
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise InputError(
+                f"{folder}: {error.strerror}: choose a place that can be written"
+            ) from error
+        return
+    key, content = f"_doctor/{uuid.uuid4().hex}", os.urandom(64)
+    objects.create(key, content)
+    try:
+        if objects.read(key) != content:
+            raise InputError(f"{store}: gave back other bytes than were written: do not use it")
+    finally:
+        objects.delete(key)
+
+
+def of_disks(analysis: Analysis | None) -> Iterator[Finding]:
+    """Free space where something is written, each file system once."""
+    folders = {"temporary files": Path(tempfile.gettempdir()), "cache": cache_folder()}
+    if analysis and "://" not in analysis.store:
+        folders["store"] = Path(analysis.store)
+    seen = set()
+    for use, folder in folders.items():
+        folder = _existing(folder)
+        if (device := folder.stat().st_dev) not in seen:
+            seen.add(device)
+            yield _disk(f"disk for {use}", folder)
+
+
+def _disk(what: str, folder: Path) -> Finding:
+    usage = shutil.disk_usage(folder)
+    said = f"{folder}: {usage.free / 2**30:.1f} GiB free ({usage.free / usage.total:.0%})"
+    if usage.free < _FREE_BYTES or usage.free < _FREE_SHARE * usage.total:
+        return Finding(
+            what, False, f"{said}: free some, Ray stores nothing on a disk over 95% full"
+        )
+    return Finding(what, True, said)
+
+
+def _write_temporarily(folder: Path) -> None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = f"{error.strerror}: choose a place that can be written"
+        raise InputError(f"{folder}: {reason}") from error
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(found for found in (folder, *folder.absolute().parents) if found.exists())
