@@ -31,6 +31,7 @@ class TableMeasure(Measure):
 
     default_input = "table"
     needs_neurons: ClassVar[bool] = False
+    needs_waves: ClassVar[tuple[str, ...]] = ()  # variables that are functions of waves in a + b
 
     key_share: float = Field(0.1, gt=0, le=1)
 
@@ -44,6 +45,16 @@ class TableMeasure(Measure):
                 f"smeared keys, found a {setting.model.architecture} of "
                 f"{setting.model.n_layers} layers: leave the measure out"
             )
+
+    def why_undefined(self, setting: Setting) -> str:
+        """For operations other than add and subtract: which variables need waves in the answer."""
+        operation = require_input(self, setting, "table").attributes["operation"]
+        if not self.needs_waves or operation in WITH_WAVES:
+            return ""
+        return (
+            f"{', '.join(self.needs_waves)}: NaN, because for the operation {operation!r} no wave "
+            "in one linear combination of a and b gives the answer, as it does for add and subtract"
+        )
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass in float64 that keeps the logits at '=', and the neurons where needed."""

@@ -285,6 +285,7 @@ def _template(
         "parameters": measure.model_dump(mode="json"),
         "input": setting.input.description() if setting.input else None,
         "reference": references.get(group.name),
+        "undefined": measure.why_undefined(setting),
         "computed_in": {"dtype": workers.dtype, "device": workers.device},
     }
     coordinates = measure.coordinates(setting)

@@ -1,16 +1,18 @@
 """A folder of runs (as a sweep leaves it), analysed and compared as one collection."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import xarray as xr
 
-from pipeline.aggregate.phases import SOLVED, summary_of
+from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
+from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.training import load_run
-from pipeline.training.config import RUN_FILE, Training
+from pipeline.training.config import RUN_FILE
 
 
 def analyses_of(analysis: Analysis) -> list[Analysis]:
@@ -34,35 +36,56 @@ def analyses_of(analysis: Analysis) -> list[Analysis]:
     ] or [analysis]
 
 
-def grokking_table(analyses: Sequence[Analysis]) -> pd.DataFrame:
+def stores_in(place: str) -> list[str]:
+    """The stores of a sweep, which lie in one folder as `.zarr`; of any other place, itself."""
+    folder = Path(place)
+    inside = sorted(folder.glob("*.zarr")) if "://" not in place and folder.is_dir() else []
+    return [str(store) for store in inside] or [place]
+
+
+def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     """When each run memorised and generalised, one row for each, by the settings that differ.
 
-    Columns: `run`; the settings of training that are not the same in all runs; `memorised`,
-    `circuit`, `generalised`: the first step from which on train, restricted and test loss stay
-    below 0.1 nats; `test_falls`: the first from which on test loss stays below half of its maximum;
+    Columns: `run`; the settings of training that are not the same in all runs, where these have a
+    `training.yaml`; `memorised`, `circuit`, `generalised`: the first step from which on train,
+    restricted and test loss stay below 0.1 nats; `lead`: (generalised - circuit) / generalised;
+    `test_falls`: the first step from which on test loss stays below half of its maximum;
     `restricted_then`: restricted loss (nats) at that step. Empty cells: never, or undefined.
+    InputError for a store without the measure `modular_addition`.
     """
-    trainings = [load_run(one.checkpoints) for one in analyses]
+    opened = {Path(store.rstrip("/")).stem: open_run(store) for store in stores}
+    trainings = [_training_of(run) for run in opened.values()]
     rows = [
-        {"run": Path(one.checkpoints).name, **settings, **_grokked(one)}
-        for one, settings in zip(analyses, _differing(trainings), strict=True)
+        {"run": name, **settings, **_grokked(name, run)}
+        for (name, run), settings in zip(opened.items(), _differing(trainings), strict=True)
     ]
     steps = ("memorised", "circuit", "generalised", "test_falls")
-    types = dict.fromkeys(steps, "Int64") | {"restricted_then": "float64"}
-    return pd.DataFrame(rows).astype(types)
+    shares = ("lead", "restricted_then")
+    return pd.DataFrame(rows).astype(dict.fromkeys(steps, "Int64") | dict.fromkeys(shares, float))
 
 
-def _grokked(analysis: Analysis) -> dict[str, Any]:
-    group = open_run(analysis.store)["modular_addition"].to_dataset()
-    return summary_of(group.load(), SOLVED)
+def _grokked(name: str, run: xr.DataTree) -> dict[str, Any]:
+    if "modular_addition" not in run.children:
+        raise InputError(
+            f"{name}: holds no rows of the measure 'modular_addition', expected an analysis of "
+            "modular arithmetic: add it to `measures` and analyse the run"
+        )
+    return summary_of(run["modular_addition"].to_dataset().load())
 
 
-def _differing(trainings: Sequence[Training]) -> list[dict[str, Any]]:
+def _training_of(run: xr.DataTree) -> dict[str, Any]:
+    """The flat settings of the training that a store's checkpoints come from; {} if unknown."""
+    folder = Path(run.attrs["identity"].get("checkpoints", ""))
+    if not (folder / RUN_FILE).is_file():
+        return {}
+    return _flat(load_run(folder).model_dump(mode="json"))
+
+
+def _differing(trainings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each run the settings that other runs have otherwise, by their last name."""
-    flat = [_flat(training.model_dump(mode="json")) for training in trainings]
-    keys = [key for key in flat[0] if len({str(one.get(key)) for one in flat}) > 1]
+    keys = [key for key in trainings[0] if len({str(one.get(key)) for one in trainings}) > 1]
     kept = [key for key in keys if key not in ("name", "output")]
-    return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in flat]
+    return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in trainings]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -114,8 +114,9 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Compute what the store lacks, write the report, and say what was found."""
+    from flows.cli.stores import sweep
     from pipeline.config import load_analysis, load_preset
-    from pipeline.sweeps import analyses_of, grokking_table
+    from pipeline.sweeps import analyses_of
 
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
@@ -133,7 +134,7 @@ def analyze(
         for summary, page in done:
             _tell(summary, page)
     if len(analyses) > 1 and "modular_addition" in analyses[0].measures and not as_json:
-        typer.echo(grokking_table(analyses).to_string(index=False, na_rep="-"))
+        sweep(analyses[0].store.rpartition("/")[0])
     _exit_by(*(summary for summary, _ in done))
 
 

@@ -67,6 +67,21 @@ def report(
 
 
 @app.command()
+def sweep(
+    stores: Annotated[str, typer.Argument(metavar="STORES", help="A folder of stores, or one.")],
+    as_json: Json = False,
+) -> None:
+    """Table when each run of a sweep of modular arithmetic memorised and generalised."""
+    from pipeline.sweeps import grokking_table, stores_in
+
+    table = grokking_table(stores_in(stores))
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=1))
+    else:
+        typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3g}".format))
+
+
+@app.command()
 def measures(as_json: Json = False) -> None:
     """List the measures: what they compute, from what input, with which parameters."""
     from pipeline.measures import describe

@@ -6,24 +6,24 @@ Nanda et al. 2023, section 5.2, describe them and give steps for one run, but no
 - circuit formation: excluded loss rises and restricted loss falls, train loss stays low;
 - cleanup: test loss falls, and the weights that memorised go.
 
-Here each ends at a saved step that a rule names; nothing is interpolated:
-
-- memorisation ends where excluded loss is lowest, of the steps up to the end of cleanup: from
-  there on, what is removed with the key frequencies is needed;
-- circuit formation ends at the first step from which on test loss stays below half of its maximum;
-- cleanup ends at the first step from which on test loss stays below `SOLVED` nats.
+Here each ends at a saved step that a rule names (see `RULES`); nothing is interpolated. The first
+rule dates the step from which on the model needs what is removed with the key frequencies; only
+steps up to the end of cleanup count for it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
 
 SOLVED = 0.1  # nats
 NAMES = ("memorisation", "circuit formation", "cleanup")
+RULES = (
+    "Memorisation ends where excluded loss is lowest, circuit formation at the first checkpoint "
+    "from which on test loss stays below half of its maximum, cleanup at the first from which on "
+    f"it stays below {SOLVED} nats."
+)
 
 
 @dataclass(frozen=True)
@@ -72,47 +72,12 @@ def fall_of(test_loss: xr.DataArray) -> int | None:
     return first_crossing(test_loss, float(test_loss.max()) / 2, stays=True)
 
 
-def changes(phase: Phase, series: Mapping[str, xr.DataArray]) -> dict[str, tuple[float, float]]:
-    """The values of each series (dims: step) at the first and the last step of a phase.
-
-    Where the run stops within the phase, its last step counts.
-    """
-    found = {}
-    for name, values in series.items():
-        inside = values.sortby("step").sel(step=slice(phase.start, phase.end))
-        found[name] = (float(inside[0]), float(inside[-1])) if inside.size else (np.nan, np.nan)
-    return found
-
-
-@dataclass(frozen=True)
-class Lead:
-    """When restricted and test loss were first solved for good, and by how much the one led.
-
-    share: (generalised - circuit) / generalised, of the steps that it took to generalise.
-    """
-
-    circuit: int
-    generalised: int
-
-    @property
-    def share(self) -> float:
-        """Zero where both came at once."""
-        return (self.generalised - self.circuit) / max(self.generalised, 1)
-
-
-def lead(progress: xr.Dataset, threshold: float = SOLVED) -> Lead | None:
-    """Restricted loss's lead over test loss at a threshold in nats; None if either never fell."""
-    circuit = first_crossing(progress["restricted_loss"], threshold, stays=True)
-    generalised = first_crossing(progress["test_loss"], threshold, stays=True)
-    return None if circuit is None or generalised is None else Lead(circuit, generalised)
-
-
 def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, float | None]:
     """When a run memorised, had its circuit and generalised, and where restricted loss stood then.
 
     `memorised`, `circuit`, `generalised`: the first step from which on train, restricted and test
-    loss stay below the threshold. `test_falls`: see `fall_of`; `restricted_then`: restricted loss
-    at that step. None for what never happened.
+    loss stay below the threshold. `lead`: (generalised - circuit) / generalised. `test_falls`: see
+    `fall_of`; `restricted_then`: restricted loss at that step. None for what never happened.
     """
     falls = fall_of(progress["test_loss"])
     then = None if falls is None else float(progress["restricted_loss"].sel(step=falls))
@@ -124,4 +89,11 @@ def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, flo
             ("generalised", "test_loss"),
         )
     }
-    return {**crossings, "test_falls": falls, "restricted_then": then}
+    lead = _lead(crossings["circuit"], crossings["generalised"])
+    return {**crossings, "lead": lead, "test_falls": falls, "restricted_then": then}
+
+
+def _lead(circuit: int | None, generalised: int | None) -> float | None:
+    if circuit is None or generalised is None:
+        return None
+    return (generalised - circuit) / max(generalised, 1)

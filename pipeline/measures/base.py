@@ -58,6 +58,10 @@ class Measure(BaseModel):
     def check(self, setting: Setting) -> None:
         """Raise InputError where this measure cannot be computed in this setting."""
 
+    def why_undefined(self, setting: Setting) -> str:
+        """Why some of its variables are NaN at every checkpoint here; "" where none of them is."""
+        return ""
+
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """The forward passes whose records `compute` receives, in this order."""
         return ()

@@ -53,6 +53,7 @@ class ExcludedLoss(TableMeasure):
                  "Loss on the train pairs without the key frequencies of the neuron clusters.",
                  _CODE, dtype="float64"),
     )  # fmt: skip
+    needs_waves = tuple(variable.name for variable in variables)
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
         """The key frequencies by every rule."""

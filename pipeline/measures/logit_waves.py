@@ -35,6 +35,7 @@ class LogitWaves(TableMeasure):
                  "Share of the logits' variance that cos(w_k(a+b-c)) explains.", _NANDA,
                  dtype="float64"),
     )  # fmt: skip
+    needs_waves = tuple(variable.name for variable in variables)
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None

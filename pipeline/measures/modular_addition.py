@@ -50,6 +50,7 @@ class ModularAddition(TableMeasure):
     name = "modular_addition"
     version = 1
     reference_from = "last"
+    needs_waves = ("restricted_loss", "excluded_loss", "logit_variance_explained")
     variables = (
         Variable("train_loss", ("step",), "nats", "Mean loss on the train pairs.", _NANDA,
                  dtype="float64"),
@@ -100,7 +101,7 @@ class ModularAddition(TableMeasure):
 
 def _wave_measures(table: Table, keys: list[int]) -> dict[str, Float[Tensor, ""]]:
     """What is defined by waves in the answer."""
-    names = ("restricted_loss", "excluded_loss", "logit_variance_explained")
+    names = ModularAddition.needs_waves
     if not table.has_waves:
         return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))
     waves = fourier.projected(table.by_answer, keys)

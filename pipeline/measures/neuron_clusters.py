@@ -38,11 +38,12 @@ class NeuronClusters(TableMeasure):
     """
 
     name = "neuron_clusters"
-    version = 1
+    version = 2
     needs_neurons = True
     variables = (
         Variable("variance_share", ("step", "neuron"), "1",
-                 "Share of the neuron's variance that its best frequency explains.", _NANDA),
+                 "Share of the neuron's variance that its best frequency explains.", _NANDA,
+                 dtype="float64"),
         Variable("best_frequency", ("step", "neuron"), "1",
                  "The frequency that explains most of the neuron's variance.", _NANDA),
         Variable("cluster_size", ("step", "frequency"), "1",

@@ -63,6 +63,7 @@ class RestrictedLoss(TableMeasure):
                  "Restricted loss on all pairs, key frequencies by the neuron clusters.", _NANDA,
                  dtype="float64"),
     )  # fmt: skip
+    needs_waves = tuple(variable.name for variable in variables)
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
         """The key frequencies by every rule."""

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
+from pipeline.aggregate.phases import SOLVED, phases
 from pipeline.report.wording import at_step, counted, extreme, listed, number
 
-LEARNED = 0.1  # nats: a loss below this is taken as solved
+LEARNED = SOLVED  # nats: a loss below this is taken as solved
 
 # What it means that a loss fell below LEARNED, in the order in which it is expected to happen.
 MILESTONES = {
@@ -29,7 +30,8 @@ def grokking_findings(group: xr.Dataset) -> Iterator[str]:
     yield from _restricted(group, reached["restricted_loss"])
     yield _solved(group, "test_loss", "generalised to the test pairs", reached["test_loss"])
     yield from _leads(reached)
-    yield from _excluded(group["excluded_loss"])
+    yield from _excluded(group)
+    yield from _phases(group)
     if keys := key_frequencies(group):
         yield f"Key frequencies, from the last checkpoint: {listed([str(k) for k in keys], 12)}."
 
@@ -66,8 +68,11 @@ def _leads(reached: dict[str, int | None]) -> Iterator[str]:
     if memorised is not None:
         yield f"It generalised {_after(general, memorised)} it memorised."
     if circuit is not None and circuit != general:
-        verb = "leads" if circuit < general else "trails"
-        yield f"Restricted loss {verb} test loss by {counted(abs(general - circuit), 'step')}."
+        verb, share = "leads" if circuit < general else "trails", abs(general - circuit) / general
+        yield (
+            f"Restricted loss {verb} test loss by {counted(abs(general - circuit), 'step')}, "
+            f"{share:.0%} of the steps to generalisation."
+        )
     elif circuit is not None:
         yield "Restricted loss and test loss fell at the same saved step."
 
@@ -78,8 +83,9 @@ def _after(later: int, earlier: int) -> str:
     return f"{counted(abs(later - earlier), 'step')} {'after' if later > earlier else 'before'}"
 
 
-def _excluded(loss: xr.DataArray) -> Iterator[str]:
-    """The rise from the lowest value to the highest that followed it."""
+def _excluded(group: xr.Dataset) -> Iterator[str]:
+    """The rise from the lowest value to the highest that followed it, and train loss meanwhile."""
+    loss = group["excluded_loss"]
     if (lowest := extreme(loss, "lowest")) is None:
         return
     later = loss.sel(step=loss["step"] > lowest[0])
@@ -89,8 +95,26 @@ def _excluded(loss: xr.DataArray) -> Iterator[str]:
         return
     yield (
         f"Excluded loss rose from {number(lowest[1])} nats at {at_step(lowest[0])} to "
-        f"{number(highest[1])} at {at_step(highest[0])}."
+        f"{number(highest[1])} at {at_step(highest[0])}, while train loss "
+        f"{_meanwhile(group['train_loss'], lowest[0], highest[0])}."
     )
+
+
+def _meanwhile(loss: xr.DataArray, start: int, end: int) -> str:
+    most = float(loss.sel(step=slice(start, end)).max())
+    return f"stayed at or below {number(most)}" if most < LEARNED else f"was up to {number(most)}"
+
+
+def _phases(group: xr.Dataset) -> Iterator[str]:
+    """The phases that `pipeline.aggregate.phases` finds, which states the rules."""
+    found = [
+        f"{phase.name} to {at_step(phase.end)}"
+        if phase.end is not None
+        else f"{phase.name}, which {at_step(_last(group))} has not ended"
+        for phase in phases(group)
+    ]
+    if found:
+        yield f"Phases, by rules that its figure states: {listed(found)}."
 
 
 def _never_below(loss: xr.DataArray) -> str:

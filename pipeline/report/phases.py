@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 import xarray as xr
 
-from pipeline.aggregate.phases import NAMES, Phase, phases
+from pipeline.aggregate.phases import NAMES, Phase
 from pipeline.report.drawing import LABEL_HEIGHT, TOP, mark_span
 from pipeline.report.figures import lines
 from pipeline.report.stories import LOSSES
@@ -13,9 +13,8 @@ from pipeline.report.wording import in_words
 _COLOURS: dict[str, str] = dict(zip(NAMES, (BLUE, GREEN, VERMILLION), strict=True))
 
 
-def three_phases(group: xr.Dataset) -> go.Figure:
+def three_phases(group: xr.Dataset, found: list[Phase]) -> go.Figure:
     """The four losses on a linear axis, with a band for each phase that the run reached."""
-    found = phases(group)
     top = TOP + LABEL_HEIGHT * len(found)
     losses = {in_words(name): group[name] for name in LOSSES}
     figure = lines(losses, "loss (nats)", colours=list(LOSSES.values()), height=380 + top, top=top)

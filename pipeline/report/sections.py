@@ -11,12 +11,14 @@ from inspect import cleandoc
 import plotly.graph_objects as go
 import xarray as xr
 
+from pipeline.aggregate.phases import RULES, phases
 from pipeline.report import stories
 from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.findings import by_measure
 from pipeline.report.grokking import LEARNED, key_frequencies
 from pipeline.report.heads import head_lines, mosaic
 from pipeline.report.induction import FORMED, compared_tokens
+from pipeline.report.phases import three_phases
 from pipeline.report.thinning import thinned_steps
 from pipeline.report.wording import in_words, listed
 
@@ -50,7 +52,8 @@ class Plate:
 class Section:
     """The plates of one group, and what its measure means.
 
-    undrawn: variables that have too many dimensions for a figure.
+    undrawn: variables that have too many dimensions for a figure. undefined: why some are NaN at
+    every checkpoint; these are not drawn.
     """
 
     group: str
@@ -58,6 +61,7 @@ class Section:
     definition: str
     plates: tuple[Plate, ...]
     undrawn: tuple[str, ...] = ()
+    undefined: str = ""
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -86,7 +90,12 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
     plates = draw(group, heads) if draw else _by_dimensions(group)
     undrawn = () if draw else tuple(_described(v) for v in _undrawn(group))
     return Section(
-        name, title, cleandoc(str(group.attrs.get("definition", ""))), tuple(plates), undrawn
+        name,
+        title,
+        cleandoc(str(group.attrs.get("definition", ""))),
+        tuple(plates),
+        undrawn,
+        str(group.attrs.get("undefined", "")),
     )
 
 
@@ -120,13 +129,22 @@ def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
 
 
 def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+    losses = [name for name in stories.LOSSES if group[name].notnull().any()]
     yield Plate(
         "Progress measures",
-        f"{_meanings(group, *stories.LOSSES)} Dotted verticals: the first checkpoint at which a "
+        f"{_meanings(group, *losses)} Dotted verticals: the first checkpoint at which a "
         f"loss is below {LEARNED} nats.",
         (stories.progress(group),),
         wide=True,
     )
+    if found := phases(group):
+        yield Plate(
+            "Three phases",
+            f"The same losses on a linear axis. {RULES} (Nanda et al. 2023, section 5.2, describes "
+            "the phases and gives no rule.)",
+            (three_phases(group, found),),
+            wide=True,
+        )
     norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
     keys = key_frequencies(group)
     pointed = "Arrows: the key frequencies." if keys else ""
@@ -135,7 +153,8 @@ def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[P
         f"{_meaning(norms)} {pointed} {note}",
         (stories.frequencies(norms, keys),),
     )
-    shares = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
+    every = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
+    shares = [name for name in every if group[name].notnull().any()]
     yield Plate(
         "Sparsity in the Fourier basis",
         _meanings(group, *shares),
@@ -169,6 +188,8 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
     first = [name for name in _ORDER if name in group]
     for name in [*first, *(name for name in group.data_vars if name not in first)]:
         values = group[name]
+        if group.attrs.get("undefined") and not values.notnull().any():
+            continue
         title = _capital(in_words(str(name)))
         if values.dims == ("step",):
             plot = lines({title: values}, _axis(values))

@@ -129,9 +129,10 @@ def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure
 
 def progress(group: xr.Dataset) -> go.Figure:
     """The four losses on one logarithmic axis; the step at which each first was below `LEARNED`."""
-    losses = {in_words(name): group[name] for name in LOSSES}
+    losses = {in_words(name): group[name] for name in LOSSES if group[name].notnull().any()}
     reached = {name: step for name, step in milestones(group).items() if step is not None}
-    top, colours = TOP + LABEL_HEIGHT * len(reached), list(LOSSES.values())
+    top = TOP + LABEL_HEIGHT * len(reached)
+    colours = [colour for name, colour in LOSSES.items() if in_words(name) in losses]
     figure = lines(losses, "loss (nats)", log=True, colours=colours, height=380 + top, top=top)
     figure.add_hline(LEARNED, line={"color": QUIET, "width": 1, "dash": "dot"})
     figure.add_annotation(

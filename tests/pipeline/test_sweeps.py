@@ -9,7 +9,7 @@ from pipeline import analyze
 from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
 from pipeline.query import open_run
-from pipeline.sweeps import analyses_of, grokking_table
+from pipeline.sweeps import analyses_of, grokking_table, stores_in
 from pipeline.training import train
 from pipeline.training.sweep import load_trainings
 
@@ -54,7 +54,7 @@ def test_each_run_of_the_folder_has_a_store_of_its_own(collection: list[Analysis
 
 
 def test_the_table_has_the_differing_settings_and_the_steps(collection: list[Analysis]):
-    table = grokking_table(collection)
+    table = grokking_table(stores_in(str(Path(collection[0].store).parent)))
     settings = set(zip(table["weight_decay"], table["seed"], strict=True))
     assert settings == {(0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)}
     assert "train_share" not in table and "output" not in table

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.aggregate.phases import Lead, Phase, changes, lead, phases
+from pipeline.aggregate.phases import Phase, phases, summary_of
 from pipeline.report.phases import three_phases
 
 STEPS = [0, 100, 200, 300, 400, 500, 600, 700]
@@ -63,26 +63,22 @@ def test_undefined_losses_have_no_phases():
     assert phases(progress().isel(step=[0])) == []
 
 
-def test_changes_are_the_values_at_both_ends():
-    data = progress()
-    series = {"test_loss": data["test_loss"]}
-    assert changes(Phase("circuit formation", 200, 500), series) == {"test_loss": (20.0, 10.0)}
-    assert changes(Phase("cleanup", 500, None), series) == {"test_loss": (10.0, 1e-4)}
-
-
 def test_the_lead_is_a_share_of_the_steps_to_generalise():
-    found = lead(progress())
-    assert found == Lead(circuit=400, generalised=600)
-    assert found.share == pytest.approx(1 / 3)
-    assert lead(progress(test_loss=[5.0] * 8)) is None
+    found = summary_of(progress())
+    assert (found["circuit"], found["generalised"]) == (400, 600)
+    assert found["lead"] == pytest.approx(1 / 3)
+    never = summary_of(progress(test_loss=[5.0] * 8))
+    assert never["generalised"] is never["lead"] is never["test_falls"] is None
 
 
 def test_the_plot_has_a_band_for_each_phase_and_its_steps():
-    figure = three_phases(progress())
+    figure = three_phases(progress(), phases(progress()))
     bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
     assert sorted(bands) == [(0, 200), (200, 500), (500, 600)]
     texts = " ".join(annotation.text for annotation in figure.layout.annotations)
     assert "circuit formation: steps 200 to 500" in texts
     unfinished = progress(test_loss=[4.7, 9.0, 20.0, 22.0, 21.0, 20.0, 19.0, 18.0])
-    texts = " ".join(a.text for a in three_phases(unfinished).layout.annotations)
+    texts = " ".join(
+        a.text for a in three_phases(unfinished, phases(unfinished)).layout.annotations
+    )
     assert "circuit formation from step 200 on" in texts

@@ -222,8 +222,11 @@ def test_undefined_numbers_do_not_spoil_the_page():
     group = tree["modular_addition"].to_dataset()
     for name in ("restricted_loss", "excluded_loss", "logit_variance_explained"):
         group[name][:] = np.nan
+    group.attrs["undefined"] = "restricted_loss: NaN, because"
     page = Page(html_of(made.run_of(modular_addition=group)))
     assert "undefined for this operation" in page.text
+    assert "Undefined for this run: restricted_loss: NaN, because" in page.text
+    assert "Three phases" not in page.text
 
 
 def test_a_place_without_a_store_is_refused_before_anything_is_written(tmp_path):
