@@ -72,6 +72,18 @@ class MatchesInput(Strict):
     bos: bool = True
 
 
+class IndirectObjectInput(Strict):
+    """Prompts that end where the name of the indirect object belongs, in the run's own tokenizer
+    (or `tokenizer`); corrupted: the same prompts with the other person as the subject."""
+
+    kind: Literal["indirect_object"] = "indirect_object"
+    corrupted: bool = False
+    tokenizer: str | None = None
+    sequences: int = Field(default=32, ge=1)
+    seed: int = 0
+    bos: bool = True
+
+
 class HeldOutInput(Strict):
     """Sequences of a model organism's training distribution that it was not trained on."""
 
@@ -96,7 +108,13 @@ class TableInput(Strict):
 
 
 InputSpec = Annotated[
-    TextInput | ArrayInput | RepeatedInput | MatchesInput | HeldOutInput | TableInput,
+    TextInput
+    | ArrayInput
+    | RepeatedInput
+    | MatchesInput
+    | IndirectObjectInput
+    | HeldOutInput
+    | TableInput,
     Field(discriminator="kind"),
 ]
 

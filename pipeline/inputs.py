@@ -15,13 +15,14 @@ from pipeline.checkpoints.foreign import table_facts
 from pipeline.config import (
     ArrayInput,
     HeldOutInput,
+    IndirectObjectInput,
     InputSpec,
     MatchesInput,
     RepeatedInput,
     TableInput,
     TextInput,
 )
-from pipeline.data import matches, modular, repeats, text
+from pipeline.data import indirect_objects, matches, modular, repeats, text
 from pipeline.errors import InputError
 from pipeline.models.loading import ModelFacts
 from pipeline.training import held_out, table_of
@@ -33,6 +34,8 @@ STANDARD_INPUTS: dict[str, InputSpec] = {
     "shuffled": RepeatedInput(shuffled=True),
     "repeated_4x25": RepeatedInput(repeats=4, skip_commonest=0.02, skip_rarest=0.02),
     "matches": MatchesInput(),
+    "indirect_object": IndirectObjectInput(),
+    "indirect_object_corrupted": IndirectObjectInput(corrupted=True),
     "table": TableInput(),
 }
 
@@ -82,6 +85,8 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
             return _repeated(name, spec, model)
         case MatchesInput():
             return _matches(name, spec, model)
+        case IndirectObjectInput():
+            return _indirect_object(name, spec, run_folder, model)
         case HeldOutInput():
             tokens = held_out(run_folder, spec.sequences, spec.seed)
             return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
@@ -156,6 +161,23 @@ def _matches(name: str, spec: MatchesInput, model: ModelFacts) -> Input:
     arrays = {"length": made.length, "successor": made.successor, "other": made.other}
     attributes = {"longest": spec.longest, "strings": spec.strings, "seed": spec.seed}
     return Input(name, spec.kind, made.tokens, arrays, attributes)
+
+
+def _indirect_object(
+    name: str, spec: IndirectObjectInput, run_folder: str, model: ModelFacts
+) -> Input:
+    bos = model.bos_token_id if spec.bos else None
+    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    made = indirect_objects.prompts(tokenizer, spec.sequences, bos, spec.seed)
+    arrays = {
+        "indirect_object": made.indirect_object,
+        "subject": made.subject,
+        "indirect_object_at": made.indirect_object_at,
+        "subject_at": made.subject_at,
+    }
+    attributes = {"corrupted": spec.corrupted, "seed": spec.seed}
+    tokens = made.corrupted if spec.corrupted else made.clean
+    return Input(name, spec.kind, tokens.astype(np.int64), arrays, attributes)
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:

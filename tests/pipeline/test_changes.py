@@ -7,17 +7,17 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from pipeline import changes, forward
-from pipeline.attention_hooks import attention_modules
 from pipeline.changes import run_changed
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import Resident
 from pipeline.record import HeadChange, OutputOn, Pass, Record, merge
+from tests.pipeline.editing import edited, outputs
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, eager_model
 
 LENGTH = 14
@@ -51,41 +51,6 @@ def changed(
     }
     found = run_changed(resident, inputs, passes, before, memory)
     return [found[one.key] for one in passes]
-
-
-def projections(model: nn.Module) -> list[nn.Module]:
-    """W_O of each layer: its input is the heads' outputs beside each other."""
-    names = ("o_proj", "out_proj", "dense", "c_proj")
-    return [
-        next(child for name, child in attention.named_children() if name in names)
-        for attention in attention_modules(model)
-    ]
-
-
-@contextmanager
-def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], None]]) -> Iterator[None]:
-    """Let each edit change a layer's outputs [sequence, position, head, d_value] in place."""
-
-    def hook(edit: Callable[[Tensor], None]) -> Callable:
-        def change(_: nn.Module, args: tuple) -> tuple:
-            z = args[0].clone()
-            edit(z.unflatten(-1, (4, -1)))
-            return (z, *args[1:])
-
-        return change
-
-    layers = projections(model)
-    handles = [layers[at].register_forward_pre_hook(hook(edit)) for at, edit in edits.items()]
-    yield
-    for handle in handles:
-        handle.remove()
-
-
-def outputs(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
-    kept: list[Tensor] = []
-    with edited(model, {at: lambda z: kept.append(z.clone()) for at in range(3)}):
-        model(ids, use_cache=False)
-    return kept
 
 
 def losses(model: PreTrainedModel, ids: Tensor = IDS["x"]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,56 @@
+"""How much better random tokens are predicted once they are repeated."""
+
+import numpy as np
+
+from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.direct_logits import counted_predictions
+from pipeline.measures.head_scores import BlockLayout
+from pipeline.models.loading import Weights
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+_OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
+
+
+class RepeatLoss(Measure):
+    """Loss on random tokens where they are new and where they are repeated, and the difference.
+
+        gain = first - repeated
+
+    `first` is the mean loss of the first block's tokens from its second on, which nothing can
+    predict: at best the log of the number of ids that are drawn from. `repeated` is the mean loss
+    from the second token of the second block on, the first that an earlier occurrence of the token
+    before it can tell. Both in nats. On shuffled tokens
+    (`repeat_loss.shuffled`) the gain is what knowing the set of tokens is worth. NaN nowhere.
+    """
+
+    name = "repeat_loss"
+    version = 1
+    default_input = "repeated"
+    variables = (
+        Variable("first", ("step",), "nats", "Mean loss of tokens that are new.", dtype="float64"),
+        Variable("repeated", ("step",), "nats", "Mean loss of tokens that are repeated.", _OLSSON,
+                 dtype="float64"),
+        Variable("gain", ("step",), "nats",
+                 "Mean loss of new tokens less that of repeated ones.", _OLSSON, dtype="float64"),
+    )  # fmt: skip
+
+    def check(self, setting: Setting) -> None:
+        """Defined on repeated random tokens, shuffled or not."""
+        require_input(self, setting, "repeated")
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One pass that keeps the losses."""
+        return (Pass(require_input(self, setting, "repeated").name, losses=True),)
+
+    def compute(
+        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        record = records[0]
+        assert record.loss is not None
+        loss = record.loss.double().numpy()
+        # The loss of a token stands at the position before it.
+        first = loss[:, BlockLayout(record.input).first_block_queries - 1].mean()
+        repeated = loss[counted_predictions(record.input)].mean()
+        return {"first": first, "repeated": repeated, "gain": first - repeated}
