@@ -135,6 +135,16 @@ class Workers(Strict):
     memory: int = Field(default=2 * 2**30, ge=2**20)
 
 
+class Cache(Strict):
+    """What fetched checkpoints may take of the disk of each worker, which waits for room.
+
+    checkpoints: how many at one time. bytes: of their weights in all; None for any number.
+    """
+
+    checkpoints: int = Field(default=2, ge=1)
+    bytes: int | None = Field(default=None, ge=1)
+
+
 class Selection(Strict):
     """Some of the run's checkpoints: these steps, every n-th, or so many evenly in log(1 + step).
 
@@ -162,6 +172,8 @@ class Analysis(Strict):
     measures: by group name, each with its parameters; with `select` among them, a measure is
     computed at some of the analysis's checkpoints only, as one that costs many passes should be.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
+    cache: how much of a remote run is on this machine's disk at one time.
+    trust_remote_code: whether code that comes with a checkpoint may be run to build its model.
     """
 
     checkpoints: str
@@ -172,6 +184,8 @@ class Analysis(Strict):
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
     tokens_per_step: int | None = Field(default=None, ge=1)
+    cache: Cache = Cache()
+    trust_remote_code: bool = False
 
     @model_validator(mode="before")
     @classmethod

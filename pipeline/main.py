@@ -18,7 +18,8 @@ from pipeline.worker import TRANSIENT, Outcome, Worker
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason.
+    masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
+    workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
     store: str
@@ -26,6 +27,8 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    computing: float = 0.0
+    idle: float = 0.0
 
     def add(self, outcome: Outcome) -> None:
         """Count one cell that succeeded."""
@@ -33,6 +36,20 @@ class Summary:
             self.computed.append(outcome.step)
         else:
             self.complete += 1
+        self.computing += outcome.computing
+        self.idle += outcome.idle
+
+    @property
+    def idle_share(self) -> float:
+        """The share of their time in which the workers waited for weights."""
+        return self.idle / (self.idle + self.computing) if self.computing else 0.0
+
+    def loading(self) -> str:
+        """How well loading was hidden behind computing, in one line."""
+        return (
+            f"Workers computed for {self.computing:.1f} s and waited for weights for "
+            f"{self.idle:.1f} s: {self.idle_share:.0%} idle"
+        )
 
     def sentence(self) -> str:
         """The result in one line, naming the steps that failed or were masked."""

@@ -119,7 +119,8 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
     checkpoints = surveyed.checkpoints
     architecture = _one_architecture(checkpoints)
-    facts = facts_of(metadata_folder(checkpoints[0].uri))
+    trusted = analysis.trust_remote_code
+    facts = facts_of(metadata_folder(checkpoints[0].uri, code=trusted), trusted)
     groups = _groups(analysis)
     run_folder = metadata_folder(analysis.checkpoints, checkpoints[0].uri)
     inputs = _inputs(analysis, groups, str(run_folder), facts)

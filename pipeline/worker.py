@@ -37,7 +37,9 @@ TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
 class Outcome:
     """What became of one cell: the groups computed, and those that proved to be present.
 
-    reading, computing: seconds spent on either, waiting for the other thread not counted.
+    reading, computing: seconds spent on either (fetching is reading), waiting for the other thread
+    not counted. idle: seconds before in which the worker had checkpoints to do and computed
+    nothing, since none was loaded.
     """
 
     step: int
@@ -45,6 +47,7 @@ class Outcome:
     present: tuple[str, ...] = ()
     reading: float = 0.0
     computing: float = 0.0
+    idle: float = 0.0
 
 
 class Worker:
@@ -56,7 +59,10 @@ class Worker:
         self._groups = {group.name: group for group in job.groups}
         workers = job.analysis.workers
         torch.set_num_threads(workers.threads)
-        self._resident = Resident(metadata_folder(job.architecture), workers.device, workers.dtype)
+        trusted = job.analysis.trust_remote_code
+        self._resident = Resident(
+            metadata_folder(job.architecture, code=trusted), workers.device, workers.dtype, trusted
+        )
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
@@ -66,7 +72,9 @@ class Worker:
             group.name: group.measure.passes(setting_of(group, self._resident.facts, inputs))
             for group in job.groups
         }
-        self._copies = Copies()
+        cache = job.analysis.cache
+        self._copies = Copies(cache.checkpoints, cache.bytes)
+        self._free_since: float | None = None  # when it last ended to compute, or could have begun
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
@@ -93,30 +101,41 @@ class Worker:
         Raises CheckpointError, naming the step, the place and the measure. Every measure that
         could be computed is committed before that.
         """
-        with self._reading, self._copies.of(cell.checkpoint) as copy:
+        if self._free_since is None:
+            self._free_since = time.perf_counter()
+        with self._copies.of(cell.checkpoint) as copy:
             started = time.perf_counter()
             checkpoint = copy.checkpoint
-            missing = [
-                group
-                for name, group in self._groups.items()
-                if name in cell.rows
-                and cell.committed.get(name)
-                != fingerprint(plan.classes[name], str(checkpoint.digest))
-            ]
+            missing = self._missing(cell, plan, str(checkpoint.digest))
             present = tuple(name for name in cell.rows if self._groups[name] not in missing)
             if not missing:
                 return Outcome(checkpoint.step, (), present)
-            weights = read_weights(copy.folder)
+            folder = copy.folder  # fetched beside what another thread fetches or reads
             reading = time.perf_counter() - started
+            with self._reading:
+                started = time.perf_counter()
+                weights = read_weights(folder)
+                reading += time.perf_counter() - started
         with self._computing, torch.inference_mode():
             started = time.perf_counter()
             torch.set_num_threads(self.job.analysis.workers.threads)
             self._resident.swap(weights, checkpoint.uri)
+            del weights
+            idle = time.perf_counter() - self._free_since
             self._commit(checkpoint, missing, cell.rows, plan)
-            computing = time.perf_counter() - started
-        return Outcome(
-            checkpoint.step, tuple(group.name for group in missing), present, reading, computing
-        )
+            self._free_since = time.perf_counter()
+            computing = self._free_since - started
+        names = tuple(group.name for group in missing)
+        return Outcome(checkpoint.step, names, present, reading, computing, idle)
+
+    def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
+        """The groups whose committed row is not of these weights."""
+        return [
+            self._groups[name]
+            for name in self._groups
+            if name in cell.rows
+            and cell.committed.get(name) != fingerprint(plan.classes[name], digest)
+        ]
 
     def _commit(
         self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan

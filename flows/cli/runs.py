@@ -174,6 +174,8 @@ def _tell(summary: "Summary", page: Path) -> None:
     from pipeline.report import findings
 
     typer.echo(summary.sentence())
+    if summary.computed:
+        typer.echo(summary.loading())
     for sentence in findings(summary.store):
         typer.echo(f"  - {sentence}")
     typer.echo(f"Report: {page}")

@@ -1,9 +1,10 @@
 """A checkpoint as a folder on this machine, for as long as it is being read.
 
 A local checkpoint is its own folder. One from elsewhere is fetched when it is asked for and removed
-when it is released, so that a worker never has more than `most` of them on its disk, however long
+when it is released, so that a worker never has more of them on its disk than it may, however long
 the run: a thread that wants another one waits. While one thread computes, others fetch: the number
-of threads is how far the fetching runs ahead.
+of threads is how far the fetching runs ahead. Weights are read into memory and never stay mapped:
+what was removed takes no more disk, see `pipeline.models.loading.read_weights`.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ _LOCK = "in-use"
 
 
 class Copies:
-    """The fetched checkpoints of one worker, at most `most` at one time.
+    """The fetched checkpoints of one worker: at most `most` of them, and `most_bytes` of weights in
+    all (None: any number), at one time.
 
     They are in a folder of its own within the cache folder (`ONTOGENY_CACHE`); what a killed worker
     left behind is removed by the next one.
     """
 
-    def __init__(self, most: int = 2) -> None:
-        self._room = threading.BoundedSemaphore(most)
-        self._lock = threading.Lock()
+    def __init__(self, most: int = 2, most_bytes: int | None = None) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._held: dict[Path, int] = {}
+        self._changed = threading.Condition()
         self._own: Path | None = None
 
     @contextmanager
@@ -60,23 +63,38 @@ class Copies:
         finally:
             copy.release()
 
-    def make_room(self) -> Path:
-        """A new empty folder, once there is room for one more checkpoint."""
-        self._room.acquire()
-        folder = self._folder() / uuid.uuid4().hex
-        folder.mkdir()
+    def make_room(self, size: int, uri: str) -> Path:
+        """A new empty folder, once there is room for one more checkpoint of `size` bytes.
+
+        Raises CheckpointError, naming the `uri`, for one that there will never be room for.
+        """
+        if self._most_bytes is not None and size > self._most_bytes:
+            raise CheckpointError(
+                f"{uri}: its weights have {size} bytes, `cache.bytes` allows {self._most_bytes}: "
+                "raise it, or leave it out"
+            )
+        with self._changed:
+            folder = self._folder() / uuid.uuid4().hex
+            folder.mkdir()
+            self._changed.wait_for(lambda: self._has_room(size))
+            self._held[folder] = size
         return folder
 
     def give_back(self, folder: Path) -> None:
         """Remove what `make_room` gave."""
         shutil.rmtree(folder, ignore_errors=True)
-        self._room.release()
+        with self._changed:
+            del self._held[folder]
+            self._changed.notify_all()
+
+    def _has_room(self, size: int) -> bool:
+        room = self._most_bytes is None or sum(self._held.values()) + size <= self._most_bytes
+        return room and len(self._held) < self._most
 
     def _folder(self) -> Path:
-        with self._lock:
-            if self._own is None:
-                self._own = _claimed(cache_folder() / "copies")
-            return self._own
+        if self._own is None:
+            self._own = _claimed(cache_folder() / "copies")
+        return self._own
 
 
 class Local:
@@ -112,8 +130,9 @@ class Fetched:
         the place cannot be reached.
         """
         if self._folder is None:
-            self._folder = self._copies.make_room()
-            self._fetch(self._folder)
+            size = sum(part.size for part in self._parts)
+            self._folder = self._copies.make_room(size, self._checkpoint.uri)
+            self._fetch(self._folder, size)
         return self._folder
 
     @cached_property
@@ -143,12 +162,12 @@ class Fetched:
     def _parts(self) -> list[StoredFile]:
         return weight_parts(self._place, self._remote)
 
-    def _fetch(self, target: Path) -> None:
+    def _fetch(self, target: Path, size: int) -> None:
         remote = self._remote
         main = main_file(remote.uri, remote.files)
         if is_index(main):
             (target / main).write_bytes(read_small(self._place, remote, main))
-        _check_space(target, sum(part.size for part in self._parts))
+        _check_space(target, size)
         for part in self._parts:
             fetch_verified(self._place, remote.uri, part, target / part.name)
 

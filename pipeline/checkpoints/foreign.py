@@ -121,7 +121,7 @@ def _write(folder: Path, state: State, config: Mapping[str, Any], source: Path) 
     folder.mkdir(parents=True)
     whole = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    described |= {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
+    described |= transformerlens.AS_ORGANISM
     (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
 
 

@@ -17,10 +17,11 @@ _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
 _LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
 
 
-def metadata_folder(uri: str, *inside: str) -> Path:
+def metadata_folder(uri: str, *inside: str, code: bool = False) -> Path:
     """A local folder with the small files that are directly in the folder `uri`.
 
-    inside: addresses of checkpoints, whose small files are put into subfolders. A local folder is
+    inside: addresses of checkpoints, whose small files are put into subfolders. code: with the
+    Python files, where the user trusts them: for `trust_remote_code` alone. A local folder is
     returned as it is (a run in another format: its conversion). What is fetched is kept, under a
     name that its content gives. Raises InputError where the place refuses.
     """
@@ -30,17 +31,17 @@ def metadata_folder(uri: str, *inside: str) -> Path:
         folders = {"": folder_of(uri)}
         for number, one in enumerate(inside):
             folders[f"checkpoint-{number}"] = folder_of(one)
-        return _kept(folders)
+        return _kept(folders, _SUFFIXES + ((".py",) if code else ()))
     except CheckpointError as error:
         raise InputError(str(error)) from error
 
 
-def _kept(folders: dict[str, Folder]) -> Path:
+def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
     wanted = {
         f"{where}/{name}".lstrip("/"): (folder, name)
         for where, folder in folders.items()
         for name in sorted(folder.files)
-        if _is_small(folder, name)
+        if _is_wanted(folder, name, suffixes)
     }
     state = "\n".join(f"{path} {f.files[name].identity}" for path, (f, name) in wanted.items())
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
@@ -62,8 +63,6 @@ def _kept(folders: dict[str, Folder]) -> Path:
     return kept
 
 
-def _is_small(folder: Folder, name: str) -> bool:
-    size = folder.files[name].size
-    return (
-        is_plain_name(name) and name.endswith(_SUFFIXES) and size <= _LARGEST and not is_index(name)
-    )
+def _is_wanted(folder: Folder, name: str, suffixes: tuple[str, ...]) -> bool:
+    is_small = folder.files[name].size <= _LARGEST
+    return is_plain_name(name) and name.endswith(suffixes) and is_small and not is_index(name)

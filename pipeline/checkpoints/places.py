@@ -1,5 +1,6 @@
 """The kinds of places that checkpoints are read from."""
 
+import re
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,9 @@ from pipeline.errors import InputError, suggestion
 _REMOTE = {"s3": "s3", "hf": "hub"}
 
 
+_CREDENTIALS = re.compile(r"\w+://[^/@]*:[^/]*@")  # user:password@
+
+
 def place_of(uri: str) -> Place:
     """The kind of place that a URI names. Raises InputError for an unknown one."""
     return remote_place_of(uri) or local
@@ -22,6 +26,11 @@ def remote_place_of(uri: str) -> RemotePlace | None:
     scheme, separator, _ = uri.partition("://")
     if not separator:
         return None
+    if _CREDENTIALS.match(uri):
+        raise InputError(
+            f"{scheme}://...: the address holds credentials, which would be stored with the run: "
+            "set them in the environment or in the place's own credentials file"
+        )
     if scheme not in _REMOTE:
         raise InputError(
             f"{uri}: checkpoints cannot be read from {scheme}://; give a local folder, "

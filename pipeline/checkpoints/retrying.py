@@ -4,6 +4,7 @@ The libraries beneath retry some of it themselves, each in its own way; what sti
 """
 
 import errno
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -18,6 +19,8 @@ Result = TypeVar("Result")
 ATTEMPTS = 6
 FIRST_WAIT = 0.5  # seconds; doubled each time, with a random part, up to LONGEST_WAIT
 LONGEST_WAIT = 30.0
+
+_QUERY = re.compile(r"\?[^\s'\")]+")
 
 _DENIED = (401, 403)
 _PASSING = (408, 425, 429)  # beside all of 500 and above
@@ -94,4 +97,6 @@ def spoken_of(
 
 
 def _brief(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """The first line, without what follows the "?" of an address: it may be a signature."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return _QUERY.sub("?...", said)[:200]

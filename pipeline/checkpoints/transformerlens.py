@@ -16,6 +16,9 @@ from pipeline.errors import InputError, suggestion
 
 Weights = dict[str, Tensor]
 
+# What every converted config.json says of who reads it.
+AS_ORGANISM = {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
+
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
 _NORMS = {None: False, "LN": True, "LNPre": True}
 _POSITIONS = {"standard": "residual", "shortformer": "queries_keys"}
@@ -83,13 +86,56 @@ def convert(
             "have it; this model cannot be read"
         )
     described = _architecture(state, config) | {"hidden_size": d_model}
+    weights = _renamed(state)
+    if described["layer_norm"]:
+        weights |= _unit_norms(weights, described)
+    return described | {"num_attention_heads": heads}, weights
+
+
+def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The organism's config.json from a suite's own alone, before any weights are read.
+
+    Of models without MLPs, whose norms were not folded into what follows, and with biases of
+    attention, as their training code saves them. Raises InputError for others, KeyError for a size
+    that is not said.
+    """
+    if not config["attn_only"]:
+        raise InputError(f"act_fn = {config.get('act_fn')!r}: only models without MLPs are known")
+    if config["n_heads"] * config["d_head"] != config["d_model"]:
+        raise InputError(f"n_heads x d_head: expected d_model = {config['d_model']}")
+    norm = config.get("normalization", config.get("normalization_type", "LN"))
+    shortformer = config.get("shortformer_pos") or (
+        config.get("positional_embedding_type") == "shortformer"
+    )
+    return {
+        "vocab_size": config["d_vocab"],
+        "hidden_size": config["d_model"],
+        "num_hidden_layers": config["n_layers"],
+        "num_attention_heads": config["n_heads"],
+        "intermediate_size": 0,
+        "max_position_embeddings": config["n_ctx"],
+        "layer_norm": _known("normalization", norm, {None: False, "LN": True}),
+        "layer_norm_eps": config.get("ln_eps", config.get("eps", 1e-5)),
+        "positions": "queries_keys" if shortformer else "residual",
+        "attention_bias": True,
+        "lm_head_bias": False,
+    }
+
+
+def renamed(state: Mapping[str, Tensor]) -> Weights:
+    """A state dict under an organism's names. A bias of W_U that is zero throughout is left out."""
+    bias = state.get("unembed.b_U")
+    if bias is not None and not bias.any():
+        state = {name: tensor for name, tensor in state.items() if name != "unembed.b_U"}
+    return _renamed(state)
+
+
+def _renamed(state: Mapping[str, Tensor]) -> Weights:
     weights = _outside_of_blocks(state)
     for name, tensor in state.items():
         if match := _BLOCK.fullmatch(name):
             weights |= _in_block(f"model.layers.{match[1]}.", match[2], tensor)
-    if described["layer_norm"]:
-        weights |= _unit_norms(weights, described)
-    return described | {"num_attention_heads": heads}, weights
+    return weights
 
 
 def _architecture(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:

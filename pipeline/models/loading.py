@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
+from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.fit import (
@@ -106,28 +107,46 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{file}: expected a dictionary of tensors: save the weights alone")
-    return content
+    return (
+        transformerlens.renamed(content) if transformerlens.is_transformerlens(content) else content
+    )
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def read_architecture(folder: str | Path) -> PreTrainedConfig:
-    """The config.json of a checkpoint's folder; raises InputError where it cannot be used."""
+def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The config.json of a checkpoint's folder; raises InputError where it cannot be used.
+
+    trust_remote_code: the folder's own Python files may be run, where its config names them.
+    """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise _distrusted(Path(folder) / "config.json") from error
         raise InputError(
             f"{Path(folder) / 'config.json'}: describes no model that can be built here "
             f"({_first_line(error)}): give a checkpoint in the Hugging Face layout"
         ) from error
 
 
-def facts_of(architecture: str | Path | PreTrainedConfig) -> ModelFacts:
+def _distrusted(what: object) -> InputError:
+    return InputError(
+        f"{what}: this model is built by code that comes with its checkpoints, which is not run "
+        "unasked: set `trust_remote_code: true` in the analysis if you trust its authors"
+    )
+
+
+def facts_of(
+    architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
+) -> ModelFacts:
     """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
     with torch.device("meta"):
-        module = _build(architecture)
+        module = _build(architecture, trust_remote_code=trust_remote_code)
     return _facts(module)
 
 
@@ -167,9 +186,11 @@ class Resident:
         architecture: str | Path | PreTrainedConfig,
         device: str | torch.device = "cpu",
         dtype: str = "float32",
+        trust_remote_code: bool = False,
     ):
         self.device = torch.device(device)
         self.dtype = torch_dtype(dtype)
+        self._trusted = trust_remote_code
         self.module = self._uninitialised(architecture, self.dtype)
         self.facts = _facts(self.module)
         self._names: dict[frozenset[str], dict[str, str] | None] = {}
@@ -221,7 +242,7 @@ class Resident:
         # Moved to the dtype while it is built, not after: buffers such as the rotary frequencies
         # stay in float32 then, as they do in the library's own loading.
         with _BUILDING, no_init_weights():
-            module = _build(architecture, dtype)
+            module = _build(architecture, dtype, self._trusted)
         module.tie_weights()
         if dtype == torch.float64 and module._can_set_experts_implementation():
             module.set_experts_implementation("eager")  # the grouped product has no float64
@@ -271,19 +292,26 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def _build(
-    architecture: str | Path | PreTrainedConfig, dtype: torch.dtype = torch.float32
+    architecture: str | Path | PreTrainedConfig,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     config = (
         deepcopy(architecture)
         if isinstance(architecture, PreTrainedConfig)
-        else read_architecture(architecture)
+        else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False
     try:
         module = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation="eager", trust_remote_code=False
+            config,
+            dtype=dtype,
+            attn_implementation="eager",
+            trust_remote_code=trust_remote_code,
         )
     except (ValueError, ImportError, KeyError, AttributeError) as error:
+        if "trust_remote_code" in str(error):
+            raise _distrusted(config.model_type) from error
         raise InputError(
             f"{config.model_type}: is no causal language model that can be built here "
             f"({_first_line(error)}): give checkpoints of a decoder that transformers knows"

@@ -1,6 +1,8 @@
 """The main path: what is missing is computed, nothing else is, and it is right."""
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,39 @@ def _repeated(run: Path) -> np.ndarray:
     made = prepare(analysis(run), survey(analysis(run))).settings["head_scores"].input
     assert made is not None
     return made.tokens
+
+
+def test_the_next_checkpoint_is_read_while_one_computes(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, norms = pipeline.worker.read_weights, WeightNorm.compute
+    begun = [threading.Event() for _ in range(5)]
+    reads, computes, overlapped = iter(begun), iter(begun[1:]), []
+
+    def reading(folder: Path) -> Any:
+        next(reads).set()
+        return read(folder)
+
+    def computing(self: WeightNorm, *given: Any) -> Any:
+        overlapped.append(next(computes).wait(timeout=20 if len(overlapped) < 3 else 0))
+        return norms(self, *given)
+
+    monkeypatch.setattr(pipeline.worker, "read_weights", reading)
+    monkeypatch.setattr(WeightNorm, "compute", computing)
+    analyze(analysis(run, measures=["weight_norm"]))
+    assert overlapped == [True, True, True, False]
+
+
+def test_waiting_for_weights_is_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = pipeline.worker.read_weights
+    monkeypatch.setattr(
+        pipeline.worker, "read_weights", lambda folder: (time.sleep(0.2), read(folder))[1]
+    )
+    started = time.perf_counter()
+    summary = analyze(analysis(run, measures=["weight_norm"]))
+    assert summary.idle >= 0.6  # nothing hides four such waits but three short computations
+    assert summary.idle + summary.computing <= time.perf_counter() - started
+    assert f"{summary.idle_share:.0%} idle" in summary.loading()
 
 
 def test_a_second_run_computes_nothing_and_takes_no_forward_pass(

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,24 +101,36 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
-    """Host and port of an S3 server."""
+@contextmanager
+def imitated_s3() -> Iterator[dict[str, str]]:
+    """A server that imitates S3, and checks no signature; the environment that names it."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+        "AWS_SECRET_ACCESS_KEY": "a-very-secret-key-of-these-tests",
+    }
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """The environment that names an S3 server."""
+    with imitated_s3() as environment:
+        yield environment
+
+
 @pytest.fixture
-def s3(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
+def s3(
+    s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Proxy]:
     """A way to an S3 server with the empty bucket `runs`, which the environment names."""
-    with Proxy(moto) as proxy:
+    with Proxy(s3_server["AWS_ENDPOINT_URL"].removeprefix("http://")) as proxy:
         for name, value in {
+            **s3_server,
             "AWS_ENDPOINT_URL": proxy.url,
-            "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
-            "AWS_SECRET_ACCESS_KEY": "a-very-secret-key-of-these-tests",
             "ONTOGENY_CACHE": str(tmp_path / "cache"),
         }.items():
             monkeypatch.setenv(name, value)

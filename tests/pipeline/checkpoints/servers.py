@@ -144,6 +144,10 @@ class Repository:
     def commit(self, folder: Path, name: str, tag: bool = False) -> str:
         """Make a branch (or tag) of a folder's files; its commit hash."""
         files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+        return self.commit_files(files, name, tag)
+
+    def commit_files(self, files: dict[str, Path], name: str, tag: bool = False) -> str:
+        """The same of files by their paths in the repository."""
         state = name + "".join(f"{key} {_sha256(path)}" for key, path in files.items())
         commit = hashlib.sha1(state.encode()).hexdigest()
         self.commits[commit] = files
@@ -221,7 +225,7 @@ class HubHandler(Handler):
             }
             self.answer(200, json.dumps(refs).encode(), {"Content-Type": "application/json"}, fault)
         elif what == "tree" and (files := _files(found, rest[0])) is not None:
-            self._tree(files, query, fault)
+            self._tree(_inside(files, "/".join(rest[1:])), query, fault)
         else:
             self._refuse(404, "RevisionNotFound", fault)
 
@@ -281,6 +285,14 @@ def _refs(refs: Mapping[str, str], kind: str) -> list[dict]:
 def _files(repository: Repository, revision: str) -> dict[str, Path] | None:
     commit = repository.branches.get(revision) or repository.tags.get(revision) or revision
     return repository.commits.get(commit)
+
+
+def _inside(files: dict[str, Path], folder: str) -> dict[str, Path]:
+    """The files directly in a folder of a commit; a hostile path is at the top."""
+    if not folder:
+        return {name: path for name, path in files.items() if "/" not in name or ".." in name}
+    start = f"{folder}/"
+    return {n: p for n, p in files.items() if n.startswith(start) and "/" not in n[len(start) :]}
 
 
 def _row(name: str, path: Path) -> dict:

@@ -1,23 +1,38 @@
 """The whole analysis from each place, against the same run on disk."""
 
 import json
+import os
 import shutil
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import xarray as xr
 from s3fs import S3FileSystem
 
+from infra.s3.ceph import PROGRAMS, Ceph, free_port
 from pipeline import Analysis, analyze, open_run
-from pipeline.checkpoints import fetch
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.report import write_report
+from tests.pipeline.checkpoints.conftest import imitated_s3
 from tests.pipeline.checkpoints.servers import Faults
 
 MEASURES = {"weight_norm": {}, "head_scores": {}}
 INPUTS = {"repeated": {"kind": "repeated", "block_length": 8, "sequences": 2}}
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Ceph where it is installed, in place of the server that only imitates S3."""
+    if not all(shutil.which(program) for program in PROGRAMS):
+        with imitated_s3() as environment:
+            yield environment
+        return
+    server = Ceph(tmp_path_factory.mktemp("s3") / "ceph", free_port())
+    yield server.start()
+    server.stop()
 
 
 def analysed(checkpoints: str, store: Path, measures=MEASURES) -> xr.DataTree:
@@ -81,43 +96,49 @@ def test_one_request_in_ten_failing_gives_the_same_store(hub, s3, run, tmp_path,
     assert hub.faults.done > 3 and s3.faults.done > 3
 
 
-def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(
-    s3, make_run, tmp_path, monkeypatch
-):
-    uri = upload(make_run(range(100)))
-    sizes, peak, ended = set(), [0], threading.Event()
+def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(s3, make_run, tmp_path):
+    run = make_run(range(100))
+    size = (run / "step-0/model.safetensors").stat().st_size
+    analysis = Analysis.model_validate(
+        {
+            "checkpoints": upload(run), "store": str(tmp_path / "s3.zarr"), "inputs": INPUTS,
+            "measures": list(MEASURES), "cache": {"checkpoints": 2},
+        }
+    )  # fmt: skip
+    with watched(cache_folder() / "copies") as peak:
+        summary = analyze(analysis)
+    assert summary.computed == list(range(100))
+    print(f"peak {peak[0] / size:.2f} checkpoints' size; {summary.loading()}")
+    assert 1 <= peak[0] / size <= 3
+    assert 0 < summary.idle_share < 1
+    assert not list((cache_folder() / "copies").rglob("*.safetensors"))
 
-    def watch() -> None:
+
+@contextmanager
+def watched(folder: Path) -> Iterator[list[int]]:
+    """The most bytes that a folder holds at any moment of the `with` block, as its one entry."""
+    peak, ended = [0], threading.Event()
+
+    def look() -> None:
         while not ended.wait(0.002):
-            total = 0
-            for file in (cache_folder() / "copies").rglob("*.*"):
-                try:
-                    total += file.stat().st_size
-                except OSError:
-                    continue
-            peak[0] = max(peak[0], total)
+            peak[0] = max(peak[0], _held(folder))
 
-    make_room = fetch.Copies.give_back
-    monkeypatch.setattr(
-        fetch.Copies,
-        "give_back",
-        lambda self, folder: (
-            sizes.add(sum(p.stat().st_size for p in folder.iterdir())),
-            make_room(self, folder),
-        )[1],
-    )
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=look)
     watcher.start()
-    started = time.perf_counter()
     try:
-        analysed(uri, tmp_path / "s3.zarr", {"weight_norm": {}})
+        yield peak
     finally:
         ended.set()
         watcher.join()
-    assert len(sizes) == 1
-    print(f"peak {peak[0] / max(sizes):.2f} checkpoints, {time.perf_counter() - started:.1f} s")
-    assert 1 <= peak[0] / max(sizes) <= 3
-    assert not list((cache_folder() / "copies").rglob("*.safetensors"))
+
+
+def _held(folder: Path) -> int:
+    total = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # gone meanwhile
+                total += Path(inside, name).stat().st_size
+    return total
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.checkpoints import Checkpoint, list_checkpoints
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError
 from pipeline.models.loading import read_weights
 
@@ -72,6 +74,33 @@ def test_there_are_never_more_copies_than_allowed(remote):
     assert len(most) == 12 and max(most) == 2 and on_disk() == 0
 
 
+def test_the_bytes_of_all_copies_stay_within_their_limit(remote):
+    size = sum(file.size for file in place_of(remote[0].uri).files_of([remote[0].uri])[0].values()
+               if file.name.endswith(".safetensors"))  # fmt: skip
+    copies, most = Copies(most=9, most_bytes=2 * size + 1), []
+
+    def use(checkpoint: Checkpoint) -> None:
+        with copies.of(checkpoint) as copy:
+            assert copy.folder.is_dir()
+            most.append(on_disk())
+            time.sleep(0.05)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(use, remote))
+    assert len(most) == 6 and max(most) == 2 and on_disk() == 0
+
+
+def test_a_checkpoint_beyond_the_limit_is_refused_by_name_and_others_are_not_held_up(remote):
+    copies = Copies(most_bytes=10)
+    with (
+        pytest.raises(
+            CheckpointError, match=rf"{remote[0].uri}: its weights have \d+ bytes, `cache"
+        ),
+        copies.of(remote[0]) as copy,
+    ):
+        _ = copy.folder
+
+
 def test_an_error_about_a_copy_names_the_checkpoint(hub, remote, tmp_path):
     path = tmp_path / "run/step-0/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -97,6 +126,7 @@ _HOLD = """
 import sys, time
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.places import place_of
 with Copies().of(Checkpoint(0, sys.argv[1])) as copy:
     print(copy.folder, flush=True)
     time.sleep(600)

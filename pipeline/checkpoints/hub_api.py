@@ -1,0 +1,138 @@
+"""The Hugging Face Hub's files: listed, read in part, fetched whole, and asked for again.
+
+The endpoint is `HF_ENDPOINT`'s, the token `HF_TOKEN`'s or the one that `hf auth login` has stored:
+neither passes through here.
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub.hf_api import GitRefs, RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+from pipeline.checkpoints.cache import recall, remember
+from pipeline.checkpoints.retrying import persistently, spoken_of
+from pipeline.checkpoints.stored import StoredFile, known_sha256
+from pipeline.errors import CheckpointError, InputError
+
+_PART = r"[\w-][\w.-]*"  # never hidden, never a way up
+_URI = re.compile(
+    rf"hf://(?P<repo>{_PART}/{_PART})"
+    rf"(?:@(?P<ref>[^/@]+)(?:/(?P<path>(?:{_PART}/)*{_PART}\.pth))?)?/?"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository, in it a commit or a pattern of refs, and in that one file of a state dict."""
+
+    repo: str
+    ref: str | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        ref = f"@{self.ref}" if self.ref else ""
+        return f"hf://{self.repo}{ref}{f'/{self.path}' if self.path else ''}"
+
+
+def taken_apart(uri: str) -> Address:
+    """The address that a URI is. Raises InputError for one that is none."""
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise InputError(f"{uri}: is no repository's address; expected hf://owner/name")
+    return Address(match["repo"], match["ref"], match["path"])
+
+
+def refs(address: Address) -> GitRefs:
+    """All branches and tags, in one request."""
+    with spoken_of(str(address), "repository", InputError):
+        return persistently(lambda: _api().list_repo_refs(address.repo))
+
+
+def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
+    """The files directly in a commit's folder; asked for once, since a commit does not change."""
+    # Of the run itself, or of a pattern of refs: what its main branch holds.
+    ref = None if address.ref is None or "*" in address.ref else address.ref
+    pinned = ref is not None and _COMMIT.fullmatch(ref)
+    key = f"{_endpoint()} hf://{address.repo}@{ref} {folder}"
+    known = recall("trees", key) if pinned else None
+    if known is None:
+        with spoken_of(str(address), "commit", CheckpointError):
+            rows = persistently(lambda: _tree(address.repo, ref, folder))
+        if pinned:
+            remember("trees", key, json.dumps(rows).encode())
+    else:
+        rows = json.loads(known)
+    return {name: _stored(name, *facts) for name, *facts in rows}
+
+
+def read_part(address: Address, path: str, start: int = 0, stop: int | None = None) -> bytes:
+    """Bytes `start` to `stop` of a file of a commit; fewer where it ends before."""
+    url = hf_hub_url(address.repo, path, revision=address.ref, endpoint=_endpoint())
+    headers = build_hf_headers()
+    if start or stop is not None:
+        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+
+    def ask() -> bytes:
+        response = http_backoff("GET", url, headers=headers)
+        if response.status_code == 416:  # nothing there: the file ends before `start`
+            return b""
+        hf_raise_for_status(response)
+        return response.content if response.status_code == 206 else response.content[start:stop]
+
+    with spoken_of(f"{address}/{path}", "file", CheckpointError):
+        return persistently(ask)
+
+
+def fetch_file(address: Address, path: str, size: int, target: Path) -> None:
+    """Write one file of a commit to `target`; OSError where another size came."""
+    with spoken_of(f"{address}/{path}", "file", CheckpointError):
+        persistently(lambda: _fetch_once(address, path, size, target))
+
+
+def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
+    # The library resumes a transfer that was cut, from what it keeps beside the file.
+    beside = Path(tempfile.mkdtemp(prefix="hub-", dir=target.parent))
+    try:
+        came = hf_hub_download(
+            address.repo, path, revision=address.ref, local_dir=beside, endpoint=_endpoint()
+        )
+        if (found := Path(came).stat().st_size) != size:
+            raise OSError(f"{address}/{path}: {found} bytes came, expected {size}")
+        Path(came).replace(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _tree(repo: str, ref: str | None, folder: str) -> list[list]:
+    """Name, size, git object and (of large files) sha256 of what is directly in a folder."""
+    return [
+        [
+            entry.path.removeprefix(f"{folder}/"),
+            entry.size,
+            entry.blob_id,
+            entry.lfs.sha256 if entry.lfs else None,
+        ]
+        for entry in _api().list_repo_tree(repo, folder or None, revision=ref)
+        if isinstance(entry, RepoFile)
+    ]
+
+
+def _stored(name: str, size: int, blob: str, sha256: str | None) -> StoredFile:
+    identity = f"git {blob}" if sha256 is None else sha256
+    return StoredFile(name, size, identity, sha256 or known_sha256(identity))
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def _api() -> HfApi:
+    return HfApi(endpoint=_endpoint())

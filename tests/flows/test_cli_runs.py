@@ -1,0 +1,64 @@
+"""The commands about runs, but for the flow: audit, presets and estimates."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.test_cli import answer, ontogeny, refused
+
+MakeAnalysis = Callable[..., Any]
+
+
+@pytest.fixture
+def disguised(organisms: Path, tmp_path: Path) -> Path:
+    """The run whose step 8 serves the weights of the last step."""
+    run = tmp_path / "run"
+    shutil.copytree(organisms / "run", run)
+    shutil.copy(run / "step-256/model.safetensors", run / "step-8/model.safetensors")
+    return run
+
+
+def test_an_audit_ends_with_exit_code_1_where_it_finds_faults(disguised: Path) -> None:
+    result = ontogeny("audit", disguised, "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert content["uri"] == str(disguised) and content["checkpoints"] == 10
+    assert [(f["step"], f["kind"]) for f in content["faults"]] == [(8, "final-weights")]
+    table = ontogeny("audit", disguised)
+    assert table.exit_code == 1
+    assert "final-weights" in table.stdout and "1 faults at 1 steps: 8" in table.stdout
+
+
+def test_an_audit_of_a_clean_run_ends_with_exit_code_0(organisms: Path) -> None:
+    assert answer("audit", organisms / "run", "--json")["faults"] == []
+    assert answer("audit", organisms / "run", "--deep", "--json")["faults"] == []
+    assert "no such folder" in refused("audit", organisms / "nowhere")
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    make_analysis: MakeAnalysis, disguised: Path, tmp_path: Path
+) -> None:
+    analysis = make_analysis(checkpoints=str(disguised), measures=["head_scores", "weight_norm"])
+    config = tmp_path / "analysis.yaml"
+    config.write_text(json.dumps(analysis.model_dump(mode="json")))
+    estimate = answer("analyze", config, "--dry-run", "--json")
+    assert (estimate["checkpoints"], estimate["masked"]) == (9, 1)
+    assert (estimate["forward_passes"], estimate["bytes_to_fetch"]) == (9, 0)
+    said = ontogeny("analyze", config, "--dry-run").stdout
+    assert "9 (1 masked by the audit)" in said and "hours of computing" in said
+    assert not Path(analysis.store).exists()
+
+
+def test_a_preset_is_an_analysis_by_name(
+    tmp_path: Path, organisms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "runs/induction: there is no such folder" in refused(
+        "analyze", "--preset", "induction", "--dry-run"
+    )
+    assert "did you mean 'pythia-70m'?" in refused("analyze", "--preset", "pythia-70")
+    assert "give a YAML file, or --preset" in refused("analyze")
