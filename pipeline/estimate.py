@@ -48,7 +48,7 @@ class Estimate:
         yield "to fetch", _sized(self.bytes_to_fetch)
         yield "to read", _sized(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
-        yield "hours of computing", f"{self.hours:.2g}"
+        yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
         yield "store", f"{_sized(self.store_bytes)} before compression"
 
 

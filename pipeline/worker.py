@@ -117,11 +117,11 @@ class Worker:
                 weights = read_weights(folder)
                 reading += time.perf_counter() - started
         with self._computing, torch.inference_mode():
-            started = time.perf_counter()
             torch.set_num_threads(self.job.analysis.workers.threads)
             self._resident.swap(weights, checkpoint.uri)
             del weights
-            idle = time.perf_counter() - self._free_since
+            started = time.perf_counter()
+            idle = started - self._free_since
             self._commit(checkpoint, missing, cell.rows, plan)
             self._free_since = time.perf_counter()
             computing = self._free_since - started

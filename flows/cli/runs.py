@@ -146,8 +146,8 @@ def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
         told = [asdict(estimate) for estimate in estimates]
         typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=1))
         return
-    for estimate in estimates:
-        print_table(["", ""], [list(row) for row in estimate.rows()])
+    for analysis, estimate in zip(analyses, estimates, strict=True):
+        print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
 
 
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":

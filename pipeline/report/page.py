@@ -37,7 +37,7 @@ class Run:
     provenance: list[dict[str, str]]
     identity: dict[str, str]
     tokens: dict[int, float]
-    masked: dict[int, str]
+    left_out: dict[str, str]
 
 
 def write_report(stores: Sequence[str], folder: str | Path) -> Path:
@@ -70,7 +70,7 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
         provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
         identity=_plain(run.attrs.get("identity", {})) | _inputs(groups),
         tokens=_tokens_by_step(groups),
-        masked=run.attrs.get("masked", {}),
+        left_out=_left_out(run.attrs.get("masked", {})),
     )
 
 
@@ -100,6 +100,17 @@ def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
     if tokens:
         parts.append(f"{amount(max(tokens))} tokens seen")
     return " · ".join([*parts, counted(len(groups), "measure")])
+
+
+def _left_out(masked: Mapping[int, str]) -> dict[str, str]:
+    """The steps that an audit masked, by the reason."""
+    steps: dict[str, list[int]] = {}
+    for step, reason in sorted(masked.items()):
+        steps.setdefault(reason, []).append(step)
+    return {
+        reason: f"{'step' if len(found) == 1 else 'steps'} {listed([f'{s:,}' for s in found], 20)}"
+        for reason, found in steps.items()
+    }
 
 
 def _step_scale(saved: list[int], groups: dict[str, xr.Dataset]) -> str:

@@ -130,8 +130,8 @@ def test_waiting_for_weights_is_counted(run: Path, monkeypatch: pytest.MonkeyPat
     )
     started = time.perf_counter()
     summary = analyze(analysis(run, measures=["weight_norm"]))
-    assert summary.idle >= 0.6  # nothing hides four such waits but three short computations
-    assert summary.idle + summary.computing <= time.perf_counter() - started
+    assert summary.idle >= 0.2  # nothing hides the first of the four
+    assert 0.8 <= summary.idle + summary.computing <= time.perf_counter() - started
     assert f"{summary.idle_share:.0%} idle" in summary.loading()
 
 
