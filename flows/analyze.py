@@ -24,6 +24,7 @@ from flows.server import reach_server
 from flows.workers import Pool, may_pass
 from pipeline.aggregate.trajectories import publish
 from pipeline.config import Analysis
+from pipeline.lease import Lease, owned
 from pipeline.main import Summary, reference_pass, settle
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
@@ -91,17 +92,10 @@ def analyze(analysis: Analysis) -> State:
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=surveyed.masked))
     prepared = _prepare(analysis, surveyed)
-    workers = analysis.workers.count
-    # The pool ends first: what waits for an actor then fails at once instead of holding the exit.
-    with ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers) as threads, Pool(prepared.job) as pool:
-        planned = plan(prepared, _references(prepared, pool, run))
-        run.summary.complete = planned.complete
-        for done, (cell, result) in enumerate(_computed(planned, pool, threads), start=1):
-            run.settle(cell, result)
-            _tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
-    _publish(prepared)
+    with owned(prepared.job.store) as lease:
+        _fill(prepared, lease, run)
     _report(analysis, run)
-    run.tasks += len(planned.cells) + 4
+    run.tasks += 3  # "audit", "prepare" and "report"
     _await_records(run.tasks)
     if watcher := _watcher.get():
         watcher.summary = run.summary
@@ -119,6 +113,23 @@ def _audit(analysis: Analysis) -> Survey:
         table = verdict.as_json()["faults"]
         create_table_artifact(table, key="audit", description=verdict.sentence())
     return surveyed
+
+
+def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
+    """Compute what the store lacks, as its owner."""
+    workers = prepared.job.analysis.workers.count
+    # The pool ends first: what waits for an actor then fails at once instead of holding the exit.
+    with ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers) as threads, Pool(prepared.job) as pool:
+        references = _references(prepared, pool, run)
+        lease.check()
+        planned = plan(prepared, references)
+        run.summary.complete = planned.complete
+        for done, (cell, result) in enumerate(_computed(planned, pool, threads), start=1):
+            run.settle(cell, result)
+            _tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
+    lease.check()
+    _publish(prepared)
+    run.tasks += len(planned.cells) + 1
 
 
 @task(name="prepare", cache_policy=NO_CACHE)

@@ -8,10 +8,13 @@ from pipeline.aggregate.trajectories import publish
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
+from pipeline.lease import Lease, owned
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
+
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -65,21 +68,30 @@ class Summary:
 
 def analyze(
     analysis: Analysis,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Summary:
     """Compute all that the store lacks, in this process, one checkpoint after another.
 
     progress(done, total, what) is called after each checkpoint. A bad checkpoint is recorded in
-    the summary, the others are computed. Raises InputError before anything is written.
+    the summary, the others are computed. Raises InputError before anything is written; also where
+    another analysis owns the store.
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
     summary = Summary(analysis.store, masked=surveyed.masked)
+    with owned(prepared.job.store) as lease:
+        _fill(prepared, lease, summary, progress)
+    return summary
+
+
+def _fill(prepared: Prepared, lease: Lease, summary: Summary, progress: Progress) -> None:
+    """Compute what the store lacks, as its owner."""
     references = stored_references(prepared)
     worker = None
     if references is None:
         worker = Worker(prepared.job)
         references = reference_pass(prepared, worker.references, summary)
+    lease.check()
     planned = plan(prepared, references)
     summary.complete = planned.complete
     if planned.cells:
@@ -87,8 +99,8 @@ def analyze(
         for done, (cell, result) in enumerate(_computed(worker, planned), start=1):
             settle(summary, cell, result)
             progress(done, len(planned.cells), f"step {cell.checkpoint.step}")
+    lease.check()
     publish(prepared.job.store)
-    return summary
 
 
 def reference_pass(

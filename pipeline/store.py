@@ -29,6 +29,8 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.group import GroupMetadata
 
 from pipeline import layout
 from pipeline.errors import InputError
@@ -83,12 +85,7 @@ class Store:
         wanted = plain_json(identity)
         if self.objects.read(f"{ROWS}/zarr.json") is None:
             self._refuse_foreign_files()
-            attributes = {"layout": LAYOUT, "identity": wanted}
-            try:
-                with access(self.uri):
-                    zarr.create_group(self.objects.zarr(ROWS), attributes=attributes)
-            except FileNotFoundError as error:
-                raise InputError(f"{self.uri}: there is no such bucket: create it first") from error
+            self._create({"layout": LAYOUT, "identity": wanted})
         found = self.catalogue().identity
         if found != wanted:
             key = next(k for k in (*wanted, *found) if wanted.get(k) != found.get(k))
@@ -272,6 +269,16 @@ class Store:
         """A reference value, None where it was never saved."""
         content = self.objects.read(_reference_key(group, key))
         return None if content is None else json.loads(content)
+
+    def _create(self, attributes: dict[str, Any]) -> None:
+        """Make the Zarr group of the rows, unless another process is quicker: it may be on."""
+        group = GroupMetadata(attributes=attributes).to_buffer_dict(default_buffer_prototype())
+        try:
+            self.objects.create(f"{ROWS}/zarr.json", group["zarr.json"].to_bytes())
+        except FileExistsError:
+            return
+        except FileNotFoundError as error:
+            raise InputError(f"{self.uri}: there is no such bucket: create it first") from error
 
     def _root(self) -> zarr.Group:
         """The rows as they are now, not as they were last consolidated: for changing them."""

@@ -110,7 +110,7 @@ def computing_on(address: str | None) -> Iterator[None]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=5)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{address}: no Dask scheduler answers there: check the address"
@@ -201,17 +201,19 @@ def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     dataset = dataset.drop_vars([n for n in ("uri", "digest") if n in dataset.coords]).compute()
     whole = dataset.expand_dims([dim for dim in labels if dim not in dataset.dims])
     frame = whole.to_dataframe(dim_order=labels).reset_index()
-    if "tokens_seen" in frame:
-        frame["tokens_seen"] = frame["tokens_seen"].astype("Int64")
+    for name in ("step", "tokens_seen"):
+        if name in frame:
+            frame[name] = frame[name].astype("Int64")
     kept = [c for c in dataset.coords if c not in labels and c not in ROW_ARRAYS]
-    seen = ["tokens_seen"] if "tokens_seen" in frame else []
+    seen = [name for name in ("step", "tokens_seen") if name in frame and name not in labels]
     return frame.loc[:, [*labels, *kept, *seen, *dataset.data_vars]]
 
 
 def _labels(dataset: xr.Dataset) -> list[Hashable]:
     """The dimensions of the table, also those of which one label was selected, in one order."""
     own = [dim for dim in dataset.dims if dim not in DIMENSIONS]
-    return [*own, *(dim for dim in DIMENSIONS if dim in dataset.coords)]
+    single = {name for name, label in dataset.coords.items() if label.ndim == 0}
+    return [*own, *(dim for dim in DIMENSIONS if dim in dataset.dims or dim in single)]
 
 
 def _write_csv(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:

@@ -1,7 +1,8 @@
 """The app that all commands belong to, and what they have in common.
 
-Exit codes: 0 only when all of it worked, 1 where some checkpoints could not be analysed, 2 where
-what was asked for cannot be done as it stands, 130 after an interruption.
+Exit codes: 0 only when all of it worked, 1 where some checkpoints could not be analysed, where a
+store is damaged or where a storage does not answer, 2 where what was asked for cannot be done as it
+stands, 130 after an interruption.
 """
 
 import os
@@ -30,6 +31,11 @@ class Commands(TyperGroup):
         except InputError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
+        except BrokenPipeError:
+            raise  # the reader has seen enough: click ends quietly
+        except OSError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted: what was computed is kept, run it again to go on", err=True)
             raise typer.Exit(130) from None

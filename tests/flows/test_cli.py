@@ -146,9 +146,26 @@ BAD_COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "query: unknown variable": (["query", STORE, "token_loss/men"], ["did you mean 'mean'?"]),
     "query: absent step": (["query", STORE, "token_loss/mean", "--step", "3"], ["step", "0, 1, 2"]),
     "query: no such dimension": (["query", STORE, "token_loss/mean", "--layer", "0"], ["'layer'"]),
-    "query: not a condition": (
-        ["query", STORE, "token_loss/mean", "--where", "frequency"], ["DIMENSION=LABEL"],
+    "query: not a label": (
+        ["query", STORE, "token_loss/mean", "--at", "frequency"], ["DIMENSION=LABEL"],
     ),
+    "query: not a condition": (
+        ["query", STORE, "token_loss/mean", "--where", "mean = 3"], ["cannot be read"],
+    ),
+    "query: an unknown column": (
+        ["query", STORE, "token_loss/mean", "--where", "men > 3"], ["did you mean 'mean'?"],
+    ),
+    "query: a mean over nothing": (
+        ["query", STORE, "token_loss/mean", "--mean", "head"], ["average over 'head'"],
+    ),
+    "query: no Dask there": (
+        ["query", STORE, "token_loss/mean", "--dask-address", "127.0.0.1:1"], ["Dask scheduler"],
+    ),
+    "query: two runs of one name": (
+        ["query", STORE, STORE, "token_loss/mean"], ["give each run a name"],
+    ),
+    "store verify: no store": (["store", "verify", "nowhere.zarr"], ["nowhere.zarr", "no store"]),
+    "store gc: no store": (["store", "gc", "nowhere.zarr"], ["nowhere.zarr", "no store"]),
     "query: unknown format": (
         ["query", STORE, "token_loss/mean", "--format", "xls"], ["'xls'"],
     ),
@@ -191,7 +208,7 @@ def test_query_gives_the_numbers_of_the_store(
     one = frame[(frame["step"] == 8) & (frame["head"] == 3)]["induction"].item()
     np.testing.assert_allclose(one, induction.sel(step=8, layer=0, head=3))
 
-    csv = ontogeny("query", store, "modular_addition/embedding_norm", "--where", "frequency=7",
+    csv = ontogeny("query", store, "modular_addition/embedding_norm", "--at", "frequency=7",
                    "--step", "256", "--format", "csv")  # fmt: skip
     last = csv.stdout.strip().splitlines()[-1]
     expected = float(undisturbed["modular_addition"].embedding_norm.sel(step=256, frequency=7))

@@ -109,20 +109,30 @@ def run(
     return store
 
 
-def wrong_rows(tree: xr.DataTree, templates: Iterable[Template], edition: int = 0) -> list[str]:
-    """Every shown row whose numbers, tokens or digest are not those of its step."""
-    wrong = []
-    for template in templates:
-        if template.group not in tree.children:
-            continue
-        dataset = tree.children[template.group].to_dataset()
-        for index, step in enumerate(dataset["step"].values.tolist()):
-            expected = values_of(template, step, edition)
-            shown = dataset.isel(step=index)
-            same = all(
-                np.array_equal(shown[name].values, value, equal_nan=value.dtype.kind == "f")
-                for name, value in expected.items()
-            )
-            if not same or shown["digest"].item() != weights_of(step, edition):
-                wrong.append(f"{template.group} at step {step}")
-    return wrong
+def wrong_rows(
+    tree: xr.DataTree, templates: Iterable[Template], edition: int = 0, until: int | None = None
+) -> list[str]:
+    """Every shown row whose numbers or digest are not those of its step in an edition.
+
+    until: while a run goes from one edition to another, a row may be of any between the two.
+    """
+    editions = range(edition, (edition if until is None else until) + 1)
+    return [
+        f"{template.group} at step {step}"
+        for template in templates
+        if template.group in tree.children
+        for step, shown in _shown(tree.children[template.group].to_dataset())
+        if not any(_is_row(shown, template, step, one) for one in editions)
+    ]
+
+
+def _shown(dataset: xr.Dataset) -> list[tuple[int, xr.Dataset]]:
+    steps = dataset["step"].values.tolist()
+    return [(step, dataset.isel(step=index)) for index, step in enumerate(steps)]
+
+
+def _is_row(shown: xr.Dataset, template: Template, step: int, edition: int) -> bool:
+    return shown["digest"].item() == weights_of(step, edition) and all(
+        np.array_equal(shown[name].values, value, equal_nan=value.dtype.kind == "f")
+        for name, value in values_of(template, step, edition).items()
+    )

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pipeline import lease
 from pipeline.aggregate.trajectories import publish
 from pipeline.fingerprint import fingerprint
 from pipeline.markers import latest
@@ -44,9 +45,14 @@ class Killed(BaseException):
 
 
 class _Reaper:
-    """Lets so many changes to the file system happen, and no more."""
+    """Lets so many changes to the file system happen, and no more.
+
+    life: how many processes have died; it stands for when a process began, by which a lease knows
+    whether its owner is dead.
+    """
 
     left: int | None = None
+    life = 0
 
     def watch(self, event: str, args: tuple[Any, ...]) -> None:
         if self.left is None:
@@ -68,6 +74,7 @@ def killed_after(changes: int, function: Callable[[], Any]) -> bool:
     try:
         function()
     except Killed:
+        _reaper.life += 1
         return True
     finally:
         _reaper.left = None
@@ -78,6 +85,8 @@ def killed_after(changes: int, function: Callable[[], Any]) -> bool:
 class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(lease, "_started", lambda process: _reaper.life)
         self.folder = tempfile.mkdtemp()
         self.store = Store(f"{self.folder}/run.zarr")
         self.store.create_or_open(synthetic.IDENTITY)
@@ -87,6 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.readers: list[tuple[Any, Any]] = []
 
     def teardown(self) -> None:
+        self.patch.undo()
         shutil.rmtree(self.folder)
 
     def prepared(self, template: Template) -> None:

@@ -1,0 +1,245 @@
+"""Kill workers, coordinators and the S3 gateway at random moments; count what came to harm.
+
+    python tests/benchmarks/kills.py [--json] [--kills 200] [--seed 0] [--on disk|s3|both]
+
+Runs of two measures, first over 20 steps, then over 40 with other weights, are written by a
+coordinator that owns the store and by three workers. Whoever dies is started again, until the run
+is complete. On S3 (Ceph, started by infra/s3/ceph.py) the gateway is one of the victims.
+
+rows_committed: markers that were ever seen. rows_lost: those of them that were gone later, and rows
+missing from the final store. rows_wrong: rows shown, after any kill, with other numbers than those
+of their step; and faults that `verify` found. Exit code 1 unless nothing was lost or wrong and each
+final store is identical to one written without disturbance.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
+
+import fsspec
+
+from infra.s3.ceph import Ceph, free_port
+from pipeline.aggregate.trajectories import publish
+from pipeline.fingerprint import fingerprint
+from pipeline.lease import owned
+from pipeline.markers import Commit, latest
+from pipeline.query import open_run
+from pipeline.reclaim import reclaim
+from pipeline.store import Store
+from pipeline.verify import verify
+from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store.synthetic import IDENTITY, losses, scores, weights_of
+
+TEMPLATES = [scores(), losses()]
+dying.CONTEXT.set_forkserver_preload(["pipeline.verify", "s3fs"])  # their imports take a second
+PHASES = [(range(20), 0), (range(40), 1)]  # steps and edition of the weights
+WORKERS = 3
+LONGEST = 3.0  # seconds between two kills
+
+
+@dataclass
+class Counts:
+    """What the kills did."""
+
+    kills: int = 0
+    rows_committed: int = 0
+    rows_wrong: int = 0
+    rows_lost: int = 0
+
+    @property
+    def harmless(self) -> bool:
+        return self.rows_wrong == self.rows_lost == 0
+
+
+# The run that is disturbed
+
+
+def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
+    """Write all that is missing, by workers, and publish it; what flows/analyze.py does."""
+    with _noted(notes, "coordinator"):
+        store = Store(uri)
+        store.create_or_open(IDENTITY)
+        with owned(store) as lease:
+            store.prepare(TEMPLATES)
+            while cells := _missing(store, steps, edition):
+                shares = [(uri, cells[i::WORKERS], edition, notes) for i in range(WORKERS)]
+                workers = [dying.process_of(work, *share) for share in shares]
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+                lease.check()
+            publish(store, large=True)
+
+
+def work(uri: str, cells: list[tuple[int, int, int]], edition: int, notes: str) -> None:
+    """Write the rows of one share: template, step and row of each."""
+    with _noted(notes, "worker"):
+        for template, step, row in cells:
+            synthetic.write(Store(uri), TEMPLATES[template], step, row, edition)
+
+
+def _missing(store: Store, steps: range, edition: int) -> list[tuple[int, int, int]]:
+    cells = []
+    for number, template in enumerate(TEMPLATES):
+        done = latest(store.commits(template.group), template.class_)
+        wanted = {s: fingerprint(template.class_, weights_of(s, edition)) for s in steps}
+        missing = [s for s in steps if s not in done or done[s].fingerprint != wanted[s]]
+        rows = store.reserve(template.group, template.class_, len(missing))
+        cells += [(number, step, row) for step, row in zip(missing, rows, strict=True)]
+    return cells
+
+
+@contextmanager
+def _noted(notes: str, role: str) -> Iterator[None]:
+    """Let the killer know of this process while it lives."""
+    note = Path(notes) / f"{role}.{os.getpid()}"
+    note.touch()
+    yield
+    note.unlink()
+
+
+# The killer
+
+
+@dataclass
+class Killer:
+    """Kills what takes part in the runs, until it did so `budget` times."""
+
+    budget: int
+    dice: random.Random
+    counts: Counts
+    notes: Path
+    gateway: Ceph | None = None
+
+    def disturb(self, uri: str) -> None:
+        """One run from nothing to its end, and the checks of what it left."""
+        seen: set[Commit] = set()
+        for steps, edition in PHASES:
+            while not self._completed(uri, steps, edition, seen):
+                pass
+        store = Store(uri)
+        self._look(store, seen)
+        self.counts.rows_committed += len(seen)
+        self.counts.rows_wrong += len(verify(store).faults)
+        reclaim(store, older_than=0)
+        steps, edition = PHASES[-1]
+        shown = open_run(store)
+        self.counts.rows_wrong += len(synthetic.wrong_rows(shown, TEMPLATES, edition))
+        with tempfile.TemporaryDirectory() as folder:
+            undisturbed = synthetic.run(f"{folder}/run.zarr", TEMPLATES, steps, edition)
+            expected = open_run(undisturbed)
+            for group, node in expected.children.items():
+                found = shown[group]["step"].values if group in shown.children else []
+                self.counts.rows_lost += len(set(node["step"].values) - set(found))
+            if self.counts.harmless and not shown.identical(expected):
+                self.counts.rows_wrong += 1
+
+    def _completed(self, uri: str, steps: range, edition: int, seen: set[Commit]) -> bool:
+        """Whether a coordinator came to its end; kills meanwhile."""
+        process = dying.process_of(coordinate, uri, steps, edition, str(self.notes))
+        process.start()
+        while self.counts.kills < self.budget:
+            process.join(self.dice.uniform(0, LONGEST))
+            if not process.is_alive():
+                break
+            if self._kill_someone():
+                self._look(Store(uri), seen)
+        process.join()
+        return process.exitcode == 0
+
+    def _kill_someone(self) -> bool:
+        """Whether anybody was there: each process of the run, and the gateway, is as likely."""
+        victims = [*sorted(self.notes.iterdir()), *([None] if self.gateway else [])]
+        if not victims:
+            return False
+        victim = self.dice.choice(victims)
+        if victim is None and self.gateway is not None:
+            self.gateway.kill_gateway()
+            self.gateway.start_gateway()
+            self.counts.kills += 1
+        elif victim is not None:
+            with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
+                os.kill(int(victim.suffix[1:]), signal.SIGKILL)
+                victim.unlink()
+                self.counts.kills += 1
+        return True
+
+    def _look(self, store: Store, seen: set[Commit]) -> None:
+        """What a reader sees at this moment: nothing wrong, and all that was there before."""
+        if store.objects.read("rows/zarr.json") is None:
+            return
+        there = set(store.commits())
+        self.counts.rows_lost += len(seen - there)
+        seen |= there
+        shown = open_run(store)
+        until = PHASES[-1][1]
+        self.counts.rows_wrong += len(synthetic.wrong_rows(shown, TEMPLATES, 0, until))
+
+
+def run(kills: int, seed: int, places: list[str], gateway: Ceph | None = None) -> Counts:
+    """Kill so many times, in runs below each of `places` (a folder, or s3://bucket) in turn."""
+    counts, dice = Counts(), random.Random(seed)
+    for number, place in enumerate(places):
+        budget = kills * (number + 1) // len(places)
+        runs = 0
+        while counts.kills < budget:
+            with tempfile.TemporaryDirectory() as notes:
+                served = gateway if place.startswith("s3://") else None
+                killer = Killer(budget, dice, counts, Path(notes), served)
+                killer.disturb(f"{place}/{runs}.zarr")
+            runs += 1
+            print(f"{time.strftime('%H:%M:%S')} {place}: {counts}", file=sys.stderr)
+    return counts
+
+
+@contextmanager
+def server() -> Iterator[Ceph]:
+    """Ceph with an empty bucket `kills`, which the environment names."""
+    with tempfile.TemporaryDirectory() as folder:
+        ceph = Ceph(f"{folder}/ceph", free_port())
+        os.environ.update(ceph.start())
+        try:
+            filesystem: Any = fsspec.filesystem("s3")
+            filesystem.mkdir("kills")
+            yield ceph
+        finally:
+            ceph.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill at random, and count what came to harm.")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--on", choices=("disk", "s3", "both"), default="both")
+    given = parser.parse_args()
+    with ExitStack() as stack:
+        places, gateway = [], None
+        if given.on != "s3":
+            places.append(stack.enter_context(tempfile.TemporaryDirectory()))
+        if given.on != "disk":
+            gateway = stack.enter_context(server())
+            places.append("s3://kills")
+        counts = run(given.kills, given.seed, places, gateway)
+    if given.json:
+        print(json.dumps(asdict(counts)))
+    else:
+        print(", ".join(f"{key} {value}" for key, value in asdict(counts).items()))
+    sys.exit(0 if counts.harmless else 1)
+
+
+if __name__ == "__main__":
+    main()
