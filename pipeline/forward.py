@@ -76,6 +76,8 @@ def run(
     with torch.inference_mode():
         module = resident.module_in(pass_.dtype)
         _check_tokens(input, resident.facts)
+        if pass_.keeps_nothing:
+            return Record(input)
         if (made := table_record(module, input, pass_)) is not None:
             return made
         served = _served(module, resident.facts)

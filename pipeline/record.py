@@ -132,6 +132,11 @@ class Pass:
         return (self.input, self.change, self.dtype)
 
     @property
+    def keeps_nothing(self) -> bool:
+        """Whether its record holds the input alone, for which no model need be run."""
+        return self == Pass(self.input, change=self.change, dtype=self.dtype)
+
+    @property
     def needs(self) -> tuple["Pass", ...]:
         """The passes without change that this one starts from: see `pipeline.changes`."""
         if self.change is None:

@@ -57,7 +57,7 @@ class LogitLens(Measure):
         counted = torch.from_numpy(counted_predictions(record.input))
         targets = torch.from_numpy(record.input.tokens)[:, 1:][counted]
         streams = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
-        lens = _Lens(model, getattr(weights.config, "final_logit_softcapping", None))
+        lens = Lens.of(model, weights)
         sums = np.zeros((2, model.n_layers + 1))
         for part in torch.arange(len(targets)).split(_TOKENS_AT_A_TIME):
             sums += lens.sums([stream[part] for stream in streams], targets[part])
@@ -65,14 +65,17 @@ class LogitLens(Measure):
         return {"loss": loss, "divergence": divergence}
 
 
-class _Lens:
+class Lens:
+    """What a model would predict from any residual stream."""
+
     def __init__(self, model: Circuits, softcap: float | None) -> None:
-        self.norm, self.W_U, self.b_U, self.softcap = (
-            model.final_norm,
-            model.W_U,
-            model.b_U,
-            softcap,
-        )
+        self.norm, self.softcap = model.final_norm, softcap
+        self.W_U, self.b_U = model.W_U, model.b_U
+
+    @classmethod
+    def of(cls, model: Circuits, weights: ModelWeights) -> "Lens":
+        """With the logit softcap that the model has."""
+        return cls(model, getattr(weights.config, "final_logit_softcapping", None))
 
     def log_probabilities(
         self, stream: Float[Tensor, "token d_model"]

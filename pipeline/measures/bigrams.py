@@ -1,0 +1,152 @@
+"""How near a model's predictions are to tables of single tokens and of pairs of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.direct_logits import counted_predictions
+from pipeline.measures.logit_lens import Lens
+from pipeline.models.circuits import circuits
+from pipeline.models.loading import ModelWeights
+from pipeline.record import Pass, Record
+from pipeline.schema import Variable
+
+_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+_TOKENS_AT_A_TIME = 256
+
+
+class Bigrams(Measure):
+    """Divergence of a model's predictions from the unigrams and bigrams of a corpus.
+
+        from_bigrams = mean over predictions of KL(p_model( . | context) || q( . | last token))
+
+    `from_unigrams` is the same with q(y), whatever came before; early in training a model moves
+    towards the one, then the other, and then past both. `direct_path` is the divergence from the
+    bigrams of what the direct path W_E W_U says of the last token alone: the table that a
+    transformer of no layers is. Means over all predictions on the measure's input. With counts
+    n over the input named by `corpus`, V ids and `smoothing` s,
+
+        q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
+
+    so that no pair is impossible. `unigram_loss` and `bigram_loss` are the mean losses, in nats, of
+    predicting the input from these tables: what a model has to beat (the same at all checkpoints).
+
+    Corpus and input may be parts of one text, but not the same part: a table knows its own text by
+    heart. NaN for model families whose circuits are not defined (see `pipeline.models.circuits`).
+    The record holds the stream at every token: choose an input of at most some ten thousand tokens.
+    """
+
+    name = "bigrams"
+    version = 1
+    default_input = "text"
+    variables = (
+        Variable("from_unigrams", ("step",), "nats",
+                 "Mean KL divergence of the predictions from the corpus's unigrams."),
+        Variable("from_bigrams", ("step",), "nats",
+                 "Mean KL divergence of the predictions from the corpus's bigrams.", _ELHAGE),
+        Variable("direct_path", ("step",), "nats",
+                 "Mean KL divergence of the direct path's predictions from the bigrams.", _ELHAGE),
+        Variable("unigram_loss", ("step",), "nats", "Mean loss of predicting by unigrams."),
+        Variable("bigram_loss", ("step",), "nats", "Mean loss of predicting by bigrams."),
+    )  # fmt: skip
+
+    corpus: str = "corpus"
+    smoothing: float = Field(100.0, gt=0)
+
+    @property
+    def other_inputs(self) -> tuple[str, ...]:
+        """What pairs are counted in."""
+        return (self.corpus,)
+
+    def check(self, setting: Setting) -> None:
+        """Refuse to count pairs in the very text that is predicted."""
+        assert setting.input is not None
+        if setting.others[self.corpus].digest == setting.input.digest:
+            raise InputError(
+                f"measure 'bigrams': input {setting.input.name!r} and the corpus {self.corpus!r} "
+                "are the same tokens, which a table of their pairs knows by heart: give another "
+                "text as the corpus"
+            )
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        """One that keeps what leaves the last block; the corpus is only counted."""
+        assert setting.input is not None
+        layers = setting.model.n_layers
+        return (Pass(setting.input.name, hidden_states=(layers,)), Pass(self.corpus))
+
+    def compute(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """See the class."""
+        model, (record, corpus) = circuits(weights), records
+        if model is None:
+            return undefined(self, weights.facts)
+        counted = torch.from_numpy(counted_predictions(record.input))
+        tokens = torch.from_numpy(record.input.tokens)
+        last, following = tokens[:, :-1][counted], tokens[:, 1:][counted]
+        stream = record.hidden_states[model.n_layers][:, :-1][counted]
+        table = Table.of(torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing)
+        lens, W_E = Lens.of(model, weights), model.W_E
+        sums = np.zeros(5)
+        for part in torch.arange(len(last)).split(_TOKENS_AT_A_TIME):
+            unigrams, bigrams = table.unigrams.log(), table.bigrams(last[part]).log()
+            p = lens.log_probabilities(stream[part]).cpu()
+            direct = lens.log_probabilities(W_E[last[part].to(W_E.device)]).cpu()
+            chosen = following[part, None]
+            of_part = (
+                _divergence(p, unigrams),
+                _divergence(p, bigrams),
+                _divergence(direct, bigrams),
+                -unigrams[chosen].double().sum(),
+                -bigrams.gather(1, chosen).double().sum(),
+            )
+            sums += [float(one) for one in of_part]
+        names = (variable.name for variable in self.variables)
+        return dict(zip(names, sums / len(last), strict=True))
+
+
+@dataclass(frozen=True)
+class Table:
+    """How often pairs of tokens follow each other, smoothed towards how often tokens are.
+
+    following, count: those of all pairs, by first token; that of x begins at begins[x].
+    """
+
+    unigrams: Float[Tensor, " id"]
+    begins: Int[Tensor, " id_and_end"]
+    following: Int[Tensor, " pair"]
+    count: Float[Tensor, " pair"]
+    smoothing: float
+
+    @classmethod
+    def of(
+        cls, tokens: Int[Tensor, "sequence position"], vocabulary: int, smoothing: float
+    ) -> "Table":
+        """Counted in sequences, not across their ends."""
+        unigrams = torch.bincount(tokens.flatten(), minlength=vocabulary) + 1.0
+        pairs = (tokens[:, :-1] * vocabulary + tokens[:, 1:]).flatten()
+        pair, count = pairs.unique(return_counts=True)
+        begins = torch.searchsorted(pair, torch.arange(vocabulary + 1) * vocabulary)
+        shares = unigrams / unigrams.sum()
+        return cls(shares, begins, pair % vocabulary, count.float(), smoothing)
+
+    def bigrams(self, last: Int[Tensor, " token"]) -> Float[Tensor, "token id"]:
+        """The probabilities of what follows each token."""
+        rows = (self.smoothing * self.unigrams).repeat(len(last), 1)
+        for row, x in zip(rows, last.tolist(), strict=True):
+            own = slice(self.begins[x], self.begins[x + 1])
+            row[self.following[own]] += self.count[own]
+        return rows / rows.sum(dim=1, keepdim=True)
+
+
+def _divergence(
+    log_p: Float[Tensor, "token id"], log_q: Float[Tensor, "*token id"]
+) -> Float[Tensor, ""]:
+    """KL(p || q), summed over tokens."""
+    return (log_p.exp() * (log_p - log_q)).double().sum()
