@@ -20,9 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.kernels import capped
+from pipeline.products import linear
 
 # Tokens and vocabulary entries of one tile, by kind of device; see tests/benchmarks/engine.py.
-TILES = {"cpu": (512, 524), "cuda": (4096, 8384)}
+TILES = {"cpu": (1024, 1048), "cuda": (4096, 8384)}
 
 # Logits whose shift may be left out, in units of log 2: float32 holds 2^-126 to 2^127.
 _SMALL = 60.0
@@ -43,7 +44,7 @@ class Unembedding:
 
     def logits(self, h: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocabulary"]:
         """All logits, in float32 at least."""
-        raw = torch.nn.functional.linear(h, self.weight, self.bias)
+        raw = linear(h, self.weight, self.bias)
         return self.transform(raw.to(_wide(raw.dtype)))
 
 
@@ -52,9 +53,8 @@ def token_losses(
 ) -> Float[Tensor, "token"]:
     """-log softmax(logits)[target] of every token, in nats, in float32 at least."""
     n_tokens, n_entries = TILES["cuda" if h.device.type == "cuda" else "cpu"]
-    buffer = h.new_empty(min(n_tokens, len(h)) * min(n_entries, len(unembedding.weight)))
     losses = [
-        _losses(_Logits(h_part, unembedding, n_entries, buffer), targets_part)
+        _losses(_Logits(h_part, unembedding, n_entries), targets_part)
         for h_part, targets_part in zip(h.split(n_tokens), targets.split(n_tokens), strict=True)
     ]
     return torch.cat(losses)
@@ -98,18 +98,10 @@ class _Logits:
     """Logits of some tokens in units of log 2, one tile of the vocabulary at a time."""
 
     def __init__(
-        self,
-        h: Float[Tensor, "token d_model"],
-        unembedding: Unembedding,
-        n_entries: int,
-        buffer: Float[Tensor, "entry"],
+        self, h: Float[Tensor, "token d_model"], unembedding: Unembedding, n_entries: int
     ) -> None:
-        self.weight, self.softcap, self.n_entries = (
-            unembedding.weight,
-            unembedding.softcap,
-            n_entries,
-        )
-        self.buffer = buffer
+        self.weight, self.softcap = unembedding.weight, unembedding.softcap
+        self.n_entries = n_entries
         factor = unembedding.scale if self.softcap else unembedding.scale * math.log2(math.e)
         # Scaling h instead of the logits saves a pass; in half precision it would cost digits.
         early = h.dtype == _wide(h.dtype)
@@ -119,7 +111,7 @@ class _Logits:
         self.bias = bias * factor if bias is not None and early else bias
 
     def tiles(self) -> Iterator[tuple[int, Float[Tensor, "token entry"]]]:
-        """Each tile with the vocabulary index of its first column; overwritten by the next."""
+        """Each tile with the vocabulary index of its first column; the reader may overwrite it."""
         for first in range(0, len(self.weight), self.n_entries):
             yield first, self._tile(first)
 
@@ -129,12 +121,10 @@ class _Logits:
         return torch.cat(tops, dim=1).amax(dim=1, keepdim=True)
 
     def _tile(self, first: int) -> Float[Tensor, "token entry"]:
-        w = self.weight[first : first + self.n_entries]
-        tile = self.buffer[: len(self.h) * len(w)].view(len(self.h), len(w))
-        torch.mm(self.h, w.T, out=tile)
+        entries = slice(first, first + self.n_entries)
+        bias = None if self.bias is None else self.bias[entries]
+        tile = linear(self.h, self.weight[entries], bias)
         tile = tile.to(_wide(tile.dtype))
-        if self.bias is not None:
-            tile += self.bias[first : first + self.n_entries]
         if self.factor != 1.0:
             tile *= self.factor
         if self.softcap is not None:

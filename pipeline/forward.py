@@ -6,7 +6,8 @@ turned into losses tile by tile (`cross_entropy.py`) while the model itself goes
 """
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline import attention
+from pipeline import attention, products
 from pipeline.attention_hooks import hooked
 from pipeline.cross_entropy import token_losses
 from pipeline.errors import InputError
@@ -35,7 +36,7 @@ ENGINE_VERSION = 1
 
 # Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
 # in the cache. Less where the caller's memory is less.
-_BATCH_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
+_BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,24 @@ def run(
         if (made := table_record(module, input, pass_)) is not None:
             return made
         served = _served(module, resident.facts)
-        batch = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    if resumed is not None:
-        batch = max(1, batch // resumed.copies) * resumed.copies
+        most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
+    together = 1 if resumed is None else resumed.copies
     job = _Job(module, served, resident.facts, input, pass_, resumed)
     with torch.inference_mode():
-        for first in range(0, len(input.tokens), batch):
-            job.compute(slice(first, min(first + batch, len(input.tokens))))
+        for sequences in _even_batches(len(input.tokens), most, together):
+            job.compute(sequences)
     return job.record()
+
+
+def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
+    """As few batches as have at most `most` rows, multiples of `together`, as even as they can be.
+
+    A small last one would serve products badly.
+    """
+    groups = n // together
+    size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
+    for first in range(0, n, size):
+        yield slice(first, min(first + size, n))
 
 
 def batch_size(
@@ -126,6 +137,7 @@ def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
     if module not in _SERVED:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
+        products.serve(module)
         scale, softcap = logit_transform(module)
         # The outer forward may only hand it on to the body, among its other arguments.
         takes_positions = any(

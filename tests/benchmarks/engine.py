@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,9 @@ class Bench:
     def model(self, attention: str) -> PreTrainedModel:
         """A second module on the same weights, on another attention path."""
         model = AutoModelForCausalLM.from_config(
-            self.config, attn_implementation=attention, dtype=getattr(torch, self.dtype)
+            deepcopy(self.config),  # which is told its attention path, and shared otherwise
+            attn_implementation=attention,
+            dtype=getattr(torch, self.dtype),
         )
         model.load_state_dict(self.resident.module.state_dict(), assign=True)
         return model.to(self.device).eval().requires_grad_(False)

@@ -27,8 +27,8 @@ def at_once(h: Tensor, targets: Tensor, unembedding: Unembedding) -> Tensor:
     return cross_entropy(logits, targets, reduction="none")
 
 
-# Around the tile's edges: 512 tokens by 524 vocabulary entries.
-SHAPES = [(1, 1, 4), (3, 40, 8), (512, 524, 8), (513, 525, 8), (511, 1047, 16), (1100, 2000, 16)]
+# Around the tile's edges: 1024 tokens by 1048 vocabulary entries.
+SHAPES = [(1, 1, 4), (3, 40, 8), (1024, 1048, 8), (1025, 1049, 8), (1023, 2095, 16)]
 
 
 @pytest.mark.parametrize(("tokens", "vocabulary", "d_model"), SHAPES)
@@ -66,14 +66,14 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("entry", [0, 523, 524, 1999])
+@pytest.mark.parametrize("entry", [0, 1047, 1048, 1999])
 @pytest.mark.parametrize("logit", [150.0, 1e4, -1e4])
 def test_one_outlying_logit_anywhere_neither_overflows_nor_vanishes(
     entry: int, logit: float
 ) -> None:
     weight, h = torch.zeros(2000, 1), torch.ones(5, 1)
     weight[entry] = logit
-    targets = torch.tensor([0, 523, 524, 1999, entry])
+    targets = torch.tensor([0, 1047, 1048, 1999, entry])
     found = token_losses(h, targets, Unembedding(weight))
     torch.testing.assert_close(
         found, at_once(h, targets, Unembedding(weight)), atol=1e-3, rtol=1e-6
@@ -107,14 +107,14 @@ def test_a_diverged_model_has_losses_that_are_not_numbers() -> None:
 def test_neither_tokens_nor_vocabulary_are_ever_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TILES", {"cpu": (64, 100)})
     sizes: list[int] = []
-    plain = torch.mm
+    plain = module.linear
 
-    def watched(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
-        sizes.append(out.numel())
-        assert out.untyped_storage().nbytes() == 64 * 100 * 4
-        return plain(a, b, out=out)
+    def watched(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tile = plain(h, weight, bias)
+        sizes.append(tile.untyped_storage().nbytes() // 4)
+        return tile
 
-    monkeypatch.setattr(torch, "mm", watched)
+    monkeypatch.setattr(module, "linear", watched)
     h, targets, weight, _ = example(200, 950, 8, 1.0, torch.float32)
     token_losses(h, targets, Unembedding(weight))
     assert len(sizes) == 4 * 10 and max(sizes) == 64 * 100

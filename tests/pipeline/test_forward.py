@@ -88,6 +88,23 @@ class TestBatches:
         ]
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 1 < sizes[2] < sizes[0]
 
+    @pytest.mark.parametrize(
+        ("n", "most", "together", "sizes"),
+        [
+            (4, 3, 1, [2, 2]),
+            (7, 3, 1, [3, 3, 1]),
+            (5, 9, 1, [5]),
+            (12, 7, 3, [6, 6]),
+            (12, 1, 3, [3, 3, 3, 3]),
+        ],
+    )
+    def test_batches_are_as_even_as_they_can_be(
+        self, n: int, most: int, together: int, sizes: list[int]
+    ) -> None:
+        batches = list(forward._even_batches(n, most, together))
+        assert [b.stop - b.start for b in batches] == sizes
+        assert [b.start for b in batches] == [0, *(b.stop for b in batches[:-1])]
+
     def test_whole_matrices_count_where_a_family_makes_them(self) -> None:
         by_name, by_hooks = resident("gpt_neox"), resident("gptj")
         at = (512, 1 << 24)
@@ -149,6 +166,13 @@ class TestWhatIsKept:
 
 
 class TestDtypes:
+    @pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "mixtral", "gptj"])
+    def test_float32_losses_are_those_of_float64(self, name: str) -> None:
+        oracle = eager_model(FAMILIES[name](), "float32").double()
+        found = forward.run(resident(name), given(), Pass("x", losses=True)).loss
+        expected = matrices(oracle, torch.from_numpy(TOKENS))[1]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, check_dtype=False)
+
     def test_a_pass_in_float64_takes_the_resident_s_weights_there(self) -> None:
         model = resident()
         oracle = eager_model(FAMILIES["gpt_neox"](), "float32").double()
