@@ -34,7 +34,8 @@ def survey(analysis: Analysis) -> Survey:
     """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
     place = place_of(analysis.checkpoints)
     found = finished(place, analysis.checkpoints)
-    listed = described(place, found, _tokens_per_step(analysis))
+    tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
+    listed = described(place, found, tokens)
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
@@ -56,9 +57,7 @@ def _chosen(
     return chosen
 
 
-def _tokens_per_step(analysis: Analysis) -> int | None:
-    """As configured, else as the run's own training.yaml says; None where neither does."""
-    if analysis.tokens_per_step:
-        return analysis.tokens_per_step
-    run_folder = metadata_folder(analysis.checkpoints)
+def said_tokens_per_step(uri: str) -> int | None:
+    """The training tokens of one step, as the run's own training.yaml says; None without."""
+    run_folder = metadata_folder(uri)
     return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

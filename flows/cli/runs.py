@@ -58,11 +58,18 @@ def train(
 
 
 @app.command()
-def checkpoints(uri: str, as_json: Json = False) -> None:
+def checkpoints(
+    uri: str,
+    tokens_per_step: Annotated[
+        int | None, typer.Option(help="Where the run does not say it.", min=1)
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the checkpoints of a run, in order of step."""
     from pipeline.checkpoints import list_checkpoints
+    from pipeline.survey import said_tokens_per_step
 
-    found = list_checkpoints(uri)
+    found = list_checkpoints(uri, tokens_per_step or said_tokens_per_step(uri))
     if as_json:
         typer.echo(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
         return

@@ -39,6 +39,12 @@ def test_an_audit_of_a_clean_run_ends_with_exit_code_0(organisms: Path) -> None:
     assert "no such folder" in refused("audit", organisms / "nowhere")
 
 
+def test_tokens_seen_are_listed_where_the_step_size_is_given(organisms: Path) -> None:
+    told = answer("checkpoints", organisms / "run", "--tokens-per-step", "512", "--json")
+    assert [one["tokens_seen"] for one in told[:4]] == [0, 512, 1024, 2048]
+    assert answer("checkpoints", organisms / "run", "--json")[1]["tokens_seen"] is None
+
+
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     make_analysis: MakeAnalysis, disguised: Path, tmp_path: Path
 ) -> None:

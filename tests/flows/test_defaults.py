@@ -67,6 +67,7 @@ def _check_records(database: Path, computed: list[int]) -> None:
     with sqlite3.connect(database) as records:
         tasks = records.execute("SELECT name, state_type, run_count FROM task_run").fetchall()
         (flow,) = records.execute("SELECT state_name, state_id FROM flow_run").fetchall()
+        artifacts = {key for (key,) in records.execute("SELECT key FROM artifact")}
         (message,) = records.execute(
             "SELECT message FROM flow_run_state WHERE id = ?", (flow[1],)
         ).fetchone()
@@ -75,6 +76,7 @@ def _check_records(database: Path, computed: list[int]) -> None:
     assert states.pop(f"step {BAD}") == "FAILED"
     assert states.keys() >= {f"step {step}" for step in computed}
     assert set(states.values()) == {"COMPLETED"}
+    assert artifacts == {"audit", "checkpoints", "findings"}
     others = ("audit", "prepare", "reference", "trajectories", "report")
     assert len(tasks) == len(computed) + 1 + len(others)
     assert {count for _, _, count in tasks} == {1}
