@@ -204,7 +204,8 @@ def _report(analysis: Analysis, run: _Run) -> None:
     """Write the pages; put what was found and computed beside the flow run."""
     page = write_beside(analysis.store)
     found = findings(analysis.store)
-    lines = [run.summary.sentence(), "", *(f"- {line}" for line in found), "", f"Report: `{page}`"]
+    head = [run.summary.sentence(), "", run.summary.loading(), ""]
+    lines = [*head, *(f"- {line}" for line in found), "", f"Report: `{page}`"]
     create_markdown_artifact("\n".join(lines), key="findings", description=analysis.store)
     table = sorted(run.table, key=lambda row: row["step"])
     create_table_artifact(table, key="checkpoints", description=run.summary.sentence())
