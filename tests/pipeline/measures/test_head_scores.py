@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import RepeatedInput
 from pipeline.errors import InputError
-from pipeline.inputs import Input
+from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
+from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
+from pipeline.models.loading import Resident
 from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag, Record
+from tests.pipeline.measures.measuring import measured
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5
 
@@ -111,6 +115,16 @@ def test_a_perfect_induction_head_scores_one_and_nothing_else_does() -> None:
     assert (scores["first_token"] == 1).all()
     for name in ("previous_token", "current_token", "duplicate_token"):
         assert (scores[name] == 0).all(), name
+
+
+def test_hand_written_heads_score_one_and_copy_as_written(hand_built: Resident) -> None:
+    """A previous-token head, an induction pair by K-composition, a copier, an anti-copier."""
+    made = make_input("repeated", RepeatedInput(block_length=8), "", hand_built.facts)
+    scores = measured(HeadScores(), hand_built, made)
+    copying = measured(Copying(), hand_built, None)["ov_copying_centred"]
+    found = [scores["previous_token"][0, 0], scores["induction"][1, 0], *copying[1]]
+    np.testing.assert_allclose(found, [1, 1, 1, -1], rtol=1e-6)
+    assert scores["induction"][0, 0] == scores["duplicate_token"][1, 0] == 0
 
 
 def test_another_kind_of_input_is_refused() -> None:
