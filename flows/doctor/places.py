@@ -23,7 +23,7 @@ def of_checkpoints(checkpoints: str) -> Finding:
     try:
         found = within(3 * SECONDS, lambda: list_checkpoints(checkpoints))
     except Exception as error:
-        return Finding("checkpoints", False, brief(error))
+        return Finding("checkpoints", False, _of(checkpoints, error))
     return Finding("checkpoints", True, f"{checkpoints}: {len(found)} listed")
 
 
@@ -32,8 +32,13 @@ def of_store(store: str) -> Finding:
     try:
         within(3 * SECONDS, lambda: _write_read_delete(store))
     except Exception as error:
-        return Finding("store", False, brief(error))
+        return Finding("store", False, _of(store, error))
     return Finding("store", True, f"{store}: can be written, read and deleted")
+
+
+def _of(place: str, error: Exception) -> str:
+    said = brief(error)
+    return said if "/" in said else f"{place}: {said}"
 
 
 def _write_read_delete(store: str) -> None:
@@ -73,8 +78,9 @@ def of_disks(analysis: Analysis | None) -> Iterator[Finding]:
 
 def _disk(what: str, folder: Path) -> Finding:
     usage = shutil.disk_usage(folder)
-    said = f"{folder}: {usage.free / 2**30:.1f} GiB free ({usage.free / usage.total:.0%})"
-    if usage.free < _FREE_BYTES or usage.free < _FREE_SHARE * usage.total:
+    share = usage.free / max(usage.total, 1)  # file systems of the kernel have no size
+    said = f"{folder}: {usage.free / 2**30:.1f} GiB free ({share:.0%})"
+    if usage.free < _FREE_BYTES or share < _FREE_SHARE:
         return Finding(
             what, False, f"{said}: free some, Ray stores nothing on a disk over 95% full"
         )

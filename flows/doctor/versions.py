@@ -22,11 +22,14 @@ class _Break:
 
 _BREAKS = (
     _Break(
-        "fastapi", ">=0.151", "the Prefect server fails on import", "pip install 'fastapi<0.151'"
+        "fastapi",
+        ">=0.151.dev0",
+        "the Prefect server fails on import",
+        "pip install 'fastapi<0.151'",
     ),
     _Break(
         "sqlalchemy",
-        ">=2.1",
+        ">=2.1.dev0",
         "Prefect's scheduler fails on every pass and no scheduled run is ever created",
         "pip install 'sqlalchemy<2.1'",
     ),

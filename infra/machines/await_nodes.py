@@ -6,8 +6,11 @@ Exit code 1, with one sentence, if they have not come after so many seconds (300
 """
 
 import logging
+import os
 import sys
 import time
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
 
 import ray
 

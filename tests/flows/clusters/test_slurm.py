@@ -1,0 +1,76 @@
+"""The batch script on a real Slurm: two nodes, a share of a GPU for each worker, a preemption."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flows.clusters.slurm import PROGRAMS, Slurm
+
+if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+    pytest.skip(f"needs a component: {', '.join(missing)}", allow_module_level=True)
+if os.geteuid():
+    pytest.skip("Slurm's daemons, as they are set up here, run as root", allow_module_level=True)
+
+STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+
+@pytest.fixture
+def slurm() -> Iterator[Slurm]:
+    # Not in pytest's own folder: the paths of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        cluster = Slurm(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_preempted_job_goes_back_to_the_queue_and_completes_the_store(
+    slurm: Slurm, make_analysis: Callable[..., Any], tmp_path: Path
+) -> None:
+    slow = {"kind": "repeated", "block_length": 10, "sequences": 20000}
+    analysis = make_analysis(
+        inputs={"repeated": slow},
+        measures=["head_scores"],
+        workers={"count": 4, "cpus": 0.5, "gpus": 0.5},
+    )
+    config = tmp_path / "analysis.yaml"
+    config.write_text(json.dumps(analysis.model_dump(mode="json")))
+    options = ["--nodes=2", "--memory=2", "--time=10", "--grace=30", "--option=--partition=low"]
+    environment = {**os.environ, **slurm.environment}
+    sent = subprocess.run(
+        [sys.executable, "-m", "flows", "submit", "slurm", str(config), *options, "--send"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    number = int(sent.stdout.split()[-1])
+    log = tmp_path / f"ontogeny-store-{number}.log"
+
+    def ended() -> bool:
+        return slurm.job(number)["JobState"] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+
+    commits = Path(analysis.store) / "_commits" / "head_scores"
+    slurm.wait_for(lambda: ended() or len(list(commits.glob("*"))) >= 2, seconds=200)
+    assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
+    assert slurm.run("squeue", "-h", "-s", "-o", "%N") != ""
+    urgent = ["sbatch", "--partition=high", "--nodes=2", "--wait", "--wrap", "true"]
+    subprocess.run(urgent, env=environment, cwd=tmp_path, check=True, timeout=100)
+    slurm.wait_for(ended, seconds=200)
+
+    job, said = slurm.job(number), log.read_text()
+    assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "1", "0:0"), said
+    assert sorted(int(path.name.partition(".")[0]) for path in commits.glob("*")) == STEPS
+    (found,) = re.findall(r"10 checkpoints: (\d+) computed, (\d+) already complete", said)
+    assert int(found[0]) + int(found[1]) == 10
+    assert int(found[1]) >= 2

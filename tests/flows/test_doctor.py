@@ -1,0 +1,234 @@
+"""Each finding against the real thing: a server that is there, one that is not, one that hangs."""
+
+import json
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+from typer.testing import CliRunner, Result
+
+from flows.cli import app
+from flows.doctor import cluster, examine
+
+MakeAnalysis = Callable[..., Any]
+
+
+def ontogeny(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def found(what: str, analysis: Any = None) -> tuple[bool, str]:
+    (one,) = (one for one in examine(analysis) if one.what == what)
+    return one.good, one.said
+
+
+@pytest.fixture
+def on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An environment that names no server and no token."""
+    for name in ("PREFECT_API_URL", "RAY_ADDRESS", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.usefixtures("on_its_own")
+def test_without_servers_all_is_good(make_analysis: MakeAnalysis, tmp_path: Path) -> None:
+    config = tmp_path / "analysis.yaml"
+    config.write_text(json.dumps(make_analysis().model_dump(mode="json")))
+    before = sorted(tmp_path.rglob("*"))
+    result = ontogeny("doctor", config, "--json")
+    assert result.exit_code == 0, result.output
+    told = {one["what"]: one for one in json.loads(result.stdout)}
+    assert all(one["good"] for one in told.values())
+    assert "10 listed" in told["checkpoints"]["said"]
+    assert {"fastapi", "sqlalchemy", "certifi", "Prefect", "Ray", "store", "hub token"} <= set(told)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# Distribution and version as installed; whether that is good, and what is said.
+@pytest.mark.usefixtures("on_its_own")
+@pytest.mark.parametrize(
+    ("installed", "about", "says"),
+    [
+        ({"fastapi": "0.151.0"}, "fastapi", "pip install 'fastapi<0.151'"),
+        ({"fastapi": "0.150.9"}, "fastapi", None),
+        ({"sqlalchemy": "2.1.0b1"}, "sqlalchemy", "no scheduled run is ever created"),
+        ({"sqlalchemy": "2.0.99"}, "sqlalchemy", None),
+        ({"prefect": "3.9.1", "certifi": "2026.10.18"}, "certifi", "pip install 'prefect<3.9'"),
+        ({"prefect": "3.9.0", "certifi": "2026.10.18"}, "certifi", None),
+        ({"prefect": "3.9.1", "certifi": "2026.10.19"}, "certifi", None),
+    ],
+)
+def test_versions_that_break(
+    installed: dict[str, str],
+    about: str,
+    says: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.doctor.versions import of_libraries
+
+    for name, version in installed.items():
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (one,) = (one for one in of_libraries() if one.what == about)
+    assert one.good == (says is None)
+    assert (says or installed[about]) in one.said
+
+
+def test_a_standing_server_answers(server: str, on_its_own: None, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    good, said = found("Prefect")
+    assert good, said
+    assert f"{server} answers" in said
+    assert found("clock")[0]
+
+
+@pytest.mark.usefixtures("on_its_own")
+def test_servers_that_are_away_and_servers_that_hang_are_reported_soon(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.doctor.services.SECONDS", 6.0)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    result = ontogeny("doctor")
+    assert result.exit_code == 1
+    bad = [line for line in result.stdout.splitlines() if line.startswith("BAD")]
+    assert len(bad) == 2
+    assert "http://127.0.0.1:1/api" in bad[0]
+    assert "ontogeny ui" in bad[0]
+    assert "127.0.0.1:1" in bad[1]
+    assert "start_head.sh" in bad[1]
+
+    monkeypatch.setenv("RAY_ADDRESS", silent)
+    monkeypatch.setenv("PREFECT_API_URL", f"http://{silent}/api")
+    started = time.monotonic()
+    findings = {one.what: one for one in examine()}
+    assert time.monotonic() - started < 40
+    assert "no answer within 6 s" in findings["Prefect"].said
+    assert not findings["Ray"].good
+
+
+@pytest.mark.usefixtures("on_its_own")
+def test_room_for_the_workers_is_looked_for(make_analysis: MakeAnalysis) -> None:
+    workers = {"count": 3, "gpus": 100.0, "device": "cuda"}
+    good, said = found("Ray", make_analysis(workers=workers))
+    assert not good
+    assert "3 workers ask for 3 CPUs and 300 GPUs" in said
+
+
+@pytest.mark.usefixtures("on_its_own")
+def test_places_that_cannot_be_read_or_written(make_analysis: MakeAnalysis, tmp_path: Path) -> None:
+    analysis = make_analysis(
+        checkpoints=str(tmp_path / "nowhere"), store="/proc/nothing-is-written-here/store.zarr"
+    )
+    assert not found("checkpoints", analysis)[0]
+    good, said = found("store", analysis)
+    assert not good
+    assert said.startswith("/proc: ")
+
+
+@pytest.fixture
+def s3(on_its_own: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSystem]:
+    """An S3 server with the empty bucket `runs`, which the environment names."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-secret-key-of-these-tests")
+    S3FileSystem.clear_instance_cache()
+    filesystem = S3FileSystem(use_listings_cache=False)
+    filesystem.mkdir("runs")
+    yield filesystem
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_a_store_on_s3_is_tried_and_left_as_it_was(
+    s3: S3FileSystem, make_analysis: MakeAnalysis, organisms: Path
+) -> None:
+    s3.put(str(organisms / "run"), "runs/run", recursive=True)
+    before = s3.find("runs")
+    analysis = make_analysis(checkpoints="s3://runs/run", store="s3://runs/store.zarr")
+    assert found("store", analysis) == (
+        True, "s3://runs/store.zarr: can be written, read and deleted",
+    )  # fmt: skip
+    assert found("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
+    assert found("clock", analysis)[0]
+    assert s3.find("runs") == before
+
+    elsewhere = make_analysis(store="s3://no-such-bucket/store.zarr")
+    good, said = found("store", elsewhere)
+    assert not good
+    assert "s3://no-such-bucket/store.zarr" in said, said
+
+
+class _Wrong(BaseHTTPRequestHandler):
+    """A server whose clock is an hour slow, and which takes no token."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.send_response_only(401)
+        self.send_header("Date", formatdate(time.time() - 3600, usegmt=True))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def wrong() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _Wrong) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("on_its_own")
+def test_a_clock_that_is_off_and_a_token_that_is_refused(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.doctor import services
+
+    monkeypatch.setenv("PREFECT_API_URL", f"{wrong}/api")
+    good, said = found("clock")
+    assert not good
+    assert re.match(r"36\d\d s ahead of", said), said
+    monkeypatch.setenv("HF_TOKEN", "hf_refused")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", wrong)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", wrong)
+    refused = services.of_hub_token(needed=False)
+    assert not refused.good
+    assert "the Hub refuses it (401)" in refused.said
+
+
+def test_a_ray_that_does_not_answer_is_given_up(silent: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="no answer within 3 s"):
+        cluster.ask(silent, 3)
+    assert time.monotonic() - started < 15
