@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
+_REFUSED = "InvalidAuthToken"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -25,6 +27,8 @@ def ask(address: str, seconds: float) -> Resources:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:
+        if _REFUSED in str(error.stderr):  # it would go on asking for a minute
+            raise RuntimeError(_reason(str(error.stderr))) from error
         raise TimeoutError(f"no answer within {seconds:g} s") from error
     if done.returncode:
         raise RuntimeError(_reason(done.stderr))
@@ -33,7 +37,7 @@ def ask(address: str, seconds: float) -> Resources:
 
 def _reason(said: str) -> str:
     """Ray logs many lines on its way to an error; a refused token is only in those."""
-    if "InvalidAuthToken" in said:
+    if _REFUSED in said:
         return "it refuses our token"
     return said.strip().splitlines()[-1] if said.strip() else "it ended without a word"
 

@@ -55,25 +55,29 @@ def _minor(version: str) -> tuple[int, ...]:
 def of_ray(workers: Workers | None) -> Finding:
     """Whether the cluster at RAY_ADDRESS answers, and has room for these workers."""
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        has = Resources(1, os.cpu_count() or 1, _gpus_here())
-        where = "no RAY_ADDRESS: each run starts its own on this machine"
-    else:
-        try:
+    try:
+        if address:
             _knock(address)
-            has = ask(address, SECONDS)
-        except (OSError, RuntimeError) as error:
-            remedy = _TOKEN if "token" in str(error) else _HEAD
-            return Finding("Ray", False, f"{address}: {brief(error)}: {remedy}")
-        where = f"{address} answers"
+            has, where = ask(address, SECONDS), f"{address} answers"
+        else:
+            has = Resources(1, os.cpu_count() or 1, _gpus_here())
+            where = "no RAY_ADDRESS: each run starts its own on this machine"
+    except (OSError, RuntimeError) as error:
+        remedy = _TOKEN if "token" in str(error) else _HEAD
+        return Finding("Ray", False, f"{address}: {brief(error)}: {remedy}")
     said = f"{where}, with {has.nodes} nodes, {has.cpus:g} CPUs and {has.gpus:g} GPUs"
-    if workers is None:
-        return Finding("Ray", True, said)
-    gpus, cpus = workers.count * workers.gpus, workers.count * workers.cpus
-    if has.gpus < gpus or (address and has.cpus < cpus):
-        wanted = f"{workers.count} workers ask for {cpus:g} CPUs and {gpus:g} GPUs"
-        return Finding("Ray", False, f"{said}; {wanted}: add nodes, or lower workers in the config")
+    if lacking := workers and _lacking(workers, has, ours=not address):
+        return Finding("Ray", False, f"{said}; {lacking}")
     return Finding("Ray", True, said)
+
+
+def _lacking(workers: Workers, has: Resources, ours: bool) -> str:
+    """What there is no room for, and what to do. ours: CPUs are bookkeeping, see `connect`."""
+    gpus, cpus = workers.count * workers.gpus, workers.count * workers.cpus
+    if has.gpus >= gpus and (ours or has.cpus >= cpus):
+        return ""
+    wanted = f"{workers.count} workers ask for {cpus:g} CPUs and {gpus:g} GPUs"
+    return f"{wanted}: add nodes, or lower workers in the config"
 
 
 _HEAD = "see that its head runs and RAY_ADDRESS is right (infra/machines/start_head.sh)"

@@ -146,7 +146,7 @@ def test_a_submitted_job_completes_though_a_node_is_lost(
 ) -> None:
     from pipeline import analyze
 
-    slow = {"kind": "repeated", "block_length": 10, "sequences": 20000}
+    slow = {"kind": "repeated", "block_length": 10, "sequences": 4000}
     analysis = make_analysis(inputs={"repeated": slow}, measures=["head_scores"])
     config = tmp_path / "analysis.yaml"
     config.write_text(json.dumps(analysis.model_dump(mode="json")))

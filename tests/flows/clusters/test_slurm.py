@@ -35,11 +35,12 @@ def slurm() -> Iterator[Slurm]:
             cluster.stop()
 
 
+@pytest.mark.timeout(900)  # it starts two Rays, of two nodes each, one after the other
 @pytest.mark.usefixtures("server")
 def test_a_preempted_job_goes_back_to_the_queue_and_completes_the_store(
     slurm: Slurm, make_analysis: Callable[..., Any], tmp_path: Path
 ) -> None:
-    slow = {"kind": "repeated", "block_length": 10, "sequences": 20000}
+    slow = {"kind": "repeated", "block_length": 10, "sequences": 4000}
     analysis = make_analysis(
         inputs={"repeated": slow},
         measures=["head_scores"],
@@ -61,12 +62,12 @@ def test_a_preempted_job_goes_back_to_the_queue_and_completes_the_store(
         return slurm.job(number)["JobState"] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
 
     commits = Path(analysis.store) / "_commits" / "head_scores"
-    slurm.wait_for(lambda: ended() or len(list(commits.glob("*"))) >= 2, seconds=200)
+    slurm.wait_for(lambda: ended() or len(list(commits.glob("*"))) >= 2, seconds=300)
     assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
     assert slurm.run("squeue", "-h", "-s", "-o", "%N") != ""
     urgent = ["sbatch", "--partition=high", "--nodes=2", "--wait", "--wrap", "true"]
     subprocess.run(urgent, env=environment, cwd=tmp_path, check=True, timeout=100)
-    slurm.wait_for(ended, seconds=200)
+    slurm.wait_for(ended, seconds=300)
 
     job, said = slurm.job(number), log.read_text()
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "1", "0:0"), said
