@@ -1,7 +1,7 @@
 """What losses and head scores cost together, against the losses alone and against other ways.
 
     python tests/benchmarks/engine.py [--json] [--rounds 15] [--threads 2] [--shapes 70m 160m]
-    python tests/benchmarks/engine.py --long          4,096 and 16,384 tokens, the 70m shape
+    python tests/benchmarks/engine.py --long          4,096 to 16,384 tokens, the 70m shape
     python tests/benchmarks/engine.py --device cuda --dtype bfloat16
 
 Models of the shapes of pythia-70m and pythia-160m with random weights, on repeated random tokens.
@@ -11,7 +11,7 @@ Contenders, in a fresh order each round so that all meet the same machine:
                     of every token in float32: what anyone pays for the losses alone
     ontogeny        losses and the five scores of every head
     matrices        the same from eager attention with `output_attentions`
-    products        the model's matrix products and fused attention alone, timed on their own
+    products        the model's matrix products and fused attention alone, as torch computes them
     transformerlens patterns and losses, where it is installed (requirements-transformerlens.txt)
 
 Ratios are medians over rounds of seconds over those of `bare` in the same round. Memory is the
@@ -74,6 +74,7 @@ SHAPES = {
     "70m": Shape(6, 512, 8, 4, 512),
     "160m": Shape(12, 768, 12, 2, 1024),
     "70m-4096": Shape(6, 512, 8, 1, 4096),
+    "70m-8192": Shape(6, 512, 8, 1, 8192),
     "70m-16384": Shape(6, 512, 8, 1, 16384),
 }
 
@@ -263,27 +264,24 @@ def errors(
     }
 
 
-def peak_of(contender: str, shape: str, options: argparse.Namespace) -> int | None:
-    """Peak bytes above the idle model, in a fresh process; None where it cannot run."""
+def peak_of(contender: str, shape: str, options: argparse.Namespace) -> tuple[int, float]:
+    """Peak bytes above the idle model, and seconds, in a fresh process."""
     command = [
         sys.executable, __file__, "--peak", contender, "--shapes", shape,
         "--threads", str(options.threads), "--device", options.device, "--dtype", options.dtype,
     ]  # fmt: skip
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return None if out[-1] == "None" else int(out[-1])
+    return int(out[-2]), float(out[-1])
 
 
 def print_peak(contender: str, shape: str, options: argparse.Namespace) -> None:
     bench = Bench(SHAPES[shape], options.device, options.dtype)
     work = getattr(bench, contender)()
-    if work is None:
-        print(None)
-        return
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        work()
-        print(torch.cuda.max_memory_allocated() - before)
+        seconds = timed(work, options.device)
+        print(torch.cuda.max_memory_allocated() - before, seconds)
         return
     # Code and thread pools that any forward pass brings in are not what is compared.
     with torch.inference_mode():
@@ -291,11 +289,8 @@ def print_peak(contender: str, shape: str, options: argparse.Namespace) -> None:
     ctypes.CDLL(None).malloc_trim(0)  # what building left free is not the model's
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is resident now
     before = _status("VmRSS")
-    started = time.perf_counter()
-    work()
-    if contender == "ontogeny":
-        print(f"{shape} {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    print(_status("VmHWM") - before)
+    seconds = timed(work, options.device)
+    print(_status("VmHWM") - before, seconds)
 
 
 def _status(field: str) -> int:
@@ -310,12 +305,11 @@ def report(options: argparse.Namespace) -> dict[str, float]:
         shape = SHAPES[name]
         found = compare(Bench(shape, options.device, options.dtype), options.rounds)
         names = [c for c in ("bare", "ontogeny", "matrices", "transformerlens") if c in found]
-        peaks = {c: peak_of(c, name, options) for c in names}
-        share = (peaks["ontogeny"] or 0) / (peaks["bare"] or 1)
+        peaks = {c: peak_of(c, name, options)[0] for c in names}
         summary |= {
             f"ratio_{name}": found["ontogeny"],
             f"over_products_{name}": found["over_products"],
-            f"memory_share_{name}": share,
+            f"memory_share_{name}": peaks["ontogeny"] / peaks["bare"],
         }
         for error in ("max_score_error", "max_loss_error"):
             summary[error] = max(summary[error], found[error])
@@ -324,19 +318,26 @@ def report(options: argparse.Namespace) -> dict[str, float]:
     return summary
 
 
-def print_table(
-    name: str, shape: Shape, found: dict[str, float], peaks: dict[str, int | None]
-) -> None:
+def print_table(name: str, shape: Shape, found: dict[str, float], peaks: dict[str, int]) -> None:
     print(f"\npythia-{name} shape, {shape.sequences} x {shape.length} tokens")
     print(f"(bare: {found['seconds_bare']:.3f} s; ontogeny: {found['tokens_per_second']:,.0f}")
     print("tokens per second)\n\n| | time | peak MB |\n|---|---|---|")
     for contender, peak in peaks.items():
-        print(f"| {contender} | {found[contender]:.2f} | {(peak or 0) / 1e6:.0f} |")
+        print(f"| {contender} | {found[contender]:.2f} | {peak / 1e6:.0f} |")
     print(f"| products | {found['products']:.2f} | |")
     if "transformerlens" not in found:
         print("\ntransformerlens is not installed: see requirements-transformerlens.txt")
     print(f"\nontogeny over products: {found['over_products']:.2f}; largest errors: scores")
     print(f"{found['max_score_error']:.1e}, losses {found['max_loss_error']:.1e}")
+
+
+def print_long(options: argparse.Namespace) -> None:
+    """What losses and head scores of one long sequence take: memory grows with its tokens."""
+    print("| tokens of one sequence | peak MB | KB per token | seconds |\n|---|---|---|---|")
+    for name in ("70m-4096", "70m-8192", "70m-16384"):
+        peak, seconds = peak_of("ontogeny", name, options)
+        tokens = SHAPES[name].length
+        print(f"| {tokens:,} | {peak / 1e6:.0f} | {peak / 1e3 / tokens:.0f} | {seconds:.0f} |")
 
 
 def main() -> None:
@@ -354,8 +355,7 @@ def main() -> None:
     if options.peak:
         print_peak(options.peak, options.shapes[0], options)
     elif options.long:
-        for name in ("70m", "70m-4096", "70m-16384"):
-            print(f"{name}: {(peak_of('ontogeny', name, options) or 0) / 1e6:.0f} MB")
+        print_long(options)
     else:
         summary = report(options)
         if options.json:
