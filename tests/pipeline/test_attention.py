@@ -286,7 +286,7 @@ class TestRefusals:
             record(model, Pass("x", losses=True))
 
     def test_a_model_that_stays_on_its_own_attention_is_refused(self, model: Resident) -> None:
-        record(model, Pass("x"))
+        record(model, Pass("x", losses=True))
         model.module.config._attn_implementation = "eager"
         with pytest.raises(InputError, match="0 attention layers could be observed"):
             record(model)
