@@ -21,6 +21,7 @@ from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import check_shapes
 
 _START = 2**16  # bytes, which hold most headers
+_LENGTH = 8  # bytes, which say how long a header is
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -95,9 +96,18 @@ def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int
         return read
     beginning = recall("beginnings", part.identity)
     if beginning is None:
-        beginning = read(0, _START)
+        beginning = _beginning(read, part)
         remember("beginnings", part.identity, beginning)
     return lambda start, stop: beginning[start:stop] if stop <= _START else read(start, stop)
+
+
+def _beginning(read: Callable[[int, int], bytes], part: StoredFile) -> bytes:
+    """The first bytes of a file: of safetensors the header alone, since tensors follow it."""
+    if not part.name.endswith(".safetensors"):
+        return read(0, _START)
+    length = read(0, _LENGTH)
+    stop = min(_LENGTH + int.from_bytes(length, "little"), _START)
+    return length + (read(_LENGTH, stop) if stop > _LENGTH else b"")
 
 
 def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Looked:
