@@ -1,6 +1,5 @@
 """Commands about stores, which need neither checkpoints nor workers: query and report."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,22 +134,3 @@ def sweep(
         typer.echo(table.to_json(orient="records", indent=1))
     else:
         typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3g}".format))
-
-
-@app.command()
-def measures(as_json: Json = False) -> None:
-    """List the measures: what they compute, from what input, with which parameters."""
-    from pipeline.measures import describe
-
-    described = describe()
-    if as_json:
-        typer.echo(json.dumps(described, indent=1))
-        return
-    for measure in described:
-        typer.echo(f"{measure['name']} (version {measure['version']})")
-        typer.echo(f"  input: {measure['default_input'] or 'none, it reads weights only'}")
-        for name, default in measure["parameters"].items():
-            typer.echo(f"  parameter {name} = {default}")
-        for variable in measure["variables"]:
-            typer.echo(f"  {variable['name']} ({', '.join(variable['dims'])}) [{variable['unit']}]")
-            typer.echo(f"      {variable['definition']}")

@@ -5,10 +5,16 @@ import pkgutil
 from dataclasses import asdict
 from functools import cache
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
+
+# What each measure costs, in forward passes over its input; see tests/benchmarks/measure_costs.py.
+COSTS = Path(__file__).parent / "costs.yaml"
 
 
 @cache
@@ -32,7 +38,13 @@ def measure_class(name: str) -> type[Measure]:
 
 
 def describe() -> list[dict[str, Any]]:
-    """What every measure declares, as JSON values: for the documentation and for programs."""
+    """What every measure declares, as JSON values: for the documentation and for programs.
+
+    cost: the time of the measure alone with its default parameters, over that of one forward pass
+    over its input (2 x 1024 tokens where it reads weights only), in a model of the shape of
+    pythia-70m (of one head in each layer where heads are changed); None where it was not timed.
+    """
+    costs = yaml.safe_load(COSTS.read_text())
     return [
         {
             "name": measure.name,
@@ -40,6 +52,7 @@ def describe() -> list[dict[str, Any]]:
             "default_input": measure.default_input,
             "reference_from": measure.reference_from,
             "definition": getdoc(measure),
+            "cost": costs.get(measure.name),
             "parameters": {name: field.default for name, field in measure.model_fields.items()},
             "variables": [asdict(variable) for variable in measure.variables],
         }

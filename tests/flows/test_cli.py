@@ -226,8 +226,19 @@ def test_measures_say_what_they_are() -> None:
     assert described["token_loss"]["parameters"] == {"early_token": 50, "late_token": 500}
     induction = next(v for v in described["head_scores"]["variables"] if v["name"] == "induction")
     assert induction["dims"] == ["step", "layer", "head"]
-    printed = ontogeny("measures").stdout
-    assert re.search(r"induction \(step, layer, head\)", printed)
+    printed = ontogeny("measures", "head_scores").stdout
+    assert re.search(r"induction \(step, layer, head\) \[1\]", printed)
+    assert re.search(r"cost: [\d.]+ forward passes", printed)
+    assert "previous_token`  p[i, i-1]" in printed and "ov_copying" not in printed
+    assert "did you mean 'head_scores'" in refused("measures", "head_score")
+    assert "markdown" in refused("measures", "--format", "html")
+
+
+def test_every_measure_has_a_cost_and_the_page_of_measures_is_up_to_date() -> None:
+    assert [m["name"] for m in answer("measures", "--json") if m["cost"] is None] == []
+    page = Path(__file__).parents[2] / "docs" / "measures.md"
+    said = "run: ontogeny measures --format markdown > docs/measures.md"
+    assert page.read_text() == ontogeny("measures", "--format", "markdown").stdout, said
 
 
 def test_train_writes_checkpoints_and_says_where(tmp_path: Path) -> None:

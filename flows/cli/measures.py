@@ -1,0 +1,87 @@
+"""The command that says what each measure is: for a person, for a program, and for docs/."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.app import Json, app
+from pipeline.errors import InputError
+
+PAGE = """# Measures
+
+`ontogeny measures --format markdown` writes this page from what the measures declare. A measure is
+applied to its input unless its key in the configuration is `<measure>.<input>`. Its cost is its
+time alone, with its default parameters, in forward passes over its input (2 x 1024 tokens where it
+reads weights only) of a model of the shape of pythia-70m, as `tests/benchmarks/measure_costs.py`
+found it: that of one head in each layer where heads are changed one by one. Measures that share
+passes cost less together."""
+
+
+@app.command()
+def measures(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    as_json: Json = False,
+    format: Annotated[str, typer.Option(help="text or markdown")] = "text",
+) -> None:
+    """Say what the measures (or those named) compute, from what, in which units, at what cost."""
+    from pipeline.measures import describe, measure_class
+
+    chosen = {measure_class(name).name for name in names or ()}
+    described = [one for one in describe() if not chosen or one["name"] in chosen]
+    if as_json:
+        typer.echo(json.dumps(described, indent=1))
+    elif format in ("text", "markdown"):
+        typer.echo(_page(described) if format == "markdown" else _text(described))
+    else:
+        raise InputError(f"--format {format}: expected text or markdown")
+
+
+def _text(described: list[dict[str, Any]]) -> str:
+    return "\n\n".join("\n".join(_lines(measure)) for measure in described)
+
+
+def _lines(measure: dict[str, Any]) -> Iterator[str]:
+    yield f"{measure['name']} (version {measure['version']})"
+    yield f"  input: {_input(measure)}"
+    yield f"  cost: {_cost(measure)}"
+    for name, default in measure["parameters"].items():
+        yield f"  parameter {name} = {default}"
+    yield ""
+    for line in measure["definition"].splitlines():
+        yield f"    {line}".rstrip()
+    yield ""
+    for variable in measure["variables"]:
+        yield f"  {variable['name']} ({', '.join(variable['dims'])}) [{variable['unit']}]"
+        yield f"      {variable['definition']}"
+
+
+def _page(described: list[dict[str, Any]]) -> str:
+    return "\n\n".join([PAGE, *("\n".join(_section(measure)) for measure in described)])
+
+
+def _section(measure: dict[str, Any]) -> Iterator[str]:
+    yield f"## {measure['name']}"
+    yield ""
+    yield f"Input: {_input(measure)}. Cost: {_cost(measure)}."
+    if measure["parameters"]:
+        given = (f"`{name}` = {default}" for name, default in measure["parameters"].items())
+        yield f"Parameters: {', '.join(given)}."
+    yield f"\n{measure['definition']}\n"
+    yield "| variable | dimensions | unit | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for variable in measure["variables"]:
+        source = f" ({variable['reference']})" if variable["reference"] else ""
+        meaning = f"{variable['definition']}{source}".replace("|", "\\|")
+        dims = ", ".join(variable["dims"])
+        yield f"| `{variable['name']}` | {dims} | {variable['unit']} | {meaning} |"
+
+
+def _input(measure: dict[str, Any]) -> str:
+    return measure["default_input"] or "none, it reads weights only"
+
+
+def _cost(measure: dict[str, Any]) -> str:
+    cost = measure["cost"]
+    return "not timed" if cost is None else f"{cost:.2g} forward passes"
