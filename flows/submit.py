@@ -4,6 +4,7 @@ The templates are in `infra/`; each target is one text, and a command that takes
 standard input. The text holds the whole analysis, so that what is printed is what runs.
 """
 
+import json
 import math
 import os
 import re
@@ -130,11 +131,13 @@ def for_kuberay(
 
 def for_ray(analysis: Analysis, address: str) -> str:
     """A shell script: `ray job submit` to a cluster that stands, at its dashboard's URL."""
+    variables = _environment()
     return _rendered(
         "machines/ray-job.sh.j2",
         analysis,
         name=_unique(_name(analysis)),
         address=address,
+        runtime_env=json.dumps({"env_vars": variables}) if variables else None,
         workers=analysis.workers,
     )
 

@@ -7,7 +7,10 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 _REFUSED = "InvalidAuthToken"
 
@@ -24,15 +27,31 @@ class Resources:
 def ask(address: str, seconds: float) -> Resources:
     """Raises TimeoutError if nothing has answered by then, RuntimeError with Ray's own words."""
     command = [sys.executable, "-m", "flows.doctor.cluster", address]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        if _REFUSED in str(error.stderr):  # it would go on asking for a minute
-            raise RuntimeError(_reason(str(error.stderr))) from error
-        raise TimeoutError(f"no answer within {seconds:g} s") from error
-    if done.returncode:
-        raise RuntimeError(_reason(done.stderr))
-    return Resources(**json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as said:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        with process:
+            try:
+                answer = _answer(process, log, time.monotonic() + seconds)
+            finally:
+                process.kill()
+        if answer is None:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        if process.returncode:
+            raise RuntimeError(_reason(log.read_text(errors="replace")))
+    return Resources(**json.loads(answer.splitlines()[-1]))
+
+
+def _answer(process: subprocess.Popen, log: Path, until: float) -> str | None:
+    """What it prints; empty if it fails, or is refused again and again; None if it takes long."""
+    while time.monotonic() < until:
+        try:
+            return process.communicate(timeout=0.2)[0]
+        except subprocess.TimeoutExpired:
+            if _REFUSED in log.read_text(errors="replace"):
+                return ""
+    return None
 
 
 def _reason(said: str) -> str:

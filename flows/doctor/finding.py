@@ -7,7 +7,7 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-SECONDS = 20.0  # what does not answer by then is reported as that
+SECONDS = 45.0  # what does not answer by then is reported as that
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ _FREE_SHARE = 0.05  # below it Ray stores no more objects
 def of_checkpoints(checkpoints: str) -> Finding:
     """Whether a run's checkpoints can be listed."""
     try:
-        found = within(3 * SECONDS, lambda: list_checkpoints(checkpoints))
+        found = within(SECONDS, lambda: list_checkpoints(checkpoints))
     except Exception as error:
         return Finding("checkpoints", False, _of(checkpoints, error))
     return Finding("checkpoints", True, f"{checkpoints}: {len(found)} listed")
@@ -30,7 +30,7 @@ def of_checkpoints(checkpoints: str) -> Finding:
 def of_store(store: str) -> Finding:
     """Whether a store's place can be written, read and deleted from; it is left as it was."""
     try:
-        within(3 * SECONDS, lambda: _write_read_delete(store))
+        within(SECONDS, lambda: _write_read_delete(store))
     except Exception as error:
         return Finding("store", False, _of(store, error))
     return Finding("store", True, f"{store}: can be written, read and deleted")

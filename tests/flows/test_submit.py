@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -90,6 +91,19 @@ def test_a_batch_script_says_what_it_asks_for(config: Path) -> None:
         "--signal=B:USR1@60", "--job-name=ontogeny-store",
     } <= set(asked)  # fmt: skip
     assert Analysis.model_validate(carried(script)) == load_analysis(config)
+
+
+def test_a_job_is_told_of_the_server_that_it_reports_to(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api?of='us'&more")
+    script = submitted("ray", config, "--address", "http://head:8265")
+    words = shlex.split(script.partition("\nANALYSIS\n")[2])
+    assert "--address=http://head:8265" in words
+    (told,) = (word.partition("=")[2] for word in words if word.startswith("--runtime-env-json="))
+    variables = {"PREFECT_API_URL": "http://prefect:4200/api?of='us'&more"}
+    assert json.loads(told) == {"env_vars": variables}
+    assert words[words.index("--") :] == ["--", "ontogeny", "analyze", "analysis.yaml"]
 
 
 def test_a_preset_is_carried_with_its_paths_from_here(tmp_path: Path) -> None:
