@@ -3,39 +3,35 @@
 It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import showing
+from flows.announcing import announce
+from flows.dispatch import Pool
+from flows.fanout import await_records, computed, threads_for
 from flows.reporting import write_beside
 from flows.server import reach_server
-from flows.workers import Pool, may_pass
+from flows.workers import hire
 from pipeline.aggregate.trajectories import publish
 from pipeline.config import Analysis
 from pipeline.lease import Lease, owned
 from pipeline.main import Summary, reference_pass, settle
 from pipeline.measures.base import Reference
-from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
-from pipeline.report import findings
+from pipeline.plan import Cell, Prepared, plan, prepare, stored_references
 from pipeline.survey import Survey, survey
 from pipeline.worker import Outcome
 
 Progress = Callable[[int, int, str], None]
-
-_ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-_RECORDING_SECONDS = 60
 
 
 @dataclass
@@ -78,8 +74,7 @@ class _Run:
 
 
 def _flow_run_name() -> str:
-    store = Analysis.model_validate(flow_run.parameters["analysis"]).store
-    return f"analyze {store.rstrip('/').rpartition('/')[2]}"
+    return showing.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
 
 
 @flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)
@@ -89,14 +84,15 @@ def analyze(analysis: Analysis) -> State:
     Checkpoints that cannot be analysed are named in the final state, which then is Failed; all
     others are computed. Running it again computes what is missing, and nothing else.
     """
+    showing.tag("ontogeny", showing.store_name(analysis.store))
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=surveyed.masked))
     prepared = _prepare(analysis, surveyed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
-    _report(analysis, run)
+    _report(run)
     run.tasks += 3  # "audit", "prepare" and "report"
-    _await_records(run.tasks)
+    await_records(run.tasks)
     if watcher := _watcher.get():
         watcher.summary = run.summary
     outcome = Failed if run.summary.failed else Completed
@@ -110,22 +106,24 @@ def _audit(analysis: Analysis) -> Survey:
     get_run_logger().info("%d checkpoints to analyse", len(surveyed.checkpoints))
     if (verdict := surveyed.verdict) is not None:
         get_run_logger().info(verdict.sentence())
-        table = verdict.as_json()["faults"]
-        create_table_artifact(table, key="audit", description=verdict.sentence())
+        showing.show_table("audit", verdict.as_json()["faults"], verdict.sentence())
     return surveyed
 
 
 def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
     """Compute what the store lacks, as its owner."""
-    workers = prepared.job.analysis.workers.count
-    # The pool ends first: what waits for an actor then fails at once instead of holding the exit.
-    with ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers) as threads, Pool(prepared.job) as pool:
+    workers = prepared.job.analysis.workers
+    # The pool ends first: what waits for a worker then fails at once instead of holding the exit.
+    with threads_for(workers.count) as threads, make_pool(prepared) as pool:
         references = _references(prepared, pool, run)
         lease.check()
         planned = plan(prepared, references)
         run.summary.complete = planned.complete
-        for done, (cell, result) in enumerate(_computed(planned, pool, threads), start=1):
+        bar = showing.Progress(len(planned.cells))
+        outcomes = computed(planned, pool, threads, ray.put)
+        for done, (cell, result) in enumerate(outcomes, start=1):
             run.settle(cell, result)
+            bar.move(done)
             _tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
     lease.check()
     _publish(prepared)
@@ -152,45 +150,9 @@ def _reference(prepared: Prepared, pool: Pool, summary: Summary) -> dict[str, Re
     return reference_pass(prepared, pool.references, summary)
 
 
-def _worth_retrying(_task: object, _task_run: object, state: State) -> bool:
-    return may_pass(state.result(raise_on_failure=False))
-
-
-@task(
-    name="checkpoint",
-    task_run_name="step {step}",
-    retries=2,
-    retry_delay_seconds=[1, 10],
-    retry_condition_fn=_worth_retrying,
-    cache_policy=NO_CACHE,
-)
-def _checkpoint(step: int, cell: Cell, pool: Pool) -> Outcome:
-    """Compute and commit what is missing at one checkpoint."""
-    outcome = pool.compute(cell)
-    get_run_logger().info(
-        "computed %s: read in %.2f s, computed in %.2f s",
-        ", ".join(outcome.computed) or "nothing (all is stored)",
-        outcome.reading,
-        outcome.computing,
-    )
-    return outcome
-
-
-def _computed(
-    planned: Plan, pool: Pool, threads: ThreadPoolTaskRunner
-) -> Iterator[tuple[Cell, Outcome | Exception]]:
-    """Each cell with its outcome, as they come."""
-    if not planned.cells:
-        return
-    pool.assign(planned)
-    futures: dict[PrefectFuture[Outcome], Cell] = {
-        threads.submit(
-            _checkpoint, {"step": cell.checkpoint.step, "cell": cell, "pool": pool}
-        ): cell
-        for cell in planned.cells
-    }
-    for future in as_completed(list(futures)):
-        yield futures[future], future.result(raise_on_failure=False)
+def make_pool(prepared: Prepared) -> Pool:
+    """The workers that the analysis asks for, each a Ray actor."""
+    return Pool(lambda: hire(prepared.job), prepared.job.analysis.workers.timeout)
 
 
 @task(name="trajectories", cache_policy=NO_CACHE)
@@ -200,47 +162,28 @@ def _publish(prepared: Prepared) -> None:
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def _report(analysis: Analysis, run: _Run) -> None:
+def _report(run: _Run) -> None:
     """Write the pages; put what was found and computed beside the flow run."""
-    page = write_beside(analysis.store)
-    found = findings(analysis.store)
-    head = [run.summary.sentence(), "", run.summary.loading(), ""]
-    lines = [*head, *(f"- {line}" for line in found), "", f"Report: `{page}`"]
-    create_markdown_artifact("\n".join(lines), key="findings", description=analysis.store)
+    page = write_beside(run.summary.store)
+    showing.show_findings(run.summary, page, announce(run.summary.store))
     table = sorted(run.table, key=lambda row: row["step"])
-    create_table_artifact(table, key="checkpoints", description=run.summary.sentence())
+    showing.show_table("checkpoints", table, run.summary.sentence())
 
 
 def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
-    if isinstance(result, Outcome):
-        seconds = round(result.reading + result.computing, 3)
-        return {
-            "step": result.step,
-            "computed": ", ".join(result.computed),
-            "seconds": seconds,
-            "failure": "",
-        }
-    return {"step": cell.checkpoint.step, "computed": "", "seconds": None, "failure": str(result)}
+    if not isinstance(result, Outcome):
+        failed = {"computed": "", "read_s": None, "computed_s": None, "deviation": ""}
+        return {"step": cell.checkpoint.step, **failed, "failure": str(result)}
+    return {
+        "step": result.step,
+        "computed": ", ".join(result.computed),
+        "read_s": round(result.reading, 3),
+        "computed_s": round(result.computing, 3),
+        "deviation": "batch halved for want of memory" if result.halved else "",
+        "failure": "",
+    }
 
 
 def _tell(done: int, total: int, what: str) -> None:
     if watcher := _watcher.get():
         watcher.progress(done, total, what)
-
-
-def _await_records(tasks: int) -> None:
-    """Wait until the server has recorded how every task ended.
-
-    An embedded server ends with this process, and drops the records that it has not written.
-    """
-    question = {
-        "flow_runs": {"id": {"any_": [str(flow_run.id)]}},
-        "task_runs": {"state": {"type": {"any_": _ENDED}}},
-    }
-    deadline = time.monotonic() + _RECORDING_SECONDS
-    with get_client(sync_client=True) as client:
-        while client.request("POST", "/task_runs/count", json=question).json() < tasks:
-            if time.monotonic() > deadline:
-                get_run_logger().warning("the server has not recorded all of %d tasks", tasks)
-                return
-            time.sleep(0.2)

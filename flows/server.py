@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from pipeline.errors import InputError
 
 LOCAL = "127.0.0.1"
 
@@ -19,19 +22,28 @@ def use_standing_server() -> None:
     """
     if os.environ.get("PREFECT_API_URL"):
         return
-    try:
-        standing = json.loads(_notice().read_text(encoding="utf-8"))
-        os.kill(standing["process"], 0)
-    except (OSError, ValueError, KeyError):
-        return
-    os.environ["PREFECT_API_URL"] = standing["url"]
+    if port := _standing_port():
+        os.environ["PREFECT_API_URL"] = f"http://{LOCAL}:{port}/api"
 
 
 def serve_ui(port: int) -> int:
-    """Run a Prefect server with its UI until it is interrupted; returns its exit code."""
+    """Run a Prefect server with its UI until it is interrupted; returns its exit code.
+
+    InputError where the port is taken.
+    """
+    if _answers(port):
+        raise InputError(
+            f"port {port} is taken, maybe by an `ontogeny ui` that runs: open "
+            f"http://{LOCAL}:{port}, or choose another with --port"
+        )
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOCAL]
-    server = subprocess.Popen([*command, "--port", str(port)], start_new_session=True)
-    with _noticed(server.pid, f"http://{LOCAL}:{port}/api"):
+    server = subprocess.Popen(
+        [*command, "--port", str(port)],
+        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    with _noticed(server.pid, port):
         try:
             return server.wait()
         except KeyboardInterrupt:
@@ -57,14 +69,30 @@ def reach_server() -> None:
 
 
 @contextmanager
-def _noticed(process: int, url: str) -> Iterator[None]:
+def _noticed(process: int, port: int) -> Iterator[None]:
     notice = _notice()
     notice.parent.mkdir(parents=True, exist_ok=True)
-    notice.write_text(json.dumps({"process": process, "url": url}), encoding="utf-8")
+    notice.write_text(json.dumps({"process": process, "port": port}), encoding="utf-8")
     try:
         yield
     finally:
         notice.unlink(missing_ok=True)
+
+
+def _standing_port() -> int | None:
+    """Where the server of the notice listens; None where it does not, or not yet."""
+    try:
+        standing = json.loads(_notice().read_text(encoding="utf-8"))
+        os.kill(standing["process"], 0)
+        return standing["port"] if _answers(standing["port"]) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as asking:
+        asking.settimeout(1)
+        return asking.connect_ex((LOCAL, port)) == 0
 
 
 def _notice() -> Path:

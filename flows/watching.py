@@ -4,8 +4,10 @@ from datetime import timedelta
 
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
 
 from flows.analyze import analyze
+from flows.showing import store_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 
@@ -20,14 +22,15 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
             "a schedule needs a Prefect server that stands: start one with `ontogeny ui`, or name "
             "yours in PREFECT_API_URL"
         )
-    name = analysis.store.rstrip("/").rpartition("/")[2].removesuffix(".zarr")
+    name = store_name(analysis.store)
     analyze.serve(
         name=f"watch {name}",
         interval=timedelta(seconds=seconds),
         parameters={"analysis": analysis.model_dump(mode="json", exclude_defaults=True)},
-        tags=["watch", name],
+        tags=["ontogeny", "watch", name],
         global_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
         ),
         print_starting_message=False,
+        entrypoint_type=EntrypointType.MODULE_PATH,
     )

@@ -1,4 +1,4 @@
-"""The pool: Ray actors that each hold a resident model, and who of them gets the next checkpoint.
+"""The workers: Ray actors that each hold a resident model.
 
 A killed actor is restarted by Ray and rebuilds its model in its constructor; what it had in hand
 is reported as failed (`may_pass` tells that trying again helps) and it gets no work until it
@@ -9,19 +9,21 @@ import logging
 import math
 import os
 import secrets
+import signal
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from pipeline.checkpoints import Checkpoint
+from flows.dispatch import LostError, Pool, StillWorkingError
+from flows.overhearing import overheard
 from pipeline.config import Workers
 from pipeline.errors import InputError
-from pipeline.measures.base import Reference
-from pipeline.plan import Cell, Job, Plan
-from pipeline.worker import TRANSIENT, Outcome, Worker
+from pipeline.plan import Job
+from pipeline.worker import TRANSIENT, Worker
 
 # Nothing large passes through Ray: weights are read, and rows written, by the workers themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20
@@ -32,122 +34,91 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, (RayError, *TRANSIENT))
 
 
-@dataclass(eq=False)
-class _Seat:
-    """One actor. returning: what it answers once it is (again) usable, None when it is."""
+class Speaking:
+    """What an actor runs: a worker that hands its log over with its answers."""
 
-    actor: Any
-    returning: ray.ObjectRef | None
-    in_hand: int = 0
+    def __init__(self, worker: type, job: Job) -> None:
+        logging.captureWarnings(True)
+        self._worker = worker(job)
+
+    def call(self, method: str, *arguments: Any) -> tuple[Any, list[logging.LogRecord]]:
+        """An answer and what was logged meanwhile; an error has its log as notes."""
+        with overheard() as said:
+            try:
+                return getattr(self._worker, method)(*arguments), said
+            except Exception as error:
+                for record in said:
+                    error.add_note(record.getMessage())
+                raise
 
 
-class Pool:
-    """Actors for one job, from the first call on until the end of the `with` block.
-
-    Any thread may call; a call waits for the actor with the fewest checkpoints in hand.
-    """
-
-    # What one actor has in hand: one checkpoint computes while the next is read; see `Worker`.
-    IN_FLIGHT = 2
+class ActorWorker:
+    """A Ray actor as `dispatch.Worker`. Ray restarts a killed one, which builds its model again."""
 
     def __init__(self, job: Job, worker: type = Worker) -> None:
-        self._job, self._worker = job, worker
-        self._seats: list[_Seat] = []
-        self._plan: ray.ObjectRef | None = None
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._closed = True
-            for seat in self._seats:
-                ray.kill(seat.actor)
-
-    def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `Worker.references`."""
-        return self._call("references", checkpoint)
-
-    def assign(self, plan: Plan) -> None:
-        """Give the plan to all workers at once; `compute` is about its cells."""
-        self._start()
-        self._plan = ray.put(plan)
-
-    def compute(self, cell: Cell) -> Outcome:
-        """See `Worker.compute`. Raises what it raised, or the RayError that lost its worker."""
-        return self._call("compute", cell, self._plan)
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        self._start()
-        seat = self._take()
-        try:
-            return ray.get(getattr(seat.actor, method).remote(*arguments))
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayActorError:
-            seat.returning = _sign_of_life(seat.actor)
-            raise
-        finally:
-            self._give_back(seat)
-
-    def _start(self) -> None:
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("the pool is closed: it computes nothing more")
-            if not self._seats:
-                connect(self._job.analysis.workers)
-                self._seats = [self._seat() for _ in range(self._job.analysis.workers.count)]
-                # A model that cannot be built is one error here, not one for every checkpoint.
-                first, _ = ray.wait([seat.returning for seat in self._seats])
-                ray.get(first)
-
-    def _seat(self) -> _Seat:
-        workers = self._job.analysis.workers
-        actor = (
-            ray.remote(self._worker)
+        workers = job.analysis.workers
+        self._actor: Any = (
+            ray.remote(Speaking)
             .options(
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
-                max_concurrency=self.IN_FLIGHT,
+                max_concurrency=Pool.IN_FLIGHT,
                 max_restarts=-1,
                 max_task_retries=0,
                 scheduling_strategy="SPREAD",
             )
-            .remote(self._job)
+            .remote(worker, job)
         )
-        return _Seat(actor, _sign_of_life(actor))
+        self.returning: ray.ObjectRef | None = self._sign_of_life()
 
-    def _take(self) -> _Seat:
-        with self._changed:
-            while (seat := self._least_loaded()) is None:
-                # Actors that start or come back tell nobody: look again now and then.
-                self._changed.wait(timeout=0.1)
-            seat.in_hand += 1
-            return seat
+    def is_usable(self) -> bool:
+        """Raises the error that the actor's constructor ended with."""
+        if self.returning is not None and ray.wait([self.returning], timeout=0)[0]:
+            ray.get(self.returning)
+            self.returning = None
+        return self.returning is None
 
-    def _least_loaded(self) -> _Seat | None:
-        free = [seat for seat in self._seats if _is_usable(seat) and seat.in_hand < self.IN_FLIGHT]
-        return min(free, key=lambda seat: seat.in_hand, default=None)
+    def send(self, method: str, *arguments: Any) -> ray.ObjectRef:
+        """See `dispatch.Worker`."""
+        return self._actor.call.remote(method, *arguments)
 
-    def _give_back(self, seat: _Seat) -> None:
-        with self._changed:
-            seat.in_hand -= 1
-            self._changed.notify()
+    def receive(self, pending: ray.ObjectRef, seconds: float | None) -> Any:
+        """See `dispatch.Worker`. What was logged there is logged here."""
+        try:
+            answer, said = ray.get(pending, timeout=seconds)
+        except GetTimeoutError:
+            raise StillWorkingError from None
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            self.returning = self._sign_of_life()
+            raise LostError from error
+        for record in said:
+            logging.getLogger(record.name).handle(record)
+        return answer
+
+    def replace(self) -> None:
+        """See `dispatch.Worker`."""
+        ray.kill(self._actor, no_restart=False)
+        self.returning = self._sign_of_life()
+
+    def dismiss(self) -> None:
+        """See `dispatch.Worker`."""
+        ray.kill(self._actor)
+
+    def _sign_of_life(self) -> ray.ObjectRef:
+        """Answered when the actor is constructed; unlike work, it waits for one that restarts."""
+        return self._actor.__ray_ready__.options(max_task_retries=-1).remote()
 
 
-def _sign_of_life(actor: Any) -> ray.ObjectRef:
-    """Answered when the actor is constructed; unlike work, it waits for one that restarts."""
-    return actor.__ray_ready__.options(max_task_retries=-1).remote()
-
-
-def _is_usable(seat: _Seat) -> bool:
-    """Raises the error that the actor's constructor ended with."""
-    if seat.returning is not None and ray.wait([seat.returning], timeout=0)[0]:
-        ray.get(seat.returning)
-        seat.returning = None
-    return seat.returning is None
+def hire(job: Job, worker: type = Worker) -> list[ActorWorker]:
+    """The workers of a job, of which the first has built its model."""
+    connect(job.analysis.workers)
+    hired = [ActorWorker(job, worker) for _ in range(job.analysis.workers.count)]
+    # A model that cannot be built is one error here, not one for every checkpoint.
+    first, _ = ray.wait([one.returning for one in hired])
+    ray.get(first)
+    return hired
 
 
 def connect(workers: Workers) -> None:
@@ -158,7 +129,8 @@ def connect(workers: Workers) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if not ray.is_initialized():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _own_sigterm():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     if ray.is_initialized() and not _has_room(workers):
         ray.shutdown()
@@ -179,14 +151,24 @@ def _start_here(workers: Workers) -> None:
     """
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    ray.init(
-        address="local",  # not the cluster that somebody else has started on this machine
-        num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=_OBJECT_STORE_BYTES,
-    )
+    with _own_sigterm():
+        ray.init(
+            address="local",  # not the cluster that somebody else has started on this machine
+            num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=_OBJECT_STORE_BYTES,
+        )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; Prefect's way of ending a cancelled run is to stand."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _has_room(workers: Workers) -> bool:

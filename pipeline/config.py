@@ -124,6 +124,7 @@ class Workers(Strict):
 
     threads: of torch in each worker; part of what makes two runs equal bit for bit.
     memory: bytes that the activations of one forward pass may take; batches are cut to it.
+    timeout: seconds that one checkpoint may take before its worker is held to hang and replaced.
     """
 
     count: int = Field(default=2, ge=1)
@@ -133,6 +134,7 @@ class Workers(Strict):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     memory: int = Field(default=2 * 2**30, ge=2**20)
+    timeout: float | None = Field(default=None, gt=0)
 
 
 class Cache(Strict):

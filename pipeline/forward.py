@@ -112,8 +112,13 @@ def batch_size(
     if not uses_interface(module):
         per_token += 3 * facts.n_heads * length
     bytes_ = per_token * length * module.dtype.itemsize
-    kind = "cuda" if module.device.type == "cuda" else "cpu"
-    return max(1, min(_BATCH_BYTES[kind], memory_bytes or _BATCH_BYTES[kind]) // bytes_)
+    return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
+
+
+def batch_bytes(device: str, memory_bytes: int | None) -> int:
+    """Bytes of activations of one batch, where the caller has `memory_bytes` for them."""
+    usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
+    return min(usual, memory_bytes or usual)
 
 
 def uses_interface(module: PreTrainedModel) -> bool:

@@ -1,5 +1,6 @@
 """A worker: a resident model that reads one checkpoint ahead, computes, and commits rows."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.errors import CheckpointError
 from pipeline.fingerprint import fingerprint
-from pipeline.forward import run
+from pipeline.forward import batch_bytes, run
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.plan import (
@@ -30,7 +31,10 @@ from pipeline.record import Record, merge
 from pipeline.rows import Row
 
 # Trying again may help with these; anything else that a measure raises would be raised again.
-TRANSIENT = (OSError, MemoryError, torch.OutOfMemoryError)
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+TRANSIENT = (OSError, *OUT_OF_MEMORY)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Outcome:
     reading, computing: seconds spent on either (fetching is reading), waiting for the other thread
     not counted. idle: seconds before in which the worker had checkpoints to do and computed
     nothing, since none was loaded.
+    halved: whether memory ran out, and the groups were computed in batches of half the size.
     """
 
     step: int
@@ -48,6 +53,7 @@ class Outcome:
     reading: float = 0.0
     computing: float = 0.0
     idle: float = 0.0
+    halved: bool = False
 
 
 class Worker:
@@ -122,11 +128,11 @@ class Worker:
             del weights
             started = time.perf_counter()
             idle = started - self._free_since
-            self._commit(checkpoint, missing, cell.rows, plan)
+            halved = self._commit_in_memory(checkpoint, missing, cell.rows, plan)
             self._free_since = time.perf_counter()
             computing = self._free_since - started
         names = tuple(group.name for group in missing)
-        return Outcome(checkpoint.step, names, present, reading, computing, idle)
+        return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
 
     def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
         """The groups whose committed row is not of these weights."""
@@ -137,14 +143,48 @@ class Worker:
             and cell.committed.get(name) != fingerprint(plan.classes[name], digest)
         ]
 
-    def _commit(
+    def _commit_in_memory(
         self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan
+    ) -> bool:
+        """Commit; where memory runs out, once more with batches of half the size, which is told."""
+        done: set[str] = set()
+        try:
+            self._commit(checkpoint, groups, rows, plan, done)
+            return False
+        except OUT_OF_MEMORY as error:
+            reason = _first_line(error)
+        # Outside the handler: the error holds on to the tensors of the batch that was too large.
+        _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        left = [group for group in groups if group.name not in done]
+        try:
+            self._commit(checkpoint, left, rows, plan, done, halved=True)
+            return True
+        except OUT_OF_MEMORY as error:
+            raise CheckpointError(
+                f"step {checkpoint.step} ({checkpoint.uri}): out of memory, also with half the "
+                f"batch ({_first_line(error)}): lower workers.memory, or have fewer workers share "
+                "the device"
+            ) from error
+
+    def _commit(
+        self,
+        checkpoint: Checkpoint,
+        groups: list[Group],
+        rows: Mapping[str, int],
+        plan: Plan,
+        done: set[str],
+        halved: bool = False,
     ) -> None:
-        records = self._records(groups)
+        """Compute and commit groups one after another, and enter them in `done`."""
+        records = self._records(groups, halved)
+        deviation = {"batch": "halved"} if halved else {}
         failures = []
         for group in groups:
             try:
-                self._commit_one(checkpoint, group, rows[group.name], plan, records)
+                self._commit_one(checkpoint, group, rows[group.name], plan, records, deviation)
+                done.add(group.name)
             except TRANSIENT:
                 raise
             except Exception as error:
@@ -162,7 +202,9 @@ class Worker:
         row: int,
         plan: Plan,
         records: Mapping[tuple[str, str], Record],
+        deviation: Mapping[str, str],
     ) -> None:
+        started = time.perf_counter()
         reference = plan.references.get(group.name)
         values = group.measure.compute(
             self._records_of(group, records), self._resident.weights, reference
@@ -174,14 +216,19 @@ class Worker:
             digest=str(checkpoint.digest),
             uri=checkpoint.uri,
             tokens_seen=checkpoint.tokens_seen,
-            details={**fingerprint_parts(self.job, group), "reference": reference},
+            details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
         )
         self._store.write(group.name, identity, values)
+        seconds = time.perf_counter() - started
+        _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
 
-    def _records(self, groups: Sequence[Group]) -> dict[tuple[str, str], Record]:
+    def _records(
+        self, groups: Sequence[Group], halved: bool = False
+    ) -> dict[tuple[str, str], Record]:
         """One forward pass for each input (and dtype and change), however many measures read it."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
-        memory = self.job.analysis.workers.memory
+        workers = self.job.analysis.workers
+        memory = batch_bytes(workers.device, workers.memory) // (2 if halved else 1)
         records = {
             one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
             for one in wanted
@@ -194,3 +241,7 @@ class Worker:
         self, group: Group, records: Mapping[tuple[str, str], Record]
     ) -> tuple[Record, ...]:
         return tuple(records[wanted.key] for wanted in self._passes[group.name])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

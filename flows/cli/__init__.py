@@ -4,7 +4,7 @@ Each command imports what it needs when it runs: a word of help should not wait 
 and Ray.
 """
 
-from flows.cli import clusters, measures, runs, storage, stores
+from flows.cli import clusters, measures, operate, runs, storage, stores
 from flows.cli.app import app
 
-__all__ = ["app", "clusters", "measures", "runs", "storage", "stores"]
+__all__ = ["app", "clusters", "measures", "operate", "runs", "storage", "stores"]

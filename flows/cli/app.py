@@ -2,15 +2,17 @@
 
 Exit codes: 0 only when all of it worked, 1 where some checkpoints could not be analysed, where a
 store is damaged or where a storage does not answer, 2 where what was asked for cannot be done as it
-stands, 130 after an interruption.
+stands, 130 after an interruption, 143 after SIGTERM.
 """
 
 import os
+import signal
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from flows.server import use_standing_server
 from pipeline.errors import InputError
 
 # What these have to say in passing goes to the run's log (see the Prefect UI), not to the user.
@@ -21,11 +23,20 @@ _QUIET = {
 }
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever lent the machine wants it back, in a moment."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 class Commands(TyperGroup):
     """Turns what the user can put right into one sentence and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the module for what becomes of its errors."""
+        before = signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except InputError as error:
@@ -36,9 +47,14 @@ class Commands(TyperGroup):
         except OSError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
+        except Terminated:
+            typer.echo("terminated: what was computed is kept, run it again to go on", err=True)
+            raise typer.Exit(143) from None
         except KeyboardInterrupt:
             typer.echo("interrupted: what was computed is kept, run it again to go on", err=True)
             raise typer.Exit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -56,6 +72,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for a progra
 def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    use_standing_server()
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:

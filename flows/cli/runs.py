@@ -30,7 +30,7 @@ def demo() -> None:
         for sentence in sentences:
             typer.echo(f"  - {sentence}")
     typer.echo(f"\nReport: {shown.page}")
-    typer.echo("The runs in Prefect: `prefect server start`, then http://127.0.0.1:4200/runs")
+    typer.echo("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
     _exit_by(*shown.summaries.values())
 
 

@@ -16,17 +16,28 @@ import psutil
 import pytest
 import ray
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterTaskRunId,
+)
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+import flows.analyze
 from flows.analyze import run_analysis
-from flows.workers import Pool, connect
+from flows.dispatch import Pool
+from flows.workers import connect
+from tests.flows.held import holding_pool
 
 MakeAnalysis = Callable[..., Any]
 Comparable = Callable[[str], Any]
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+HELD_FROM = 2  # the checkpoints before this step are computed, the others wait
 
 pytestmark = pytest.mark.usefixtures("server")
 
@@ -45,14 +56,21 @@ def last_run() -> tuple[FlowRun, list[TaskRun]]:
         return run, client.read_task_runs(flow_run_filter=this, limit=200)
 
 
-def test_a_killed_worker_costs_what_it_had_in_hand_and_the_store_is_that_of_the_plain_loop(
+HANGS = 64
+
+
+@pytest.mark.timeout(600)  # on a busy machine a worker takes a minute to come back
+def test_a_killed_and_a_hung_worker_cost_what_they_had_in_hand_and_the_store_is_that_of_the_loop(
     make_analysis: MakeAnalysis,
     undisturbed: Any,
     comparable: Comparable,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    analysis = make_analysis()
+    analysis = make_analysis(workers={"count": 1, "timeout": 10})
     killed: list[int] = []
+    held = holding_pool(HELD_FROM, seconds=0.5, hangs=HANGS, hung=tmp_path / "hung")
+    monkeypatch.setattr(flows.analyze, "make_pool", held)
 
     def kill_one(done: int, total: int, what: str) -> None:
         if done == 2:
@@ -60,7 +78,7 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_the_store_is_that_of_the_
             os.kill(killed[0], signal.SIGKILL)
 
     summary = run_analysis(analysis, kill_one)
-    assert killed
+    assert killed and (tmp_path / "hung").exists()
     assert (sorted(summary.computed), summary.complete, summary.failed) == (STEPS, 0, {})
     assert comparable(analysis.store).identical(undisturbed)
     run, tasks = last_run()
@@ -68,7 +86,14 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_the_store_is_that_of_the_
     assert run.state.message == "10 checkpoints: 10 computed, 0 already complete"
     assert {task.name for task in tasks} >= {f"step {step}" for step in STEPS}
     assert all(task.state and task.state.is_completed() for task in tasks)
-    assert 1 <= sum(task.run_count > 1 for task in tasks) <= Pool.IN_FLIGHT
+    retried = {task.name for task in tasks if task.run_count > 1}
+    assert f"step {HANGS}" in retried
+    assert 2 <= len(retried) <= Pool.IN_FLIGHT + 1
+    assert {"ontogeny", "store"} <= set(run.tags)
+    assert run.name == "store: all steps"
+    assert artifacts_of(run) >= {"audit", "progress", "findings", "checkpoints", "report"}
+    (first,) = (task for task in tasks if task.name == "step 0")
+    assert any("step 0: token_loss in row" in line for line in log_of(first))
 
     calls: list[str] = []
     monkeypatch.setattr(Pool, "_call", lambda self, method, *_: calls.append(method))
@@ -76,21 +101,36 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_the_store_is_that_of_the_
     assert (again.complete, again.computed, again.failed, calls) == (10, [], {}, [])
 
 
+def artifacts_of(run: FlowRun) -> set[str | None]:
+    with get_client(sync_client=True) as client:
+        this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        return {artifact.key for artifact in client.read_artifacts(artifact_filter=this)}
+
+
+def log_of(task: TaskRun) -> list[str]:
+    """What was logged in a task, its worker's words included."""
+    with get_client(sync_client=True) as client:
+        this = LogFilter(task_run_id=LogFilterTaskRunId(any_=[task.id]))
+        return [log.message for log in client.read_logs(log_filter=this)]
+
+
 def workers() -> list[psutil.Process]:
     """The processes of our Ray that hold an actor."""
     processes = psutil.Process().children(recursive=True)
-    return [found for found in processes if found.name().startswith("ray::Worker")]
+    return [found for found in processes if found.name().startswith("ray::Speaking")]
 
 
 @contextmanager
 def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    """`ontogeny analyze` in a process group of its own on our Ray, with two checkpoints stored."""
+    """`ontogeny analyze` in a process group of its own, with two checkpoints stored and no more."""
     config = folder / "analysis.yaml"
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
     connect(analysis.workers)
     address = ray.get_runtime_context().gcs_address
+    held = ["-m", "tests.flows.held", str(HELD_FROM), "3600"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows", "analyze", str(config)],
+        [sys.executable, *held, "analyze", str(config)],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "RAY_ADDRESS": address, **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -98,9 +138,9 @@ def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[
     )
     enough = 2 * len(analysis.measures)
     while process.poll() is None and committed(analysis) < enough:
-        time.sleep(0.005)
+        time.sleep(0.1)
     yield process
-    assert enough <= committed(analysis) < len(STEPS) * len(analysis.measures)
+    assert committed(analysis) == enough
 
 
 def committed(analysis: Any) -> int:
@@ -108,18 +148,47 @@ def committed(analysis: Any) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def test_a_killed_flow_goes_on_where_it_was(
+def await_another_run(than: FlowRun) -> None:
+    """Until another run than this one waits for its first checkpoint."""
+    while True:
+        run, tasks = last_run()
+        states = {task.name: task.state for task in tasks}
+        state = states.get(f"step {HELD_FROM}")
+        if run.id != than.id and state and state.is_running():
+            return
+        time.sleep(0.2)
+
+
+def flow_states(database: Path) -> list[str]:
+    with sqlite3.connect(database) as records:
+        return [state for (state,) in records.execute("SELECT state_name FROM flow_run")]
+
+
+@pytest.mark.timeout(900)  # on a busy machine each process takes a minute to import and start
+def test_a_run_that_was_killed_and_then_terminated_goes_on_where_it_was(
     make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable, tmp_path: Path
 ) -> None:
     analysis = make_analysis(workers={"count": 1})
     with command_midway(analysis, tmp_path) as process:
         process.kill()
         process.communicate()
+    killed, _ = last_run()
+
+    with command_midway(analysis, tmp_path) as process:
+        await_another_run(killed)
+        process.terminate()  # as a scheduler does that wants the machine back
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert said.splitlines()[-1].startswith("terminated: what was computed is kept")
+    run, _ = last_run()
+    assert run.state and run.state.is_crashed()
+
     summary = run_analysis(analysis)
-    assert 0 < len(summary.computed) < len(STEPS)
+    assert (summary.complete, summary.computed) == (2, STEPS[2:])
     assert comparable(analysis.store).identical(undisturbed)
 
 
+@pytest.mark.timeout(900)  # on a busy machine each process takes a minute to import and start
 def test_an_interrupted_flow_says_so_also_to_its_embedded_server(
     make_analysis: MakeAnalysis, tmp_path: Path
 ) -> None:
@@ -127,9 +196,8 @@ def test_an_interrupted_flow_says_so_also_to_its_embedded_server(
     own = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "home")}
     with command_midway(analysis, tmp_path, **own) as process:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all of the group
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert said.splitlines()[-1].startswith("interrupted: what was computed is kept")
     assert "Traceback" not in said
-    with sqlite3.connect(tmp_path / "home" / "prefect.db") as records:
-        assert records.execute("SELECT state_name FROM flow_run").fetchall() == [("Crashed",)]
+    assert flow_states(tmp_path / "home" / "prefect.db") == ["Crashed"]

@@ -1,0 +1,61 @@
+"""Small charts in one line of text, for places that render nothing else."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from pipeline.query import open_run
+from pipeline.report.induction import strongest
+from pipeline.report.thinning import thinned
+from pipeline.report.wording import number
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 32
+
+
+class Line(NamedTuple):
+    """One quantity over the training run. chart: as wide as there are steps, 32 at most."""
+
+    name: str
+    chart: str
+    first: str
+    last: str
+
+
+def overview(store_uri: str) -> list[Line]:
+    """A line for every number of a checkpoint, and for the highest of any head's, in the store."""
+    return [line for name, node in open_run(store_uri).children.items() for line in _of(name, node)]
+
+
+def sparkline(series: xr.DataArray) -> str:
+    """`series` (dims: step) as bars from its lowest to its highest value; a gap where undefined.
+
+    Where there are more steps than fit, those evenly spaced in log(1 + step).
+    """
+    values = series.values[thinned(series["step"].values, _WIDTH)].astype(np.float64)
+    defined = np.isfinite(values)
+    if not defined.any():
+        return " " * len(values)
+    low, high = values[defined].min(), values[defined].max()
+    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return "".join(
+        _BARS[min(int(one * len(_BARS)), len(_BARS) - 1)] if ok else " "
+        for one, ok in zip(share, defined, strict=True)
+    )
+
+
+def _of(group: str, node: xr.DataTree) -> Iterator[Line]:
+    for name, values in node.data_vars.items():
+        if values.dtype.kind != "f" or not values.sizes.get("step"):
+            continue
+        if values.dims == ("step",):
+            yield _line(f"{group}/{name}", values)
+        elif set(values.dims) == {"step", "layer", "head"}:
+            yield _line(f"{group}/{name}, highest of any head", strongest(values))
+
+
+def _line(name: str, series: xr.DataArray) -> Line:
+    first, last = (number(float(series[i])) for i in (0, -1))
+    return Line(name, sparkline(series), first, last)

@@ -1,0 +1,128 @@
+"""What an operator configures: the standing server's notice, deployments, automations, names."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.server import serve_ui, use_standing_server
+from flows.showing import run_name
+from pipeline.config import Analysis
+from pipeline.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    return tmp_path
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+def notice(home: Path, process: int, port: int) -> None:
+    (home / "ontogeny-ui.json").write_text(json.dumps({"process": process, "port": port}))
+
+
+def test_a_run_reports_to_the_server_of_the_notice_if_it_stands(home: Path, listener: int) -> None:
+    notice(home, os.getpid(), listener)
+    use_standing_server()
+    assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{listener}/api"
+
+
+def test_a_notice_that_was_left_behind_is_ignored(home: Path, listener: int) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    notice(home, ended.pid, listener)
+    use_standing_server()
+    assert os.environ["PREFECT_API_URL"] == ""
+    notice(home, os.getpid(), 1)  # a process with this number lives, nothing listens there
+    use_standing_server()
+    assert os.environ["PREFECT_API_URL"] == ""
+    (home / "ontogeny-ui.json").write_text("{")
+    use_standing_server()
+    assert os.environ["PREFECT_API_URL"] == ""
+
+
+def test_what_is_configured_stands(
+    home: Path, listener: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notice(home, os.getpid(), listener)
+    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
+    use_standing_server()
+    assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
+
+
+def test_a_taken_port_is_refused(home: Path, listener: int) -> None:
+    with pytest.raises(InputError, match=f"port {listener} is taken.*--port"):
+        serve_ui(listener)
+    assert not (home / "ontogeny-ui.json").exists()
+
+
+def test_a_run_is_named_by_its_store_and_its_steps() -> None:
+    def named(**changes: Any) -> str:
+        content = {"checkpoints": "c", "store": "/a/pythia.zarr", "measures": ["weight_norm"]}
+        return run_name(Analysis.model_validate(content | changes))
+
+    assert named() == "pythia: all steps"
+    assert named(select={"every": 4}) == "pythia: every 4 checkpoints"
+    assert named(select={"log_spaced": 20}) == "pythia: 20 log-spaced steps"
+    assert named(select={"steps": [8, 512, 64]}) == "pythia: steps 8 to 512"
+    assert named(store="s3://bucket/runs/pythia/") == "pythia: all steps"
+
+
+def test_deployments_name_flows_that_take_their_parameters() -> None:
+    from prefect.cli.deploy._models import PrefectYamlModel
+    from prefect.flows import load_flow_from_entrypoint
+
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    deployments = {one.name: one for one in PrefectYamlModel.model_validate(content).deployments}
+    assert deployments.keys() == {"on-demand", "watch", "after-a-change", "nightly"}
+    for name, one in deployments.items():
+        assert one.entrypoint and one.work_pool and one.work_pool.name == "ontogeny"
+        flow = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
+        if name != "on-demand":
+            assert one.schedules
+            flow.validate_parameters(one.parameters)
+        # The form that the UI shows is made of the typed parameters.
+        assert set(flow.parameters.model_dump()["properties"]) >= set(one.parameters)
+    form = load_flow_from_entrypoint("flows.analyze.analyze").parameters.model_dump()
+    assert {"Analysis", "Workers", "TextInput"} <= form["definitions"].keys()
+
+
+def test_automations_are_such_as_the_server_takes() -> None:
+    from prefect.events.schemas.automations import AutomationCore
+
+    content = yaml.safe_load((ROOT / "examples" / "automations.yaml").read_text())
+    found = [AutomationCore.model_validate(one) for one in content["automations"]]
+    assert {expected for one in found for expected in one.trigger.expect} == {
+        "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "ontogeny.onset",
+    }  # fmt: skip
+
+
+def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.watching import watch_run
+
+    analysis = Analysis.model_validate({"checkpoints": "c", "store": "s", "measures": ["x"]})
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(InputError, match="ontogeny ui"),
+    ):
+        watch_run(analysis, 60)
