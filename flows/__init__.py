@@ -12,8 +12,6 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.5",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    # What the pipeline logs, here or in a worker, stands in the log of the task that it is about.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,py.warnings",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that restarts is waited for, in requests as in events.
     "PREFECT_CLIENT_MAX_RETRIES": "7",

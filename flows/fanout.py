@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dispatch import Pool
+from flows.overhearing import tell_prefect
 from flows.workers import may_pass
 from pipeline.plan import Cell, Plan
 from pipeline.worker import Outcome
@@ -58,6 +59,7 @@ def computed(
     """Each cell with its outcome, as they come. share: see `Pool.assign`."""
     if not planned.cells:
         return
+    tell_prefect()
     pool.assign(planned, share)
     futures: dict[PrefectFuture[Outcome], Cell] = {
         threads.submit(checkpoint, {"step": cell.checkpoint.step, "cell": cell, "pool": pool}): cell

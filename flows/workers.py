@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from flows.dispatch import LostError, Pool, StillWorkingError
-from flows.overhearing import overheard
+from flows.overhearing import overheard, say_again
 from pipeline.config import Workers
 from pipeline.errors import InputError
 from pipeline.plan import Job
@@ -93,8 +93,7 @@ class ActorWorker:
         except RayActorError as error:
             self.returning = self._sign_of_life()
             raise LostError from error
-        for record in said:
-            logging.getLogger(record.name).handle(record)
+        say_again(said)
         return answer
 
     def replace(self) -> None:
