@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-
 _NAMES = ("pipeline", "py.warnings")
 
 
