@@ -55,7 +55,7 @@ def cancel(folder: Path) -> dict[str, Any]:
         _await(lambda: _rows(analysis) >= 3)
         mine = _ray_processes()
         started = time.monotonic()
-        _prefect(server, "flow-run", "cancel", run)
+        _ask(server, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
         _await(lambda: not any(process.is_running() for process in mine))
         seconds = time.monotonic() - started
         _await(lambda: _state(server, run) in ("CANCELLED", "CRASHED", "FAILED"))
