@@ -133,4 +133,5 @@ def sweep(
     if as_json:
         typer.echo(table.to_json(orient="records", indent=1))
     else:
-        typer.echo(table.to_string(index=False, na_rep="-", float_format="{:.3g}".format))
+        shown = table.astype(object).where(table.notna(), "-")
+        typer.echo(shown.to_string(index=False, float_format="{:.3g}".format))

@@ -83,14 +83,13 @@ def _activation(name: str) -> str:
 
 def table(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the file's config says of the table and its split, as keys of a table input."""
-    if "frac_train" not in config:
-        return {}
-    said = {
-        "p": config.get("p"),
-        "operation": OPERATIONS.get(config.get("fn_name", "")),
-        "train_share": config.get("frac_train"),
-        "split_seed": config.get("seed"),
-    }
+    said = {"operation": OPERATIONS.get(config.get("fn_name", ""))}
+    if "frac_train" in config:  # without it `seed` may be that of another library's model
+        said |= {
+            "p": config.get("p"),
+            "train_share": config["frac_train"],
+            "split_seed": config.get("seed"),
+        }
     known = {key: value for key, value in said.items() if value is not None}
     # Their split is `random.seed(seed)` and a shuffle of all pairs in order.
     return known | ({"split_generator": "random"} if "split_seed" in known else {})

@@ -45,7 +45,7 @@ def scale_of(series: Sequence[xr.DataArray], log: bool = False) -> Scale:
 def step_axis(figure: go.Figure) -> None:
     """Declare that the x axis shows optimizer steps."""
     figure.update_layout(meta={"step_axis": True})
-    figure.update_xaxes(title_text="optimizer step")
+    figure.update_xaxes(title_text="optimizer step", tickformat=",d")
 
 
 def y_axis(figure: go.Figure, title: str, scale: Scale, name: str = "yaxis") -> None:

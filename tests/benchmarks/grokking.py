@@ -1,17 +1,18 @@
 """What all the measures of grokking cost, in plain forward passes.
 
-    python tests/benchmarks/grokking.py [--json] [--checkpoints 64] [--threads 1]
+    python tests/benchmarks/grokking.py [--json] [--checkpoints 64] [--threads 1] [--run FOLDER]
 
 p = 113, d_model 128, one layer. For each checkpoint, one after the other and with the same number
 of threads: the plain float64 pass over all 12,769 inputs (transformers with SDPA, logits only), and
 the analysis of the checkpoint (weights read from disk, one pass, every measure, rows committed).
-`share_of_plain_forward` is the median of the ratios. Half of the checkpoints have random weights,
-half have their neurons in clusters, whose ranks cost more.
+`share_of_plain_forward`: processor time for the analysis of all of them, with the reference pass
+over the last one, over that of as many plain passes. Half of the checkpoints have random weights,
+half have their neurons in clusters, whose ranks cost more; with --run they are those of a trained
+run, evenly spread in log(1 + step).
 """
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import torch
 
 from pipeline.config import Analysis
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, OrganismLayer
-from pipeline.plan import Plan, Prepared, plan, prepare
+from pipeline.plan import Prepared, plan, prepare
 from pipeline.survey import survey
 from pipeline.worker import Worker
 
@@ -73,14 +74,20 @@ def _cluster(model: OrganismForCausalLM) -> None:
     layer.mlp.up_proj.weight.copy_(reading)
 
 
-def prepared(folder: Path, count: int, threads: int) -> Prepared:
-    """A run of `count` checkpoints on disk, and its analysis."""
+def made_run(folder: Path, count: int) -> str:
+    """A run of `count` checkpoints on disk."""
     for step in range(count):
-        organism(step, clustered=2 * step >= count).save_pretrained(folder / "run" / f"step-{step}")
+        organism(step, clustered=2 * step >= count).save_pretrained(folder / f"step-{step}")
+    return str(folder)
+
+
+def prepared(run: str, store: Path, count: int, threads: int) -> Prepared:
+    """The analysis of `count` checkpoints of a run."""
     analysis = Analysis.model_validate(
         {
-            "checkpoints": str(folder / "run"),
-            "store": str(folder / "store.zarr"),
+            "checkpoints": run,
+            "store": str(store),
+            "select": {"log_spaced": count},
             "inputs": {"table": TABLE},
             "measures": list(MEASURES),
             "workers": {"threads": threads},
@@ -89,18 +96,25 @@ def prepared(folder: Path, count: int, threads: int) -> Prepared:
     return prepare(analysis, survey(analysis))
 
 
-def ratios(worker: Worker, planned: Plan) -> list[float]:
-    """Processor time of the analysis over that of the plain pass, checkpoint by checkpoint."""
+def share(run: Prepared) -> float:
+    """What the analysis takes of the plain passes' processor time; the two take turns."""
+    worker, references = Worker(run.job), {}
+    spent = seconds(lambda: references.update(worker.references(run.checkpoints[-1])))
+    planned, plain = plan(run, references), 0.0
+    for cell in planned.cells:
+        plain += plain_pass(cell.checkpoint.step)
+        spent += seconds(lambda cell=cell: worker.compute(cell, planned))
+    return spent / plain
+
+
+def plain_pass(seed: int) -> float:
+    """Processor time of one plain pass over the table, after a short one to warm up."""
     tokens = torch.cartesian_prod(torch.arange(P), torch.arange(P))
     tokens = torch.cat([tokens, torch.full((P * P, 1), P)], dim=1)
-    found = []
-    for cell in planned.cells:
-        model = organism(cell.checkpoint.step, clustered=False).double()
-        with torch.inference_mode():
-            model(tokens[:P])
-            plain = seconds(lambda model=model: model(tokens))
-        found.append(seconds(lambda cell=cell: worker.compute(cell, planned)) / plain)
-    return found
+    model = organism(seed, clustered=False).double()
+    with torch.inference_mode():
+        model(tokens[:P])
+        return seconds(lambda: model(tokens))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -116,17 +130,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--checkpoints", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--run", help="a folder of checkpoints at p = 113")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        run = prepared(Path(folder), given.checkpoints, given.threads)
-        worker = Worker(run.job)
-        planned = plan(run, worker.references(run.checkpoints[-1]))
-        share = statistics.median(ratios(worker, planned))
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        run = given.run or made_run(folder / "run", given.checkpoints)
+        found = share(prepared(run, folder / "store.zarr", given.checkpoints, given.threads))
     if given.json:
-        print(json.dumps({"share_of_plain_forward": round(share, 4)}))
+        print(json.dumps({"share_of_plain_forward": round(found, 4)}))
     else:
-        print(f"{given.checkpoints} checkpoints: {share:.2f} of a plain forward pass each")
+        print(f"{given.checkpoints} checkpoints: {found:.2f} of a plain forward pass each")
 
 
 if __name__ == "__main__":

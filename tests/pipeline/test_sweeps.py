@@ -1,13 +1,18 @@
 """A sweep trained, analysed and tabled for real, small enough to take seconds."""
 
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
 from pipeline import analyze
 from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
+from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.sweeps import analyses_of, grokking_table, stores_in
 from pipeline.training import train
@@ -71,3 +76,24 @@ def test_the_table_has_the_differing_settings_and_the_steps(collection: list[Ana
             assert row["restricted_then"] == pytest.approx(then)
     assert table["memorised"].count() > 0
     assert str(table["restricted_then"].dtype) == "float64"
+
+
+def test_the_command_prints_the_table(collection: list[Analysis]):
+    folder = str(Path(collection[0].store).parent)
+    printed = CliRunner().invoke(app, ["sweep", folder, "--json"])
+    assert printed.exit_code == 0
+    expected = grokking_table(stores_in(folder))
+    found = pd.DataFrame(json.loads(printed.stdout)).astype(expected.dtypes)
+    pd.testing.assert_frame_equal(found, expected)
+    for_people = CliRunner().invoke(app, ["sweep", collection[0].store]).stdout
+    assert Path(collection[0].store).stem in for_people and "restricted_then" in for_people
+    assert "NA" not in for_people
+
+
+def test_a_store_without_the_losses_is_refused(collection: list[Analysis], tmp_path: Path):
+    other = collection[0].model_copy(
+        update={"measures": {"weight_norm": {}}, "store": str(tmp_path / "norms.zarr")}
+    )
+    analyze(other)
+    with pytest.raises(InputError, match="norms: holds no rows of the measure 'modular_addition'"):
+        grokking_table([other.store])

@@ -161,6 +161,14 @@ def test_the_authors_config_gives_the_table_and_their_split(tmp_path: Path):
     assert made.attributes["split_generator"] == "random"
 
 
+def test_a_config_without_a_share_tells_the_operation_alone(tmp_path: Path):
+    config = {"fn_name": "subtract", "seed": 999}
+    torch.save({"config": config, "model": authors(0)}, tmp_path / "5.pth")
+    run = str(ordinary_run(str(tmp_path)))
+    with pytest.raises(InputError, match="'table': train_share, split_seed not given"):
+        make_input("table", TableInput(), run, facts_of(f"{run}/step-5"))
+
+
 def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path):
     torch.save({"model": authors(0), "epoch": 5}, tmp_path / "5.pth")
     run = str(ordinary_run(str(tmp_path)))
