@@ -16,10 +16,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
@@ -207,6 +209,21 @@ class Ceph:
         except (ProcessLookupError, ChildProcessError):
             pass
         note.unlink()
+
+
+@contextmanager
+def running() -> Iterator[Ceph]:
+    """A server in a folder that is thrown away; the environment names it meanwhile."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        server = Ceph(f"{folder}/ceph", free_port())
+        os.environ.update(server.start())
+        try:
+            yield server
+        finally:
+            server.stop()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def free_port() -> int:

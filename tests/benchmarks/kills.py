@@ -24,13 +24,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
 
 import fsspec
 
-from infra.s3.ceph import Ceph, free_port
+from infra.s3.ceph import Ceph, running
 from pipeline.aggregate.trajectories import publish
 from pipeline.fingerprint import fingerprint
 from pipeline.lease import owned
@@ -122,6 +121,7 @@ class Killer:
     dice: random.Random
     counts: Counts
     notes: Path
+    longest: float
     gateway: Ceph | None = None
 
     def disturb(self, uri: str) -> None:
@@ -152,7 +152,7 @@ class Killer:
         process = dying.process_of(coordinate, uri, steps, edition, str(self.notes))
         process.start()
         while self.counts.kills < self.budget:
-            process.join(self.dice.uniform(0, LONGEST))
+            process.join(self.dice.uniform(0, self.longest))
             if not process.is_alive():
                 break
             if self._kill_someone():
@@ -189,7 +189,13 @@ class Killer:
         self.counts.rows_wrong += len(synthetic.wrong_rows(shown, TEMPLATES, 0, until))
 
 
-def run(kills: int, seed: int, places: list[str], gateway: Ceph | None = None) -> Counts:
+def run(
+    kills: int,
+    seed: int,
+    places: list[str],
+    gateway: Ceph | None = None,
+    longest: float = LONGEST,
+) -> Counts:
     """Kill so many times, in runs below each of `places` (a folder, or s3://bucket) in turn."""
     counts, dice = Counts(), random.Random(seed)
     for number, place in enumerate(places):
@@ -198,25 +204,11 @@ def run(kills: int, seed: int, places: list[str], gateway: Ceph | None = None) -
         while counts.kills < budget:
             with tempfile.TemporaryDirectory() as notes:
                 served = gateway if place.startswith("s3://") else None
-                killer = Killer(budget, dice, counts, Path(notes), served)
+                killer = Killer(budget, dice, counts, Path(notes), longest, served)
                 killer.disturb(f"{place}/{runs}.zarr")
             runs += 1
             print(f"{time.strftime('%H:%M:%S')} {place}: {counts}", file=sys.stderr)
     return counts
-
-
-@contextmanager
-def server() -> Iterator[Ceph]:
-    """Ceph with an empty bucket `kills`, which the environment names."""
-    with tempfile.TemporaryDirectory() as folder:
-        ceph = Ceph(f"{folder}/ceph", free_port())
-        os.environ.update(ceph.start())
-        try:
-            filesystem: Any = fsspec.filesystem("s3")
-            filesystem.mkdir("kills")
-            yield ceph
-        finally:
-            ceph.stop()
 
 
 def main() -> None:
@@ -231,7 +223,8 @@ def main() -> None:
         if given.on != "s3":
             places.append(stack.enter_context(tempfile.TemporaryDirectory()))
         if given.on != "disk":
-            gateway = stack.enter_context(server())
+            gateway = stack.enter_context(running())
+            fsspec.filesystem("s3").mkdir("kills")
             places.append("s3://kills")
         counts = run(given.kills, given.seed, places, gateway)
     if given.json:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
-from infra.s3.ceph import PROGRAMS, Ceph, free_port
+from flows.cli import app
+from infra.s3.ceph import PROGRAMS, Ceph, running
 from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.lease import owned
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.verify import verify
+from tests.benchmarks import kills
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores
 
@@ -30,17 +33,11 @@ TEMPLATES = [scores(), losses()]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    ceph = Ceph(tmp_path_factory.mktemp("s3") / "ceph", free_port())
-    keys = ceph.start()
-    before = dict(os.environ)
-    os.environ.update(keys)
-    fsspec.filesystem("s3").clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("stores")
-    yield ceph
-    os.environ.clear()
-    os.environ.update(before)
-    ceph.stop()
+def server() -> Iterator[Ceph]:
+    with running() as ceph:
+        fsspec.filesystem("s3").clear_instance_cache()
+        fsspec.filesystem("s3").mkdir("stores")
+        yield ceph
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +93,12 @@ def test_a_gateway_that_is_killed_is_waited_for(server: Ceph):
     assert open_run(store)["scores"].sizes["step"] == 5
 
 
+def test_ten_kills_on_disk_and_here_harm_nothing(server: Ceph, tmp_path: Path):
+    counts = kills.run(10, 0, [str(tmp_path), "s3://stores/kills"], server, longest=1.0)
+    assert counts.kills == 10 and counts.harmless
+    assert counts.rows_committed >= 2 * len(kills.TEMPLATES) * 40
+
+
 def test_the_store_has_one_owner(store: Store):
     with owned(store), pytest.raises(InputError, match="another analysis owns"), owned(store):
         pass
@@ -107,6 +110,9 @@ def test_a_wrong_secret_is_one_sentence(store: Store, monkeypatch):
     with pytest.raises(InputError, match=r"s3://stores/run.zarr: access is denied") as refused:
         open_run(store)
     assert "wrong" not in str(refused.value)
+    command = CliRunner().invoke(app, ["query", URI, "scores/induction"])
+    assert (command.exit_code, command.stdout) == (2, "")
+    assert "s3://stores/run.zarr: access is denied" in command.stderr
     monkeypatch.undo()
     fsspec.filesystem("s3").clear_instance_cache()
 
@@ -129,3 +135,7 @@ def test_a_bucket_that_may_only_be_read_is_one_sentence(server: Ceph):
         synthetic.run(uri, [scores()], range(3))
     with pytest.raises(InputError, match="access is denied"), owned(store):
         pass
+    assert CliRunner().invoke(app, ["query", uri, "scores/count"]).exit_code == 0
+    command = CliRunner().invoke(app, ["store", "trajectories", uri])
+    assert (command.exit_code, command.stdout) == (2, "")
+    assert "s3://readonly/run.zarr: access is denied" in command.stderr

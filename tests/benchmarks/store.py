@@ -1,0 +1,140 @@
+"""What the store costs: opening it, the ten questions of docs/queries.md, and requests to S3.
+
+    python tests/benchmarks/store.py [--json]         a store of 600 checkpoints on disk
+    python tests/benchmarks/store.py --s3 [--json]    200 checkpoints on S3 (Ceph, infra/s3/ceph.py)
+
+Disk: 24 layers x 16 heads and losses of 256 sequences x 512 positions, with trajectories of the
+losses. Seconds are of processor time, of opening the store and of each one-line answer in Python
+(its numbers in memory), in one process of its own whose largest size is peak_mb; imports are not
+counted. S3: requests are counted from the server's own log; the crowd is of 8 processes that write
+200 checkpoints each, rows_lost what they reported and the store does not have.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
+
+import fsspec
+import numpy as np
+
+from infra.s3.ceph import Ceph, running
+from pipeline.aggregate.trajectories import publish
+from pipeline.query import open_run
+from pipeline.store import Store
+from tests.pipeline.store import dying, questions, synthetic
+
+SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
+
+
+def on_disk(folder: str, steps: int) -> dict[str, Any]:
+    made = questions.templates(**SHAPE)
+    for name, count in (("run", steps), ("other", steps // 10)):
+        store = questions.fill(f"{folder}/{name}.zarr", made, range(0, 1000 * count, 1000))
+        publish(store, large=name == "run")
+    answered = subprocess.run(
+        [sys.executable, __file__, "--answer"], cwd=folder, stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(answered.stdout)
+
+
+def answer() -> dict[str, Any]:
+    """Open the stores of this folder and answer the ten questions."""
+    opening = seconds(lambda: open_run("run.zarr"))
+    taken = {q.title: seconds(lambda q=q: answered(q.python)) for q in questions.questions()}
+    return {
+        "open_seconds": opening,
+        "slowest_question_seconds": max(taken.values()),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "seconds_by_question": taken,
+    }
+
+
+def answered(expression: str) -> np.ndarray:
+    """The numbers of an answer, from a store that was opened for it."""
+    return np.asarray(eval(expression, questions.preamble()).values)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.process_time()
+    work()
+    return round(time.process_time() - began, 3)
+
+
+def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
+    fsspec.filesystem("s3").mkdir("measured")
+    made = questions.templates(**SHAPE)
+    store = questions.fill("s3://measured/run.zarr", made, range(steps))
+
+    def requests(work: Callable[[], Any]) -> int:
+        before = len(server.requests())
+        work()
+        return len(server.requests()) - before
+
+    over = [_over_arrays(store, template, requests) for template in made]
+    publish(store, large=True)
+    opened: dict[str, Any] = {}
+    opening = requests(lambda: opened.update(run=open_run(store)))
+    heads, losses = opened["run"]["head_scores"], opened["run"]["token_loss"]
+    return {
+        "requests_open": opening,
+        "requests_head_trajectory": requests(heads.induction.sel(layer=1, head=3).load),
+        "requests_token_over_training": requests(losses.loss.sel(sequence=3, position=100).load),
+        "requests_one_checkpoint": requests(losses.loss.sel(step=8).load),
+        "requests_write_checkpoint_over_arrays": max(over),
+        **crowd(processes=8, steps=steps),
+    }
+
+
+def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> int:
+    """Requests for a further checkpoint of one measure, beyond one for each of its arrays."""
+    (row,) = questions.reserve(store, template, [10**6])
+    numbers = questions.values(template, np.random.default_rng(0))
+    arrays = len(numbers) + len(row.arrays())
+    return requests(lambda: store.write(template.group, row, numbers)) - arrays
+
+
+def crowd(processes: int, steps: int) -> dict[str, int]:
+    """Several processes at once, each writing so many checkpoints into one store."""
+    store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
+    rows = list(store.reserve("scores", synthetic.scores().class_, processes * steps))
+    shares = [rows[i::processes] for i in range(processes)]
+    dying.side_by_side(dying.write_rows, [(store.uri, share, share) for share in shares])
+    shown = open_run(store)
+    wrong = synthetic.wrong_rows(shown, [synthetic.scores()])
+    lost = set(rows) - set(shown["scores"]["step"].values.tolist())
+    return {"rows_written": len(rows), "rows_lost": len(lost), "rows_wrong": len(wrong)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the store costs, on disk or on S3.")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--steps", type=int, help="checkpoints: 600 on disk, 200 on S3")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.answer:
+        measured = answer()
+    elif given.s3:
+        with running() as server:
+            measured = on_s3(server, given.steps or 200)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = on_disk(folder, given.steps or 600)
+    if given.json or given.answer:
+        print(json.dumps(measured))
+        return
+    for key, value in measured.items():
+        print(f"{key}: {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`ontogeny store …`, and what the command says of a store that was harmed: never exit code 0."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from pipeline.store import Store
+from tests.flows.test_cli import answer, ontogeny, refused
+from tests.pipeline.store import synthetic
+from tests.pipeline.store.synthetic import losses, scores
+
+QUERY = ("losses/loss", "--step", "1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return synthetic.run(tmp_path / "run.zarr", [scores(), losses()], range(3))
+
+
+def chunk(store: Store) -> Path:
+    """The losses of step 1, which are in row 1."""
+    return next(p for p in Path(store.uri).glob("rows/losses/*/loss/c/1/**/*") if p.is_file())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def failed(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    return result.stderr
+
+
+HARM = {"a flipped bit": (flip, "is damaged"), "a deleted chunk": (Path.unlink, "is gone")}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_harm_is_told_by_query_and_verify_and_repaired(harm: str, store: Store) -> None:
+    do, says = HARM[harm]
+    assert ontogeny("store", "verify", store.uri).exit_code == 0
+    do(chunk(store))
+    sentence = refused("query", store.uri, *QUERY)
+    assert says in sentence and "ontogeny store verify" in sentence
+    told = failed(ontogeny("store", "verify", store.uri))
+    assert "losses at step 1 (row 1): loss cannot be read" in told
+    found = ontogeny("store", "verify", store.uri, "--repair", "--json")
+    assert "run the analysis again" in failed(found)
+    assert json.loads(found.stdout)["repaired"]
+    synthetic.run(store.uri, [scores(), losses()], range(3))
+    assert answer("store", "verify", store.uri, "--json")["faults"] == []
+    assert ontogeny("query", store.uri, *QUERY).exit_code == 0
+
+
+def test_what_was_recomputed_is_reclaimed(store: Store) -> None:
+    synthetic.run(store.uri, [scores(), losses()], range(3), edition=1)
+    kept = answer("store", "gc", store.uri, "--json")
+    assert kept["rows"] == 0, "they are younger than a day"
+    would = answer("store", "gc", store.uri, "--older-than", "0", "--dry-run", "--json")
+    assert would["rows"] == 6 and len(store.commits()) == 12
+    assert answer("store", "gc", store.uri, "--older-than", "0", "--json") == would
+    assert len(store.commits()) == 6
+
+
+def test_losses_are_rewritten_where_asked(store: Store) -> None:
+    small = ontogeny("store", "trajectories", store.uri).stdout.splitlines()
+    assert small[0] == "losses: digest, mean, tokens_seen, uri"
+    all_of_it = ontogeny("store", "trajectories", store.uri, "--losses").stdout.splitlines()
+    assert all_of_it[0] == "losses: digest, loss, mean, tokens_seen, uri"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence(
+    small_disk: Path, make_analysis: Callable[..., Any], tmp_path: Path
+) -> None:
+    store = small_disk / "run.zarr"
+    config = tmp_path / "analysis.yaml"
+    analysis = make_analysis(measures=["token_loss"], store=str(store))
+    parameters = {"token_loss": {"early_token": 4, "late_token": 30}}
+    config.write_text(json.dumps(analysis.model_dump(mode="json") | {"measures": parameters}))
+    full = ontogeny("analyze", config, "--serial")
+    assert full.exit_code == 2, full.output
+    assert full.stderr.splitlines()[-1] == (
+        f"{store}: the disk is full: free some space; what was committed is safe"
+    )
+    assert ontogeny("store", "verify", store).exit_code == 0
