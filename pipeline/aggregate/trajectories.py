@@ -31,9 +31,10 @@ from pipeline.store import Store
 FOLDER = "trajectories"
 POINTER = f"{FOLDER}/current.json"
 
-# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read; a
-# shard is one object; a slab is what is held in memory at a time.
-_CHUNK, _SHARD, _SLAB = 2**14, 2**24, 2**25
+# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read, and
+# costs about as much time itself as its numbers; a shard is one object; a slab is what is held in
+# memory at a time.
+_CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one chunk
 
 

@@ -43,7 +43,8 @@ from tests.pipeline.store.synthetic import IDENTITY, losses, scores, weights_of
 
 TEMPLATES = [scores(), losses()]
 dying.CONTEXT.set_forkserver_preload(["pipeline.verify", "s3fs"])  # their imports take a second
-PHASES = [(range(20), 0), (range(40), 1)]  # steps and edition of the weights
+PHASES = ((range(20), 0), (range(40), 1))  # steps and edition of the weights
+Phases = tuple[tuple[range, int], ...]
 WORKERS = 3
 LONGEST = 3.0  # seconds between two kills
 
@@ -122,12 +123,13 @@ class Killer:
     counts: Counts
     notes: Path
     longest: float
+    phases: Phases
     gateway: Ceph | None = None
 
     def disturb(self, uri: str) -> None:
         """One run from nothing to its end, and the checks of what it left."""
         seen: set[Commit] = set()
-        for steps, edition in PHASES:
+        for steps, edition in self.phases:
             while not self._completed(uri, steps, edition, seen):
                 pass
         store = Store(uri)
@@ -135,7 +137,7 @@ class Killer:
         self.counts.rows_committed += len(seen)
         self.counts.rows_wrong += len(verify(store).faults)
         reclaim(store, older_than=0)
-        steps, edition = PHASES[-1]
+        steps, edition = self.phases[-1]
         shown = open_run(store)
         self.counts.rows_wrong += len(synthetic.wrong_rows(shown, TEMPLATES, edition))
         with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +187,7 @@ class Killer:
         self.counts.rows_lost += len(seen - there)
         seen |= there
         shown = open_run(store)
-        until = PHASES[-1][1]
+        until = self.phases[-1][1]
         self.counts.rows_wrong += len(synthetic.wrong_rows(shown, TEMPLATES, 0, until))
 
 
@@ -195,6 +197,7 @@ def run(
     places: list[str],
     gateway: Ceph | None = None,
     longest: float = LONGEST,
+    phases: Phases = PHASES,
 ) -> Counts:
     """Kill so many times, in runs below each of `places` (a folder, or s3://bucket) in turn."""
     counts, dice = Counts(), random.Random(seed)
@@ -204,7 +207,7 @@ def run(
         while counts.kills < budget:
             with tempfile.TemporaryDirectory() as notes:
                 served = gateway if place.startswith("s3://") else None
-                killer = Killer(budget, dice, counts, Path(notes), longest, served)
+                killer = Killer(budget, dice, counts, Path(notes), longest, phases, served)
                 killer.disturb(f"{place}/{runs}.zarr")
             runs += 1
             print(f"{time.strftime('%H:%M:%S')} {place}: {counts}", file=sys.stderr)

@@ -169,8 +169,8 @@ def test_large_arrays_are_copied_slab_by_slab(store: Store, monkeypatch):
     ("shape", "chunk", "shard"),
     [
         ((200,), (200,), (200,)),
-        ((600, 24, 16), (600, 1, 16), (600, 24, 16)),
-        ((600, 256, 511), (600, 1, 16), (600, 32, 512)),
+        ((600, 24, 16), (600, 8, 16), (600, 24, 16)),
+        ((600, 256, 511), (600, 1, 128), (600, 32, 512)),
         ((3000, 2, 2), (1024, 2, 2), (1024, 2, 2)),
     ],
 )
@@ -181,7 +181,8 @@ def test_one_trajectory_is_a_chunk_and_many_are_a_shard(shape, chunk, shard):
     assert tuple(-(-s // c) * c for s, c in zip(block, found, strict=True)) == shard
 
 
-def test_each_head_is_one_chunk_of_a_shard(tmp_path: Path):
+def test_few_heads_are_one_chunk_of_a_shard(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(trajectories, "_CHUNK", 2**14)
     store = synthetic.run(tmp_path / "wide.zarr", [scores(layers=24, heads=16)], range(60))
     folder = publish(store)["scores"].folder
     array = zarr.open_array(f"{store.uri}/trajectories/{folder}/induction", mode="r")
