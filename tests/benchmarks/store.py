@@ -28,7 +28,7 @@ import numpy as np
 
 from infra.s3.ceph import Ceph, running
 from pipeline.aggregate.trajectories import publish
-from pipeline.query import open_run
+from pipeline.query import open_run, to_frame
 from pipeline.store import Store
 from tests.pipeline.store import dying, questions, synthetic
 
@@ -84,11 +84,13 @@ def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
     opened: dict[str, Any] = {}
     opening = requests(lambda: opened.update(run=open_run(store)))
     heads, losses = opened["run"]["head_scores"], opened["run"]["token_loss"]
+    one_head = heads.induction.sel(layer=1, head=3)
+    one_token = losses.loss.sel(sequence=3, position=100)
     return {
         "requests_open": opening,
-        "requests_head_trajectory": requests(heads.induction.sel(layer=1, head=3).load),
-        "requests_token_over_training": requests(losses.loss.sel(sequence=3, position=100).load),
-        "requests_one_checkpoint": requests(losses.loss.sel(step=8).load),
+        "requests_head_trajectory": requests(lambda: to_frame(one_head)),
+        "requests_token_over_training": requests(lambda: to_frame(one_token)),
+        "requests_one_checkpoint": requests(lambda: losses.loss.sel(step=8).values),
         "requests_write_checkpoint_over_arrays": max(over),
         **crowd(processes=8, steps=steps),
     }
@@ -96,9 +98,10 @@ def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
 
 def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> int:
     """Requests for a further checkpoint of one measure, beyond one for each of its arrays."""
-    (row,) = questions.reserve(store, template, [10**6])
+    first, row = questions.reserve(store, template, [10**6, 2 * 10**6])
     numbers = questions.values(template, np.random.default_rng(0))
     arrays = len(numbers) + len(row.arrays())
+    store.write(template.group, first, numbers)  # a worker opens the arrays once
     return requests(lambda: store.write(template.group, row, numbers)) - arrays
 
 
