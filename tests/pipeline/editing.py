@@ -19,10 +19,10 @@ def projections(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], None]]) -> Iterator[None]:
+def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], object]]) -> Iterator[None]:
     """Let each edit change a layer's outputs [sequence, position, head, d_value] in place."""
 
-    def hook(edit: Callable[[Tensor], None]) -> Callable:
+    def hook(edit: Callable[[Tensor], object]) -> Callable:
         def change(_: nn.Module, args: tuple) -> tuple:
             z = args[0].clone()
             edit(z.unflatten(-1, (model.config.num_attention_heads, -1)))

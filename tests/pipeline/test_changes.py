@@ -79,7 +79,7 @@ def test_changed_heads_are_what_the_model_computes_on_with(name: str) -> None:
         clean, elsewhere = outputs(model, IDS["x"]), outputs(model, IDS["y"])
         mean = clean[2][:, :, 1].mean(dim=(0, 1))
 
-        def to(head: int, value: Tensor) -> Callable[[Tensor], None]:
+        def to(head: int, value: Tensor) -> Callable[[Tensor], object]:
             return lambda z: z[:, :, head].copy_(value)
 
         zero = torch.zeros(())
@@ -113,7 +113,7 @@ def patterns(model: PreTrainedModel, kept: list[Tensor], replay: bool) -> Iterat
         return (p @ repeat_kv(value, groups)).transpose(1, 2).contiguous(), None
 
     AttentionInterface.register("kept_patterns", attend)
-    before = model.config._attn_implementation
+    before = model.config._attn_implementation or "eager"
     model.set_attn_implementation("kept_patterns")
     yield
     model.set_attn_implementation(before)
