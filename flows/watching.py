@@ -26,7 +26,7 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
     analyze.serve(
         name=f"watch {name}",
         interval=timedelta(seconds=seconds),
-        parameters={"analysis": analysis.model_dump(mode="json", exclude_defaults=True)},
+        parameters={"analysis": analysis.model_dump(mode="json", exclude_unset=True)},
         tags=["ontogeny", "watch", name],
         global_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
