@@ -24,10 +24,10 @@ from flows.server import reach_server
 from flows.workers import hire
 from pipeline.aggregate.trajectories import publish
 from pipeline.config import Analysis
-from pipeline.lease import Lease, owned
 from pipeline.main import Summary, reference_pass, settle
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Prepared, plan, prepare, stored_references
+from pipeline.store.lease import Lease, owned
 from pipeline.survey import Survey, survey
 from pipeline.worker import Outcome
 

@@ -7,8 +7,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from pipeline.store import Store
-from pipeline.verify import Verified
-from pipeline.verify import verify as verify_store
+from pipeline.store.verify import Verified
+from pipeline.store.verify import verify as verify_store
 
 
 @flow(name="verify", persist_result=False)

@@ -12,11 +12,11 @@ from pipeline.checkpoints.contents import weight_parts
 from pipeline.checkpoints.places import place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis
+from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, torch_dtype
 from pipeline.plan import Group, Prepared, examine
-from pipeline.record import Pass, merge
 from pipeline.survey import survey
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does

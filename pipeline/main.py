@@ -8,9 +8,9 @@ from pipeline.aggregate.trajectories import publish
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
-from pipeline.lease import Lease, owned
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
+from pipeline.store.lease import Lease, owned
 from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
 

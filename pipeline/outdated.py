@@ -1,7 +1,7 @@
 """What is of another making than the rows that readers see."""
 
-from pipeline.markers import latest
 from pipeline.plan import Group, Prepared, fingerprint_parts
+from pipeline.store.markers import latest
 
 
 def outdated(prepared: Prepared) -> dict[str, str]:

@@ -14,16 +14,16 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, Selection, validated
+from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
-from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
-from pipeline.forward import ENGINE_VERSION
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
-from pipeline.layout import Template
-from pipeline.markers import Commit, latest
 from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
+from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.layout import Template
+from pipeline.store.markers import Commit, latest
 from pipeline.survey import Survey
 
 

@@ -18,11 +18,11 @@ from xarray.core import indexing
 from pipeline.aggregate.trajectories import FOLDER as TRAJECTORIES
 from pipeline.aggregate.trajectories import Published, blocks, published
 from pipeline.errors import InputError, suggestion
-from pipeline.layout import DESCRIBED, ROW_ARRAYS
-from pipeline.lazy import Form, StoredArray, described
-from pipeline.markers import Commit, shown
-from pipeline.rows import ROWS
 from pipeline.store import Store
+from pipeline.store.layout import DESCRIBED, ROW_ARRAYS
+from pipeline.store.lazy import Form, StoredArray, described
+from pipeline.store.markers import Commit, shown
+from pipeline.store.rows import ROWS
 from pipeline.tables import Asked, answer, in_chunks, to_frame, write
 
 __all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import InputError, suggestion
-from pipeline.layout import ROW_ARRAYS
 from pipeline.schema import DIMENSIONS
+from pipeline.store.layout import ROW_ARRAYS
 
 Format = Literal["table", "csv", "json", "parquet"]
 FORMATS = ("table", "csv", "json", "parquet")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.changes import run_changed
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.engine.changes import run_changed
+from pipeline.engine.forward import batch_bytes, run
+from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError
-from pipeline.fingerprint import fingerprint
-from pipeline.forward import batch_bytes, run
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.plan import (
@@ -27,8 +27,8 @@ from pipeline.plan import (
     reference_key,
     setting_of,
 )
-from pipeline.record import Record, merge
-from pipeline.rows import Row
+from pipeline.store.fingerprint import fingerprint
+from pipeline.store.rows import Row
 
 # Trying again may help with these; anything else that a measure raises would be raised again.
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)

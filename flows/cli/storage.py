@@ -25,7 +25,7 @@ def verify(
     Exit code 1 where something is damaged, repaired or not.
     """
     from pipeline.store import Store
-    from pipeline.verify import verify
+    from pipeline.store.verify import verify
 
     found = verify(Store(uri), repair)
     faults = [{"where": fault.where, "what": fault.what} for fault in found.faults]
@@ -53,8 +53,8 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove what no reader sees: recomputed and unfinished rows, and rows of other parameters."""
-    from pipeline.reclaim import reclaim
     from pipeline.store import Store
+    from pipeline.store.reclaim import reclaim
 
     done = reclaim(Store(uri), older_than * 3600, keep_classes, dry_run)
     if as_json:
@@ -77,8 +77,8 @@ def trajectories(
 ) -> None:
     """Rewrite the numbers contiguous along the steps; an analysis does so for the small ones."""
     from pipeline.aggregate.trajectories import publish
-    from pipeline.lease import owned
     from pipeline.store import Store
+    from pipeline.store.lease import owned
 
     with owned(Store(uri)):
         written = publish(Store(uri), losses)

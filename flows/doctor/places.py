@@ -12,7 +12,7 @@ from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.config import Analysis
 from pipeline.errors import InputError
-from pipeline.objects import Objects
+from pipeline.store.objects import Objects
 
 _FREE_BYTES = 2 * 2**30
 _FREE_SHARE = 0.05  # below it Ray stores no more objects

@@ -21,12 +21,12 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from pipeline.fingerprint import canonical_json, digest_of
-from pipeline.layout import DESCRIBED, ROW_ARRAYS, consolidate
-from pipeline.lazy import Complete, described
-from pipeline.markers import Commit, shown
-from pipeline.objects import access
 from pipeline.store import Store
+from pipeline.store.fingerprint import canonical_json, digest_of
+from pipeline.store.layout import DESCRIBED, ROW_ARRAYS, consolidate
+from pipeline.store.lazy import Complete, described
+from pipeline.store.markers import Commit, shown
+from pipeline.store.objects import access
 
 FOLDER = "trajectories"
 POINTER = f"{FOLDER}/current.json"

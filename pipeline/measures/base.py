@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, ModelWeights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 Reference = Mapping[str, Any]

@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.record import Lag, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input, undefined
 from pipeline.measures.head_scores import BlockLayout
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout
-from pipeline.record import Lag, Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -8,13 +8,13 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"

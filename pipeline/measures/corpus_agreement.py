@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
+from pipeline.engine.record import Entropy, KeyPosition, LagMeans, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Entropy, KeyPosition, LagMeans, Pass, Record
 from pipeline.schema import Variable
 
 _BOLUKBASI = "Bolukbasi et al. 2021, An Interpretability Illusion for BERT"

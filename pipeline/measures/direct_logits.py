@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
+from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.head_scores import BlockLayout
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares, shares
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"

@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
 from pipeline.measures.composition import triangle
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Record
 from pipeline.schema import Variable
 
 _ROY = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality"

@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Reference, Setting
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
-from pipeline.modular import TableMeasure
-from pipeline.record import Pass, Record
+from pipeline.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 

@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline import fourier
+from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Weights
-from pipeline.modular import Table, TableMeasure, key_frequencies
-from pipeline.record import Record
+from pipeline.modular import fourier
+from pipeline.modular.table import Table, TableMeasure, key_frequencies
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"

@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pipeline.engine.record import AttentionRequest, KeyMap, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelWeights
-from pipeline.record import AttentionRequest, KeyMap, Pass, Record
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")

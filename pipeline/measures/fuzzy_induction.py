@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
+from pipeline.engine.record import KeyMap, Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, require_input, standard_coordinate
 from pipeline.models.loading import ModelWeights
-from pipeline.record import KeyMap, Pass, Record
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from pipeline.engine.record import HeadChange, Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.loading import ModelFacts, ModelWeights
-from pipeline.record import HeadChange, Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

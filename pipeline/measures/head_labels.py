@@ -4,11 +4,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import Field
 
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_scores import BlockLayout, HeadScores
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.models.loading import Weights
-from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pipeline.engine.record import HeadChange, KeyMap, OutputOn, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, require_input
@@ -11,7 +12,6 @@ from pipeline.measures.head_ablation import chosen_heads, refuse_absent
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares
-from pipeline.record import HeadChange, KeyMap, OutputOn, Pass, Record
 from pipeline.schema import Variable
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild"

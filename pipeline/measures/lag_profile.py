@@ -3,10 +3,10 @@
 import numpy as np
 from pydantic import Field
 
+from pipeline.engine.record import LagMeans, Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
 from pipeline.models.loading import ModelWeights
-from pipeline.record import LagMeans, Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.kernels import capped
+from pipeline.engine.kernels import capped
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _NOSTALGEBRAIST = "nostalgebraist 2020, Interpreting GPT: the logit lens"

@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline import fourier
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Reference, Setting
 from pipeline.models.loading import Weights
 from pipeline.models.residues import ResidueWeights, residue_weights
-from pipeline.modular import TableMeasure, key_frequencies_by_neuron_logit
-from pipeline.record import Pass, Record
+from pipeline.modular import fourier
+from pipeline.modular.table import TableMeasure, key_frequencies_by_neuron_logit
 from pipeline.schema import Variable
 
 

@@ -6,11 +6,11 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Weights
-from pipeline.modular import Table, TableMeasure
-from pipeline.neuron_waves import cluster_sizes, members
-from pipeline.record import Record
+from pipeline.modular.neuron_waves import cluster_sizes, members
+from pipeline.modular.table import Table, TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"

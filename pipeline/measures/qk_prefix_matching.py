@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference
 from pipeline.measures.composition import ratios, readers_of, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.circuits import Heads, circuits
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Record
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"

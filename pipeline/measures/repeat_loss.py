@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.head_scores import BlockLayout
 from pipeline.models.loading import Weights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from pipeline.engine.record import Entropy, KeyPosition, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelWeights
-from pipeline.record import Entropy, KeyPosition, Pass, Record
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")

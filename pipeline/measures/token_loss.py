@@ -3,10 +3,10 @@
 import numpy as np
 from pydantic import Field
 
+from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import Weights
-from pipeline.record import Pass, Record
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference
 from pipeline.models.loading import Weights
-from pipeline.record import Record
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"

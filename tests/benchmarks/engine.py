@@ -38,12 +38,12 @@ from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attent
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel
 
 from pipeline.config import RepeatedInput
-from pipeline.forward import run
+from pipeline.engine.forward import run
+from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import Resident
-from pipeline.record import Pass, merge
 
 SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
 

@@ -208,7 +208,7 @@ def _resumed(analysis: Any) -> dict[str, Any]:
 
 def _store(analysis: Any) -> dict[str, int]:
     from pipeline.store import Store
-    from pipeline.verify import verify
+    from pipeline.store.verify import verify
 
     verified = verify(Store(analysis.store))
     return {"rows_stored": verified.rows, "faults": len(verified.faults)}

@@ -31,18 +31,19 @@ import fsspec
 
 from infra.s3.ceph import Ceph, running
 from pipeline.aggregate.trajectories import publish
-from pipeline.fingerprint import fingerprint
-from pipeline.lease import owned
-from pipeline.markers import Commit, latest
 from pipeline.query import open_run
-from pipeline.reclaim import reclaim
 from pipeline.store import Store
-from pipeline.verify import verify
+from pipeline.store.fingerprint import fingerprint
+from pipeline.store.lease import owned
+from pipeline.store.markers import Commit, latest
+from pipeline.store.reclaim import reclaim
+from pipeline.store.verify import verify
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import IDENTITY, losses, scores, weights_of
 
 TEMPLATES = [scores(), losses()]
-dying.CONTEXT.set_forkserver_preload(["pipeline.verify", "s3fs"])  # their imports take a second
+# Their imports take a second.
+dying.CONTEXT.set_forkserver_preload(["pipeline.store.verify", "s3fs"])
 PHASES = ((range(20), 0), (range(40), 1))  # steps and edition of the weights
 Phases = tuple[tuple[range, int], ...]
 WORKERS = 3

@@ -24,15 +24,15 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedConfig
 
-from pipeline.changes import run_changed
 from pipeline.config import TableInput
-from pipeline.forward import run
+from pipeline.engine.changes import run_changed
+from pipeline.engine.forward import run
+from pipeline.engine.record import Pass, merge
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.measures import COSTS, registry
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
-from pipeline.record import Pass, merge
 
 PYTHIA_70M = GPTNeoXConfig(
     hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048,

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from pipeline.forward import run
+from pipeline.engine.forward import run
+from pipeline.engine.record import Lag, Pass
 from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure
 from pipeline.models.loading import Resident
-from pipeline.record import Lag, Pass
 
 PYTHIA_160M = GPTNeoXConfig(
     hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,

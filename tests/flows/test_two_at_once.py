@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.lease import FOLDER
 from pipeline.store import Store
+from pipeline.store.lease import FOLDER
 from tests.flows.conftest import STEPS
 from tests.flows.test_cli import ontogeny
 

@@ -7,12 +7,12 @@ import torch
 from numpy import cos, pi
 
 from pipeline.data import modular
+from pipeline.engine.record import Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure
 from pipeline.models.loading import ModelWeights, facts_of
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.table_forward import forward_table
-from pipeline.record import Record
 
 
 def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:

@@ -12,11 +12,11 @@ from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.config import TableInput
 from pipeline.data import modular
+from pipeline.engine.forward import run
+from pipeline.engine.record import Pass
 from pipeline.errors import InputError
-from pipeline.forward import run
 from pipeline.inputs import Input, make_input
 from pipeline.models.loading import Resident, facts_of, read_weights
-from pipeline.record import Pass
 
 P, D, HEADS, D_MLP = 7, 12, 3, 20
 D_HEAD = D // HEADS

@@ -13,11 +13,11 @@ from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of
+from pipeline.engine.forward import run
+from pipeline.engine.record import Pass
 from pipeline.errors import InputError
-from pipeline.forward import run
 from pipeline.inputs import Input
 from pipeline.models.loading import Resident, read_weights
-from pipeline.record import Pass
 from tests.pipeline.checkpoints.test_foreign import HEADS, TOKENS, D, P, lens, lens_logits
 
 EACH = 500_000_000  # tokens of a step, so that the last one is beyond 10^9

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from pipeline.changes import run_changed
-from pipeline.forward import run
+from pipeline.engine.changes import run_changed
+from pipeline.engine.forward import run
+from pipeline.engine.record import merge
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.loading import Resident
-from pipeline.record import merge
 
 
 def measured(

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.config import RepeatedInput
-from pipeline.forward import run
+from pipeline.engine.forward import run
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions

@@ -5,11 +5,11 @@ import pytest
 import torch
 from numpy import cos, pi, sin
 
-from pipeline import fourier
+from pipeline.engine.record import Record
 from pipeline.inputs import Input
 from pipeline.measures.excluded_loss import ExcludedLoss, train_losses_without
-from pipeline.modular import Table
-from pipeline.record import Record
+from pipeline.modular import fourier
+from pipeline.modular.table import Table
 from tests.pipeline.modular_organisms import loss, measured, random_model, record, table_input
 
 MEASURE = ExcludedLoss()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine.record import KeyMap, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.full_stop import FullStop
 from pipeline.models.loading import ModelFacts, ModelWeights
-from pipeline.record import KeyMap, Record
 
 STOPS = (3, 7)
 FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")

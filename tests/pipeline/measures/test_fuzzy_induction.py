@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.config import MatchesInput
-from pipeline.forward import run
+from pipeline.engine.forward import run
 from pipeline.inputs import make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.fuzzy_induction import FuzzyInduction, slope

@@ -7,8 +7,8 @@ import torch
 import pipeline.worker
 from pipeline import Analysis, analyze, open_run
 from pipeline.config import RepeatedInput
+from pipeline.engine.forward import run
 from pipeline.errors import InputError
-from pipeline.forward import run
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.behavioural_copying import BehaviouralCopying

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from pipeline.config import RepeatedInput
+from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import Resident
-from pipeline.record import AttentionRequest, KeyMap, KeyPosition, Lag, Record
 from tests.pipeline.measures.measuring import measured
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5

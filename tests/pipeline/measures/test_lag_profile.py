@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.config import RepeatedInput
-from pipeline.forward import run
+from pipeline.engine.forward import run
 from pipeline.inputs import make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.lag_profile import LagProfile

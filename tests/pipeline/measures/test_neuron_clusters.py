@@ -5,9 +5,9 @@ import pytest
 import torch
 from numpy import cos, pi, sin
 
+from pipeline.engine.record import Record
 from pipeline.measures.key_frequencies import KeyFrequencies
 from pipeline.measures.neuron_clusters import NeuronClusters
-from pipeline.record import Record
 from tests.pipeline.modular_organisms import (
     adding_model,
     measured,

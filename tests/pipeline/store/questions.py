@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
 from pipeline.store import Row, Store, Template
+from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
 
 PAGE = Path(__file__).parents[3] / "docs" / "queries.md"
 _QUESTION = re.compile(

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
-from pipeline.markers import latest
 from pipeline.schema import Variable
 from pipeline.store import Commit, Row, Store, Template
+from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.markers import latest
 
 IDENTITY = {"architecture": "synthetic"}
 

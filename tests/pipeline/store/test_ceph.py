@@ -15,10 +15,10 @@ from flows.cli import app
 from infra.s3.ceph import PROGRAMS, Ceph, running
 from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
-from pipeline.lease import owned
 from pipeline.query import open_run
 from pipeline.store import Store
-from pipeline.verify import verify
+from pipeline.store.lease import owned
+from pipeline.store.verify import verify
 from tests.benchmarks import kills
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores

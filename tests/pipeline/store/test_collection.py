@@ -77,7 +77,7 @@ def test_runs_are_aligned_on_the_moment_of_change(runs):
 
 
 def test_nothing_is_read_before_it_is_needed(runs, monkeypatch):
-    monkeypatch.setattr("pipeline.lazy.StoredArray._read", _only_labels)
+    monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", _only_labels)
     assert open_runs(runs, mixed=True)["scores"]["induction"].shape == (2, 4, 3, 3)
 
 

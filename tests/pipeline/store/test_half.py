@@ -9,10 +9,10 @@ import zarr
 
 from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
-from pipeline.fingerprint import fingerprint_class
 from pipeline.query import open_run
 from pipeline.store import Store
-from pipeline.verify import verify
+from pipeline.store.fingerprint import fingerprint_class
+from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of
 

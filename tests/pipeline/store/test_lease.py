@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease
 from pipeline.errors import InputError
-from pipeline.lease import Lease, owned
-from pipeline.store import Store
+from pipeline.store import Store, lease
+from pipeline.store.lease import Lease, owned
 from tests.pipeline.store import dying, synthetic
 
 
@@ -107,7 +106,7 @@ def test_an_owner_whose_storage_is_away_gives_up_at_its_deadline(store: Store, m
         raise OSError("away")
 
     with owned(store, seconds=0.5) as mine:
-        monkeypatch.setattr("pipeline.objects.Objects.replace", away)
+        monkeypatch.setattr("pipeline.store.objects.Objects.replace", away)
         time.sleep(0.8)
         with pytest.raises(InputError, match="could not renew its lease"):
             mine.check()

@@ -54,7 +54,7 @@ class TestOpening:
         assert tree.attrs == {"identity": synthetic.IDENTITY, "masked": {}}
 
     def test_opening_reads_no_numbers(self, store, monkeypatch):
-        monkeypatch.setattr("pipeline.lazy.StoredArray._read", None)
+        monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", None)
         loss = open_run(store)["losses/loss"]
         assert loss.shape == (5, 4, 6)
         with pytest.raises(TypeError):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.lease import owned
 from pipeline.query import open_run
-from pipeline.reclaim import reclaim
 from pipeline.store import Store
+from pipeline.store.lease import owned
+from pipeline.store.reclaim import reclaim
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 

@@ -10,10 +10,10 @@ import pytest
 import zarr
 
 from pipeline.errors import InputError
-from pipeline.fingerprint import digest_of, fingerprint, fingerprint_class
-from pipeline.markers import Commit, latest, parse
 from pipeline.query import open_run
 from pipeline.store import Store
+from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.markers import Commit, latest, parse
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, write
 

@@ -11,9 +11,9 @@ import zarr
 
 from pipeline.aggregate import trajectories
 from pipeline.aggregate.trajectories import publish, published
-from pipeline.lazy import StoredArray
 from pipeline.query import open_run
 from pipeline.store import Store
+from pipeline.store.lazy import StoredArray
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 

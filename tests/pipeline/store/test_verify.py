@@ -10,10 +10,10 @@ import zarr
 from pipeline.aggregate import trajectories
 from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
-from pipeline.lease import owned
 from pipeline.query import open_run
 from pipeline.store import Store
-from pipeline.verify import verify
+from pipeline.store.lease import owned
+from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 
@@ -128,7 +128,7 @@ class TestTrajectories:
     def test_checksums_are_the_same_slab_by_slab(self, store: Store, monkeypatch):
         monkeypatch.setattr(trajectories, "_CHUNK", 8)
         monkeypatch.setattr(trajectories, "_SHARD", 16)
-        monkeypatch.setattr("pipeline.verify._SLAB", 32)
+        monkeypatch.setattr("pipeline.store.verify._SLAB", 32)
         publish(store, large=True)
         assert sentences(store) == []
 

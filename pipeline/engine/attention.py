@@ -1,0 +1,249 @@
+"""Attention at the query-key pairs that were asked for, read off while a model runs.
+
+A score that asks for a few diagonals of the attention matrix, for one key, or for one key per
+query needs no matrix: with the log-sum-exp that the fused kernel has at hand,
+
+    p[i, j] = exp(score[i, j] - lse[i]),   score[i, j] = scale * <q_i, k_j>
+
+(softcap and mask included where the model has them), and a diagonal of scores is one product of
+shifted queries and keys. The model's own code runs unchanged; only the attention function that
+transformers looks up by name is this module's.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from pipeline.engine.head_edits import Edit
+from pipeline.engine.kernels import attend, capped
+from pipeline.engine.masks import RuleMask, make_mask
+from pipeline.engine.pairs import Pairs
+from pipeline.engine.record import AttentionRequest, LagMeans, Reduced
+from pipeline.engine.reductions import Attention, FromMatrix, FromScores, reduced
+from pipeline.errors import InputError
+
+# The name under which models find `attention_function`.
+NAME = "ontogeny"
+
+# Keyword arguments of transformers' attention functions that change nothing here: the mask already
+# says what `sliding_window` repeats, positions are in q and k, and there is no cache.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "cache_position", "logits_to_keep", "output_attentions",
+        "output_hidden_states", "output_router_logits", "past_key_values", "position_embeddings",
+        "position_ids", "return_dict", "sliding_window", "use_cache",
+    }
+)  # fmt: skip
+
+
+@dataclass
+class Recorder:
+    """Takes what the attention layers of one model yield, batch of sequences after batch.
+
+    attention: per request, filled in place. head_outputs: before W_O, for the layers that are its
+    keys, batch after batch.
+    first_layer: the first one that computes. edit: what is done to the heads' outputs, with which
+    the model then computes on.
+    """
+
+    pairs: Mapping[AttentionRequest, Pairs | Reduced]
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]]
+    head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]] = field(
+        default_factory=dict
+    )
+    first_layer: int = 0
+    edit: Edit | None = None
+    sequences: slice = field(default_factory=lambda: slice(0, 0))
+    padding: Bool[Tensor, "sequence position"] | None = None
+    layers_seen: int = 0
+    outputs_seen: int = 0
+
+    def layer_of(self, module: nn.Module) -> int:
+        """The layer that now calls: layers call in order, and know their number or keep silent."""
+        layer, self.layers_seen = self.layers_seen, self.layers_seen + 1
+        claimed = getattr(module, "layer_idx", None)
+        if claimed is not None and claimed != layer:
+            raise InputError(
+                f"attention layer {claimed} called as number {layer} of one forward pass: a model "
+                "whose layers do not each attend once, in order, cannot be recorded exactly"
+            )
+        return layer
+
+    def take_scores(self, layer: int, scored: "Scored") -> None:
+        """Fill in the asked-for attention of one layer."""
+        for request, pairs in self.pairs.items():
+            target = self.attention[request][layer, self.sequences]
+            if not isinstance(pairs, Pairs):
+                target[:] = self._reduced(pairs, scored)
+                continue
+            if pairs.first < target.shape[-1]:
+                keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
+                target[..., pairs.first :] = scored.probabilities(pairs, keys)
+            self._blank(target, pairs)
+
+    def take_weights(self, layer: int, weights: Float[Tensor, "batch head query key"]) -> None:
+        """Fill in the asked-for attention of one layer from its whole matrix."""
+        for request, pairs in self.pairs.items():
+            target = self.attention[request][layer, self.sequences]
+            if not isinstance(pairs, Pairs):
+                target[:] = self._reduced(pairs, FromMatrix(weights))
+                continue
+            keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
+            index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
+            target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
+            self._blank(target, pairs)
+
+    def take_output(
+        self, layer: int, out: Float[Tensor, "batch position head d_value"]
+    ) -> Float[Tensor, "batch position head d_value"]:
+        """Record a layer's per-head outputs, and return them as the model is to go on with."""
+        if self.edit is not None:
+            out = self.edit.applied(layer, out, self.sequences)
+        if layer in self.head_outputs:
+            wide = torch.promote_types(out.dtype, torch.float32)
+            self.head_outputs[layer].append(out.to("cpu", wide, copy=True))
+        self.outputs_seen += 1
+        return out
+
+    def _reduced(self, request: Reduced, attention: Attention) -> Float[Tensor, "batch head _"]:
+        defined = None if self.padding is None else ~self.padding[self.sequences]
+        return reduced(request, attention, defined)
+
+    def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
+        for undefined in (pairs.undefined, self.padding):
+            if undefined is not None:
+                target.masked_fill_(undefined[self.sequences, None], torch.nan)
+
+
+class Scored(FromScores):
+    """What one layer's attention was computed from, and its log-sum-exp."""
+
+    def probabilities(
+        self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
+    ) -> Float[Tensor, "batch head query"]:
+        """exp(score - lse) for the queries from `pairs.first` on, each with its key."""
+        q = self.q[:, :, pairs.first :].unflatten(1, (self.k.shape[1], -1))
+        k = self._keys(pairs, keys)[:, :, None]
+        if q.dtype in (torch.float16, torch.bfloat16):
+            q, k = q.float(), k.float()
+        scores = torch.linalg.vecdot(q, k).flatten(1, 2).mul_(self.scale)
+        scores = capped(scores, self.softcap)
+        if self.mask is not None:
+            queries = torch.arange(pairs.first, self.q.shape[2], device=q.device)
+            scores = scores + self.mask.pairs(queries, keys, scores.dtype)
+        return (scores - self.lse[..., pairs.first :]).exp_()
+
+    def _keys(
+        self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
+    ) -> Float[Tensor, "batch kv_head #query d_head"]:
+        length = self.k.shape[2]
+        if pairs.lag is not None:
+            return self.k[:, :, pairs.first - pairs.lag : length - pairs.lag]
+        if pairs.key is not None:
+            return self.k[:, :, pairs.key : pairs.key + 1]
+        return torch.take_along_dim(self.k, keys[:, None, :, None], dim=2)
+
+
+_RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+@contextmanager
+def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
+    """Let the attention of one forward pass within be recorded: one call per layer, or an error."""
+    recorder.layers_seen = recorder.outputs_seen = recorder.first_layer
+    token = _RECORDER.set(recorder)
+    try:
+        yield
+    finally:
+        _RECORDER.reset(token)
+    if recorder.layers_seen != n_layers:
+        raise InputError(
+            f"{recorder.layers_seen} attention layers could be observed where the model has "
+            f"{n_layers}: a model whose layers do not each attend once cannot be recorded exactly"
+        )
+    if recorder.outputs_seen != n_layers and (recorder.head_outputs or recorder.edit):
+        raise InputError(
+            f"the outputs of the heads of {recorder.outputs_seen} layers could be observed where "
+            f"the model has {n_layers}: its heads can be neither recorded nor changed"
+        )
+
+
+def current_recorder() -> Recorder | None:
+    """The recorder of the forward pass that runs in this thread, if any."""
+    return _RECORDER.get()
+
+
+def attention_function(
+    module: nn.Module,
+    query: Float[Tensor, "batch head query d_head"],
+    key: Float[Tensor, "batch kv_head key d_head"],
+    value: Float[Tensor, "batch kv_head key d_value"],
+    attention_mask: RuleMask | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Float[Tensor, "head"] | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "batch query head d_value"], None]:
+    """What transformers calls for every attention layer of a model set to `NAME`."""
+    _refuse_unknown(module, attention_mask, is_causal, others)
+    if query.shape[2] != key.shape[2]:
+        raise InputError(
+            f"{type(module).__name__} attends from {query.shape[2]} queries to {key.shape[2]} keys "
+            "(it has a cache, or attends elsewhere): its attention cannot be recorded exactly"
+        )
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    recorder = _RECORDER.get()
+    if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
+        query, key = recorder.edit.as_the_first(query), recorder.edit.as_the_first(key)
+    out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
+    if recorder is not None:
+        layer = recorder.layer_of(module)
+        recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, attention_mask))
+        out = recorder.take_output(layer, out)
+    return out, None
+
+
+def _refuse_unknown(
+    module: nn.Module, mask: RuleMask | None, is_causal: bool | None, others: Mapping[str, Any]
+) -> None:
+    who = type(module).__name__
+    given = {name for name, value in others.items() if value is not None}
+    if not others.get("dropout"):
+        given.discard("dropout")
+    unknown = sorted(given - _WITHOUT_EFFECT)
+    if unknown:
+        raise InputError(
+            f"{who} passes {', '.join(unknown)} to its attention, whose effect is not known here: "
+            "its attention cannot be recorded exactly"
+        )
+    if is_causal is False or getattr(module, "is_causal", True) is False:
+        raise InputError(
+            f"{who} attends to later tokens, so its losses are no predictions: "
+            "give checkpoints of a causal decoder"
+        )
+    if mask is not None and not isinstance(mask, RuleMask):
+        raise InputError(
+            f"{who} gets an attention mask that its model made by other means than transformers' "
+            "mask functions: its attention cannot be recorded exactly"
+        )
+
+
+def blank(
+    requests: Iterable[AttentionRequest], shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> dict[AttentionRequest, Float[Tensor, "layer sequence head _"]]:
+    """A record's attention before anything is known: NaN throughout, of each request's shape."""
+    widths = {r: r.n_lags if isinstance(r, LagMeans) else shape[-1] for r in requests}
+    return {r: torch.full((*shape[:-1], n), torch.nan, dtype=dtype) for r, n in widths.items()}
+
+
+AttentionInterface.register(NAME, attention_function)
+AttentionMaskInterface.register(NAME, make_mask)

@@ -1,0 +1,125 @@
+"""Forward passes in which heads are changed: ablated, or patched with what they yield elsewhere.
+
+Below the first changed layer such a pass is the pass without change, so it starts at that layer,
+from the residual stream recorded there. Changes that begin in the same layer are computed beside
+each other, each on its own copy of every sequence.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
+from pipeline.engine.head_edits import Edit
+from pipeline.engine.record import HeadChange, OutputOn, Pass, Record
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.models.loading import Resident
+
+Records = Mapping[tuple, Record]
+
+
+def run_changed(
+    resident: Resident,
+    inputs: Mapping[str, Input],
+    passes: Sequence[Pass],
+    before: Records,
+    memory_bytes: int | None = None,
+) -> dict[tuple, Record]:
+    """The records of passes with a change, by their keys.
+
+    before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
+    InputError where attention is to stay as it is in a model in whose code it cannot be held.
+    """
+    found: dict[tuple, Record] = {}
+    for _, alike in groupby(sorted(passes, key=_alike), key=_alike):
+        group = list(alike)
+        input = inputs[group[0].input]
+        at_a_time = _side_by_side(resident, input, group[0], memory_bytes)
+        for i in range(0, len(group), at_a_time):
+            some = group[i : i + at_a_time]
+            found |= _run_beside(resident, input, some, before, memory_bytes)
+    return found
+
+
+def _alike(pass_: Pass) -> tuple:
+    """What must be equal for passes to run beside each other."""
+    change = _change(pass_)
+    return (pass_.input, pass_.dtype, change.first_layer, change.frozen)
+
+
+def _change(pass_: Pass) -> HeadChange:
+    if pass_.change is None or pass_.attention or pass_.head_outputs or pass_.hidden_states:
+        raise ValueError(f"{pass_} is no pass that changes heads and keeps losses and logits only")
+    return pass_.change
+
+
+def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None) -> int:
+    """How many copies of a sequence fit into a batch, besides one without change if need be."""
+    module, frozen = resident.module_in(pass_.dtype), _change(pass_).frozen
+    if frozen and not uses_interface(module):
+        raise InputError(
+            f"{type(module).__name__} computes attention in code of its own, where it cannot be "
+            "kept as it is without a change: leave out the measures that freeze it"
+        )
+    fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
+    return max(1, fit - frozen)
+
+
+def _run_beside(
+    resident: Resident,
+    input: Input,
+    passes: Sequence[Pass],
+    before: Records,
+    memory_bytes: int | None,
+) -> dict[tuple, Record]:
+    changes = [_change(one) for one in passes]
+    first, frozen = changes[0].first_layer, changes[0].frozen
+    outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
+    edit = Edit([{}, *outputs] if frozen else outputs, frozen)
+    stream = before[(input.name, None, passes[0].dtype)].hidden_states[first] if first else None
+    wanted = Pass(
+        input.name,
+        losses=any(one.losses for one in passes),
+        logit_positions=tuple({p: None for one in passes for p in one.logit_positions}),
+        change=changes[0],
+        dtype=passes[0].dtype,
+    )
+    rows = _copied(input, len(edit.copies))
+    record = run(resident, rows, wanted, memory_bytes, Resumed(first, stream, edit))
+    return {
+        one.key: _of_copy(record, input, i + frozen, len(edit.copies))
+        for i, one in enumerate(passes)
+    }
+
+
+def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int, int], Tensor]:
+    """What each changed head yields."""
+    name = change.to.input if isinstance(change.to, OutputOn) else pass_.input
+    source = before[(name, None, pass_.dtype)]
+    if change.to == "zero":
+        return {where: torch.zeros(()) for where in change.heads}
+    of_heads = {(at, head): source.head_outputs[at][:, :, head] for at, head in change.heads}
+    if isinstance(change.to, OutputOn):
+        return of_heads
+    tokens = torch.from_numpy(_mask(source.input))
+    return {where: z[tokens].double().mean(dim=0) for where, z in of_heads.items()}
+
+
+def _mask(input: Input) -> np.ndarray:
+    mask = input.arrays.get("attention_mask", np.ones_like(input.tokens))
+    return mask.astype(bool)
+
+
+def _copied(input: Input, copies: int) -> Input:
+    """Every sequence so many times, its copies side by side."""
+    arrays = {"attention_mask": np.repeat(_mask(input), copies, axis=0).astype(np.int64)}
+    return Input(input.name, input.kind, np.repeat(input.tokens, copies, axis=0), arrays)
+
+
+def _of_copy(record: Record, input: Input, copy: int, copies: int) -> Record:
+    loss = None if record.loss is None else record.loss[copy::copies]
+    return Record(input, loss, logits={at: of[copy::copies] for at, of in record.logits.items()})

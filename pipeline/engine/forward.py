@@ -1,0 +1,277 @@
+"""One forward pass over one input: a Pass says what to keep, a Record holds it.
+
+The model's own code computes. Three places are watched while it does: its attention
+(`attention.py`), the entrance of its blocks, and its unembedding, whose input is taken there and
+turned into losses tile by tile (`cross_entropy.py`) while the model itself goes on with a stand-in.
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.engine import attention, products
+from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.cross_entropy import token_losses
+from pipeline.engine.head_edits import Edit
+from pipeline.engine.pairs import resolve
+from pipeline.engine.record import Pass, Record
+from pipeline.engine.streams import started_at, watched_stream, wide
+from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
+from pipeline.errors import InputError
+from pipeline.inputs import Input
+from pipeline.models.loading import ModelFacts, Resident
+from pipeline.modular.forward import table_record
+
+# Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
+ENGINE_VERSION = 1
+
+# Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
+# in the cache. Less where the caller's memory is less.
+_BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A pass that starts at `layer`, with heads changed from there on (`changes.py` makes them).
+
+    The rows of its input are `edit.copies` of each sequence; stream: what enters the layer, once
+    for each sequence (None for the first layer).
+    """
+
+    layer: int
+    stream: Float[Tensor, "sequence position d_model"] | None
+    edit: Edit
+
+    @property
+    def copies(self) -> int:
+        """Rows for each sequence."""
+        return len(self.edit.copies)
+
+
+def run(
+    resident: Resident,
+    input: Input,
+    pass_: Pass,
+    memory_bytes: int | None = None,
+    resumed: Resumed | None = None,
+) -> Record:
+    """What `pass_` asks for, of the resident's current weights on `input`.
+
+    Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
+    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], where it
+    is there, marks padding with 0: what belongs to padding is NaN in the record. The whole table of
+    a one-layer organism goes through `modular_forward.py` where what is asked for allows it.
+
+    Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
+    exactly.
+    """
+    with torch.inference_mode():
+        module = resident.module_in(pass_.dtype)
+        _check_tokens(input, resident.facts)
+        if pass_.keeps_nothing:
+            return Record(input)
+        if (made := table_record(module, input, pass_)) is not None:
+            return made
+        served = _served(module, resident.facts)
+        most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
+    together = 1 if resumed is None else resumed.copies
+    job = _Job(module, served, resident.facts, input, pass_, resumed)
+    with torch.inference_mode():
+        for sequences in _even_batches(len(input.tokens), most, together):
+            job.compute(sequences)
+    return job.record()
+
+
+def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
+    """As few batches as have at most `most` rows, multiples of `together`, as even as they can be.
+
+    A small last one would serve products badly.
+    """
+    groups = n // together
+    size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
+    for first in range(0, n, size):
+        yield slice(first, min(first + size, n))
+
+
+def batch_size(
+    facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
+) -> int:
+    """Sequences per batch, from shapes, dtype and kind of device alone; at least one."""
+    config = module.config.get_text_config()
+    d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
+    per_token = 8 * facts.d_model + 3 * d_mlp
+    if not uses_interface(module):
+        per_token += 3 * facts.n_heads * length
+    bytes_ = per_token * length * module.dtype.itemsize
+    return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
+
+
+def batch_bytes(device: str, memory_bytes: int | None) -> int:
+    """Bytes of activations of one batch, where the caller has `memory_bytes` for them."""
+    usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
+    return min(usual, memory_bytes or usual)
+
+
+def uses_interface(module: PreTrainedModel) -> bool:
+    """Whether the model looks its attention function up by name."""
+    return module._can_set_attn_implementation()
+
+
+@dataclass(frozen=True)
+class _Served:
+    """What is found out once about a module: how its logits follow from its unembedding."""
+
+    scale: float
+    softcap: float | None
+    takes_positions: bool
+
+
+_SERVED: WeakKeyDictionary[nn.Module, _Served] = WeakKeyDictionary()
+
+
+def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
+    if module not in _SERVED:
+        if uses_interface(module):
+            module.set_attn_implementation(attention.NAME)
+        products.serve(module)
+        scale, softcap = logit_transform(module)
+        # The outer forward may only hand it on to the body, among its other arguments.
+        takes_positions = any(
+            "position_ids" in inspect.signature(part.forward).parameters
+            for part in (module, module.base_model)
+        )
+        _SERVED[module] = _Served(scale, softcap, takes_positions)
+    return _SERVED[module]
+
+
+class _Job:
+    """One pass under way: its record, filled batch by batch."""
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        served: _Served,
+        facts: ModelFacts,
+        input: Input,
+        pass_: Pass,
+        resumed: Resumed | None,
+    ) -> None:
+        self.resumed = resumed
+        self.module, self.served, self.facts, self.input = module, served, facts, input
+        self.unembedding = unembedding_of(module, served.scale, served.softcap)
+        sequences, length = input.tokens.shape
+        self.tokens = torch.from_numpy(input.tokens)
+        self.seen = _seen(input)
+        dtype = wide(module.dtype)
+        shape = (facts.n_layers, sequences, facts.n_heads, length)
+        self.recorder = attention.Recorder(
+            pairs={r: resolve(r, input.tokens) for r in pass_.attention},
+            attention=attention.blank(pass_.attention, shape, dtype),
+            head_outputs={layer: [] for layer in pass_.head_outputs},
+            first_layer=resumed.layer if resumed else 0,
+            edit=resumed.edit if resumed else None,
+            padding=None if self.seen is None else ~self.seen,
+        )
+        self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
+        self.logits = {
+            p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
+        }
+        self.streams: dict[int, list[Tensor]] = {layer: [] for layer in pass_.hidden_states}
+
+    def compute(self, sequences: slice) -> None:
+        """Run the model on some of the sequences and fill in what they yield."""
+        tokens = self.tokens[sequences].to(self.module.device)
+        self.recorder.sequences = sequences
+        hidden = self._hidden(tokens, sequences)
+        if self.loss is not None:
+            h, targets = hidden[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+            losses = token_losses(h, targets, self.unembedding)
+            self.loss[sequences] = losses.view(len(tokens), -1).to("cpu")
+        for position, logits in self.logits.items():
+            logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
+
+    def _hidden(
+        self, tokens: Int[Tensor, "b position"], sequences: slice
+    ) -> Float[Tensor, "b position d_model"]:
+        """What the model is about to unembed."""
+        arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
+        taken: list[Tensor] = []
+
+        def take(h: Tensor) -> Tensor:
+            taken.append(h)
+            return h.new_zeros(*h.shape[:-1], 1)
+
+        with ExitStack() as stack:
+            stack.enter_context(replaced_unembedding(self.module, take))
+            stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
+            if self.resumed is not None:
+                stack.enter_context(self._started(self.resumed, sequences))
+            stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
+            if not uses_interface(self.module):
+                stack.enter_context(hooked(self.module, self.facts.n_heads))
+                arguments["output_attentions"] = bool(self.recorder.pairs)
+            self.module(**arguments)
+        return taken[0]
+
+    def _started(self, resumed: Resumed, rows: slice) -> AbstractContextManager[None]:
+        stream, n = resumed.stream, resumed.copies
+        if stream is not None:
+            of_rows = stream[rows.start // n : rows.stop // n].to(self.module.device)
+            stream = of_rows.to(self.module.dtype).repeat_interleave(n, dim=0)
+        return started_at(self.module, self.facts.n_layers, resumed.layer, stream)
+
+    def _padding(self, sequences: slice) -> dict[str, Any]:
+        """Positions are counted from a sequence's first token, as they are when it stands alone."""
+        if self.seen is None:
+            return {}
+        seen = self.seen[sequences].to(self.module.device)
+        arguments = {"attention_mask": seen.long()}
+        if self.served.takes_positions:
+            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+        return arguments
+
+    def record(self) -> Record:
+        """The finished record."""
+        if self.loss is not None and self.seen is not None:
+            unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
+            self.loss.masked_fill_(unseen, torch.nan)
+        return Record(
+            self.input,
+            self.loss,
+            self.recorder.attention,
+            self.logits,
+            head_outputs=_joined(self.recorder.head_outputs),
+            hidden_states=_joined(self.streams),
+        )
+
+
+def _joined(batches: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
+    return {layer: torch.cat(parts) for layer, parts in batches.items()}
+
+
+def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
+    mask = input.arrays.get("attention_mask")
+    return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
+
+
+def _check_tokens(input: Input, facts: ModelFacts) -> None:
+    top, length = int(input.tokens.max()), input.tokens.shape[1]
+    if top >= facts.vocabulary or int(input.tokens.min()) < 0:
+        raise InputError(
+            f"input {input.name!r}: holds token id {top}, but the model's vocabulary has "
+            f"{facts.vocabulary} ids: use the run's own tokenizer"
+        )
+    if facts.context is not None and length > facts.context:
+        raise InputError(
+            f"input {input.name!r}: its sequences have {length} tokens, but the model's context is "
+            f"{facts.context}: shorten the input"
+        )

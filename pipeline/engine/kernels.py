@@ -1,0 +1,195 @@
+"""Softmax attention that also yields its log-sum-exp: one number per query that turns any single
+query-key score into its attention, p[i, j] = exp(score[i, j] - lse[i]).
+
+Fused kernels have it as a by-product. Which one serves follows from device, dtype and shapes alone
+(`choose`); `exact` serves whatever they cannot, a few rows of the matrix at a time.
+
+    CPU                     flash attention for CPU
+    CUDA, half, no mask     flash attention        (head size a multiple of 8, <= 256; Ampere on)
+    CUDA, half or float32   memory-efficient attention             (head size a multiple of 8)
+    anything else           `exact`
+
+The ops are private to torch: its public `scaled_dot_product_attention` calls them and drops the
+log-sum-exp. Where one is missing, `exact` serves.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.engine.masks import RuleMask, causal_mask
+
+Query = Float[Tensor, "batch head query d_head"]
+Key = Float[Tensor, "batch kv_head key d_head"]
+Value = Float[Tensor, "batch kv_head key d_value"]
+Output = Float[Tensor, "batch query head d_value"]
+LogSumExp = Float[Tensor, "batch head query"]
+Kernel = Callable[[Query, Key, Value, Tensor | None, float], tuple[Tensor, Tensor]]
+
+# Entries of a tile of scores or of a mask: bounds the memory that a mask or `exact` takes.
+TILE = 1 << 22
+
+
+def attend(
+    q: Query,
+    k: Key,
+    v: Value,
+    mask: RuleMask | None,
+    scale: float,
+    softcap: float | None = None,
+    sinks: Float[Tensor, "head"] | None = None,
+) -> tuple[Output, LogSumExp]:
+    """Attention output and log-sum-exp (natural, in float32 at least) of every query.
+
+    mask None: causal. Heads may share keys and values in equal groups. softcap c: scores become
+    c tanh(score / c) (Gemma 2). sinks: per head one more score in the softmax's denominator, whose
+    key has no value (GPT-OSS).
+    """
+    kernel = choose(q, v, masked=mask is not None)
+    if softcap is not None or kernel is None:
+        out, lse = exact(q, k, v, mask or causal_mask(q.device), scale, softcap)
+        out = out.to(q.dtype)
+    elif mask is None:
+        out, lse = kernel(q, k, v, None, scale)
+    else:
+        out, lse = _tiled(kernel, q, k, v, mask, scale)
+    if sinks is not None:
+        with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[None, :, None])
+        out = out * (lse - with_sink).exp().to(out.dtype).transpose(1, 2)[..., None]
+        lse = with_sink
+    return out, lse
+
+
+def choose(q: Query, v: Value, masked: bool) -> Kernel | None:
+    """The fused kernel for these tensors, by a fixed rule; None where `exact` has to serve."""
+    d_head, kernel = q.shape[-1], None
+    if v.shape[-1] != d_head:
+        return None
+    if q.device.type == "cpu":
+        kernel = _cpu
+    elif q.device.type == "cuda" and d_head % 8 == 0:
+        half = q.dtype in (torch.float16, torch.bfloat16)
+        if half and not masked and d_head <= 256 and _has_flash(q.device):
+            kernel = _cuda_flash
+        elif half or q.dtype == torch.float32:
+            kernel = _cuda_efficient
+    return kernel if kernel is not None and hasattr(torch.ops.aten, _OPS[kernel]) else None
+
+
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple[Output, LogSumExp]:
+    """The output comes out with heads beside each other: turning it round costs nothing."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
+    )
+    return out.transpose(1, 2), lse
+
+
+def _cuda_flash(
+    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+) -> tuple[Output, LogSumExp]:
+    assert bias is None
+    k, v = _repeated(k, q), _repeated(v, q)
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        q, k, v, 0.0, True, False, scale=scale
+    )
+    return out.transpose(1, 2), lse[..., : q.shape[2]]
+
+
+def _cuda_efficient(
+    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+) -> tuple[Output, LogSumExp]:
+    """Wants the rows of a mask to begin at multiples of 16 entries; pads the log-sum-exp."""
+    k, v = _repeated(k, q), _repeated(v, q)
+    if bias is not None:
+        keys = k.shape[2]
+        bias = pad(bias, (0, -keys % 16))[..., :keys].expand(*q.shape[:3], keys)
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, bias, True, 0.0, bias is None, scale=scale
+    )
+    return out.transpose(1, 2), lse[..., : q.shape[2]]
+
+
+_OPS: dict[Kernel, str] = {
+    _cpu: "_scaled_dot_product_flash_attention_for_cpu",
+    _cuda_flash: "_scaled_dot_product_flash_attention",
+    _cuda_efficient: "_scaled_dot_product_efficient_attention",
+}
+
+
+def _repeated(x: Key, q: Query) -> Float[Tensor, "batch head key d"]:
+    groups = q.shape[1] // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _tiled(
+    kernel: Kernel, q: Query, k: Key, v: Value, mask: RuleMask, scale: float
+) -> tuple[Output, LogSumExp]:
+    """A fused kernel under a mask, for a range of queries and the keys these see at a time."""
+    batch, _, length, _ = q.shape
+    parts = []
+    for queries in _ranges(length, TILE // (batch * length)):
+        keys = range(*mask.keys_seen(queries.start, queries.stop))
+        bias = mask.tile(queries, keys, q.dtype)
+        parts.append(
+            kernel(q[:, :, _s(queries)], k[:, :, _s(keys)], v[:, :, _s(keys)], bias, scale)
+        )
+    return _joined(parts)
+
+
+def exact(
+    q: Query, k: Key, v: Value, mask: RuleMask, scale: float, softcap: float | None
+) -> tuple[Output, LogSumExp]:
+    """The definition, spelled out for a range of queries at a time; float32 at least."""
+    batch, heads, length, _ = q.shape
+    parts = []
+    for queries in _ranges(length, TILE // (batch * heads * length)):
+        keys = range(*mask.keys_seen(queries.start, queries.stop))
+        bias = mask.tile(queries, keys, torch.promote_types(q.dtype, torch.float32))
+        rows = q[:, :, _s(queries)], k[:, :, _s(keys)], v[:, :, _s(keys)]
+        parts.append(_exact_rows(*rows, bias, scale, softcap))
+    return _joined(parts)
+
+
+def _exact_rows(
+    q: Query, k: Key, v: Value, bias: Tensor, scale: float, softcap: float | None
+) -> tuple[Output, LogSumExp]:
+    """In place throughout, and the queries of heads that share keys side by side: no copies."""
+    kv_heads, rows = k.shape[1], q.shape[2]
+    q, k, v = (x.to(bias.dtype) for x in (q, k, v))
+    scores = (q.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k.mT).mul_(scale)
+    if softcap is not None:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    scores.unflatten(2, (-1, rows)).add_(bias[:, :, None])
+    top = scores.amax(dim=-1, keepdim=True)
+    total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    out = (scores @ v).div_(total).unflatten(2, (-1, rows)).flatten(1, 2)
+    lse = (top + total.log())[..., 0].unflatten(2, (-1, rows)).flatten(1, 2)
+    return out.transpose(1, 2), lse
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """c tanh(score / c); None leaves scores as they are."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def _ranges(length: int, rows: int) -> list[range]:
+    rows = max(16, rows)
+    return [range(first, min(first + rows, length)) for first in range(0, length, rows)]
+
+
+def _s(positions: range) -> slice:
+    return slice(positions.start, positions.stop)
+
+
+def _joined(parts: list[tuple[Output, LogSumExp]]) -> tuple[Output, LogSumExp]:
+    if len(parts) == 1:
+        return parts[0]
+    outs, lses = zip(*parts, strict=True)
+    return torch.cat(outs, dim=1), torch.cat(lses, dim=2)

@@ -1,0 +1,198 @@
+"""What a measure may ask of a forward pass (`Pass`), and what it gets (`Record`).
+
+These are values only: the engine in `forward.py` reads a Pass and fills a Record.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.inputs import Input
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Attention from query i to key i - lag; NaN where i < lag. lag = 0 is the token itself."""
+
+    lag: int
+
+
+@dataclass(frozen=True)
+class KeyPosition:
+    """Attention from each query to the one key at `position`; NaN for queries before it."""
+
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class KeyMap:
+    """Attention from each query to the key that an index map names.
+
+    `index[s, i]` is the key position asked about by query i of sequence s; -1 where there is
+    none (NaN in the record). Two maps with equal indices are equal, so that measures that ask
+    for the same attention share it.
+    """
+
+    index: Int[np.ndarray, "sequence query"]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the indices, which is all that tells two maps apart."""
+        return hashlib.sha256(self.index.astype(np.int64).tobytes()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeyMap) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@dataclass(frozen=True)
+class LagMeans:
+    """Mean attention at each lag 0 .. n_lags - 1, over the queries of a sequence with such a key.
+
+    Yields Float[Tensor, "layer sequence head lag"]: summed up while the model runs, so that
+    nothing is kept per query. NaN for lags that no query has.
+    """
+
+    n_lags: int
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropy of each query's attention over its keys, in nats."""
+
+
+# Each kind of request states the shape of what it yields; where it says nothing, it is
+# Float[Tensor, "layer sequence head query"].
+PairRequest = Lag | KeyPosition | KeyMap
+Reduced = LagMeans | Entropy
+AttentionRequest = PairRequest | Reduced
+
+
+@dataclass(frozen=True)
+class OutputOn:
+    """What a head yields on another input of the same shape, sequence by sequence."""
+
+    input: str
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
+
+    to: "zero"; "mean", the head's own mean over all tokens of the input; or what it yields on
+    another input at the same place. frozen: all heads go on attending where they attend without
+    the change, so that it acts through what is moved and not through where it is moved to.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    to: Literal["zero", "mean"] | OutputOn = "zero"
+    frozen: bool = False
+
+    @property
+    def first_layer(self) -> int:
+        """The layer below which nothing changes."""
+        return min(layer for layer, _ in self.heads)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass over one input, and what is to be kept of it. Nothing else is kept.
+
+    losses: per-token cross-entropy. attention: the query-key pairs whose attention is wanted.
+    logit_positions: positions (negative ones count from the end) whose full logits are wanted.
+    neurons: the activations of the MLP at the last position, of a one-layer model.
+    head_outputs: layers whose per-head outputs, before W_O, are wanted. hidden_states: layers whose
+    incoming residual stream is wanted; n_layers is what leaves the last one, before the final norm.
+    change: what is done to the model while it runs; such a pass keeps losses and logits only.
+    dtype: of the forward pass; "" means the worker's own.
+    """
+
+    input: str
+    losses: bool = False
+    attention: frozenset[AttentionRequest] = frozenset()
+    logit_positions: tuple[int, ...] = ()
+    neurons: bool = False
+    head_outputs: tuple[int, ...] = ()
+    hidden_states: tuple[int, ...] = ()
+    change: HeadChange | None = None
+    dtype: Literal["", "float32", "float64", "bfloat16"] = ""
+
+    @property
+    def key(self) -> tuple:
+        """What must be equal for two requests to be served by one forward pass."""
+        return (self.input, self.change, self.dtype)
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether its record holds the input alone, for which no model need be run."""
+        return self == Pass(self.input, change=self.change, dtype=self.dtype)
+
+    @property
+    def needs(self) -> tuple["Pass", ...]:
+        """The passes without change that this one starts from: see `pipeline.engine.changes`."""
+        if self.change is None:
+            return ()
+        first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
+        start = (first,) if first else ()
+        stream = Pass(self.input, hidden_states=start, dtype=self.dtype)
+        if self.change.to == "zero":
+            return (stream,)
+        source = self.change.to.input if isinstance(self.change.to, OutputOn) else self.input
+        return (stream, Pass(source, head_outputs=layers, dtype=self.dtype))
+
+
+def merge(passes: Iterable[Pass]) -> list[Pass]:
+    """The fewest passes that yield all that `passes` ask for, in an order in which they can run."""
+    merged: dict[tuple, Pass] = {}
+    for wanted in [needed for one in passes for needed in (*one.needs, one)]:
+        have = merged.get(wanted.key)
+        merged[wanted.key] = wanted if have is None else _union(have, wanted)
+    return list(merged.values())
+
+
+def _union(a: Pass, b: Pass) -> Pass:
+    return Pass(
+        input=a.input,
+        losses=a.losses or b.losses,
+        attention=a.attention | b.attention,
+        logit_positions=tuple(dict.fromkeys(a.logit_positions + b.logit_positions)),
+        neurons=a.neurons or b.neurons,
+        head_outputs=tuple(dict.fromkeys(a.head_outputs + b.head_outputs)),
+        hidden_states=tuple(dict.fromkeys(a.hidden_states + b.hidden_states)),
+        change=a.change,
+        dtype=a.dtype,
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one forward pass yielded: facts, nothing averaged.
+
+    loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not asked for).
+    attention: per request, see the request's class.
+    logits: per asked-for position, as it was asked for. neurons: the inputs of W_out.
+    head_outputs, hidden_states: per asked-for layer.
+    """
+
+    input: "Input"
+    loss: Float[Tensor, "sequence position"] | None = None
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head query"]] = field(
+        default_factory=dict
+    )
+    logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)
+    neurons: Float[Tensor, "sequence neuron"] | None = None
+    head_outputs: Mapping[int, Float[Tensor, "sequence position head d_value"]] = field(
+        default_factory=dict
+    )
+    hidden_states: Mapping[int, Float[Tensor, "sequence position d_model"]] = field(
+        default_factory=dict
+    )

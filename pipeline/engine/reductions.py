@@ -1,0 +1,151 @@
+"""Attention that is reduced while a model runs, one layer at a time and a few rows at a time.
+
+A profile over 256 lags as 256 diagonals would keep, and read, 256 numbers per query; here blocks of
+rows are multiplied with the band of keys before them, and the band is summed along its diagonals.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.engine.kernels import attend, capped
+from pipeline.engine.masks import RuleMask, causal_mask
+from pipeline.engine.record import Entropy, LagMeans, Reduced
+
+_ROWS = 128
+
+
+class Attention(Protocol):
+    """One layer's attention, to be looked at in rectangles."""
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        ...
+
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+        """Attention of a range of queries to a range of keys; keys after a query are undefined."""
+        ...
+
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """In nats."""
+        ...
+
+
+def reduced(
+    request: Reduced, attention: Attention, defined: Bool[Tensor, "batch query"] | None
+) -> Float[Tensor, "batch head _"]:
+    """What a request yields of one layer; queries that are not `defined` (padding) do not count."""
+    match request:
+        case LagMeans(n_lags):
+            return mean_by_lag(attention, n_lags, defined)
+        case Entropy():
+            entropy = attention.entropy()
+            return entropy if defined is None else entropy.where(defined[:, None], torch.nan)
+
+
+def mean_by_lag(
+    attention: Attention, n_lags: int, defined: Bool[Tensor, "batch query"] | None = None
+) -> Float[Tensor, "batch head lag"]:
+    """Mean of attention[i, i - lag] over i >= lag, for lag 0 .. n_lags - 1; NaN for none."""
+    sums, counts = 0, torch.zeros(n_lags)
+    for first in range(0, attention.length, _ROWS):
+        queries = range(first, min(first + _ROWS, attention.length))
+        keys = range(max(0, first - n_lags + 1), queries.stop)
+        band = attention.tile(queries, keys)
+        # Keys before the first token: every row gets n_lags keys up to its own.
+        band = pad(band, (n_lags - 1 - (first - keys.start), 0))
+        by_lag = _along_diagonals(band, n_lags)
+        exists = _exists(queries, n_lags, by_lag.device)
+        if defined is not None:
+            exists = exists & defined[:, None, queries.start : queries.stop, None]
+            by_lag = by_lag.where(exists, 0)
+        sums = sums + by_lag.sum(-2)
+        counts = counts.to(by_lag.device) + exists.sum(-2)
+    assert isinstance(sums, Tensor)
+    return sums / counts
+
+
+def _along_diagonals(
+    band: Float[Tensor, "batch head q k"], n_lags: int
+) -> Float[Tensor, "batch head q lag"]:
+    """Of row r its entries r .. r + n_lags - 1, the last one first: a view by strides, no copy."""
+    *outer, rows, width = band.shape
+    *steps, _, _ = band.contiguous().stride()
+    view = band.contiguous().as_strided((*outer, rows, n_lags), (*steps, width + 1, 1))
+    return view.flip(-1)
+
+
+def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "q lag"]:
+    position = torch.arange(queries.start, queries.stop, device=device)
+    return position[:, None] >= torch.arange(n_lags, device=device)
+
+
+@dataclass(frozen=True)
+class FromMatrix:
+    """The attention of a layer whose whole matrix is at hand."""
+
+    weights: Float[Tensor, "batch head query key"]
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return self.weights.shape[-1]
+
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+        """See `Attention`."""
+        return self.weights[..., queries.start : queries.stop, keys.start : keys.stop]
+
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """See `Attention`."""
+        return torch.special.entr(self.weights).sum(-1)
+
+
+@dataclass(frozen=True)
+class FromScores:
+    """The attention of a layer that a fused kernel computed: p = exp(score - lse)."""
+
+    q: Float[Tensor, "batch head query d_head"]
+    k: Float[Tensor, "batch kv_head key d_head"]
+    lse: Float[Tensor, "batch head query"]
+    scale: float
+    softcap: float | None
+    mask: RuleMask | None
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return self.q.shape[2]
+
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+        """See `Attention`."""
+        rows, columns = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
+        q = self.q[:, :, rows].unflatten(1, (self.k.shape[1], -1)).to(self.lse.dtype)
+        k = self.k[:, :, None, columns].to(self.lse.dtype)
+        scores = capped((q @ k.mT).flatten(1, 2) * self.scale, self.softcap)
+        if self.mask is not None:
+            scores = scores + self.mask.tile(queries, keys, scores.dtype)
+        return (scores - self.lse[:, :, rows, None]).exp_()
+
+    def entropy(self) -> Float[Tensor, "batch head query"]:
+        """lse_i - sum_j p_ij score_ij, where the sum is scale <q_i, sum_j p_ij k_j>."""
+        if self.softcap is not None:
+            return self._entropy_by_rows()
+        # A sink without a key is left out: this is the entropy over keys.
+        q, k = self.q.to(self.lse.dtype), self.k.to(self.lse.dtype)
+        mean_key, lse = attend(q, k, k, self.mask, self.scale)
+        return (lse - self.scale * torch.linalg.vecdot(q, mean_key.transpose(1, 2))).clamp_(min=0)
+
+    def _entropy_by_rows(self) -> Float[Tensor, "batch head query"]:
+        rows = []
+        mask = self.mask or causal_mask(self.q.device)
+        spelled_out = FromScores(self.q, self.k, self.lse, self.scale, self.softcap, mask)
+        for first in range(0, self.length, _ROWS):
+            queries = range(first, min(first + _ROWS, self.length))
+            tile = spelled_out.tile(queries, range(queries.stop))
+            rows.append(torch.special.entr(tile).sum(-1))
+        return torch.cat(rows, dim=-1)

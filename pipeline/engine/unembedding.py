@@ -1,0 +1,87 @@
+"""A model's unembedding, found, watched and asked what becomes of its logits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.engine.cross_entropy import Unembedding
+from pipeline.errors import InputError
+
+
+@contextmanager
+def replaced_unembedding(
+    module: PreTrainedModel, stand_in: Callable[[Tensor], Tensor]
+) -> Iterator[None]:
+    """Let `stand_in` be called in place of the unembedding: exactly once, or an error."""
+    head = _matrix(module)
+    calls = 0
+
+    def counted(h: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return stand_in(h)
+
+    vars(head)["forward"] = counted
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+    if calls != 1:
+        raise InputError(
+            f"{type(module).__name__} applied its unembedding {calls} times in one forward pass, "
+            "expected once: its losses cannot be computed exactly"
+        )
+
+
+def unembedding_of(module: PreTrainedModel, scale: float, softcap: float | None) -> Unembedding:
+    """The current weights of the unembedding, with what `logit_transform` found."""
+    head = _matrix(module)
+    return Unembedding(head.weight, head.bias, scale, softcap)
+
+
+def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
+    """The scale and softcap that a model applies after its unembedding, found by asking it.
+
+    A stand-in for the unembedding returns values from -1000 to 1000; what the model makes of them
+    must be what its config says, or an InputError: a softcap changes small logits so little that
+    no comparison of those would notice it.
+    """
+    probe = torch.linspace(-1000, 1000, 64, dtype=module.dtype, device=module.device)
+    probe = torch.cat([probe, probe / 1000]).expand(1, 2, -1)
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=module.device)
+    with replaced_unembedding(module, lambda h: probe.clone()):
+        found = module(input_ids=tokens, use_cache=False).logits
+    scale, softcap = _said_by_config(module)
+    expected = Unembedding(probe, None, scale, softcap).transform(probe.float())
+    tolerance = 1e-2 if module.dtype.itemsize < 4 else 1e-4
+    if found.shape != probe.shape or not torch.allclose(
+        found.float(), expected, rtol=tolerance, atol=1e-6
+    ):
+        raise InputError(
+            f"{type(module).__name__} changes its logits after the unembedding in a way that is "
+            "not known here: its losses cannot be computed exactly"
+        )
+    return scale, softcap
+
+
+def _said_by_config(module: PreTrainedModel) -> tuple[float, float | None]:
+    """Cohere multiplies logits, Granite divides them, Gemma 2 and 3 cap them."""
+    config = module.config.get_text_config()
+    scale = getattr(config, "logit_scale", None)
+    if not isinstance(scale, int | float) or config.model_type == "mpt":
+        scale = 1.0  # MPT's setting of that name is read by no code of transformers
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    return scale, getattr(config, "final_logit_softcapping", None)
+
+
+def _matrix(module: PreTrainedModel) -> nn.Linear:
+    head = module.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
+        raise InputError(
+            f"{type(module).__name__} has no plain unembedding matrix: its logits cannot be "
+            "computed in tiles"
+        )
+    return head

@@ -1,0 +1,185 @@
+"""The arrays of a measure: which there are, of what shape, and how they are made.
+
+Every variable is a Zarr v3 array with one whole chunk per row, so that no two workers ever write
+the same chunk, and with a checksum in each chunk, so that a flipped bit is an error, no number.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store as ZarrStore
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from pipeline.errors import InputError
+from pipeline.schema import Variable
+from pipeline.store.fingerprint import plain_json
+
+NO_STEP = -1
+
+# What a group carries for each row beside its variables: dtype and fill value.
+ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
+    "step": ("int64", NO_STEP),
+    "tokens_seen": ("float64", float("nan")),
+    "uri": (str, ""),
+    "digest": (str, ""),
+}
+DESCRIBED = ("unit", "definition", "reference", "stored_as")  # attributes of variables
+
+# Half a unit in the last of float16's 11 bits. What a row lost by it stands in its marker.
+HALF = "float16: rounded by at most 0.002 below 8, 0.004 below 16, 0.0005 of the value above"
+_FILLS = {"f": float("nan"), "i": 0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Template:
+    """The arrays of one group (one measure on one input) for one fingerprint class.
+
+    coordinates: a 1-D array of integers or strings for every dimension but "step".
+    attributes: JSON (definition, version, parameters, the input's name and digest, ...).
+    half: the float32 variables that are stored as float16, in half of the space (see `HALF`); part
+    of what a class is, so name them in its fingerprint. They are read as float32 again.
+    """
+
+    group: str
+    class_: str
+    variables: tuple[Variable, ...]
+    coordinates: Mapping[str, np.ndarray]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    half: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        checked_name(self.group, "group")
+        if missing := set(self.dims) - set(self.coordinates):
+            raise ValueError(f"group {self.group!r}: no coordinates for {sorted(missing)}")
+        single = {variable.name for variable in self.variables if variable.dtype == "float32"}
+        if wrong := self.half - single:
+            raise InputError(
+                f"group {self.group!r}: {sorted(wrong)} cannot be stored as float16, only its "
+                f"float32 variables can: {', '.join(sorted(single)) or 'it has none'}"
+            )
+
+    @property
+    def dims(self) -> list[str]:
+        """The dimensions of its variables, without "step"."""
+        return sorted({dim for variable in self.variables for dim in variable.dims[1:]})
+
+    def shape(self, variable: Variable) -> tuple[int, ...]:
+        """The shape of one row of a variable."""
+        return tuple(len(self.coordinates[dim]) for dim in variable.dims[1:])
+
+    def as_json(self) -> dict[str, Any]:
+        """What is stored of it, in its group's attributes. Readers need no more to open it."""
+        described = ("dims", "dtype", "unit", "definition", "reference")
+        return plain_json(
+            {
+                "attributes": self.attributes,
+                "coordinates": {dim: self.coordinates[dim] for dim in self.dims},
+                "variables": {
+                    variable.name: {key: getattr(variable, key) for key in described}
+                    | ({"stored_as": HALF} if variable.name in self.half else {})
+                    for variable in self.variables
+                },
+            }
+        )
+
+
+def prepare(root: zarr.Group, template: Template, uri: str) -> None:
+    """Make what is missing of a template's arrays; InputError where other arrays are in place."""
+    group = root.require_group(template.group)
+    found, wanted = group.get(template.class_), template.as_json()
+    if isinstance(found, zarr.Group) and "template" in found.attrs:
+        _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
+        if found.attrs["template"] != wanted:
+            found.update_attributes({"template": wanted})
+    else:
+        _create_arrays(group.require_group(template.class_), template, wanted)
+    if "current" not in group.attrs:
+        group.update_attributes({"current": template.class_})
+
+
+def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
+    """All arrays of a class, "step" first."""
+    arrays = dict(group.arrays())
+    return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
+
+
+def consolidate(folder: ZarrStore) -> None:
+    """Gather the metadata of all that is in a folder, so that opening it takes one request."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
+        zarr.consolidate_metadata(folder, zarr_format=3)
+
+
+def checked_name(name: str, what: str) -> str:
+    """`name`, if it can be part of a key on any storage."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{what} {name!r}: use letters, digits, '_', '.' and '-' only")
+    return name
+
+
+def _create_arrays(target: zarr.Group, template: Template, wanted: dict[str, Any]) -> None:
+    """The template is stored last: a group without one was left half-made by a kill."""
+    for name, (dtype, fill) in ROW_ARRAYS.items():
+        _create_array(target, name, (), dtype, fill, ("step",), {})
+    for variable in template.variables:
+        dtype = np.dtype("float16" if variable.name in template.half else variable.dtype)
+        about = wanted["variables"][variable.name]
+        attributes = {key: about[key] for key in DESCRIBED if key in about}
+        shape, fill = template.shape(variable), _FILLS[dtype.kind]
+        _create_array(target, variable.name, shape, dtype, fill, variable.dims, attributes)
+    target.update_attributes({"template": wanted})
+
+
+def _create_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    fill: Any,
+    dims: tuple[str, ...],
+    attributes: dict[str, Any],
+) -> None:
+    compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
+    group.create_array(
+        name,
+        shape=(0, *shape),
+        chunks=(1, *(max(size, 1) for size in shape)),
+        dtype=dtype,
+        fill_value=fill,
+        dimension_names=dims,
+        compressors=[*compress, Crc32cCodec()],
+        attributes=attributes,
+        overwrite=name in group,
+    )
+
+
+def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
+    there, wanted = _fixed(there), _fixed(wanted)
+    for key in sorted({*there, *wanted}):
+        if there.get(key) != wanted.get(key):
+            raise InputError(
+                f"{uri}: the store was made by another analysis: {key} of group {group!r} is "
+                f"{_shortened(there.get(key))} there, expected {_shortened(wanted.get(key))}; "
+                "choose another store"
+            )
+
+
+def _fixed(template: Any) -> dict[str, Any]:
+    """What may never change within a class: the arrays and their coordinates."""
+    arrays = {
+        name: [about["dims"], about["dtype"], about.get("stored_as")]
+        for name, about in template["variables"].items()
+    }
+    return {"variables": arrays, **template["coordinates"]}
+
+
+def _shortened(value: Any) -> str:
+    text = f"{len(value)} values {value}" if isinstance(value, list) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,0 +1,137 @@
+"""Reclaiming: remove what no reader sees any more.
+
+That is: rows that were recomputed since, rows that a killed worker left without a marker, all rows
+of classes that are not current, and unfinished files. Nothing is removed before it has been left
+alone for a while: a reader may still have a recomputed row open, and a worker may be slow between
+its first chunk and its marker.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipeline.store import Store, layout
+from pipeline.store.lease import owned
+from pipeline.store.markers import Commit, latest
+from pipeline.store.objects import PARTIAL
+from pipeline.store.rows import ROWS
+
+DAY = 86400.0
+
+_Row = tuple[str, str, int]  # group, class, storage row
+_Facts = Mapping[str, tuple[int, float]]  # by key: bytes, time of the last change
+
+
+@dataclass(frozen=True)
+class Reclaimed:
+    """What was removed, or would be: rows, whole classes, objects in all, and their bytes."""
+
+    rows: int = 0
+    classes: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+
+def reclaim(
+    store: Store, older_than: float = DAY, keep_classes: bool = False, dry_run: bool = False
+) -> Reclaimed:
+    """Remove what no reader sees and what nobody has touched for `older_than` seconds.
+
+    keep_classes: leave the rows of classes that are not current (of other parameters, inputs or
+    versions), so that going back to them costs nothing. dry_run: only say what would be removed.
+    InputError while an analysis owns the store.
+    """
+    with owned(store):
+        commits, groups = store.commits(), store.catalogue().groups
+        current = {name: str(group.attrs["current"]) for name, group in groups.items()}
+        facts = store.objects.facts()
+        rows = _wasted_rows(commits, current, facts, time.time() - older_than, keep_classes)
+        classes = _emptied_classes(facts, current, rows)
+        keys = [key for row in rows.values() for key in row]
+        keys += [key for key in facts if _class_of(key) in classes]
+        keys += [k for k in facts if k.endswith(PARTIAL) and facts[k][1] < time.time() - older_than]
+        if not dry_run:
+            _remove(store, list(dict.fromkeys(keys)), classes)
+    removed = set(keys)
+    return Reclaimed(len(rows), len(classes), len(removed), sum(facts[key][0] for key in removed))
+
+
+def _wasted_rows(
+    commits: Iterable[Commit],
+    current: Mapping[str, str],
+    facts: _Facts,
+    before: float,
+    keep_classes: bool,
+) -> dict[_Row, list[str]]:
+    """The keys (markers and chunks) of each row that can go."""
+    commits = list(commits)
+    standing = {group: latest(_of(commits, group), class_) for group, class_ in current.items()}
+    seen = {_row(commit) for rows in standing.values() for commit in rows.values()}
+    found = _keys_by_row(facts)
+    for commit in commits:
+        found[_row(commit)].append(commit.key)
+        # A row that was recomputed is young as long as the row in its place is.
+        if (later := standing.get(commit.group, {}).get(commit.step)) and later != commit:
+            found[_row(commit)].append(later.key)
+
+    def goes(row: _Row, keys: list[str]) -> bool:
+        group, class_, _ = row
+        if row in seen or group not in current or (keep_classes and class_ != current[group]):
+            return False
+        return all(facts[key][1] < before for key in keys if key in facts)
+
+    kept = {commit.key for rows in standing.values() for commit in rows.values()}
+    return {
+        row: [key for key in keys if key in facts and key not in kept]
+        for row, keys in found.items()
+        if goes(row, keys)
+    }
+
+
+def _emptied_classes(
+    facts: _Facts, current: Mapping[str, str], rows: Iterable[_Row]
+) -> set[tuple[str, str]]:
+    """The classes that are not current, and of which no row remains."""
+    others = {place for key in facts if (place := _class_of(key)) is not None}
+    others = {(g, c) for g, c in others if g in current and current[g] != c}
+    going = set(rows)
+    remaining = {row[:2] for row in _keys_by_row(facts) if row not in going}
+    used = {row[:2] for row in going}
+    return {place for place in others & used if place not in remaining}
+
+
+def _remove(store: Store, keys: list[str], classes: Iterable[tuple[str, str]]) -> None:
+    """Markers go first: a row without its marker is invisible, a marker without its row is not."""
+    markers = [key for key in keys if not key.startswith(f"{ROWS}/")]
+    store.objects.delete_all(markers)
+    store.objects.delete_all([key for key in keys if key.startswith(f"{ROWS}/")])
+    for group, class_ in classes:
+        store.objects.delete(f"{ROWS}/{group}/{class_}")
+    if classes:
+        layout.consolidate(store.objects.zarr(ROWS))
+
+
+def _of(commits: Iterable[Commit], group: str) -> list[Commit]:
+    return [commit for commit in commits if commit.group == group]
+
+
+def _row(commit: Commit) -> _Row:
+    return commit.group, commit.class_, commit.row
+
+
+def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
+    """The chunks `rows/<group>/<class>/<array>/c/<row>[/...]` of each storage row."""
+    found: dict[_Row, list[str]] = defaultdict(list)
+    for key in facts:
+        parts = key.split("/")
+        if len(parts) > 5 and parts[0] == ROWS and parts[4] == "c":
+            number = parts[5].partition(".")[0]
+            if number.isdigit():
+                found[(parts[1], parts[2], int(number))].append(key)
+    return found
+
+
+def _class_of(key: str) -> tuple[str, str] | None:
+    parts = key.split("/")
+    return (parts[1], parts[2]) if len(parts) > 3 and parts[0] == ROWS else None

@@ -1,0 +1,78 @@
+"""Out of memory: the batch is halved once, which is recorded; then the checkpoint is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import xarray as xr
+
+import pipeline.worker
+from pipeline import analyze, open_run
+from pipeline.engine.forward import batch_bytes
+from pipeline.store import Store
+from tests.pipeline.test_main import analysis
+
+USUAL = batch_bytes("cpu", None)
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Path]) -> Path:
+    return make_run(steps=(0, 1, 2))
+
+
+@pytest.fixture
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
+    """`memory_for(bytes, uri)`: passes over this checkpoint's weights get so much and no more."""
+    real, swap = pipeline.worker.run, pipeline.worker.Resident.swap
+    present: list[str] = []
+
+    def limit(limit: int, step: str) -> None:
+        def swapped(self: Any, weights: Any, where: str) -> None:
+            present[:] = [where]
+            swap(self, weights, where)
+
+        def limited(*arguments: Any, memory_bytes: int, **options: Any) -> Any:
+            if present[0].endswith(step) and memory_bytes > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+            return real(*arguments, memory_bytes=memory_bytes, **options)
+
+        monkeypatch.setattr(pipeline.worker, "run", limited)
+        monkeypatch.setattr(pipeline.worker.Resident, "swap", swapped)
+
+    return limit
+
+
+def batches(store: str) -> dict[int, str | None]:
+    opened = Store(store)
+    return {
+        commit.step: opened.marker(commit)["details"].get("batch")
+        for commit in opened.commits("token_loss")
+    }
+
+
+def test_a_batch_is_halved_once_which_is_recorded_and_gives_the_same_numbers(
+    run: Path, memory_for: Callable[[int, str], None]
+) -> None:
+    undisturbed = analysis(run, store=str(run.parent / "undisturbed.zarr"))
+    assert not analyze(undisturbed).failed
+    scarce = analysis(run)
+    memory_for(USUAL // 2, "step-1")
+    summary = analyze(scarce)
+    assert (summary.computed, summary.failed) == ([0, 1, 2], {})
+    assert batches(scarce.store) == {0: None, 1: "halved", 2: None}
+    for name, group in open_run(undisturbed.store).children.items():
+        found = open_run(scarce.store)[name].to_dataset()
+        xr.testing.assert_allclose(found, group.to_dataset(), atol=1e-5)
+
+
+def test_a_checkpoint_for_which_half_the_batch_is_too_large_is_named_and_the_others_are_computed(
+    run: Path, memory_for: Callable[[int, str], None]
+) -> None:
+    memory_for(USUAL // 4, "step-1")
+    summary = analyze(analysis(run))
+    assert summary.computed == [0, 2]
+    assert list(summary.failed) == [1]
+    for part in ("step 1", "step-1", "half the batch", "20 GiB", "workers.memory"):
+        assert part in summary.failed[1]
