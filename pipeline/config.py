@@ -164,6 +164,18 @@ class Selection(Strict):
         return self
 
 
+class GroupOptions(Strict):
+    """What may be said of any measure beside its own parameters.
+
+    select: some of the analysis's checkpoints only, as for a measure that costs many passes.
+    float16: variables to store in half of the space, each number rounded: by at most 0.002 below 8,
+    0.004 below 16, a 2,000th above. What was lost is measured, and stands beside every row.
+    """
+
+    select: Selection | None = None
+    float16: tuple[str, ...] = ()
+
+
 class Analysis(Strict):
     """What to compute, from what, into which store.
 
@@ -171,8 +183,7 @@ class Analysis(Strict):
     those which would look right and be wrong are left out: by their metadata, by their bytes too
     ("deep": reads all of them once), or not at all ("off": whatever is there is computed).
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
-    measures: by group name, each with its parameters; with `select` among them, a measure is
-    computed at some of the analysis's checkpoints only, as one that costs many passes should be.
+    measures: by group name, each with its parameters, and with what `GroupOptions` has.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
     cache: how much of a remote run is on this machine's disk at one time.
     trust_remote_code: whether code that comes with a checkpoint may be run to build its model.

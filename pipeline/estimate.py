@@ -138,7 +138,8 @@ def _row_bytes(prepared: Prepared) -> int:
         coordinates = group.measure.coordinates(prepared.settings[group.name])
         for variable in group.measure.variables:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
-            total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(variable.dtype).itemsize
+            dtype = "float16" if variable.name in group.options.float16 else variable.dtype
+            total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return total
 
 

@@ -13,7 +13,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
-from pipeline.config import Analysis, Selection, validated
+from pipeline.config import Analysis, GroupOptions, validated
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
@@ -22,23 +22,24 @@ from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
-from pipeline.store.layout import Template
+from pipeline.store.layout import Template, check_half
 from pipeline.store.markers import Commit, latest
 from pipeline.survey import Survey
 
 
 @dataclass(frozen=True)
 class Group:
-    """One measure on one input: a group of the store. select: some of the checkpoints only."""
+    """One measure on one input: a group of the store."""
 
     name: str
     measure: Measure
     input_name: str | None
-    select: Selection | None = None
+    options: GroupOptions
 
     def applies_to(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Those of an analysis's checkpoints at which it is to be computed."""
-        return select(checkpoints, **({} if self.select is None else self.select.model_dump()))
+        chosen = self.options.select
+        return select(checkpoints, **({} if chosen is None else chosen.model_dump()))
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     others = {name: job.input_digests[name] for name in measure.other_inputs}
     return {
         **({"other_inputs": others} if others else {}),
+        **({"float16": sorted(group.options.float16)} if group.options.float16 else {}),
         "measure": measure.name,
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
@@ -230,12 +232,15 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
         raise InputError(
             f"measures.{name}: measure {measure_name!r} reads weights only: remove '.{input_name}'"
         )
-    given, chosen = dict(parameters), None
-    if given.get("select") is not None:
-        where = f"measures.{name}.select"
-        chosen = validated(Selection, given.pop("select"), where=where)
-    measure = validated(kind, given, where=f"measures.{name}")
-    return Group(name, measure, input_name or kind.default_input, chosen)
+    where, shared = f"measures.{name}", GroupOptions.model_fields.keys()
+    options = {key: value for key, value in parameters.items() if key in shared}
+    own = {key: value for key, value in parameters.items() if key not in shared}
+    measure = validated(kind, own, where=where)
+    group = Group(
+        name, measure, input_name or kind.default_input, validated(GroupOptions, options, where)
+    )
+    check_half(name, measure.variables, frozenset(group.options.float16))
+    return group
 
 
 def _inputs(
@@ -290,7 +295,8 @@ def _template(
         "computed_in": {"dtype": workers.dtype, "device": workers.device},
     }
     coordinates = measure.coordinates(setting)
-    return Template(group.name, class_, measure.variables, coordinates, attributes)
+    half = frozenset(group.options.float16)
+    return Template(group.name, class_, measure.variables, coordinates, attributes, half)
 
 
 def save_input(store: Store, made: Input) -> None:

@@ -6,7 +6,7 @@ the same chunk, and with a checksum in each chunk, so that a flipped bit is an e
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,12 +57,7 @@ class Template:
         checked_name(self.group, "group")
         if missing := set(self.dims) - set(self.coordinates):
             raise ValueError(f"group {self.group!r}: no coordinates for {sorted(missing)}")
-        single = {variable.name for variable in self.variables if variable.dtype == "float32"}
-        if wrong := self.half - single:
-            raise InputError(
-                f"group {self.group!r}: {sorted(wrong)} cannot be stored as float16, only its "
-                f"float32 variables can: {', '.join(sorted(single)) or 'it has none'}"
-            )
+        check_half(self.group, self.variables, self.half)
 
     @property
     def dims(self) -> list[str]:
@@ -86,6 +81,16 @@ class Template:
                     for variable in self.variables
                 },
             }
+        )
+
+
+def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) -> None:
+    """InputError where something else than float32 variables is to be stored as float16."""
+    single = {variable.name for variable in variables if variable.dtype == "float32"}
+    if wrong := half - single:
+        raise InputError(
+            f"group {group!r}: {sorted(wrong)} cannot be stored as float16, only its "
+            f"float32 variables can: {', '.join(sorted(single)) or 'it has none'}"
         )
 
 

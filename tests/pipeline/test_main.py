@@ -80,6 +80,27 @@ def test_stored_numbers_are_those_of_the_models_own_forward(run: Path) -> None:
         np.testing.assert_allclose(tree["weight_norm"].sum_of_squares.sel(step=step), squares)
 
 
+def test_losses_are_stored_as_float16_where_asked(run: Path) -> None:
+    analyze(analysis(run))
+    halved = {**MEASURES["token_loss"], "float16": ["loss"]}
+    half = str(run.parent / "half.zarr")
+    analyze(analysis(run, store=half, measures={"token_loss": halved}))
+    exact = open_run(str(run.parent / "store.zarr"))["token_loss"]
+    rounded = open_run(half)["token_loss"]
+    assert rounded.loss.attrs["stored_as"].startswith("float16")
+    error = np.abs(rounded.loss.values - exact.loss.values)
+    assert 0 < error.max() <= 0.002
+    assert (rounded["mean"].values == exact["mean"].values).all()
+
+
+def test_what_is_no_float32_variable_cannot_be_float16(run: Path) -> None:
+    for name in ("mean", "los"):
+        measures = {"token_loss": {**MEASURES["token_loss"], "float16": [name]}}
+        with pytest.raises(InputError, match=f"{name}.*float32 variables can: loss"):
+            analyze(analysis(run, measures=measures))
+    assert not (run.parent / "store.zarr").exists()
+
+
 def test_scores_are_those_of_the_eager_matrices(run: Path) -> None:
     analyze(analysis(run))
     scores = open_run(str(run.parent / "store.zarr"))["head_scores"].sel(step=10)
