@@ -1,5 +1,6 @@
 """Several runs side by side: the groups of `open_run` with one more dimension, `run`."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,24 +8,27 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from pipeline.aggregate.crossings import first_crossing
 from pipeline.errors import InputError, suggestion
-from pipeline.query import open_run
+from pipeline.query import open_run, select
 
 # What makes the numbers of two runs comparable: attributes of a group.
 _SAME = ("measure", "version", "parameters", "input")
+_MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*([<>])\s*(\S+)\s*")
 
 
 def open_runs(
     uris: Mapping[str, str] | Sequence[str],
     align: Literal["step", "tokens_seen"] = "step",
-    origin: Mapping[str, float] | None = None,
+    origin: Mapping[str, float] | str | None = None,
     mixed: bool = False,
 ) -> xr.DataTree:
     """The committed rows of several stores, lazily (with Dask), with the first dimension `run`.
 
     uris: by name of the run; a sequence names each by the last part of its URI.
-    align: the axis that the runs share. origin: for each run, the moment on that axis that becomes
-    its zero, such as the step at which its induction heads formed; the axis is then `since_origin`.
+    align: the axis that the runs share. origin: the moment on that axis that becomes a run's zero:
+    its place for each run, or what happened then, such as "head_scores/induction > 0.6": the first
+    saved step at which any entry (any head) passes. The axis is then `since_origin`.
     Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
     axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
 
@@ -36,9 +40,11 @@ def open_runs(
     if align not in ("step", "tokens_seen"):
         known = suggestion(align, ("step", "tokens_seen"))
         raise InputError(f"cannot align runs on {align!r}; {known}")
+    trees = {run: open_run(uri, chunks="stored") for run, uri in named.items()}
+    if isinstance(origin, str):
+        origin = {run: _moment(run, tree, origin, align) for run, tree in trees.items()}
     if origin is not None and (missing := sorted(set(named) - set(origin))):
         raise InputError(f"no origin is given for the run {missing[0]!r}: give one for each run")
-    trees = {run: open_run(uri, chunks="stored") for run, uri in named.items()}
     groups = sorted({str(group) for tree in trees.values() for group in tree.children})
     datasets = {}
     for group in groups:
@@ -59,6 +65,26 @@ def _by_name(uris: Sequence[str]) -> dict[str, str]:
             )
         named[name] = uri
     return named
+
+
+def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
+    """The first place on the axis at which a variable passes a threshold."""
+    parts = _MOMENT.fullmatch(happened)
+    try:
+        address, sign, threshold = parts.groups() if parts else ("", "", "")
+        limit = float(threshold)
+    except ValueError:
+        raise InputError(
+            f"origin {happened!r}: expected GROUP/VARIABLE > NUMBER (or <), "
+            "as in head_scores/induction > 0.6"
+        ) from None
+    values = select(tree, address)
+    others = [dim for dim in values.dims if dim != "step"]
+    series = values.max(others) if sign == ">" else values.min(others)
+    step = first_crossing(series, limit, "above" if sign == ">" else "below")
+    if step is None:
+        raise InputError(f"run {run!r}: {happened} at none of its steps: leave it out")
+    return float(series.sel(step=step)[align])
 
 
 def _check_comparable(group: str, found: Mapping[str, xr.Dataset]) -> None:

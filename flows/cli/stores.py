@@ -39,7 +39,10 @@ def query(
     ] = "step",
     origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="RUN=PLACE", help="What becomes a run's zero, such as its change."),
+        typer.Option(
+            metavar="RUN=PLACE",
+            help='What becomes a run\'s zero; or when it was: "head_scores/induction > 0.6".',
+        ),
     ] = None,
     mixed: Annotated[
         bool, typer.Option("--mixed", help="Also stores that were not measured alike.")
@@ -85,9 +88,15 @@ def _opened(stores: list[str], align: str, origin: list[str] | None, mixed: bool
 
     if len(stores) == 1:
         return open_run(stores[0])
-    places = dict(_named("--origin", text) for text in origin or [])
-    numbers = {run: _number(f"--origin {run}", place) for run, place in places.items()}
-    return open_runs(stores, align, numbers or None, mixed)  # pyright: ignore[reportArgumentType]
+    return open_runs(stores, align, _origin(origin or []), mixed)  # pyright: ignore[reportArgumentType]
+
+
+def _origin(given: list[str]) -> dict[str, float] | str | None:
+    """A moment that is the same for all runs, or the place of each."""
+    if len(given) == 1 and set("<>") & set(given[0]):
+        return given[0]
+    places = dict(_named("--origin", text) for text in given)
+    return {run: _number(f"--origin {run}", place) for run, place in places.items()} or None
 
 
 def _named(option: str, text: str) -> tuple[str, str]:

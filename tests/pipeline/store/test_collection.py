@@ -76,6 +76,18 @@ def test_runs_are_aligned_on_the_moment_of_change(runs):
     assert tree["scores"]["step"].sel(run="large", since_origin=4) == 8
 
 
+def test_the_moment_of_change_is_found_in_each_run(runs):
+    highest = {
+        "small": {step: np.nanmax(induction(scores(), step)) for step in (0, 2, 4)},
+        "large": {step: np.nanmax(induction(scores(layers=3), step, 1)) for step in (2, 4, 8)},
+    }
+    limit = min(max(found.values()) for found in highest.values()) - 1e-3
+    tree = open_runs(runs, origin=f"scores/induction > {limit}", mixed=True)
+    for run, found in highest.items():
+        moment = min(step for step, value in found.items() if value > limit)
+        assert tree["scores"]["step"].sel(run=run, since_origin=0) == moment
+
+
 def test_nothing_is_read_before_it_is_needed(runs, monkeypatch):
     monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", _only_labels)
     assert open_runs(runs, mixed=True)["scores"]["induction"].shape == (2, 4, 3, 3)
@@ -100,6 +112,10 @@ def test_collections_are_asked_like_runs(runs):
     [
         ({"align": "tokens"}, "cannot align runs on 'tokens'; did you mean 'tokens_seen'"),
         ({"origin": {"small": 1}}, "no origin is given for the run 'large'"),
+        ({"origin": "scores/induction"}, "expected GROUP/VARIABLE > NUMBER"),
+        ({"origin": "scores/induction > much"}, "expected GROUP/VARIABLE > NUMBER"),
+        ({"origin": "scores/inductoin > 1"}, "did you mean 'induction'"),
+        ({"origin": "scores/induction > 1000"}, "'small': .* at none of its steps"),
     ],
 )
 def test_what_cannot_be_aligned_is_one_sentence(runs, options, sentence):
