@@ -1,8 +1,8 @@
-"""Products of activations with weights, by the library that is fastest for them.
+"""Products of activations with weights, by the quicker of the libraries that torch brings along.
 
-On a CPU torch hands float32 products to MKL, which spares the wide vector units of processors that
-are not Intel's; oneDNN, which torch brings along, does not (tests/benchmarks/engine.py). Both sum
-in float32 and differ in rounding alone. Which one serves follows from device and dtype.
+On a CPU torch hands float32 products to MKL; oneDNN was the quicker one on the processors that
+are not Intel's on which both were tried. Both sum in float32 and differ in rounding alone. Which
+one serves follows from device and dtype, never from timing.
 
 The op is private to torch, which calls it from compiled models only. Where it is missing, torch's
 own choice serves.
