@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # What Ray holds back to say it only once, it says at the very end.
+    "RAY_DEDUP_LOGS": "0",
     # `device: cuda` with `gpus: 0` means that Ray shall not count GPUs, not that it hides them.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -27,7 +27,7 @@ def use_standing_server() -> None:
 
 
 def serve_ui(port: int) -> int:
-    """Run a Prefect server with its UI until it is interrupted; returns its exit code.
+    """Run a Prefect server with its UI until it is interrupted or ended; returns its exit code.
 
     InputError where the port is taken.
     """
@@ -37,12 +37,15 @@ def serve_ui(port: int) -> int:
             f"http://{LOCAL}:{port}, or choose another with --port"
         )
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOCAL]
+    others = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     server = subprocess.Popen(
         [*command, "--port", str(port)],
-        env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+        # Its pages would ask the server at the default port.
+        env={**others, "PREFECT_SERVER_UI_API_URL": f"http://{LOCAL}:{port}/api"},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as by Ctrl-C, with its server
     with _noticed(server.pid, port):
         try:
             return server.wait()
