@@ -7,7 +7,7 @@ computed alone (all its passes, and what it makes of them), over that of one bar
 input that yields every loss. A model of the shape of pythia-70m with random weights; for measures
 of weights alone the bare pass is one over 2 x 1024 tokens, for those of modular arithmetic one over
 the whole table of p = 113. Measures that change heads one by one change one in each of the six
-layers: all 48 would cost eight times as much. Measures that share passes cost less together.
+layers, six of 48 in all. Measures that share passes cost less together.
 Medians over rounds of processor time, which what else runs on the machine moves less than the clock
 on the wall.
 
