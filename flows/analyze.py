@@ -3,8 +3,6 @@
 It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
 """
 
-from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +15,7 @@ from prefect.states import Completed, Failed
 
 from flows import showing
 from flows.announcing import announce
+from flows.caller import Progress, calling, hand_over, tell
 from flows.dispatch import Pool
 from flows.fanout import await_records, computed, threads_for
 from flows.reporting import write_beside
@@ -31,33 +30,16 @@ from pipeline.store.lease import Lease, owned
 from pipeline.survey import Survey, survey
 from pipeline.worker import Outcome
 
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class _Watcher:
-    """Who runs the flow in this process, and wants more of it than its final state."""
-
-    progress: Progress
-    summary: Summary | None = None
-
-
-_watcher: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)
-
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
     """Run the flow here and now. Raises what it raised; see `pipeline.main.analyze`."""
     reach_server()
-    watcher = _Watcher(progress)
-    token = _watcher.set(watcher)
-    try:
+    with calling(progress) as caller:
         state = analyze(analysis, return_state=True)
-    finally:
-        _watcher.reset(token)
-    if watcher.summary is None:
+    if caller.summary is None:
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
-    return watcher.summary
+    return caller.summary
 
 
 @dataclass
@@ -93,8 +75,7 @@ def analyze(analysis: Analysis) -> State:
     _report(run)
     run.tasks += 3  # "audit", "prepare" and "report"
     await_records(run.tasks)
-    if watcher := _watcher.get():
-        watcher.summary = run.summary
+    hand_over(run.summary)
     outcome = Failed if run.summary.failed else Completed
     return outcome(message=run.summary.sentence())
 
@@ -124,7 +105,7 @@ def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
         for done, (cell, result) in enumerate(outcomes, start=1):
             run.settle(cell, result)
             bar.move(done)
-            _tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
+            tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
     lease.check()
     _publish(prepared)
     run.tasks += len(planned.cells) + 1
@@ -182,8 +163,3 @@ def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
         "deviation": "batch halved for want of memory" if result.halved else "",
         "failure": "",
     }
-
-
-def _tell(done: int, total: int, what: str) -> None:
-    if watcher := _watcher.get():
-        watcher.progress(done, total, what)

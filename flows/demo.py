@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.analyze import Progress, run_analysis
+from flows.analyze import run_analysis
+from flows.caller import Progress
 from pipeline.config import load_analysis
 from pipeline.main import Summary
 from pipeline.report import findings, write_report

@@ -1,5 +1,6 @@
 """What an operator configures: the standing server's notice, deployments, automations, names."""
 
+import importlib
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import yaml
 
@@ -126,3 +128,9 @@ def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.Monk
         pytest.raises(InputError, match="ontogeny ui"),
     ):
         watch_run(analysis, 60)
+
+
+@pytest.mark.parametrize("name", ["analyze", "reanalyze", "verify"])
+def test_a_served_flow_can_be_sent_to_its_process(name: str) -> None:
+    served = getattr(importlib.import_module(f"flows.{name}"), name)
+    assert cloudpickle.loads(cloudpickle.dumps(served)).name == served.name

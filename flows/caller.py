@@ -1,0 +1,48 @@
+"""Who runs the flow in this process, and wants more of it than its final state.
+
+In a module of its own: Prefect sends a served flow to its process by value, with all that stands
+beside it, and a context variable cannot be sent.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from pipeline.main import Summary
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Caller:
+    """What it is told while the flow runs, and the summary that it is given at the end."""
+
+    progress: Progress
+    summary: Summary | None = None
+
+
+_caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+
+@contextmanager
+def calling(progress: Progress) -> Iterator[Caller]:
+    """The flows that run in the block are run for this caller."""
+    caller = Caller(progress)
+    token = _caller.set(caller)
+    try:
+        yield caller
+    finally:
+        _caller.reset(token)
+
+
+def tell(done: int, total: int, what: str) -> None:
+    """Tell the caller, if there is one, how far the flow is."""
+    if caller := _caller.get():
+        caller.progress(done, total, what)
+
+
+def hand_over(summary: Summary) -> None:
+    """Give the caller, if there is one, what the flow did."""
+    if caller := _caller.get():
+        caller.summary = summary
