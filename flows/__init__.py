@@ -15,6 +15,8 @@ _ENVIRONMENT = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that restarts is waited for, in requests as in events.
     "PREFECT_CLIENT_MAX_RETRIES": "7",
+    # By its absence the server can tell a run that was killed; see examples/automations.yaml.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Nobody is told what is computed here.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",

@@ -23,7 +23,7 @@ def reanalyze(analyses: list[str]) -> State:
     changed = {config: found for config, one in again.items() if (found := _changed(config, one))}
     states = {config: analyze(again[config], return_state=True) for config in changed}
     failed = sorted(config for config, state in states.items() if not state.is_completed())
-    said = f"{len(analyses)} analyses: {len(changed)} changed, {len(failed)} failed"
+    said = f"{len(changed)} of {len(analyses)} analyses changed, {len(failed)} failed"
     return (Failed if failed else Completed)(message=f"{said}: {failed}" if failed else said)
 
 

@@ -24,7 +24,7 @@ def verify(stores: list[str], repair: bool = False) -> State:
         for fault in verified.faults
     ]
     rows = sum(verified.rows for verified in found.values())
-    said = f"{rows} rows in {len(stores)} stores: {len(faults)} faults"
+    said = f"stores: {len(stores)}, rows: {rows}, faults: {len(faults)}"
     create_table_artifact(faults, key="faults", description=said)
     return (Failed if faults else Completed)(message=said)
 

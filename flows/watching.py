@@ -1,8 +1,9 @@
 """A growing run, analysed on a schedule: new checkpoints are computed, the rest is kept."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.schedules import Interval
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
@@ -10,6 +11,8 @@ from flows.analyze import analyze
 from flows.showing import store_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+
+_SECONDS_TO_SCHEDULE = 10  # the server looks for new schedules every 5 s
 
 
 def watch_run(analysis: Analysis, seconds: float) -> None:
@@ -23,9 +26,11 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
             "yours in PREFECT_API_URL"
         )
     name = store_name(analysis.store)
+    # Of a schedule that begins now, the first look would be let pass: it is due too soon.
+    first_look = datetime.now(UTC) + timedelta(seconds=_SECONDS_TO_SCHEDULE)
     analyze.serve(
         name=f"watch {name}",
-        interval=timedelta(seconds=seconds),
+        schedule=Interval(timedelta(seconds=seconds), anchor_date=first_look),
         parameters={"analysis": analysis.model_dump(mode="json", exclude_unset=True)},
         tags=["ontogeny", "watch", name],
         global_limit=ConcurrencyLimitConfig(

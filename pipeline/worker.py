@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,17 @@ OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 TRANSIENT = (OSError, *OUT_OF_MEMORY)
 
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A bare RuntimeError is what torch's allocator for CPUs raises: a MemoryError outside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(_first_line(error)) from None
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Worker:
         self._free_since: float | None = None  # when it last ended to compute, or could have begun
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
+    @_memory_errors()
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
         """What the measures need of this checkpoint before any other is computed; stored."""
         with self._copies.of(checkpoint) as copy:
@@ -101,6 +114,7 @@ class Worker:
             self._store.save_reference(group.name, key, found[group.name])
         return found
 
+    @_memory_errors()
     def compute(self, cell: Cell, plan: Plan) -> Outcome:
         """Compute and commit what is missing at one checkpoint.
 
@@ -195,6 +209,7 @@ class Worker:
                 f"step {checkpoint.step} ({checkpoint.uri}): measure {name!r} failed: {error}"
             ) from error
 
+    @_memory_errors()
     def _commit_one(
         self,
         checkpoint: Checkpoint,
@@ -222,6 +237,7 @@ class Worker:
         seconds = time.perf_counter() - started
         _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
 
+    @_memory_errors()
     def _records(
         self, groups: Sequence[Group], halved: bool = False
     ) -> dict[tuple[str, str], Record]:

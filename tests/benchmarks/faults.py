@@ -91,7 +91,7 @@ def server_gone(folder: Path) -> dict[str, Any]:
 
 def head_killed(folder: Path) -> dict[str, Any]:
     """Kill the process that knows Ray's state; see the module."""
-    analysis = heavy_analysis(heavy_run(folder / "run", STEPS), folder / "store.zarr", 2)
+    analysis = heavy_analysis(heavy_run(folder / "run", 7 * STEPS), folder / "store.zarr", 2)
     with standing_server(folder / "home") as server:
         ran = _ontogeny(folder, analysis, server)
         _await(lambda: _rows(analysis) >= 3)

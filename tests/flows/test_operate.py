@@ -107,16 +107,6 @@ def test_deployments_name_flows_that_take_their_parameters() -> None:
     assert {"Analysis", "Workers", "TextInput"} <= form["definitions"].keys()
 
 
-def test_automations_are_such_as_the_server_takes() -> None:
-    from prefect.events.schemas.automations import AutomationCore
-
-    content = yaml.safe_load((ROOT / "examples" / "automations.yaml").read_text())
-    found = [AutomationCore.model_validate(one) for one in content["automations"]]
-    assert {expected for one in found for expected in one.trigger.expect} == {
-        "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "ontogeny.onset",
-    }  # fmt: skip
-
-
 def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

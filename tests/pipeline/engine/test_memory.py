@@ -1,5 +1,8 @@
 """Out of memory: the batch is halved once, which is recorded; then the checkpoint is named."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,11 +47,11 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
     return limit
 
 
-def batches(store: str) -> dict[int, str | None]:
+def batches(store: str, group: str = "token_loss") -> dict[int, str | None]:
     opened = Store(store)
     return {
         commit.step: opened.marker(commit)["details"].get("batch")
-        for commit in opened.commits("token_loss")
+        for commit in opened.commits(group)
     }
 
 
@@ -76,3 +79,45 @@ def test_a_checkpoint_for_which_half_the_batch_is_too_large_is_named_and_the_oth
     assert list(summary.failed) == [1]
     for part in ("step 1", "step-1", "half the batch", "20 GiB", "workers.memory"):
         assert part in summary.failed[1]
+
+
+# The allocator gives back what is freed at once, so that what is held is what is needed.
+_FRUGAL = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+}
+
+
+def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run(
+        steps=range(9),
+        vocab_size=512,
+        hidden_size=256,
+        num_attention_heads=8,
+        num_hidden_layers=2,
+        intermediate_size=1024,
+        max_position_embeddings=128,
+    )
+    scarce = analysis(
+        run,
+        inputs={"repeated": {"kind": "repeated", "block_length": 60, "sequences": 80}},
+        measures=["head_scores"],
+        audit="off",
+    )
+    command = [sys.executable, "-m", "tests.pipeline.engine.scarce", scarce.model_dump_json()]
+    environment = {**os.environ, **_FRUGAL}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    *became, last = ran.stdout.splitlines()
+    assert became == sorted(became, reverse=True), ran.stdout
+    assert set(became) == {"whole", "halved"}, ran.stdout
+    assert "half the batch" in last and "DefaultCPUAllocator" in last
+    markers = [
+        Store(scarce.store).marker(one) for one in Store(scarce.store).commits("head_scores")
+    ]
+    halved = sum(marker["details"].get("batch") == "halved" for marker in markers)
+    assert (len(markers), halved) == (1 + len(became), became.count("halved"))
