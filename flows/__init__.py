@@ -13,8 +13,8 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # A server that restarts is waited for, in requests as in events.
-    "PREFECT_CLIENT_MAX_RETRIES": "7",
+    # While a server is away, events are kept to be sent again: not an error, and not for each.
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     # By its absence the server can tell a run that was killed; see examples/automations.yaml.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Nobody is told what is computed here.

@@ -6,6 +6,7 @@ It is `pipeline.main` with a pool of workers in place of one, and a record of wh
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import ray
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -17,7 +18,13 @@ from flows import showing
 from flows.announcing import announce
 from flows.caller import Progress, calling, hand_over, tell
 from flows.dispatch import Pool
-from flows.fanout import await_records, computed, threads_for
+from flows.fanout import (
+    await_records,
+    await_server,
+    computed,
+    threads_for,
+    untold_is_given_up,
+)
 from flows.reporting import write_beside
 from flows.server import reach_server
 from flows.workers import hire
@@ -35,7 +42,12 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     """Run the flow here and now. Raises what it raised; see `pipeline.main.analyze`."""
     reach_server()
     with calling(progress) as caller:
-        state = analyze(analysis, return_state=True)
+        try:
+            state = analyze(analysis, return_state=True)
+        except httpx.TransportError:
+            if caller.summary is None:
+                raise
+            return caller.summary  # all is done, and the server has gone without being told
     if caller.summary is None:
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
@@ -66,18 +78,25 @@ def analyze(analysis: Analysis) -> State:
     Checkpoints that cannot be analysed are named in the final state, which then is Failed; all
     others are computed. Running it again computes what is missing, and nothing else.
     """
+    with untold_is_given_up():
+        summary = _analyzed(analysis)
+    hand_over(summary)
+    return (Failed if summary.failed else Completed)(message=summary.sentence())
+
+
+def _analyzed(analysis: Analysis) -> Summary:
     showing.tag("ontogeny", showing.store_name(analysis.store))
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=surveyed.masked))
     prepared = _prepare(analysis, surveyed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
+    there = await_server()
     _report(run)
     run.tasks += 3  # "audit", "prepare" and "report"
-    await_records(run.tasks)
-    hand_over(run.summary)
-    outcome = Failed if run.summary.failed else Completed
-    return outcome(message=run.summary.sentence())
+    if there:
+        await_records(run.tasks)
+    return run.summary
 
 
 @task(name="audit", cache_policy=NO_CACHE)

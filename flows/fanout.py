@@ -1,7 +1,9 @@
 """One task for each checkpoint, each waiting for a worker; and a record of every one."""
 
+import queue
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -9,18 +11,20 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.events.worker import EventsWorker
 from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dispatch import Pool
 from flows.overhearing import tell_prefect
+from flows.server import asked_once, server_answers
 from flows.workers import may_pass
 from pipeline.plan import Cell, Plan
 from pipeline.worker import Outcome
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-_RECORDING_SECONDS = 180  # a server that was gone for a minute is sent again what it missed
+_AWAY_SECONDS = 120  # a server that is gone for a minute and starts again is waited for
 
 
 def _worth_retrying(_task: object, _task_run: object, state: State) -> bool:
@@ -74,23 +78,45 @@ def threads_for(workers: int) -> ThreadPoolTaskRunner:
     return ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers)
 
 
+@contextmanager
+def untold_is_given_up() -> Iterator[None]:
+    """Where the server is away at the end of the block, it is told no more of what was in it.
+
+    For each of these events the process would try for seven seconds before it ends.
+    """
+    try:
+        yield
+    finally:
+        if not server_answers():
+            with suppress(queue.Empty):
+                while True:
+                    EventsWorker.instance()._queue.get_nowait()
+
+
+def await_server() -> bool:
+    """Wait until the server answers, for a while; returns whether it does."""
+    deadline = time.monotonic() + _AWAY_SECONDS
+    while not (there := server_answers()) and time.monotonic() < deadline:
+        time.sleep(1)
+    if not there:
+        get_run_logger().warning("the Prefect server is not told what else became of this run")
+    return there
+
+
 def await_records(tasks: int) -> int:
     """Wait until the server has recorded how every task ended; returns how many it has.
 
-    An embedded server ends with this process, and drops the records that it has not written. One
-    that stands may be away for a while.
+    An embedded server ends with this process, and drops the records that it has not written.
     """
     question = {
         "flow_runs": {"id": {"any_": [str(flow_run.id)]}},
         "task_runs": {"state": {"type": {"any_": _ENDED}}},
     }
-    deadline, recorded = time.monotonic() + _RECORDING_SECONDS, 0
-    with get_client(sync_client=True) as client:
+    deadline, recorded = time.monotonic() + _AWAY_SECONDS, 0
+    with asked_once(), get_client(sync_client=True) as client:
         while recorded < tasks and time.monotonic() < deadline:
-            try:
+            with suppress(httpx.HTTPError):
                 recorded = client.request("POST", "/task_runs/count", json=question).json()
-            except httpx.HTTPError:
-                time.sleep(1)
             time.sleep(0.1)
     if recorded < tasks:
         get_run_logger().warning("the server has recorded %d of %d tasks", recorded, tasks)

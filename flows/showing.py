@@ -1,11 +1,10 @@
 """What a run shows of itself in the Prefect UI: tags, progress, and artifacts.
 
-Nothing of it is worth failing for: a server that is away costs the picture, not the run.
+Nothing of it is worth failing or waiting for: a server that is away costs the picture, not the run.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,6 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
+from flows.server import link_to, server_answers
 from pipeline.config import Analysis
 from pipeline.main import Summary
 from pipeline.report import findings
@@ -53,7 +53,11 @@ def run_name(analysis: Analysis) -> str:
 
 def tag(*tags: str) -> None:
     """Tag the present flow run alone: a task's tags would each cost it a request."""
-    with _dispensable(), get_client(sync_client=True) as client:
+    _shown(_add_tags, tags)
+
+
+def _add_tags(tags: Sequence[str]) -> None:
+    with get_client(sync_client=True) as client:
         run_id = UUID(str(flow_run.id))
         present = client.read_flow_run(run_id).tags
         client.update_flow_run(run_id, tags=sorted({*present, *tags}))
@@ -63,32 +67,38 @@ class Progress:
     """A bar beside the flow run, moved at most every two seconds."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._moved = total, time.monotonic()
-        self._artifact: UUID | None = None
-        with _dispensable():
-            at = 0.0 if total else 100.0
-            made = create_progress_artifact(at, key="progress", description=f"of {total}")
-            self._artifact = UUID(str(made))
+        self._total, self._moved, self._away = total, time.monotonic(), False
+        at = 0.0 if total else 100.0
+        self._artifact = _shown(
+            create_progress_artifact, at, key="progress", description=f"of {total}"
+        )
 
     def move(self, done: int) -> None:
         """So many of the total are done."""
-        if self._artifact is None:
-            return
         if done < self._total and time.monotonic() - self._moved < _SECONDS_BETWEEN:
             return
         self._moved = time.monotonic()
-        with _dispensable():
-            update_progress_artifact(
-                self._artifact,
-                100 * done / self._total,
-                description=f"{done} of {self._total} checkpoints",
+        if self._artifact is None or self._is_away():
+            return
+        description = f"{done} of {self._total} checkpoints"
+        at = 100 * done / self._total
+        _shown(update_progress_artifact, self._artifact, at, description=description)
+
+    def _is_away(self) -> bool:
+        """Whether the server does not answer; said when it changes."""
+        was, self._away = self._away, not server_answers()
+        if self._away and not was:
+            get_run_logger().warning(
+                "the Prefect server does not answer: computing goes on, and it is told later"
             )
+        if was and not self._away:
+            get_run_logger().info("the Prefect server answers again")
+        return self._away
 
 
 def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
     """Rows with the same columns, beside the flow run."""
-    with _dispensable():
-        create_table_artifact(table, key=key, description=description)
+    _shown(create_table_artifact, table, key=key, description=description)
 
 
 def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
@@ -102,15 +112,18 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         f"| {line.name} | `{line.chart}` | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
-    lines += ["", f"Report: `{page.resolve()}`"]
-    with _dispensable():
-        create_markdown_artifact("\n".join(lines), key="findings", description=summary.store)
-        create_link_artifact(page.resolve().as_uri(), key="report", link_text=str(page))
+    lines += ["", f"[Report]({link_to(page)}), `{page.resolve()}`"]
+    markdown = "\n".join(lines)
+    _shown(create_markdown_artifact, markdown, key="findings", description=summary.store)
+    _shown(create_link_artifact, link_to(page), key="report", link_text=str(page))
 
 
-@contextmanager
-def _dispensable() -> Iterator[None]:
+def _shown(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What `make` returns; None where the server is away, or does not take it."""
+    if not server_answers():
+        return None
     try:
-        yield
+        return make(*arguments, **options)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
         get_run_logger().warning("not shown, the server did not take it: %s", error)
+        return None

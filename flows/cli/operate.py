@@ -8,14 +8,19 @@ from flows.cli.app import app
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="On this machine alone.")] = 4200) -> None:
+def ui(
+    port: Annotated[int, typer.Option(help="On this machine alone; reports take the next.")] = 4200,
+) -> None:
     """Run a Prefect server whose UI shows past and live runs; this user's later runs report to it.
 
     Ends with Ctrl-C. What it has recorded is kept, and shown by the next.
     """
     from flows.server import serve_ui
 
-    typer.echo(f"http://127.0.0.1:{port} shows the runs; Ctrl-C ends the server, not the runs")
+    typer.echo(
+        f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
+        "Ctrl-C ends the server, not the runs"
+    )
     raise typer.Exit(serve_ui(port))
 
 

@@ -1,12 +1,14 @@
 """What can happen to a run, done to real ones: minutes rather than seconds.
 
-    python tests/benchmarks/faults.py [--json] [cancel] [server-gone] [head-killed] [watch]
+    python tests/benchmarks/faults.py [cancel] [server-gone] [server-lost] [head-killed] [watch]
 
 cancel: a run of a deployment is cancelled as the UI cancels it; the seconds until all its Ray
 processes are gone, the faults in the store then, and what a second run computes. server-gone: the
-Prefect server is killed in the middle of a run and comes back after a minute. head-killed: Ray's
-head process is killed; the run ends, another completes. watch: `ontogeny watch` over a folder into
-which a trainer is still writing, slowly; the seconds from each whole checkpoint to its row.
+Prefect server is killed in the middle of a run and comes back after a minute. server-lost: it does
+not come back; the seconds from the last row to the end of the command. head-killed: Ray's head
+process is killed; what becomes of the run, also on the server, and what another computes. watch:
+`ontogeny watch` over a folder into which a trainer is still writing, slowly; the seconds from each
+whole checkpoint to its row.
 """
 
 import argparse
@@ -34,7 +36,6 @@ def main() -> None:
     """Do what is asked for, each on a server and in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("faults", nargs="*", choices=[*FAULTS, []], help="all without one")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
     told = {}
@@ -71,13 +72,7 @@ def cancel(folder: Path) -> dict[str, Any]:
 def server_gone(folder: Path) -> dict[str, Any]:
     """Kill the server once three checkpoints are stored; start it again after a minute."""
     analysis = heavy_analysis(heavy_run(folder / "run", STEPS), folder / "store.zarr", 2)
-    home, port = folder / "home", free_port()
-    server = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    process = start_server(server, port)
-    ran = _ontogeny(folder, analysis, server)
-    _await(lambda: _rows(analysis) >= 3)
-    process.kill()
-    process.wait()
+    server, port, ran = _loses_server(folder, analysis)
     time.sleep(60)
     process = start_server(server, port)
     try:
@@ -89,18 +84,57 @@ def server_gone(folder: Path) -> dict[str, Any]:
     return {"exit_code": code, "checkpoint_tasks_recorded": count, "of": STEPS, **_store(analysis)}
 
 
+def server_lost(folder: Path) -> dict[str, Any]:
+    """Kill the server once three checkpoints are stored, and leave it dead."""
+    analysis = heavy_analysis(heavy_run(folder / "run", STEPS), folder / "store.zarr", 2)
+    _, _, ran = _loses_server(folder, analysis)
+    _await(lambda: _rows(analysis) == STEPS)
+    computed = time.monotonic()
+    code = ran.wait()
+    seconds = round(time.monotonic() - computed, 1)
+    return {"exit_code": code, "seconds_from_last_row_to_end": seconds, **_store(analysis)}
+
+
+def _loses_server(
+    folder: Path, analysis: Any
+) -> tuple[dict[str, str], int, subprocess.Popen[bytes]]:
+    """A run whose server is killed once three checkpoints are stored: server, its port, the run."""
+    port = free_port()
+    server = {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+    process = start_server(server, port)
+    ran = _ontogeny(folder, analysis, server)
+    _await(lambda: _rows(analysis) >= 3)
+    process.kill()
+    process.wait()
+    return server, port, ran
+
+
 def head_killed(folder: Path) -> dict[str, Any]:
     """Kill the process that knows Ray's state; see the module."""
     analysis = heavy_analysis(heavy_run(folder / "run", 7 * STEPS), folder / "store.zarr", 2)
     with standing_server(folder / "home") as server:
+        _prefect(server, "automation", "create", "--from-file", "examples/automations.yaml")
         ran = _ontogeny(folder, analysis, server)
         _await(lambda: _rows(analysis) >= 3)
         (head,) = (one for one in _ray_processes(ran.pid) if one.name() == "gcs_server")
-        started = time.monotonic()
+        killed = time.monotonic()
         head.kill()
         code = ran.wait()
-        seconds = time.monotonic() - started
-    return {"exit_code": code, "seconds_until_ended": round(seconds, 1), **_resumed(analysis)}
+        ended = time.monotonic()
+        (run,) = _ask(server, "/flow_runs/filter", {})
+        _await(lambda: _state(server, run["id"]) != "RUNNING")
+        crashed = time.monotonic()
+        state = _state(server, run["id"])
+    return {
+        "exit_code": code,
+        "seconds_until_ended": round(ended - killed, 1),
+        "state": state,
+        "seconds_until_shown": round(crashed - killed, 1),
+        **_resumed(analysis),
+    }
 
 
 def watch(folder: Path, every: float = 60, checkpoints: int = 6) -> dict[str, Any]:
@@ -256,6 +290,7 @@ def _await(met: Callable[[], bool]) -> None:
 FAULTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cancel": cancel,
     "server-gone": server_gone,
+    "server-lost": server_lost,
     "head-killed": head_killed,
     "watch": watch,
 }

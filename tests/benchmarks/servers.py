@@ -1,4 +1,4 @@
-"""A standing Prefect server for a benchmark, in a home of its own."""
+"""Standing Prefect servers, for benchmarks and tests, each in a home of its own."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -33,21 +33,23 @@ def standing_server(home: Path | None = None, port: int | None = None) -> Iterat
 
 
 def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
-    """Start a server and wait until it answers."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    health = f"{environment['PREFECT_API_URL']}/health"
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(health, timeout=5):
+    """Start a server and wait until it answers. Raises RuntimeError with what it said last."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
                 return process
-        except (urllib.error.URLError, OSError):
             time.sleep(0.3)
-    raise RuntimeError(f"the Prefect server ended with exit code {process.returncode}")
+        process.kill()
+        log.seek(0)
+        raise RuntimeError(f"the Prefect server did not start: {log.read().decode()[-2000:]}")
 
 
 def free_port() -> int:

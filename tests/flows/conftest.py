@@ -1,13 +1,7 @@
 """One run of checkpoints, one Prefect server and one Ray for all tests of the flows."""
 
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
+from tests.benchmarks.servers import free_port, start_server
 
 # Before Prefect is imported by any test: a home of our own, and where the server will be.
 _HOME = tempfile.mkdtemp(prefix="ontogeny-prefect-")
-_PORT = _free_port()
+_PORT = free_port()
 os.environ["PREFECT_HOME"] = _HOME
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT}/api"
 os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
@@ -40,27 +29,10 @@ def server() -> Iterator[str]:
     """A standing Prefect server; its API's URL."""
     import flows  # noqa: F401  (the settings under which a server records every task run)
 
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(_PORT)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            _await_health(process, log)
-            yield os.environ["PREFECT_API_URL"]
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def _await_health(process: subprocess.Popen, log: Any) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    log.seek(0)
-    raise RuntimeError(f"the Prefect server did not start: {log.read().decode()[-2000:]}")
+    process = start_server({}, _PORT)
+    yield os.environ["PREFECT_API_URL"]
+    process.terminate()
+    process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

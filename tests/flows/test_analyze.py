@@ -31,6 +31,7 @@ import flows.analyze
 from flows.analyze import run_analysis
 from flows.dispatch import Pool
 from flows.workers import connect
+from tests.benchmarks.servers import free_port, start_server
 from tests.flows.held import holding_pool
 
 MakeAnalysis = Callable[..., Any]
@@ -201,3 +202,32 @@ def test_an_interrupted_flow_says_so_also_to_its_embedded_server(
     assert said.splitlines()[-1].startswith("interrupted: what was computed is kept")
     assert "Traceback" not in said
     assert flow_states(tmp_path / "home" / "prefect.db") == ["Crashed"]
+
+
+@pytest.mark.timeout(900)
+def test_a_server_that_goes_for_good_takes_the_record_with_it_and_not_the_run(
+    make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable, tmp_path: Path
+) -> None:
+    analysis = make_analysis(workers={"count": 1})
+    port = free_port()
+    own = {
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "PREFECT_CLIENT_MAX_RETRIES": "1",
+    }
+    server = start_server(own, port)
+    (tmp_path / "analysis.yaml").write_text(json.dumps(analysis.model_dump(mode="json")))
+    impatient = "import flows.fanout as it; it._AWAY_SECONDS = 5; from flows.cli import app; app()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", impatient, "analyze", str(tmp_path / "analysis.yaml")],
+        env={**os.environ, **own},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not committed(analysis):
+        time.sleep(0.01)
+    server.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert comparable(analysis.store).identical(undisturbed)

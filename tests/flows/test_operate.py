@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import httpx
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.server import serve_ui, use_standing_server
+from flows import pages
+from flows.server import link_to, serve_ui, use_standing_server
 from flows.showing import run_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+from tests.benchmarks.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +80,27 @@ def test_a_taken_port_is_refused(home: Path, listener: int) -> None:
     assert not (home / "ontogeny-ui.json").exists()
 
 
+def test_a_report_is_linked_where_a_browser_that_shows_its_run_can_open_it(
+    home: Path, listener: int, tmp_path: Path
+) -> None:
+    page = tmp_path / "a b-report" / "index.html"
+    page.parent.mkdir()
+    page.write_text("found")
+    notice(home, os.getpid(), listener)
+    with temporary_settings({PREFECT_API_URL: "http://elsewhere/api"}):
+        assert link_to(page) == page.as_uri()
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{listener}/api"}):
+        link = link_to(page)
+        assert link == link_to(page)
+    address, _, path = link.removeprefix("http://").partition("/")
+    assert address == f"127.0.0.1:{listener + 1}"
+    with pages.served(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
+        assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found"
+        page.write_text("found again")
+        assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found again"
+        assert httpx.get(f"http://127.0.0.1:{port}/../ontogeny-ui.json").status_code == 404
+
+
 def test_a_run_is_named_by_its_store_and_its_steps() -> None:
     def named(**changes: Any) -> str:
         content = {"checkpoints": "c", "store": "/a/pythia.zarr", "measures": ["weight_norm"]}
@@ -108,8 +133,6 @@ def test_deployments_name_flows_that_take_their_parameters() -> None:
 
 
 def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     from flows.watching import watch_run
 
     analysis = Analysis.model_validate({"checkpoints": "c", "store": "s", "measures": ["x"]})
