@@ -56,11 +56,15 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
 
 @dataclass
 class _Run:
-    """One run of the flow: what became of each checkpoint, and how many tasks it took."""
+    """One run of the flow: what became of each checkpoint, and how many tasks it took.
+
+    new: what has set in since the store was last looked at.
+    """
 
     summary: Summary
     table: list[dict[str, Any]] = field(default_factory=list)
     tasks: int = 0
+    new: list[str] = field(default_factory=list)
 
     def settle(self, cell: Cell, result: Outcome | Exception) -> None:
         settle(self.summary, cell, result)
@@ -79,12 +83,12 @@ def analyze(analysis: Analysis) -> State:
     others are computed. Running it again computes what is missing, and nothing else.
     """
     with untold_is_given_up():
-        summary = _analyzed(analysis)
-    hand_over(summary)
-    return (Failed if summary.failed else Completed)(message=summary.sentence())
+        run = _run(analysis)
+    hand_over(run.summary, run.new)
+    return (Failed if run.summary.failed else Completed)(message=run.summary.sentence())
 
 
-def _analyzed(analysis: Analysis) -> Summary:
+def _run(analysis: Analysis) -> _Run:
     showing.tag("ontogeny", showing.store_name(analysis.store))
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=surveyed.masked))
@@ -96,7 +100,7 @@ def _analyzed(analysis: Analysis) -> Summary:
     run.tasks += 3  # "audit", "prepare" and "report"
     if there:
         await_records(run.tasks)
-    return run.summary
+    return run
 
 
 @task(name="audit", cache_policy=NO_CACHE)
@@ -165,7 +169,8 @@ def _publish(prepared: Prepared) -> None:
 def _report(run: _Run) -> None:
     """Write the pages; put what was found and computed beside the flow run."""
     page = write_beside(run.summary.store)
-    showing.show_findings(run.summary, page, announce(run.summary.store))
+    run.new = announce(run.summary.store)
+    showing.show_findings(run.summary, page, run.new)
     table = sorted(run.table, key=lambda row: row["step"])
     showing.show_table("checkpoints", table, run.summary.sentence())
 

@@ -4,10 +4,11 @@ In a module of its own: Prefect sends a served flow to its process by value, wit
 beside it, and a context variable cannot be sent.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 
 from pipeline.main import Summary
 
@@ -42,7 +43,14 @@ def tell(done: int, total: int, what: str) -> None:
         caller.progress(done, total, what)
 
 
-def hand_over(summary: Summary) -> None:
-    """Give the caller, if there is one, what the flow did."""
+def hand_over(summary: Summary, new: Sequence[str]) -> None:
+    """Give the caller what the flow did.
+
+    Without one the flow is served: then it is said where whoever serves it may read it, with what
+    has newly set in.
+    """
     if caller := _caller.get():
         caller.summary = summary
+        return
+    for said in (f"{summary.store}: {summary.sentence()}", *new):
+        print(f"{datetime.now():%H:%M:%S} {said}", flush=True)

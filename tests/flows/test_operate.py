@@ -17,10 +17,12 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pages
+from flows.caller import calling, hand_over
 from flows.server import link_to, serve_ui, use_standing_server
 from flows.showing import run_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+from pipeline.main import Summary
 from tests.benchmarks.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +143,16 @@ def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.Monk
         pytest.raises(InputError, match="ontogeny ui"),
     ):
         watch_run(analysis, 60)
+
+
+def test_a_run_that_nobody_awaits_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary("grown.zarr", complete=3)
+    with calling(lambda *_: None) as caller:
+        hand_over(summary, ["An induction head formed."])
+    assert caller.summary is summary and not capsys.readouterr().out
+    hand_over(summary, ["An induction head formed."])
+    said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == [f"grown.zarr: {summary.sentence()}", "An induction head formed."]
 
 
 @pytest.mark.parametrize("name", ["analyze", "reanalyze", "verify"])
