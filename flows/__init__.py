@@ -28,6 +28,8 @@ _ENVIRONMENT = {
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+if not os.environ.get("PREFECT_API_URL"):
+    os.environ.pop("PREFECT_API_URL", None)  # Prefect's events take "" for an address
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 if "RAY_ADDRESS" in os.environ and (
     any(name in os.environ for name in _TOKENS) or Path("~/.ray/auth_token").expanduser().exists()

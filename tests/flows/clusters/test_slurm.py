@@ -35,9 +35,9 @@ def slurm() -> Iterator[Slurm]:
             cluster.stop()
 
 
-@pytest.mark.timeout(900)  # it starts two Rays, of two nodes each, one after the other
+@pytest.mark.timeout(900)  # it starts three Rays, of two nodes each, one after the other
 @pytest.mark.usefixtures("server")
-def test_a_preempted_job_goes_back_to_the_queue_and_completes_the_store(
+def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_and_completes_the_store(
     slurm: Slurm, make_analysis: Callable[..., Any], tmp_path: Path
 ) -> None:
     slow = {"kind": "repeated", "block_length": 10, "sequences": 4000}
@@ -62,16 +62,31 @@ def test_a_preempted_job_goes_back_to_the_queue_and_completes_the_store(
         return slurm.job(number)["JobState"] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
 
     commits = Path(analysis.store) / "_commits" / "head_scores"
-    slurm.wait_for(lambda: ended() or len(list(commits.glob("*"))) >= 2, seconds=300)
-    assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
+
+    def await_rows(rows: int, restarts: int) -> None:
+        def there() -> bool:
+            return slurm.job(number)["Restarts"] == str(restarts) and len(stored(commits)) >= rows
+
+        slurm.wait_for(lambda: ended() or there(), seconds=300)
+        assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
+
+    await_rows(2, restarts=0)
     assert slurm.run("squeue", "-h", "-s", "-o", "%N") != ""
+    # What Slurm does `--grace` seconds before the time limit.
+    slurm.run("scancel", "--batch", "--signal=USR1", str(number))
+
+    await_rows(4, restarts=1)
     urgent = ["sbatch", "--partition=high", "--nodes=2", "--wait", "--wrap", "true"]
     subprocess.run(urgent, env=environment, cwd=tmp_path, check=True, timeout=100)
     slurm.wait_for(ended, seconds=300)
 
     job, said = slurm.job(number), log.read_text()
-    assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "1", "0:0"), said
-    assert sorted(int(path.name.partition(".")[0]) for path in commits.glob("*")) == STEPS
+    assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "2", "0:0"), said
+    assert stored(commits) == STEPS
     (found,) = re.findall(r"10 checkpoints: (\d+) computed, (\d+) already complete", said)
     assert int(found[0]) + int(found[1]) == 10
-    assert int(found[1]) >= 2
+    assert int(found[1]) >= 4
+
+
+def stored(commits: Path) -> list[int]:
+    return sorted(int(path.name.partition(".")[0]) for path in commits.glob("*"))
