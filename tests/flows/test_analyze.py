@@ -136,6 +136,8 @@ def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a shell have its interrupts ignored, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     enough = 2 * len(analysis.measures)
     while process.poll() is None and committed(analysis) < enough:
