@@ -1,6 +1,7 @@
 """The deployments of `prefect.yaml` and the automations of the examples, on a real server."""
 
 import json
+import os
 import queue
 import re
 import subprocess
@@ -31,10 +32,11 @@ def worker(server: str) -> Iterator[None]:
     prefect("work-pool", "create", "ontogeny", "--type", "process")
     prefect("deploy", "--all")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ontogeny"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    soon = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=soon, stdout=subprocess.DEVNULL)
     yield
-    process.terminate()
-    process.wait(timeout=60)
+    process.kill()  # nothing runs in it any more
+    process.wait()
 
 
 def prefect(*arguments: str) -> None:
