@@ -82,7 +82,7 @@ class Progress:
             return
         description = f"{done} of {self._total} checkpoints"
         at = 100 * done / self._total
-        _shown(update_progress_artifact, self._artifact, at, description=description)
+        _taken(update_progress_artifact, self._artifact, at, description=description)
 
     def _is_away(self) -> bool:
         """Whether the server does not answer; said when it changes."""
@@ -120,8 +120,10 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
 
 def _shown(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """What `make` returns; None where the server is away, or does not take it."""
-    if not server_answers():
-        return None
+    return _taken(make, *arguments, **options) if server_answers() else None
+
+
+def _taken(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return make(*arguments, **options)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
