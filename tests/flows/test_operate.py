@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pages
 from flows.caller import calling, hand_over
-from flows.server import link_to, serve_ui, use_standing_server
+from flows.server import link_to, reach_server, serve_ui, use_standing_server
 from flows.showing import run_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
@@ -80,6 +80,15 @@ def test_a_taken_port_is_refused(home: Path, listener: int) -> None:
     with pytest.raises(InputError, match=f"port {listener} is taken.*--port"):
         serve_ui(listener)
     assert not (home / "ontogeny-ui.json").exists()
+
+
+def test_a_server_that_is_away_is_named_at_once() -> None:
+    away = f"http://127.0.0.1:{free_port()}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: away}),
+        pytest.raises(InputError, match=f"{away} does not answer.*--serial"),
+    ):
+        reach_server()
 
 
 def test_a_report_is_linked_where_a_browser_that_shows_its_run_can_open_it(

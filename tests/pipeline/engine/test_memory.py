@@ -15,6 +15,7 @@ import pipeline.worker
 from pipeline import analyze, open_run
 from pipeline.engine.forward import batch_bytes
 from pipeline.store import Store
+from tests.benchmarks.workload import heavy_analysis, heavy_run
 from tests.pipeline.test_main import analysis
 
 USUAL = batch_bytes("cpu", None)
@@ -90,24 +91,8 @@ _FRUGAL = {
 }
 
 
-def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(
-    make_run: Callable[..., Path],
-) -> None:
-    run = make_run(
-        steps=range(9),
-        vocab_size=512,
-        hidden_size=256,
-        num_attention_heads=8,
-        num_hidden_layers=2,
-        intermediate_size=1024,
-        max_position_embeddings=128,
-    )
-    scarce = analysis(
-        run,
-        inputs={"repeated": {"kind": "repeated", "block_length": 60, "sequences": 80}},
-        measures=["head_scores"],
-        audit="off",
-    )
+def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
+    scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
     command = [sys.executable, "-m", "tests.pipeline.engine.scarce", scarce.model_dump_json()]
     environment = {**os.environ, **_FRUGAL}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
