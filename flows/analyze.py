@@ -29,6 +29,7 @@ from flows.reporting import write_beside
 from flows.server import reach_server
 from flows.workers import hire
 from pipeline.aggregate.trajectories import publish
+from pipeline.checkpoints.left_out import in_lines
 from pipeline.config import Analysis
 from pipeline.main import Summary, reference_pass, settle
 from pipeline.measures.base import Reference
@@ -91,7 +92,7 @@ def analyze(analysis: Analysis) -> State:
 def _run(analysis: Analysis) -> _Run:
     showing.tag("ontogeny", showing.store_name(analysis.store))
     surveyed = _audit(analysis)
-    run = _Run(Summary(analysis.store, masked=surveyed.masked))
+    run = _Run(Summary(analysis.store, masked=surveyed.masked, left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
@@ -108,6 +109,8 @@ def _audit(analysis: Analysis) -> Survey:
     """List the checkpoints, and say what is wrong with them before any is computed."""
     surveyed = survey(analysis)
     get_run_logger().info("%d checkpoints to analyse", len(surveyed.checkpoints))
+    for line in in_lines(surveyed.left_out):
+        get_run_logger().warning("left out, %s", line)
     if (verdict := surveyed.verdict) is not None:
         get_run_logger().info(verdict.sentence())
         showing.show_table("audit", verdict.as_json()["faults"], verdict.sentence())

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.checkpoints.left_out import in_lines
 from pipeline.main import Summary
 
 Progress = Callable[[int, int, str], None]
@@ -52,5 +53,6 @@ def hand_over(summary: Summary, new: Sequence[str]) -> None:
     if caller := _caller.get():
         caller.summary = summary
         return
-    for said in (f"{summary.store}: {summary.sentence()}", *new):
+    left_out = (f"left out, {line}" for line in in_lines(summary.left_out))
+    for said in (f"{summary.store}: {summary.sentence()}", *left_out, *new):
         print(f"{datetime.now():%H:%M:%S} {said}", flush=True)

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.checkpoints import Checkpoint, list_checkpoints
+    from pipeline.checkpoints import Checkpoint, Listing, list_checkpoints, list_run
     from pipeline.checkpoints.audit import audit
     from pipeline.config import Analysis, load_analysis
     from pipeline.errors import CheckpointError, InputError
@@ -24,10 +24,12 @@ _HOME = {
     "Checkpoint": "checkpoints",
     "CheckpointError": "errors",
     "InputError": "errors",
+    "Listing": "checkpoints",
     "Summary": "main",
     "analyze": "main",
     "audit": "checkpoints.audit",
     "list_checkpoints": "checkpoints",
+    "list_run": "checkpoints",
     "load_analysis": "config",
     "open_run": "query",
 }
@@ -37,10 +39,12 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "InputError",
+    "Listing",
     "Summary",
     "analyze",
     "audit",
     "list_checkpoints",
+    "list_run",
     "load_analysis",
     "open_run",
 ]

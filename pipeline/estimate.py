@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.contents import weight_parts
+from pipeline.checkpoints.left_out import in_lines
 from pipeline.checkpoints.places import place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis
@@ -27,6 +29,7 @@ _SECONDS = 0.2  # for which products are timed
 class Estimate:
     """What a first run of an analysis takes, if its store is empty.
 
+    left_out: what lies beside the checkpoints and may be one, each with the reason.
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
@@ -40,11 +43,14 @@ class Estimate:
     forward_passes: int
     hours: float
     store_bytes: int
+    left_out: tuple[LeftOut, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
         yield "checkpoints", f"{self.checkpoints}{masked}"
+        for line in in_lines(self.left_out):
+            yield "left out", line
         yield "to fetch", _sized(self.bytes_to_fetch)
         yield "to read", _sized(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
@@ -75,6 +81,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         forward_passes=forward_passes,
         hours=seconds / 3600,
         store_bytes=_row_bytes(prepared),
+        left_out=surveyed.left_out,
     )
 
 

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pipeline.aggregate.trajectories import publish
-from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints import Checkpoint, LeftOut
+from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
@@ -21,7 +22,8 @@ Progress = Callable[[int, int, str], None]
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
+    masked: steps that the audit left out, each with the reason. left_out: what lies beside the
+    checkpoints and may be one, but is not listed, each with the reason. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
@@ -30,6 +32,7 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
     computing: float = 0.0
     idle: float = 0.0
 
@@ -58,11 +61,14 @@ class Summary:
         """The result in one line, naming the steps that failed or were masked."""
         total = self.complete + len(self.computed) + len(self.failed)
         if self.failed:
-            return f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+            return (
+                f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+                f"{in_short(self.left_out)}"
+            )
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
         return (
             f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already complete"
-            f"{masked}"
+            f"{masked}{in_short(self.left_out)}"
         )
 
 
@@ -78,7 +84,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, masked=surveyed.masked, left_out=surveyed.left_out)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

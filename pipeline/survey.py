@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints import Checkpoint, LeftOut
 from pipeline.checkpoints.audit import Audit, audit_found
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.metadata import metadata_folder
@@ -18,11 +18,13 @@ from pipeline.training.config import RUN_FILE
 class Survey:
     """checkpoints: those to compute, in order of step: selected and not masked.
 
-    verdict: of the audit, on all checkpoints of the run; None where there was to be none.
+    verdict: of the audit, on all checkpoints of the run; None where there was to be none. left_out:
+    what else lies at the run's place and may be a checkpoint.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -33,13 +35,13 @@ class Survey:
 def survey(analysis: Analysis) -> Survey:
     """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
     place = place_of(analysis.checkpoints)
-    found = finished(place, analysis.checkpoints)
+    listing = finished(place, analysis.checkpoints)
     tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
-    listed = described(place, found, tokens)
+    listed = described(place, listing.found, tokens)
     verdict = None
     if analysis.audit != "off":
-        verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
-    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict)
+        verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")
+    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, listing.left_out)
 
 
 def _chosen(

@@ -13,6 +13,9 @@ from flows.cli.app import Json, app, print_table
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
     from pipeline.main import Summary
 
@@ -65,18 +68,19 @@ def checkpoints(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the checkpoints of a run, in order of step."""
-    from pipeline.checkpoints import list_checkpoints
+    """List the checkpoints of a run, in order of step, and what is left out of the list."""
+    from pipeline.checkpoints import list_run
     from pipeline.survey import said_tokens_per_step
 
-    found = list_checkpoints(uri, tokens_per_step or said_tokens_per_step(uri))
+    listing = list_run(uri, tokens_per_step or said_tokens_per_step(uri))
     if as_json:
-        typer.echo(json.dumps([asdict(checkpoint) for checkpoint in found], indent=1))
+        typer.echo(json.dumps({"uri": uri, **asdict(listing)}, indent=1))
         return
     print_table(
         ["step", "tokens_seen", "uri"],
-        [[str(c.step), str(c.tokens_seen or ""), c.uri] for c in found],
+        [[str(c.step), str(c.tokens_seen or ""), c.uri] for c in listing.checkpoints],
     )
+    _tell_left_out(listing.left_out)
 
 
 @app.command()
@@ -100,6 +104,7 @@ def audit(
             rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
             print_table(["step", "kind", "detail"], rows)
         typer.echo(verdict.sentence())
+        _tell_left_out(verdict.left_out)
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -181,11 +186,20 @@ def _tell(summary: "Summary", page: Path) -> None:
     from pipeline.report import findings
 
     typer.echo(summary.sentence())
+    _tell_left_out(summary.left_out)
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):
         typer.echo(f"  - {sentence}")
     typer.echo(f"Report: {page}")
+
+
+def _tell_left_out(left_out: "Iterable[LeftOut]") -> None:
+    """One line a kind, on stderr: what was asked for is on stdout."""
+    from pipeline.checkpoints.left_out import in_lines
+
+    for line in in_lines(left_out):
+        typer.echo(f"left out, {line}", err=True)
 
 
 def _exit_by(*summaries: "Summary") -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.doctor.finding import SECONDS, Finding, brief, within
-from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints import list_run
 from pipeline.checkpoints.cache import cache_folder
+from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store.objects import Objects
@@ -21,10 +22,11 @@ _FREE_SHARE = 0.05  # below it Ray stores no more objects
 def of_checkpoints(checkpoints: str) -> Finding:
     """Whether a run's checkpoints can be listed."""
     try:
-        found = within(SECONDS, lambda: list_checkpoints(checkpoints))
+        found = within(SECONDS, lambda: list_run(checkpoints))
     except Exception as error:
         return Finding("checkpoints", False, _of(checkpoints, error))
-    return Finding("checkpoints", True, f"{checkpoints}: {len(found)} listed")
+    said = f"{checkpoints}: {len(found.checkpoints)} listed{in_short(found.left_out)}"
+    return Finding("checkpoints", True, said)
 
 
 def of_store(store: str) -> Finding:

@@ -1,10 +1,24 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
+from dataclasses import dataclass
+
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.left_out import LeftOut
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of
 
-__all__ = ["Checkpoint", "list_checkpoints"]
+__all__ = ["Checkpoint", "LeftOut", "Listing", "list_checkpoints", "list_run"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The checkpoints of a run, ordered by step, and what else at its place may be one.
+
+    left_out: each with its kind ("unfinished", "name not understood" or "no weights") and reason.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Checkpoint]:
@@ -14,10 +28,16 @@ def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Check
     `checkpoint-N`, `global_stepN`), or `hf://owner/name` with a branch or tag per checkpoint (the
     same names, also `stepN-tokensMB` and `stage1-stepN-tokensMB`); each checkpoint has its
     `config.json` and its weights. Checkpoints that a run is still writing are left out, see
-    `pipeline.checkpoints.unfinished`.
+    `pipeline.checkpoints.unfinished`; `list_run` tells them with the reasons.
     tokens_per_step: gives `tokens_seen` where a Trainer did not count them.
 
     Raises InputError where there is no checkpoint, or two of one step.
     """
+    return list(list_run(uri, tokens_per_step).checkpoints)
+
+
+def list_run(uri: str, tokens_per_step: int | None = None) -> Listing:
+    """`list_checkpoints`, with what is left out of the list and why."""
     place = place_of(uri)
-    return described(place, finished(place, uri), tokens_per_step)
+    listed = finished(place, uri)
+    return Listing(tuple(described(place, listed.found, tokens_per_step)), listed.left_out)

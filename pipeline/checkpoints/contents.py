@@ -98,19 +98,43 @@ def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
         return None
 
 
-def is_whole(place: Place, folder: Folder) -> bool:
-    """Whether config and weights are there, each file as long as it says of itself.
+def lack(place: Place, folder: Folder, by_listing: bool = False) -> str:
+    """What a checkpoint lacks to be whole, "" if nothing: config, weights, or the end of a file.
 
-    Where files appear whole, they are not read for it.
+    by_listing: only what is not there is told, no weight file is read in part for it.
     """
     try:
-        parts = weight_parts(place, folder)
-        grown = place.WRITTEN_BY_THE != "byte" or not any(
-            is_cut_off(place, folder, part) for part in parts
-        )
-        return grown and "config.json" in folder.files
-    except (CheckpointError, OSError):
+        _, names = part_names(place, folder)
+        for number, name in enumerate(names, start=1):
+            if name not in folder.files:
+                return f"shard {number} of {len(names)} is missing ({name})"
+            if not by_listing and _is_short(place, folder, folder.files[name]):
+                return f"{name} is cut off"
+    except CheckpointError as error:
+        return "no weights yet" if _has_no_weights(folder) else str(error)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    return "" if "config.json" in folder.files else "no config.json yet"
+
+
+def _has_no_weights(folder: Folder) -> bool:
+    try:
+        main_file(folder.uri, folder.files)
+    except CheckpointError:
+        return True
+    return False
+
+
+def _is_short(place: Place, folder: Folder, part: StoredFile) -> bool:
+    """`is_cut_off`, asked once for each content that the place identifies."""
+    if part.identity is None:
+        return is_cut_off(place, folder, part)
+    if recall("whole", part.identity) is not None:
         return False
+    short = is_cut_off(place, folder, part)
+    if not short:
+        remember("whole", part.identity, b"")
+    return short
 
 
 def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:

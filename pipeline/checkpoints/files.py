@@ -81,7 +81,8 @@ def _distinct(names: Iterable[Any]) -> list[str]:
 def is_plain_name(name: str) -> bool:
     """Whether a name from outside is one file's name, and leads nowhere else."""
     hidden = name.startswith(".") or "\0" in name or "\\" in name
-    return bool(name) and not hidden and PurePosixPath(name).parts == (name,)
+    parts = PurePosixPath(name).parts
+    return bool(name) and not hidden and "/" not in name and parts == (name,)
 
 
 def inside_run(path: Path) -> Path:

@@ -6,6 +6,7 @@
 keep all checkpoints on its main branch, see `hub_states.py`.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -22,30 +23,41 @@ from pipeline.checkpoints.hub_api import (
 )
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit
+from pipeline.checkpoints.stored import Entry, Files, Folder, PlaceContents, StoredFile, Unit
 from pipeline.errors import InputError
 
 WRITTEN_BY_THE: Unit = "commit"
 
 
-def folders(uri: str) -> list[Folder]:
-    """The branches and tags with a checkpoint's name, from one request for all refs."""
+def contents(uri: str) -> PlaceContents:
+    """The branches and tags with a checkpoint's name, from one request for all refs; and others.
+
+    What another ref than `main` holds is not asked for: its name alone tells what it may be.
+    """
     address = taken_apart(uri)
     found = refs(address)
-    commits = {
-        ref.name: ref.target_commit
+    wanted = [
+        ref
         for ref in (*found.tags, *found.branches)
-        if parse_name(ref.name) is not None and fnmatchcase(ref.name, address.ref or "*")
-    }
+        if fnmatchcase(ref.name, address.ref or "*")
+    ]
+    commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
+    others = [Entry(ref.name, ()) for ref in wanted if ref.name not in {*commits, "main"}]
     main = next((ref.target_commit for ref in found.branches if ref.name == "main"), None)
     if not commits and main and address.ref is None:
-        return hub_states.folders(Address(address.repo, main))
+        return PlaceContents(hub_states.folders(Address(address.repo, main)), others)
     _refuse_several_stages(uri, list(commits))
     places = [f"hf://{address.repo}@{commit}" for commit in commits.values()]
-    return [
+    folders = [
         Folder(name, place, files)
         for name, place, files in zip(commits, places, files_of(places), strict=True)
     ]
+    return PlaceContents(folders, others)
+
+
+def now(uri: str) -> float:
+    """This machine's time; nothing here depends on it."""
+    return time.time()
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
+from pipeline.checkpoints.left_out import (
+    UNFINISHED,
+    LeftOut,
+    first_names,
+    in_lines,
+    left_out_of,
+)
 from pipeline.checkpoints.names import SPELLINGS, Name, parse_name
-from pipeline.checkpoints.stored import Folder, Place
-from pipeline.checkpoints.unfinished import is_unfinished_latest, is_unfinished_trainer_save
+from pipeline.checkpoints.stored import Entry, Folder, Place
+from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.errors import InputError
 
 SIDE_BY_SIDE = 8  # requests for small things at one time
@@ -22,6 +29,14 @@ class Found:
     folder: Folder
 
 
+@dataclass(frozen=True)
+class Finished:
+    """The finished checkpoints of a run, ordered by step, and what is left out with the reason."""
+
+    found: Sequence[Found]
+    left_out: tuple[LeftOut, ...]
+
+
 def described(
     place: Place, found: Sequence[Found], tokens_per_step: int | None
 ) -> list[Checkpoint]:
@@ -30,27 +45,40 @@ def described(
         return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
 
 
-def finished(place: Place, uri: str) -> list[Found]:
-    """The folders that hold finished checkpoints, ordered by step.
+def finished(place: Place, uri: str) -> Finished:
+    """The finished checkpoints, and what else lies at the place of a run and may be one.
 
-    Raises InputError where there is none, or two of one step.
+    Raises InputError where there is no checkpoint, or two of one step.
     """
-    found = _by_step(place, uri)
-    if found and is_unfinished_latest(place, found[max(found)].folder):
-        del found[max(found)]
+    inside = place.contents(uri)
+    folders = sorted(inside.folders, key=lambda folder: folder.name)
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        reasons = list(threads.map(lambda one: unfinished_trainer_save(place, one), folders))
+    judged = list(zip(folders, reasons, strict=True))
+    found = _by_step(uri, [folder for folder, reason in judged if not reason])
+    left_out = [LeftOut(UNFINISHED, folder.name, reason) for folder, reason in judged if reason]
+    if found and (reason := unfinished_latest(place, found[max(found)].folder)):
+        left_out.append(LeftOut(UNFINISHED, found.pop(max(found)).folder.name, reason))
+    left_out += left_out_of(inside.others)
     if not found:
-        raise InputError(
-            f"{uri}: holds no finished checkpoint; expected checkpoints named "
-            f"{SPELLINGS}: give the place that contains them"
-        )
-    return [found[step] for step in sorted(found)]
+        raise InputError(_nothing(uri, left_out, inside.others))
+    return Finished([found[step] for step in sorted(found)], tuple(sorted(left_out)))
 
 
-def _by_step(place: Place, uri: str) -> dict[int, Found]:
+def _nothing(uri: str, left_out: Sequence[LeftOut], others: Sequence[Entry]) -> str:
+    """The sentence about a place without a checkpoint, which says what was found there."""
+    shown = "; ".join(in_lines(left_out)) or first_names(sorted(one.name for one in others), 5)
+    return (
+        f"{uri}: holds no finished checkpoint; expected checkpoints named {SPELLINGS}, found "
+        f"{shown or 'nothing'}: give the place that contains them, or give them such names"
+    )
+
+
+def _by_step(uri: str, folders: Sequence[Folder]) -> dict[int, Found]:
     found: dict[int, Found] = {}
-    for folder in sorted(place.folders(uri), key=lambda folder: folder.name):
+    for folder in folders:
         name = parse_name(folder.name)
-        if name is None or is_unfinished_trainer_save(place, folder):
+        if name is None:
             continue
         if (other := found.get(name.step)) and other.folder.uri != folder.uri:
             raise InputError(

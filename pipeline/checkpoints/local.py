@@ -1,5 +1,6 @@
 """A run in a local folder: one folder per checkpoint."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,25 +9,40 @@ from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
+from pipeline.checkpoints.pickled import step_in_name
+from pipeline.checkpoints.stored import (
+    Entry,
+    Files,
+    Folder,
+    PlaceContents,
+    StoredFile,
+    Unit,
+    known_sha256,
+)
 from pipeline.errors import InputError
 
 WRITTEN_BY_THE: Unit = "byte"
 WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
 
 
-def folders(uri: str) -> list[Folder]:
-    """The folders in the folder `uri` that have a checkpoint's name.
+def contents(uri: str) -> PlaceContents:
+    """The folders in the folder `uri` that have a checkpoint's name, and what else is in it.
 
-    A run in another format (see `foreign.py`) has them in its conversion.
+    A run in another format (see `foreign.py`) has its checkpoints in its conversion.
     """
     root = ordinary_run(uri)
     if root.is_file():
         raise InputError(f"{uri}: is a file that no reader is known for; expected a run's folder")
     if not root.is_dir():
         raise InputError(f"{uri}: there is no such folder: give the folder of a training run")
-    named = (path for path in root.iterdir() if parse_name(path.name) is not None)
-    return [Folder(path.name, str(path), _files(path)) for path in named if path.is_dir()]
+    named = [path for path in root.iterdir() if _is_named(path)]
+    folders = [Folder(path.name, str(path), _files(path), _changed(path)) for path in named]
+    return PlaceContents(folders, _others(Path(uri), is_converted=root != Path(uri)))
+
+
+def now(uri: str) -> float:
+    """This machine's time: that of a disk of its own."""
+    return time.time()
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
@@ -49,6 +65,36 @@ def is_growing(folder: Folder) -> bool:
     before = _sizes(folder.files)
     time.sleep(WATCHED_FOR)
     return _sizes(_files(Path(folder.uri))) != before
+
+
+def _is_named(path: Path) -> bool:
+    return parse_name(path.name) is not None and path.is_dir()
+
+
+def _others(run: Path, is_converted: bool) -> list[Entry]:
+    """What is in a run's folder beside checkpoints and, of a converted run, the files of these."""
+    if not run.is_dir():
+        return []
+    others = (path for path in run.iterdir() if not _is_named(path))
+    return [
+        Entry(path.name, _names_in(path) if path.is_dir() else None)
+        for path in others
+        if not (is_converted and step_in_name(path) is not None)
+    ]
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
 
 
 def _files(folder: Path) -> dict[str, StoredFile]:

@@ -10,6 +10,7 @@ _NAME = re.compile(
     r"(?:step[-_]?|checkpoint-|global_step)(?P<step>\d{1,15})"
     r"(?:-tokens(?P<tokens>\d{1,15})(?P<unit>[KMBT]?))?"
 )
+_TEMPORARY = re.compile(r"[._]*(?:tmp[-_.])?(?P<name>.+?)(?:[-_.](?:tmp|temp|partial|incomplete))?")
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -40,3 +41,9 @@ def parse_name(name: str) -> Name | None:
         tokens_seen=None if tokens is None else int(tokens) * _UNITS[match["unit"]],
         stage=match["stage"] or "",
     )
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a save that is renamed into place at its end may have this name until then."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and match["name"] != name and parse_name(match["name"]) is not None

@@ -4,15 +4,27 @@ Endpoint and credentials come from the environment or from AWS's own files (`AWS
 `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): none of them passes through here.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.retrying import persistently, spoken_of
-from pipeline.checkpoints.stored import Files, Folder, StoredFile, Unit, known_sha256
+from pipeline.checkpoints.stored import (
+    Entry,
+    Files,
+    Folder,
+    PlaceContents,
+    StoredFile,
+    Unit,
+    known_sha256,
+)
 from pipeline.errors import CheckpointError, InputError
 
 WRITTEN_BY_THE: Unit = "file"
@@ -22,10 +34,32 @@ _STREAMS = 4  # parts of one large file that are fetched side by side
 _CLIENT = {"retries": {"total_max_attempts": 1}}
 
 
-def folders(uri: str) -> list[Folder]:
-    """The folders under `s3://bucket/prefix`, by one listing of the prefix."""
+def contents(uri: str) -> PlaceContents:
+    """What is directly under `s3://bucket/prefix`, by one listing of the prefix."""
     found = _listed(uri)
-    return [Folder(name, _join(uri, name), files) for name, files in found.items() if name]
+    named = {name: files for name, files in found.items() if parse_name(name) is not None}
+    folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
+    loose = [Entry(name) for name in found.get("", ())]
+    others = [Entry(name, list(found[name])) for name in found if name and name not in named]
+    return PlaceContents(folders, [*loose, *others])
+
+
+def now(uri: str) -> float:
+    """The server's time."""
+    bucket, _, prefix = _checked(uri).partition("/")
+    with spoken_of(uri, "bucket or prefix", InputError):
+        return time.monotonic() + _server_time(bucket, prefix.partition("/")[0])
+
+
+@lru_cache
+def _server_time(bucket: str, prefix: str) -> float:
+    """By how much a server's time, the date of one answer, is ahead of this process's clock."""
+    answer = persistently(
+        lambda: _filesystem().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    )
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    server = parsedate_to_datetime(date).timestamp() if date else time.time()
+    return server - time.monotonic()
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
@@ -75,8 +109,10 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     for path, facts in objects.items():
         folder, _, name = path[len(root) + 1 :].rpartition("/")
-        if name and "/" not in folder:
-            found[folder][name] = _stored(name, facts)
+        top, _, deeper = folder.partition("/")
+        files = found[top]  # also of a folder that holds nothing but folders
+        if name and not deeper:
+            files[name] = _stored(name, facts)
     return dict(found)
 
 

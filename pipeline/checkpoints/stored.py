@@ -1,6 +1,6 @@
 """What every place that keeps checkpoints can tell of them, and be asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -32,11 +32,34 @@ Unit = Literal["byte", "file", "commit"]
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, branch or tag that may be a checkpoint: its name, its address, its files."""
+    """A folder, branch or tag that may be a checkpoint: its name, its address, its files.
+
+    changed: when the folder itself changed, in seconds since the epoch; 0 if unknown.
+    """
 
     name: str
     uri: str
     files: Files
+    changed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What lies at a run's place under a name that is no checkpoint's.
+
+    holds: the names of the files directly in it; None for a file.
+    """
+
+    name: str
+    holds: Collection[str] | None = None
+
+
+@dataclass(frozen=True)
+class PlaceContents:
+    """All that lies at a run's place: folders with a checkpoint's name, and everything else."""
+
+    folders: Sequence[Folder]
+    others: Sequence[Entry] = ()
 
 
 class Place(Protocol):
@@ -47,8 +70,12 @@ class Place(Protocol):
 
     WRITTEN_BY_THE: Unit
 
-    def folders(self, uri: str) -> Sequence[Folder]:
-        """All that may be checkpoints of the run at `uri`. Raises InputError."""
+    def contents(self, uri: str) -> PlaceContents:
+        """All that lies at the place of the run at `uri`. Raises InputError."""
+        ...
+
+    def now(self, uri: str) -> float:
+        """The time by the clock that dates the files of the run at `uri`."""
         ...
 
     def files_of(self, uris: Sequence[str]) -> Sequence[Files]:

@@ -8,7 +8,7 @@ from pipeline.checkpoints.audit.evidence import gather
 from pipeline.checkpoints.audit.faults import KINDS, Audit, Fault
 from pipeline.checkpoints.audit.files import config_faults, file_faults
 from pipeline.checkpoints.audit.schedule import missing_steps
-from pipeline.checkpoints.listing import Found, finished
+from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place
 
@@ -31,12 +31,12 @@ def audit(
 def audit_found(
     place: Place,
     uri: str,
-    found: Sequence[Found],
+    listed: Finished,
     deep: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Audit:
     """The audit of a run that is listed already: what changes meanwhile is left to the next one."""
-    evidence = gather(place, found)
+    evidence = gather(place, listed.found)
     in_files, shapes = file_faults(place, evidence)
     faults = [
         *(fault for one in evidence for fault in one.faults),
@@ -49,7 +49,7 @@ def audit_found(
         unreadable = {fault.step for fault in in_files}
         readable = [one for one in evidence if one.parts and one.step not in unreadable]
         faults = deep_faults(readable, faults, progress)
-    return Audit(uri, len(found), tuple(sorted(set(faults))), deep)
+    return Audit(uri, len(evidence), tuple(sorted(set(faults))), deep, listed.left_out)
 
 
 def _schedule_faults(steps: Sequence[int]) -> list[Fault]:

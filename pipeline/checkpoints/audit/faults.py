@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.checkpoints.left_out import LeftOut, in_short
+
 # Every kind of fault. Those that only the bytes show are found by a deep audit alone.
 KINDS: Mapping[str, str] = {
     "byte-identical": "its weights are those of another step, byte for byte",
@@ -45,13 +47,14 @@ class Fault:
 class Audit:
     """The verdict on a run: how many checkpoints were looked at, and what is wrong with them.
 
-    deep: whether their bytes were read.
+    deep: whether their bytes were read. left_out: what was not looked at, as it is not listed.
     """
 
     uri: str
     checkpoints: int
     faults: tuple[Fault, ...]
     deep: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -65,18 +68,22 @@ class Audit:
     def sentence(self) -> str:
         """The verdict in one line."""
         if not self.faults:
-            return f"{self.uri}: {self.checkpoints} checkpoints, no fault found"
+            return (
+                f"{self.uri}: {self.checkpoints} checkpoints, no fault found"
+                f"{in_short(self.left_out)}"
+            )
         steps = sorted({fault.step for fault in self.faults})
         shown = ", ".join(map(str, steps[:8])) + (", ..." if len(steps) > 8 else "")
         return (
             f"{self.uri}: {self.checkpoints} checkpoints, {len(self.faults)} faults at "
-            f"{len(steps)} steps: {shown}"
+            f"{len(steps)} steps: {shown}{in_short(self.left_out)}"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """`{"uri", "checkpoints", "faults": [{"step", "kind", "detail"}]}`."""
+        """`{"uri", "checkpoints", "faults": [{"step", "kind", "detail"}], "left_out": [...]}`."""
         return {
             "uri": self.uri,
             "checkpoints": self.checkpoints,
             "faults": [asdict(fault) for fault in self.faults],
+            "left_out": [asdict(one) for one in self.left_out],
         }

@@ -1,0 +1,101 @@
+"""What lies at a run's place and is not listed as a checkpoint, with the reason.
+
+Left out are, one line a kind:
+
+unfinished: a checkpoint that is being written, or that a Trainer did not finish (`unfinished.py`).
+name not understood: a folder that holds weights, or a file of weights, whose name tells no step.
+no weights: a folder whose name is like a checkpoint's, with no weights directly in it.
+
+What every run has beside its checkpoints is not mentioned: hidden files, configs, tokenizers, logs,
+folders without weights (`runs`, `logs`), and the final model and the states that a Trainer writes
+at the top of its output.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.checkpoints.names import SPELLINGS, is_temporary, parse_name
+from pipeline.checkpoints.stored import Entry
+
+UNFINISHED, UNNAMED, NO_WEIGHTS = "unfinished", "name not understood", "no weights"
+
+_SHOWN = 4  # names in a line
+_COUNTED = {UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights"}
+_WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json)")
+# Files of weights or states that are no checkpoint by themselves, or the final model.
+_BESIDE = re.compile(
+    r"(adapter_)?(model|pytorch_model|consolidated)([-.]\d+)?(-of-\d+)?\.(safetensors|bin|pth|pt)"
+    r"|.*\.index\.json|(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*"
+    r"|rng_state_\d+\.pth|(train|val|test|tokenizer|vocab|tokens)\.(bin|pt)"
+)
+_LIKE_A_CHECKPOINT = re.compile(
+    r"ckpt|chck|check|step|epoch|tokens|snapshot|(^|[^a-z])(iter|init|best|last|final)([^a-z]|$)"
+    r"|^\d+[a-z]{0,2}$"
+)
+
+
+@dataclass(frozen=True, order=True)
+class LeftOut:
+    """One thing that is not listed: its kind (see the module), its name, and the reason."""
+
+    kind: str
+    name: str
+    reason: str
+
+
+def left_out_of(others: Iterable[Entry]) -> list[LeftOut]:
+    """Of what has no checkpoint's name: what may be a checkpoint all the same."""
+    found = (_judged(entry) for entry in others)
+    return [one for one in found if one is not None]
+
+
+def in_lines(left_out: Iterable[LeftOut]) -> list[str]:
+    """One line for each kind: how many, the first names, and the reasons that differ."""
+    by_kind: dict[str, list[LeftOut]] = defaultdict(list)
+    for one in sorted(left_out, key=_in_order):
+        by_kind[one.kind].append(one)
+    return [_line(kind, found) for kind, found in by_kind.items()]
+
+
+def in_short(left_out: Sequence[LeftOut]) -> str:
+    """A clause for the end of a sentence, "" where nothing is left out."""
+    kinds = [one.kind for one in left_out]
+    counts = [f"{kinds.count(kind)} {words}" for kind, words in _COUNTED.items() if kind in kinds]
+    return f"; left out: {', '.join(counts)}" if counts else ""
+
+
+def first_names(names: Iterable[str], most: int = _SHOWN, between: str = ", ") -> str:
+    """The first of some names, as a terminal may show them, and how many more there are."""
+    every = [name if name.isprintable() else ascii(name) for name in names]
+    more = [f"and {len(every) - most} more"] * (len(every) > most)
+    return between.join([*every[:most], *more])
+
+
+def _judged(entry: Entry) -> LeftOut | None:
+    if is_temporary(entry.name):
+        return LeftOut(UNFINISHED, entry.name, "it has the name of a save that has not ended")
+    if entry.name.startswith("."):
+        return None
+    like = _LIKE_A_CHECKPOINT.search(entry.name.lower()) is not None
+    if entry.holds is None:
+        is_weights = _WEIGHTS.fullmatch(entry.name) and not _BESIDE.fullmatch(entry.name)
+        if is_weights or parse_name(entry.name):
+            return LeftOut(UNNAMED, entry.name, "a file, expected a folder")
+        return None
+    if any(_WEIGHTS.fullmatch(name) for name in entry.holds):
+        return LeftOut(UNNAMED, entry.name, f"expected {SPELLINGS}")
+    return LeftOut(NO_WEIGHTS, entry.name, "none directly in it") if like else None
+
+
+def _line(kind: str, found: Sequence[LeftOut]) -> str:
+    if kind == UNFINISHED:
+        shown = [f"{one.name}: {one.reason}" for one in found]
+        return f"{kind}: {len(found)} ({first_names(shown, between='; ')})"
+    reasons = ", or ".join(dict.fromkeys(one.reason for one in found))
+    return f"{kind}: {len(found)} ({first_names(one.name for one in found)}): {reasons}"
+
+
+def _in_order(one: LeftOut) -> tuple[str, list[int], str]:
+    return one.kind, [int(digits) for digits in re.findall(r"\d{1,18}", one.name)], one.name
