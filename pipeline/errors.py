@@ -1,6 +1,6 @@
-"""The two ways in which what a user brings can be wrong.
+"""The ways in which what a user brings can be wrong: as a whole, or one checkpoint.
 
-Both carry one sentence: what is wrong, where, what was expected against what was found, what to do.
+All carry one sentence: what is wrong, where, what was expected against what was found, what to do.
 """
 
 import difflib
@@ -13,6 +13,14 @@ class InputError(ValueError):
 
 class CheckpointError(Exception):
     """One checkpoint cannot be analysed: it is reported by name, the others are computed."""
+
+
+class ChangedError(CheckpointError):
+    """Something was written to a checkpoint while it was read: another try may find it still."""
+
+
+class DamagedError(CheckpointError):
+    """The bytes that came are not those that the place says it sent: another try may help."""
 
 
 def suggestion(unknown: str, known: Iterable[str]) -> str:

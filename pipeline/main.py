@@ -23,8 +23,9 @@ class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
     masked: steps that the audit left out, each with the reason. left_out: what lies beside the
-    checkpoints and may be one, but is not listed, each with the reason. computing, idle: seconds that the
-    workers computed, and waited with checkpoints to do because none was loaded; summed over them.
+    checkpoints and may be one, but is not listed, each with the reason.
+    computing, idle: seconds that the workers computed, and waited with checkpoints to do because
+    none was loaded; summed over them.
     """
 
     store: str

@@ -99,7 +99,8 @@ class Worker:
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
         """What the measures need of this checkpoint before any other is computed; stored."""
         with self._copies.of(checkpoint) as copy:
-            checkpoint, weights = copy.checkpoint, read_weights(copy.folder)
+            weights = copy.read(read_weights)
+            checkpoint = copy.checkpoint
         groups = self.job.needing_reference()
         found = {}
         with self._computing, torch.inference_mode():
@@ -127,15 +128,16 @@ class Worker:
             started = time.perf_counter()
             checkpoint = copy.checkpoint
             missing = self._missing(cell, plan, str(checkpoint.digest))
-            present = tuple(name for name in cell.rows if self._groups[name] not in missing)
             if not missing:
-                return Outcome(checkpoint.step, (), present)
-            folder = copy.folder  # fetched beside what another thread fetches or reads
+                return Outcome(checkpoint.step, (), tuple(cell.rows))
+            _ = copy.folder  # fetched beside what another thread fetches or reads
             reading = time.perf_counter() - started
             with self._reading:
                 started = time.perf_counter()
-                weights = read_weights(folder)
+                weights = copy.read(read_weights)
                 reading += time.perf_counter() - started
+            checkpoint = copy.checkpoint  # of the bytes that were read
+            missing = self._missing(cell, plan, str(checkpoint.digest))
         with self._computing, torch.inference_mode():
             torch.set_num_threads(self.job.analysis.workers.threads)
             self._resident.swap(weights, checkpoint.uri)
@@ -146,6 +148,7 @@ class Worker:
             self._free_since = time.perf_counter()
             computing = self._free_since - started
         names = tuple(group.name for group in missing)
+        present = tuple(name for name in cell.rows if name not in names)
         return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
 
     def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:

@@ -9,7 +9,7 @@ from pipeline.checkpoints.digests import combined
 from pipeline.checkpoints.files import is_index, main_file, shard_names
 from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
-from pipeline.errors import CheckpointError, InputError
+from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 
 # What differs between configs of equal models.
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -58,10 +58,25 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
     """The content of a small file; remembered where its identity tells its content."""
     identity = folder.files[name].identity
     found = None if identity is None else recall("small", identity)
-    if found is None:
+    if found is not None or identity is None:
+        return place.read(folder.uri, name) if found is None else found
+    try:
+        found = _read_verified(place, folder, name)
+    except ChangedError:  # what is there now, and not to be remembered under the listed identity
+        return place.read(folder.uri, name)
+    remember("small", identity, found)
+    return found
+
+
+def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
+    """Read, and once more where the bytes are not those that the place has."""
+    file = folder.files[name]
+    try:
         found = place.read(folder.uri, name)
-        if identity is not None:
-            remember("small", identity, found)
+        place.verify(folder.uri, file, found)
+    except DamagedError:
+        found = place.read(folder.uri, name)
+        place.verify(folder.uri, file, found)
     return found
 
 

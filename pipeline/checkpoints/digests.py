@@ -1,13 +1,19 @@
 """The sha256 of a checkpoint's weights, remembered so that no file is read twice for it.
 
-A local file's digest is remembered under its path, size and time of change.
+A local file's digest is remembered under its path, size, inode and times of change. One of these,
+the inode's own (`ctime`), cannot be set: a file that was changed, and its former content or time
+brought back, has another one.
 """
 
 import hashlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.checkpoints.stored import known_sha256, remember_sha256
+from pipeline.errors import ChangedError
+
+_TICK, _COARSE_TICK = 0.02, 2.0  # seconds
 
 
 def known_digest(files: list[Path]) -> str | None:
@@ -35,11 +41,17 @@ def combined(digests: Iterable[tuple[str, str | None]]) -> str | None:
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a local file, read if it is not remembered."""
+    """The sha256 of a local file, read if it is not remembered.
+
+    Raises ChangedError for a file that is written to meanwhile.
+    """
     state = local_state(file)
     digest = known_sha256(state)
     if digest is None:
+        _await_next_tick(file)
         digest = read_sha256(file)
+        if local_state(file) != state:
+            raise ChangedError(f"{file}: was changed while it was read: wait until it is written")
         remember_sha256(state, digest)
     return digest
 
@@ -53,4 +65,19 @@ def read_sha256(file: Path) -> str:
 def local_state(file: Path) -> str:
     """What names this very state of a local file."""
     status = file.stat()
-    return f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{file.resolve()} {status.st_size} {status.st_ino} {times}"
+
+
+def _await_next_tick(file: Path) -> None:
+    """Wait until whatever is written to a file from now on has another time than it has now.
+
+    Times have the resolution of the kernel's clock, 1 to 10 ms, or of a second or two where a file
+    system keeps no fractions.
+    """
+    status = file.stat()
+    whole_seconds = status.st_mtime_ns % 10**9 == status.st_ctime_ns % 10**9 == 0
+    tick = _COARSE_TICK if whole_seconds else _TICK
+    age = time.time() - status.st_ctime_ns / 1e9
+    if age < tick:
+        time.sleep(min(tick - age, tick))

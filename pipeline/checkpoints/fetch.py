@@ -15,23 +15,28 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
+from typing import TypeVar, cast
 
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, read_small, weight_parts
-from pipeline.checkpoints.digests import combined, digest_of_files, read_sha256
+from pipeline.checkpoints.digests import combined, digest_of_files, local_state, read_sha256
 from pipeline.checkpoints.files import is_index, main_file, weight_files
 from pipeline.checkpoints.places import folder_of, remote_place_of
-from pipeline.checkpoints.stored import Folder, RemotePlace, StoredFile, remember_sha256
-from pipeline.errors import CheckpointError
+from pipeline.checkpoints.stored import RemotePlace, StoredFile, remember_sha256
+from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+
+Content = TypeVar("Content")
 
 _LOCK = "in-use"
+_TRIES = 3
+_WAITS = (0.2, 1.0, 0.0)  # seconds after each try to read what is being written to
 
 
 class Copies:
@@ -52,13 +57,10 @@ class Copies:
     def of(self, checkpoint: Checkpoint) -> Iterator[Copy]:
         """The checkpoint's copy. Nothing is fetched before its folder is asked for."""
         place = remote_place_of(checkpoint.uri)
-        if place is None:
-            yield Local(checkpoint)
-            return
-        copy = Fetched(checkpoint, place, self)
+        copy = Local(checkpoint) if place is None else Fetched(checkpoint, place, self)
         try:
             yield copy
-        except CheckpointError as error:
+        except (CheckpointError, InputError, FileNotFoundError) as error:
             raise CheckpointError(copy.in_its_words(str(error))) from error
         finally:
             copy.release()
@@ -102,17 +104,66 @@ class Local:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._digest: str | None = None
+        self._digested: list[str] | None = None  # the state of the files that the digest is of
 
     @property
     def folder(self) -> Path:
         """The folder that holds its files."""
         return Path(self._checkpoint.uri)
 
-    @cached_property
+    @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint with its digest, for which its files are read unless it is known."""
-        digest = self._checkpoint.digest or digest_of_files(weight_files(self._checkpoint.uri))
-        return replace(self._checkpoint, digest=digest)
+        """The checkpoint with the digest of its files as they are, or as `read` has read them.
+
+        The listing's is not relied on: the files may be others since. They are read for it unless
+        it is remembered.
+        """
+        return replace(self._checkpoint, digest=self._digest or self._digest_of(self._state()))
+
+    def read(self, reader: Callable[[Path], Content]) -> Content:
+        """What `reader` makes of the folder; `checkpoint` then has the digest of what it has read.
+
+        Where the files are written to meanwhile, all is done again. Raises CheckpointError where
+        they never keep still.
+        """
+        for wait in _WAITS:
+            before = self._state()
+            try:
+                self._digest_of(before)
+                content = reader(self.folder)
+            except (CheckpointError, OSError):
+                if self._state() == before:
+                    raise
+            else:
+                if self._state() == before:
+                    return content
+            time.sleep(wait)
+        raise CheckpointError(
+            f"{self.folder}: its weights were changed while they were read, {len(_WAITS)} times: "
+            "analyse it again when nothing writes to it"
+        )
+
+    def in_its_words(self, message: str) -> str:
+        """A message about its files; or that they are no longer there."""
+        return message if self.folder.is_dir() else _gone(self._checkpoint.uri)
+
+    def release(self) -> None:
+        """Do nothing: its folder is not ours."""
+
+    def _digest_of(self, state: list[str] | None) -> str:
+        """The digest of the files in this state."""
+        if self._digest is None or state is None or state != self._digested:
+            self._digest = digest_of_files(weight_files(self.folder))
+            self._digested = state
+        return self._digest
+
+    def _state(self) -> list[str] | None:
+        """What changes with each change of the weights; None where they are not all there."""
+        try:
+            return [local_state(file) for file in weight_files(self.folder)]
+        except (CheckpointError, OSError):
+            return None
 
 
 class Fetched:
@@ -121,6 +172,7 @@ class Fetched:
     def __init__(self, checkpoint: Checkpoint, place: RemotePlace, copies: Copies) -> None:
         self._checkpoint, self._place, self._copies = checkpoint, place, copies
         self._folder: Path | None = None
+        self._digest: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -130,19 +182,25 @@ class Fetched:
         the place cannot be reached.
         """
         if self._folder is None:
-            size = sum(part.size for part in self._parts)
-            self._folder = self._copies.make_room(size, self._checkpoint.uri)
-            self._fetch(self._folder, size)
-        return self._folder
+            self._fetch()
+        return cast(Path, self._folder)
 
-    @cached_property
+    @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint with its digest; it is fetched only if its place does not tell."""
-        digest = self._checkpoint.digest or known_digest(self._place, self._remote)
-        if digest is None:
-            folder = self.folder
-            digest = combined((part.name, read_sha256(folder / part.name)) for part in self._parts)
-        return replace(self._checkpoint, digest=digest)
+        """The checkpoint with the digest of what was fetched; before that, with the one listed.
+
+        It is fetched for it only if its place does not tell.
+        """
+        listed = self._checkpoint.digest
+        if self._digest is None and listed is None:
+            listed = known_digest(self._place, folder_of(self._checkpoint.uri))
+        if self._digest is None and listed is None:
+            self._fetch()
+        return replace(self._checkpoint, digest=self._digest or listed)
+
+    def read(self, reader: Callable[[Path], Content]) -> Content:
+        """What `reader` makes of the folder."""
+        return reader(self.folder)
 
     def in_its_words(self, message: str) -> str:
         """A message about the copy, as one about the checkpoint: only that place is known."""
@@ -154,44 +212,66 @@ class Fetched:
             self._copies.give_back(self._folder)
             self._folder = None
 
-    @cached_property
-    def _remote(self) -> Folder:
-        return folder_of(self._checkpoint.uri)
+    def _fetch(self) -> None:
+        """Fetch what is there now; once more where it changes meanwhile."""
+        for _ in range(_TRIES - 1):
+            try:
+                self._fetch_once()
+                return
+            except ChangedError:
+                self.release()
+        self._fetch_once()
 
-    @cached_property
-    def _parts(self) -> list[StoredFile]:
-        return weight_parts(self._place, self._remote)
-
-    def _fetch(self, target: Path, size: int) -> None:
-        remote = self._remote
+    def _fetch_once(self) -> None:
+        remote = folder_of(self._checkpoint.uri)
+        if not remote.files:
+            raise CheckpointError(_gone(remote.uri))
+        parts = weight_parts(self._place, remote)
+        size = sum(part.size for part in parts)
+        target = self._folder = self._copies.make_room(size, remote.uri)
         main = main_file(remote.uri, remote.files)
         if is_index(main):
             (target / main).write_bytes(read_small(self._place, remote, main))
         _check_space(target, size)
-        for part in self._parts:
-            fetch_verified(self._place, remote.uri, part, target / part.name)
+        digests = [
+            (part.name, fetch_verified(self._place, remote.uri, part, target / part.name))
+            for part in parts
+        ]
+        self._digest = combined(digests)
 
 
 Copy = Local | Fetched
 
 
-def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> None:
-    """Fetch one file of the folder `uri`, and once more if its sha256 is not what it should be.
+def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> str:
+    """Fetch one file of the folder `uri`, and again if it is not what it should be; its sha256.
 
-    Raises CheckpointError if it is wrong both times.
+    A sha256 that only we remember gives way to one that came twice. Raises DamagedError if the file
+    is wrong each time, ChangedError if it was replaced since it was listed.
     """
-    digest = ""
-    for _ in range(2):
-        place.fetch(uri, file, target)
+    is_the_places = file.sha256 is not None and file.sha256 == file.identity
+    came: list[str] = []
+    for last in [False] * (_TRIES - 1) + [True]:
+        try:
+            place.fetch(uri, file, target)
+        except DamagedError:
+            if last:
+                raise
+            continue
         digest = read_sha256(target)
-        if file.sha256 in (None, digest):
+        if file.sha256 in (None, digest) or (digest in came and not is_the_places):
             if file.identity is not None:
                 remember_sha256(file.identity, digest)
-            return
-    raise CheckpointError(
-        f"{uri}/{file.name}: its sha256 is {digest}, expected {file.sha256} as its place says: "
+            return digest
+        came.append(digest)
+    raise DamagedError(
+        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as its place says: "
         "upload the file again"
     )
+
+
+def _gone(uri: str) -> str:
+    return f"{uri}: is gone since it was listed: restore it, or go on without it"
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -6,8 +6,9 @@
 keep all checkpoints on its main branch, see `hub_states.py`.
 """
 
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,9 +25,10 @@ from pipeline.checkpoints.hub_api import (
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import Entry, Files, Folder, PlaceContents, StoredFile, Unit
-from pipeline.errors import InputError
+from pipeline.errors import DamagedError, InputError
 
 WRITTEN_BY_THE: Unit = "commit"
+_GIT = "git "  # how the identity of a file begins that is a git object
 
 
 def contents(uri: str) -> PlaceContents:
@@ -37,9 +39,7 @@ def contents(uri: str) -> PlaceContents:
     address = taken_apart(uri)
     found = refs(address)
     wanted = [
-        ref
-        for ref in (*found.tags, *found.branches)
-        if fnmatchcase(ref.name, address.ref or "*")
+        ref for ref in (*found.tags, *found.branches) if fnmatchcase(ref.name, address.ref or "*")
     ]
     commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
     others = [Entry(ref.name, ()) for ref in wanted if ref.name not in {*commits, "main"}]
@@ -79,14 +79,48 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     return read_part(*_where(address, name), start, stop)
 
 
+def verify(uri: str, file: StoredFile, content: bytes) -> None:
+    """Raise DamagedError for a content that is not that of the file's git object or sha256."""
+    _compare(f"{uri}/{file.name}", file, len(content), lambda digest: digest.update(content))
+
+
 def is_growing(folder: Folder) -> bool:
     """Never: a commit is whole or absent."""
     return False
 
 
 def fetch(uri: str, file: StoredFile, target: Path) -> None:
-    """Write one file of a checkpoint to `target`."""
+    """Write one file of a checkpoint to `target`; a small one, a git object, is verified.
+
+    The sha256 of a large one is compared by whoever asks for it.
+    """
     fetch_file(*_where(taken_apart(uri), file.name), file.size, target)
+    if file.identity is not None and file.identity.startswith(_GIT):
+        _compare(f"{uri}/{file.name}", file, file.size, lambda digest: _update(digest, target))
+
+
+def _compare(
+    place: str, file: StoredFile, size: int, update: Callable[["hashlib._Hash"], None]
+) -> None:
+    identity = file.identity or ""
+    if identity.startswith(_GIT):
+        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    elif identity == file.sha256:
+        digest = hashlib.sha256()
+    else:
+        return  # made from another file
+    update(digest)
+    if digest.hexdigest() != identity.removeprefix(_GIT):
+        raise DamagedError(
+            f"{place}: its {digest.name} is {digest.hexdigest()}, expected "
+            f"{identity.removeprefix(_GIT)} as the hub says: try again later"
+        )
+
+
+def _update(digest: "hashlib._Hash", file: Path) -> None:
+    with file.open("rb") as stream:
+        while piece := stream.read(2**20):
+            digest.update(piece)
 
 
 def _where(address: Address, name: str) -> tuple[Address, str]:

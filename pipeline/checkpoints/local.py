@@ -1,6 +1,5 @@
 """A run in a local folder: one folder per checkpoint."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +59,10 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
         return stream.read() if stop is None else stream.read(stop - start)
 
 
+def verify(uri: str, file: StoredFile, content: bytes) -> None:
+    """Do nothing: what a disk reads is what it has."""
+
+
 def is_growing(folder: Folder) -> bool:
     """Whether files come or grow within `WATCHED_FOR` seconds."""
     before = _sizes(folder.files)
@@ -85,7 +88,7 @@ def _others(run: Path, is_converted: bool) -> list[Entry]:
 
 def _names_in(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)
+        return [path.name for path in folder.iterdir()]
     except OSError:
         return []
 

@@ -49,7 +49,7 @@ def persistently(call: Callable[[], Result]) -> Result:
 
 def may_pass(error: BaseException) -> bool:
     """Whether another try may succeed."""
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -57,8 +57,8 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, _FINAL)
 
 
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status that an error is about, of itself or of what caused it."""
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error is about, of itself or of what caused it; None without."""
     while error is not None:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
@@ -83,7 +83,7 @@ def spoken_of(
     except (CheckpointError, InputError):
         raise
     except Exception as error:
-        status = _status(error)
+        status = status_of(error)
         if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
             raise refusal(f"{uri}: there is no such {what}: check the address") from error
         if isinstance(error, (PermissionError, *_NO_KEYS)) or status in _DENIED:

@@ -4,18 +4,24 @@ Endpoint and credentials come from the environment or from AWS's own files (`AWS
 `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): none of them passes through here.
 """
 
+import asyncio
+import base64
+import hashlib
+import re
 import time
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.retrying import persistently, spoken_of
+from pipeline.checkpoints.retrying import persistently, spoken_of, status_of
 from pipeline.checkpoints.stored import (
     Entry,
     Files,
@@ -25,10 +31,11 @@ from pipeline.checkpoints.stored import (
     Unit,
     known_sha256,
 )
-from pipeline.errors import CheckpointError, InputError
+from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 
 WRITTEN_BY_THE: Unit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
+_PART = 32 * 2**20  # bytes
 
 # One policy of retrying is enough, and `persistently` is it: botocore's own would multiply it.
 _CLIENT = {"retries": {"total_max_attempts": 1}}
@@ -85,20 +92,111 @@ def is_growing(folder: Folder) -> bool:
 
 
 def fetch(uri: str, file: StoredFile, target: Path) -> None:
-    """Write one file of the folder `uri` to `target`. Raises OSError if it changed meanwhile."""
+    """Write one file of the folder `uri` to `target`, and verify it.
+
+    Raises ChangedError if it is no longer what was listed, DamagedError for other bytes.
+    """
     place = _join(uri, file.name)
     with spoken_of(place, "object", CheckpointError):
         persistently(lambda: _fetch_once(place, file, target))
+        persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
+
+
+def verify(uri: str, file: StoredFile, content: bytes) -> None:
+    """Check the content of a small file; see `stored.Place`. Most ETags tell without a request."""
+    md5 = _sum_of([content], "md5")
+    if file.identity != f"etag {md5} {len(content)}":
+        place = _join(uri, file.name)
+        with spoken_of(place, "object", CheckpointError):
+            persistently(lambda: _verify(place, file, lambda name: _sum_of([content], name)))
 
 
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     filesystem = _filesystem()
-    filesystem.get_file(place, str(target), max_concurrency=_STREAMS)
-    size = target.stat().st_size
-    if size != file.size:
+    bucket, key, _ = filesystem.split_path(place)
+    asked = {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
+    target.write_bytes(b"")
+    try:
+        sync(filesystem.loop, _download, filesystem, asked, file.size, target)
+    except Exception as error:
+        if status_of(error) == 412:
+            raise _changed(place) from error
+        raise
+    if (size := target.stat().st_size) != file.size:
         raise OSError(f"{place}: {size} bytes came, expected {file.size}")
-    if _stored(file.name, filesystem.info(place, refresh=True)).identity != file.identity:
-        raise OSError(f"{place}: changed while it was fetched")
+
+
+async def _download(filesystem: Any, asked: dict[str, str], size: int, target: Path) -> None:
+    """Write an object in parts, each of which the server sends only if the ETag is the listed."""
+    streams = asyncio.Semaphore(_STREAMS)
+
+    async def part(start: int) -> None:
+        async with streams:
+            range_ = f"bytes={start}-{min(start + _PART, size) - 1}"
+            answer = await filesystem._call_s3("get_object", **asked, Range=range_)
+            async with answer["Body"] as body:
+                content = await body.read()
+            with target.open("r+b") as stream:
+                stream.seek(start)
+                stream.write(content)
+
+    await asyncio.gather(*(part(start) for start in range(0, size, _PART)))
+
+
+def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
+    """Compare bytes with what the server has a sum of, if the object is the listed one."""
+    filesystem = _filesystem()
+    bucket, key, _ = filesystem.split_path(place)
+    facts = filesystem.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    if _identity(facts["ETag"], facts["ContentLength"]) != file.identity:
+        raise _changed(place)
+    for name, expected in list(_sums(bucket, facts))[:1]:
+        if (found := sum_of(name)) != expected:
+            raise DamagedError(
+                f"{place}: its {name} is {found}, expected {expected} as its place says: the bytes "
+                "were changed on their way or there, upload the file again"
+            )
+
+
+def _sums(bucket: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The name and value, in hex, of each sum of an object's whole content that a server tells.
+
+    An ETag is the content's MD5 unless the object was uploaded in parts, is encrypted with a key of
+    the user's or of KMS, or lies in a directory bucket (Amazon S3, API reference, `Object`). A
+    checksum of the parts' checksums ends in "-" and their number.
+    """
+    etag = facts["ETag"].strip('"')
+    encrypted = str(facts.get("ServerSideEncryption", "")).startswith("aws:kms")
+    encrypted = encrypted or "SSECustomerAlgorithm" in facts
+    if re.fullmatch(r"[0-9a-f]{32}", etag) and not encrypted and not bucket.endswith("--x-s3"):
+        yield "md5", etag
+    for name in ("sha256", "sha1", "crc32"):
+        found = facts.get(f"Checksum{name.upper()}", "")
+        if found and "-" not in found and facts.get("ChecksumType") != "COMPOSITE":
+            yield name, base64.b64decode(found).hex()
+
+
+def _sum_of(pieces: Iterable[bytes], name: str) -> str:
+    if name == "crc32":
+        crc = 0
+        for piece in pieces:
+            crc = zlib.crc32(piece, crc)
+        return f"{crc:08x}"
+    digest = hashlib.new(name, usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sum_of_file(file: Path, name: str) -> str:
+    with file.open("rb") as stream:
+        return _sum_of(iter(lambda: stream.read(2**20), b""), name)
+
+
+def _changed(place: str) -> ChangedError:
+    return ChangedError(
+        f"{place}: was replaced since it was listed: analyse it again when nothing writes to it"
+    )
 
 
 def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
@@ -117,11 +215,19 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
 
 
 def _stored(name: str, facts: dict[str, Any]) -> StoredFile:
-    # An ETag is the content's MD5, or is made from its parts' MD5s: the size is for good measure.
-    identity = f"etag {str(facts['ETag']).strip(chr(34))} {facts['size']}"
+    identity = _identity(facts["ETag"], facts["size"])
     modified = facts.get("LastModified")
     changed = modified.timestamp() if modified is not None else 0.0
     return StoredFile(name, int(facts["size"]), identity, known_sha256(identity), changed)
+
+
+def _identity(etag: str, size: int) -> str:
+    # An ETag is the content's MD5, or is made from its parts' MD5s: the size is for good measure.
+    return f"etag {etag.strip(chr(34))} {size}"
+
+
+def _etag(file: StoredFile) -> str:
+    return str(file.identity).split(" ")[1]
 
 
 def _checked(uri: str) -> str:

@@ -86,6 +86,13 @@ class Place(Protocol):
         """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
         ...
 
+    def verify(self, uri: str, file: StoredFile, content: bytes) -> None:
+        """Check the content of a small file of the folder `uri`, where its place tells a sum of it.
+
+        Raises ChangedError where the file was replaced since it was listed, else DamagedError.
+        """
+        ...
+
     def is_growing(self, folder: Folder) -> bool:
         """Whether a folder that lacks something is being written at this moment."""
         ...
@@ -95,7 +102,11 @@ class RemotePlace(Place, Protocol):
     """A place whose files must come to this machine before they can be used."""
 
     def fetch(self, uri: str, file: StoredFile, target: Path) -> None:
-        """Write one file of the folder `uri` to `target`, whole; OSError where that may pass."""
+        """Write one file of the folder `uri` to `target`, whole; OSError where that may pass.
+
+        Raises ChangedError for a file that was replaced since it was listed, DamagedError for bytes
+        that are not those that the place has a sum of.
+        """
         ...
 
 

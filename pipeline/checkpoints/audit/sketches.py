@@ -57,7 +57,9 @@ def sketch_of(checkpoint: Checkpoint, copies: Copies) -> Sketch:
         found = recall("sketches", f"{_VERSION} {digest}")
         if found is not None:
             return _unpacked(found)
-        sketch = _sketch(read_weights(copy.folder), _files_of_tensors(copy.folder))
+        weights = copy.read(read_weights)
+        digest = copy.checkpoint.digest  # of the bytes that were read
+        sketch = _sketch(weights, _files_of_tensors(copy.folder))
     remember("sketches", f"{_VERSION} {digest}", _packed(sketch))
     return sketch
 
