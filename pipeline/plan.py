@@ -170,8 +170,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
     job.store.prepare(
-        _template(job, group, classes[group.name], prepared.settings[group.name], references)
-        for group in groups
+        _template(prepared, group, classes[group.name], references) for group in groups
     )
     for group in groups:
         name, class_ = group.name, classes[group.name]
@@ -277,13 +276,10 @@ def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _template(
-    job: Job,
-    group: Group,
-    class_: str,
-    setting: Setting,
-    references: Mapping[str, Reference],
+    prepared: Prepared, group: Group, class_: str, references: Mapping[str, Reference]
 ) -> Template:
-    measure, workers = group.measure, job.analysis.workers
+    measure, workers = group.measure, prepared.job.analysis.workers
+    setting = prepared.settings[group.name]
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -293,10 +289,18 @@ def _template(
         "reference": references.get(group.name),
         "undefined": measure.why_undefined(setting),
         "computed_in": {"dtype": workers.dtype, "device": workers.device},
+        "selected_steps": _selected_steps(prepared, group),
     }
     coordinates = measure.coordinates(setting)
     half = frozenset(group.options.float16)
     return Template(group.name, class_, measure.variables, coordinates, attributes, half)
+
+
+def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
+    """The steps at which a group was last asked for, None where that was all of the run's."""
+    if prepared.job.analysis.select is None and group.options.select is None:
+        return None
+    return [checkpoint.step for checkpoint in group.applies_to(prepared.checkpoints)]
 
 
 def save_input(store: Store, made: Input) -> None:

@@ -42,7 +42,7 @@ def contents(uri: str) -> PlaceContents:
         ref for ref in (*found.tags, *found.branches) if fnmatchcase(ref.name, address.ref or "*")
     ]
     commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
-    others = [Entry(ref.name, ()) for ref in wanted if ref.name not in {*commits, "main"}]
+    others = [Entry(ref.name, is_ref=True) for ref in wanted if ref.name not in {*commits, "main"}]
     main = next((ref.target_commit for ref in found.branches if ref.name == "main"), None)
     if not commits and main and address.ref is None:
         return PlaceContents(hub_states.folders(Address(address.repo, main)), others)

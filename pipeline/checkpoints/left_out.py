@@ -79,6 +79,8 @@ def _judged(entry: Entry) -> LeftOut | None:
     if entry.name.startswith("."):
         return None
     like = _LIKE_A_CHECKPOINT.search(entry.name.lower()) is not None
+    if entry.is_ref:
+        return LeftOut(UNNAMED, entry.name, f"expected {SPELLINGS}") if like else None
     if entry.holds is None:
         is_weights = _WEIGHTS.fullmatch(entry.name) and not _BESIDE.fullmatch(entry.name)
         if is_weights or parse_name(entry.name):

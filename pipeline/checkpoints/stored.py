@@ -47,11 +47,13 @@ class Folder:
 class Entry:
     """What lies at a run's place under a name that is no checkpoint's.
 
-    holds: the names of the files directly in it; None for a file.
+    holds: the names of the files directly in it; None for a file, and for a branch or tag, whose
+    files are not asked for.
     """
 
     name: str
     holds: Collection[str] | None = None
+    is_ref: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
 
 def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str]:
     steps = [int(step) for step in group["step"].values]
-    missing = sorted(set(saved) - set(steps))
+    selected = group.attrs.get("selected_steps")
+    wanted = set(saved) if selected is None else set(saved) & set(selected)
+    missing = sorted(wanted - set(steps))
     dtypes = sorted({str(values.dtype) for values in group.data_vars.values()})
     return {
         "group": name,
@@ -142,6 +144,7 @@ def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str
         "parameters": _settings(group.attrs.get("parameters", {})),
         "checkpoints": f"{len(steps):,}, steps {steps[0]:,} to {steps[-1]:,}" if steps else "none",
         "missing": listed([f"{step:,}" for step in missing], 8) if missing else "none",
+        "not selected": f"{len(set(saved) - wanted - set(steps)):,}",
         "dtype": ", ".join(dtypes),
     }
 

@@ -216,7 +216,7 @@ def test_query_gives_the_numbers_of_the_store(
 
 
 def test_checkpoints_are_listed_in_order(organisms: Path) -> None:
-    listed = answer("checkpoints", organisms / "run", "--json")
+    listed = answer("checkpoints", organisms / "run", "--json")["checkpoints"]
     assert [entry["step"] for entry in listed] == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert listed[3]["uri"] == str(organisms / "run" / "step-4")
 
@@ -251,5 +251,5 @@ def test_train_writes_checkpoints_and_says_where(tmp_path: Path) -> None:
     result = ontogeny("train", config, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(tmp_path / "out")
-    listed = answer("checkpoints", tmp_path / "out", "--json")
+    listed = answer("checkpoints", tmp_path / "out", "--json")["checkpoints"]
     assert [entry["step"] for entry in listed] == [0, 1, 2, 4]

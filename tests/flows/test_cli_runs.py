@@ -41,8 +41,57 @@ def test_an_audit_of_a_clean_run_ends_with_exit_code_0(organisms: Path) -> None:
 
 def test_tokens_seen_are_listed_where_the_step_size_is_given(organisms: Path) -> None:
     told = answer("checkpoints", organisms / "run", "--tokens-per-step", "512", "--json")
-    assert [one["tokens_seen"] for one in told[:4]] == [0, 512, 1024, 2048]
-    assert answer("checkpoints", organisms / "run", "--json")[1]["tokens_seen"] is None
+    assert [one["tokens_seen"] for one in told["checkpoints"][:4]] == [0, 512, 1024, 2048]
+    told = answer("checkpoints", organisms / "run", "--json")
+    assert told["checkpoints"][1]["tokens_seen"] is None and told["left_out"] == []
+
+
+def test_every_command_says_what_it_leaves_out(
+    make_analysis: MakeAnalysis, organisms: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(organisms / "run", run)
+    for name in ("ckpt-300", "checkpoint-final"):
+        shutil.copytree(run / "step-8", run / name)
+    (run / "checkpoint-400").mkdir()
+    (run / "checkpoint-400/config.json").write_text("{}")
+    config = tmp_path / "analysis.yaml"
+    analysis = make_analysis(checkpoints=str(run), measures=["weight_norm"], inputs={})
+    config.write_text(json.dumps(analysis.model_dump(mode="json")))
+    expected = {
+        ("checkpoint-400", "unfinished"),
+        ("checkpoint-final", "name not understood"),
+        ("ckpt-300", "name not understood"),
+    }
+    for command in (
+        ("checkpoints", run),
+        ("audit", run),
+        ("analyze", config, "--dry-run"),
+        ("analyze", config, "--serial"),
+    ):
+        said = ontogeny(*command)
+        assert said.exit_code == 0, said.output
+        assert "name not understood: 2 (checkpoint-final, ckpt-300)" in said.output
+        assert "unfinished: 1 (checkpoint-400: no weights yet; changed " in said.output
+        told = answer(*command, "--json")["left_out"]
+        assert {(one["name"], one["kind"]) for one in told} == expected
+    assert (
+        "no fault found; left out: 1 unfinished, 2 of other names" in ontogeny("audit", run).stdout
+    )
+
+
+def test_ordinary_files_of_a_run_are_not_mentioned(organisms: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(organisms / "run", run)
+    shutil.copy(run / "step-8/model.safetensors", run)
+    for name in ("README.md", "config.json", "training_args.bin", "tokenizer.json", ".gitignore"):
+        (run / name).write_text("{}")
+    for name in ("runs", "logs", ".git", "wandb"):
+        (run / name).mkdir()
+        (run / name / "events.1").write_text("x")
+    said = ontogeny("checkpoints", run)
+    assert said.exit_code == 0 and said.stderr == ""
+    assert ontogeny("audit", run).stdout.endswith("10 checkpoints, no fault found\n")
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(

@@ -1,5 +1,7 @@
 """The main path: what is missing is computed, nothing else is, and it is right."""
 
+import hashlib
+import os
 import shutil
 import threading
 import time
@@ -340,3 +342,63 @@ def test_a_measure_may_be_computed_at_some_checkpoints_only(run: Path, forwards:
     unknown = {"head_scores": {"select": {"steps": [3]}}}
     with pytest.raises(InputError, match="no checkpoint of step 3"):
         analyze(analysis(run, measures=unknown))
+
+
+def test_a_row_is_of_the_bytes_that_were_read(
+    run: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is rewritten between listing and reading; then the old one comes back, time and all."""
+    file, store = run / "step-1/model.safetensors", str(run.parent / "store.zarr")
+    other = make_run(steps=(99,), name="other") / "step-99/model.safetensors"
+    old, status = file.read_bytes(), file.stat()
+    analyze(analysis(run, measures={"head_scores": {}}))  # digests are remembered from here on
+
+    compute = pipeline.worker.Worker.compute
+
+    def rewritten(worker: Any, cell: Any, planned: Any) -> Any:
+        if cell.checkpoint.step == 1:
+            shutil.copy(other, file)
+        return compute(worker, cell, planned)
+
+    monkeypatch.setattr(pipeline.worker.Worker, "compute", rewritten)
+    both = {"head_scores": {}, "weight_norm": {}}
+    assert analyze(analysis(run, measures=both)).computed == [0, 1, 2, 10]
+    row = open_run(store)["weight_norm"].sel(step=1)
+    assert str(row.digest.values) == hashlib.sha256(other.read_bytes()).hexdigest()
+    np.testing.assert_allclose(row.sum_of_squares, _squares(other.parent))
+
+    monkeypatch.undo()
+    file.write_bytes(old)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert analyze(analysis(run, measures=both)).computed == [1]
+    row = open_run(store)["weight_norm"].sel(step=1)
+    assert str(row.digest.values) == hashlib.sha256(old).hexdigest()
+    np.testing.assert_allclose(row.sum_of_squares, _squares(file.parent))
+
+
+def _squares(folder: Path) -> float:
+    model = AutoModelForCausalLM.from_pretrained(folder).double()
+    return sum(float((w.detach() ** 2).sum()) for w in model.parameters())
+
+
+def test_a_checkpoint_that_vanishes_is_said_to_be_gone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = pipeline.worker.Worker.compute
+
+    def vanished(worker: Any, cell: Any, planned: Any) -> Any:
+        if cell.checkpoint.step == 1:
+            shutil.rmtree(run / "step-1")
+        return compute(worker, cell, planned)
+
+    monkeypatch.setattr(pipeline.worker.Worker, "compute", vanished)
+    summary = analyze(analysis(run, measures={"weight_norm": {}}))
+    assert summary.computed == [0, 2, 10]
+    assert "step-1: is gone since it was listed" in summary.failed[1]
+
+
+def test_what_is_left_out_is_in_the_summary(run: Path) -> None:
+    shutil.copytree(run / "step-1", run / "ckpt-5")
+    summary = analyze(analysis(run, measures={"weight_norm": {}}))
+    assert [(one.name, one.kind) for one in summary.left_out] == [("ckpt-5", "name not understood")]
+    assert summary.sentence().endswith("; left out: 1 of other names")

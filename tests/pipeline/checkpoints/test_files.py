@@ -74,6 +74,11 @@ def test_a_plain_name_stays_in_its_folder(name):
         assert name not in (".", "..")
 
 
+@pytest.mark.parametrize("name", ["/", "//", "a/", "/a", "./a"])
+def test_a_name_with_a_slash_is_no_plain_name(name):
+    assert not is_plain_name(name)
+
+
 def test_a_link_out_of_the_run_is_refused(tmp_path, write_checkpoint):
     outside = write_checkpoint(tmp_path / "elsewhere/step-0")
     folder = write_checkpoint(tmp_path / "run/step-0")

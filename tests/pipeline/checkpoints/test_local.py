@@ -116,9 +116,18 @@ def test_a_trainers_folder_is_listed_once_its_state_is_there(tmp_path, write_che
     folder = write_checkpoint(tmp_path / "checkpoint-2")
     torch.save({}, folder / "training_args.bin")
     assert steps(tmp_path) == [1]
-    age(folder, 10 * SETTLED_AFTER)
-    assert steps(tmp_path) == [1]
     (folder / "trainer_state.json").write_text("{}")
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_a_trainers_folder_without_a_state_is_listed_once_settled(tmp_path, write_checkpoint):
+    """As `trainer.save_model(".../checkpoint-N")` writes it."""
+    write_checkpoint(tmp_path / "checkpoint-1")
+    folder = write_checkpoint(tmp_path / "checkpoint-2", sharded=True)
+    torch.save({}, folder / "training_args.bin")
+    age(folder, SETTLED_AFTER - 10)
+    assert steps(tmp_path) == [1]
+    age(folder, SETTLED_AFTER + 10)
     assert steps(tmp_path) == [1, 2]
 
 

@@ -233,3 +233,17 @@ def test_a_place_without_a_store_is_refused_before_anything_is_written(tmp_path)
     with pytest.raises(InputError, match="no store here"):
         write_report([str(tmp_path / "absent.zarr")], tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_steps_that_select_skipped_are_not_said_to_be_missing():
+    from pipeline.report.page import _provenance
+
+    tree = made.induction_run()
+    group = tree["head_scores"].to_dataset()
+    saved = [int(step) for step in group["step"].values]
+    few = group.isel(step=[0, 2])
+    assert _provenance("head_scores", few, saved)["not selected"] == "0"
+    few.attrs["selected_steps"] = [saved[0], saved[2], saved[4]]
+    row = _provenance("head_scores", few, saved)
+    assert row["missing"] == f"{saved[4]:,}"
+    assert row["not selected"] == str(len(saved) - 3)
