@@ -347,7 +347,7 @@ def test_a_measure_may_be_computed_at_some_checkpoints_only(run: Path, forwards:
 def test_a_row_is_of_the_bytes_that_were_read(
     run: Path, make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file is rewritten between listing and reading; then the old one comes back, time and all."""
+    """A file is rewritten between listing and reading; later the old one comes back, as it was."""
     file, store = run / "step-1/model.safetensors", str(run.parent / "store.zarr")
     other = make_run(steps=(99,), name="other") / "step-99/model.safetensors"
     old, status = file.read_bytes(), file.stat()

@@ -91,12 +91,20 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
     def identified(one: Evidence, part: StoredFile) -> StoredFile:
         sample = samples[one.step, part.name]
         if sample and counts[sample] > 1:
-            return replace(part, identity=sha256_of(Path(one.folder.uri) / part.name))
+            sample = _summed(Path(one.folder.uri) / part.name)
         return replace(part, identity=sample)
 
     return [
         replace(one, parts=tuple(identified(one, part) for part in one.parts)) for one in evidence
     ]
+
+
+def _summed(file: Path) -> str | None:
+    """The sha256 of a file, None where it is being written or is gone."""
+    try:
+        return sha256_of(file)
+    except (CheckpointError, OSError):
+        return None
 
 
 def _samples(file: Path, size: int) -> str | None:
