@@ -31,7 +31,7 @@ _BESIDE = re.compile(
     r"|rng_state_\d+\.pth|(train|val|test|tokenizer|vocab|tokens)\.(bin|pt)"
 )
 _LIKE_A_CHECKPOINT = re.compile(
-    r"ckpt|chck|check|step|epoch|tokens|snapshot|(^|[^a-z])(iter|init|best|last|final)([^a-z]|$)"
+    r"ckpt|chck|check|step|epoch|snapshot|\d.*tokens|tokens.*\d|(^|[^a-z])(iter|init|best|last|final)([^a-z]|$)"
     r"|^\d+[a-z]{0,2}$"
 )
 
@@ -57,6 +57,15 @@ def in_lines(left_out: Iterable[LeftOut]) -> list[str]:
     for one in sorted(left_out, key=_in_order):
         by_kind[one.kind].append(one)
     return [_line(kind, found) for kind, found in by_kind.items()]
+
+
+def in_words(left_out: Iterable[LeftOut]) -> str:
+    """The same in one line, each kind after its names; "" where nothing is left out."""
+    found = sorted(left_out, key=_in_order)
+    kinds = dict.fromkeys(one.kind for one in found)
+    return "; ".join(
+        f"{_names([one for one in found if one.kind == kind])} ({kind})" for kind in kinds
+    )
 
 
 def in_short(left_out: Sequence[LeftOut]) -> str:
@@ -92,11 +101,17 @@ def _judged(entry: Entry) -> LeftOut | None:
 
 
 def _line(kind: str, found: Sequence[LeftOut]) -> str:
+    line = f"{kind}: {len(found)} ({_names(found)})"
     if kind == UNFINISHED:
-        shown = [f"{one.name}: {one.reason}" for one in found]
-        return f"{kind}: {len(found)} ({first_names(shown, between='; ')})"
-    reasons = ", or ".join(dict.fromkeys(one.reason for one in found))
-    return f"{kind}: {len(found)} ({first_names(one.name for one in found)}): {reasons}"
+        return line
+    return f"{line}: {', or '.join(dict.fromkeys(one.reason for one in found))}"
+
+
+def _names(found: Sequence[LeftOut]) -> str:
+    """The first names of one kind; of what is unfinished each with its reason."""
+    if found[0].kind != UNFINISHED:
+        return first_names(one.name for one in found)
+    return first_names((f"{one.name}: {one.reason}" for one in found), between="; ")
 
 
 def _in_order(one: LeftOut) -> tuple[str, list[int], str]:

@@ -10,7 +10,7 @@ from pipeline.checkpoints.left_out import (
     UNFINISHED,
     LeftOut,
     first_names,
-    in_lines,
+    in_words,
     left_out_of,
 )
 from pipeline.checkpoints.names import SPELLINGS, Name, parse_name
@@ -67,10 +67,10 @@ def finished(place: Place, uri: str) -> Finished:
 
 def _nothing(uri: str, left_out: Sequence[LeftOut], others: Sequence[Entry]) -> str:
     """The sentence about a place without a checkpoint, which says what was found there."""
-    shown = "; ".join(in_lines(left_out)) or first_names(sorted(one.name for one in others), 5)
+    shown = in_words(left_out) or first_names(sorted(one.name for one in others)) or "nothing"
     return (
-        f"{uri}: holds no finished checkpoint; expected checkpoints named {SPELLINGS}, found "
-        f"{shown or 'nothing'}: give the place that contains them, or give them such names"
+        f"{uri}: holds no finished checkpoint; expected checkpoints named {SPELLINGS}, or files "
+        f"named N.pth; found: {shown}; give the place that contains them, or give them such names"
     )
 
 

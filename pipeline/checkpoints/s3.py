@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
@@ -36,6 +37,7 @@ from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputEr
 WRITTEN_BY_THE: Unit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
 _PART = 32 * 2**20  # bytes
+_ADVICE = ": the bytes were changed there or on their way, upload the file again"
 
 # One policy of retrying is enough, and `persistently` is it: botocore's own would multiply it.
 _CLIENT = {"retries": {"total_max_attempts": 1}}
@@ -118,6 +120,8 @@ def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     target.write_bytes(b"")
     try:
         sync(filesystem.loop, _download, filesystem, asked, file.size, target)
+    except FlexibleChecksumError as error:  # the client compares what a server sends beside a body
+        raise DamagedError(f"{place}: {error}{_ADVICE}") from error
     except Exception as error:
         if status_of(error) == 412:
             raise _changed(place) from error
@@ -153,8 +157,7 @@ def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
     for name, expected in list(_sums(bucket, facts))[:1]:
         if (found := sum_of(name)) != expected:
             raise DamagedError(
-                f"{place}: its {name} is {found}, expected {expected} as its place says: the bytes "
-                "were changed on their way or there, upload the file again"
+                f"{place}: its {name} is {found}, expected {expected} as its place says{_ADVICE}"
             )
 
 

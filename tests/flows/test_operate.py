@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from flows import pages
 from flows.caller import calling, hand_over
 from flows.server import link_to, reach_server, serve_ui, use_standing_server
 from flows.showing import run_name
+from pipeline.checkpoints import LeftOut
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.main import Summary
 from tests.benchmarks.servers import free_port
+
+MakeAnalysis = Callable[..., Any]
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,13 +160,34 @@ def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_that_nobody_awaits_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    summary = Summary("grown.zarr", complete=3)
+    left_out = LeftOut("unfinished", "checkpoint-9", "no weights yet; changed 3 s ago")
+    summary = Summary("grown.zarr", complete=3, left_out=(left_out,))
     with calling(lambda *_: None) as caller:
         hand_over(summary, ["An induction head formed."])
     assert caller.summary is summary and not capsys.readouterr().out
     hand_over(summary, ["An induction head formed."])
     said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert said == [f"grown.zarr: {summary.sentence()}", "An induction head formed."]
+    assert said == [
+        "grown.zarr: 3 checkpoints: 0 computed, 3 already complete; left out: 1 unfinished",
+        "left out, unfinished: 1 (checkpoint-9: no weights yet; changed 3 s ago)",
+        "An induction head formed.",
+    ]
+
+
+def test_a_flow_logs_what_it_leaves_out(
+    organisms: Path, make_analysis: MakeAnalysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import analyze
+
+    run, log = tmp_path / "run", logging.getLogger("of-a-flow")
+    shutil.copytree(organisms / "run", run)
+    shutil.copytree(run / "step-8", run / "ckpt-8")
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(analyze, "get_run_logger", lambda: log)
+    surveyed = analyze._audit.fn(make_analysis(checkpoints=str(run), audit="off"))
+    assert [one.name for one in surveyed.left_out] == ["ckpt-8"]
+    assert said[0].startswith("left out, name not understood: 1 (ckpt-8): expected step-N")
 
 
 @pytest.mark.parametrize("name", ["analyze", "reanalyze", "verify"])

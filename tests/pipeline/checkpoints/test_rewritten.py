@@ -183,8 +183,13 @@ def test_an_object_replaced_while_it_is_fetched_is_fetched_again(s3, run, monkey
         assert copy.checkpoint.digest == sha256(other_of(run))
 
 
-def flipping(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> list[str]:
-    """One bit of the body is flipped in the first answers that send an object of this name."""
+def flipping(
+    monkeypatch: pytest.MonkeyPatch, name: str, times: int, checksums: bool = False
+) -> list[str]:
+    """One bit of the body is flipped in the first answers that send an object of this name.
+
+    checksums: the server sends those that the client compares by itself.
+    """
     flipped: list[str] = []
     answer = ProxyHandler.answer
 
@@ -194,20 +199,33 @@ def flipping(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> list[str
         if sends and len(flipped) < times:
             flipped.append(path)
             body = body[:-1] + bytes([body[-1] ^ 1])
+        if not checksums:
+            headers = {k: v for k, v in headers.items() if "-checksum-" not in k.lower()}
         answer(self, status, body, headers, fault)
 
     monkeypatch.setattr(ProxyHandler, "answer", damaged)
     return flipped
 
 
-def test_one_flipped_bit_in_fetched_weights_is_fetched_again(s3, run, monkeypatch):
+@pytest.mark.parametrize("checksums", [False, True])
+def test_one_flipped_bit_in_fetched_weights_is_fetched_again(s3, run, monkeypatch, checksums):
     (listed,) = list_checkpoints(upload(run))
-    flipped = flipping(monkeypatch, "model.safetensors", times=1)
+    flipped = flipping(monkeypatch, "model.safetensors", 1, checksums)
     with Copies().of(listed) as copy:
         weights = copy.read(read_weights)
         assert copy.checkpoint.digest == sha256(weights_of(run))
     assert len(flipped) == 1
     assert (weights["b.weight"].numpy() == tensors(5)["b.weight"]).all()
+
+
+def test_a_bit_that_the_client_finds_each_time_is_named(s3, run, monkeypatch):
+    (listed,) = list_checkpoints(upload(run))
+    flipping(monkeypatch, "model.safetensors", times=99, checksums=True)
+    with (
+        pytest.raises(CheckpointError, match=r"^s3://runs/a/step-5/model.safetensors: .*checksum"),
+        Copies().of(listed) as copy,
+    ):
+        copy.read(read_weights)
 
 
 def test_bits_that_are_flipped_each_time_are_named(s3, run, monkeypatch):
