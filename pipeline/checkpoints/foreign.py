@@ -45,10 +45,14 @@ def ordinary_run(uri: str) -> Path:
     files = _foreign_files(path)
     if not files:
         return path
-    states = "\n".join([str(_VERSION), *(local_state(file) for file in files)])
+    before = [local_state(file) for file in files]
+    states = "\n".join([str(_VERSION), *before])
     kept = cache_folder() / "converted" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
         _convert(files, kept)
+        if [local_state(file) for file in files] != before:
+            shutil.rmtree(kept, ignore_errors=True)
+            raise InputError(f"{uri}: was changed while it was read: wait until it is written")
     return kept
 
 

@@ -15,7 +15,7 @@ from pipeline.checkpoints.cache import remember
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of, read_config
-from pipeline.errors import ChangedError, CheckpointError
+from pipeline.errors import ChangedError, CheckpointError, InputError
 from pipeline.models.loading import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import ProxyHandler
@@ -166,6 +166,20 @@ def test_an_object_replaced_since_the_listing_has_its_own_digest(s3, run):
     assert (weights["a.weight"].numpy() == tensors(77)["a.weight"]).all()
 
 
+def test_weights_are_asked_for_by_the_etag_that_was_listed(s3, run):
+    (listed,) = list_checkpoints(upload(run))
+    s3.forget()
+    with Copies().of(listed) as copy:
+        copy.read(read_weights)
+    asked = [
+        {name.lower(): value for name, value in headers.items()}
+        for verb, path, headers in s3.requests
+        if verb == "GET" and "model.safetensors" in path
+    ]
+    md5 = hashlib.md5(weights_of(run).read_bytes()).hexdigest()
+    assert [headers["if-match"].strip('"') for headers in asked] == [md5]
+
+
 def test_an_object_replaced_while_it_is_fetched_is_fetched_again(s3, run, monkeypatch):
     uri = upload(run)
     (listed,) = list_checkpoints(uri)
@@ -311,3 +325,14 @@ def test_a_file_that_changes_while_it_is_summed_is_said_to(run, monkeypatch):
         sha256_of(weights_of(run))
     monkeypatch.undo()
     assert sha256_of(weights_of(run)) == sha256(other_of(run))
+
+
+def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, monkeypatch):
+    from pipeline.checkpoints import foreign
+
+    file = tmp_path / "500.pth"
+    file.write_bytes(b"old")
+    convert = lambda files, kept: (kept.mkdir(parents=True), file.write_bytes(b"new bytes"))  # noqa: E731
+    monkeypatch.setattr(foreign, "_convert", convert)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        foreign.ordinary_run(str(tmp_path))
