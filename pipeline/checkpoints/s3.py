@@ -144,7 +144,13 @@ async def _download(filesystem: Any, asked: dict[str, str], size: int, target: P
                 stream.seek(start)
                 stream.write(content)
 
-    await asyncio.gather(*(part(start) for start in range(0, size, _PART)))
+    parts = [asyncio.ensure_future(part(start)) for start in range(0, size, _PART)]
+    try:
+        await asyncio.gather(*parts)
+    finally:  # where one failed, the others must not write into what the next try fetches
+        for one in parts:
+            one.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
 
 
 def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:

@@ -336,3 +336,13 @@ def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, mon
     monkeypatch.setattr(foreign, "_convert", convert)
     with pytest.raises(InputError, match="was changed while it was read"):
         foreign.ordinary_run(str(tmp_path))
+
+
+def test_an_object_of_several_parts_is_put_together(s3, run, monkeypatch):
+    from pipeline.checkpoints import s3 as place
+
+    monkeypatch.setattr(place, "_PART", 100)
+    (listed,) = list_checkpoints(upload(run))
+    with Copies().of(listed) as copy:
+        assert sha256(copy.folder / "model.safetensors") == sha256(weights_of(run))
+        assert len(s3.paths(containing="model.safetensors")) > 1
