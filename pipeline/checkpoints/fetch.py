@@ -119,7 +119,9 @@ class Local:
         The listing's is not relied on: the files may be others since. They are read for it unless
         it is remembered.
         """
-        return replace(self._checkpoint, digest=self._digest or self._digest_of(self._state()))
+        if self._digest is None:
+            self.read(lambda folder: None)
+        return replace(self._checkpoint, digest=self._digest)
 
     def read(self, reader: Callable[[Path], Content]) -> Content:
         """What `reader` makes of the folder; `checkpoint` then has the digest of what it has read.
@@ -130,7 +132,7 @@ class Local:
         for wait in _WAITS:
             before = self._state()
             try:
-                self._digest_of(before)
+                self._take_digest(before)
                 content = reader(self.folder)
             except (CheckpointError, OSError):
                 if self._state() == before:
@@ -151,12 +153,11 @@ class Local:
     def release(self) -> None:
         """Do nothing: its folder is not ours."""
 
-    def _digest_of(self, state: list[str] | None) -> str:
-        """The digest of the files in this state."""
-        if self._digest is None or state is None or state != self._digested:
+    def _take_digest(self, state: list[str] | None) -> None:
+        """Have the digest of the files in this state."""
+        if state is None or state != self._digested:
             self._digest = digest_of_files(weight_files(self.folder))
             self._digested = state
-        return self._digest
 
     def _state(self) -> list[str] | None:
         """What changes with each change of the weights; None where they are not all there."""

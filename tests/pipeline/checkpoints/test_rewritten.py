@@ -346,3 +346,19 @@ def test_an_object_of_several_parts_is_put_together(s3, run, monkeypatch):
     with Copies().of(listed) as copy:
         assert sha256(copy.folder / "model.safetensors") == sha256(weights_of(run))
         assert len(s3.paths(containing="model.safetensors")) > 1
+
+
+def test_a_file_that_is_written_while_its_digest_is_taken_is_tried_again(run, monkeypatch):
+    from pipeline.checkpoints import digests
+
+    real, changed = digests.read_sha256, []
+
+    def once(file: Path) -> str:
+        found = real(file)
+        if not changed:
+            changed.append(shutil.copy(other_of(run), file))
+        return found
+
+    monkeypatch.setattr(digests, "read_sha256", once)
+    with Copies().of(list_checkpoints(str(run))[0]) as copy:
+        assert copy.checkpoint.digest == sha256(other_of(run))
