@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ class Estimate:
 
     checkpoints: int
     masked: int
+    masked_steps: Mapping[int, str]
     bytes_to_fetch: int
     bytes_to_read: int
     forward_passes: int
@@ -45,6 +46,8 @@ class Estimate:
         """What a person reads: a name and an amount with its unit for each."""
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
         yield "checkpoints", f"{self.checkpoints}{masked}"
+        for step, reason in self.masked_steps.items():
+            yield f"step {step:,}", f"is left out: {reason}"
         yield "to fetch", _sized(self.bytes_to_fetch)
         yield "to read", _sized(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
@@ -70,6 +73,7 @@ def dry_run(analysis: Analysis) -> Estimate:
     return Estimate(
         checkpoints=count,
         masked=len(surveyed.masked),
+        masked_steps=surveyed.masked,
         bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
         bytes_to_read=read,
         forward_passes=forward_passes,

@@ -9,19 +9,24 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.models.floats import NonFiniteError
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.store.lease import Lease, owned
+from pipeline.store.non_finite import in_words, rows_not_finite
 from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
 
 Progress = Callable[[int, int, str], None]
+NON_FINITE = "non-finite: "  # how the audit names this kind of fault
 
 
 @dataclass
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
+    masked: steps that the audit left out, each with the reason; also those whose weights proved
+    not to be finite when they were read. not_finite: steps in whose rows numbers are NaN or infinite
+    because the model's are, with the variables. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
@@ -30,6 +35,7 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    not_finite: dict[int, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -54,16 +60,36 @@ class Summary:
             f"{self.idle:.1f} s: {self.idle_share:.0%} idle"
         )
 
+    @property
+    def faults(self) -> dict[int, list[str]]:
+        """What keeps the analysis from being all right, by step, in words.
+
+        That is: what failed, what was left out because its weights are not finite, and numbers that
+        are not finite.
+        """
+        non_finite = {s: why for s, why in self.masked.items() if why.startswith(NON_FINITE)}
+        found: dict[int, list[str]] = {}
+        for step, why in self.failed.items():
+            found.setdefault(step, []).append(why)
+        for step, why in non_finite.items():
+            found.setdefault(step, []).append(f"step {step:,} was left out: {why}")
+        for step, why in self.not_finite.items():
+            found.setdefault(step, []).append(f"step {step:,}: {why}")
+        return dict(sorted(found.items()))
+
     def sentence(self) -> str:
-        """The result in one line, naming the steps that failed or were masked."""
+        """The result in one line, naming the steps that failed, were masked or are not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
-        if self.failed:
-            return f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
-        return (
-            f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already complete"
-            f"{masked}"
-        )
+        wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
+        if self.failed:
+            said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+        else:
+            said = (
+                f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
+                "complete"
+            )
+        return f"{said}{masked}{wrong}"
 
 
 def analyze(
@@ -78,7 +104,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, masked=dict(surveyed.masked))
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary
@@ -100,7 +126,23 @@ def _fill(prepared: Prepared, lease: Lease, summary: Summary, progress: Progress
             settle(summary, cell, result)
             progress(done, len(planned.cells), f"step {cell.checkpoint.step}")
     lease.check()
-    publish(prepared.job.store)
+    finish(prepared, summary)
+
+
+def finish(prepared: Prepared, summary: Summary) -> None:
+    """Keep in the store, and in the summary, what is not finite; publish the trajectories."""
+    store, verdict = prepared.job.store, prepared.surveyed.verdict
+    if verdict is not None:
+        read = {s: why for s, why in summary.masked.items() if s not in verdict.masked}
+        verdict = verdict.with_non_finite(
+            {s: why.removeprefix(NON_FINITE) for s, why in read.items()}
+        )
+    store.set_verdict(verdict and verdict.as_json(), summary.masked)
+    found = {step: in_words(groups) for step, groups in rows_not_finite(store).items()}
+    store.set_not_finite(found)
+    publish(store)
+    steps = {checkpoint.step for checkpoint in prepared.checkpoints}
+    summary.not_finite = {step: why for step, why in found.items() if step in steps}
 
 
 def reference_pass(
@@ -108,19 +150,27 @@ def reference_pass(
     references_of: Callable[[Checkpoint], dict[str, Reference]],
     summary: Summary,
 ) -> dict[str, Reference]:
-    """The references from the last checkpoint; none (and a failure) where it cannot be read."""
-    last = prepared.checkpoints[-1]
-    try:
-        return references_of(last)
-    except CheckpointError as error:
-        summary.failed[last.step] = str(error)
-        return {}
+    """The references from the last checkpoint; none (and a failure) where it cannot be read.
+
+    From the last but one where the last one's weights are not finite: the audit leaves it out.
+    """
+    for last in reversed(prepared.checkpoints):
+        try:
+            return references_of(last)
+        except NonFiniteError as error:
+            summary.masked[last.step] = f"{NON_FINITE}{error}"
+        except CheckpointError as error:
+            summary.failed[last.step] = str(error)
+            break
+    return {}
 
 
 def settle(summary: Summary, cell: Cell, result: Outcome | Exception) -> None:
     """Enter one cell's result into the summary."""
     if isinstance(result, Outcome):
         summary.add(result)
+    elif isinstance(result, NonFiniteError):
+        summary.masked[cell.checkpoint.step] = f"{NON_FINITE}{result}"
     else:
         summary.failed[cell.checkpoint.step] = str(result)
 

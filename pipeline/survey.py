@@ -1,6 +1,7 @@
 """Which checkpoints an analysis is about, and the truth about them: found before anything else."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.audit import Audit, audit_found
@@ -10,6 +11,8 @@ from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.store.non_finite import known_weights
 from pipeline.training import load_run, tokens_per_step
 from pipeline.training.config import RUN_FILE
 
@@ -19,10 +22,12 @@ class Survey:
     """checkpoints: those to compute, in order of step: selected and not masked.
 
     verdict: of the audit, on all checkpoints of the run; None where there was to be none.
+    non_finite: steps whose weights are known not to be finite, since they were read before.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
+    non_finite: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def masked(self) -> dict[int, str]:
@@ -31,15 +36,21 @@ class Survey:
 
 
 def survey(analysis: Analysis) -> Survey:
-    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
+    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`.
+
+    What earlier runs found when they read weights is known from the store, by their digests.
+    """
     place = place_of(analysis.checkpoints)
     found = finished(place, analysis.checkpoints)
     tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
     listed = described(place, found, tokens)
+    known = known_weights(Store(analysis.store))
+    non_finite = {one.step: known[one.digest] for one in listed if one.digest in known}
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
-    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict)
+        verdict = verdict.with_non_finite(non_finite)
+    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, non_finite)
 
 
 def _chosen(

@@ -181,6 +181,10 @@ def _tell(summary: "Summary", page: Path) -> None:
     from pipeline.report import findings
 
     typer.echo(summary.sentence())
+    for step, reason in sorted(summary.masked.items()):
+        typer.echo(f"  step {step:,} was left out: {reason}")
+    for step, reason in sorted(summary.not_finite.items()):
+        typer.echo(f"  step {step:,}: {reason}")
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):
@@ -189,11 +193,12 @@ def _tell(summary: "Summary", page: Path) -> None:
 
 
 def _exit_by(*summaries: "Summary") -> None:
-    """Each failure by name on stderr, and exit code 1 if there is one."""
+    """Each failure, and each step that is not finite, by name on stderr; exit code 1 if any."""
     for summary in summaries:
-        for _, reason in sorted(summary.failed.items()):
-            typer.echo(reason, err=True)
-        if summary.failed:
+        for reasons in summary.faults.values():
+            for reason in reasons:
+                typer.echo(reason, err=True)
+        if summary.faults:
             typer.echo(summary.sentence(), err=True)
-    if any(summary.failed for summary in summaries):
+    if any(summary.faults for summary in summaries):
         raise typer.Exit(1)

@@ -17,19 +17,21 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from pipeline.checkpoints import local
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import known_digest, read_small, weight_parts
+from pipeline.checkpoints.contents import config_of, known_digest, read_small, weight_parts
 from pipeline.checkpoints.digests import combined, digest_of_files, read_sha256
 from pipeline.checkpoints.files import is_index, main_file, weight_files
 from pipeline.checkpoints.places import folder_of, remote_place_of
-from pipeline.checkpoints.stored import Folder, RemotePlace, StoredFile, remember_sha256
-from pipeline.errors import CheckpointError
+from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
+from pipeline.errors import CheckpointError, InputError
 
 _LOCK = "in-use"
 
@@ -108,6 +110,11 @@ class Local:
         """The folder that holds its files."""
         return Path(self._checkpoint.uri)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json; {} where it cannot be read."""
+        return _config(local, folder_of(self._checkpoint.uri))
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint with its digest, for which its files are read unless it is known."""
@@ -134,6 +141,11 @@ class Fetched:
             self._folder = self._copies.make_room(size, self._checkpoint.uri)
             self._fetch(self._folder, size)
         return self._folder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json; {} where it cannot be read."""
+        return _config(self._place, self._remote)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -173,6 +185,12 @@ class Fetched:
 
 
 Copy = Local | Fetched
+
+
+def _config(place: Place, folder: Folder) -> dict[str, Any]:
+    with suppress(InputError):
+        return config_of(place, folder)
+    return {}
 
 
 def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> None:

@@ -62,9 +62,7 @@ def _bad_numbers(sketches: Mapping[int, Sketch]) -> list[Fault]:
     alive: set[str] = set()
     for step, sketch in sorted(sketches.items()):
         if sketch.non_finite:
-            faults.append(
-                Fault(step, "non-finite", f"NaN or infinite: {_named(sketch.non_finite)}")
-            )
+            faults.append(Fault(step, "non-finite", sketch.non_finite))
         # A matrix may begin as zeros, and is never again what it began as.
         if dead := [name for name in sketch.zeros if name in alive]:
             faults.append(Fault(step, "empty-file", f"only zeros: {_named(dead)}"))
