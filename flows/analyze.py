@@ -84,7 +84,7 @@ def analyze(analysis: Analysis) -> State:
     with untold_is_given_up():
         run = _run(analysis)
     hand_over(run.summary, run.new)
-    return (Failed if run.summary.faults else Completed)(message=run.summary.sentence())
+    return (Completed if run.summary.worked else Failed)(message=run.summary.sentence())
 
 
 def _run(analysis: Analysis) -> _Run:
@@ -162,9 +162,8 @@ def make_pool(prepared: Prepared) -> Pool:
 def _publish(prepared: Prepared, summary: Summary) -> None:
     """Say what is not finite; rewrite the small arrays contiguously along the steps."""
     finish(prepared, summary)
-    for faults in summary.faults.values():
-        for fault in faults:
-            get_run_logger().warning("%s", fault)
+    for exception in summary.exceptions():
+        get_run_logger().warning("%s", exception)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -173,7 +172,11 @@ def _report(run: _Run) -> None:
     page = write_beside(run.summary.store)
     run.new = announce(run.summary.store)
     showing.show_findings(run.summary, page, run.new)
-    table = sorted(run.table, key=lambda row: row["step"])
+    wrong = run.summary.not_finite
+    table = [
+        {**row, "not_finite": wrong.get(row["step"], "")}
+        for row in sorted(run.table, key=lambda row: row["step"])
+    ]
     showing.show_table("checkpoints", table, run.summary.sentence())
 
 

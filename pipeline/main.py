@@ -12,7 +12,7 @@ from pipeline.measures.base import Reference
 from pipeline.models.floats import NonFiniteError
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.store.lease import Lease, owned
-from pipeline.store.non_finite import in_words, rows_not_finite
+from pipeline.store.non_finite import steps_not_finite
 from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
 
@@ -25,8 +25,8 @@ class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
     masked: steps that the audit left out, each with the reason; also those whose weights proved
-    not to be finite when they were read. not_finite: steps in whose rows numbers are NaN or infinite
-    because the model's are, with the variables. computing, idle: seconds that the
+    not to be finite when they were read. not_finite: steps whose rows have numbers that are NaN or
+    infinite because the model's are, with the variables. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
@@ -61,21 +61,17 @@ class Summary:
         )
 
     @property
-    def faults(self) -> dict[int, list[str]]:
-        """What keeps the analysis from being all right, by step, in words.
+    def worked(self) -> bool:
+        """Whether nothing failed, and nothing was left out or is NaN for want of finite numbers."""
+        left_out = any(reason.startswith(NON_FINITE) for reason in self.masked.values())
+        return not (self.failed or self.not_finite or left_out)
 
-        That is: what failed, what was left out because its weights are not finite, and numbers that
-        are not finite.
-        """
-        non_finite = {s: why for s, why in self.masked.items() if why.startswith(NON_FINITE)}
-        found: dict[int, list[str]] = {}
-        for step, why in self.failed.items():
-            found.setdefault(step, []).append(why)
-        for step, why in non_finite.items():
-            found.setdefault(step, []).append(f"step {step:,} was left out: {why}")
-        for step, why in self.not_finite.items():
-            found.setdefault(step, []).append(f"step {step:,}: {why}")
-        return dict(sorted(found.items()))
+    def exceptions(self) -> list[str]:
+        """A line for each step that was left out, and for each with numbers that are not finite."""
+        return [
+            *(f"step {step:,} is left out: {why}" for step, why in sorted(self.masked.items())),
+            *(f"not finite at step {at:,}: {what}" for at, what in sorted(self.not_finite.items())),
+        ]
 
     def sentence(self) -> str:
         """The result in one line, naming the steps that failed, were masked or are not finite."""
@@ -133,12 +129,11 @@ def finish(prepared: Prepared, summary: Summary) -> None:
     """Keep in the store, and in the summary, what is not finite; publish the trajectories."""
     store, verdict = prepared.job.store, prepared.surveyed.verdict
     if verdict is not None:
-        read = {s: why for s, why in summary.masked.items() if s not in verdict.masked}
-        verdict = verdict.with_non_finite(
-            {s: why.removeprefix(NON_FINITE) for s, why in read.items()}
-        )
+        read = {step: summary.masked[step] for step in summary.masked.keys() - verdict.masked}
+        why = {step: reason.removeprefix(NON_FINITE) for step, reason in read.items()}
+        verdict = verdict.with_non_finite(why)
     store.set_verdict(verdict and verdict.as_json(), summary.masked)
-    found = {step: in_words(groups) for step, groups in rows_not_finite(store).items()}
+    found = steps_not_finite(store)
     store.set_not_finite(found)
     publish(store)
     steps = {checkpoint.step for checkpoint in prepared.checkpoints}

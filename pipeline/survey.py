@@ -1,7 +1,6 @@
 """Which checkpoints an analysis is about, and the truth about them: found before anything else."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.audit import Audit, audit_found
@@ -22,12 +21,10 @@ class Survey:
     """checkpoints: those to compute, in order of step: selected and not masked.
 
     verdict: of the audit, on all checkpoints of the run; None where there was to be none.
-    non_finite: steps whose weights are known not to be finite, since they were read before.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
-    non_finite: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def masked(self) -> dict[int, str]:
@@ -44,13 +41,13 @@ def survey(analysis: Analysis) -> Survey:
     found = finished(place, analysis.checkpoints)
     tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
     listed = described(place, found, tokens)
-    known = known_weights(Store(analysis.store))
-    non_finite = {one.step: known[one.digest] for one in listed if one.digest in known}
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
-        verdict = verdict.with_non_finite(non_finite)
-    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, non_finite)
+        known = known_weights(Store(analysis.store))
+        read = {one.step: known[one.digest] for one in listed if one.digest in known}
+        verdict = verdict.with_non_finite(read)
+    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict)
 
 
 def _chosen(

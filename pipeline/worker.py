@@ -15,7 +15,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies, Copy
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.engine.changes import run_changed
-from pipeline.engine.finite import caused_by_the_model, in_bounds
+from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import batch_bytes, run
 from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError
@@ -115,7 +115,7 @@ class Worker:
             records = self._records(groups)
             for group in groups:
                 given = self._records_of(group, records), self._resident.weights
-                if not in_bounds(*given):
+                if not is_finite(*given):
                     raise CheckpointError(
                         f"step {checkpoint.step} ({checkpoint.uri}): measure {group.name!r} needs "
                         "it as its reference, and its numbers are not finite: leave it out by "
@@ -131,9 +131,9 @@ class Worker:
     def compute(self, cell: Cell, plan: Plan) -> Outcome:
         """Compute and commit what is missing at one checkpoint.
 
-        Raises NonFiniteError where its weights are not finite and the audit is to leave such
-        checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure that
-        could be computed is committed before that.
+        Raises NonFiniteError where its weights are not finite and the audit leaves such
+        checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure
+        that could be computed is committed before that.
         """
         if self._free_since is None:
             self._free_since = time.perf_counter()
@@ -257,6 +257,7 @@ class Worker:
         reference = plan.references.get(group.name)
         given = self._records_of(group, records)
         values = group.measure.compute(given, self._resident.weights, reference)
+        values = {name: np.asarray(value) for name, value in values.items()}
         identity = Row(
             step=checkpoint.step,
             row=row,
@@ -285,7 +286,7 @@ class Worker:
         pattern = tuple(
             (name, hash(np.isnan(value).tobytes()), bool(np.isinf(value).any()))
             for name, value in values.items()
-            if np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all()
+            if value.dtype.kind == "f" and not np.isfinite(value).all()
         )
         if not pattern or pattern in self._by_definition[group.name]:
             return {}

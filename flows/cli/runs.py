@@ -181,10 +181,8 @@ def _tell(summary: "Summary", page: Path) -> None:
     from pipeline.report import findings
 
     typer.echo(summary.sentence())
-    for step, reason in sorted(summary.masked.items()):
-        typer.echo(f"  step {step:,} was left out: {reason}")
-    for step, reason in sorted(summary.not_finite.items()):
-        typer.echo(f"  step {step:,}: {reason}")
+    for exception in summary.exceptions():
+        typer.echo(f"  {exception}")
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):
@@ -193,12 +191,11 @@ def _tell(summary: "Summary", page: Path) -> None:
 
 
 def _exit_by(*summaries: "Summary") -> None:
-    """Each failure, and each step that is not finite, by name on stderr; exit code 1 if any."""
+    """Each failure by name on stderr, and exit code 1 if there is one, or what is not finite."""
     for summary in summaries:
-        for reasons in summary.faults.values():
-            for reason in reasons:
-                typer.echo(reason, err=True)
-        if summary.faults:
+        for _, reason in sorted(summary.failed.items()):
+            typer.echo(reason, err=True)
+        if not summary.worked:
             typer.echo(summary.sentence(), err=True)
-    if any(summary.faults for summary in summaries):
+    if not all(summary.worked for summary in summaries):
         raise typer.Exit(1)

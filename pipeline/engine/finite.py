@@ -39,7 +39,7 @@ def caused_by_the_model(
     wrong = {name: mask for name, mask in wrong.items() if mask.any()}
     if not any(np.isnan(values[name]).any() for name in wrong):
         return wrong
-    if in_bounds(records, weights):
+    if not _any(_out_of_bounds, records, weights):
         by_definition = {name: np.isnan(values[name]) for name in wrong}
     else:
         by_definition = _undefined_anyway(records, weights, compute)
@@ -50,16 +50,21 @@ def caused_by_the_model(
     return {name: mask for name, mask in caused.items() if mask.any()}
 
 
-def in_bounds(records: Sequence[Record], weights: ModelWeights) -> bool:
-    """Whether all that the model's forward passes yielded, and its weights, are ordinary numbers.
+def is_finite(records: Sequence[Record], weights: ModelWeights) -> bool:
+    """Whether all that the model's forward passes yielded, and its weights, are finite.
 
     What a record leaves undefined by its definition does not count.
     """
-    return not any(
-        (_out_of_bounds(tensor) & ~undefined).any()
-        for record in records
-        for tensor, undefined in _parts(record)
-    ) and not any(_out_of_bounds(tensor).any() for tensor in weights.values())
+    return not _any(lambda tensor: ~tensor.isfinite(), records, weights)
+
+
+def _any(
+    wrong: Callable[[Tensor], Tensor], records: Sequence[Record], weights: ModelWeights
+) -> bool:
+    parts = (part for record in records for part in _parts(record))
+    return any((wrong(tensor) & ~undefined).any() for tensor, undefined in parts) or any(
+        wrong(tensor).any() for tensor in weights.values()
+    )
 
 
 def _undefined_anyway(

@@ -28,7 +28,7 @@ _QUANTISED = re.compile(
     r"|(weight|input|activation|k|v)_(scale|scale_inv|scale_2|zero_point|g_idx))$"
 )
 
-# What is checked of a checkpoint is what its reader would take for weights.
+_CONFIG_KEYS = ("quantization_config", "compression_config")
 _REMEDY = "give the unquantised checkpoint, or restore the file if it should hold floating point"
 
 
@@ -48,10 +48,15 @@ def dtype_name(dtype: torch.dtype | str) -> str:
 def quantisation_in(config: Mapping[str, Any]) -> str:
     """What a config.json says of quantisation: "quantization_config: gptq 4-bit"; "" for none."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for key in ("quantization_config", "compression_config"):
+    for key in _CONFIG_KEYS:
         for said in (part[key] for part in parts if part.get(key)):
             return f"{key}: {_scheme(said)}".rstrip(": ")
     return ""
+
+
+def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what says how its weights are quantised: the architecture alone."""
+    return {key: value for key, value in config.items() if key not in _CONFIG_KEYS}
 
 
 def _scheme(said: object) -> str:

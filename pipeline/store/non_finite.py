@@ -40,26 +40,29 @@ def row_key(commit: Commit) -> str:
     return commit.key.replace(COMMITS, _ROWS, 1)
 
 
-def rows_not_finite(store: Store) -> dict[int, dict[str, dict[str, str]]]:
-    """By step and group: the variables with numbers that are not finite because of the model.
+def steps_not_finite(store: Store) -> dict[int, str]:
+    """By step, in words: which variables are not finite because the model is not, and how many.
 
-    Of the rows that readers are shown.
+    Of the rows that readers are shown. Where the weights are not finite, that is said first.
     """
-    keys = store.objects.list(_ROWS)
-    if not keys:
+    keys, weights = set(store.objects.list(_ROWS)), known_weights(store)
+    if not keys and not weights:
         return {}
+    found: dict[int, list[str]] = {}
     commits, catalogue = store.commits(), store.catalogue()
-    found: dict[int, dict[str, dict[str, str]]] = {}
     for name, group in catalogue.groups.items():
         of_group = (commit for commit in commits if commit.group == name)
         for commit in shown(of_group, str(group.attrs["current"]), catalogue.masked):
-            if row_key(commit) in keys and (content := store.objects.read(row_key(commit))):
-                found.setdefault(commit.step, {})[name] = json.loads(content)
-    return dict(sorted(found.items()))
+            said = found.setdefault(commit.step, [])
+            said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
+            if row_key(commit) in keys:
+                counts = json.loads(store.objects.read(row_key(commit)) or b"{}")
+                said += [f"{name}/{variable} ({count})" for variable, count in counts.items()]
+    return {
+        step: _listed(list(dict.fromkeys(said))) for step, said in sorted(found.items()) if said
+    }
 
 
-def in_words(groups: Mapping[str, Mapping[str, str]]) -> str:
-    """The variables of one step, with their counts: "token_loss/mean (1 of 1), ..."."""
-    named = [f"{group}/{v} ({n})" for group, of in groups.items() for v, n in of.items()]
-    more = f" and {len(named) - _MOST} more" if len(named) > _MOST else ""
-    return f"not finite: {', '.join(named[:_MOST])}{more}"
+def _listed(said: list[str]) -> str:
+    more = f" and {len(said) - _MOST} more" if len(said) > _MOST else ""
+    return f"{', '.join(said[:_MOST])}{more}"
