@@ -131,7 +131,9 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
         return AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError
+    ) as error:  # fmt: skip
         if "trust_remote_code" in str(error):
             raise _distrusted(Path(folder) / "config.json") from error
         raise InputError(

@@ -13,6 +13,7 @@ from pipeline.checkpoints.audit.trend import Finding, distances_between, off_tre
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.errors import CheckpointError
+from pipeline.models.floats import QuantisedError
 
 Progress = Callable[[int, int, str], None]
 
@@ -29,6 +30,8 @@ def deep_faults(
     evidence: of all checkpoints whose weights can be read.
     """
     sketches, unreadable = _sketches(evidence, progress)
+    told = {(fault.step, fault.kind) for fault in faults}
+    unreadable = [fault for fault in unreadable if (fault.step, fault.kind) not in told]
     known = [*faults, *unreadable, *_bad_numbers(sketches)]
     return _with_trend(known, sketches)
 
@@ -53,6 +56,8 @@ def _sketches(
 def _attempt(one: Evidence, copies: Copies) -> Sketch | Fault:
     try:
         return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
+    except QuantisedError as error:
+        return Fault(one.step, "quantised", str(error))
     except CheckpointError as error:
         return Fault(one.step, "unreadable-file", str(error))
 

@@ -171,8 +171,10 @@ def _quantised(config: Mapping[str, Any]) -> str:
 
 def _usual_config(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
     """The config that most checkpoints have; of equally many the last one's."""
-    configs = {_frozen(one.config): one.config for one in evidence if one.config is not None}
-    counts = Counter(_frozen(one.config) for one in reversed(evidence) if one.config is not None)
+    trained = [one.config for one in evidence if one.config is not None]
+    trained = [config for config in trained if not quantisation_in(config)] or trained
+    configs = {_frozen(config): config for config in trained}
+    counts = Counter(_frozen(config) for config in reversed(trained))
     return configs[counts.most_common(1)[0][0]] if counts else {}
 
 

@@ -26,7 +26,7 @@ from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.models.fit import is_computed_buffer
-from pipeline.models.floats import FLOATS, non_finite, why_non_finite
+from pipeline.models.floats import FLOATS, non_finite, refuse_quantised, why_non_finite
 from pipeline.models.loading import read_weights
 
 _LENGTH = 2**16
@@ -74,6 +74,9 @@ def _files_of_tensors(folder: Path) -> Mapping[str, str]:
 def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
     floats = {name: weights[name] for name in sorted(weights) if weights[name].dtype in FLOATS}
     found = non_finite({n: t for n, t in floats.items() if not is_computed_buffer(n)})
+    dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    whole = {n for n, t in weights.items() if t.ndim > 1 and not is_computed_buffer(n)}
+    refuse_quantised(dtypes, whole, "the checkpoint")
     matrices = {name: bool(tensor.any()) for name, tensor in floats.items() if tensor.ndim > 1}
     by_part: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in floats.items():
