@@ -28,10 +28,9 @@ from flows.fanout import (
 from flows.reporting import write_beside
 from flows.server import reach_server
 from flows.workers import hire
-from pipeline.aggregate.trajectories import publish
 from pipeline.checkpoints.left_out import in_lines
 from pipeline.config import Analysis
-from pipeline.main import Summary, reference_pass, settle
+from pipeline.main import Summary, finish, reference_pass, settle
 from pipeline.measures.base import Reference
 from pipeline.plan import Cell, Prepared, plan, prepare, stored_references
 from pipeline.store.lease import Lease, owned
@@ -80,19 +79,19 @@ def _flow_run_name() -> str:
 def analyze(analysis: Analysis) -> State:
     """Compute what the store lacks, with one task for each checkpoint.
 
-    Checkpoints that cannot be analysed are named in the final state, which then is Failed; all
-    others are computed. Running it again computes what is missing, and nothing else.
+    Checkpoints that cannot be analysed, or are not finite, are named in the final state, which then
+    is Failed; all others are computed. Running it again computes what is missing, and nothing else.
     """
     with untold_is_given_up():
         run = _run(analysis)
     hand_over(run.summary, run.new)
-    return (Failed if run.summary.failed else Completed)(message=run.summary.sentence())
+    return (Completed if run.summary.worked else Failed)(message=run.summary.sentence())
 
 
 def _run(analysis: Analysis) -> _Run:
     showing.tag("ontogeny", showing.store_name(analysis.store))
     surveyed = _audit(analysis)
-    run = _Run(Summary(analysis.store, masked=surveyed.masked, left_out=surveyed.left_out))
+    run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
@@ -133,7 +132,7 @@ def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
             bar.move(done)
             tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
     lease.check()
-    _publish(prepared)
+    _publish(prepared, run.summary)
     run.tasks += len(planned.cells) + 1
 
 
@@ -163,9 +162,11 @@ def make_pool(prepared: Prepared) -> Pool:
 
 
 @task(name="trajectories", cache_policy=NO_CACHE)
-def _publish(prepared: Prepared) -> None:
-    """Rewrite the small arrays contiguously along the steps, for quick queries."""
-    publish(prepared.job.store)
+def _publish(prepared: Prepared, summary: Summary) -> None:
+    """Say what is not finite; rewrite the small arrays contiguously along the steps."""
+    finish(prepared, summary)
+    for exception in summary.exceptions():
+        get_run_logger().warning("%s", exception)
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -174,7 +175,11 @@ def _report(run: _Run) -> None:
     page = write_beside(run.summary.store)
     run.new = announce(run.summary.store)
     showing.show_findings(run.summary, page, run.new)
-    table = sorted(run.table, key=lambda row: row["step"])
+    wrong = run.summary.not_finite
+    table = [
+        {**row, "not_finite": wrong.get(row["step"], "")}
+        for row in sorted(run.table, key=lambda row: row["step"])
+    ]
     showing.show_table("checkpoints", table, run.summary.sentence())
 
 

@@ -104,6 +104,8 @@ def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
 def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
     """What the store shows, in sentences and small charts, and where its report is."""
     lines = [f"**{summary.sentence()}**", "", summary.loading(), ""]
+    if exceptions := summary.exceptions():
+        lines += [*(f"- **{exception}**" for exception in exceptions), ""]
     if new:
         lines += ["New since the last run:", "", *(f"- **{sentence}**" for sentence in new), ""]
     lines += [*(f"- {sentence}" for sentence in findings(summary.store)), ""]

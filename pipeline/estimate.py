@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ class Estimate:
 
     checkpoints: int
     masked: int
+    masked_steps: Mapping[int, str]
     bytes_to_fetch: int
     bytes_to_read: int
     forward_passes: int
@@ -51,6 +52,8 @@ class Estimate:
         yield "checkpoints", f"{self.checkpoints}{masked}"
         for line in in_lines(self.left_out):
             yield "left out", line
+        for step, reason in self.masked_steps.items():
+            yield f"step {step:,}", f"is left out: {reason}"
         yield "to fetch", _sized(self.bytes_to_fetch)
         yield "to read", _sized(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
@@ -76,6 +79,7 @@ def dry_run(analysis: Analysis) -> Estimate:
     return Estimate(
         checkpoints=count,
         masked=len(surveyed.masked),
+        masked_steps=surveyed.masked,
         bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
         bytes_to_read=read,
         forward_passes=forward_passes,

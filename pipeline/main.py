@@ -10,22 +10,26 @@ from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.models.floats import NonFiniteError
 from pipeline.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.store.lease import Lease, owned
+from pipeline.store.non_finite import steps_not_finite
 from pipeline.survey import survey
 from pipeline.worker import TRANSIENT, Outcome, Worker
 
 Progress = Callable[[int, int, str], None]
+NON_FINITE = "non-finite: "  # how the audit names this kind of fault
 
 
 @dataclass
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason. left_out: what lies beside the
-    checkpoints and may be one, but is not listed, each with the reason.
-    computing, idle: seconds that the workers computed, and waited with checkpoints to do because
-    none was loaded; summed over them.
+    masked: steps that the audit left out, each with the reason; also those whose weights proved
+    not to be finite when they were read. left_out: what lies beside the checkpoints and may be
+    one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
+    NaN or infinite because the model's are, with the variables. computing, idle: seconds that the
+    workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
     store: str
@@ -34,6 +38,7 @@ class Summary:
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
+    not_finite: dict[int, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -58,19 +63,32 @@ class Summary:
             f"{self.idle:.1f} s: {self.idle_share:.0%} idle"
         )
 
+    @property
+    def worked(self) -> bool:
+        """Whether nothing failed, and nothing was left out or is NaN for want of finite numbers."""
+        left_out = any(reason.startswith(NON_FINITE) for reason in self.masked.values())
+        return not (self.failed or self.not_finite or left_out)
+
+    def exceptions(self) -> list[str]:
+        """A line for each step that was left out, and for each with numbers that are not finite."""
+        return [
+            *(f"step {step:,} is left out: {why}" for step, why in sorted(self.masked.items())),
+            *(f"not finite at step {at:,}: {what}" for at, what in sorted(self.not_finite.items())),
+        ]
+
     def sentence(self) -> str:
-        """The result in one line, naming the steps that failed or were masked."""
+        """The result in one line, naming the steps that failed, were masked or are not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
-        if self.failed:
-            return (
-                f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
-                f"{in_short(self.left_out)}"
-            )
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
-        return (
-            f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already complete"
-            f"{masked}{in_short(self.left_out)}"
-        )
+        wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
+        if self.failed:
+            said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+        else:
+            said = (
+                f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
+                "complete"
+            )
+        return f"{said}{masked}{wrong}{in_short(self.left_out)}"
 
 
 def analyze(
@@ -85,7 +103,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked, left_out=surveyed.left_out)
+    summary = Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary
@@ -107,7 +125,22 @@ def _fill(prepared: Prepared, lease: Lease, summary: Summary, progress: Progress
             settle(summary, cell, result)
             progress(done, len(planned.cells), f"step {cell.checkpoint.step}")
     lease.check()
-    publish(prepared.job.store)
+    finish(prepared, summary)
+
+
+def finish(prepared: Prepared, summary: Summary) -> None:
+    """Keep in the store, and in the summary, what is not finite; publish the trajectories."""
+    store, verdict = prepared.job.store, prepared.surveyed.verdict
+    if verdict is not None:
+        read = {step: summary.masked[step] for step in summary.masked.keys() - verdict.masked}
+        why = {step: reason.removeprefix(NON_FINITE) for step, reason in read.items()}
+        verdict = verdict.with_non_finite(why)
+    store.set_verdict(verdict and verdict.as_json(), summary.masked)
+    found = steps_not_finite(store)
+    store.set_not_finite(found)
+    publish(store)
+    steps = {checkpoint.step for checkpoint in prepared.checkpoints}
+    summary.not_finite = {step: why for step, why in found.items() if step in steps}
 
 
 def reference_pass(
@@ -115,19 +148,27 @@ def reference_pass(
     references_of: Callable[[Checkpoint], dict[str, Reference]],
     summary: Summary,
 ) -> dict[str, Reference]:
-    """The references from the last checkpoint; none (and a failure) where it cannot be read."""
-    last = prepared.checkpoints[-1]
-    try:
-        return references_of(last)
-    except CheckpointError as error:
-        summary.failed[last.step] = str(error)
-        return {}
+    """The references from the last checkpoint; none (and a failure) where it cannot be read.
+
+    From the last but one where the last one's weights are not finite: the audit leaves it out.
+    """
+    for last in reversed(prepared.checkpoints):
+        try:
+            return references_of(last)
+        except NonFiniteError as error:
+            summary.masked[last.step] = f"{NON_FINITE}{error}"
+        except CheckpointError as error:
+            summary.failed[last.step] = str(error)
+            break
+    return {}
 
 
 def settle(summary: Summary, cell: Cell, result: Outcome | Exception) -> None:
     """Enter one cell's result into the summary."""
     if isinstance(result, Outcome):
         summary.add(result)
+    elif isinstance(result, NonFiniteError):
+        summary.masked[cell.checkpoint.step] = f"{NON_FINITE}{result}"
     else:
         summary.failed[cell.checkpoint.step] = str(result)
 

@@ -19,6 +19,7 @@ from pipeline.errors import InputError, suggestion
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.models.floats import as_trained
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
@@ -263,9 +264,9 @@ def _inputs(
 
 def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
     """The digest of the one architecture that all checkpoints share."""
-    first = read_config(checkpoints[0].uri)
+    first = as_trained(read_config(checkpoints[0].uri))
     for checkpoint in checkpoints[1:]:
-        found = read_config(checkpoint.uri)
+        found = as_trained(read_config(checkpoint.uri))
         for key in sorted(first.keys() | found.keys()):
             if first.get(key) != found.get(key):
                 raise InputError(

@@ -43,7 +43,9 @@ def open_run(
     weights) along "step", and shows one fingerprint class: its current one, or the one that
     `classes` names. A group without a committed row is left out. So are the rows of checkpoints
     that an audit found to be others than they seem: `attrs["masked"]` of the tree has their steps
-    and the reasons. Variables carry `unit`,
+    and the reasons. `attrs["not_finite"]` has the steps with numbers that are NaN or infinite
+    because the model's are, and names the variables; other NaN is undefined by definition.
+    Variables carry `unit`,
     `definition` and `reference`; groups carry what the measure was computed with.
 
     What was opened does not change: rows that are written later appear when it is opened again.
@@ -64,7 +66,11 @@ def open_run(
     if chunks is not None:
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = {"identity": dict(catalogue.identity), "masked": dict(catalogue.masked)}
+    tree.attrs = {
+        "identity": dict(catalogue.identity),
+        "masked": dict(catalogue.masked),
+        "not_finite": dict(catalogue.not_finite),
+    }
     return tree
 
 

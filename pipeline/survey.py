@@ -10,6 +10,8 @@ from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.store.non_finite import known_weights
 from pipeline.training import load_run, tokens_per_step
 from pipeline.training.config import RUN_FILE
 
@@ -33,7 +35,10 @@ class Survey:
 
 
 def survey(analysis: Analysis) -> Survey:
-    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
+    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`.
+
+    What earlier runs found when they read weights is known from the store, by their digests.
+    """
     place = place_of(analysis.checkpoints)
     listing = finished(place, analysis.checkpoints)
     tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
@@ -41,6 +46,9 @@ def survey(analysis: Analysis) -> Survey:
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")
+        known = known_weights(Store(analysis.store))
+        read = {one.step: known[one.digest] for one in listed if one.digest in known}
+        verdict = verdict.with_non_finite(read)
     return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, listing.left_out)
 
 

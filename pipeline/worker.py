@@ -3,20 +3,24 @@
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.fetch import Copies, Copy
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.engine.changes import run_changed
+from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import batch_bytes, run
 from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.models.floats import NonFiniteError, non_finite, why_non_finite
 from pipeline.models.loading import Resident, read_weights
 from pipeline.plan import (
     Cell,
@@ -28,6 +32,8 @@ from pipeline.plan import (
     reference_key,
     setting_of,
 )
+from pipeline.store import Commit
+from pipeline.store import non_finite as non_finite_store
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.rows import Row
 
@@ -92,6 +98,8 @@ class Worker:
         }
         cache = job.analysis.cache
         self._copies = Copies(cache.checkpoints, cache.bytes)
+        self._non_finite = non_finite_store.known_weights(self._store)
+        self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
         self._free_since: float | None = None  # when it last ended to compute, or could have begun
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
@@ -99,7 +107,7 @@ class Worker:
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
         """What the measures need of this checkpoint before any other is computed; stored."""
         with self._copies.of(checkpoint) as copy:
-            weights = copy.read(read_weights)
+            weights = self._read(copy)
             checkpoint = copy.checkpoint
         groups = self.job.needing_reference()
         found = {}
@@ -107,9 +115,14 @@ class Worker:
             self._resident.swap(weights, checkpoint.uri)
             records = self._records(groups)
             for group in groups:
-                found[group.name] = group.measure.reference(
-                    self._records_of(group, records), self._resident.weights
-                )
+                given = self._records_of(group, records), self._resident.weights
+                if not is_finite(*given):
+                    raise CheckpointError(
+                        f"step {checkpoint.step} ({checkpoint.uri}): measure {group.name!r} needs "
+                        "it as its reference, and its numbers are not finite: leave it out by "
+                        "`select`"
+                    )
+                found[group.name] = group.measure.reference(*given)
         for group in groups:
             key = reference_key(self.job, group, str(checkpoint.digest))
             self._store.save_reference(group.name, key, found[group.name])
@@ -119,14 +132,16 @@ class Worker:
     def compute(self, cell: Cell, plan: Plan) -> Outcome:
         """Compute and commit what is missing at one checkpoint.
 
-        Raises CheckpointError, naming the step, the place and the measure. Every measure that
-        could be computed is committed before that.
+        Raises NonFiniteError where its weights are not finite and the audit leaves such
+        checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure
+        that could be computed is committed before that.
         """
         if self._free_since is None:
             self._free_since = time.perf_counter()
         with self._copies.of(cell.checkpoint) as copy:
             started = time.perf_counter()
             checkpoint = copy.checkpoint
+            self._leave_out_if_known(str(checkpoint.digest))
             missing = self._missing(cell, plan, str(checkpoint.digest))
             if not missing:
                 return Outcome(checkpoint.step, (), tuple(cell.rows))
@@ -134,7 +149,7 @@ class Worker:
             reading = time.perf_counter() - started
             with self._reading:
                 started = time.perf_counter()
-                weights = copy.read(read_weights)
+                weights = self._read(copy)
                 reading += time.perf_counter() - started
             checkpoint = copy.checkpoint  # of the bytes that were read
             missing = self._missing(cell, plan, str(checkpoint.digest))
@@ -150,6 +165,25 @@ class Worker:
         names = tuple(group.name for group in missing)
         present = tuple(name for name in cell.rows if name not in names)
         return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
+
+    def _leave_out_if_known(self, digest: str) -> None:
+        if digest in self._non_finite and self.job.analysis.audit != "off":
+            raise NonFiniteError(self._non_finite[digest])
+
+    def _read(self, copy: Copy) -> dict[str, torch.Tensor]:
+        """A checkpoint's weights, found to be those of a floating-point model, and finite.
+
+        Raises CheckpointError. Weights that are not finite are remembered in the store; they are
+        returned only where there is to be no audit.
+        """
+        weights = copy.read(read_weights)
+        used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
+        if found := non_finite(used):
+            digest, why = str(copy.checkpoint.digest), why_non_finite(found)
+            non_finite_store.keep_weights(self._store, digest, why)
+            self._non_finite[digest] = why
+            self._leave_out_if_known(digest)
+        return weights
 
     def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
         """The groups whose committed row is not of these weights."""
@@ -224,9 +258,9 @@ class Worker:
     ) -> None:
         started = time.perf_counter()
         reference = plan.references.get(group.name)
-        values = group.measure.compute(
-            self._records_of(group, records), self._resident.weights, reference
-        )
+        given = self._records_of(group, records)
+        values = group.measure.compute(given, self._resident.weights, reference)
+        values = {name: np.asarray(value) for name, value in values.items()}
         identity = Row(
             step=checkpoint.step,
             row=row,
@@ -236,9 +270,38 @@ class Worker:
             tokens_seen=checkpoint.tokens_seen,
             details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
         )
+        if wrong := self._not_finite(group, values, given, reference):
+            commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
+            non_finite_store.keep_row(self._store, commit, wrong)
         self._store.write(group.name, identity, values)
         seconds = time.perf_counter() - started
         _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
+
+    def _not_finite(
+        self,
+        group: Group,
+        values: Mapping[str, np.ndarray],
+        records: tuple[Record, ...],
+        reference: Reference | None,
+    ) -> dict[str, str]:
+        """By variable, how many of its numbers are not finite because the model's are not."""
+        # Where only those are NaN that were found to be so by definition before, nothing is asked.
+        pattern = tuple(
+            (name, hash(np.isnan(value).tobytes()), bool(np.isinf(value).any()))
+            for name, value in values.items()
+            if value.dtype.kind == "f" and not np.isfinite(value).all()
+        )
+        if not pattern or pattern in self._by_definition[group.name]:
+            return {}
+        wrong = caused_by_the_model(
+            values,
+            records,
+            self._resident.weights,
+            lambda *given: group.measure.compute(*given, reference),
+        )
+        if not wrong:
+            self._by_definition[group.name].add(pattern)
+        return {name: f"{mask.sum():,} of {mask.size:,}" for name, mask in wrong.items()}
 
     @_memory_errors()
     def _records(

@@ -187,6 +187,8 @@ def _tell(summary: "Summary", page: Path) -> None:
 
     typer.echo(summary.sentence())
     _tell_left_out(summary.left_out)
+    for exception in summary.exceptions():
+        typer.echo(f"  {exception}")
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):
@@ -203,11 +205,11 @@ def _tell_left_out(left_out: "Iterable[LeftOut]") -> None:
 
 
 def _exit_by(*summaries: "Summary") -> None:
-    """Each failure by name on stderr, and exit code 1 if there is one."""
+    """Each failure by name on stderr, and exit code 1 if there is one, or what is not finite."""
     for summary in summaries:
         for _, reason in sorted(summary.failed.items()):
             typer.echo(reason, err=True)
-        if summary.failed:
+        if not summary.worked:
             typer.echo(summary.sentence(), err=True)
-    if any(summary.failed for summary in summaries):
+    if not all(summary.worked for summary in summaries):
         raise typer.Exit(1)

@@ -18,18 +18,19 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from pipeline.checkpoints import local
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import known_digest, read_small, weight_parts
+from pipeline.checkpoints.contents import config_of, known_digest, read_small, weight_parts
 from pipeline.checkpoints.digests import combined, digest_of_files, local_state, read_sha256
 from pipeline.checkpoints.files import is_index, main_file, weight_files
 from pipeline.checkpoints.places import folder_of, remote_place_of
-from pipeline.checkpoints.stored import RemotePlace, StoredFile, remember_sha256
+from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 
 Content = TypeVar("Content")
@@ -113,6 +114,11 @@ class Local:
         return Path(self._checkpoint.uri)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json; {} where it cannot be read."""
+        return _config(local, folder_of(self._checkpoint.uri))
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint with the digest of its files as they are, or as `read` has read them.
 
@@ -187,6 +193,11 @@ class Fetched:
         return cast(Path, self._folder)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json; {} where it cannot be read."""
+        return _config(self._place, folder_of(self._checkpoint.uri))
+
+    @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint with the digest of what was fetched; before that, with the one listed.
 
@@ -242,6 +253,12 @@ class Fetched:
 
 
 Copy = Local | Fetched
+
+
+def _config(place: Place, folder: Folder) -> dict[str, Any]:
+    with suppress(InputError):
+        return config_of(place, folder)
+    return {}
 
 
 def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> str:

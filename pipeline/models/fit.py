@@ -50,10 +50,15 @@ def refuse_doubles(names: Mapping[str, str], source: str) -> None:
         came_from[name] = key
 
 
+def is_computed_buffer(key: str) -> bool:
+    """Whether a tensor is a buffer that is computed anew, whatever a file holds of it."""
+    return bool(_COMPUTED_BUFFERS.search(key))
+
+
 def ignored(module: PreTrainedModel, key: str) -> bool:
     """Whether a tensor that the module has no place for may be dropped."""
     patterns = module._keys_to_ignore_on_load_unexpected or ()
-    return bool(_COMPUTED_BUFFERS.search(key)) or any(re.search(p, key) for p in patterns)
+    return is_computed_buffer(key) or any(re.search(p, key) for p in patterns)
 
 
 def tied_groups(module: PreTrainedModel) -> list[list[str]]:

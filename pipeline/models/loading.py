@@ -6,11 +6,11 @@ checkpoint is a dictionary of tensors whose names and shapes must be exactly the
 
 import pickle
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -37,6 +37,7 @@ from pipeline.models.fit import (
     tie,
     tied_groups,
 )
+from pipeline.models.floats import refuse_quantised, refuse_unreadable
 
 Weights = Mapping[str, Tensor]
 
@@ -105,8 +106,13 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             f"{file}: cannot be read as plain tensors ({_first_line(error)}); "
             "files that would run code are refused: convert it to safetensors"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{file}: expected a dictionary of tensors: save the weights alone")
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise CheckpointError(
+            f"{file}: expected a dictionary of tensors by name: save the weights alone"
+        )
+    refuse_unreadable(content, str(file))
     return (
         transformerlens.renamed(content) if transformerlens.is_transformerlens(content) else content
     )
@@ -125,7 +131,9 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
         return AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError
+    ) as error:  # fmt: skip
         if "trust_remote_code" in str(error):
             raise _distrusted(Path(folder) / "config.json") from error
         raise InputError(
@@ -151,18 +159,25 @@ def facts_of(
 
 
 def check_shapes(
-    architecture: str | Path | PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]], source: str
+    architecture: str | Path | PreTrainedConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    dtypes: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise CheckpointError where tensors of these names and shapes are not the architecture's.
 
-    The rule of `Resident.swap`, without weights or memory for them; nothing is said of tensors
-    that must be merged first.
+    The rule of `Resident.swap`, without weights or memory for them; nothing is said of the shapes
+    of tensors that must be merged first. dtypes: as a safetensors header spells them; config: what
+    the config.json says; see `floats.refuse_quantised`.
     """
     with torch.device("meta"):
         module = _build(architecture)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     module.tie_weights()
     names = renames(module, frozenset(shapes))
+    if dtypes is not None:
+        refuse_quantised(dtypes, _floats(module, names, shapes), source, config)
     if names is None:
         return
     state = {names[key]: tensors[key] for key in tensors if key in names}
@@ -202,6 +217,18 @@ class Resident:
         """The current checkpoint's parameters by name, tied ones once."""
         return ModelWeights(self.module, self.facts)
 
+    def used(
+        self, weights: Weights, source: str = "this checkpoint", config: Mapping[str, Any] = {}
+    ) -> dict[str, Tensor]:
+        """The tensors that floating-point parameters are read from, by their names in the file.
+
+        Raises QuantisedError where they, or what config.json says, are not those of a model as it
+        was trained; see `floats.refuse_quantised`.
+        """
+        floats = _floats(self.module, self._renames(frozenset(weights)), weights)
+        refuse_quantised({n: t.dtype for n, t in weights.items()}, floats, source, config)
+        return {name: weights[name] for name in weights if name in floats}
+
     @torch.no_grad()
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
         """Put a checkpoint's tensors in; takes them over where device and dtype already fit.
@@ -209,6 +236,7 @@ class Resident:
         Raises CheckpointError where names or shapes are not those of the architecture; the former
         weights are kept then, but for models whose tensors must be merged (separate experts).
         """
+        self.used(weights, source)
         names = self._renames(frozenset(weights))
         if names is None:
             self._convert(weights, source)
@@ -284,6 +312,19 @@ class Resident:
         shapes = {f"{name}: {found} for {own}" for name, found, own in info.mismatched_keys}
         refuse_unless_fit(missing, unexpected, shapes | set(info.conversion_errors), source)
         self.module.requires_grad_(False)
+
+
+def _floats(
+    module: PreTrainedModel, names: Mapping[str, str] | None, keys: Iterable[str]
+) -> set[str]:
+    """Of a file's tensors those that floating-point parameters of the module are read from.
+
+    names: from the file to the module; None where tensors are merged first: then all that count.
+    """
+    if names is None:
+        return {key for key in keys if not ignored(module, key)}
+    own = module.state_dict()
+    return {key for key, name in names.items() if name in own and own[name].is_floating_point()}
 
 
 def torch_dtype(name: str) -> torch.dtype:

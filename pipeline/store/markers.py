@@ -32,6 +32,10 @@ class Commit:
         """The beginning of the digest of the checkpoint's weights."""
         return self.fingerprint.partition("-")[2]
 
+    def is_of(self, digest: str) -> bool:
+        """Whether the row is of the weights with this digest."""
+        return digest.startswith(self.weights)
+
     @property
     def key(self) -> str:
         """The marker's key in the store."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pipeline.store import Store, layout
 from pipeline.store.lease import owned
 from pipeline.store.markers import Commit, latest
+from pipeline.store.non_finite import row_key
 from pipeline.store.objects import PARTIAL
 from pipeline.store.rows import ROWS
 
@@ -70,7 +71,7 @@ def _wasted_rows(
     seen = {_row(commit) for rows in standing.values() for commit in rows.values()}
     found = _keys_by_row(facts)
     for commit in commits:
-        found[_row(commit)].append(commit.key)
+        found[_row(commit)] += [commit.key, row_key(commit)]
         # A row that was recomputed is young as long as the row in its place is.
         if (later := standing.get(commit.group, {}).get(commit.step)) and later != commit:
             found[_row(commit)].append(later.key)

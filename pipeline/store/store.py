@@ -6,6 +6,7 @@ Layout, under one URI:
     rows/<group>/<class>/<variable>    one chunk per row, in order of arrival
     _commits/<group>/<marker>          what is committed (see `markers`)
     _inputs/, _references/             the tokens and reference values it was computed from
+    _non_finite/                       which weights and rows are not finite (see `non_finite`)
     _audit.json                        the verdict on the run's checkpoints, where one was asked for
     trajectories/                      the same numbers, contiguous along the steps
 
@@ -52,12 +53,14 @@ VERDICT = "_audit.json"
 class Catalogue:
     """What a store holds arrays for: by group, a Zarr group of classes, one of them current.
 
-    masked: the steps whose rows no reader is shown, each with the reason.
+    masked: the steps whose rows no reader is shown, each with the reason. not_finite: the steps
+    that have numbers which are not finite because the model's are, with the variables.
     """
 
     identity: Mapping[str, Any]
     groups: Mapping[str, Any]
     masked: Mapping[int, str]
+    not_finite: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,15 @@ class Store:
         with access(self.uri):
             reasons = {str(step): reason for step, reason in sorted(masked.items())}
             self._root().update_attributes({"masked": reasons})
+        self._consolidate()
+
+    def set_not_finite(self, found: Mapping[int, str]) -> None:
+        """Keep which steps have numbers that are not finite because the model's are, in words."""
+        if found == self.catalogue().not_finite:
+            return
+        with access(self.uri):
+            said = {str(step): what for step, what in sorted(found.items())}
+            self._root().update_attributes({"not_finite": said})
         self._consolidate()
 
     def reserve(self, group: str, class_: str, count: int) -> range:
@@ -213,9 +225,8 @@ class Store:
         if root.metadata.consolidated_metadata is not None:
             # What a kill left half-made is no group yet: it has no current class.
             groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
-        reasons: Any = root.attrs.get("masked", {})
-        masked = {int(step): str(reason) for step, reason in reasons.items()}
-        return Catalogue(plain_json(root.attrs["identity"]), groups, masked)
+        masked, not_finite = _by_step(root, "masked"), _by_step(root, "not_finite")
+        return Catalogue(plain_json(root.attrs["identity"]), groups, masked, not_finite)
 
     def commits(self, group: str | None = None) -> list[Commit]:
         """All committed rows, of all classes, from one fresh listing."""
@@ -313,6 +324,11 @@ class Store:
                 "committed with other values: two workers had the same row, and readers keep the "
                 "first one's; reserve a row for each attempt"
             )
+
+
+def _by_step(root: zarr.Group, name: str) -> dict[int, str]:
+    said: Any = root.attrs.get(name, {})
+    return {int(step): str(what) for step, what in said.items()}
 
 
 def _input_key(name: str, digest: str) -> str:

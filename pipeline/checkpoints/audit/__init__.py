@@ -37,11 +37,11 @@ def audit_found(
 ) -> Audit:
     """The audit of a run that is listed already: what changes meanwhile is left to the next one."""
     evidence = gather(place, listed.found)
-    in_files, shapes = file_faults(place, evidence)
+    in_files, tensors = file_faults(place, evidence)
     faults = [
         *(fault for one in evidence for fault in one.faults),
         *in_files,
-        *config_faults(evidence, shapes),
+        *config_faults(evidence, tensors),
         *copies(evidence),
         *_schedule_faults([one.step for one in evidence]),
     ]

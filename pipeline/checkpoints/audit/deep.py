@@ -13,6 +13,7 @@ from pipeline.checkpoints.audit.trend import Finding, distances_between, off_tre
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.errors import CheckpointError
+from pipeline.models.floats import QuantisedError
 
 Progress = Callable[[int, int, str], None]
 
@@ -29,6 +30,8 @@ def deep_faults(
     evidence: of all checkpoints whose weights can be read.
     """
     sketches, unreadable = _sketches(evidence, progress)
+    told = {(fault.step, fault.kind) for fault in faults}
+    unreadable = [fault for fault in unreadable if (fault.step, fault.kind) not in told]
     known = [*faults, *unreadable, *_bad_numbers(sketches)]
     return _with_trend(known, sketches)
 
@@ -53,6 +56,8 @@ def _sketches(
 def _attempt(one: Evidence, copies: Copies) -> Sketch | Fault:
     try:
         return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
+    except QuantisedError as error:
+        return Fault(one.step, "quantised", str(error))
     except CheckpointError as error:
         return Fault(one.step, "unreadable-file", str(error))
 
@@ -62,9 +67,7 @@ def _bad_numbers(sketches: Mapping[int, Sketch]) -> list[Fault]:
     alive: set[str] = set()
     for step, sketch in sorted(sketches.items()):
         if sketch.non_finite:
-            faults.append(
-                Fault(step, "non-finite", f"NaN or infinite: {_named(sketch.non_finite)}")
-            )
+            faults.append(Fault(step, "non-finite", sketch.non_finite))
         # A matrix may begin as zeros, and is never again what it began as.
         if dead := [name for name in sketch.zeros if name in alive]:
             faults.append(Fault(step, "empty-file", f"only zeros: {_named(dead)}"))

@@ -1,7 +1,7 @@
 """What can be wrong with a run's checkpoints, and what was found."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipeline.checkpoints.left_out import LeftOut, in_short
@@ -16,7 +16,8 @@ KINDS: Mapping[str, str] = {
     "truncated-file": "a weight file is shorter than it says of itself",
     "unreadable-file": "a file is not what its name or its place says, or would run code",
     "foreign-shard": "one of its shards belongs to another step, the others do not",
-    "non-finite": "a weight is NaN or infinite (deep)",
+    "non-finite": "a weight is NaN or infinite (deep, or found when it was read)",
+    "quantised": "its tensors or its config.json are those of a quantised model",
     "shape-mismatch": "its tensors are not those of its config.json",
     "other-config": "its config.json is not that of the other steps",
     "unrelated-start": "step 0 lies far off the trend: of another seed (deep)",
@@ -64,6 +65,12 @@ class Audit:
             for fault in reversed(self.faults)
             if fault.kind in MASKED
         }
+
+    def with_non_finite(self, found: Mapping[int, str]) -> "Audit":
+        """The verdict with what the reading of weights has shown: by step, what is not finite."""
+        known = {fault.step for fault in self.faults if fault.kind == "non-finite"}
+        new = {Fault(step, "non-finite", what) for step, what in found.items() if step not in known}
+        return replace(self, faults=tuple(sorted({*self.faults, *new})))
 
     def sentence(self) -> str:
         """The verdict in one line."""

@@ -14,16 +14,17 @@ from pipeline.checkpoints.audit.evidence import Evidence
 from pipeline.checkpoints.audit.faults import Fault
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import is_cut_off
-from pipeline.checkpoints.headers import Header, read_header
+from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
+from pipeline.models.floats import QuantisedError, quantisation_in
 from pipeline.models.loading import check_shapes
 
 _START = 2**16  # bytes, which hold most headers
 _LENGTH = 8  # bytes, which say how long a header is
 
-Shapes = Mapping[str, tuple[int, ...]]
+Tensors = Mapping[str, TensorFacts]
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Looked:
 
 def file_faults(
     place: Place, evidence: Sequence[Evidence]
-) -> tuple[list[Fault], dict[int, Shapes]]:
-    """What is wrong with weight files, and the shapes of the tensors at each step that is fine.
+) -> tuple[list[Fault], dict[int, Tensors]]:
+    """What is wrong with weight files, and the tensors' facts at each step that is fine.
 
-    (No shapes of pickles: they would have to be read whole.)
+    (None of pickles: they would have to be read whole.)
     """
     faults: list[Fault] = []
-    shapes: dict[int, Shapes] = {}
+    tensors: dict[int, Tensors] = {}
     seen: dict[object, Looked] = {}
     for one in evidence:
         looked = [_look_once(place, one, part, seen) for part in one.parts]
@@ -55,10 +56,10 @@ def file_faults(
         faults += wrong
         headers = [look.header for look in looked if look.header is not None]
         if headers and len(headers) == len(one.parts) and not wrong:
-            shapes[one.step] = {
-                name: facts.shape for header in headers for name, facts in header.tensors.items()
+            tensors[one.step] = {
+                name: facts for header in headers for name, facts in header.tensors.items()
             }
-    return faults, shapes
+    return faults, tensors
 
 
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
@@ -126,42 +127,54 @@ def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Look
     return Looked(header)
 
 
-def config_faults(evidence: Sequence[Evidence], shapes: Mapping[int, Shapes]) -> list[Fault]:
+def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) -> list[Fault]:
     """Tensors that are not their config's; else configs that are not the run's usual one."""
     usual = _usual_config(evidence)
-    checked: dict[object, str] = {}
+    checked: dict[object, tuple[str, str]] = {}
     faults = []
     for one in evidence:
         if one.config is None:
             continue
-        wrong = ""
-        if one.step in shapes:
-            key = _frozen(one.config), tuple(sorted(shapes[one.step].items()))
+        kind, wrong = "quantised", _quantised(one.config)
+        if one.step in tensors:
+            key = _frozen(one.config), tuple(sorted(tensors[one.step].items()))
             if key not in checked:
-                checked[key] = _misfit(one.folder.uri, shapes[one.step])
-            wrong = checked[key]
+                checked[key] = _misfit(one, tensors[one.step])
+            kind, wrong = checked[key]
         if wrong:
-            faults.append(Fault(one.step, "shape-mismatch", wrong))
+            faults.append(Fault(one.step, kind, wrong))
         elif _frozen(one.config) != _frozen(usual):
             faults.append(Fault(one.step, "other-config", _difference(one.config, usual)))
     return faults
 
 
-def _misfit(uri: str, shapes: Shapes) -> str:
-    """Why tensors of these shapes are not those of the config in `uri`; "" if they are."""
+def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
+    """The kind of fault, and why these tensors are not those of the config; "" if they are."""
+    shapes = {name: facts.shape for name, facts in tensors.items()}
+    dtypes = {name: facts.dtype for name, facts in tensors.items()}
     try:
-        check_shapes(metadata_folder(uri), shapes, "the checkpoint")
+        folder = metadata_folder(one.folder.uri)
+        check_shapes(folder, shapes, "the checkpoint", dtypes, one.config)
+    except QuantisedError as error:
+        return "quantised", str(error)
     except CheckpointError as error:
-        return str(error)
+        return "shape-mismatch", str(error)
     except InputError:
         pass  # no model that can be built here: nothing is known of its tensors
-    return ""
+    return "quantised", _quantised(one.config or {})
+
+
+def _quantised(config: Mapping[str, Any]) -> str:
+    said = quantisation_in(config)
+    return f"config.json says {said}: give the unquantised checkpoint" if said else ""
 
 
 def _usual_config(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
     """The config that most checkpoints have; of equally many the last one's."""
-    configs = {_frozen(one.config): one.config for one in evidence if one.config is not None}
-    counts = Counter(_frozen(one.config) for one in reversed(evidence) if one.config is not None)
+    trained = [one.config for one in evidence if one.config is not None]
+    trained = [config for config in trained if not quantisation_in(config)] or trained
+    configs = {_frozen(config): config for config in trained}
+    counts = Counter(_frozen(config) for config in reversed(trained))
     return configs[counts.most_common(1)[0][0]] if counts else {}
 
 

@@ -25,23 +25,25 @@ from pipeline.checkpoints.contents import tensors_by_part
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
+from pipeline.models.fit import is_computed_buffer
+from pipeline.models.floats import FLOATS, non_finite, refuse_quantised, why_non_finite
 from pipeline.models.loading import read_weights
 
 _LENGTH = 2**16
-_VERSION = 2  # of what is remembered
+_VERSION = 3  # of what is remembered
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
     """One checkpoint's weights, in brief.
 
-    parts: by file name ("" for the only one), the elements that are kept. non_finite: the names of
-    tensors that hold NaN or infinities. zeros, alive: of matrices that hold nothing but zeros, and
-    of the others.
+    parts: by file name ("" for the only one), the elements that are kept. non_finite: in words,
+    which tensors hold NaN or infinities, and how many; "" for none. zeros, alive: the names of
+    matrices that hold nothing but zeros, and of the others.
     """
 
     parts: Mapping[str, Float[np.ndarray, "element"]]
-    non_finite: tuple[str, ...]
+    non_finite: str
     zeros: tuple[str, ...]
     alive: tuple[str, ...]
 
@@ -72,7 +74,11 @@ def _files_of_tensors(folder: Path) -> Mapping[str, str]:
 
 
 def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
-    floats = {name: weights[name] for name in sorted(weights) if weights[name].is_floating_point()}
+    floats = {name: weights[name] for name in sorted(weights) if weights[name].dtype in FLOATS}
+    found = non_finite({n: t for n, t in floats.items() if not is_computed_buffer(n)})
+    dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    whole = {n for n, t in weights.items() if t.ndim > 1 and not is_computed_buffer(n)}
+    refuse_quantised(dtypes, whole, "the checkpoint")
     matrices = {name: bool(tensor.any()) for name, tensor in floats.items() if tensor.ndim > 1}
     by_part: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in floats.items():
@@ -80,7 +86,7 @@ def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
     chosen = {part: [t for t in all_ if t.ndim > 1] or all_ for part, all_ in by_part.items()}
     return Sketch(
         parts={part: _kept(tensors) for part, tensors in sorted(chosen.items())},
-        non_finite=tuple(name for name, tensor in floats.items() if not tensor.isfinite().all()),
+        non_finite=why_non_finite(found) if found else "",
         zeros=tuple(name for name, any_is_not in matrices.items() if not any_is_not),
         alive=tuple(name for name, any_is_not in matrices.items() if any_is_not),
     )
@@ -117,4 +123,4 @@ def _unpacked(content: bytes) -> Sketch:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         names = json.loads(arrays["names"].tobytes())
         parts = {name: arrays[str(index)] for index, name in enumerate(names.pop("parts"))}
-    return Sketch(parts, **{key: tuple(value) for key, value in names.items()})
+    return Sketch(parts, **{k: v if isinstance(v, str) else tuple(v) for k, v in names.items()})

@@ -51,7 +51,7 @@ class TestOpening:
             "reference": "A paper",
         }
         assert group.attrs == {"version": 1, "parameters": {"layers": 2}}
-        assert tree.attrs == {"identity": synthetic.IDENTITY, "masked": {}}
+        assert tree.attrs == {"identity": synthetic.IDENTITY, "masked": {}, "not_finite": {}}
 
     def test_opening_reads_no_numbers(self, store, monkeypatch):
         monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", None)
