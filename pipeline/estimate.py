@@ -30,7 +30,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression.
+    take longer. store_bytes: before compression. notes: see
+    `pipeline.plan.Prepared`.
     """
 
     checkpoints: int
@@ -40,6 +41,7 @@ class Estimate:
     forward_passes: int
     hours: float
     store_bytes: int
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
@@ -75,6 +77,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         forward_passes=forward_passes,
         hours=seconds / 3600,
         store_bytes=_row_bytes(prepared),
+        notes=prepared.notes,
     )
 
 

@@ -23,6 +23,7 @@ class Summary:
 
     masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
+    notes: see `pipeline.plan.Prepared`.
     """
 
     store: str
@@ -30,6 +31,7 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -78,7 +80,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, masked=surveyed.masked, notes=list(prepared.notes))
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.audit import Audit, audit_found
+from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of
@@ -33,8 +34,9 @@ class Survey:
 def survey(analysis: Analysis) -> Survey:
     """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
     place = place_of(analysis.checkpoints)
-    found = finished(place, analysis.checkpoints)
-    tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
+    uri = converted_uri(analysis.checkpoints, analysis.given_model)
+    found = finished(place, uri)
+    tokens = analysis.tokens_per_step or said_tokens_per_step(uri)
     listed = described(place, found, tokens)
     verdict = None
     if analysis.audit != "off":

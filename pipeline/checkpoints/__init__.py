@@ -1,13 +1,20 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of
+from pipeline.config import saved_model
 
 __all__ = ["Checkpoint", "list_checkpoints"]
 
 
-def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Checkpoint]:
+def list_checkpoints(
+    uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
+) -> list[Checkpoint]:
     """The checkpoints of a run, ordered by step. No weights are read.
 
     uri: a local folder or `s3://bucket/prefix` with one folder per checkpoint (`step-N`, `stepN`,
@@ -15,9 +22,11 @@ def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Check
     same names, also `stepN-tokensMB` and `stage1-stepN-tokensMB`); each checkpoint has its
     `config.json` and its weights. Checkpoints that a run is still writing are left out, see
     `pipeline.checkpoints.unfinished`.
-    tokens_per_step: gives `tokens_seen` where a Trainer did not count them.
+    tokens_per_step: gives `tokens_seen` where a Trainer did not count them. model: what `.pth`
+    files do not say of their model, see `pipeline.config.SavedModel`.
 
     Raises InputError where there is no checkpoint, or two of one step.
     """
     place = place_of(uri)
-    return described(place, finished(place, uri), tokens_per_step)
+    found = finished(place, converted_uri(uri, saved_model(model)))
+    return described(place, found, tokens_per_step)
