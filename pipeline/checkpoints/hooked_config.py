@@ -125,6 +125,12 @@ def refuse_unknown(
         )
 
 
+def says_something(*descriptions: Mapping[str, Any]) -> bool:
+    """Whether one of them has a field that changes the forward pass."""
+    changing = {"act_fn", "normalization_type", *DEFAULTS}
+    return any(changing & description.keys() for description in descriptions)
+
+
 def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]]) -> None:
     """Raise InputError, saying what to give, where the file says nothing of a needed field.
 

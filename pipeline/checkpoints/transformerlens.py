@@ -127,7 +127,7 @@ def convert(
     answers = {name: value for name, value in given.items() if name != "ignore"}
     shown = {"normalization_type": "LN"} if "ln_final.w" in state else {}
     found = hooked_config.merged(config, answers, shown)
-    _check(state, found, sizes)
+    _check(state, found, sizes, hooked_config.says_something(config, answers))
     described = _architecture(state, found, sizes)
     converted = _renamed(weights)
     if described["layer_norm"]:
@@ -198,12 +198,22 @@ def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     return sizes
 
 
-def _check(state: Mapping[str, Tensor], found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raise InputError where a description is not whole, not this model's or not computable."""
+def _check(
+    state: Mapping[str, Tensor],
+    found: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    said: bool,
+) -> None:
+    """Raise InputError where a description is not whole, not this model's or not computable.
+
+    said: whether anybody said anything of the model, beside what its tensors show.
+    """
     has_mlp = "d_mlp" in sizes
     norms = (None, "LNPre")
     activation = {"act_fn": hooked_config.ACTIVATIONS} if has_mlp else {}
     hooked_config.require_given(found, {**activation, "normalization_type": norms})
+    if not said:
+        hooked_config.require_given(found, {"positional_embedding_type": hooked_config.POSITIONS})
     if found.get("attn_only", not has_mlp) == has_mlp:
         raise InputError(
             f"its config says attn_only = {found['attn_only']!r}, but it has "
@@ -268,10 +278,10 @@ def _notes(
     config: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> Iterator[str]:
     """What is not the file's own word, and what a reader of its numbers should know."""
-    if not config:
+    if "attention_dir" not in config:  # which every HookedTransformerConfig has
         yield (
-            "the files hold no config: what `model` of the analysis gives is taken, else "
-            f"TransformerLens' defaults ({', '.join(hooked_config.unsaid(found))}); neither is "
+            "the files hold no whole config of TransformerLens: what `model` of the analysis gives "
+            f"is taken, else its defaults ({', '.join(hooked_config.unsaid(found))}); neither is "
             "proven"
         )
     if sizes["d_vocab_out"] < sizes["d_vocab"]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline import Analysis, analyze, open_run
 from pipeline.errors import InputError
@@ -73,7 +73,7 @@ def state(norm: bool = True, mlp: bool = True, seed: int = 0) -> dict[str, Tenso
 
 ACTIVATIONS = {
     "relu": F.relu, "gelu": F.gelu, "silu": F.silu,
-    "gelu_new": lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_new": lambda x: 0.5 * x * (1 + torch.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3))),
     "gelu_fast": lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * x * (1 + 0.044715 * x * x))),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }  # fmt: skip
@@ -188,14 +188,14 @@ def test_a_state_dict_alone_is_computed_as_the_analysis_says(tmp_path: Path, nam
     cfg = config(**HONOURED[name])
     weights = state(cfg["normalization_type"] == "LN", not cfg["attn_only"])
     torch.save(weights, tmp_path / "1000.pth")
-    needed = ["normalization_type"] if cfg["attn_only"] else ["act_fn", "normalization_type"]
-    needed = [
-        one for one in needed if not (one == "normalization_type" and "ln_final.w" in weights)
-    ]
-    if needed:
-        with pytest.raises(InputError, match=rf"1000\.pth: says nothing of {' and '.join(needed)}"):
-            stored_loss(tmp_path)
+    needed = {
+        "gelu": "act_fn", "LNPre": "act_fn and normalization_type",
+        "attn-only": "positional_embedding_type", "no attn_scale": "act_fn",
+    }[name]  # fmt: skip
+    with pytest.raises(InputError, match=rf"1000\.pth: says nothing of {needed}, which"):
+        stored_loss(tmp_path)
     given = {one: cfg[one] for one in ("act_fn", "normalization_type") if cfg[one] is not None}
+    given["positional_embedding_type"] = "standard"
     if not cfg["use_attn_scale"]:
         given["use_attn_scale"] = False
     assert stored_loss(tmp_path, model=given) == pytest.approx(lens_loss(weights, cfg), rel=1e-7)
@@ -280,5 +280,5 @@ def test_the_notes_tell_what_was_not_said(tmp_path: Path):
     analysis = {"checkpoints": str(tmp_path), "store": str(tmp_path / "a.zarr"),
                 "measures": ["weight_norm"], "model": {"act_fn": "gelu"}}  # fmt: skip
     (note,) = analyze(Analysis.model_validate(analysis)).notes
-    assert "the files hold no config" in note and "attention_dir = causal" in note
+    assert "the files hold no whole config" in note and "attention_dir = causal" in note
     json.dumps(note)
