@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError, suggestion
 
@@ -223,7 +223,7 @@ class Analysis(Strict):
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
     measures: by group name, each with its parameters, and with what `GroupOptions` has.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
-    model: what `.pth` files do not say of their model.
+    model: what `.pth` files do not say of their model, see `SavedModel`.
     cache: how much of a remote run is on this machine's disk at one time.
     trust_remote_code: whether code that comes with a checkpoint may be run to build its model.
     """
@@ -236,14 +236,18 @@ class Analysis(Strict):
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
     tokens_per_step: int | None = Field(default=None, ge=1)
-    model: SavedModel | None = None
+    model: dict[str, Any] = {}
     cache: Cache = Cache()
     trust_remote_code: bool = False
 
-    @property
-    def given_model(self) -> dict[str, Any]:
-        """What `model` gives, {} for nothing."""
-        return {} if self.model is None else self.model.given()
+    @field_validator("model")
+    @classmethod
+    def _fields_of_a_saved_model(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A dictionary, so that what is given stays apart from defaults when it is passed on."""
+        try:
+            return SavedModel.model_validate(data).given()
+        except ValidationError as error:
+            raise ValueError(_first_fault(SavedModel, error)) from None
 
     @model_validator(mode="before")
     @classmethod

@@ -204,8 +204,9 @@ def _indirect_object(
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     given = spec.model_dump(exclude={"kind"}, exclude_none=True)
     facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
+    listed = None
     if {"train_share", "split_seed"} <= given.keys():
-        facts.pop("train_pairs", None)
+        listed = facts.pop("train_pairs", None)
     split = ("train_pairs",) if "train_pairs" in facts else ("train_share", "split_seed")
     needed = ("p", "operation", *split)
     if missing := [key for key in needed if key not in facts]:
@@ -214,8 +215,13 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
             "training.yaml of a modular task that would say: add them to the input"
         )
     tokens, labels = modular.table(facts["p"], facts["operation"])
-    facts |= _unsaid_generator(facts, run_folder, tokens, labels)
+    facts |= _unsaid_generator(facts, listed, run_folder, tokens, labels)
     is_train = _split(facts)
+    if listed is not None and not np.array_equal(np.flatnonzero(is_train), listed):
+        raise InputError(
+            f"input {name!r}: train_share and split_seed give other train pairs than the "
+            f"{len(listed)} that the run's files list: leave both out"
+        )
     described = ("p", "operation", "train_share", "split_seed", "split_generator", "split_proven")
     attributes = {key: facts[key] for key in described if key in facts}
     if "train_share" not in facts:
@@ -233,11 +239,16 @@ def _split(facts: dict[str, Any]) -> np.ndarray:
 
 
 def _unsaid_generator(
-    facts: Mapping[str, Any], run_folder: str, tokens: np.ndarray, labels: np.ndarray
+    facts: Mapping[str, Any],
+    listed: list[int] | None,
+    run_folder: str,
+    tokens: np.ndarray,
+    labels: np.ndarray,
 ) -> dict[str, Any]:
     """How the seed made the split of a run of others, where neither it nor the analysis says so.
 
-    Told by the losses that its files note, if these decide; else numpy's, which `Input.note` says.
+    Told by the train pairs that its files list, or by the losses that they note, if these decide;
+    else numpy's, which `Input.note` says.
     """
     is_said = {"train_pairs", "split_generator"} & facts.keys()
     if is_said or not is_converted(run_folder):
@@ -246,6 +257,9 @@ def _unsaid_generator(
         generator: modular.split(facts["p"], facts["train_share"], facts["split_seed"], generator)
         for generator in SPLIT_GENERATORS
     }
+    if listed is not None:
+        same = [one for one in splits if np.array_equal(np.flatnonzero(splits[one]), listed)]
+        return {"split_generator": same[0]} if same else {}
     noted = {int(step): loss for step, loss in facts.get("train_losses", {}).items()}
     told = split_told_by_losses(run_folder, noted, tokens, labels, splits)
     return {"split_generator": told or "numpy", "split_proven": told is not None}

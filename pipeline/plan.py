@@ -126,7 +126,7 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     trusted = analysis.trust_remote_code
     facts = facts_of(metadata_folder(checkpoints[0].uri, code=trusted), trusted)
     groups = _groups(analysis)
-    uri = converted_uri(analysis.checkpoints, analysis.given_model)
+    uri = converted_uri(analysis.checkpoints, analysis.model)
     run_folder = metadata_folder(uri, checkpoints[0].uri)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}

@@ -34,7 +34,7 @@ class Survey:
 def survey(analysis: Analysis) -> Survey:
     """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`."""
     place = place_of(analysis.checkpoints)
-    uri = converted_uri(analysis.checkpoints, analysis.given_model)
+    uri = converted_uri(analysis.checkpoints, analysis.model)
     found = finished(place, uri)
     tokens = analysis.tokens_per_step or said_tokens_per_step(uri)
     listed = described(place, found, tokens)

@@ -15,7 +15,7 @@ def examine(analysis: Analysis | None = None) -> list[Finding]:
     found.append(services.of_ray(analysis.workers if analysis else None))
     if analysis:
         found += [
-            places.of_checkpoints(analysis.checkpoints, analysis.given_model),
+            places.of_checkpoints(analysis.checkpoints, analysis.model),
             places.of_store(analysis.store),
         ]
     on_hub = analysis is not None and analysis.checkpoints.startswith("hf://")

@@ -11,27 +11,29 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from pipeline.checkpoints import grokking, transformerlens
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import REFUSAL
+from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pickled import (
     SUFFIXES,
     Saved,
     State,
     found_in,
+    is_known,
     read_saved,
     same_tensors,
     step_in_name,
+    unknown_format,
 )
 from pipeline.errors import InputError
 
@@ -40,14 +42,7 @@ _NOTES_FILE = "ontogeny-notes.json"
 
 _VERSION = 2  # raised when the conversion changes
 
-Tensors = Mapping[str, Tensor]
 Given = Mapping[str, Any]
-Convert = Callable[[Tensors, Mapping[str, Any], Given], transformerlens.Converted]
-
-_READERS: tuple[tuple[Callable[[Tensors], bool], Convert], ...] = (
-    (grokking.is_grokking, grokking.convert),
-    (transformerlens.is_transformerlens, transformerlens.convert),
-)
 
 
 def ordinary_run(uri: str, model: Given | None = None) -> Path:
@@ -121,7 +116,7 @@ def _foreign_files(path: Path) -> list[Path]:
     files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
     if not files and not (path / "config.json").exists() and (others := _others(path)):
         raise InputError(
-            f"{path}: found {found_in(dict.fromkeys(others))}, whose names do not say their step: "
+            f"{path}: found {_listed(others)}, whose names do not say their step: "
             f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
             "says it"
         )
@@ -141,28 +136,51 @@ def _others(path: Path) -> list[str]:
 
 @dataclass
 class _Run:
-    """What the files of one run hold. refused: by step, why a file of that step is not read."""
+    """What the files of one run hold.
+
+    places: by step, which file, and which of its state dicts. refused: by step, why a file of that
+    step is not read. again: the places whose weights are those of another place of their step.
+    """
 
     states: dict[int, State] = field(default_factory=dict)
-    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    configs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     saved: list[Saved] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
 
-    def config_of(self, state: State) -> dict[str, Any]:
-        """The config in the state's file; else the one that the others share."""
-        own = self.configs[state.place]
-        if own:
-            return own
+    def add(self, state: State, config: dict[str, Any]) -> None:
+        """One more checkpoint; InputError where its step has other weights already."""
+        other = self.states.get(state.step)
+        if other is not None and same_tensors(other.tensors, state.tensors):
+            self.again.append(state.place)
+            return
+        self._claim(state.step, state.place)
+        self.states[state.step], self.configs[state.step] = state, config
+
+    def refuse(self, step: int, place: str, reason: str) -> None:
+        """One more checkpoint that cannot be read."""
+        self._claim(step, place)
+        self.refused[step] = reason
+
+    def config_of(self, step: int) -> dict[str, Any]:
+        """The config in the step's file; else the one that the others share."""
         others = [config for config in self.configs.values() if config]
-        return others[0] if others and all(one == others[0] for one in others) else {}
+        is_shared = bool(others) and all(one == others[0] for one in others)
+        return self.configs[step] or (others[0] if is_shared else {})
+
+    def _claim(self, step: int, place: str) -> None:
+        if (other := self.places.setdefault(step, place)) != place:
+            raise InputError(
+                f"both {other} and {place} hold step {step}, with other weights: keep one of them"
+            )
 
 
 def _convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
     draft = kept.with_name(uuid.uuid4().hex)
     try:
-        run = _read_all(path, files)
-        _write_all(draft, run, given)
+        run = _read_all(files)
+        _write_all(draft, run, given, list(_left_out(path, run)))
         draft.rename(kept)
     except OSError:
         if not kept.is_dir():  # another process may have been faster
@@ -171,9 +189,9 @@ def _convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _read_all(path: Path, files: list[Path]) -> _Run:
+def _read_all(files: list[Path]) -> _Run:
     """All files of one run. Raises InputError for one without a step, and two of one step."""
-    run = _Run(notes=[f"left out, for its name does not say its step: {n}" for n in _others(path)])
+    run = _Run()
     for file in files:
         named = step_in_name(file)
         step = 0 if named == "init" else named
@@ -182,52 +200,35 @@ def _read_all(path: Path, files: list[Path]) -> _Run:
         except InputError as error:
             if not isinstance(step, int):
                 raise
-            _refuse_double(run, step, str(file))
-            run.refused[step] = str(error)
+            run.refuse(step, str(file), str(error))
             continue
         run.saved.append(saved)
-        run.notes += [f"left out: {one}" for one in saved.left_out]
         for state in saved.states:
-            _add(run, state, saved.config)
+            run.add(state, saved.config)
     return run
 
 
-def _add(run: _Run, state: State, config: dict[str, Any]) -> None:
-    other = run.states.get(state.step)
-    if other is not None and same_tensors(other.tensors, state.tensors):
-        run.notes.append(f"left out: {state.place}, which holds the weights of {other.place} again")
-        return
-    _refuse_double(run, state.step, state.place)
-    run.states[state.step] = state
-    run.configs[state.place] = config
+def _left_out(path: Path, run: _Run) -> Iterator[str]:
+    """What of the files is no checkpoint, a sentence for each reason."""
+    if others := _others(path):
+        yield f"left out, for their names do not say their step: {_listed(others)}"
+    if run.again:
+        yield f"left out, for another file of that step has their weights: {_listed(run.again)}"
+    if beside := [one for saved in run.saved for one in saved.left_out]:
+        yield f"left out, for their step is not said: {_listed(beside)}"
 
 
-def _refuse_double(run: _Run, step: int, place: str) -> None:
-    if step in run.states or step in run.refused:
-        other = run.states[step].place if step in run.states else run.refused[step].split(": ")[0]
-        raise InputError(
-            f"both {other} and {place} hold step {step}, with other weights: keep one of them"
-        )
+def _listed(names: list[str]) -> str:
+    return found_in(dict.fromkeys(names))
 
 
-def _reader_of(state: State) -> Convert:
-    for is_theirs, convert in _READERS:
-        if is_theirs(state.tensors):
-            return convert
-    raise InputError(
-        f"holds no weights of a known format, found {found_in(state.tensors)}; expected embed.W_E, "
-        "blocks.0.attn.W_O and the others of the grokking paper's code or of TransformerLens: save "
-        "such a state dict, or a folder step-N with config.json and safetensors"
-    )
-
-
-def _write_all(draft: Path, run: _Run, given: Given) -> None:
+def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:
     """The run in the ordinary layout. Raises the first refusal where no checkpoint is left."""
-    refused, notes = run.refused, list(run.notes)
+    refused = run.refused
     config: bytes | None = None
     for step, state in sorted(run.states.items()):
         try:
-            converted = _converted(state, run.config_of(state), given)
+            converted = _converted(state, run.config_of(step), given)
         except InputError as error:
             refused[step] = str(error)
             continue
@@ -243,8 +244,11 @@ def _write_all(draft: Path, run: _Run, given: Given) -> None:
 
 
 def _converted(state: State, config: Mapping[str, Any], given: Given) -> transformerlens.Converted:
+    if not is_known(state.tensors):
+        raise unknown_format(state.place, state.tensors)
+    convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
     try:
-        return _reader_of(state)(state.tensors, config, given)
+        return convert(state.tensors, config, given)
     except InputError as error:
         raise InputError(f"{state.place}: {error}") from error
 
@@ -271,6 +275,8 @@ def _table(run: _Run) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for saved in run.saved:
         facts |= grokking.table(saved.config)
+    if not all(is_grokking(state.tensors) for state in run.states.values()):
+        facts.pop("split_generator", None)  # how other code splits is not known
     for pairs in (saved.train_pairs for saved in run.saved if saved.train_pairs is not None):
         facts["train_pairs"] = pairs
     losses = {step: loss for saved in run.saved for step, loss in saved.train_losses.items()}
@@ -281,5 +287,5 @@ def _modulus(run: _Run) -> Iterator[tuple[str, int]]:
     """p, of models that read three tokens: the residues of two and '='."""
     for state in (one.tensors for one in run.states.values() if one.step not in run.refused):
         if len(state["pos_embed.W_pos"]) == 3:
-            yield "p", state["embed.W_E"].shape[1 if grokking.is_grokking(state) else 0] - 1
+            yield "p", state["embed.W_E"].shape[1 if is_grokking(state) else 0] - 1
             return

@@ -145,7 +145,7 @@ def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]
     )
     example = ", ".join(f"{name}: ..." for name in missing)
     raise InputError(
-        f"says nothing of {' and '.join(missing)}, which change the forward pass: give "
+        f"says nothing of {' and '.join(missing)}, and the forward pass depends on it: give "
         f"`model: {{{example}}}` in the analysis, or --model NAME=VALUE ({choices})"
     )
 

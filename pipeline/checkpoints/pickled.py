@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.errors import InputError
 
 SUFFIXES = (".pth", ".pt")
@@ -118,6 +120,21 @@ def read_saved(file: Path) -> Saved:
     )  # fmt: skip
 
 
+def is_known(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is of a format that can be converted."""
+    return is_grokking(tensors) or is_transformerlens(tensors)
+
+
+def unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
+    """What is said of a state dict of another format."""
+    return InputError(
+        f"{place}: holds no weights of a known format, found {found_in(tensors)}; expected "
+        "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
+        "TransformerLens: save such a state dict, or a folder step-N with config.json and "
+        "safetensors"
+    )
+
+
 def found_in(content: Mapping[Any, Any]) -> str:
     """The first names in a dictionary, and how many there are."""
     names = [str(name) for name in content]
@@ -194,6 +211,8 @@ def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -
             f"{file}: holds no state dict, found {found_in(content)}: give files with the weights, "
             "as torch.save(model.state_dict(), ...) writes them"
         )
+    if not is_known(tensors):
+        raise unknown_format(str(file), tensors)
     yield State(_step(file, content, config), tensors, str(file))
 
 
@@ -302,7 +321,7 @@ def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...])
         if isinstance(beside := content.get(name), Mapping) and not any(
             same_tensors(beside, state.tensors) for state in states
         ):
-            yield f"{file}: its {name!r}, whose step is not said"
+            yield f"{file}: its {name!r}"
 
 
 def same_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -192,7 +192,7 @@ def test_a_state_dict_alone_is_computed_as_the_analysis_says(tmp_path: Path, nam
         "gelu": "act_fn", "LNPre": "act_fn and normalization_type",
         "attn-only": "positional_embedding_type", "no attn_scale": "act_fn",
     }[name]  # fmt: skip
-    with pytest.raises(InputError, match=rf"1000\.pth: says nothing of {needed}, which"):
+    with pytest.raises(InputError, match=rf"1000\.pth: says nothing of {needed}, and the"):
         stored_loss(tmp_path)
     given = {one: cfg[one] for one in ("act_fn", "normalization_type") if cfg[one] is not None}
     given["positional_embedding_type"] = "standard"

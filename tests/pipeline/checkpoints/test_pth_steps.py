@@ -71,7 +71,7 @@ def test_two_files_of_one_step_are_refused_by_name(tmp_path: Path):
     save(tmp_path, "final.pth", 0, epoch=1000)  # the same weights: nothing is lost
     assert steps(tmp_path) == [1000]
     summary = analyze(analysis(tmp_path))
-    assert any("final.pth, which holds the weights of" in note for note in summary.notes)
+    assert any("has their weights: " in note and "final.pth" in note for note in summary.notes)
 
 
 def test_two_states_of_one_step_in_one_file_are_refused(tmp_path: Path):
@@ -121,6 +121,7 @@ def test_other_words_for_the_state_dict(tmp_path: Path, key):
         ({"model": {"attn_blocks.0.W": torch.zeros(2), "b": 3}}, "its 'model' holds 'b' = int"),
         ({"model": 3}, "its 'model' is int, expected a state dict"),
         ({"model": {}, "state_dict": {}}, "holds both 'model' and 'state_dict'"),
+        ({"attn_blocks.0.W": torch.zeros(2)}, "known format, found attn_blocks.0.W; expected"),
         ({"model": authors(0), "config": 7}, "its 'config' is int"),
         ({"model": authors(0), "train_data": [1]}, "train_indices or train_data are no list"),
         ({"model": authors(0), "config": {"act_type": "SiLU"}}, "act_type = 'SiLU'"),
@@ -144,7 +145,7 @@ def test_a_bad_file_is_named_and_the_others_are_computed(tmp_path: Path, content
 
 def test_files_without_act_type_are_refused_and_computed_when_it_is_given(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
-    with pytest.raises(InputError, match=r"500\.pth: says nothing of act_fn, which change.*relu"):
+    with pytest.raises(InputError, match=r"500\.pth: says nothing of act_fn, and the.*relu"):
         list_checkpoints(str(tmp_path))
     assert steps(tmp_path) == [500]
     with pytest.raises(InputError, match="act_func"):
@@ -165,12 +166,12 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
     save(tmp_path, "best.pth")
     notes = analyze(analysis(tmp_path)).notes
-    assert any(note.endswith("does not say its step: best.pth") for note in notes)
+    assert any(note.endswith("do not say their step: best.pth") for note in notes)
     saved = {"checkpoints": [authors(0)], "checkpoint_epochs": [9], "model": authors(1)}
     (tmp_path / "other").mkdir()
     torch.save(saved, tmp_path / "other" / "run.pth")
     notes = analyze(analysis(tmp_path / "other" / "run.pth", store=str(tmp_path / "b.zarr"))).notes
-    assert any("run.pth: its 'model', whose step is not said" in note for note in notes)
+    assert any("is not said: " in note and "run.pth: its 'model'" in note for note in notes)
 
 
 TABLE = {"kind": "table", "operation": "add", "train_share": 0.4, "split_seed": 3}
@@ -234,6 +235,23 @@ def test_a_split_that_nothing_proves_is_said_everywhere(tmp_path: Path):
     given = analysis(tmp_path, inputs={"table": TABLE | {"split_generator": "random"}},
                      measures=["modular_addition"])  # fmt: skip
     assert not any("split" in note for note in dry_run(given).notes)
+
+
+def test_given_splits_are_held_against_the_pairs_that_a_file_lists(tmp_path: Path):
+    rows = np.flatnonzero(modular.split(P, 0.4, 3, "random"))
+    save(tmp_path, "5.pth", epoch=5, train_indices=torch.from_numpy(rows))
+    chosen = analysis(tmp_path, inputs={"table": TABLE}, measures=["modular_addition"])
+    assert not any("split" in note for note in analyze(chosen).notes)
+    assert split_in(chosen).attributes["split_generator"] == "random"
+    other = analysis(tmp_path, inputs={"table": TABLE | {"split_seed": 4}},
+                     measures=["modular_addition"])  # fmt: skip
+    with pytest.raises(InputError, match="give other train pairs than the 19 that the run's files"):
+        analyze(other)
+
+
+def test_a_model_is_the_same_after_a_flow_has_passed_it_on(tmp_path: Path):
+    chosen = analysis(tmp_path)
+    assert Analysis.model_validate(json.loads(chosen.model_dump_json())).model == RELU
 
 
 def test_the_commands_take_the_model_and_say_what_is_left_out(tmp_path: Path):
