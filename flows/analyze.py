@@ -93,6 +93,7 @@ def _run(analysis: Analysis) -> _Run:
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)
+    run.summary.notes = list(prepared.notes)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
     there = await_server()
@@ -139,7 +140,10 @@ def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
 @task(name="prepare", cache_policy=NO_CACHE)
 def _prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store."""
-    return prepare(analysis, surveyed)
+    prepared = prepare(analysis, surveyed)
+    for note in prepared.notes:
+        get_run_logger().warning(note)
+    return prepared
 
 
 def _references(prepared: Prepared, pool: Pool, run: _Run) -> dict[str, Reference]:

@@ -1,10 +1,11 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import InputError, suggestion
 
@@ -176,6 +177,43 @@ class GroupOptions(Strict):
     float16: tuple[str, ...] = ()
 
 
+class SavedModel(Strict):
+    """What `.pth` and `.pt` files do not say of their model, as TransformerLens names it.
+
+    The names and meanings are those of its HookedTransformerConfig; so are the defaults of those
+    that neither the files nor the analysis say, but for `act_fn` and `normalization_type` (null:
+    none), which must be said. What contradicts a file is refused. ignore: fields of the files' own
+    config that are known to be without effect on the forward pass.
+    """
+
+    act_fn: str | None = None
+    normalization_type: str | None = None
+    positional_embedding_type: str = "standard"
+    eps: float = 1e-5
+    use_attn_scale: bool = True
+    attn_scale: float = -1.0
+    scale_attn_by_inverse_layer_idx: bool = False
+    attention_dir: str = "causal"
+    parallel_attn_mlp: bool = False
+    use_local_attn: bool = False
+    attn_types: tuple[str, ...] | None = None
+    window_size: int | None = None
+    gated_mlp: bool = False
+    final_rms: bool = False
+    post_embedding_ln: bool = False
+    use_normalization_before_and_after: bool = False
+    attn_scores_soft_cap: float = -1.0
+    output_logits_soft_cap: float = -1.0
+    n_key_value_heads: int | None = None
+    num_experts: int | None = None
+    load_in_4bit: bool = False
+    ignore: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given, and no defaults."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
 class Analysis(Strict):
     """What to compute, from what, into which store.
 
@@ -185,6 +223,7 @@ class Analysis(Strict):
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
     measures: by group name, each with its parameters, and with what `GroupOptions` has.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
+    model: what `.pth` files do not say of their model, see `SavedModel`.
     cache: how much of a remote run is on this machine's disk at one time.
     trust_remote_code: whether code that comes with a checkpoint may be run to build its model.
     """
@@ -197,8 +236,18 @@ class Analysis(Strict):
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
     tokens_per_step: int | None = Field(default=None, ge=1)
+    model: dict[str, Any] = {}
     cache: Cache = Cache()
     trust_remote_code: bool = False
+
+    @field_validator("model")
+    @classmethod
+    def _fields_of_a_saved_model(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A dictionary, so that what is given stays apart from defaults when it is passed on."""
+        try:
+            return SavedModel.model_validate(data).given()
+        except ValidationError as error:
+            raise ValueError(_first_fault(SavedModel, error)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -256,6 +305,11 @@ def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{where}: {_first_fault(model, error)}") from None
+
+
+def saved_model(fields: Mapping[str, Any] | None, where: str = "model") -> dict[str, Any]:
+    """What is given of a saved model, checked; see `SavedModel`. Raises InputError."""
+    return validated(SavedModel, dict(fields), where).given() if fields else {}
 
 
 def _first_fault(model: type[BaseModel], error: ValidationError) -> str:

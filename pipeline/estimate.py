@@ -33,7 +33,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression.
+    take longer. store_bytes: before compression. notes: see
+    `pipeline.plan.Prepared`.
     """
 
     checkpoints: int
@@ -45,6 +46,7 @@ class Estimate:
     hours: float
     store_bytes: int
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
@@ -86,6 +88,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         hours=seconds / 3600,
         store_bytes=_row_bytes(prepared),
         left_out=surveyed.left_out,
+        notes=prepared.notes,
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 
-from pipeline.checkpoints.foreign import table_facts
+from pipeline.checkpoints.foreign import is_converted, table_facts
 from pipeline.config import (
     ArrayInput,
     HeldOutInput,
@@ -25,7 +25,10 @@ from pipeline.config import (
 from pipeline.data import indirect_objects, matches, modular, repeats, text
 from pipeline.errors import InputError
 from pipeline.models.loading import ModelFacts
+from pipeline.models.trained_split import split_told_by_losses
 from pipeline.training import held_out, table_of
+
+SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
 
 # Inputs that need no configuration: a measure whose default input is named so works as it stands.
 # "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching.
@@ -62,6 +65,24 @@ class Input:
             state.update(f"{key} {array.dtype.str} {array.shape}".encode())
             state.update(array.tobytes())
         return state.hexdigest()
+
+    @property
+    def note(self) -> str:
+        """What was taken for it though neither the run nor the analysis says it; "" for nothing."""
+        generator = self.attributes.get("split_generator")
+        match self.attributes.get("split_proven"):
+            case True:
+                return (
+                    f"input {self.name!r}: split_generator is not said; {generator!r} is taken, "
+                    "under which the weights have the train loss that the files note"
+                )
+            case False:
+                return (
+                    f"input {self.name!r}: split_generator is not said, and the files do not prove "
+                    f"it; the split of {generator!r} is taken, which may not be the run's: give "
+                    "`split_generator: random` for files of the grokking paper's code"
+                )
+        return ""
 
     def description(self) -> dict[str, Any]:
         """What identifies it beside the results that it gave."""
@@ -183,8 +204,9 @@ def _indirect_object(
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     given = spec.model_dump(exclude={"kind"}, exclude_none=True)
     facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
+    listed = None
     if {"train_share", "split_seed"} <= given.keys():
-        facts.pop("train_pairs", None)
+        listed = facts.pop("train_pairs", None)
     split = ("train_pairs",) if "train_pairs" in facts else ("train_share", "split_seed")
     needed = ("p", "operation", *split)
     if missing := [key for key in needed if key not in facts]:
@@ -193,8 +215,14 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
             "training.yaml of a modular task that would say: add them to the input"
         )
     tokens, labels = modular.table(facts["p"], facts["operation"])
+    facts |= _unsaid_generator(facts, listed, run_folder, tokens, labels)
     is_train = _split(facts)
-    described = ("p", "operation", "train_share", "split_seed", "split_generator")
+    if listed is not None and not np.array_equal(np.flatnonzero(is_train), listed):
+        raise InputError(
+            f"input {name!r}: train_share and split_seed give other train pairs than the "
+            f"{len(listed)} that the run's files list: leave both out"
+        )
+    described = ("p", "operation", "train_share", "split_seed", "split_generator", "split_proven")
     attributes = {key: facts[key] for key in described if key in facts}
     if "train_share" not in facts:
         attributes["train_share"] = float(is_train.mean())
@@ -208,6 +236,33 @@ def _split(facts: dict[str, Any]) -> np.ndarray:
         return np.isin(np.arange(p * p), facts["train_pairs"])
     generator = facts.get("split_generator", "numpy")
     return modular.split(p, facts["train_share"], facts["split_seed"], generator)
+
+
+def _unsaid_generator(
+    facts: Mapping[str, Any],
+    listed: list[int] | None,
+    run_folder: str,
+    tokens: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """How the seed made the split of a run of others, where neither it nor the analysis says so.
+
+    Told by the train pairs that its files list, or by the losses that they note, if these decide;
+    else numpy's, which `Input.note` says.
+    """
+    is_said = {"train_pairs", "split_generator"} & facts.keys()
+    if is_said or not is_converted(run_folder):
+        return {}
+    splits = {
+        generator: modular.split(facts["p"], facts["train_share"], facts["split_seed"], generator)
+        for generator in SPLIT_GENERATORS
+    }
+    if listed is not None:
+        same = [one for one in splits if np.array_equal(np.flatnonzero(splits[one]), listed)]
+        return {"split_generator": same[0]} if same else {}
+    noted = {int(step): loss for step, loss in facts.get("train_losses", {}).items()}
+    told = split_told_by_losses(run_folder, noted, tokens, labels, splits)
+    return {"split_generator": told or "numpy", "split_proven": told is not None}
 
 
 def _check_fits(made: Input, model: ModelFacts) -> None:

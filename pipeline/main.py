@@ -30,6 +30,7 @@ class Summary:
     one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
     NaN or infinite because the model's are, with the variables. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
+    notes: see `pipeline.plan.Prepared`.
     """
 
     store: str
@@ -39,6 +40,7 @@ class Summary:
     masked: dict[int, str] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     not_finite: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -103,7 +105,12 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out)
+    summary = Summary(
+        analysis.store,
+        masked=dict(surveyed.masked),
+        left_out=surveyed.left_out,
+        notes=list(prepared.notes),
+    )
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
@@ -89,7 +90,8 @@ class Plan:
 class Prepared:
     """An analysis that was found good: its checkpoints, and what each measure is applied to.
 
-    surveyed: which checkpoints these were chosen from, and the verdict on them.
+    surveyed: which checkpoints these were chosen from, and the verdict on them. notes: what was
+    left out of the run, or taken though nothing proves it, a sentence each.
     """
 
     job: Job
@@ -97,6 +99,7 @@ class Prepared:
     settings: Mapping[str, Setting]
     inputs: Mapping[str, Input]
     architecture: str
+    notes: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -124,7 +127,8 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     trusted = analysis.trust_remote_code
     facts = facts_of(metadata_folder(checkpoints[0].uri, code=trusted), trusted)
     groups = _groups(analysis)
-    run_folder = metadata_folder(analysis.checkpoints, checkpoints[0].uri)
+    uri = converted_uri(analysis.checkpoints, analysis.model)
+    run_folder = metadata_folder(uri, checkpoints[0].uri)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
@@ -133,7 +137,8 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
 
     digests = {name: made.digest for name, made in inputs.items()}
     job = Job(analysis, checkpoints[0].uri, groups, digests)
-    return Prepared(job, surveyed, settings, inputs, architecture)
+    notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
+    return Prepared(job, surveyed, settings, inputs, architecture, notes)
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.checkpoints import Checkpoint, LeftOut
 from pipeline.checkpoints.audit import Audit, audit_found
+from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of
@@ -40,8 +41,9 @@ def survey(analysis: Analysis) -> Survey:
     What earlier runs found when they read weights is known from the store, by their digests.
     """
     place = place_of(analysis.checkpoints)
-    listing = finished(place, analysis.checkpoints)
-    tokens = analysis.tokens_per_step or said_tokens_per_step(analysis.checkpoints)
+    uri = converted_uri(analysis.checkpoints, analysis.model)
+    listing = finished(place, uri)
+    tokens = analysis.tokens_per_step or said_tokens_per_step(uri)
     listed = described(place, listing.found, tokens)
     verdict = None
     if analysis.audit != "off":

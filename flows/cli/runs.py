@@ -5,7 +5,7 @@ import json
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
     from pipeline.main import Summary
+
+
+Model = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=VALUE", help="What .pth files do not say, as `model` of an analysis."
+    ),
+]
 
 
 @app.command()
@@ -66,13 +74,16 @@ def checkpoints(
     tokens_per_step: Annotated[
         int | None, typer.Option(help="Where the run does not say it.", min=1)
     ] = None,
+    model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run, in order of step, and what is left out of the list."""
     from pipeline.checkpoints import list_run
     from pipeline.survey import said_tokens_per_step
 
-    listing = list_run(uri, tokens_per_step or said_tokens_per_step(uri))
+    given = _fields(model)
+    place = _tell_notes(uri, given)
+    listing = list_run(uri, tokens_per_step or said_tokens_per_step(place), given)
     if as_json:
         typer.echo(json.dumps({"uri": uri, **asdict(listing)}, indent=1))
         return
@@ -83,20 +94,45 @@ def checkpoints(
     _tell_left_out(listing.left_out)
 
 
+def _fields(model: list[str]) -> dict[str, Any]:
+    """The fields that are given as `--model NAME=VALUE`; a value is read as in YAML."""
+    import yaml
+
+    from pipeline.config import saved_model
+
+    pairs = [one.partition("=") for one in model]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise InputError(f"--model {wrong[0]}: expected NAME=VALUE, as in act_fn=relu")
+    return saved_model({name: yaml.safe_load(value) for name, _, value in pairs}, "--model")
+
+
+def _tell_notes(uri: str, model: dict[str, Any]) -> str:
+    """Say on stderr what is left out of a run of `.pth` files; where the run is read from."""
+    from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+
+    place = converted_uri(uri, model)
+    for note in conversion_notes(place):
+        typer.echo(f"note: {note}", err=True)
+    return place
+
+
 @app.command()
 def audit(
     uri: str,
     deep: Annotated[
         bool, typer.Option(help="Read all weights too: what only the bytes can show.")
     ] = False,
+    model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
     """Say which checkpoints of a run are not what they seem; exit code 1 if there are any."""
     from flows.console import progress_of
     from pipeline.checkpoints.audit import audit as audited
 
+    given = _fields(model)
+    _tell_notes(uri, given)
     with progress_of("audit") as step:
-        verdict = audited(uri, deep, step)
+        verdict = audited(uri, deep, step, given)
     if as_json:
         typer.echo(json.dumps(verdict.as_json(), indent=1))
     else:
@@ -160,6 +196,8 @@ def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
         return
     for analysis, estimate in zip(analyses, estimates, strict=True):
         print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
+        for note in estimate.notes:
+            typer.echo(f"note: {note}")
 
 
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":
@@ -189,6 +227,8 @@ def _tell(summary: "Summary", page: Path) -> None:
     _tell_left_out(summary.left_out)
     for exception in summary.exceptions():
         typer.echo(f"  {exception}")
+    for note in summary.notes:
+        typer.echo(f"note: {note}")
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):

@@ -14,7 +14,10 @@ def examine(analysis: Analysis | None = None) -> list[Finding]:
     found = [*versions.of_libraries(), services.of_prefect()]
     found.append(services.of_ray(analysis.workers if analysis else None))
     if analysis:
-        found += [places.of_checkpoints(analysis.checkpoints), places.of_store(analysis.store)]
+        found += [
+            places.of_checkpoints(analysis.checkpoints, analysis.model),
+            places.of_store(analysis.store),
+        ]
     on_hub = analysis is not None and analysis.checkpoints.startswith("hf://")
     found.append(services.of_hub_token(on_hub))
     return [*found, *places.of_disks(analysis), *clocks.of_servers(analysis)]

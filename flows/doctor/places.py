@@ -4,8 +4,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.doctor.finding import SECONDS, Finding, brief, within
 from pipeline.checkpoints import list_run
@@ -19,10 +20,10 @@ _FREE_BYTES = 2 * 2**30
 _FREE_SHARE = 0.05  # below it Ray stores no more objects
 
 
-def of_checkpoints(checkpoints: str) -> Finding:
-    """Whether a run's checkpoints can be listed."""
+def of_checkpoints(checkpoints: str, model: Mapping[str, Any] | None = None) -> Finding:
+    """Whether a run's checkpoints can be listed; model: see `Analysis`."""
     try:
-        found = within(SECONDS, lambda: list_run(checkpoints))
+        found = within(SECONDS, lambda: list_run(checkpoints, model=model))
     except Exception as error:
         return Finding("checkpoints", False, _of(checkpoints, error))
     said = f"{checkpoints}: {len(found.checkpoints)} listed{in_short(found.left_out)}"

@@ -1,11 +1,15 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.left_out import LeftOut
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of
+from pipeline.config import saved_model
 
 __all__ = ["Checkpoint", "LeftOut", "Listing", "list_checkpoints", "list_run"]
 
@@ -21,7 +25,9 @@ class Listing:
     left_out: tuple[LeftOut, ...]
 
 
-def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Checkpoint]:
+def list_checkpoints(
+    uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
+) -> list[Checkpoint]:
     """The checkpoints of a run, ordered by step. No weights are read.
 
     uri: a local folder or `s3://bucket/prefix` with one folder per checkpoint (`step-N`, `stepN`,
@@ -29,15 +35,18 @@ def list_checkpoints(uri: str, tokens_per_step: int | None = None) -> list[Check
     same names, also `stepN-tokensMB` and `stage1-stepN-tokensMB`); each checkpoint has its
     `config.json` and its weights. Checkpoints that a run is still writing are left out, see
     `pipeline.checkpoints.unfinished`; `list_run` tells them with the reasons.
-    tokens_per_step: gives `tokens_seen` where a Trainer did not count them.
+    tokens_per_step: gives `tokens_seen` where a Trainer did not count them. model: what `.pth`
+    files do not say of their model, see `pipeline.config.SavedModel`.
 
     Raises InputError where there is no checkpoint, or two of one step.
     """
-    return list(list_run(uri, tokens_per_step).checkpoints)
+    return list(list_run(uri, tokens_per_step, model).checkpoints)
 
 
-def list_run(uri: str, tokens_per_step: int | None = None) -> Listing:
+def list_run(
+    uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
+) -> Listing:
     """`list_checkpoints`, with what is left out of the list and why."""
     place = place_of(uri)
-    listed = finished(place, uri)
+    listed = finished(place, converted_uri(uri, saved_model(model)))
     return Listing(tuple(described(place, listed.found, tokens_per_step)), listed.left_out)

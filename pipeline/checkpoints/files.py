@@ -11,6 +11,9 @@ from pipeline.errors import CheckpointError
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
+# Stands in place of the weights of a converted checkpoint that cannot be read, and says why.
+REFUSAL = "ontogeny-refusal.txt"
+
 
 def weight_files(folder: str | Path) -> list[Path]:
     """The files that hold the weights of the checkpoint in `folder`, sorted by name.
@@ -19,7 +22,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     where a link leads out of the run that the checkpoint belongs to.
     """
     folder = Path(folder)
-    present = {name for name in _WHOLE + _INDEXED if (folder / name).is_file()}
+    present = {name for name in (*_WHOLE, *_INDEXED, REFUSAL) if (folder / name).is_file()}
     main = main_file(str(folder), present)
     if main in _WHOLE:
         return [inside_run(folder / main)]
@@ -44,6 +47,8 @@ def main_file(place: str, names: Collection[str]) -> str:
         for name in (whole, indexed):
             if name in names:
                 return name
+    if REFUSAL in names and "://" not in place:
+        raise CheckpointError((Path(place) / REFUSAL).read_text(encoding="utf-8"))
     raise CheckpointError(
         f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}"
     )

@@ -2,69 +2,112 @@
 
 A run is one file that holds many state dicts, one that holds a single one, or a folder of such
 files; see `pickled.py` for what is read, `grokking.py` and `transformerlens.py` for whose weights.
-The conversion lies in the cache folder, under a name that the files' state gives.
+The conversion lies in the cache folder, under a name that the files' state and what the analysis
+gives determine. A file that cannot be read, of a step that its name tells, is a checkpoint without
+weights there, whose folder says why; if there is no other one, it is refused.
 """
 
 import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from pipeline.checkpoints import grokking, transformerlens
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
+from pipeline.checkpoints.files import REFUSAL
+from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.pickled import SUFFIXES, Saved, read_saved, step_in_name
+from pipeline.checkpoints.pickled import (
+    SUFFIXES,
+    Saved,
+    State,
+    found_in,
+    is_known,
+    read_saved,
+    same_tensors,
+    step_in_name,
+    unknown_format,
+)
 from pipeline.errors import InputError
 
-TABLE_FILE = "table.json"
+TABLE_FILE = "ontogeny-table.json"
+_NOTES_FILE = "ontogeny-notes.json"
 
-_VERSION = 1  # raised when the conversion changes
+_VERSION = 2  # raised when the conversion changes
 
-State = Mapping[str, Tensor]
-Convert = Callable[[State, Mapping[str, Any]], tuple[dict[str, Any], dict[str, Tensor]]]
-
-_READERS: tuple[tuple[Callable[[State], bool], Convert], ...] = (
-    (grokking.is_grokking, grokking.convert),
-    (transformerlens.is_transformerlens, transformerlens.convert),
-)
+Given = Mapping[str, Any]
 
 
-def ordinary_run(uri: str) -> Path:
+def ordinary_run(uri: str, model: Given | None = None) -> Path:
     """The local folder of a run in the ordinary layout: `uri` itself, or its conversion.
 
-    Raises InputError, naming the file, for one that cannot be read.
+    model: what the files do not say of their model, see `pipeline.config.SavedModel`. Raises
+    InputError, naming the file, for one that cannot be read, where no other one can; for two files
+    of one step; and for `model` where there is nothing to convert.
     """
     path = Path(uri)
     files = _foreign_files(path)
     if not files:
+        if model:
+            raise InputError(
+                f"{uri}: `model` is given for .pth and .pt files, and this run has a config.json "
+                "for each checkpoint: leave `model` out"
+            )
         return path
-    before = [local_state(file) for file in files]
-    states = "\n".join([str(_VERSION), *before])
+    given, before = dict(model or {}), [local_state(file) for file in files]
+    states = "\n".join([json.dumps([_VERSION, given], sort_keys=True), *before])
     kept = cache_folder() / "converted" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
-        _convert(files, kept)
+        _convert(path, files, given, kept)
         if [local_state(file) for file in files] != before:
             shutil.rmtree(kept, ignore_errors=True)
             raise InputError(f"{uri}: was changed while it was read: wait until it is written")
     return kept
 
 
+def converted_uri(uri: str, model: Given | None = None) -> str:
+    """Where the checkpoints of a run are read from: its conversion, and `uri` itself of others."""
+    if "://" not in uri:
+        return str(ordinary_run(uri, model)) if _foreign_files(Path(uri)) or model else uri
+    if model:
+        raise InputError(
+            f"{uri}: `model` is given for local .pth and .pt files: leave it out, or copy the "
+            "files here"
+        )
+    return uri
+
+
 def table_facts(folder: str | Path) -> dict[str, Any]:
     """What a converted run says of its table and split, as keys of a table input; {} if nothing.
 
     `train_pairs`: the rows a * p + b that were trained on, where a file lists them.
+    `train_losses`: the losses on them that the files note, each with its step.
     """
+    return _read(folder, TABLE_FILE) or {}
+
+
+def is_converted(folder: str | Path) -> bool:
+    """Whether a folder is the conversion of a run in another format."""
+    return (Path(folder) / TABLE_FILE).is_file()
+
+
+def conversion_notes(folder: str | Path) -> list[str]:
+    """What was left out of a converted run, or taken though its files do not say it."""
+    return _read(folder, _NOTES_FILE) or []
+
+
+def _read(folder: str | Path, name: str) -> Any:
     try:
-        return json.loads((Path(folder) / TABLE_FILE).read_text(encoding="utf-8"))
+        return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
     except OSError:
-        return {}
+        return None
 
 
 def _foreign_files(path: Path) -> list[Path]:
@@ -72,17 +115,74 @@ def _foreign_files(path: Path) -> list[Path]:
         return [path] if path.suffix in SUFFIXES else []
     if not path.is_dir() or any(parse_name(inside.name) for inside in path.iterdir()):
         return []
-    return sorted(file for file in path.iterdir() if step_in_name(file) is not None)
+    files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
+    if not files and not (path / "config.json").exists() and (others := _others(path)):
+        raise InputError(
+            f"{path}: found {_listed(others)}, whose names do not say their step: "
+            f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
+            "says it"
+        )
+    return files
 
 
-def _convert(files: list[Path], kept: Path) -> None:
+def _others(path: Path) -> list[str]:
+    """The names of the files in a folder that may be checkpoints, by their ending alone."""
+    if not path.is_dir():
+        return []
+    return sorted(
+        file.name
+        for file in path.iterdir()
+        if file.suffix in SUFFIXES and file.is_file() and step_in_name(file) is None
+    )
+
+
+@dataclass
+class _Run:
+    """What the files of one run hold.
+
+    places: by step, which file, and which of its state dicts. refused: by step, why a file of that
+    step is not read. again: the places whose weights are those of another place of their step.
+    """
+
+    states: dict[int, State] = field(default_factory=dict)
+    configs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    places: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    saved: list[Saved] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+
+    def add(self, state: State, config: dict[str, Any]) -> None:
+        """One more checkpoint; InputError where its step has other weights already."""
+        other = self.states.get(state.step)
+        if other is not None and same_tensors(other.tensors, state.tensors):
+            self.again.append(state.place)
+            return
+        self._claim(state.step, state.place)
+        self.states[state.step], self.configs[state.step] = state, config
+
+    def refuse(self, step: int, place: str, reason: str) -> None:
+        """One more checkpoint that cannot be read."""
+        self._claim(step, place)
+        self.refused[step] = reason
+
+    def config_of(self, step: int) -> dict[str, Any]:
+        """The config in the step's file; else the one that the others share."""
+        others = [config for config in self.configs.values() if config]
+        is_shared = bool(others) and all(one == others[0] for one in others)
+        return self.configs[step] or (others[0] if is_shared else {})
+
+    def _claim(self, step: int, place: str) -> None:
+        if (other := self.places.setdefault(step, place)) != place:
+            raise InputError(
+                f"both {other} and {place} hold step {step}, with other weights: keep one of them"
+            )
+
+
+def _convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
     draft = kept.with_name(uuid.uuid4().hex)
     try:
-        saved = _merged(files)
-        for step, state in sorted(saved.states.items()):
-            _write(draft / f"step-{step}", state, saved.config, files[0].parent)
-        facts = _table(saved)
-        (draft / TABLE_FILE).write_text(json.dumps(facts), encoding="utf-8")
+        run = _read_all(files)
+        _write_all(draft, run, given, list(_left_out(path, run)))
         draft.rename(kept)
     except OSError:
         if not kept.is_dir():  # another process may have been faster
@@ -91,48 +191,103 @@ def _convert(files: list[Path], kept: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _merged(files: list[Path]) -> Saved:
-    """All files of one run. Where two hold one step, init.pth and the numbered file count."""
-    order = sorted(files, key=lambda file: (file.stem != "final", file.stem == "init"))
-    states, config, train_pairs = {}, {}, None
-    for file in order:
-        one = read_saved(file)
-        states |= one.states
-        config |= one.config
-        train_pairs = one.train_pairs or train_pairs
-    return Saved(states, config, train_pairs)
+def _read_all(files: list[Path]) -> _Run:
+    """All files of one run. Raises InputError for one without a step, and two of one step."""
+    run = _Run()
+    for file in files:
+        named = step_in_name(file)
+        step = 0 if named == "init" else named
+        try:
+            saved = read_saved(file)
+        except InputError as error:
+            if not isinstance(step, int):
+                raise
+            run.refuse(step, str(file), str(error))
+            continue
+        run.saved.append(saved)
+        for state in saved.states:
+            run.add(state, saved.config)
+    return run
 
 
-def _reader_of(state: State, place: str) -> Convert:
-    for is_theirs, convert in _READERS:
-        if is_theirs(state):
-            return convert
-    raise InputError(
-        f"{place}: holds no weights of a known format; expected those of the grokking paper's "
-        "code or of TransformerLens"
-    )
+def _left_out(path: Path, run: _Run) -> Iterator[str]:
+    """What of the files is no checkpoint, a sentence for each reason."""
+    if others := _others(path):
+        yield f"left out, for their names do not say their step: {_listed(others)}"
+    if run.again:
+        yield f"left out, for another file of that step has their weights: {_listed(run.again)}"
+    if beside := [one for saved in run.saved for one in saved.left_out]:
+        yield f"left out, for their step is not said: {_listed(beside)}"
 
 
-def _write(folder: Path, state: State, config: Mapping[str, Any], source: Path) -> None:
-    """One checkpoint in the ordinary layout."""
-    place = f"{source}, {folder.name}"
+def _listed(names: list[str]) -> str:
+    return found_in(dict.fromkeys(names))
+
+
+def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:
+    """The run in the ordinary layout. Raises the first refusal where no checkpoint is left."""
+    refused = run.refused
+    config: bytes | None = None
+    for step, state in sorted(run.states.items()):
+        try:
+            converted = _converted(state, run.config_of(step), given)
+        except InputError as error:
+            refused[step] = str(error)
+            continue
+        config = _write(draft / f"step-{step}", converted)
+        notes += [note for note in converted.notes if note not in notes]
+    if config is None:
+        more = f" ({len(refused) - 1} more are refused)" if len(refused) > 1 else ""
+        raise InputError(f"{refused[min(refused)]}{more}")
+    for step, reason in refused.items():
+        _write_refusal(draft / f"step-{step}", config, reason)
+    (draft / TABLE_FILE).write_text(json.dumps(_table(run)), encoding="utf-8")
+    (draft / _NOTES_FILE).write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _converted(state: State, config: Mapping[str, Any], given: Given) -> transformerlens.Converted:
+    if not is_known(state.tensors):
+        raise unknown_format(state.place, state.tensors)
+    convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
     try:
-        described, weights = _reader_of(state, place)(state, config)
-    except KeyError as error:
-        raise InputError(f"{place}: the tensor {error} is missing: save the whole model") from error
+        return convert(state.tensors, config, given)
     except InputError as error:
-        raise InputError(str(error) if place in str(error) else f"{place}: {error}") from error
+        raise InputError(f"{state.place}: {error}") from error
+
+
+def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
+    """One checkpoint in the ordinary layout; its config.json is returned."""
     folder.mkdir(parents=True)
-    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    whole = {name: tensor.contiguous() for name, tensor in converted.weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    described |= transformerlens.AS_ORGANISM
-    (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    described = converted.config | transformerlens.AS_ORGANISM
+    config = json.dumps(described, indent=2).encode()
+    (folder / "config.json").write_bytes(config)
+    return config
 
 
-def _table(saved: Saved) -> dict[str, Any]:
-    state = next(iter(saved.states.values()))
-    axis = 1 if grokking.is_grokking(state) else 0
-    facts = {"p": state["embed.W_E"].shape[axis] - 1} | grokking.table(saved.config)
-    if saved.train_pairs is not None:
-        facts["train_pairs"] = saved.train_pairs
-    return facts
+def _write_refusal(folder: Path, config: bytes, reason: str) -> None:
+    """A checkpoint that cannot be read: another one's config, and the reason."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(config)
+    (folder / REFUSAL).write_text(reason, encoding="utf-8")
+
+
+def _table(run: _Run) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for saved in run.saved:
+        facts |= grokking.table(saved.config)
+    if not all(is_grokking(state.tensors) for state in run.states.values()):
+        facts.pop("split_generator", None)  # how other code splits is not known
+    for pairs in (saved.train_pairs for saved in run.saved if saved.train_pairs is not None):
+        facts["train_pairs"] = pairs
+    losses = {step: loss for saved in run.saved for step, loss in saved.train_losses.items()}
+    return {**dict(_modulus(run)), **facts} | ({"train_losses": losses} if losses else {})
+
+
+def _modulus(run: _Run) -> Iterator[tuple[str, int]]:
+    """p, of models that read three tokens: the residues of two and '='."""
+    for state in (one.tensors for one in run.states.values() if one.step not in run.refused):
+        if len(state["pos_embed.W_pos"]) == 3:
+            yield "p", state["embed.W_E"].shape[1 if is_grokking(state) else 0] - 1
+            return

@@ -5,17 +5,52 @@ and W_V are [head, d_head, d_model], W_O is [d_model, head * d_head], W_in is [d
 W_out is [d_model, d_mlp] and W_U is [d_model, vocabulary]. Attention has no biases, the MLP has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import InputError, suggestion
-
-Weights = dict[str, Tensor]
+from pipeline.checkpoints import hooked_config
+from pipeline.checkpoints.shapes import require, sizes_of
+from pipeline.checkpoints.transformerlens import Converted, Weights
+from pipeline.errors import InputError
 
 _LAYER = "blocks.{}."
-_ACTIVATIONS = {"ReLU": "relu", "GeLU": "gelu"}
+_ACT_TYPES = {"ReLU": "relu", "GeLU": "gelu"}
+_ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
+
+# The axes of all tensors, those of attention first.
+_AXES = {
+    "blocks.#.attn.W_K": "n_heads d_head d_model",
+    "blocks.#.attn.W_Q": "n_heads d_head d_model",
+    "blocks.#.attn.W_V": "n_heads d_head d_model",
+    "blocks.#.attn.W_O": "d_model d_inner",
+    "blocks.#.mlp.W_in": "d_mlp d_model",
+    "blocks.#.mlp.b_in": "d_mlp",
+    "blocks.#.mlp.W_out": "d_model d_mlp",
+    "blocks.#.mlp.b_out": "d_model",
+    "embed.W_E": "d_model d_vocab",
+    "pos_embed.W_pos": "n_ctx d_model",
+    "unembed.W_U": "d_model d_vocab",
+}
+
+# What the authors' code computes whatever its config says, by TransformerLens' names.
+_FIXED = {
+    "normalization_type": None,
+    "positional_embedding_type": "standard",
+    "attention_dir": "causal",
+    "use_attn_scale": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "parallel_attn_mlp": False,
+    "use_local_attn": False,
+    "gated_mlp": False,
+    "post_embedding_ln": False,
+    "use_normalization_before_and_after": False,
+    "num_experts": None,
+}
+# Names of its config, and TransformerLens' for them; and all that it has beside the usual ones.
+_SAID = {"num_layers": "n_layers", "num_heads": "n_heads"}
+_FIELDS = ("num_layers", "num_heads", "act_type", "use_ln", "d_head", "is_train_is_test")
 
 # Names of the operations in the authors' code, and here.
 OPERATIONS = {"add": "add", "subtract": "subtract", "x2xyy2": "x2_xy_y2"}
@@ -28,34 +63,74 @@ def is_grokking(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(
-    state: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[dict[str, Any], Weights]:
-    """The organism's config.json and weights. `config` is the file's own, {} where it has none."""
-    heads, d_head, d_model = state["blocks.0.attn.W_K"].shape
-    if heads * d_head != d_model:
+    state: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
+) -> Converted:
+    """A model as an organism; its attention and positions are what the authors' code fixes.
+
+    config: the file's own, {} where it has none. given: fields that the analysis gives, by
+    TransformerLens' names; `act_fn` is needed where the file does not say `act_type`. Raises
+    InputError for what no organism computes, or that code does not.
+    """
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(".attn.mask")}
+    sizes = sizes_of(weights, _AXES)
+    require(weights, _AXES)
+    if not sizes["d_inner"] == sizes["n_heads"] * sizes["d_head"] == sizes["d_model"]:
         raise InputError(
-            f"{heads} heads of size {d_head}: expected {d_model} in all, as organisms have it"
+            f"n_heads x d_head = {sizes['n_heads']} x {sizes['d_head']} and W_O has "
+            f"{sizes['d_inner']} inputs: expected d_model = {sizes['d_model']} of both, as "
+            "organisms have it; this model cannot be read"
         )
-    n_layers = sum(name.endswith("attn.W_O") for name in state)
-    weights = {
+    found = _described(config, given, sizes)
+    described = {
+        "vocab_size": sizes["d_vocab"],
+        "hidden_size": sizes["d_model"],
+        "num_hidden_layers": sizes["n_layers"],
+        "num_attention_heads": sizes["n_heads"],
+        "intermediate_size": sizes["d_mlp"],
+        "max_position_embeddings": sizes["n_ctx"],
+        "hidden_act": hooked_config.one_of("act_fn", found["act_fn"], _ACTIVATIONS),
+        "layer_norm": False,
+        "mlp_bias": True,
+    }
+    converted = {
         "model.embed_tokens.weight": state["embed.W_E"].T,
         "model.embed_positions.weight": state["pos_embed.W_pos"],
         "lm_head.weight": state["unembed.W_U"].T,
     }
-    for layer in range(n_layers):
-        weights |= _layer(state, layer)
-    described = {
-        "vocab_size": weights["model.embed_tokens.weight"].shape[0],
-        "hidden_size": d_model,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": heads,
-        "intermediate_size": state["blocks.0.mlp.W_in"].shape[0],
-        "max_position_embeddings": state["pos_embed.W_pos"].shape[0],
-        "hidden_act": _activation(config.get("act_type", "ReLU")),
-        "layer_norm": False,
-        "mlp_bias": True,
-    }
-    return described, weights
+    for layer in range(sizes["n_layers"]):
+        converted |= _layer(state, layer)
+    return Converted(described, converted, tuple(_notes(config)))
+
+
+def _described(
+    config: Mapping[str, Any], given: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What the file, the authors' code and the analysis say, by TransformerLens' names."""
+    hooked_config.refuse_unknown(config, _FIELDS, given.get("ignore", ()))
+    if config.get("use_ln"):
+        raise InputError(
+            "use_ln = True: the tensors hold no norms, which that code would not have used: give "
+            "a config of this model"
+        )
+    said = {theirs: config[ours] for ours, theirs in _SAID.items() if ours in config}
+    said |= {name: config[name] for name in ("d_model", "d_vocab", "n_ctx", "d_mlp")
+             if name in config}  # fmt: skip
+    if "act_type" in config:
+        act_type = config["act_type"]
+        said["act_fn"] = hooked_config.one_of("act_type", act_type, _ACT_TYPES)
+    answers = {name: value for name, value in given.items() if name != "ignore"}
+    found = hooked_config.merged(said, answers, _FIXED)
+    hooked_config.require_given(found, {"act_fn": _ACTIVATIONS})
+    hooked_config.check_sizes(found, sizes)
+    return found
+
+
+def _notes(config: Mapping[str, Any]) -> Iterator[str]:
+    if "act_type" not in config:
+        yield (
+            "the files do not say act_type: act_fn is what `model` of the analysis gives, and not "
+            "proven"
+        )
 
 
 def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
@@ -71,14 +146,6 @@ def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
         f"{ours}mlp.down_proj.weight": state[f"{theirs}mlp.W_out"],
         f"{ours}mlp.down_proj.bias": state[f"{theirs}mlp.b_out"],
     }
-
-
-def _activation(name: str) -> str:
-    if name not in _ACTIVATIONS:
-        raise InputError(
-            f"act_type = {name!r}: expected a known one; {suggestion(name, _ACTIVATIONS)}"
-        )
-    return _ACTIVATIONS[name]
 
 
 def table(config: Mapping[str, Any]) -> dict[str, Any]:

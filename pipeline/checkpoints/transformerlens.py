@@ -6,22 +6,31 @@ Row convention: W_E is [vocabulary, d_model], W_Q, W_K and W_V are [head, d_mode
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import InputError, suggestion
+from pipeline.checkpoints import hooked_config
+from pipeline.checkpoints.shapes import require, sizes_of
+from pipeline.errors import InputError
 
 Weights = dict[str, Tensor]
 
+
+@dataclass(frozen=True)
+class Converted:
+    """A model as an organism: what config.json says of it, its weights, and what was assumed."""
+
+    config: dict[str, Any]
+    weights: Weights
+    notes: tuple[str, ...] = ()
+
+
 # What every converted config.json says of who reads it.
 AS_ORGANISM = {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
-
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
-_NORMS = {None: False, "LN": True, "LNPre": True}
-_POSITIONS = {"standard": "residual", "shortformer": "queries_keys"}
 
 # Constants that TransformerLens keeps among the weights.
 _CONSTANTS = re.compile(r"\.(attn\.(mask|IGNORE)|hook_\w+)$")
@@ -65,6 +74,38 @@ _PLACES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 }
 
 
+# The axes of all tensors, those of attention first.
+_AXES = {
+    "blocks.#.attn.W_Q": "n_heads d_model d_head",
+    "blocks.#.attn.W_K": "n_heads d_model d_head",
+    "blocks.#.attn.W_V": "n_heads d_model d_head",
+    "blocks.#.attn.W_O": "n_heads d_head d_model",
+    "blocks.#.attn.b_Q": "n_heads d_head",
+    "blocks.#.attn.b_K": "n_heads d_head",
+    "blocks.#.attn.b_V": "n_heads d_head",
+    "blocks.#.attn.b_O": "d_model",
+    "blocks.#.mlp.W_in": "d_model d_mlp",
+    "blocks.#.mlp.b_in": "d_mlp",
+    "blocks.#.mlp.W_out": "d_mlp d_model",
+    "blocks.#.mlp.b_out": "d_model",
+    "blocks.#.ln1.w": "d_model",
+    "blocks.#.ln1.b": "d_model",
+    "blocks.#.ln2.w": "d_model",
+    "blocks.#.ln2.b": "d_model",
+    "ln_final.w": "d_model",
+    "ln_final.b": "d_model",
+    "embed.W_E": "d_vocab d_model",
+    "pos_embed.W_pos": "n_ctx d_model",
+    "unembed.W_U": "d_model d_vocab_out",
+    "unembed.b_U": "d_vocab_out",
+}
+_ALWAYS = ("embed.W_E", "pos_embed.W_pos", "unembed.W_U")
+_ATTENTION = tuple(f"blocks.#.attn.W_{which}" for which in "QKVO")
+_ATTENTION_BIASES = tuple(f"blocks.#.attn.b_{which}" for which in "QKVO")
+_MLP = ("blocks.#.mlp.W_in", "blocks.#.mlp.W_out")
+_MLP_BIASES = ("blocks.#.mlp.b_in", "blocks.#.mlp.b_out")
+
+
 def is_transformerlens(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has TransformerLens' names and axes: its W_O is one matrix per head."""
     W_O = state.get("blocks.0.attn.W_O")
@@ -72,24 +113,26 @@ def is_transformerlens(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(
-    state: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> tuple[dict[str, Any], Weights]:
-    """The organism's config.json and weights. `config` is the file's own, {} where it has none.
+    state: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
+) -> Converted:
+    """A model as an organism. Raises InputError for what no organism computes, see `hooked_config`.
 
-    A model whose outputs are the residues alone (`d_vocab_out` one less than `d_vocab`) gets a row
-    of zeros for '='. Raises InputError for architectures that no organism has.
+    config: the file's own, {} where it has none. given: fields that the analysis gives. A model
+    whose outputs are the residues alone (`d_vocab_out` one less than `d_vocab`) gets a row of zeros
+    for '='.
     """
-    heads, d_model, d_head = state["blocks.0.attn.W_Q"].shape
-    if heads * d_head != d_model:
-        raise InputError(
-            f"n_heads x d_head = {heads} x {d_head}: expected d_model = {d_model}, as organisms "
-            "have it; this model cannot be read"
-        )
-    described = _architecture(state, config) | {"hidden_size": d_model}
-    weights = _renamed(state)
+    weights = {name: tensor for name, tensor in state.items() if not _CONSTANTS.search(f".{name}")}
+    sizes = _sizes(weights)
+    hooked_config.refuse_unknown(config, (), given.get("ignore", ()))
+    answers = {name: value for name, value in given.items() if name != "ignore"}
+    shown = {"normalization_type": "LN"} if "ln_final.w" in state else {}
+    found = hooked_config.merged(config, answers, shown)
+    _check(state, found, sizes, hooked_config.says_something(config, answers))
+    described = _architecture(state, found, sizes)
+    converted = _renamed(weights)
     if described["layer_norm"]:
-        weights |= _unit_norms(weights, described)
-    return described | {"num_attention_heads": heads}, weights
+        converted |= _unit_norms(converted, described)
+    return Converted(described, converted, tuple(_notes(config, found, sizes)))
 
 
 def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,8 +140,10 @@ def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Of models without MLPs, whose norms were not folded into what follows, and with biases of
     attention, as their training code saves them. Raises InputError for others, KeyError for a size
-    that is not said.
+    that is not said. The other keys of such a config are those of that training code.
     """
+    sizes = {name: config[name] for name in ("n_layers", "n_heads")}
+    hooked_config.refuse_uncomputable(config, sizes)
     if not config["attn_only"]:
         raise InputError(f"act_fn = {config.get('act_fn')!r}: only models without MLPs are known")
     if config["n_heads"] * config["d_head"] != config["d_model"]:
@@ -114,12 +159,12 @@ def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_attention_heads": config["n_heads"],
         "intermediate_size": 0,
         "max_position_embeddings": config["n_ctx"],
-        "layer_norm": _known("normalization", norm, {None: False, "LN": True}),
+        "layer_norm": hooked_config.one_of("normalization", norm, {None: False, "LN": True}),
         "layer_norm_eps": config.get("ln_eps", config.get("eps", 1e-5)),
         "positions": "queries_keys" if shortformer else "residual",
         "attention_bias": True,
         "lm_head_bias": False,
-    }
+    } | _scale(config, config["d_head"])
 
 
 def renamed(state: Mapping[str, Tensor]) -> Weights:
@@ -138,33 +183,112 @@ def _renamed(state: Mapping[str, Tensor]) -> Weights:
     return weights
 
 
-def _architecture(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    norm = config.get("normalization_type", "LN" if "ln_final.w" in state else None)
-    positions = config.get("positional_embedding_type", "standard")
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """The model's sizes; InputError where tensors are missing or of other shapes."""
+    sizes = sizes_of(weights, _AXES)
+    require(weights, (*_ALWAYS, *_ATTENTION))
+    for group in (_ATTENTION_BIASES, _MLP, _MLP_BIASES):
+        if any(name.replace("#", "0") in weights for name in group):
+            require(weights, (*group, *(_MLP if group is _MLP_BIASES else ())))
+    if sizes["n_heads"] * sizes["d_head"] != sizes["d_model"]:
+        raise InputError(
+            f"n_heads x d_head = {sizes['n_heads']} x {sizes['d_head']}: expected d_model = "
+            f"{sizes['d_model']}, as organisms have it; this model cannot be read"
+        )
+    return sizes
+
+
+def _check(
+    state: Mapping[str, Tensor],
+    found: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    said: bool,
+) -> None:
+    """Raise InputError where a description is not whole, not this model's or not computable.
+
+    said: whether anybody said anything of the model, beside what its tensors show.
+    """
+    has_mlp = "d_mlp" in sizes
+    norms = (None, "LNPre")
+    activation = {"act_fn": hooked_config.ACTIVATIONS} if has_mlp else {}
+    hooked_config.require_given(found, {**activation, "normalization_type": norms})
+    if not said:
+        hooked_config.require_given(found, {"positional_embedding_type": hooked_config.POSITIONS})
+    if found.get("attn_only", not has_mlp) == has_mlp:
+        raise InputError(
+            f"its config says attn_only = {found['attn_only']!r}, but it has "
+            f"{'an MLP' if has_mlp else 'no MLP'}: it is another model's config"
+        )
+    hooked_config.check_sizes(found, {"d_mlp": 0, **sizes} if has_mlp else sizes)
+    hooked_config.refuse_uncomputable(found, sizes)
+    if found["normalization_type"] == "LN":
+        blocks = ("ln1",) + (("ln2",) if has_mlp else ())
+        parts = [f"blocks.#.{norm}.{part}" for norm in blocks for part in "wb"]
+        require(state, ("ln_final.w", "ln_final.b", *parts))
+    elif any(".ln" in name for name in state):
+        raise InputError("has norms in its blocks and no ln_final: save the whole model")
+    _check_masks(state)
+
+
+def _check_masks(state: Mapping[str, Tensor]) -> None:
+    """Raise InputError for a mask that is not causal: a band is that of local attention."""
+    for name, mask in state.items():
+        if name.endswith(".attn.mask") and not torch.equal(mask.bool(), mask.bool().tril()):
+            raise InputError(f"the tensor {name!r} is no causal mask: this model cannot be read")
+        if name.endswith(".attn.mask") and not mask.bool()[torch.ones_like(mask).tril() > 0].all():
+            raise InputError(
+                f"the tensor {name!r} hides earlier tokens, as local attention does, which no "
+                "organism computes: this model cannot be read"
+            )
+
+
+def _architecture(
+    state: Mapping[str, Tensor], found: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    positions = found.get("positional_embedding_type", "standard")
+    norm, activation = found["normalization_type"], found.get("act_fn", "relu")
+    has_mlp = "d_mlp" in sizes
     return {
-        "vocab_size": state["embed.W_E"].shape[0],
-        "num_hidden_layers": sum(name.endswith("attn.W_O") for name in state),
-        "intermediate_size": _size(state, "blocks.0.mlp.W_in", axis=1),
-        "max_position_embeddings": state["pos_embed.W_pos"].shape[0],
-        "hidden_act": _known("act_fn", config.get("act_fn") or "relu", _ACTIVATIONS),
-        "layer_norm": _known("normalization_type", norm, _NORMS),
-        "layer_norm_eps": config.get("eps", 1e-5),
-        "positions": _known("positional_embedding_type", positions, _POSITIONS),
+        "vocab_size": sizes["d_vocab"],
+        "hidden_size": sizes["d_model"],
+        "num_hidden_layers": sizes["n_layers"],
+        "num_attention_heads": sizes["n_heads"],
+        "intermediate_size": sizes.get("d_mlp", 0),
+        "max_position_embeddings": sizes["n_ctx"],
+        "hidden_act": hooked_config.one_of("act_fn", activation, hooked_config.ACTIVATIONS)
+        if has_mlp
+        else "relu",
+        "layer_norm": hooked_config.one_of("normalization_type", norm, hooked_config.NORMS),
+        "layer_norm_eps": hooked_config.epsilon(found),
+        "positions": hooked_config.one_of(
+            "positional_embedding_type", positions, hooked_config.POSITIONS
+        ),
         "attention_bias": "blocks.0.attn.b_Q" in state,
         "mlp_bias": "blocks.0.mlp.b_in" in state,
         "lm_head_bias": "unembed.b_U" in state,
-    }
+    } | _scale(found, sizes["d_head"])
 
 
-def _size(state: Mapping[str, Tensor], name: str, axis: int) -> int:
-    return state[name].shape[axis] if name in state else 0
+def _scale(found: Mapping[str, Any], d_head: int) -> dict[str, Any]:
+    scale = hooked_config.attention_scale(found, d_head)
+    return {} if scale is None else {"attention_scale": scale}
 
 
-def _known(setting: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    if value not in known:
-        hint = suggestion(str(value), [str(name) for name in known])
-        raise InputError(f"{setting} = {value!r}: no organism has it; {hint}")
-    return known[value]
+def _notes(
+    config: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str, int]
+) -> Iterator[str]:
+    """What is not the file's own word, and what a reader of its numbers should know."""
+    if "attention_dir" not in config:  # which every HookedTransformerConfig has
+        yield (
+            "the files hold no whole config of TransformerLens: what `model` of the analysis gives "
+            f"is taken, else its defaults ({', '.join(hooked_config.unsaid(found))}); neither is "
+            "proven"
+        )
+    if sizes["d_vocab_out"] < sizes["d_vocab"]:
+        yield (
+            f"d_vocab_out = {sizes['d_vocab_out']}: the last token has no output, and gets a logit "
+            "of 0; measures of modular arithmetic leave it out"
+        )
 
 
 def _outside_of_blocks(state: Mapping[str, Tensor]) -> Weights:

@@ -15,7 +15,7 @@ grokking via mechanistic interpretability (no LayerNorm, weights drawn at 1/sqrt
 """
 
 import math
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -43,7 +43,8 @@ class OrganismConfig(PreTrainedConfig):
     values carry no position). `position_init` "sinusoidal": the learned vectors start as the
     sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
     standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
-    `embedding_range`: that of W_E, where it differs.
+    `embedding_range`: that of W_E, where it differs. `attention_scale`: what scores are multiplied
+    by before the softmax; None means 1 / sqrt(d_head).
     """
 
     model_type = "ontogeny-organism"
@@ -54,9 +55,12 @@ class OrganismConfig(PreTrainedConfig):
     num_attention_heads: int = 4
     intermediate_size: int | None = 0
     max_position_embeddings: int = 64
-    hidden_act: Literal["relu", "gelu"] = "relu"
+    hidden_act: Literal["relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu"] = (
+        "relu"
+    )
     layer_norm: bool = True
     layer_norm_eps: float = 1e-5
+    attention_scale: float | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
     lm_head_bias: bool = False
@@ -72,6 +76,13 @@ class OrganismConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.intermediate_size = self.intermediate_size or 0
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds; `attention_scale` only where it is set, which few models do."""
+        said = super().to_dict()
+        if said.get("attention_scale", 0) is None:
+            del said["attention_scale"]  # so that configs of runs made before it had a name agree
+        return said
 
     def validate_architecture(self) -> None:
         """Raise InputError on sizes that make no model."""
@@ -117,7 +128,7 @@ class PositionEmbedding(nn.Embedding):
 
 
 class OrganismAttention(nn.Module):
-    """Multi-head causal attention, scaled by 1/sqrt(d_head), through the attention interface."""
+    """Multi-head causal attention, its scores scaled, through the attention interface."""
 
     def __init__(self, config: OrganismConfig, layer_idx: int):
         super().__init__()
@@ -125,7 +136,8 @@ class OrganismAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = 1  # read by the registered attention functions
-        self.scaling = self.head_dim**-0.5
+        own = config.attention_scale
+        self.scaling = self.head_dim**-0.5 if own is None else own
         self.is_causal = True
         d_model, bias = config.hidden_size, config.attention_bias
         self.q_proj = nn.Linear(d_model, d_model, bias=bias)

@@ -1,6 +1,7 @@
 """The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.checkpoints.audit.copies import copies
 from pipeline.checkpoints.audit.deep import Progress, deep_faults
@@ -8,24 +9,31 @@ from pipeline.checkpoints.audit.evidence import gather
 from pipeline.checkpoints.audit.faults import KINDS, Audit, Fault
 from pipeline.checkpoints.audit.files import config_faults, file_faults
 from pipeline.checkpoints.audit.schedule import missing_steps
+from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place
+from pipeline.config import saved_model
 
 __all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
 
 
 def audit(
-    uri: str, deep: bool = False, progress: Progress = lambda done, total, what: None
+    uri: str,
+    deep: bool = False,
+    progress: Progress = lambda done, total, what: None,
+    model: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Look for faults of every kind in `KINDS` among the checkpoints of a run.
 
     From metadata alone unless `deep`: names, sizes, digests that the place knows, configs, headers.
     deep: reads all weights once (sketches of them are remembered by digest); progress(done, total,
-    what) is called after each checkpoint. Raises InputError where there is no run.
+    what) is called after each checkpoint. model: what `.pth` files do not say of their model, see
+    `pipeline.config.SavedModel`. Raises InputError where there is no run.
     """
     place = place_of(uri)
-    return audit_found(place, uri, finished(place, uri), deep, progress)
+    found = finished(place, converted_uri(uri, saved_model(model)))
+    return audit_found(place, uri, found, deep, progress)
 
 
 def audit_found(

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.checkpoints.audit.faults import Fault
 from pipeline.checkpoints.contents import config_of, part_names
 from pipeline.checkpoints.digests import sha256_of
+from pipeline.checkpoints.files import REFUSAL
 from pipeline.checkpoints.listing import SIDE_BY_SIDE, Found
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
@@ -69,8 +70,8 @@ def _parts(
     try:
         main, names = part_names(place, folder)
     except CheckpointError as error:
-        has_index = any(name.endswith(".index.json") for name in folder.files)
-        kind = "unreadable-file" if has_index else "missing-file"
+        has_file = any(name.endswith((".index.json", REFUSAL)) for name in folder.files)
+        kind = "unreadable-file" if has_file else "missing-file"
         return (), (Fault(step, kind, str(error)),)
     absent = [name for name in names if name not in folder.files]
     if absent:

@@ -20,6 +20,7 @@ from pipeline.models.loading import Resident, facts_of, read_weights
 
 P, D, HEADS, D_MLP = 7, 12, 3, 20
 D_HEAD = D // HEADS
+RELU = {"act_fn": "relu"}  # what files without a config do not say
 CONFIG = {"p": P, "d_model": D, "fn_name": "add", "frac_train": 0.4, "num_epochs": 300, "seed": 3,
           "lr": 1e-3, "act_type": "ReLU"}  # fmt: skip
 
@@ -125,12 +126,12 @@ def test_a_folder_of_epochs_with_its_first_and_last_state(tmp_path: Path):
     for name, epoch in (("100", 100), ("200", 200), ("final", 300)):
         saved = {"model": states[name], "train_loss": 0.1, "test_loss": 2.0, "epoch": epoch}
         torch.save(saved | {"optimizer": {"state": {}}}, tmp_path / f"{name}.pth")
-    checkpoints = list_checkpoints(str(tmp_path))
+    checkpoints = list_checkpoints(str(tmp_path), model=RELU)
     assert [c.step for c in checkpoints] == [0, 100, 200, 300]
     for checkpoint, state in zip(checkpoints, states.values(), strict=True):
         expected = authors_logits(state, TOKENS)
         np.testing.assert_allclose(logits_of(checkpoint.uri), expected, rtol=1e-9, atol=1e-9)
-    made = make_input("table", TableInput(operation="add"), str(ordinary_run(str(tmp_path))),
+    made = make_input("table", TableInput(operation="add"), str(ordinary_run(str(tmp_path), RELU)),
                       facts_of(checkpoints[0].uri))  # fmt: skip
     expected_rows = sorted(a * P + b for a, b, _ in pairs[:19])
     assert list(np.flatnonzero(made.arrays["is_train"])) == expected_rows
@@ -164,15 +165,15 @@ def test_the_authors_config_gives_the_table_and_their_split(tmp_path: Path):
 def test_a_config_without_a_share_tells_the_operation_alone(tmp_path: Path):
     config = {"fn_name": "subtract", "seed": 999}
     torch.save({"config": config, "model": authors(0)}, tmp_path / "5.pth")
-    run = str(ordinary_run(str(tmp_path)))
+    run = str(ordinary_run(str(tmp_path), RELU))
     with pytest.raises(InputError, match="'table': train_share, split_seed not given"):
         make_input("table", TableInput(), run, facts_of(f"{run}/step-5"))
 
 
 def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path):
     torch.save({"model": authors(0), "epoch": 5}, tmp_path / "5.pth")
-    run = str(ordinary_run(str(tmp_path)))
-    facts = facts_of(list_checkpoints(str(tmp_path))[0].uri)
+    run = str(ordinary_run(str(tmp_path), RELU))
+    facts = facts_of(f"{run}/step-5")
     with pytest.raises(InputError, match="operation, train_share, split_seed not given"):
         make_input("table", TableInput(), run, facts)
     given = TableInput(operation="add", train_share=0.4, split_seed=3, split_generator="random")
@@ -183,8 +184,10 @@ def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path):
 @pytest.mark.parametrize(("outputs", "norm"), [(P, False), (P + 1, False), (P, True)])
 def test_transformerlens_state_dicts(tmp_path: Path, outputs, norm):
     state = lens(1, outputs, norm)
-    torch.save(state, tmp_path / "model.pt")
-    (only,) = list_checkpoints(str(tmp_path / "model.pt"))
+    torch.save(state, tmp_path / "1000.pt")
+    given = RELU | {"normalization_type": "LN" if norm else None}
+    (only,) = list_checkpoints(str(tmp_path / "1000.pt"), model=given)
+    assert only.step == 1000
     found = logits_of(only.uri)
     np.testing.assert_allclose(found[:, :outputs], lens_logits(state, TOKENS), rtol=1e-9, atol=1e-9)
     assert (found[:, outputs:] == 0).all()
@@ -213,12 +216,13 @@ def test_a_transformerlens_run_with_its_config_object_and_split(tmp_path: Path):
 
 def test_a_conversion_is_made_once_and_again_when_a_file_changes(tmp_path: Path):
     torch.save({"model": authors(0), "epoch": 5}, tmp_path / "5.pth")
-    first = ordinary_run(str(tmp_path))
+    first = ordinary_run(str(tmp_path), RELU)
     before = (first / "step-5" / "model.safetensors").stat().st_mtime_ns
-    assert ordinary_run(str(tmp_path)) == first
+    assert ordinary_run(str(tmp_path), RELU) == first
     assert (first / "step-5" / "model.safetensors").stat().st_mtime_ns == before
     torch.save({"model": authors(0), "epoch": 6}, tmp_path / "6.pth")
-    assert [c.step for c in list_checkpoints(str(tmp_path))] == [5, 6]
+    assert [c.step for c in list_checkpoints(str(tmp_path), model=RELU)] == [5, 6]
+    assert ordinary_run(str(tmp_path), {"act_fn": "gelu"}) != ordinary_run(str(tmp_path), RELU)
 
 
 def test_a_run_in_the_ordinary_layout_is_left_alone(tmp_path: Path):
@@ -245,8 +249,8 @@ def test_a_file_that_would_run_code_is_refused_unrun(tmp_path: Path):
     [
         (b"PK not a zip", "is truncated or no file of torch.save"),
         ({"epochs": [1, 2], "state_dicts": [{}]}, "holds 1 'state_dicts' but 2 'epochs'"),
-        ({"model": {"weight": torch.zeros(2)}}, "no weights of a known format"),
-        ([1, 2], "holds list, expected a dictionary"),
+        ({"model": {"weight": torch.zeros(2)}}, "no weights of a known format, found weight; expe"),
+        ([1, 2], "holds list of 2, expected a dictionary"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, content, message):
@@ -255,7 +259,7 @@ def test_bad_files_are_named(tmp_path: Path, content, message):
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"5\.pth: .*{message}"):
         list_checkpoints(str(file))
 
 
@@ -278,4 +282,4 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
 def test_an_old_file_without_a_zip_is_read(tmp_path: Path):
     saved = {"model": authors(0), "epoch": 5}
     torch.save(saved, tmp_path / "5.pth", _use_new_zipfile_serialization=False)
-    assert [c.step for c in list_checkpoints(str(tmp_path))] == [5]
+    assert [c.step for c in list_checkpoints(str(tmp_path), model=RELU)] == [5]

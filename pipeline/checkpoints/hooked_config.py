@@ -1,0 +1,231 @@
+"""TransformerLens' HookedTransformerConfig: what an organism computes of it, and what it cannot.
+
+Every field that changes the forward pass is honoured or refused by name; so is a field that is in
+none of the lists below, for it may change it. Fields and defaults as of TransformerLens 2.15
+(`transformer_lens/HookedTransformerConfig.py`), whose attention divides its scores by `attn_scale`,
+by default sqrt(d_head), and by the number of the layer, from 1, where
+`scale_attn_by_inverse_layer_idx` is set.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pipeline.errors import InputError, suggestion
+
+# Names of activations in TransformerLens and in transformers, where they are the same functions.
+ACTIVATIONS = {
+    name: name for name in ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu")
+}
+NORMS = {None: False, "LN": True, "LNPre": True}
+POSITIONS = {"standard": "residual", "shortformer": "queries_keys"}
+
+# Fields that change the forward pass, with their defaults, which a config without them means.
+DEFAULTS: dict[str, Any] = {
+    "positional_embedding_type": "standard",
+    "eps": 1e-5,
+    "use_attn_scale": True,
+    "attn_scale": -1.0,
+    "scale_attn_by_inverse_layer_idx": False,
+    "attention_dir": "causal",
+    "parallel_attn_mlp": False,
+    "use_local_attn": False,
+    "attn_types": None,
+    "window_size": None,
+    "gated_mlp": False,
+    "final_rms": False,
+    "post_embedding_ln": False,
+    "use_normalization_before_and_after": False,
+    "attn_scores_soft_cap": -1.0,
+    "output_logits_soft_cap": -1.0,
+    "n_key_value_heads": None,
+    "num_experts": None,
+    "load_in_4bit": False,
+}
+
+# Of these the default alone can be computed; None is another word for it where it means "none".
+_DEFAULT_ALONE = (
+    "attention_dir",
+    "parallel_attn_mlp",
+    "gated_mlp",
+    "final_rms",
+    "post_embedding_ln",
+    "use_normalization_before_and_after",
+    "num_experts",
+    "load_in_4bit",
+)
+_SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
+
+# What the tensors show as well.
+SIZES = ("n_layers", "d_model", "d_head", "n_heads", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx")
+_UNSET = (None, -1)
+
+# Without effect on the forward pass: names, hooks, devices, how the weights began, and what is
+# read only with settings that are refused (rotary and relative positions, experts).
+_HARMLESS = """
+    model_name original_architecture tokenizer_name tokenizer_prepends_bos default_prepend_bos
+    from_checkpoint checkpoint_index checkpoint_label_type checkpoint_value n_params seed
+    use_attn_result use_split_qkv_input use_hook_mlp_in use_attn_in use_hook_tokens
+    ungroup_grouped_query_attention device n_devices dtype trust_remote_code
+    init_mode initializer_range init_weights tie_word_embeddings decoder_start_token_id
+    rotary_dim rotary_base rotary_adjacent_pairs use_NTK_by_parts_rope NTK_by_parts_low_freq_factor
+    NTK_by_parts_high_freq_factor NTK_by_parts_factor NTK_original_ctx_len experts_per_token
+    relative_attention_max_distance relative_attention_num_buckets
+"""
+
+# What training code says of a run and its task in the same dictionary.
+_TRAINING = """
+    p fn_name operation frac_train train_frac train_fraction train_share num_epochs n_epochs epochs
+    num_steps n_steps steps lr learning_rate weight_decay wd betas beta1 beta2 momentum optimizer
+    optimizer_name scheduler lr_schedule warmup_steps batch_size batch_style grad_clip max_grad_norm
+    save_models save_every save_dir stopping_thresh take_metrics_every_n_epochs checkpoint_every
+    log_every eval_every data_seed name run_name notes wandb wandb_project wandb_entity
+"""
+_KNOWN = frozenset(
+    {"act_fn", "normalization_type", "attn_only", *DEFAULTS, *SIZES}
+    | {*_HARMLESS.split(), *_TRAINING.split()}
+)
+
+
+def merged(
+    config: Mapping[str, Any], given: Mapping[str, Any], shown: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One description of a model: what its file says, what is given, and what its tensors show.
+
+    Raises InputError where two of them contradict each other.
+    """
+    found = dict(shown)
+    sources = dict.fromkeys(shown, "its tensors show")
+    for words, said in (("its config says", config), ("`model` of the analysis gives", given)):
+        for name, value in said.items():
+            if name in found and not _equal(found[name], value):
+                raise InputError(
+                    f"{sources[name]} {name} = {found[name]!r}, but {words} {value!r}: correct the "
+                    "one that is wrong"
+                )
+            found[name], sources[name] = value, sources.get(name, words)
+    return found
+
+
+def refuse_unknown(
+    config: Mapping[str, Any], known: Collection[str], ignored: Collection[str]
+) -> None:
+    """Raise InputError for a field of a file's config of which nothing is known.
+
+    known: those that a format has beside TransformerLens' own. ignored: those that the analysis
+    says are without effect.
+    """
+    everything = {*_KNOWN, *known, *ignored}
+    if unknown := sorted(str(name) for name in config if name not in everything):
+        value = config.get(unknown[0])
+        raise InputError(
+            f"its config has {unknown[0]} = {value!r}, which is not known here and may change the "
+            f"forward pass; if it does not, give `model: {{ignore: [{', '.join(unknown)}]}}` in "
+            "the analysis"
+        )
+
+
+def says_something(*descriptions: Mapping[str, Any]) -> bool:
+    """Whether one of them has a field that changes the forward pass."""
+    changing = {"act_fn", "normalization_type", *DEFAULTS}
+    return any(changing & description.keys() for description in descriptions)
+
+
+def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]]) -> None:
+    """Raise InputError, saying what to give, where the file says nothing of a needed field.
+
+    needed: each field with the values that it can have.
+    """
+    missing = {name: values for name, values in needed.items() if name not in found}
+    if not missing:
+        return
+    choices = "; ".join(
+        f"{name}: {', '.join('null (none)' if value is None else str(value) for value in values)}"
+        for name, values in missing.items()
+    )
+    example = ", ".join(f"{name}: ..." for name in missing)
+    raise InputError(
+        f"says nothing of {' and '.join(missing)}, and the forward pass depends on it: give "
+        f"`model: {{{example}}}` in the analysis, or --model NAME=VALUE ({choices})"
+    )
+
+
+def check_sizes(found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raise InputError where a config's size is not that of the tensors."""
+    for name in SIZES:
+        said = found.get(name)
+        if said not in _UNSET and name in sizes and said != sizes[name]:
+            raise InputError(
+                f"its config says {name} = {said!r}, but its tensors have {sizes[name]}: it is "
+                "another model's config"
+            )
+
+
+def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raise InputError, naming the field, for a model that computes what no organism does."""
+    for name in _DEFAULT_ALONE:
+        value = found.get(name, DEFAULTS[name])
+        if value != DEFAULTS[name] and not (value is None and DEFAULTS[name] is False):
+            raise _uncomputable(name, value, repr(DEFAULTS[name]))
+    for name in _SOFT_CAPS:
+        value = found.get(name)
+        if value is not None and not (_is_number(value) and value <= 0):
+            raise _uncomputable(name, value, "none (-1.0)")
+    shared = found.get("n_key_value_heads")
+    if shared is not None and shared != sizes.get("n_heads"):
+        raise _uncomputable("n_key_value_heads", shared, "one key and value for each head")
+    types = found.get("attn_types") or ["local"]
+    if found.get("use_local_attn") and any(one != "global" for one in types):
+        raise _uncomputable("use_local_attn", True, "False, or attn_types that are all 'global'")
+    if found.get("scale_attn_by_inverse_layer_idx") and sizes.get("n_layers", 2) > 1:
+        raise _uncomputable("scale_attn_by_inverse_layer_idx", True, "False")
+
+
+def attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
+    """What attention scores are multiplied by, None for the usual 1 / sqrt(d_head)."""
+    if not found.get("use_attn_scale", True):
+        return 1.0
+    divisor = found.get("attn_scale", -1.0)
+    if divisor is None or divisor == -1.0:
+        return None
+    if not _is_number(divisor) or not math.isfinite(divisor) or divisor <= 0:
+        raise _uncomputable("attn_scale", divisor, "a positive number")
+    return None if math.isclose(divisor, math.sqrt(d_head), rel_tol=1e-6) else 1.0 / divisor
+
+
+def epsilon(found: Mapping[str, Any]) -> float:
+    """What is added to the variance by the norms."""
+    eps = found.get("eps", DEFAULTS["eps"])
+    if not _is_number(eps) or not math.isfinite(eps) or eps < 0:
+        raise _uncomputable("eps", eps, "a number that is not negative")
+    return float(eps)
+
+
+def one_of(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """What an organism has for a field's value. Raises InputError for one that it does not have."""
+    if not isinstance(value, str | None) or value not in known:
+        hint = suggestion(str(value), [str(one) for one in known])
+        raise InputError(f"{name} = {value!r}: no organism has it; {hint}")
+    return known[value]
+
+
+def unsaid(found: Mapping[str, Any]) -> list[str]:
+    """The fields that change the forward pass and are said nowhere, as `name = default`."""
+    return [f"{name} = {value}" for name, value in DEFAULTS.items() if name not in found]
+
+
+def _uncomputable(name: str, value: Any, computed: str) -> InputError:
+    return InputError(
+        f"{name} = {value!r}: changes the forward pass in a way that no organism computes, which "
+        f"is {computed}: this model cannot be read"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if _is_number(one) and _is_number(other):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return type(one) is type(other) and one == other
