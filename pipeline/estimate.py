@@ -82,7 +82,7 @@ def _groups_by_checkpoint(prepared: Prepared) -> Iterable[tuple[Group, ...]]:
     """What is computed at each checkpoint."""
     groups: dict[int, tuple[Group, ...]] = {one.step: () for one in prepared.checkpoints}
     for group in prepared.job.groups:
-        for checkpoint in group.applies_to(prepared.checkpoints):
+        for checkpoint in prepared.checkpoints_of(group):
             groups[checkpoint.step] += (group,)
     return groups.values()
 
@@ -134,7 +134,7 @@ def _row_bytes(prepared: Prepared) -> int:
     """Of all rows of all groups."""
     total = 0
     for group in prepared.job.groups:
-        rows = len(group.applies_to(prepared.checkpoints))
+        rows = len(prepared.checkpoints_of(group))
         coordinates = group.measure.coordinates(prepared.settings[group.name])
         for variable in group.measure.variables:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]

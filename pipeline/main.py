@@ -78,7 +78,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, failed=dict(prepared.failed), masked=surveyed.masked)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

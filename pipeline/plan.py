@@ -4,14 +4,14 @@ weights are read, and everything that is already stored is left out.
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from pipeline.architecture import architecture_of
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, GroupOptions, validated
 from pipeline.engine.forward import ENGINE_VERSION
@@ -21,7 +21,7 @@ from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
-from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.fingerprint import fingerprint, fingerprint_class
 from pipeline.store.layout import Template, check_half
 from pipeline.store.markers import Commit, latest
 from pipeline.survey import Survey
@@ -88,7 +88,8 @@ class Plan:
 class Prepared:
     """An analysis that was found good: its checkpoints, and what each measure is applied to.
 
-    surveyed: which checkpoints these were chosen from, and the verdict on them.
+    surveyed: which checkpoints these were chosen from, and the verdict on them. failed: the steps
+    of those that cannot be computed because of their config.json, each with the reason.
     """
 
     job: Job
@@ -96,11 +97,21 @@ class Prepared:
     settings: Mapping[str, Setting]
     inputs: Mapping[str, Input]
     architecture: str
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The checkpoints to compute, in order of step."""
-        return self.surveyed.checkpoints
+        return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
+
+    def checkpoints_of(self, group: Group) -> list[Checkpoint]:
+        """The checkpoints at which a group is to be computed.
+
+        A group's selection is made among all of them: which others it takes does not depend on
+        whether one can be computed.
+        """
+        chosen = group.applies_to(self.surveyed.checkpoints)
+        return [one for one in chosen if one.step not in self.failed]
 
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
@@ -118,12 +129,12 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
 
 def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
-    checkpoints = surveyed.checkpoints
-    architecture = _one_architecture(checkpoints)
-    trusted = analysis.trust_remote_code
-    facts = facts_of(metadata_folder(checkpoints[0].uri, code=trusted), trusted)
+    checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
+    shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
+    source = shared.source.uri
+    facts = facts_of(metadata_folder(source, code=trusted), trusted)
     groups = _groups(analysis)
-    run_folder = metadata_folder(analysis.checkpoints, checkpoints[0].uri)
+    run_folder = metadata_folder(analysis.checkpoints, source)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
@@ -131,8 +142,10 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
         group.applies_to(checkpoints)
 
     digests = {name: made.digest for name, made in inputs.items()}
-    job = Job(analysis, checkpoints[0].uri, groups, digests)
-    return Prepared(job, surveyed, settings, inputs, architecture)
+    longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
+    failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
+    job = Job(analysis, source, groups, digests)
+    return Prepared(job, surveyed, settings, inputs, shared.digest, failed)
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
@@ -142,9 +155,12 @@ def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> 
 
 
 def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
-    """The references that the last checkpoint's weights gave before; None if one is missing."""
-    job, last = prepared.job, prepared.checkpoints[-1]
-    if not job.needing_reference():
+    """The references that the last checkpoint's weights gave before; None if one is missing.
+
+    None of them can be had where that checkpoint cannot be computed.
+    """
+    job, last = prepared.job, prepared.surveyed.checkpoints[-1]
+    if not job.needing_reference() or last.step in prepared.failed:
         return {}
     if last.digest is None:
         return None
@@ -176,7 +192,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     for group in groups:
         name, class_ = group.name, classes[group.name]
         done = latest(job.store.commits(name), class_)
-        wanted = group.applies_to(prepared.checkpoints)
+        wanted = prepared.checkpoints_of(group)
         missing = [c.step for c in wanted if not _is_done(c, class_, done)]
         for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
             rows[step][name] = row
@@ -260,20 +276,6 @@ def _inputs(
                 f"define; {suggestion(name, specs)}"
             )
     return {name: make_input(name, specs[name], run_folder, facts) for name in names}
-
-
-def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
-    """The digest of the one architecture that all checkpoints share."""
-    first = read_config(checkpoints[0].uri)
-    for checkpoint in checkpoints[1:]:
-        found = read_config(checkpoint.uri)
-        for key in sorted(first.keys() | found.keys()):
-            if first.get(key) != found.get(key):
-                raise InputError(
-                    f"{checkpoint.uri}: its config.json has {key} = {found.get(key)!r}, expected "
-                    f"{first.get(key)!r} as in {checkpoints[0].uri}: keep one architecture per run"
-                )
-    return digest_of(first)
 
 
 def _template(

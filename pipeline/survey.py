@@ -18,11 +18,13 @@ from pipeline.training.config import RUN_FILE
 class Survey:
     """checkpoints: those to compute, in order of step: selected and not masked.
 
-    verdict: of the audit, on all checkpoints of the run; None where there was to be none.
+    verdict: of the audit, on all checkpoints of the run; None where there was to be none. listed:
+    all checkpoints of the run.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
+    listed: tuple[Checkpoint, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -39,7 +41,7 @@ def survey(analysis: Analysis) -> Survey:
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, found, deep=analysis.audit == "deep")
-    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict)
+    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, tuple(listed))
 
 
 def _chosen(

@@ -145,9 +145,15 @@ def facts_of(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> ModelFacts:
     """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
+    return _facts(without_memory(architecture, trust_remote_code))
+
+
+def without_memory(
+    architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return an architecture's module, whose tensors have shapes but no numbers."""
     with torch.device("meta"):
-        module = _build(architecture, trust_remote_code=trust_remote_code)
-    return _facts(module)
+        return _build(architecture, trust_remote_code=trust_remote_code)
 
 
 def check_shapes(

@@ -4,7 +4,6 @@ Headers are read, of a few kilobytes each; where that costs requests, one for al
 and size.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import check_shapes
+from pipeline.models.meaning import grouped, meanings_of, usual_group
 
 _START = 2**16  # bytes, which hold most headers
 _LENGTH = 8  # bytes, which say how long a header is
@@ -128,22 +128,24 @@ def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Look
 
 def config_faults(evidence: Sequence[Evidence], shapes: Mapping[int, Shapes]) -> list[Fault]:
     """Tensors that are not their config's; else configs that are not the run's usual one."""
-    usual = _usual_config(evidence)
+    configured = [(one, one.config) for one in evidence if one.config is not None]
+    meanings = meanings_of([config for _, config in configured])
+    groups = grouped(meanings)
+    usual = usual_group(meanings, groups) if groups else 0
     checked: dict[object, str] = {}
     faults = []
-    for one in evidence:
-        if one.config is None:
-            continue
+    for (one, config), meaning, group in zip(configured, meanings, groups, strict=True):
         wrong = ""
         if one.step in shapes:
-            key = _frozen(one.config), tuple(sorted(shapes[one.step].items()))
+            key = _frozen(config), tuple(sorted(shapes[one.step].items()))
             if key not in checked:
                 checked[key] = _misfit(one.folder.uri, shapes[one.step])
             wrong = checked[key]
         if wrong:
             faults.append(Fault(one.step, "shape-mismatch", wrong))
-        elif _frozen(one.config) != _frozen(usual):
-            faults.append(Fault(one.step, "other-config", _difference(one.config, usual)))
+        elif group != usual:
+            difference = meaning.difference(meanings[groups.index(usual)])
+            faults.append(Fault(one.step, "other-config", f"config.json has {difference}"))
     return faults
 
 
@@ -158,20 +160,5 @@ def _misfit(uri: str, shapes: Shapes) -> str:
     return ""
 
 
-def _usual_config(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
-    """The config that most checkpoints have; of equally many the last one's."""
-    configs = {_frozen(one.config): one.config for one in evidence if one.config is not None}
-    counts = Counter(_frozen(one.config) for one in reversed(evidence) if one.config is not None)
-    return configs[counts.most_common(1)[0][0]] if counts else {}
-
-
 def _frozen(config: Mapping[str, Any]) -> str:
     return repr(sorted(config.items()))
-
-
-def _difference(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in config.keys() | usual.keys() if config.get(key) != usual.get(key))
-    return "; ".join(
-        f"config.json has {key} = {config.get(key)!r}, elsewhere {usual.get(key)!r}"
-        for key in keys[:3]
-    )
