@@ -1,6 +1,7 @@
 """The one architecture of an analysis, and which of its checkpoints have another or none."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +21,8 @@ from pipeline.store.fingerprint import digest_of
 class Architecture:
     """What the checkpoints of an analysis share.
 
-    source: the checkpoint whose config.json the model is built from. digest: of that config, by
+    source: the checkpoint whose config.json the model is built from: the first one with the store's
+    own, else with the commonest. digest: of that config, by
     which a store is known again. failed: the steps whose config is missing, torn or another
     model's, each with the reason. meanings: of the others, by step.
     """
@@ -60,7 +62,8 @@ def architecture_of(
     """
     configs, failed = _read(checkpoints)
     if not configs:
-        raise InputError(next(iter(failed.values())))
+        more = f" (and {len(failed) - 1} more such checkpoints)" if len(failed) > 1 else ""
+        raise InputError(next(iter(failed.values())) + more)
     known = _stored_digest(store)
     former = None if known is None else _config_of(known, configs, checkpoints, listed)
     *found, last = meanings_of([*configs.values(), former or {}], trusted)
@@ -68,7 +71,7 @@ def architecture_of(
     chosen = last if former and any(_distinct(found, last).values()) else _usual(found)
     is_same = _distinct(found, chosen)
     kept = {one: meaning for one, meaning in meanings.items() if is_same[id(meaning)]}
-    source = next((one for one, meaning in kept.items() if meaning is chosen), next(iter(kept)))
+    source = _source(kept, chosen if chosen is last else None)
     reasons = {one.step: f"step {one.step}: {reason}" for one, reason in failed.items()} | {
         one.step: f"step {one.step}: {one.uri}/config.json has {meaning.difference(kept[source])} "
         f"as in {source.uri}: restore it, or analyse this step into a store of its own"
@@ -116,6 +119,13 @@ def _config_of(
             return config
     others, _ = _read(one for one in listed if one not in checkpoints)
     return next((config for config in others.values() if _digest(config) == digest), None)
+
+
+def _source(kept: Mapping[Checkpoint, Meaning], former: Meaning | None) -> Checkpoint:
+    """The first checkpoint with the store's very config, else with the commonest one."""
+    commonest = Counter(map(id, kept.values())).most_common(1)[0][0]
+    wanted = id(former) if former in kept.values() else commonest
+    return next(one for one, meaning in kept.items() if id(meaning) == wanted)
 
 
 def _usual(meanings: Sequence[Meaning]) -> Meaning:

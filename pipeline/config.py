@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import InputError, suggestion
 
@@ -199,6 +206,12 @@ class Analysis(Strict):
     tokens_per_step: int | None = Field(default=None, ge=1)
     cache: Cache = Cache()
     trust_remote_code: bool = False
+
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """`audit: off`, which YAML reads as false, means "off"."""
+        return "off" if given is False else given
 
     @model_validator(mode="before")
     @classmethod

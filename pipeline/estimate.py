@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression.
+    take longer. store_bytes: before compression. failed: the steps whose config.json is missing,
+    torn or another model's, each with the reason.
     """
 
     checkpoints: int
@@ -40,11 +41,13 @@ class Estimate:
     forward_passes: int
     hours: float
     store_bytes: int
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
-        yield "checkpoints", f"{self.checkpoints}{masked}"
+        failed = f" ({len(self.failed)} cannot be computed)" if self.failed else ""
+        yield "checkpoints", f"{self.checkpoints}{masked}{failed}"
         yield "to fetch", _sized(self.bytes_to_fetch)
         yield "to read", _sized(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
@@ -75,6 +78,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         forward_passes=forward_passes,
         hours=seconds / 3600,
         store_bytes=_row_bytes(prepared),
+        failed=prepared.failed,
     )
 
 

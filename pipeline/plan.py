@@ -251,6 +251,10 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
     where, shared = f"measures.{name}", GroupOptions.model_fields.keys()
     options = {key: value for key, value in parameters.items() if key in shared}
     own = {key: value for key, value in parameters.items() if key not in shared}
+    for key in sorted(own.keys() - kind.model_fields.keys()):
+        known = suggestion(key, {*kind.model_fields, *shared})
+        hint = f" (for another input: {measure_name}.<input>)" if key == "input" else ""
+        raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
     measure = validated(kind, own, where=where)
     group = Group(
         name, measure, input_name or kind.default_input, validated(GroupOptions, options, where)

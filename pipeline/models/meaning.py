@@ -103,6 +103,14 @@ class Meaning:
         return "; ".join(shown) + ("; ..." if len(keys) > _MOST_SHOWN else "")
 
     @cached_property
+    def can_be_built(self) -> bool:
+        """Whether it describes a language model that the library builds."""
+        try:
+            return self.config is not None and without_memory(self.config) is not None
+        except InputError:
+            return False
+
+    @cached_property
     def positions(self) -> Mapping[str, Any]:
         """The longest sequences that it says it can read, by key."""
         return _flat(self._described, _POSITIONS)
@@ -161,12 +169,15 @@ def grouped(meanings: Sequence[Meaning]) -> list[int]:
 
 
 def usual_group(meanings: Sequence[Meaning], groups: Sequence[int]) -> int:
-    """The group of most of them, of equally large ones the last one's.
+    """Return the group of most of them, of equally large ones the last one's.
 
-    One that the library can read goes before one that it cannot.
+    A model that can be built goes before one that cannot.
     """
-    readable = [g for one, g in zip(meanings, groups, strict=True) if one.config is not None]
-    return Counter(reversed(readable or groups)).most_common(1)[0][0]
+    ordered = [group for group, _ in Counter(reversed(groups)).most_common()]
+    if len(ordered) == 1:
+        return ordered[0]
+    good = (group for group in ordered if meanings[groups.index(group)].can_be_built)
+    return next(good, ordered[0])
 
 
 def _read(config: Mapping[str, Any]) -> PreTrainedConfig | None:

@@ -15,6 +15,7 @@ from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import is_cut_off
 from pipeline.checkpoints.headers import Header, read_header
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import check_shapes
@@ -77,6 +78,8 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
             return Looked(kind="empty-file", detail="it has no bytes")
         read = _reader(place, one, part)
         start = read(0, min(part.size, _START))
+        if found := placeholder_of(start):
+            return Looked(kind="unreadable-file", detail=found)
         if not start.strip(b"\0"):
             return Looked(kind="empty-file", detail="it holds zeros where its header should be")
         if part.name.endswith(".safetensors"):
