@@ -125,7 +125,8 @@ def spoken_of(
             ) from error
         if isinstance(error, OSError) and str(error).startswith(uri):
             raise
-        raise OSError(f"{uri}: cannot be reached ({_brief(error)}): try again later") from error
+        advice = "check the address and the network" if is_absent(error) else "try again later"
+        raise OSError(f"{uri}: cannot be reached ({_brief(error)}): {advice}") from error
 
 
 def _brief(error: Exception) -> str:
