@@ -3,6 +3,7 @@
 It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,11 @@ class _Run:
     tasks: int = 0
     new: list[str] = field(default_factory=list)
 
+    def refuse(self, failed: Mapping[int, str]) -> None:
+        """Enter the checkpoints that cannot be computed because of their config.json."""
+        self.summary.failed.update(failed)
+        self.table += [_failed_row(step, reason) for step, reason in failed.items()]
+
     def settle(self, cell: Cell, result: Outcome | Exception) -> None:
         settle(self.summary, cell, result)
         self.table.append(_table_row(cell, result))
@@ -94,6 +100,7 @@ def _run(analysis: Analysis) -> _Run:
     run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)
     run.summary.notes = list(prepared.notes)
+    run.refuse(prepared.failed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
     there = await_server()
@@ -189,8 +196,7 @@ def _report(run: _Run) -> None:
 
 def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
     if not isinstance(result, Outcome):
-        failed = {"computed": "", "read_s": None, "computed_s": None, "deviation": ""}
-        return {"step": cell.checkpoint.step, **failed, "failure": str(result)}
+        return _failed_row(cell.checkpoint.step, str(result))
     return {
         "step": result.step,
         "computed": ", ".join(result.computed),
@@ -199,3 +205,8 @@ def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
         "deviation": "batch halved for want of memory" if result.halved else "",
         "failure": "",
     }
+
+
+def _failed_row(step: int, reason: str) -> dict[str, Any]:
+    nothing = {"computed": "", "read_s": None, "computed_s": None, "deviation": ""}
+    return {"step": step, **nothing, "failure": reason}

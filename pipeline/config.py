@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import InputError, suggestion
 
@@ -248,6 +255,12 @@ class Analysis(Strict):
             return SavedModel.model_validate(data).given()
         except ValidationError as error:
             raise ValueError(_first_fault(SavedModel, error)) from None
+
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """`audit: off`, which YAML reads as false, means "off"."""
+        return "off" if given is False else given
 
     @model_validator(mode="before")
     @classmethod

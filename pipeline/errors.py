@@ -26,5 +26,7 @@ class DamagedError(CheckpointError):
 def suggestion(unknown: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown name: the nearest known one, or all of them."""
     names = sorted(known)
+    if not names:
+        return "none is known here"
     close = difflib.get_close_matches(unknown, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(names)}"

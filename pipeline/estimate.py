@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression. notes: see
-    `pipeline.plan.Prepared`.
+    take longer. store_bytes: before compression. notes: see `pipeline.plan.Prepared`. failed: the
+    steps whose config.json is missing, torn or another model's, each with the reason.
     """
 
     checkpoints: int
@@ -47,11 +47,13 @@ class Estimate:
     store_bytes: int
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
-        yield "checkpoints", f"{self.checkpoints}{masked}"
+        failed = f" ({len(self.failed)} cannot be computed)" if self.failed else ""
+        yield "checkpoints", f"{self.checkpoints}{masked}{failed}"
         for line in in_lines(self.left_out):
             yield "left out", line
         for step, reason in self.masked_steps.items():
@@ -89,6 +91,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         store_bytes=_row_bytes(prepared),
         left_out=surveyed.left_out,
         notes=prepared.notes,
+        failed=prepared.failed,
     )
 
 
@@ -96,7 +99,7 @@ def _groups_by_checkpoint(prepared: Prepared) -> Iterable[tuple[Group, ...]]:
     """What is computed at each checkpoint."""
     groups: dict[int, tuple[Group, ...]] = {one.step: () for one in prepared.checkpoints}
     for group in prepared.job.groups:
-        for checkpoint in group.applies_to(prepared.checkpoints):
+        for checkpoint in prepared.checkpoints_of(group):
             groups[checkpoint.step] += (group,)
     return groups.values()
 
@@ -148,7 +151,7 @@ def _row_bytes(prepared: Prepared) -> int:
     """Of all rows of all groups."""
     total = 0
     for group in prepared.job.groups:
-        rows = len(group.applies_to(prepared.checkpoints))
+        rows = len(prepared.checkpoints_of(group))
         coordinates = group.measure.coordinates(prepared.settings[group.name])
         for variable in group.measure.variables:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]

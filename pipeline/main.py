@@ -107,6 +107,7 @@ def analyze(
     prepared = prepare(analysis, surveyed)
     summary = Summary(
         analysis.store,
+        failed=dict(prepared.failed),
         masked=dict(surveyed.masked),
         left_out=surveyed.left_out,
         notes=list(prepared.notes),

@@ -4,15 +4,15 @@ weights are read, and everything that is already stored is left out.
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from pipeline.architecture import architecture_of
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, GroupOptions, validated
 from pipeline.engine.forward import ENGINE_VERSION
@@ -20,10 +20,9 @@ from pipeline.errors import InputError, suggestion
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.floats import as_trained
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
-from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.fingerprint import fingerprint, fingerprint_class
 from pipeline.store.layout import Template, check_half
 from pipeline.store.markers import Commit, latest
 from pipeline.survey import Survey
@@ -91,7 +90,8 @@ class Prepared:
     """An analysis that was found good: its checkpoints, and what each measure is applied to.
 
     surveyed: which checkpoints these were chosen from, and the verdict on them. notes: what was
-    left out of the run, or taken though nothing proves it, a sentence each.
+    left out of the run, or taken though nothing proves it, a sentence each. failed: the steps of
+    those that cannot be computed because of their config.json, each with the reason.
     """
 
     job: Job
@@ -100,11 +100,21 @@ class Prepared:
     inputs: Mapping[str, Input]
     architecture: str
     notes: tuple[str, ...] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The checkpoints to compute, in order of step."""
-        return self.surveyed.checkpoints
+        return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
+
+    def checkpoints_of(self, group: Group) -> list[Checkpoint]:
+        """The checkpoints at which a group is to be computed.
+
+        A group's selection is made among all of them: which others it takes does not depend on
+        whether one can be computed.
+        """
+        chosen = group.applies_to(self.surveyed.checkpoints)
+        return [one for one in chosen if one.step not in self.failed]
 
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
@@ -122,13 +132,13 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
 
 def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
-    checkpoints = surveyed.checkpoints
-    architecture = _one_architecture(checkpoints)
-    trusted = analysis.trust_remote_code
-    facts = facts_of(metadata_folder(checkpoints[0].uri, code=trusted), trusted)
+    checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
+    shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
+    source = shared.source.uri
+    facts = facts_of(metadata_folder(source, code=trusted), trusted)
     groups = _groups(analysis)
     uri = converted_uri(analysis.checkpoints, analysis.model)
-    run_folder = metadata_folder(uri, checkpoints[0].uri)
+    run_folder = metadata_folder(uri, source)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
@@ -136,9 +146,11 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
         group.applies_to(checkpoints)
 
     digests = {name: made.digest for name, made in inputs.items()}
-    job = Job(analysis, checkpoints[0].uri, groups, digests)
+    longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
+    failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
-    return Prepared(job, surveyed, settings, inputs, architecture, notes)
+    job = Job(analysis, source, groups, digests)
+    return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
@@ -148,9 +160,12 @@ def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> 
 
 
 def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
-    """The references that the last checkpoint's weights gave before; None if one is missing."""
-    job, last = prepared.job, prepared.checkpoints[-1]
-    if not job.needing_reference():
+    """The references that the last checkpoint's weights gave before; None if one is missing.
+
+    None of them can be had where that checkpoint cannot be computed.
+    """
+    job, last = prepared.job, prepared.surveyed.checkpoints[-1]
+    if not job.needing_reference() or last.step in prepared.failed:
         return {}
     if last.digest is None:
         return None
@@ -181,7 +196,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     for group in groups:
         name, class_ = group.name, classes[group.name]
         done = latest(job.store.commits(name), class_)
-        wanted = group.applies_to(prepared.checkpoints)
+        wanted = prepared.checkpoints_of(group)
         missing = [c.step for c in wanted if not _is_done(c, class_, done)]
         for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
             rows[step][name] = row
@@ -240,6 +255,10 @@ def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
     where, shared = f"measures.{name}", GroupOptions.model_fields.keys()
     options = {key: value for key, value in parameters.items() if key in shared}
     own = {key: value for key, value in parameters.items() if key not in shared}
+    for key in sorted(own.keys() - kind.model_fields.keys()):
+        known = suggestion(key, {*kind.model_fields, *shared})
+        hint = f" (for another input: {measure_name}.<input>)" if key == "input" else ""
+        raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
     measure = validated(kind, own, where=where)
     group = Group(
         name, measure, input_name or kind.default_input, validated(GroupOptions, options, where)
@@ -265,20 +284,6 @@ def _inputs(
                 f"define; {suggestion(name, specs)}"
             )
     return {name: make_input(name, specs[name], run_folder, facts) for name in names}
-
-
-def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
-    """The digest of the one architecture that all checkpoints share."""
-    first = as_trained(read_config(checkpoints[0].uri))
-    for checkpoint in checkpoints[1:]:
-        found = as_trained(read_config(checkpoint.uri))
-        for key in sorted(first.keys() | found.keys()):
-            if first.get(key) != found.get(key):
-                raise InputError(
-                    f"{checkpoint.uri}: its config.json has {key} = {found.get(key)!r}, expected "
-                    f"{first.get(key)!r} as in {checkpoints[0].uri}: keep one architecture per run"
-                )
-    return digest_of(first)
 
 
 def _template(

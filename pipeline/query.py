@@ -81,6 +81,11 @@ def select(tree: xr.DataTree, address: str, **labels: Label) -> xr.DataArray:
     InputError, with the nearest name, for a group, variable, dimension or label that is not there.
     """
     group, _, name = address.rpartition("/")
+    if not tree.children:
+        masked = "; steps that the audit masks are not shown" if tree.attrs.get("masked") else ""
+        raise InputError(
+            f"there is no {address!r}: the store holds nothing yet{masked}: run its analysis"
+        )
     if group not in tree.children:
         known = [f"{g}/{v}" for g, node in tree.children.items() for v in node.data_vars]
         raise InputError(f"there is no {address!r} in this store; {suggestion(address, known)}")

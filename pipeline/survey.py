@@ -22,12 +22,13 @@ class Survey:
     """checkpoints: those to compute, in order of step: selected and not masked.
 
     verdict: of the audit, on all checkpoints of the run; None where there was to be none. left_out:
-    what else lies at the run's place and may be a checkpoint.
+    what else lies at the run's place and may be a checkpoint. listed: all checkpoints of the run.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
     left_out: tuple[LeftOut, ...] = ()
+    listed: tuple[Checkpoint, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -51,7 +52,8 @@ def survey(analysis: Analysis) -> Survey:
         known = known_weights(Store(analysis.store))
         read = {one.step: known[one.digest] for one in listed if one.digest in known}
         verdict = verdict.with_non_finite(read)
-    return Survey(tuple(_chosen(analysis, listed, verdict)), verdict, listing.left_out)
+    chosen = tuple(_chosen(analysis, listed, verdict))
+    return Survey(chosen, verdict, listing.left_out, tuple(listed))
 
 
 def _chosen(

@@ -193,11 +193,16 @@ def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
     if as_json:
         told = [asdict(estimate) for estimate in estimates]
         typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=1))
-        return
-    for analysis, estimate in zip(analyses, estimates, strict=True):
-        print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
-        for note in estimate.notes:
-            typer.echo(f"note: {note}")
+    else:
+        for analysis, estimate in zip(analyses, estimates, strict=True):
+            print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
+            for note in estimate.notes:
+                typer.echo(f"note: {note}")
+    failed = [reason for estimate in estimates for reason in estimate.failed.values()]
+    for reason in failed:
+        typer.echo(reason, err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":

@@ -1,6 +1,7 @@
 """What a checkpoint consists of, from its listing and its small files, wherever it is kept."""
 
 import json
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -8,11 +9,16 @@ from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.digests import combined
 from pipeline.checkpoints.files import is_index, main_file, shard_names
 from pipeline.checkpoints.headers import read_header
+from pipeline.checkpoints.layouts import ADAPTER, layout_of
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 
 # What differs between configs of equal models.
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+
+_DEEPEST = 64  # levels of a config.json; what nests deeper is refused before anything walks it
+_LARGEST_CONFIG = 32 * 2**20  # bytes
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comment after it
@@ -87,19 +93,41 @@ def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     """
     path = f"{folder.uri}/config.json"
     if "config.json" not in folder.files:
-        raise InputError(f"{path}: is missing: every checkpoint needs its config.json")
+        raise InputError(_no_config(path, folder.files))
+    if (size := folder.files["config.json"].size) > _LARGEST_CONFIG:
+        raise InputError(f"{path}: has {size} bytes, which no config has: restore it")
+    content = b""
     try:
-        config = json.loads(read_small(place, folder, "config.json"))
+        content = read_small(place, folder, "config.json")
+        config = json.loads(content)
     except CheckpointError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be read ({reason}): restore the config") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not valid JSON: restore the checkpoint's config") from error
+    except (ValueError, RecursionError) as error:
+        wrong = placeholder_of(content) or "is not valid JSON: restore the checkpoint's config"
+        raise InputError(f"{path}: {wrong}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: holds no JSON object: restore the checkpoint's config")
+    if not _is_shallow(config):
+        raise InputError(
+            f"{path}: is nested more than {_DEEPEST} levels deep: restore the checkpoint's config"
+        )
     return {key: value for key, value in config.items() if key not in _VOLATILE}
+
+
+def _no_config(path: str, names: Collection[str]) -> str:
+    if ADAPTER in names:
+        return f"{path}: is missing; found {ADAPTER}, {layout_of(names)}"
+    return f"{path}: is missing: every checkpoint needs its config.json"
+
+
+def _is_shallow(value: Any, levels: int = _DEEPEST) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inside)
 
 
 def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
@@ -109,7 +137,7 @@ def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
     try:
         state = json.loads(read_small(place, folder, "trainer_state.json"))
         return int(state.get("num_input_tokens_seen", 0)) or None
-    except (ValueError, TypeError, AttributeError, OSError, CheckpointError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError, CheckpointError):
         return None
 
 

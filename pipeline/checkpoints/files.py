@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.checkpoints.layouts import contents_of
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.errors import CheckpointError
 
 # In order of preference: safetensors cannot run code when it is read.
@@ -50,7 +52,8 @@ def main_file(place: str, names: Collection[str]) -> str:
     if REFUSAL in names and "://" not in place:
         raise CheckpointError((Path(place) / REFUSAL).read_text(encoding="utf-8"))
     raise CheckpointError(
-        f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}"
+        f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}; "
+        f"{contents_of(place, names)}"
     )
 
 
@@ -67,8 +70,9 @@ def shard_names(place: str, index: bytes) -> list[str]:
     """
     try:
         names = _distinct(json.loads(index)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{place}: is no index of weight shards: restore it") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wrong = placeholder_of(index) or "is no index of weight shards: restore it"
+        raise CheckpointError(f"{place}: {wrong}") from error
     if not names:
         raise CheckpointError(f"{place}: names no weight shards: restore it")
     for name in names:

@@ -58,6 +58,8 @@ def _parsed(text: bytes) -> Header:
             for name, facts in content.items()
         }
         end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (
+        ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise ValueError("its header is not what safetensors writes") from error
     return Header(tensors, _PREFIX + len(text) + end)

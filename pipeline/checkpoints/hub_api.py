@@ -11,13 +11,15 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url, set_client_factory
 from huggingface_hub.hf_api import GitRefs, RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub.utils._http import default_client_factory
 
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.retrying import persistently, spoken_of
+from pipeline.checkpoints.retrying import is_absent, persistently, spoken_of
 from pipeline.checkpoints.stored import StoredFile, known_sha256
 from pipeline.errors import CheckpointError, InputError
 
@@ -136,3 +138,24 @@ def _endpoint() -> str | None:
 
 def _api() -> HfApi:
     return HfApi(endpoint=_endpoint())
+
+
+def _client() -> Any:
+    """The library's client, but for a refused connection: the library would ask six times, with
+    waits of 23 s, within each of our own attempts."""
+    client = default_client_factory()
+    send = client.send
+
+    def send_or_tell(*arguments: Any, **options: Any) -> Any:
+        try:
+            return send(*arguments, **options)
+        except Exception as error:
+            if is_absent(error):
+                raise ConnectionRefusedError(str(error)) from error
+            raise
+
+    client.send = send_or_tell
+    return client
+
+
+set_client_factory(_client)

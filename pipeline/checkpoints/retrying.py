@@ -5,11 +5,18 @@ The libraries beneath retry some of it themselves, each in its own way; what sti
 
 import errno
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import (
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipeline.errors import CheckpointError, InputError
@@ -28,23 +35,39 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_KEYS = (NoCredentialsError, PartialCredentialsError)
 _FINAL = (
     CheckpointError, InputError, FileNotFoundError, PermissionError, NotADirectoryError,
-    TypeError, KeyError, AttributeError, *_NO_KEYS,
+    TypeError, KeyError, AttributeError, OfflineModeIsEnabled, *_NO_KEYS,
 )  # fmt: skip
+_ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
+
+_answered = threading.Event()  # set once any place has answered this process
 
 
 def persistently(call: Callable[[], Result]) -> Result:
     """The result of `call`, made again while it fails in a way that may pass.
 
-    What another try cannot help (absent, denied, a full disk) is raised at once; the rest after
-    the last attempt.
+    What another try cannot help (absent, denied, a full disk) is raised at once; so is a refused
+    connection as long as no place has ever answered. The rest is raised after the last attempt.
     """
     attempts = Retrying(
-        retry=retry_if_exception(may_pass),
+        retry=retry_if_exception(
+            lambda error: may_pass(error) and (_answered.is_set() or not is_absent(error))
+        ),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         stop=stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
-    return attempts(call)
+    result = attempts(call)
+    _answered.set()
+    return result
+
+
+def is_absent(error: BaseException | None) -> bool:
+    """Whether there is nobody at the address: a refused connection, or a name that is unknown."""
+    while error is not None:
+        if isinstance(error, _ABSENT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def may_pass(error: BaseException) -> bool:
@@ -84,6 +107,15 @@ def spoken_of(
         raise
     except Exception as error:
         status = status_of(error)
+        if isinstance(error, OfflineModeIsEnabled):
+            raise refusal(
+                f"{uri}: HF_HUB_OFFLINE is set: unset it, or give a local copy of the run"
+            ) from error
+        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+            raise refusal(
+                f"{uri}: there is no such repository, or it is private: check the address, or set "
+                "HF_TOKEN"
+            ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
             raise refusal(f"{uri}: there is no such {what}: check the address") from error
         if isinstance(error, (PermissionError, *_NO_KEYS)) or status in _DENIED:
@@ -93,7 +125,8 @@ def spoken_of(
             ) from error
         if isinstance(error, OSError) and str(error).startswith(uri):
             raise
-        raise OSError(f"{uri}: cannot be reached ({_brief(error)}): try again later") from error
+        advice = "check the address and the network" if is_absent(error) else "try again later"
+        raise OSError(f"{uri}: cannot be reached ({_brief(error)}): {advice}") from error
 
 
 def _brief(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Whether a checkpoint's tensors are those of a module: by name, after renaming, and by shape."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,36 @@ from pipeline.errors import CheckpointError
 _COMPUTED_BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
+
+# Under which torch and what is built on it keep a module that they wrap, in the names of its parts.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+_OUTER_WRAPPERS = _WRAPPERS | {"module"}  # inside of a model that may be a part's own name
+
+_HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embeddings
+
+
+def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
+    """Map each name in a file to the one it has without torch.compile, DDP and FSDP.
+
+    A prefix goes where all names have it, `module` only then. Raises CheckpointError where two
+    names become one.
+    """
+    plain = {name: name.split(".") for name in names}
+    while plain and _common_wrapper(list(plain.values())):
+        plain = {name: parts[1:] for name, parts in plain.items()}
+    found = {
+        name: ".".join(parts[:1] + [part for part in parts[1:] if part not in _WRAPPERS])
+        for name, parts in plain.items()
+    }
+    if len(set(found.values())) < len(found):
+        refuse_doubles(found, source)
+    return found
+
+
+def _common_wrapper(names: list[list[str]]) -> bool:
+    """Whether all names begin with the same wrapper, and go on after it."""
+    first = names[0][0]
+    return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)
 
 
 def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
@@ -106,8 +136,14 @@ def refuse_unless_fit(
     if parts:
         raise CheckpointError(
             f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}): "
-            "restore the checkpoint or its config"
+            f"restore the checkpoint or its config{_or_tie(missing)}"
         )
+
+
+def _or_tie(missing: set[str]) -> str:
+    """What else helps where nothing is missing but the output embedding."""
+    only_heads = bool(missing) and all(_HEADS & set(name.split(".")) for name in missing)
+    return ", or set tie_word_embeddings in it" if only_heads else ""
 
 
 def _listed(names: set[str], most: int = 5) -> str:

@@ -26,6 +26,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
 from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.fit import (
     check_fit,
@@ -36,10 +37,17 @@ from pipeline.models.fit import (
     renames,
     tie,
     tied_groups,
+    without_wrappers,
 )
 from pipeline.models.floats import refuse_quantised, refuse_unreadable
 
 Weights = Mapping[str, Tensor]
+
+# What the library raises where the values of a config are not what it expects.
+_UNUSABLE = (
+    ValueError, ImportError, KeyError, AttributeError, TypeError, IndexError, ArithmeticError,
+    AssertionError, NotImplementedError, StrictDataclassError,
+)  # fmt: skip
 
 # `no_init_weights` replaces functions of torch for as long as it lasts.
 _BUILDING = threading.Lock()
@@ -89,10 +97,13 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
         weights.update(_read_file(file))
-    return weights
+    names = without_wrappers(weights, str(folder))
+    return {names[name]: tensor for name, tensor in weights.items()}
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
+    if found := placeholder_in(file):
+        raise CheckpointError(f"{file}: {found}")
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file, backend="pread")
@@ -131,9 +142,7 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
         return AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError
-    ) as error:  # fmt: skip
+    except (OSError, RecursionError, *_UNUSABLE) as error:
         if "trust_remote_code" in str(error):
             raise _distrusted(Path(folder) / "config.json") from error
         raise InputError(
@@ -153,9 +162,15 @@ def facts_of(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> ModelFacts:
     """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
+    return _facts(without_memory(architecture, trust_remote_code))
+
+
+def without_memory(
+    architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return an architecture's module, whose tensors have shapes but no numbers."""
     with torch.device("meta"):
-        module = _build(architecture, trust_remote_code=trust_remote_code)
-    return _facts(module)
+        return _build(architecture, trust_remote_code=trust_remote_code)
 
 
 def check_shapes(
@@ -171,6 +186,8 @@ def check_shapes(
     of tensors that must be merged first. dtypes: as a safetensors header spells them; config: what
     the config.json says; see `floats.refuse_quantised`.
     """
+    plain = without_wrappers(shapes, source)
+    shapes = {plain[name]: shape for name, shape in shapes.items()}
     with torch.device("meta"):
         module = _build(architecture)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
@@ -350,7 +367,9 @@ def _build(
             attn_implementation="eager",
             trust_remote_code=trust_remote_code,
         )
-    except (ValueError, ImportError, KeyError, AttributeError) as error:
+    except (*_UNUSABLE, RuntimeError) as error:
+        if "DefaultCPUAllocator" in str(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
         if "trust_remote_code" in str(error):
             raise _distrusted(config.model_type) from error
         raise InputError(

@@ -48,9 +48,7 @@ BAD_ANALYSES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "wrong type": ({"workers": {"count": "two"}}, ["workers.count", "integer", "'two'"]),
     "missing folder": ({"checkpoints": "nowhere"}, ["nowhere", "no such folder"]),
     "empty folder": ({"checkpoints": "empty"}, ["empty", "no finished checkpoint"]),
-    "two architectures": (
-        {"checkpoints": "mixed"}, ["step-2", "hidden_size", "16", "expected 32"],
-    ),
+    "no config at all": ({"checkpoints": "bare"}, ["step-1/config.json", "is missing"]),
     "unknown measure": ({"measures": ["head_score"]}, ["did you mean 'head_scores'?"]),
     "unknown parameter": (
         {"measures": {"token_loss": {"earlytoken": 3}}}, ["did you mean 'early_token'?"],
@@ -84,13 +82,13 @@ BAD_ANALYSES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.fixture
 def bad_folders(organisms: Path, tmp_path: Path) -> Path:
-    """Beside the analysis: a folder without checkpoints, one with two architectures, large ids."""
+    """Beside the analysis: a folder without checkpoints, one without a config, large ids."""
     from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 
     (tmp_path / "empty").mkdir()
-    for step, width in ((1, 32), (2, 16)):
-        config = OrganismConfig(vocab_size=32, hidden_size=width, num_attention_heads=2)
-        OrganismForCausalLM(config).save_pretrained(tmp_path / "mixed" / f"step-{step}")
+    config = OrganismConfig(vocab_size=32, hidden_size=32, num_attention_heads=2)
+    OrganismForCausalLM(config).save_pretrained(tmp_path / "bare/step-1")
+    (tmp_path / "bare/step-1/config.json").unlink()
     np.save(tmp_path / "large.npy", np.full((64, 32), 99))
     return tmp_path
 

@@ -80,3 +80,18 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds list"):
         load_analysis(written(tmp_path, "- a\n- b\n"))
+
+
+@pytest.mark.parametrize("word", ["off", "no", "false", '"off"'])
+def test_an_audit_is_switched_off_as_yaml_writes_it(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"checkpoints: run\nstore: s\naudit: {word}\nmeasures: [weight_norm]\n")
+    assert load_analysis(file).audit == "off"
+
+
+@pytest.mark.parametrize("word", ["on", "1", "quick"])
+def test_an_audit_is_no_other_word(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"checkpoints: run\nstore: s\naudit: {word}\nmeasures: [weight_norm]\n")
+    with pytest.raises(InputError, match="'off', 'metadata' or 'deep'"):
+        load_analysis(file)

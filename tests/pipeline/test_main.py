@@ -20,6 +20,7 @@ from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.measures import registry
 from pipeline.measures.weight_norm import WeightNorm
 from pipeline.plan import prepare
+from pipeline.query import select
 from pipeline.survey import survey
 
 MEASURES = {
@@ -310,10 +311,13 @@ def test_what_cannot_be_computed_is_refused_before_anything_is_written(
     assert not (run.parent / "store.zarr").exists()
 
 
-def test_another_architecture_half_way_is_refused(run: Path, make_run: Callable[..., Path]) -> None:
+def test_another_architecture_half_way_ends_its_own_step(
+    run: Path, make_run: Callable[..., Path]
+) -> None:
     make_run(steps=(5,), hidden_size=8)
-    with pytest.raises(InputError, match=r"step-5: .*hidden_size = 8, expected 16"):
-        analyze(analysis(run))
+    summary = analyze(analysis(run))
+    assert summary.computed == [0, 1, 2, 10] and list(summary.failed) == [5]
+    assert "step-5/config.json has hidden_size = 8, expected 16" in summary.failed[5]
 
 
 def test_a_store_of_another_run_is_refused_and_kept(
@@ -402,3 +406,16 @@ def test_what_is_left_out_is_in_the_summary(run: Path) -> None:
     summary = analyze(analysis(run, measures={"weight_norm": {}}))
     assert [(one.name, one.kind) for one in summary.left_out] == [("ckpt-5", "name not understood")]
     assert summary.sentence().endswith("; left out: 1 of other names")
+
+
+def test_a_store_without_rows_says_so(run: Path) -> None:
+    for folder in run.iterdir():
+        (folder / "model.safetensors").write_bytes(b"torn")
+    assert len(analyze(analysis(run)).failed) == 4
+    with pytest.raises(InputError, match="the store holds nothing yet"):
+        select(open_run(str(run.parent / "store.zarr")), "token_loss/mean")
+
+
+def test_an_input_is_no_parameter_of_a_measure(run: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown key 'input'; .*select .*weight_norm.<input>"):
+        analyze(analysis(run, measures={"weight_norm": {"input": "text"}}))

@@ -4,7 +4,6 @@ Headers are read, of a few kilobytes each; where that costs requests, one for al
 and size.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,12 @@ from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import is_cut_off
 from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.floats import QuantisedError, quantisation_in
+from pipeline.models.floats import QuantisedError, as_trained, quantisation_in
 from pipeline.models.loading import check_shapes
+from pipeline.models.meaning import grouped, meanings_of, usual_group
 
 _START = 2**16  # bytes, which hold most headers
 _LENGTH = 8  # bytes, which say how long a header is
@@ -78,6 +79,8 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
             return Looked(kind="empty-file", detail="it has no bytes")
         read = _reader(place, one, part)
         start = read(0, min(part.size, _START))
+        if found := placeholder_of(start):
+            return Looked(kind="unreadable-file", detail=found)
         if not start.strip(b"\0"):
             return Looked(kind="empty-file", detail="it holds zeros where its header should be")
         if part.name.endswith(".safetensors"):
@@ -129,22 +132,24 @@ def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Look
 
 def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) -> list[Fault]:
     """Tensors that are not their config's; else configs that are not the run's usual one."""
-    usual = _usual_config(evidence)
+    configured = [(one, one.config) for one in evidence if one.config is not None]
+    meanings = meanings_of([as_trained(config) for _, config in configured])
+    groups = grouped(meanings)
+    usual = usual_group(meanings, groups) if groups else 0
     checked: dict[object, tuple[str, str]] = {}
     faults = []
-    for one in evidence:
-        if one.config is None:
-            continue
-        kind, wrong = "quantised", _quantised(one.config)
+    for (one, config), meaning, group in zip(configured, meanings, groups, strict=True):
+        kind, wrong = "quantised", _quantised(config)
         if one.step in tensors:
-            key = _frozen(one.config), tuple(sorted(tensors[one.step].items()))
+            key = _frozen(config), tuple(sorted(tensors[one.step].items()))
             if key not in checked:
                 checked[key] = _misfit(one, tensors[one.step])
             kind, wrong = checked[key]
         if wrong:
             faults.append(Fault(one.step, kind, wrong))
-        elif _frozen(one.config) != _frozen(usual):
-            faults.append(Fault(one.step, "other-config", _difference(one.config, usual)))
+        elif group != usual:
+            difference = meaning.difference(meanings[groups.index(usual)])
+            faults.append(Fault(one.step, "other-config", f"config.json has {difference}"))
     return faults
 
 
@@ -169,22 +174,5 @@ def _quantised(config: Mapping[str, Any]) -> str:
     return f"config.json says {said}: give the unquantised checkpoint" if said else ""
 
 
-def _usual_config(evidence: Sequence[Evidence]) -> Mapping[str, Any]:
-    """The config that most checkpoints have; of equally many the last one's."""
-    trained = [one.config for one in evidence if one.config is not None]
-    trained = [config for config in trained if not quantisation_in(config)] or trained
-    configs = {_frozen(config): config for config in trained}
-    counts = Counter(_frozen(config) for config in reversed(trained))
-    return configs[counts.most_common(1)[0][0]] if counts else {}
-
-
 def _frozen(config: Mapping[str, Any]) -> str:
     return repr(sorted(config.items()))
-
-
-def _difference(config: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in config.keys() | usual.keys() if config.get(key) != usual.get(key))
-    return "; ".join(
-        f"config.json has {key} = {config.get(key)!r}, elsewhere {usual.get(key)!r}"
-        for key in keys[:3]
-    )

@@ -184,7 +184,9 @@ def test_metadata_alone_find_all_but_what_only_bytes_show(run):
 
 def test_a_config_of_its_own_is_told_from_one_that_does_not_fit(run):
     file = step(run, 100) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"rotary_emb_base": 500}))
+    config = json.loads(file.read_text())
+    config["rope_parameters"]["rope_theta"] = 500
+    file.write_text(json.dumps(config))
     verdict = audit(str(run))
     assert [(f.step, f.kind) for f in verdict.faults] == [(100, "other-config")]
     assert "rotary" in verdict.faults[0].detail or "rope" in verdict.faults[0].detail

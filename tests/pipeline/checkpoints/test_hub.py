@@ -1,7 +1,12 @@
+import threading
+import time
+
 import numpy as np
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
-from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints import list_checkpoints, retrying
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of, read_config
@@ -226,3 +231,26 @@ def test_a_busy_hub_is_asked_again(hub, run, fast_retries):
     hub.add_run("owner/name", run)
     hub.faults = Faults(first=[429, 500, 503, 429])
     assert len(list_checkpoints("hf://owner/name")) == 4
+
+
+def test_a_repository_that_does_not_exist_is_said_to(hub):
+    for ask in (list_checkpoints, metadata_folder):
+        with pytest.raises(InputError, match="there is no such repository, or it is private"):
+            ask("hf://owner/nobody")
+
+
+def test_nobody_at_the_address_is_said_at_once(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(retrying, "_answered", threading.Event())
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
+    close_session()
+    with pytest.raises(OSError, match=r"hf://owner/name: cannot be reached .*check the address"):
+        list_checkpoints("hf://owner/name")
+    assert "Retrying" not in caplog.text
+
+
+def test_offline_mode_is_named(monkeypatch):
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set: unset it"):
+        list_checkpoints("hf://owner/name")

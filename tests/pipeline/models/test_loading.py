@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import Resident, facts_of, read_weights
+from pipeline.models.loading import Resident, check_shapes, facts_of, read_weights
 from tests.pipeline.families import FAMILIES, eager_model
 
 TOKENS = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -115,6 +115,52 @@ class TestFiles:
 
 
 class TestNames:
+    @pytest.mark.parametrize(
+        "wrapped",
+        [
+            lambda name: f"_orig_mod.{name}",
+            lambda name: f"module.{name}",
+            lambda name: f"_fsdp_wrapped_module.{name}",
+            lambda name: f"module._orig_mod.{name}",
+            lambda name: f"_orig_mod.module.{name}",
+            lambda name: f"_forward_module._fsdp_wrapped_module.{name}",
+            lambda name: name.replace("layers.0.", "layers.0._fsdp_wrapped_module."),
+            lambda name: name.replace("layers.", "layers._orig_mod._checkpoint_wrapped_module."),
+        ],
+    )
+    def test_the_names_of_a_wrapped_model_are_its_own(self, wrapped, tmp_path: Path) -> None:
+        model = saved(tmp_path, "llama")
+        rewritten(tmp_path, lambda w: {wrapped(name): tensor for name, tensor in w.items()})
+        weights = read_weights(tmp_path)
+        resident = Resident(tmp_path)
+        resident.swap(weights)
+        assert same(resident, model)
+        shapes = {wrapped(name): tuple(tensor.shape) for name, tensor in weights.items()}
+        check_shapes(tmp_path, shapes, "the checkpoint")
+
+    @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_fsdp_wrapped_module."])
+    def test_a_prefix_that_only_some_names_have_stays(self, prefix: str, tmp_path: Path) -> None:
+        saved(tmp_path, "llama")
+        name = "lm_head.weight"
+        rewritten(tmp_path, lambda w: {prefix + k if k == name else k: v for k, v in w.items()})
+        with pytest.raises(CheckpointError, match=rf"unexpected: {prefix}lm_head"):
+            Resident(tmp_path).swap(read_weights(tmp_path))
+
+    def test_two_names_that_become_one_are_refused(self, tmp_path: Path) -> None:
+        saved(tmp_path, "llama")
+        rewritten(tmp_path, lambda w: w | {"model._orig_mod.norm.weight": w["model.norm.weight"]})
+        with pytest.raises(CheckpointError, match="two names of one tensor"):
+            read_weights(tmp_path)
+
+    def test_without_its_head_alone_tying_is_proposed(self, tmp_path: Path) -> None:
+        saved(tmp_path, "llama")
+        rewritten(tmp_path, lambda w: {k: v for k, v in w.items() if "lm_head" not in k})
+        with pytest.raises(CheckpointError, match="or set tie_word_embeddings"):
+            Resident(tmp_path).swap(read_weights(tmp_path))
+        rewritten(tmp_path, lambda w: {k: v for k, v in w.items() if "layers.0" not in k})
+        with pytest.raises(CheckpointError, match="its config$"):
+            Resident(tmp_path).swap(read_weights(tmp_path))
+
     def test_what_older_versions_named_or_saved_otherwise_still_fits(self, tmp_path: Path) -> None:
         model = saved(tmp_path, "gpt_neox")
         assert "embed_out.weight" in read_weights(tmp_path)  # lm_head.weight in the module

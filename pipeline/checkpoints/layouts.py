@@ -1,0 +1,60 @@
+"""How folders without a whole model's weights are told: what lies there, and what to do with it."""
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ADAPTER = "adapter_config.json"
+
+_MERGE = "a LoRA adapter: merge it into its base model and save the whole (merge_and_unload)"
+_SHARDED = "a checkpoint of torch.distributed: join its shards with accelerate merge-weights"
+_DEEPSPEED = "a DeepSpeed checkpoint: join its parts with zero_to_fp32.py"
+_ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
+_UNNAMED = "another name: rename what holds a state dict of the whole model"
+
+# By the names of what lies in a folder; the first one that is there counts.
+_LAYOUTS: tuple[tuple[str, str], ...] = (
+    (ADAPTER, _MERGE),
+    ("adapter_model.*", _MERGE),
+    ("*.distcp", _SHARDED),
+    ("pytorch_model_fsdp*", _SHARDED),
+    ("zero_to_fp32.py", _DEEPSPEED),
+    ("*mp_rank_*", _DEEPSPEED),
+    ("*zero_pp_rank_*", _DEEPSPEED),
+    ("lit_model.pth", "a litgpt checkpoint: convert it with litgpt convert_from_litgpt"),
+    ("consolidated.*", "Meta's own layout: convert it with convert_llama_weights_to_hf"),
+    ("*.ckpt", "a Lightning checkpoint: save the model itself with save_pretrained"),
+    ("*.gguf", _ELSEWHERE),
+    ("tf_model.h5", _ELSEWHERE),
+    ("flax_model*.msgpack", _ELSEWHERE),
+    ("*.pt", _UNNAMED),
+    ("*.pth", _UNNAMED),
+    ("*.bin", _UNNAMED),
+    ("*.safetensors", _UNNAMED),
+)
+_TRAINING = ("optimizer*", "scheduler*", "rng_state*", "scaler*", "training_args.bin")
+_MOST_SHOWN = 5
+
+
+def layout_of(names: Collection[str]) -> str:
+    """Return what is known of a folder with files of these names, and what to do; "" for nothing.
+
+    What a Trainer keeps beside the weights says nothing of them.
+    """
+    ordinary = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in _TRAINING)]
+    for pattern, what in _LAYOUTS:
+        if any(fnmatchcase(name, pattern) for name in ordinary):
+            return what
+    return ""
+
+
+def contents_of(place: str, names: Collection[str]) -> str:
+    """Return what was found in a folder in place of weights: names, and what they are known as."""
+    if (folder := Path(place)).is_dir():  # its own folders may say more than its files
+        names = [inside.name + ("/" if inside.is_dir() else "") for inside in folder.iterdir()]
+    if not names:
+        return "the folder is empty"
+    shown = ", ".join(sorted(names)[:_MOST_SHOWN])
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    known = layout_of([name.rstrip("/") for name in names])
+    return f"found {shown}{more}" + (f" ({known})" if known else "")

@@ -1,0 +1,33 @@
+"""Files in place of others: what git-lfs and git-annex leave until the content is fetched, and
+web pages that were saved under a file's name.
+"""
+
+from pathlib import Path
+
+_POINTERS = (
+    (b"version https://git-lfs.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
+    (b"version https://hawser.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
+    (b"/annex/objects/", "is a git-annex pointer", "run git annex get"),
+)
+_PAGES = (b"<!doctype html", b"<html")
+_ENOUGH = 64  # bytes
+
+
+def placeholder_of(start: bytes) -> str | None:
+    """Return what a file that begins so is in place of the one of its name, None for no such."""
+    beginning = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:_ENOUGH]
+    for mark, what, remedy in _POINTERS:
+        if beginning.startswith(mark):
+            return f"{what}, not the file: {remedy}"
+    if beginning.lower().startswith(_PAGES):
+        return "is a web page, not the file: download the file itself"
+    return None
+
+
+def placeholder_in(file: Path) -> str | None:
+    """Return the same of a local file; None also for one that cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return placeholder_of(stream.read(2 * _ENOUGH))
+    except OSError:
+        return None
