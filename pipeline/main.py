@@ -21,7 +21,8 @@ Progress = Callable[[int, int, str], None]
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
+    masked: steps that the audit left out, each with the reason. undefined: groups with variables
+    that are NaN at every checkpoint, each with the reason. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
@@ -30,6 +31,7 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -78,7 +80,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, masked=surveyed.masked, undefined=prepared.undefined)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

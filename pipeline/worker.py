@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -81,6 +81,7 @@ class Worker:
         self._resident = Resident(
             metadata_folder(job.architecture, code=trusted), workers.device, workers.dtype, trusted
         )
+        self._resident.facts = replace(self._resident.facts, unmet=job.unmet)
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
@@ -221,7 +222,7 @@ class Worker:
     ) -> None:
         started = time.perf_counter()
         reference = plan.references.get(group.name)
-        values = group.measure.compute(
+        values = group.measure.computed(
             self._records_of(group, records), self._resident.weights, reference
         )
         identity = Row(

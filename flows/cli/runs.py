@@ -183,6 +183,8 @@ def _tell(summary: "Summary", page: Path) -> None:
     typer.echo(summary.sentence())
     if summary.computed:
         typer.echo(summary.loading())
+    for group, why in summary.undefined.items():
+        typer.echo(f"  ! {group}: {why}")
     for sentence in findings(summary.store):
         typer.echo(f"  - {sentence}")
     typer.echo(f"Report: {page}")

@@ -113,6 +113,8 @@ class _Check:
         silent = self._observed()
         self._silence(lambda name: name.endswith("bias"))
         bare = self._observed()
+        if self.model.heads_are_normed:
+            yield "heads_apart", "a norm stands between the heads and the stream"
         if not self._embedding_holds(whole):
             yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
         if not logits_hold:
