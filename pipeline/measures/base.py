@@ -21,6 +21,8 @@ from pipeline.schema import Variable
 
 Reference = Mapping[str, Any]
 
+_LAYERS = frozenset({"layer", "layer_from", "layer_to"})
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -66,7 +68,11 @@ class Measure(BaseModel):
         """Why some of its variables are NaN at every checkpoint here; "" where none of them is."""
         found = self.unmet(setting.model)
         by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
-        return "; ".join(f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items())
+        said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
+        of_layers = [one.name for one in self.variables if not _LAYERS.isdisjoint(one.dims)]
+        if of_layers and not setting.model.n_layers:
+            said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
+        return "; ".join(said)
 
     def unmet(self, model: ModelFacts) -> dict[str, str]:
         """The variables that a model's form leaves undefined, each with the reason."""
@@ -97,7 +103,8 @@ class Measure(BaseModel):
     ) -> dict[str, np.ndarray]:
         """What `compute` gives, but NaN (-1 for integers) where the model's form leaves it open."""
         unmet = self.unmet(weights.facts)
-        if len(unmet) == len(self.variables):
+        empty = not weights.facts.n_layers and all(map(_is_of_heads, self.variables))
+        if empty or len(unmet) == len(self.variables):
             return undefined(self, weights.facts)
         values = dict(self.compute(records, weights, reference))
         for variable in self.variables:
@@ -131,6 +138,11 @@ def undefined(measure: Measure, model: ModelFacts) -> dict[str, np.ndarray]:
         variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], _nothing(variable))
         for variable in measure.variables
     }
+
+
+def _is_of_heads(variable: Variable) -> bool:
+    dims = set(variable.dims)
+    return bool(dims & _LAYERS) and dims <= _LAYERS | {"step", "head", "head_from", "head_to"}
 
 
 def _nothing(variable: Variable) -> float | int:

@@ -52,9 +52,10 @@ class EffectiveRank(Measure):
         ov = [effective_rank(singular_values(h.W_V, h.W_O.mT)) for h in layers]
         qk = [effective_rank(singular_values(h.W_Q, h.W_K)) for h in layers]
         direct = effective_rank(_direct_singular_values(model))
+        shape = model.n_layers, model.n_heads  # a model of no layers has nothing to stack
         return {
-            "ov": torch.stack(ov).numpy(),
-            "qk": torch.stack(qk).numpy(),
+            "ov": np.array([of.numpy() for of in ov]).reshape(shape),
+            "qk": np.array([of.numpy() for of in qk]).reshape(shape),
             "embedding_unembedding": direct.numpy(),
         }
 
