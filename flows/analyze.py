@@ -100,6 +100,7 @@ def _run(analysis: Analysis) -> _Run:
     run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)
     run.summary.notes = list(prepared.notes)
+    run.summary.undefined = prepared.undefined
     run.refuse(prepared.failed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)

@@ -108,6 +108,7 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         lines += [*(f"- **{exception}**" for exception in exceptions), ""]
     if new:
         lines += ["New since the last run:", "", *(f"- **{sentence}**" for sentence in new), ""]
+    lines += [f"- {group}: {why}" for group, why in summary.undefined.items()]
     lines += [*(f"- {sentence}" for sentence in findings(summary.store)), ""]
     lines += ["| quantity | over training | first | last |", "|---|---|---|---|"]
     lines += [

@@ -28,7 +28,8 @@ class Summary:
     masked: steps that the audit left out, each with the reason; also those whose weights proved
     not to be finite when they were read. left_out: what lies beside the checkpoints and may be
     one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
-    NaN or infinite because the model's are, with the variables. computing, idle: seconds that the
+    NaN or infinite because the model's are, with the variables. undefined: groups with variables
+    that are NaN at every checkpoint, each with the reason. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     notes: see `pipeline.plan.Prepared`.
     """
@@ -41,6 +42,7 @@ class Summary:
     left_out: tuple[LeftOut, ...] = ()
     not_finite: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    undefined: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -111,6 +113,7 @@ def analyze(
         masked=dict(surveyed.masked),
         left_out=surveyed.left_out,
         notes=list(prepared.notes),
+        undefined=prepared.undefined,
     )
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)

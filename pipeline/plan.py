@@ -4,7 +4,7 @@ weights are read, and everything that is already stored is left out.
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, GroupOptions, validated
+from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
 from pipeline.measures import measure_class
 from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.models.assumptions import Unmet
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint, fingerprint_class
@@ -45,12 +47,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of an analysis needs to know. Small: inputs are read from the store."""
+    """What every worker of an analysis needs to know. Small: inputs are read from the store.
+
+    unmet: what the model's form was found not to meet, once for all workers.
+    """
 
     analysis: Analysis
     architecture: str
     groups: tuple[Group, ...]
     input_digests: Mapping[str, str]
+    unmet: Unmet = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -116,6 +122,12 @@ class Prepared:
         chosen = group.applies_to(self.surveyed.checkpoints)
         return [one for one in chosen if one.step not in self.failed]
 
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The groups with variables that are NaN at every checkpoint, each with the reason."""
+        reasons = {g.name: g.measure.why_undefined(self.settings[g.name]) for g in self.job.groups}
+        return {name: why for name, why in reasons.items() if why}
+
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
@@ -135,10 +147,12 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
     shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
     source = shared.source.uri
-    facts = facts_of(metadata_folder(source, code=trusted), trusted)
+    folder = metadata_folder(source, code=trusted)
+    facts = facts_of(folder, trusted)
     groups = _groups(analysis)
-    uri = converted_uri(analysis.checkpoints, analysis.model)
-    run_folder = metadata_folder(uri, source)
+    if any(group.measure.relies_on for group in groups):
+        facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
+    run_folder = metadata_folder(converted_uri(analysis.checkpoints, analysis.model), source)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
@@ -149,7 +163,7 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
-    job = Job(analysis, source, groups, digests)
+    job = Job(analysis, source, groups, digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
 
@@ -225,7 +239,10 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     """What determines a group's rows, but for the weights and the reference."""
     workers, measure = job.analysis.workers, group.measure
     others = {name: job.input_digests[name] for name in measure.other_inputs}
+    relied = {name for of in measure.relies_on.values() for name in of}
+    unmet = sorted(relied & job.unmet.keys())
     return {
+        **({"unmet": unmet} if unmet else {}),
         **({"other_inputs": others} if others else {}),
         **({"float16": sorted(group.options.float16)} if group.options.float16 else {}),
         "measure": measure.name,

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ class Worker:
         self._resident = Resident(
             metadata_folder(job.architecture, code=trusted), workers.device, workers.dtype, trusted
         )
+        self._resident.facts = replace(self._resident.facts, unmet=job.unmet)
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
@@ -259,7 +260,7 @@ class Worker:
         started = time.perf_counter()
         reference = plan.references.get(group.name)
         given = self._records_of(group, records)
-        values = group.measure.compute(given, self._resident.weights, reference)
+        values = group.measure.computed(given, self._resident.weights, reference)
         values = {name: np.asarray(value) for name, value in values.items()}
         identity = Row(
             step=checkpoint.step,

@@ -236,6 +236,8 @@ def _tell(summary: "Summary", page: Path) -> None:
         typer.echo(f"note: {note}")
     if summary.computed:
         typer.echo(summary.loading())
+    for group, why in summary.undefined.items():
+        typer.echo(f"  ! {group}: {why}")
     for sentence in findings(summary.store):
         typer.echo(f"  - {sentence}")
     typer.echo(f"Report: {page}")

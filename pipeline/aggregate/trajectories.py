@@ -173,7 +173,8 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
     if len(shape) == 1:
         array[:] = source.read(name, ())
         return array
-    width = max(_SLAB // prod((shape[0], *shape[2:])) // shard[1], 1) * shard[1]
+    others = max(prod((shape[0], *shape[2:])), 1)  # 0 where a model has no layers
+    width = max(_SLAB // others // shard[1], 1) * shard[1]
     rest = (slice(None),) * (len(shape) - 2)
     for start in range(0, shape[1], width):
         part = (slice(start, start + width), *rest)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import InputError
+from pipeline.models.families import family_of
 
 Stream = Float[Tensor, "b position d_model"]
 
@@ -19,7 +20,10 @@ Stream = Float[Tensor, "b position d_model"]
 def watched_stream(
     module: nn.Module, n_layers: int, streams: Mapping[int, list[Tensor]]
 ) -> Iterator[None]:
-    """Append copies of the residual stream at the asked-for layers: what enters each block."""
+    """Append copies of the residual stream at the asked-for layers: what enters each block.
+
+    In a model of no layers the one stream is what enters the final norm.
+    """
 
     def keep(layer: int, stream: Any) -> None:
         if not isinstance(stream, Tensor) or stream.ndim != 3:
@@ -36,7 +40,10 @@ def watched_stream(
         keep(n_layers, output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as stack:
-        for layer in streams:
+        if streams and not n_layers:
+            handle = _final_norm(module).register_forward_pre_hook(entering(0), with_kwargs=True)
+            stack.callback(handle.remove)
+        for layer in streams if n_layers else ():
             block = blocks(module, n_layers)[min(layer, n_layers - 1)]
             if layer < n_layers:
                 handle = block.register_forward_pre_hook(entering(layer), with_kwargs=True)
@@ -44,6 +51,16 @@ def watched_stream(
                 handle = block.register_forward_hook(leaving)
             stack.callback(handle.remove)
         yield
+
+
+def _final_norm(module: nn.Module) -> nn.Module:
+    family = family_of(module.config.get_text_config())  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    if family is None:
+        raise InputError(
+            f"{type(module).__name__} has no layers, and where its final norm is is not known "
+            "here: its hidden states cannot be recorded"
+        )
+    return module.get_submodule(family.final_norm)
 
 
 @contextmanager

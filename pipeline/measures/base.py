@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.models.assumptions import reason
 from pipeline.models.loading import ModelFacts, ModelWeights
 from pipeline.schema import Variable
 
 Reference = Mapping[str, Any]
+
+_LAYERS = frozenset({"layer", "layer_from", "layer_to"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Measure(BaseModel):
     default_input: the input it reads unless the configuration says `<measure>.<input>`;
     None where it reads weights only.
     reference_from: "last" where `compute` needs a quantity of the last checkpoint.
+    relies_on: of each variable that assumes something of the model's form, what it assumes, by the
+    names of `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +54,7 @@ class Measure(BaseModel):
     default_input: ClassVar[str | None]
     variables: ClassVar[tuple[Variable, ...]]
     reference_from: ClassVar[Literal["last"] | None] = None
+    relies_on: ClassVar[Mapping[str, frozenset[str]]] = {}
 
     @property
     def other_inputs(self) -> tuple[str, ...]:
@@ -60,7 +66,18 @@ class Measure(BaseModel):
 
     def why_undefined(self, setting: Setting) -> str:
         """Why some of its variables are NaN at every checkpoint here; "" where none of them is."""
-        return ""
+        found = self.unmet(setting.model)
+        by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
+        said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
+        of_layers = [one.name for one in self.variables if not _LAYERS.isdisjoint(one.dims)]
+        if of_layers and not setting.model.n_layers:
+            said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
+        return "; ".join(said)
+
+    def unmet(self, model: ModelFacts) -> dict[str, str]:
+        """The variables that a model's form leaves undefined, each with the reason."""
+        reasons = {name: reason(model.unmet, of) for name, of in self.relies_on.items()}
+        return {name: why for name, why in reasons.items() if why}
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """The forward passes whose records `compute` receives, in this order."""
@@ -81,6 +98,21 @@ class Measure(BaseModel):
         """An array for each variable, without its "step" dimension. Pure."""
         raise TypeError(f"{self.name} does not define compute()")
 
+    def computed(
+        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """What `compute` gives, but NaN (-1 for integers) where the model's form leaves it open."""
+        unmet = self.unmet(weights.facts)
+        empty = not weights.facts.n_layers and all(map(_is_of_heads, self.variables))
+        if empty or len(unmet) == len(self.variables):
+            return undefined(self, weights.facts)
+        values = dict(self.compute(records, weights, reference))
+        for variable in self.variables:
+            if variable.name in unmet:
+                shape = np.shape(values[variable.name])
+                values[variable.name] = np.full(shape, _nothing(variable))
+        return values
+
 
 def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
     """The coordinate of a dimension whose size follows from the model's or the input's shape."""
@@ -100,12 +132,21 @@ def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
 
 
 def undefined(measure: Measure, model: ModelFacts) -> dict[str, np.ndarray]:
-    """NaN for every variable of a measure that reads weights, where a model does not define it."""
+    """NaN for every variable of a measure whose dimensions are the model's; -1 for integers."""
     sizes = {dim: len(of) for dim, of in measure.coordinates(Setting(model)).items()}
     return {
-        variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], np.nan)
+        variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], _nothing(variable))
         for variable in measure.variables
     }
+
+
+def _is_of_heads(variable: Variable) -> bool:
+    dims = set(variable.dims)
+    return bool(dims & _LAYERS) and dims <= _LAYERS | {"step", "head", "head_from", "head_to"}
+
+
+def _nothing(variable: Variable) -> float | int:
+    return -1 if variable.dtype.startswith("int") else np.nan
 
 
 def require_input(measure: Measure, setting: Setting, kind: str) -> Input:

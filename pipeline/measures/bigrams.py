@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
+from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -29,7 +30,7 @@ class Bigrams(Measure):
     `from_unigrams` is the same with q(y), whatever came before; early in training a model moves
     towards the one, then the other, and then past both. `direct_path` is the divergence from the
     bigrams of what the direct path W_E W_U says of the last token alone: the table that a
-    transformer of no layers is. Means over all predictions on the measure's input. With counts
+    transformer of no layers is (final norm, biases and softcap of the logits applied). Means over all predictions on the measure's input. With counts
     n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
@@ -43,7 +44,7 @@ class Bigrams(Measure):
     """
 
     name = "bigrams"
-    version = 1
+    version = 2
     default_input = "text"
     variables = (
         Variable("from_unigrams", ("step",), "nats",
@@ -55,6 +56,10 @@ class Bigrams(Measure):
         Variable("unigram_loss", ("step",), "nats", "Mean loss of predicting by unigrams."),
         Variable("bigram_loss", ("step",), "nats", "Mean loss of predicting by bigrams."),
     )  # fmt: skip
+    relies_on = {
+        "from_unigrams": LOGITS, "from_bigrams": LOGITS, "direct_path": EMBEDDING | LOGITS,
+        "unigram_loss": MATRICES, "bigram_loss": MATRICES,
+    }  # fmt: skip
 
     corpus: str = "corpus"
     smoothing: float = Field(100.0, gt=0)
@@ -92,7 +97,7 @@ class Bigrams(Measure):
         last, following = tokens[:, :-1][counted], tokens[:, 1:][counted]
         stream = record.hidden_states[model.n_layers][:, :-1][counted]
         table = Table.of(torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing)
-        lens, W_E = Lens.of(model, weights), model.W_E
+        lens, W_E = Lens.of(model, weights), model.W_E * model.embedding_factor
         sums = np.zeros(5)
         for part in torch.arange(len(last)).split(_TOKENS_AT_A_TIME):
             unigrams, bigrams = table.unigrams.log(), table.bigrams(last[part]).log()

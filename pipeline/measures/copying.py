@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -47,6 +48,9 @@ class Copying(Measure):
         Variable("ov_copying_centred", _HEAD, "1",
                  "The same with the unembedding's mean over the vocabulary removed.", _ELHAGE),
     )  # fmt: skip
+    relies_on = dict.fromkeys(
+        ("ov_copying", "ov_copying_centred"), EMBEDDING | OV | STREAM | LOGITS
+    )
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None

@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
 from pipeline.measures.composition import triangle
+from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -38,6 +39,7 @@ class EffectiveRank(Measure):
         Variable("qk", _HEAD, "1", "Effective rank of W_Q W_K^T.", _ROY),
         Variable("embedding_unembedding", ("step",), "1", "Effective rank of W_E W_U.", _ROY),
     )
+    relies_on = {"ov": OV, "qk": QK, "embedding_unembedding": EMBEDDING | LOGITS}
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
@@ -50,9 +52,10 @@ class EffectiveRank(Measure):
         ov = [effective_rank(singular_values(h.W_V, h.W_O.mT)) for h in layers]
         qk = [effective_rank(singular_values(h.W_Q, h.W_K)) for h in layers]
         direct = effective_rank(_direct_singular_values(model))
+        shape = model.n_layers, model.n_heads  # a model of no layers has nothing to stack
         return {
-            "ov": torch.stack(ov).numpy(),
-            "qk": torch.stack(qk).numpy(),
+            "ov": np.array([of.numpy() for of in ov]).reshape(shape),
+            "qk": np.array([of.numpy() for of in qk]).reshape(shape),
             "embedding_unembedding": direct.numpy(),
         }
 

@@ -85,7 +85,7 @@ class HeadLabels(Measure):
     ) -> dict[str, np.ndarray]:
         """See the class."""
         scores = HeadScores().compute(records[:1], weights, None)
-        copying = BehaviouralCopying().compute(records[1:2], weights, None)
+        copying = BehaviouralCopying().computed(records[1:2], weights, None)
         null = HeadScores().compute(records[2:], weights, None)
         uniform = (1 / (BlockLayout(records[0].input).first_block_queries + 1)).mean()
         pattern = self._holds(scores["induction"], null["induction"])

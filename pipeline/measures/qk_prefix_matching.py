@@ -9,6 +9,7 @@ from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference
 from pipeline.measures.composition import ratios, readers_of, writer_of
 from pipeline.measures.copying import eigenvalue_score
+from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
 from pipeline.models.circuits import Heads, circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -54,6 +55,9 @@ class QKPrefixMatching(Measure):
         Variable("partner_head", _HEAD, "1", "That earlier head, within its layer.",
                  dtype="int32"),
     )  # fmt: skip
+    relies_on = dict.fromkeys(
+        ("score", "score_centred", "partner_layer", "partner_head"), EMBEDDING | OV | STREAM | QK
+    )
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from pipeline.models.families import FAMILIES, Family
+from pipeline.models.families import Family, family_of
 from pipeline.models.loading import ModelWeights
 
 Stream = Float[Tensor, "*batch d_model"]
@@ -40,10 +40,12 @@ def circuits(weights: ModelWeights) -> "Circuits | None":
 
     Defined for `FAMILIES`, by the `model_type` of the config. Not for others: a norm on the
     embeddings (Bloom) or projections around the residual stream (OPT-350m) leave no one W_E W_V;
-    the rest have fused layouts that are not described here.
+    the rest have fused layouts that are not described here. Nor where a check has found that the
+    description is not this model's (`engine/form.py`).
     """
-    family = FAMILIES.get(weights.config.model_type)
-    if family is None or any(".project_in." in name for name in weights):
+    family = family_of(weights.config)
+    projected = any(".project_in." in name for name in weights)
+    if family is None or projected or "matrices" in weights.facts.unmet:
         return None
     return Circuits(weights, family)
 
@@ -53,20 +55,28 @@ class Circuits:
 
     Matrices are made anew whenever they are read, one layer at a time: keep what is used twice.
     heads_are_normed: a norm stands between W_O and the stream, so that what a head adds to the
-    stream depends on the other heads.
+    stream depends on the other heads. embedding_factor: what rows of W_E are multiplied with on
+    their way into the stream. softcap: of the logits, None where there is none.
     """
 
     def __init__(self, weights: ModelWeights, family: Family):
         self._weights, self._family = weights, family
         self.n_layers, self.n_heads = weights.facts.n_layers, weights.facts.n_heads
         self.d_model, self.d_head = weights.facts.d_model, weights.facts.d_head
-        self.heads_are_normed = bool(family.output_norm)
+        self.heads_are_normed = bool(family.output_norm) or family.norms_stream
         self.final_norm = FinalNorm.of(weights.config)
+        self.softcap: float | None = getattr(weights.config, "final_logit_softcapping", None)
 
     @property
     def W_E(self) -> Float[Tensor, "vocabulary d_model"]:
         """The embedding as stored: constant factors that some families apply are left out."""
         return self._read(self._family.embedding)
+
+    @property
+    def embedding_factor(self) -> float:
+        """See the class."""
+        factor = getattr(self._weights.config, "embedding_multiplier", 1.0)
+        return factor * (self.d_model**0.5 if self._family.embedding_scaled else 1.0)
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocabulary"]:
@@ -155,7 +165,19 @@ class FinalNorm:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "FinalNorm":
-        """As the config has it; LayerNorms that it gives no epsilon have torch's."""
+        """That of a config: none for OPTs whose norms follow their blocks, or that say so."""
+        follow = not getattr(config, "do_layer_norm_before", True)
+        if follow or getattr(config, "_remove_final_layer_norm", False):
+            return cls(False, None)
+        return cls.of_blocks(config)
+
+    @classmethod
+    def of_blocks(cls, config: PreTrainedConfig) -> "FinalNorm":
+        """The norm of the same kind before each block.
+
+        None for an organism without `layer_norm`; LayerNorms that a config gives no epsilon have
+        torch's.
+        """
         if not getattr(config, "layer_norm", True):
             return cls(False, None)
         if (epsilon := getattr(config, "rms_norm_eps", None)) is not None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from transformers import PreTrainedConfig
+
 
 @dataclass(frozen=True)
 class Family:
@@ -11,6 +13,8 @@ class Family:
     qkv: three names, or one of a fused matrix whose columns lie "side by side" (all queries, all
     keys, all values) or "interleaved" (query, key and value of the first head, of the second, ...).
     offset: 1 where a norm multiplies by 1 + weight. output_norm: between W_O and the stream.
+    norms_stream: a norm after attention divides the stream itself, not what is added to it.
+    embedding_scaled: embeddings are multiplied by the square root of their width.
     """
 
     embedding: str = "model.embed_tokens"
@@ -26,11 +30,14 @@ class Family:
     unembedding: str = "lm_head"
     offset: float = 0.0
     rows_are_inputs: bool = False
+    norms_stream: bool = False
+    embedding_scaled: bool = False
 
 
 _LLAMA = Family()
 _POST_NORM = Family(norm="", output_norm="post_attention_layernorm")
-_GEMMA_2 = Family(output_norm="post_attention_layernorm", offset=1.0)
+_GEMMA = Family(offset=1.0, embedding_scaled=True)
+_GEMMA_2 = replace(_GEMMA, output_norm="post_attention_layernorm")
 _GPT_J = Family(
     embedding="transformer.wte",
     layer="transformer.h.{}",
@@ -53,7 +60,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": _LLAMA,
     "olmo2": _POST_NORM,
     "olmo3": _POST_NORM,
-    "gemma": Family(offset=1.0),
+    "gemma": _GEMMA,
     "gemma2": _GEMMA_2,
     "gemma3_text": _GEMMA_2,
     "phi3": Family(qkv=("self_attn.qkv_proj",)),
@@ -81,3 +88,11 @@ FAMILIES: dict[str, Family] = {
         final_norm="gpt_neox.final_layer_norm",
     ),
 }
+
+
+def family_of(config: PreTrainedConfig) -> Family | None:
+    """Where a model of this config keeps its matrices; None where that is not described here."""
+    family = FAMILIES.get(config.model_type)
+    if family is not None and not getattr(config, "do_layer_norm_before", True):
+        return replace(family, norm="", norms_stream=True)  # OPT: norms follow, none comes last
+    return family

@@ -8,7 +8,7 @@ import pickle
 import threading
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.errors import CheckpointError, InputError
+from pipeline.models.assumptions import Unmet
 from pipeline.models.fit import (
     check_fit,
     complete_tied,
@@ -59,7 +60,8 @@ class ModelFacts:
 
     context: the longest sequence it can read, None where any length is allowed. parameters: the
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
-    of each MLP, None where the config does not say.
+    of each MLP, None where the config does not say. unmet: which of the `ASSUMPTIONS` it was found
+    not to meet, each with the reason; empty where none was, or before any was checked.
     """
 
     n_layers: int
@@ -74,6 +76,7 @@ class ModelFacts:
     bos_token_id: int | None = None
     special_token_ids: tuple[int, ...] = ()
     d_mlp: int | None = None
+    unmet: Unmet = field(default_factory=dict)
 
 
 class ModelWeights(dict[str, Tensor]):

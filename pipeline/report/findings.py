@@ -46,12 +46,15 @@ def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
     """The groups that hold checkpoints, by their measure and then by their own name.
 
     A measure on its default input (a group named like the measure) comes before its siblings.
+    Variables without entries (of the heads of a model of no layers) are left out.
     """
     found: dict[str, dict[str, xr.Dataset]] = {}
     for name, node in sorted(run.children.items()):
-        if node.sizes.get("step", 0):
+        group = node.to_dataset()
+        group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
+        if group.data_vars and group.sizes.get("step", 0):
             measure = str(node.attrs.get("measure", name.partition(".")[0]))
-            found.setdefault(measure, {})[name] = node.to_dataset()
+            found.setdefault(measure, {})[name] = group
     return found
 
 

@@ -188,7 +188,7 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
     first = [name for name in _ORDER if name in group]
     for name in [*first, *(name for name in group.data_vars if name not in first)]:
         values = group[name]
-        if group.attrs.get("undefined") and not values.notnull().any():
+        if group.attrs.get("undefined") and not (values.size and values.notnull().any()):
             continue
         title = _capital(in_words(str(name)))
         if values.dims == ("step",):

@@ -48,7 +48,7 @@ def sparkline(series: xr.DataArray) -> str:
 
 def _of(group: str, node: xr.DataTree) -> Iterator[Line]:
     for name, values in node.data_vars.items():
-        if values.dtype.kind != "f" or not values.sizes.get("step"):
+        if values.dtype.kind != "f" or not values.size:
             continue
         if values.dims == ("step",):
             yield _line(f"{group}/{name}", values)

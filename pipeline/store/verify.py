@@ -115,7 +115,8 @@ def _checksums(array: zarr.Array) -> list[str]:
     if array.ndim == 1:
         return [checksum(np.asarray(value)) for value in np.asarray(array[:])]
     shards = array.shards or array.chunks
-    width = max(_SLAB // prod((array.shape[0], *array.shape[2:])) // shards[1], 1) * shards[1]
+    others = max(prod((array.shape[0], *array.shape[2:])), 1)  # 0 where a model has no layers
+    width = max(_SLAB // others // shards[1], 1) * shards[1]
     running = [hashlib.sha256() for _ in range(array.shape[0])]
     for start in range(0, array.shape[1], width):
         slab = np.ascontiguousarray(array[:, start : start + width])

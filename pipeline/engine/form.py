@@ -1,0 +1,305 @@
+"""Whether a model has the form that measures assume, found by computing with random weights.
+
+A small model of the same form (`reduced.py`) gets random weights, gains and biases: after
+initialisation gains are 1 and biases 0, which would hide a norm that is not there. Sequences of
+one token go through it, whose attention is all on themselves and whose rotations are none, and
+what passes through the model's own code is compared with what the circuits (`models/circuits.py`)
+say of it. The outcome depends on config and code alone, so that it is the same for all checkpoints
+and workers. See `models/assumptions.py` for what is checked.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from pipeline.engine import attention
+from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.forward import uses_interface
+from pipeline.engine.kernels import capped
+from pipeline.engine.reduced import reduced
+from pipeline.engine.streams import started_at, watched_stream
+from pipeline.models.circuits import Circuits, FinalNorm, circuits
+from pipeline.models.families import Family, family_of
+from pipeline.models.loading import Resident
+
+# Of the greatest number compared. Right float32 sums differ by 1e-5 of it; a norm, gain, bias or
+# factor that is not as assumed, by 1e-2 and more.
+TOLERANCE = 1e-3
+
+_TOKENS = 8
+_SCALES = (0.01, 1.0, 30.0)  # of streams: short ones show the norm's epsilon, long ones a softcap
+
+
+def unmet_assumptions(
+    architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
+) -> dict[str, str]:
+    """The `ASSUMPTIONS` that a model of this architecture does not meet, each with the reason.
+
+    Reads no checkpoint's weights. Raises InputError where there is no such model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        resident = reduced(architecture, trust_remote_code)
+        config = resident.weights.config
+        family = family_of(config)
+        if family is None:
+            return {"matrices": f"where a {config.model_type} model keeps them is not known here"}
+        try:
+            with torch.inference_mode():
+                return dict(_Check(resident, family).found())
+        except Exception as error:  # whatever a model says that is not what its family was
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return {"matrices": f"they could not be checked ({first})"}
+
+
+@dataclass
+class _Seen(attention.Recorder):
+    """A recorder that also keeps queries and keys, where the model's attention is ours."""
+
+    queries: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
+    keys: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
+
+    def take_scores(self, layer: int, scored: attention.Scored) -> None:
+        repeated = scored.k.repeat_interleave(scored.q.shape[1] // scored.k.shape[1], dim=1)
+        self.queries[layer], self.keys[layer] = scored.q[:, :, 0], repeated[:, :, 0]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one forward pass over sequences of one token showed.
+
+    normed: the streams as the layers' norms leave them, without gain and bias. z: per head.
+    written: what W_O (and the norm after it, if any) yields.
+    """
+
+    streams: dict[int, Float[Tensor, "token d_model"]]
+    normed: dict[int, Float[Tensor, "token d_model"]]
+    z: dict[int, Float[Tensor, "token head d_head"]]
+    queries: dict[int, Float[Tensor, "token head d_head"]]
+    keys: dict[int, Float[Tensor, "token head d_head"]]
+    written: dict[int, Float[Tensor, "token d_model"]]
+    logits: Float[Tensor, "token vocabulary"]
+
+
+class _Check:
+    """One model under examination."""
+
+    def __init__(self, resident: Resident, family: Family) -> None:
+        self.resident, self.family, self.module = resident, family, resident.module
+        torch.manual_seed(0)
+        resident.swap(_random_weights(self.module))
+        made = circuits(resident.weights)
+        if made is None:
+            raise ValueError("projections stand between the embedding and the stream")
+        self.model: Circuits = made
+        norm = FinalNorm.of_blocks(resident.weights.config)
+        self.norm: Callable[[Tensor], Tensor] = norm if family.norm else lambda stream: stream
+        self.layers = range(made.n_layers)
+        self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
+        if uses_interface(self.module):
+            self.module.set_attn_implementation(attention.NAME)
+
+    def found(self) -> Iterator[tuple[str, str]]:
+        """Each assumption that does not hold, with the reason."""
+        whole = self._observed()
+        logits_hold = self._unembedding_holds(whole)
+        pairs = None if uses_interface(self.module) else self._scores_hold_in_matrices()
+        self._silence(lambda name: not self._in_attention(name))
+        silent = self._observed()
+        self._silence(lambda name: name.endswith("bias"))
+        bare = self._observed()
+        if self.model.heads_are_normed:
+            yield "heads_apart", "a norm stands between the heads and the stream"
+        if not self._embedding_holds(whole):
+            yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
+        if not logits_hold:
+            yield (
+                "unembedding",
+                (
+                    "the last stream through final norm, W_U and biases is not the model's own logits"
+                ),
+            )
+        queries = [pairs[k] if pairs else self._queries_hold(whole, bare, k) for k in self.layers]
+        values = [self._values_hold(whole, bare, k) for k in self.layers]
+        streams = [self._stream_holds(silent, bare, k) for k in self.layers]
+        for name, holds, what in (
+            ("queries_keys", queries, "W_Q and W_K do not give the queries and keys"),
+            ("values_outputs", values, "W_V and W_O do not give the heads' outputs"),
+            ("stream", streams, "the heads' outputs are not what attention adds to the stream"),
+        ):
+            if not all(holds):
+                wrong = [k for k in self.layers if not holds[k]]
+                yield name, f"{what} of layer {', '.join(map(str, wrong))}"
+
+    def _observed(self) -> _Pass:
+        n, module = len(self.layers), self.module
+        streams: dict[int, list[Tensor]] = {k: [] for k in range(n + 1)}
+        recorder = _Seen({}, {}, head_outputs={k: [] for k in self.layers})
+        recorder.sequences = slice(0, len(self.tokens))
+        written: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(watched_stream(module, n, streams))
+            stack.enter_context(attention.recording(recorder, n))
+            if not uses_interface(module):
+                stack.enter_context(hooked(module, self.model.n_heads))
+            for k in self.layers:
+                stack.callback(self._watch_output(k, written).remove)
+            logits = module(input_ids=self.tokens[:, None], use_cache=False).logits[:, 0]
+        x = {k: of[0][:, 0] for k, of in streams.items()}
+        return _Pass(
+            streams=x,
+            normed={k: self.norm(x[k]) for k in x},
+            z={k: of[0][:, 0] for k, of in recorder.head_outputs.items()},
+            queries=recorder.queries,
+            keys=recorder.keys,
+            written=written,
+            logits=logits,
+        )
+
+    def _watch_output(
+        self, layer: int, written: dict[int, Tensor]
+    ) -> torch.utils.hooks.RemovableHandle:
+        name = self.family.output_norm or self.family.output
+        part = self.module.get_submodule(f"{self.family.layer.format(layer)}.{name}")
+        return part.register_forward_hook(
+            lambda _, __, output: written.update({layer: output.flatten(0, 1)})
+        )
+
+    def _silence(self, chosen: Callable[[str], bool]) -> None:
+        for name, parameter in self.module.named_parameters():
+            if chosen(name):
+                parameter.data.zero_()
+
+    def _in_attention(self, name: str) -> bool:
+        """Whether a parameter is no part of a block, or of what its attention does."""
+        family = self.family
+        parts = (family.output.rpartition(".")[0], family.norm, family.output_norm)
+        for layer in self.layers:
+            prefix = f"{family.layer.format(layer)}."
+            if name.startswith(prefix):
+                return any(part and name.startswith(f"{prefix}{part}.") for part in parts)
+        return True
+
+    def _embedding_holds(self, seen: _Pass) -> bool:
+        added = _differences(self.model.W_E[self.tokens]) * self.model.embedding_factor
+        return close(_differences(seen.streams[0]), added)
+
+    def _unembedding_holds(self, seen: _Pass) -> bool:
+        last = len(self.layers)
+        if not close(self._logits(seen.streams[last]), seen.logits):
+            return False
+        for scale in _SCALES if last else ():
+            stream = scale * torch.randn(_TOKENS, 1, self.model.d_model)
+            with started_at(self.module, last, last, stream):
+                own = self.module(input_ids=self.tokens[:, None], use_cache=False).logits[:, 0]
+            if not close(self._logits(stream[:, 0]), own):
+                return False
+        return True
+
+    def _logits(self, stream: Float[Tensor, "token d_model"]) -> Float[Tensor, "token vocabulary"]:
+        model = self.model
+        return capped(model.final_norm(stream) @ model.W_U + model.b_U, model.softcap)
+
+    def _queries_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
+        """Exactly but for a constant and one factor, or each in its direction where it is normed."""
+        heads = self.model.layer(layer)
+        sides = ((whole.queries, bare.queries, heads.W_Q), (whole.keys, bare.keys, heads.W_K))
+        for own, own_bare, matrix in sides:
+            made = torch.einsum("tm,hmd->thd", whole.normed[layer], matrix)
+            if proportional(_differences(own[layer]), _differences(made)):
+                continue
+            made = torch.einsum("tm,hmd->thd", bare.normed[layer], matrix)
+            if not close(_directions(own_bare[layer]), _directions(made)):
+                return False
+        return True
+
+    def _scores_hold_in_matrices(self) -> list[bool]:
+        """The same from attention matrices, for models whose queries and keys are not seen.
+
+        With all tokens at position 0 nothing is rotated, and in log p[i, j] - log p[i, 0] -
+        (log p[k, j] - log p[k, 0]) normalisation and biases cancel:
+
+            factor (x_i - x_k) W_Q ((x_j - x_0) W_K)^T
+        """
+        n = len(self.layers)
+        tokens = torch.randint(self.resident.facts.vocabulary, (_TOKENS, 3))
+        streams: dict[int, list[Tensor]] = {k: [] for k in range(n)}
+        with watched_stream(self.module, n, streams):
+            out = self.module(
+                input_ids=tokens,
+                position_ids=torch.zeros_like(tokens),
+                attention_mask=torch.ones_like(tokens),
+                use_cache=False,
+                output_attentions=True,
+            )
+        holds = []
+        for k in self.layers:
+            log = out.attentions[k].log()
+            own = log[:, :, 2, 1] - log[:, :, 2, 0] - log[:, :, 1, 1] + log[:, :, 1, 0]
+            x = self.norm(streams[k][0])
+            heads = self.model.layer(k)
+            q = torch.einsum("tm,hmd->thd", x[:, 2] - x[:, 1], heads.W_Q)
+            key = torch.einsum("tm,hmd->thd", x[:, 1] - x[:, 0], heads.W_K)
+            holds.append(proportional(own, torch.linalg.vecdot(q, key)))
+        return holds
+
+    def _values_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
+        """W_V exactly but for a constant; W_O also but for a factor, or for that of a norm."""
+        heads = self.model.layer(layer)
+        z = torch.einsum("tm,hmd->thd", whole.normed[layer], heads.W_V)
+        if not close(_differences(whole.z[layer]), _differences(z)):
+            return False
+        if self.family.output_norm:
+            made = torch.einsum("thd,hdm->tm", bare.z[layer], heads.W_O)
+            return close(_directions(bare.written[layer]), _directions(made))
+        made = torch.einsum("thd,hdm->tm", whole.z[layer], heads.W_O)
+        return proportional(_differences(whole.written[layer]), _differences(made))
+
+    def _stream_holds(self, silent: _Pass, bare: _Pass, layer: int) -> bool:
+        """With all else in the block silent, what it adds is what the heads wrote, and biases."""
+        heads = self.model.layer(layer)
+        seen = bare if self.family.output_norm else silent
+        added = seen.streams[layer + 1] - seen.streams[layer]
+        made = torch.einsum("thd,hdm->tm", seen.z[layer], heads.W_O)
+        if self.family.output_norm:
+            return close(_directions(added), _directions(made))
+        return close(_differences(added), _differences(made))
+
+
+def _random_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Matrices that keep lengths about the same; gains near 1, biases near 0, neither at it."""
+    weights = {}
+    for name, parameter in module.named_parameters():
+        drawn = torch.randn(parameter.shape)
+        if parameter.ndim > 1:
+            drawn /= min(parameter.shape[-2:]) ** 0.5
+        else:
+            drawn = 0.3 * drawn + float(name.endswith("weight"))
+        weights[name] = drawn
+    return weights
+
+
+def _differences(of: Float[Tensor, "token *others"]) -> Float[Tensor, "token *others"]:
+    """From the mean over tokens: what is the same for all of them is gone."""
+    return of - of.mean(dim=0)
+
+
+def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    return of / torch.linalg.vector_norm(of, dim=-1, keepdim=True)
+
+
+def close(own: Tensor, made: Tensor) -> bool:
+    """Whether two computations of the same numbers agree; not where one of them is not finite."""
+    scale = own.abs().max()
+    return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
+
+
+def proportional(own: Tensor, made: Tensor) -> bool:
+    """Whether they agree but for one positive factor."""
+    factor = (own * made).sum() / made.square().sum()
+    return bool(factor > 0) and close(own, factor * made)
