@@ -170,8 +170,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
     job.store.prepare(
-        _template(job, group, classes[group.name], prepared.settings[group.name], references)
-        for group in groups
+        _template(prepared, group, classes[group.name], references) for group in groups
     )
     for group in groups:
         name, class_ = group.name, classes[group.name]
@@ -277,12 +276,9 @@ def _one_architecture(checkpoints: Sequence[Checkpoint]) -> str:
 
 
 def _template(
-    job: Job,
-    group: Group,
-    class_: str,
-    setting: Setting,
-    references: Mapping[str, Reference],
+    prepared: Prepared, group: Group, class_: str, references: Mapping[str, Reference]
 ) -> Template:
+    job, setting = prepared.job, prepared.settings[group.name]
     measure, workers = group.measure, job.analysis.workers
     attributes = {
         "measure": measure.name,
@@ -292,11 +288,22 @@ def _template(
         "input": setting.input.description() if setting.input else None,
         "reference": references.get(group.name),
         "undefined": measure.why_undefined(setting),
+        "selected": _selected(prepared, group),
         "computed_in": {"dtype": workers.dtype, "device": workers.device},
     }
     coordinates = measure.coordinates(setting)
     half = frozenset(group.options.float16)
     return Template(group.name, class_, measure.variables, coordinates, attributes, half)
+
+
+def _selected(prepared: Prepared, group: Group) -> list[int] | None:
+    """The steps at which a group is asked for, where not every checkpoint of the run is selected.
+
+    So that readers can tell a step that was left out from one that is missing.
+    """
+    if prepared.job.analysis.select is None and group.options.select is None:
+        return None
+    return [checkpoint.step for checkpoint in group.applies_to(prepared.checkpoints)]
 
 
 def save_input(store: Store, made: Input) -> None:
