@@ -76,7 +76,8 @@ def sections(run: xr.DataTree) -> list[Section]:
     """The sections of an opened run, in reading order."""
     groups = by_measure(run)
     heads = next(iter(groups.get("head_scores", {}).values()), None)
-    heads = None if heads is None or without_heads(heads) else heads
+    if heads is not None and (without_heads(heads) or not has_numbers(heads["induction"])):
+        heads = None
     first, last = list(_TITLES)[:-1], list(_TITLES)[-1:]
     order = [*first, *(name for name in groups if name not in _TITLES), *last]
     return [

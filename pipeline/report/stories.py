@@ -85,6 +85,7 @@ def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figur
         induction = strongest(heads["induction"])
         previous = strongest(heads["previous_token"])
         both = {"induction": (induction, BLUE), "previous token": (previous, GREEN)}
+        both = {name: series for name, series in both.items() if has_numbers(series[0])}
         figure = stacked([*panels, Panel("highest head score", both)], marks=2)
         if (onset := first_crossing(induction, FORMED, "above")) is not None:
             mark_step(figure, onset, f"first head above {FORMED}: step {onset:,}", BLUE, 0)
