@@ -6,8 +6,10 @@ from jaxtyping import Bool
 
 from pipeline.report.wording import at_steps, is_undefined
 
-# Larger variables are not read for this; a mean over them, which is as finite, is beside them.
-_MOST_NUMBERS = 2**22
+# Larger variables are not read for this, nor numbers of every token: means over them, which are
+# finite only where they are, stand beside them.
+_MOST_NUMBERS = 2**20
+_OF_TOKENS = {"sequence", "position"}
 
 # Of a variable over these dimensions each number counts for itself. Others (neurons, frequencies)
 # have numbers that are undefined by definition at some steps: there only all of them together do.
@@ -30,7 +32,9 @@ def gaps_in(group: xr.Dataset) -> dict[str, list[str]]:
     for name, values in group.data_vars.items():
         if values.dtype.kind != "f" or "step" not in values.dims or not values.size > 0:
             continue
-        if values.size > _MOST_NUMBERS or is_undefined(group, str(name)):
+        if values.size > _MOST_NUMBERS or set(values.dims) >= _OF_TOKENS:
+            continue
+        if is_undefined(group, str(name)):
             continue
         steps = every[_broken(values)]
         if steps.size:

@@ -12,9 +12,9 @@ MOST_STEPS = 3  # non-finite steps that are listed; of more their number is give
 
 
 def number(value: float) -> str:
-    """Two decimals; below 1, two significant digits; from 100 on, none. "undefined" for NaN."""
+    """Two decimals; below 1, two significant digits; from 100 on, none. "NaN" where it is NaN."""
     if math.isnan(value):
-        return "undefined"
+        return "NaN"
     size = abs(value)
     if size == 0 or math.isinf(value):
         text = f"{value:.0f}"
