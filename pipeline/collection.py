@@ -27,8 +27,9 @@ def open_runs(
 
     uris: by name of the run; a sequence names each by the last part of its URI.
     align: the axis that the runs share. origin: the moment on that axis that becomes a run's zero:
-    its place for each run, or what happened then, such as "head_scores/induction > 0.6": the first
-    saved step at which any entry (any head) passes. The axis is then `since_origin`.
+    its place for each run, or what happened then, such as "modular_addition/test_loss < 0.1": the
+    first saved step from which on that holds of some entry (some head, say) at every saved step.
+    The axis is then `since_origin`.
     Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
     axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
 
@@ -68,7 +69,7 @@ def _by_name(uris: Sequence[str]) -> dict[str, str]:
 
 
 def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
-    """The first place on the axis at which a variable passes a threshold."""
+    """Return the first place on the axis from which on a variable stays past a threshold."""
     parts = _MOMENT.fullmatch(happened)
     try:
         address, sign, threshold = parts.groups() if parts else ("", "", "")
@@ -81,9 +82,11 @@ def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
     values = select(tree, address)
     others = [dim for dim in values.dims if dim != "step"]
     series = values.max(others) if sign == ">" else values.min(others)
-    step = first_crossing(series, limit, "above" if sign == ">" else "below")
+    step = first_crossing(series, limit, "above" if sign == ">" else "below", stays=True)
     if step is None:
-        raise InputError(f"run {run!r}: {happened} at none of its steps: leave it out")
+        raise InputError(
+            f"run {run!r}: {happened} at none of its steps, or not up to the last: leave it out"
+        )
     return float(series.sel(step=step)[align])
 
 

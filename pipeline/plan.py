@@ -325,10 +325,13 @@ def _template(
 
 
 def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
-    """The steps at which a group was last asked for, None where that was all of the run's."""
+    """Return the steps at which a group is asked for, None where that is all of the run's.
+
+    So that readers can tell a step that was left out from one that is missing.
+    """
     if prepared.job.analysis.select is None and group.options.select is None:
         return None
-    return [checkpoint.step for checkpoint in group.applies_to(prepared.checkpoints)]
+    return [one.step for one in group.applies_to(prepared.surveyed.checkpoints)]
 
 
 def save_input(store: Store, made: Input) -> None:

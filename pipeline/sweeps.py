@@ -44,13 +44,14 @@ def stores_in(place: str) -> list[str]:
 
 
 def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
-    """When each run memorised and generalised, one row for each, by the settings that differ.
+    """Return when each run memorised and generalised, one row for each, by settings that differ.
 
     Columns: `run`; the settings of training that are not the same in all runs, where these have a
     `training.yaml`; `memorised`, `circuit`, `generalised`: the first step from which on train,
     restricted and test loss stay below 0.1 nats; `lead`: (generalised - circuit) / generalised;
     `test_falls`: the first step from which on test loss stays below half of its maximum;
-    `restricted_then`: restricted loss (nats) at that step. Empty cells: never, or undefined.
+    `restricted_then`: restricted loss (nats) at that step. Empty cells: never, undefined, or not
+    finite at the last step.
     InputError for a store without the measure `modular_addition`.
     """
     opened = {Path(store.rstrip("/")).stem: open_run(store) for store in stores}

@@ -34,7 +34,8 @@ _ALLOWED = (
 class Asked:
     """What is done with the numbers before they are shown, in this order.
 
-    mean: dimensions that are averaged over, in float64, undefined numbers (NaN) left out.
+    mean: dimensions that are averaged over, in float64, undefined numbers (NaN) left out; where
+    there are any, a column `left_out` says how many.
     where: a condition on the columns, such as "induction > 0.4 and layer >= 2"; it may name the
     other variables of the group that have no dimension of their own. sort: a column; descending.
     limit: the most rows.
@@ -144,8 +145,11 @@ def _mean(dataset: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
     for name, array in dataset.data_vars.items():
         over = [dim for dim in dims if dim in array.dims]
         means[name] = in_chunks(array).mean(over, dtype="float64") if over else array
+    asked = next(iter(dataset.data_vars.values()))
+    means["left_out"] = in_chunks(asked).isnull().sum(dims)
     labels = {n: c for n, c in dataset.coords.items() if not set(c.dims) & set(dims)}
-    return xr.Dataset(means, labels).compute()
+    found = xr.Dataset(means, labels).compute()
+    return found if found["left_out"].any() else found.drop_vars("left_out")
 
 
 def in_chunks(array: xr.DataArray) -> xr.DataArray:

@@ -28,15 +28,17 @@ class Change(NamedTuple):
 def first_crossing(
     series: xr.DataArray, threshold: float, direction: Direction = "below", *, stays: bool = False
 ) -> int | None:
-    """The first saved step at which `series` (dims: step) is past `threshold`; None if it never is.
+    """Return the first saved step at which `series` (dims: step) is past `threshold`, or None.
 
-    Past means strictly below, or strictly above, the threshold. A series that begins past it
-    crosses at its first step. A step whose value is NaN (undefined) is passed over, as if it had
-    not been saved: it neither crosses nor ends a crossing.
-    stays: the first step from which on ALL later values are past the threshold.
+    Past means finite and strictly below, or strictly above, the threshold. A series that begins
+    past it crosses at its first step. NaN and infinity are never past it.
+    stays: the first step from which on ALL saved values are past the threshold. A later value that
+    is not finite is not past it either. The last step alone is enough: nothing that is saved
+    contradicts it, but sentences must say that no later step confirms it.
     """
-    steps, values = _defined(series)
+    steps, values = _ordered(series)
     past = values < threshold if direction == "below" else values > threshold
+    past &= np.isfinite(values)
     if stays:
         past = np.logical_and.accumulate(past[::-1])[::-1]
     return int(steps[past.argmax()]) if past.any() else None
@@ -46,10 +48,12 @@ def largest_change(series: xr.DataArray) -> Change | None:
     """The neighbouring saved steps between which `series` (dims: step) moved most, up or down.
 
     The move is the absolute difference of the two values, whatever the number of steps between
-    them. Of equal moves the earliest counts. Steps whose value is NaN are passed over: the steps
-    on either side of one are neighbours. None where the series never moves.
+    them. Of equal moves the earliest counts. Steps whose value is not finite are passed over: the
+    steps on either side of one are neighbours. None where the series never moves.
     """
-    steps, values = _defined(series)
+    steps, values = _ordered(series)
+    finite = np.isfinite(values)
+    steps, values = steps[finite], values[finite]
     moves = np.abs(np.diff(values))
     if not moves.any():
         return None
@@ -57,11 +61,9 @@ def largest_change(series: xr.DataArray) -> Change | None:
     return Change(int(steps[i]), int(steps[i + 1]), float(values[i]), float(values[i + 1]))
 
 
-def _defined(series: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps in ascending order and the values there, without those that are NaN."""
+def _ordered(series: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps in ascending order and the values there."""
     if series.dims != ("step",):
         raise ValueError(f"a series over step alone is needed, not one over {series.dims}")
     ordered = series.sortby("step")
-    steps, values = ordered["step"].values, ordered.values.astype(np.float64)
-    defined = ~np.isnan(values)
-    return steps[defined], values[defined]
+    return ordered["step"].values, ordered.values.astype(np.float64)

@@ -1,4 +1,7 @@
-"""The three phases of grokking, by stated rules on the progress measures of one run.
+"""When a run memorised and generalised, and its three phases, by rules on its progress measures.
+
+`milestones` is the one definition of "memorised", "circuit formed" and "generalised": the first
+saved step from which on a loss stays below `SOLVED` at every saved step.
 
 Nanda et al. 2023, section 5.2, describe them and give steps for one run, but no rule:
 
@@ -13,16 +16,25 @@ steps up to the end of cleanup count for it.
 
 from dataclasses import dataclass
 
+import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
 
 SOLVED = 0.1  # nats
 NAMES = ("memorisation", "circuit formation", "cleanup")
+
+# What it means that a loss stays below SOLVED, in the order in which it is expected to happen.
+MILESTONES = {
+    "train_loss": "memorised",
+    "restricted_loss": "circuit formed",
+    "test_loss": "generalised",
+}
+
 RULES = (
-    "Memorisation ends where excluded loss is lowest, circuit formation at the first checkpoint "
-    "from which on test loss stays below half of its maximum, cleanup at the first from which on "
-    f"it stays below {SOLVED} nats."
+    "Memorisation ends where excluded loss is lowest, of the checkpoints up to the end of cleanup; "
+    "circuit formation at the first checkpoint from which on test loss stays below half of its "
+    f"maximum; cleanup at the first from which on it stays below {SOLVED} nats."
 )
 
 
@@ -35,21 +47,30 @@ class Phase:
     end: int | None
 
 
-def phases(progress: xr.Dataset) -> list[Phase]:
-    """The phases that a run reached, in order. `progress`: the group `modular_addition`.
+def milestones(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, int | None]:
+    """Return for each loss of `MILESTONES` the first step from which on it stays below `threshold`.
 
-    Empty where excluded loss is undefined (other operations than add and subtract) or there is
-    only one step. A phase without a step of its own (circuit formation that never began) is left
-    out together with all later ones.
+    None where it does not stay below: a loss that fell below and rose again, or that is not finite
+    at the last step. The last saved step alone is enough (see `first_crossing`).
     """
-    losses = progress.sortby("step").dropna("step", subset=["excluded_loss", "test_loss"])
-    if losses.sizes["step"] < 2:
+    return {name: first_crossing(progress[name], threshold, stays=True) for name in MILESTONES}
+
+
+def phases(progress: xr.Dataset) -> list[Phase]:
+    """Return the phases that a run reached, in order. `progress`: the group `modular_addition`.
+
+    Empty where there is only one step, or where excluded or test loss is not finite at some step
+    (for other operations than add and subtract excluded loss is undefined). A phase without a step
+    of its own (memorisation that the first step has ended, circuit formation that never began) is
+    left out together with all later ones.
+    """
+    losses = progress.sortby("step")[["excluded_loss", "test_loss"]]
+    if losses.sizes["step"] < 2 or not np.isfinite(losses.to_array()).all():
         return []
     first, last = int(losses["step"][0]), int(losses["step"][-1])
-    ends = _ends(losses)
     found, start = [], first
-    for name, end in zip(NAMES, ends, strict=True):
-        if end is not None and end < start:
+    for name, end in zip(NAMES, _ends(losses), strict=True):
+        if end is not None and end <= start:
             break
         found.append(Phase(name, start, end))
         if end is None or end == last:
@@ -63,37 +84,35 @@ def _ends(losses: xr.Dataset) -> tuple[int | None, int | None, int | None]:
     solved = first_crossing(test, SOLVED, stays=True)
     until = losses["excluded_loss"].sel(step=slice(None, solved))
     lowest = int(until["step"][int(until.values.argmin())])
-    memorised = None if lowest == int(until["step"][-1]) else lowest
-    return memorised, fall_of(test), solved
+    unended = solved is None and lowest == int(losses["step"][-1])
+    return None if unended else lowest, fall_of(test), solved
 
 
 def fall_of(test_loss: xr.DataArray) -> int | None:
-    """The first step from which on test loss stays below half of its maximum; None if none is."""
-    return first_crossing(test_loss, float(test_loss.max()) / 2, stays=True)
+    """Return the first step from which on test loss stays below half of its maximum, or None.
+
+    The maximum is that of the finite values.
+    """
+    finite = test_loss.values[np.isfinite(test_loss.values)]
+    return first_crossing(test_loss, float(finite.max()) / 2, stays=True) if finite.size else None
 
 
 def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, float | None]:
-    """When a run memorised, had its circuit and generalised, and where restricted loss stood then.
+    """Return when a run memorised, had its circuit and generalised, and restricted loss then.
 
-    `memorised`, `circuit`, `generalised`: the first step from which on train, restricted and test
-    loss stay below the threshold. `lead`: (generalised - circuit) / generalised. `test_falls`: see
-    `fall_of`; `restricted_then`: restricted loss at that step. None for what never happened.
+    `memorised`, `circuit`, `generalised`: see `milestones`, of train, restricted and test loss.
+    `lead`: (generalised - circuit) / generalised. `test_falls`: see `fall_of`; `restricted_then`:
+    restricted loss at that step. None for what never happened, and for a lead at step 0.
     """
     falls = fall_of(progress["test_loss"])
     then = None if falls is None else float(progress["restricted_loss"].sel(step=falls))
-    crossings = {
-        name: first_crossing(progress[loss], threshold, stays=True)
-        for name, loss in (
-            ("memorised", "train_loss"),
-            ("circuit", "restricted_loss"),
-            ("generalised", "test_loss"),
-        )
-    }
+    reached = milestones(progress, threshold)
+    crossings = dict(zip(("memorised", "circuit", "generalised"), reached.values(), strict=True))
     lead = _lead(crossings["circuit"], crossings["generalised"])
     return {**crossings, "lead": lead, "test_falls": falls, "restricted_then": then}
 
 
 def _lead(circuit: int | None, generalised: int | None) -> float | None:
-    if circuit is None or generalised is None:
+    if circuit is None or not generalised:  # a share of 0 steps is undefined
         return None
-    return (generalised - circuit) / max(generalised, 1)
+    return (generalised - circuit) / generalised

@@ -135,8 +135,8 @@ def mark_span(
 
 
 def last(values: xr.DataArray) -> float:
-    """The last defined value of a series (dims: step); NaN where there is none."""
-    defined = values.values[~np.isnan(values.values)]
+    """Return the last finite value of a series (one dimension); NaN where there is none."""
+    defined = values.values[np.isfinite(values.values)]
     return float(defined[-1]) if defined.size else math.nan
 
 

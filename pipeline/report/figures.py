@@ -91,12 +91,15 @@ def heat_map(
 
 
 def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
-    """A line for each parameter (dims: step, parameter), on a logarithmic axis.
+    """Return a line for each parameter (dims: step, parameter), on a logarithmic axis, and a note.
 
-    The largest at the last step are coloured and named, the others grey; at most
-    `MOST_PARAMETERS` are drawn, and then a sentence says so.
+    The largest at their last finite value are coloured and named, the others grey; at most
+    `MOST_PARAMETERS` are drawn, and parameters without a finite value are not: then the note says
+    so.
     """
-    order = np.argsort(-np.nan_to_num(values.isel(step=-1).values), kind="stable")
+    ending = np.array([last(one) for one in values.transpose("parameter", "step")])
+    known = int(np.isfinite(ending).sum())
+    order = np.argsort(-ending, kind="stable")[:known]  # NaN sorts last
     kept = values.isel(parameter=order[:MOST_PARAMETERS])
     names = [str(name) for name in kept["parameter"].values]
     colours = [*LINES[:_NAMED], *[FAINT] * len(names)]
@@ -111,8 +114,10 @@ def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
     ends = [(name, last(kept.isel(parameter=i)), colours[i]) for i, name in enumerate(shown)]
     end_names(figure, ends, scale, HEIGHT - TOP - BOTTOM)
     total = values.sizes["parameter"]
-    note = f"Drawn: the {len(names)} of {total} that end largest." if len(names) < total else ""
-    return figure, note
+    notes = [f"Drawn: the {len(names)} of {known} that end largest."] if len(names) < known else []
+    if known < total:
+        notes.append(f"Not drawn: {total - known} of {total}, which have no finite value.")
+    return figure, " ".join(notes)
 
 
 def _shortened(parameter: str) -> str:

@@ -4,14 +4,28 @@ Every number comes from the store; every moment is a saved step, found by
 `pipeline.aggregate.crossings`. The thresholds are stated in the sentences that use them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import xarray as xr
 
 from pipeline.query import open_run
+from pipeline.report.gaps import gaps_in
 from pipeline.report.grokking import grokking_findings
 from pipeline.report.induction import Formation, formation, head_findings, in_context_findings
-from pipeline.report.wording import at_step, extreme, number
+from pipeline.report.wording import (
+    at_step,
+    by_reason,
+    extreme,
+    finite,
+    gaps,
+    is_undefined,
+    listed,
+    non_finite,
+    number,
+)
+
+_NAMED = 6  # groups and variables that are named; the others are counted
+_REASONS = 3  # reasons for leaving steps out, likewise
 
 Sentences = Iterator[str]
 
@@ -27,19 +41,20 @@ def findings_of(run: xr.DataTree) -> list[str]:
     A measure that was not computed is said to be missing only where another one's finding would
     need it; measures that the report knows no sentence for are left to the figures.
     """
-    groups = by_measure(run)
+    groups, masked = by_measure(run), list(_left_out(run.attrs.get("masked", {})))
     if not groups:
-        return ["No measure of any checkpoint is stored yet."]
+        return [*masked, "No measure of any checkpoint is stored yet."]
     formed = _formation(groups)
     said = [
-        *_each(groups, "head_scores", head_findings),
+        *_each(groups, "head_scores", _head_findings),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
         *_missing(groups),
         *_each(groups, "modular_addition", grokking_findings),
         *_each(groups, "token_loss", _loss_findings),
         *_each(groups, "weight_norm", _norm_findings),
     ]
-    return said or ["No sentence is known for the measures stored here: see the figures."]
+    unknown = "No sentence is known for the measures stored here: see the figures."
+    return [*(said or [unknown]), *masked, *_gaps_of(groups)]
 
 
 def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
@@ -54,8 +69,13 @@ def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
         group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
         if group.data_vars and group.sizes.get("step", 0):
             measure = str(node.attrs.get("measure", name.partition(".")[0]))
-            found.setdefault(measure, {})[name] = group
+            found.setdefault(measure, {})[name] = _in_order(group)
     return found
+
+
+def _in_order(group: xr.Dataset) -> xr.Dataset:
+    """The group in order of step, on which all sentences rely; `open_run` gives it so."""
+    return group if group.indexes["step"].is_monotonic_increasing else group.sortby("step")
 
 
 def _each(
@@ -72,7 +92,19 @@ def _each(
 
 def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
     scores = next(iter(groups.get("head_scores", {}).values()), None)
-    return None if scores is None else formation(scores)
+    return None if scores is None or without_heads(scores) else formation(scores)
+
+
+def without_heads(scores: xr.Dataset) -> bool:
+    """Whether these are the scores of a model without layers, or without attention."""
+    return 0 in (scores.sizes.get("layer"), scores.sizes.get("head"))
+
+
+def _head_findings(scores: xr.Dataset) -> Sentences:
+    if without_heads(scores):
+        yield "The model has no attention heads, so that none can have formed."
+    else:
+        yield from head_findings(scores)
 
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
@@ -83,28 +115,62 @@ def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
 
 
 def _loss_findings(group: xr.Dataset) -> Sentences:
-    mean = group["mean"].dropna("step")
-    if mean.sizes["step"] > 1:
-        first, last = mean[0], mean[-1]
-        verb = "fell" if last < first else "went"
-        yield (
-            f"The mean loss {verb} from {number(float(first))} nats at "
-            f"{at_step(int(first['step']))} to {number(float(last))} at "
-            f"{at_step(int(last['step']))}."
-        )
+    mean = group["mean"]
+    defined = finite(mean)
+    if not defined.size:
+        if not is_undefined(group, "mean"):
+            yield f"The mean loss is {non_finite(mean)}."
+        return
+    (start, first), (end, last) = (_at(defined, i) for i in (0, -1))
+    if start == end:
+        said = f"is {first} nats at {start}"
+    elif first == last:
+        said = f"is {first} nats at {start} and at {end}"
+    else:
+        verb = "fell" if defined[-1] < defined[0] else "rose"
+        said = f"{verb} from {first} nats at {start} to {last} at {end}"
+    yield f"The mean loss {said}{gaps(mean)}."
 
 
 def _norm_findings(group: xr.Dataset) -> Sentences:
-    total = group["sum_of_squares"].dropna("step")
-    peak = extreme(total, "highest")
-    if peak is None or total.sizes["step"] < 2:
+    total = group["sum_of_squares"]
+    defined = finite(total)
+    name = "The sum of squares of all weights"
+    if (peak := extreme(defined, "highest")) is None:
+        yield f"{name} is {non_finite(total)}."
         return
-    step, value = peak
-    last, last_step = float(total[-1]), int(total["step"][-1])
-    if step == last_step:
-        yield f"The sum of squares of all weights was largest at the last step: {number(value)}."
+    lowest, highest = float(defined.min()), number(peak[1])
+    end, last = _at(defined, -1)
+    if defined.sizes["step"] == 1:
+        said = f"is {last} at {end}"
+    elif number(lowest) == highest:
+        said = f"is {last} at every step{' where it is finite' if non_finite(total) else ''}"
+    elif peak[0] == int(defined["step"][-1]):
+        which = "the last step" + (" where it is finite" if non_finite(total[-1:]) else "")
+        said = f"was largest at {which}: {last}"
     else:
-        yield (
-            f"The sum of squares of all weights was largest at {at_step(step)} ({number(value)}) "
-            f"and is {number(last)} at {at_step(last_step)}."
-        )
+        said = f"was largest at {at_step(peak[0])} ({highest}) and is {last} at {end}"
+    yield f"{name} {said}{gaps(total)}."
+
+
+def _at(series: xr.DataArray, index: int) -> tuple[str, str]:
+    """The step and the value at an index of a series, in words."""
+    return at_step(int(series["step"][index])), number(float(series[index]))
+
+
+def _left_out(masked: Mapping[int, str]) -> Sentences:
+    """The steps that an audit, or the reading of their weights, left out, with the reasons."""
+    if masked:
+        said = [f"{steps} ({reason})" for reason, steps in by_reason(masked).items()]
+        yield f"Left out of all findings and figures: {listed(said, _REASONS)}."
+
+
+def _gaps_of(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    """Which stored numbers are not finite at which steps, one sentence for each set of steps."""
+    found: dict[str, list[str]] = {}
+    for group in groups.values():
+        for name, dataset in group.items():
+            for steps, variables in gaps_in(dataset).items():
+                found.setdefault(steps, []).append(f"{name} ({listed(variables, _NAMED)})")
+    for steps, names in found.items():
+        yield f"Not finite {steps}: {listed(names, _NAMED)}."

@@ -2,9 +2,9 @@
 
 import xarray as xr
 
+from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.query import open_run
 from pipeline.report.findings import by_measure
-from pipeline.report.grokking import MILESTONES, milestones
 from pipeline.report.induction import FORMED, onsets
 from pipeline.report.wording import at_step, head_name
 
@@ -41,9 +41,15 @@ def _heads(group: xr.Dataset) -> dict[str, str]:
 
 
 def _losses(group: xr.Dataset) -> dict[str, str]:
+    """What `milestones` finds so far: a loss may rise again at a step that is not saved yet."""
+    last = int(group["step"].values[-1])
     return {
-        MILESTONES[loss]: f"{MILESTONES[loss].capitalize()}: {loss.replace('_', ' ')} was first "
-        f"low at {at_step(step)}."
+        MILESTONES[loss]: f"{MILESTONES[loss].capitalize()}: {loss.replace('_', ' ')} "
+        + (
+            f"is below {SOLVED} nats at {at_step(step)}, the last saved so far."
+            if step == last
+            else f"stays below {SOLVED} nats from {at_step(step)} on, up to {at_step(last)}."
+        )
         for loss, step in milestones(group).items()
         if step is not None
     }

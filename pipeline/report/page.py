@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pipeline.query import open_run
 from pipeline.report.findings import findings_of
 from pipeline.report.sections import Section, sections
-from pipeline.report.wording import amount, counted, listed
+from pipeline.report.wording import amount, at_step, by_reason, counted, listed
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
 _SHORT_RUN = 10_000  # steps
@@ -70,7 +70,7 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
         provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
         identity=_plain(run.attrs.get("identity", {})) | _inputs(groups),
         tokens=_tokens_by_step(groups),
-        left_out=_left_out(run.attrs.get("masked", {})),
+        left_out=by_reason(run.attrs.get("masked", {})),
     )
 
 
@@ -96,21 +96,16 @@ def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
     if not saved:
         return "no checkpoint yet"
     tokens = [v for v in _tokens_by_step(groups).values() if v]
-    parts = [counted(len(saved), "checkpoint"), f"steps {saved[0]:,} to {saved[-1]:,}"]
+    parts = [counted(len(saved), "checkpoint"), _range(saved)]
     if tokens:
         parts.append(f"{amount(max(tokens))} tokens seen")
     return " · ".join([*parts, counted(len(groups), "measure")])
 
 
-def _left_out(masked: Mapping[int, str]) -> dict[str, str]:
-    """The steps that an audit masked, by the reason."""
-    steps: dict[str, list[int]] = {}
-    for step, reason in sorted(masked.items()):
-        steps.setdefault(reason, []).append(step)
-    return {
-        reason: f"{'step' if len(found) == 1 else 'steps'} {listed([f'{s:,}' for s in found], 20)}"
-        for reason, found in steps.items()
-    }
+def _range(steps: list[int]) -> str:
+    if len(steps) == 1:
+        return at_step(steps[0])
+    return f"steps {steps[0]:,} to {steps[-1]:,}"
 
 
 def _step_scale(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
@@ -133,18 +128,18 @@ def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
 
 def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str]:
     steps = [int(step) for step in group["step"].values]
-    selected = group.attrs.get("selected_steps")
+    selected = group.attrs.get("selected_steps")  # None: all; not known of older rows
     wanted = set(saved) if selected is None else set(saved) & set(selected)
-    missing = sorted(wanted - set(steps))
+    missing, skipped = sorted(wanted - set(steps)), set(saved) - wanted - set(steps)
     dtypes = sorted({str(values.dtype) for values in group.data_vars.values()})
     return {
         "group": name,
         "measure": f"{group.attrs.get('measure', name)} v{group.attrs.get('version', '?')}",
         "input": str((group.attrs.get("input") or {}).get("name", "weights only")),
         "parameters": _settings(group.attrs.get("parameters", {})),
-        "checkpoints": f"{len(steps):,}, steps {steps[0]:,} to {steps[-1]:,}" if steps else "none",
+        "checkpoints": f"{len(steps):,}, {_range(steps)}" if steps else "none",
+        "not selected": f"{len(skipped):,}" if skipped else "none",
         "missing": listed([f"{step:,}" for step in missing], 8) if missing else "none",
-        "not selected": f"{len(set(saved) - wanted - set(steps)):,}",
         "dtype": ", ".join(dtypes),
     }
 

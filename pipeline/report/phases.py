@@ -6,6 +6,7 @@ import xarray as xr
 from pipeline.aggregate.phases import NAMES, Phase
 from pipeline.report.drawing import LABEL_HEIGHT, TOP, mark_span
 from pipeline.report.figures import lines
+from pipeline.report.gaps import has_numbers
 from pipeline.report.stories import LOSSES
 from pipeline.report.theme import BLUE, GREEN, VERMILLION
 from pipeline.report.wording import in_words
@@ -14,10 +15,12 @@ _COLOURS: dict[str, str] = dict(zip(NAMES, (BLUE, GREEN, VERMILLION), strict=Tru
 
 
 def three_phases(group: xr.Dataset, found: list[Phase]) -> go.Figure:
-    """The four losses on a linear axis, with a band for each phase that the run reached."""
+    """Return the losses on a linear axis, with a band for each phase that the run reached."""
     top = TOP + LABEL_HEIGHT * len(found)
-    losses = {in_words(name): group[name] for name in LOSSES}
-    figure = lines(losses, "loss (nats)", colours=list(LOSSES.values()), height=380 + top, top=top)
+    drawn = [name for name in LOSSES if has_numbers(group[name])]
+    losses = {in_words(name): group[name] for name in drawn}
+    colours = [LOSSES[name] for name in drawn]
+    figure = lines(losses, "loss (nats)", colours=colours, height=380 + top, top=top)
     last = int(group["step"].max())
     for row, phase in enumerate(reversed(found)):
         end = last if phase.end is None else phase.end

@@ -11,16 +11,18 @@ from inspect import cleandoc
 import plotly.graph_objects as go
 import xarray as xr
 
-from pipeline.aggregate.phases import RULES, phases
+from pipeline.aggregate.crossings import largest_change
+from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
 from pipeline.report import stories
 from pipeline.report.figures import heat_map, lines, parameter_lines
-from pipeline.report.findings import by_measure
-from pipeline.report.grokking import LEARNED, key_frequencies
+from pipeline.report.findings import by_measure, without_heads
+from pipeline.report.gaps import has_numbers
+from pipeline.report.grokking import key_frequencies
 from pipeline.report.heads import head_lines, mosaic
 from pipeline.report.induction import FORMED, compared_tokens
 from pipeline.report.phases import three_phases
 from pipeline.report.thinning import thinned_steps
-from pipeline.report.wording import in_words, listed
+from pipeline.report.wording import in_words, listed, why_undefined
 
 MOST_FRAMES = 60  # steps of a mosaic
 MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map
@@ -53,7 +55,7 @@ class Section:
     """The plates of one group, and what its measure means.
 
     undrawn: variables that have too many dimensions for a figure. undefined: why some are NaN at
-    every checkpoint; these are not drawn.
+    every checkpoint; these are not drawn. empty: other variables without a finite number, likewise.
     """
 
     group: str
@@ -62,6 +64,7 @@ class Section:
     plates: tuple[Plate, ...]
     undrawn: tuple[str, ...] = ()
     undefined: str = ""
+    empty: tuple[str, ...] = ()
 
     @property
     def frames(self) -> tuple[int, ...]:
@@ -73,6 +76,8 @@ def sections(run: xr.DataTree) -> list[Section]:
     """The sections of an opened run, in reading order."""
     groups = by_measure(run)
     heads = next(iter(groups.get("head_scores", {}).values()), None)
+    if heads is not None and (without_heads(heads) or not has_numbers(heads["induction"])):
+        heads = None
     first, last = list(_TITLES)[:-1], list(_TITLES)[-1:]
     order = [*first, *(name for name in groups if name not in _TITLES), *last]
     return [
@@ -96,6 +101,7 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
         tuple(plates),
         undrawn,
         str(group.attrs.get("undefined", "")),
+        tuple(_empty(group)),
     )
 
 
@@ -103,40 +109,52 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
 
 
 def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
-    by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
-    caption = (
-        f"{_meanings(group, 'mean', 'in_context_score')} Band: the two neighbouring checkpoints "
-        "between which the in-context score moved most."
-    )
+    shown = [name for name in ("mean", "in_context_score") if has_numbers(group[name])]
+    caption = _meanings(group, *shown)
+    if largest_change(group["in_context_score"]) is not None:
+        caption += (
+            " Band: the two neighbouring checkpoints between which the in-context score moved most."
+        )
     if heads is not None:
         caption += (
             " Below: the highest score of any head; dotted, the first checkpoint at which a head's "
             f"induction (prefix-matching) score is above {FORMED}."
         )
-    figure = stories.what_happened_when(group, heads)
-    yield Plate("What happened when", caption, (figure,), wide=True)
+    if (figure := stories.what_happened_when(group, heads)) is not None:
+        yield Plate("What happened when", caption, (figure,), wide=True)
+    if has_numbers(group["mean_by_position"]):
+        yield from _by_position(group)
+
+
+def _by_position(group: xr.Dataset) -> Iterator[Plate]:
+    by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
     yield Plate(
         "Loss by position over training",
         f"{_meaning(by_position)} {note}",
         (stories.loss_by_position(by_position),),
     )
+    caption, tokens = (
+        "The same at checkpoints evenly spaced in log(1 + step).",
+        compared_tokens(group),
+    )
+    if tokens is not None:
+        caption += " Dotted: the tokens that the in-context score compares."
     yield Plate(
         "Loss by position at a few checkpoints",
-        "The same at checkpoints evenly spaced in log(1 + step). Dotted: the tokens that the "
-        "in-context score compares.",
-        (stories.loss_profiles(group["mean_by_position"], compared_tokens(group) or ()),),
+        caption,
+        (stories.loss_profiles(group["mean_by_position"], tokens or ()),),
     )
 
 
 def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
-    losses = [name for name in stories.LOSSES if group[name].notnull().any()]
-    yield Plate(
-        "Progress measures",
-        f"{_meanings(group, *losses)} Dotted verticals: the first checkpoint at which a "
-        f"loss is below {LEARNED} nats.",
-        (stories.progress(group),),
-        wide=True,
-    )
+    losses = [name for name in stories.LOSSES if has_numbers(group[name])]
+    if losses:
+        caption = _meanings(group, *losses)
+        if any(step is not None for step in milestones(group).values()):
+            caption += (
+                f" Dotted verticals: the checkpoint from which on a loss stays below {SOLVED} nats."
+            )
+        yield Plate("Progress measures", caption, (stories.progress(group),), wide=True)
     if found := phases(group):
         yield Plate(
             "Three phases",
@@ -145,29 +163,32 @@ def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[P
             (three_phases(group, found),),
             wide=True,
         )
-    norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
-    keys = key_frequencies(group)
-    pointed = "Arrows: the key frequencies." if keys else ""
-    yield Plate(
-        "Frequencies in the embedding",
-        f"{_meaning(norms)} {pointed} {note}",
-        (stories.frequencies(norms, keys),),
-    )
+    if has_numbers(group["embedding_norm"]):
+        norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
+        keys = key_frequencies(group)
+        pointed = "Arrows: the key frequencies." if keys else ""
+        yield Plate(
+            "Frequencies in the embedding",
+            f"{_meaning(norms)} {pointed} {note}",
+            (stories.frequencies(norms, keys),),
+        )
     every = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
-    shares = [name for name in every if group[name].notnull().any()]
-    yield Plate(
-        "Sparsity in the Fourier basis",
-        _meanings(group, *shares),
-        (lines({in_words(name): group[name] for name in shares}, "share or coefficient"),),
-    )
+    if shares := [name for name in every if has_numbers(group[name])]:
+        yield Plate(
+            "Sparsity in the Fourier basis",
+            _meanings(group, *shares),
+            (lines({in_words(name): group[name] for name in shares}, "share or coefficient"),),
+        )
 
 
 def _weight_norm(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
     total, each = group["sum_of_squares"], group["by_parameter"]
-    yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
-    drawn, thin = thinned_steps(each, MOST_STEPS)
-    figure, note = parameter_lines(drawn, "sum of squares")
-    yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
+    if has_numbers(total):
+        yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
+    if has_numbers(each):
+        drawn, thin = thinned_steps(each, MOST_STEPS)
+        figure, note = parameter_lines(drawn, "sum of squares")
+        yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
 
 
 _DRAWN: dict[str, Callable[[xr.Dataset, xr.Dataset | None], Iterator[Plate]]] = {
@@ -188,7 +209,7 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
     first = [name for name in _ORDER if name in group]
     for name in [*first, *(name for name in group.data_vars if name not in first)]:
         values = group[name]
-        if group.attrs.get("undefined") and not (values.size and values.notnull().any()):
+        if not _is_drawn(values) or not has_numbers(values):
             continue
         title = _capital(in_words(str(name)))
         if values.dims == ("step",):
@@ -216,13 +237,20 @@ def _over_training(title: str, values: xr.DataArray) -> Plate:
     return Plate(title, f"{_meaning(values)} {note}", (figure,))
 
 
+def _is_drawn(values: xr.DataArray) -> bool:
+    """Whether a variable has dimensions that a figure can show."""
+    return len(values.dims) == 2 or set(values.dims) in ({"step"}, {"step", "layer", "head"})
+
+
 def _undrawn(group: xr.Dataset) -> list[xr.DataArray]:
-    drawn = ({"step"}, {"step", "layer", "head"})
-    return [
-        values
-        for values in group.data_vars.values()
-        if len(values.dims) != 2 and set(values.dims) not in drawn
-    ]
+    return [values for values in group.data_vars.values() if not _is_drawn(values)]
+
+
+def _empty(group: xr.Dataset) -> Iterator[str]:
+    """What is not drawn because it has no finite number, and no stored reason for that."""
+    for name, values in group.data_vars.items():
+        if _is_drawn(values) and not has_numbers(values) and not why_undefined(group, str(name)):
+            yield in_words(str(name))
 
 
 # Words from a variable's attributes

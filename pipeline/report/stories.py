@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing, largest_change
+from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.report.drawing import (
     BOTTOM,
     LABEL_HEIGHT,
@@ -26,7 +27,7 @@ from pipeline.report.drawing import (
     y_axis,
 )
 from pipeline.report.figures import HEIGHT, heat_map, lines
-from pipeline.report.grokking import LEARNED, MILESTONES, milestones
+from pipeline.report.gaps import has_numbers
 from pipeline.report.induction import FORMED, strongest
 from pipeline.report.theme import (
     BLUE,
@@ -59,22 +60,32 @@ class Panel(NamedTuple):
     lines: Mapping[str, tuple[xr.DataArray, str]]
 
 
-def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figure:
-    """Mean loss, in-context score and the strongest heads above one step axis.
+def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figure | None:
+    """Return mean loss, in-context score and the strongest heads above one step axis.
 
     The band is where the in-context score moved most; the line, the first head above `FORMED`.
+    Panels without a finite number are left out; None where no loss is left.
     """
     score = losses["in_context_score"]
-    panels = [
-        Panel("mean loss (nats)", {"mean loss": (losses["mean"], INK)}),
-        Panel("in-context score (nats)", {"in-context score": (score, VERMILLION)}),
-    ]
+    each = {
+        "mean loss (nats)": {"mean loss": (losses["mean"], INK)},
+        "in-context score (nats)": {"in-context score": (score, VERMILLION)},
+    }
+    drawn = {
+        axis: series
+        for axis, series in each.items()
+        if all(has_numbers(values) for values, _ in series.values())
+    }
+    panels = [Panel(axis, series) for axis, series in drawn.items()]
+    if not panels:
+        return None
     if heads is None:
         figure = stacked(panels, marks=1)
     else:
         induction = strongest(heads["induction"])
         previous = strongest(heads["previous_token"])
         both = {"induction": (induction, BLUE), "previous token": (previous, GREEN)}
+        both = {name: series for name, series in both.items() if has_numbers(series[0])}
         figure = stacked([*panels, Panel("highest head score", both)], marks=2)
         if (onset := first_crossing(induction, FORMED, "above")) is not None:
             mark_step(figure, onset, f"first head above {FORMED}: step {onset:,}", BLUE, 0)
@@ -102,8 +113,11 @@ def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
 def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.Figure:
     """Loss by token at a few checkpoints (dims: step, position), dark to light as training goes on.
 
-    tokens: the two that the in-context score compares, marked.
+    tokens: the two that the in-context score compares, marked. Checkpoints without a finite loss
+    are left out.
     """
+    known = np.isfinite(by_position.transpose("step", ...).values).any(axis=1)
+    by_position = by_position.isel(step=np.flatnonzero(known))
     chosen = by_position.isel(step=thinned(by_position["step"].values, _PROFILES))
     colours, scale = sequence(chosen.sizes["step"]), scale_of([chosen])
     figure = go.Figure([_profile(one, colour) for one, colour in zip(chosen, colours, strict=True)])
@@ -113,7 +127,9 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
     y_axis(figure, "loss (nats)", scale)
     shown = Scale(0, np.log10(chosen.sizes["position"] + 1), log=True)
     figure.update_xaxes(title_text="token predicted", **log_ticks(shown))
-    ends = list(zip(names, chosen.values[:, -1].tolist(), colours, strict=True))
+    ends = [
+        (name, last(one), colour) for name, one, colour in zip(names, chosen, colours, strict=True)
+    ]
     end_names(figure, ends, scale, HEIGHT - top - BOTTOM)
     for token in tokens:
         _mark_token(figure, token)
@@ -128,15 +144,15 @@ def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure
 
 
 def progress(group: xr.Dataset) -> go.Figure:
-    """The four losses on one logarithmic axis; the step at which each first was below `LEARNED`."""
-    losses = {in_words(name): group[name] for name in LOSSES if group[name].notnull().any()}
+    """Return the losses on one logarithmic axis, and from where on each stays below `SOLVED`."""
+    losses = {in_words(name): group[name] for name in LOSSES if has_numbers(group[name])}
     reached = {name: step for name, step in milestones(group).items() if step is not None}
     top = TOP + LABEL_HEIGHT * len(reached)
     colours = [colour for name, colour in LOSSES.items() if in_words(name) in losses]
     figure = lines(losses, "loss (nats)", log=True, colours=colours, height=380 + top, top=top)
-    figure.add_hline(LEARNED, line={"color": QUIET, "width": 1, "dash": "dot"})
+    figure.add_hline(SOLVED, line={"color": QUIET, "width": 1, "dash": "dot"})
     figure.add_annotation(
-        text=f"{LEARNED} nats", x=1, xref="paper", xanchor="right", xshift=-4, y=np.log10(LEARNED),
+        text=f"{SOLVED} nats", x=1, xref="paper", xanchor="right", xshift=-4, y=np.log10(SOLVED),
         yanchor="top", showarrow=False, font={"size": 11, "color": QUIET},
     )  # fmt: skip
     latest_first = sorted(reached, key=lambda name: -reached[name])

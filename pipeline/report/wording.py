@@ -1,17 +1,20 @@
 """How numbers, heads and lists are written, the same in sentences and figures."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import xarray as xr
 
+MOST_STEPS = 3  # non-finite steps that are listed; of more their number is given
+
 
 def number(value: float) -> str:
-    """Two decimals; below 1, two significant digits; from 100 on, none. "undefined" for NaN."""
+    """Two decimals; below 1, two significant digits; from 100 on, none. "NaN" where it is NaN."""
     if math.isnan(value):
-        return "undefined"
+        return "NaN"
     size = abs(value)
     if size == 0 or math.isinf(value):
         text = f"{value:.0f}"
@@ -61,9 +64,76 @@ def in_words(name: str) -> str:
 
 
 def extreme(series: xr.DataArray, which: Literal["lowest", "highest"]) -> tuple[int, float] | None:
-    """Step and value of a series' "lowest" or "highest" value, NaN aside; None if all are NaN."""
+    """Return step and value of a series' "lowest" or "highest" finite value; None without any.
+
+    Of equal values the first in order of the array.
+    """
     values = series.values.astype(np.float64)
-    if np.isnan(values).all():
+    finite = np.flatnonzero(np.isfinite(values))
+    if not finite.size:
         return None
-    i = int(np.nanargmin(values) if which == "lowest" else np.nanargmax(values))
+    kept = values[finite]
+    i = finite[int(kept.argmin() if which == "lowest" else kept.argmax())]
     return int(series["step"].values[i]), float(values[i])
+
+
+def finite(series: xr.DataArray) -> xr.DataArray:
+    """Return a series (dims: step) at the steps where it is finite: not NaN, not infinite."""
+    return series.isel(step=np.flatnonzero(np.isfinite(series.values)))
+
+
+def non_finite(series: xr.DataArray) -> str:
+    """Say at which steps a series (dims: step, ascending) is not finite; "" where it always is.
+
+    "not finite at step 1,500", "at steps 10 and 30", "from step 900 on", "at 7 of 30 steps, first
+    at step 10", "at any step". Whether it is so by definition, `why_undefined` tells.
+    """
+    steps = series["step"].values
+    bad = np.flatnonzero(~np.isfinite(series.values.astype(np.float64)))
+    return f"not finite {at_steps(steps[bad], steps)}" if bad.size else ""
+
+
+def gaps(series: xr.DataArray, subject: str = "it") -> str:
+    """Return a clause to append that says where a series is not finite; "" where it always is."""
+    found = non_finite(series)
+    return f"; {subject} is {found}" if found else ""
+
+
+def at_steps(some: Sequence[int] | np.ndarray, every: Sequence[int] | np.ndarray) -> str:
+    """Say which of `every` saved step `some` are (both ascending, not empty)."""
+    if len(some) == 1:
+        return f"at {at_step(int(some[0]))}"
+    if len(some) == len(every):
+        return "at any step"
+    if some[0] == every[-len(some)]:
+        return f"from {at_step(int(some[0]))} on"
+    if len(some) <= MOST_STEPS:
+        return f"at steps {listed([f'{step:,}' for step in some])}"
+    return f"at {len(some):,} of {len(every):,} steps, first at {at_step(int(some[0]))}"
+
+
+def why_undefined(group: xr.Dataset, name: str) -> str:
+    """Return the reason, stored with the group, why a variable is undefined; "" without one.
+
+    The attribute `undefined` reads "a, b: NaN, because …".
+    """
+    said = str(group.attrs.get("undefined") or "")
+    if not re.search(rf"\b{re.escape(name)}\b", said):
+        return ""
+    return said.partition("because ")[2] or said
+
+
+def is_undefined(group: xr.Dataset, name: str) -> bool:
+    """Whether a variable is undefined by definition: no finite number, and a stored reason."""
+    return bool(why_undefined(group, name)) and not np.isfinite(group[name].values).any()
+
+
+def by_reason(masked: Mapping[int, str]) -> dict[str, str]:
+    """Return the steps that were left out, in words, by the reason: "steps 10 and 1,500"."""
+    steps: dict[str, list[int]] = {}
+    for step, reason in sorted(masked.items()):
+        steps.setdefault(reason, []).append(step)
+    return {
+        reason: f"{'step' if len(found) == 1 else 'steps'} {listed([f'{s:,}' for s in found], 20)}"
+        for reason, found in steps.items()
+    }

@@ -18,17 +18,17 @@ def series(values, steps=None):
 
 
 # Few distinct values, so that ties, returns and exact hits on the threshold are common.
-VALUES = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, 1.0, 2.0, NAN]), max_size=9)
+INF = float("inf")
+VALUES = st.lists(st.sampled_from([-INF, -1.0, 0.0, 0.5, 0.5000001, 1.0, INF, NAN]), max_size=9)
 
 
 def crossing_by_brute_force(values, steps, threshold, direction, stays):
     def past(value):
-        return value < threshold if direction == "below" else value > threshold
+        beyond = value < threshold if direction == "below" else value > threshold
+        return math.isfinite(value) and beyond
 
     for i, step in enumerate(steps):
-        if math.isnan(values[i]) or not past(values[i]):
-            continue
-        if not stays or all(past(v) for v in values[i:] if not math.isnan(v)):
+        if past(values[i]) and (not stays or all(past(v) for v in values[i:])):
             return step
     return None
 
@@ -45,7 +45,7 @@ def test_first_crossing_is_that_of_a_plain_loop(values, direction, stays):
 @given(VALUES)
 def test_largest_change_is_that_of_a_plain_loop(values):
     steps = [7 * i for i in range(len(values))]
-    kept = [(s, v) for s, v in zip(steps, values, strict=True) if not math.isnan(v)]
+    kept = [(s, v) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
     best = None
     for (s0, v0), (s1, v1) in pairwise(kept):
         if v0 != v1 and (best is None or abs(v1 - v0) > abs(best.size)):
@@ -68,9 +68,12 @@ def test_a_return_undoes_a_crossing_only_where_it_has_to_stay():
     assert first_crossing(there_and_back, 0.1, stays=True) == 30
 
 
-def test_an_undefined_step_neither_crosses_nor_ends_a_crossing():
+def test_a_step_that_is_not_finite_is_never_past_the_threshold():
     assert first_crossing(series([NAN, NAN]), 0.1) is None
-    assert first_crossing(series([1, NAN, 0.05, NAN, 0.05]), 0.1, stays=True) == 20
+    assert first_crossing(series([1, NAN, 0.05, NAN, 0.05]), 0.1) == 20
+    assert first_crossing(series([1, NAN, 0.05, NAN, 0.05]), 0.1, stays=True) == 40
+    assert first_crossing(series([1, 0.05, 0.05, NAN]), 0.1, stays=True) is None
+    assert first_crossing(series([0.1, INF, 1.0]), 0.5, "above", stays=True) == 20
 
 
 def test_steps_are_taken_in_their_own_order():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.aggregate.phases import Phase, phases, summary_of
+from pipeline.aggregate.phases import Phase, milestones, phases, summary_of
 from pipeline.report.phases import three_phases
 
 STEPS = [0, 100, 200, 300, 400, 500, 600, 700]
@@ -61,6 +61,54 @@ def test_excluded_loss_that_falls_again_after_cleanup_moves_nothing():
 def test_undefined_losses_have_no_phases():
     assert phases(progress(excluded_loss=[np.nan] * 8)) == []
     assert phases(progress().isel(step=[0])) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["excluded_loss", "test_loss"])
+def test_no_phase_rests_on_a_step_that_is_not_finite(name, value):
+    broken = progress()
+    broken[name][6] = value
+    assert phases(broken) == []
+
+
+def test_a_phase_without_a_step_of_its_own_is_left_out():
+    # Excluded loss is lowest at the first step: no memorisation is seen.
+    assert phases(progress(excluded_loss=[0.1, 1, 2, 3, 3, 3, 3, 3])) == []
+    # Test loss goes from above half of its maximum to below 0.1 nats within one interval.
+    sharp = progress(test_loss=[4.7, 9.0, 20.0, 22.0, 18.0, 17.0, 0.09, 1e-4])
+    assert phases(sharp) == [Phase("memorisation", 0, 200), Phase("circuit formation", 200, 600)]
+    # Excluded loss falls for as long as the model has not generalised: nothing lies between.
+    falling = [4.7, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1.0]
+    assert phases(progress(excluded_loss=falling)) == [Phase("memorisation", 0, 600)]
+    # All is solved at the first step.
+    assert phases(progress(test_loss=[0.05] * 8)) == []
+
+
+def test_milestones_are_the_crossings_that_stay():
+    """A dip below 0.1 at step 100 that comes back counts for none of the three losses."""
+    dips = progress(
+        train_loss=[4, 0.05, 2, 0.05, 0.01, 0.01, 0.01, 0.01],
+        restricted_loss=[4, 0.05, 4, 4, 0.05, 0.01, 0.01, 0.01],
+        test_loss=[4, 0.05, 4, 4, 4, 4, 4, 0.1],  # 0.1 is not below 0.1
+    )
+    wanted = {"train_loss": 300, "restricted_loss": 400, "test_loss": None}
+    assert milestones(dips) == wanted
+    found = summary_of(dips)
+    assert [found[name] for name in ("memorised", "circuit", "generalised")] == [300, 400, None]
+
+
+def test_a_loss_that_ends_not_finite_has_no_milestone():
+    ended = progress(train_loss=[*TRAIN[:7], np.nan], test_loss=[*TEST[:7], np.inf])
+    assert milestones(ended)["train_loss"] is None
+    found = summary_of(ended)
+    assert found["generalised"] is found["lead"] is found["test_falls"] is None
+    began = progress(test_loss=[np.inf, *TEST[1:]])
+    assert summary_of(began)["test_falls"] == 500  # half of 22, not of infinity
+
+
+def test_generalised_at_step_0_has_no_lead():
+    found = summary_of(progress(test_loss=[0.01] * 8))
+    assert (found["generalised"], found["circuit"], found["lead"]) == (0, 400, None)
 
 
 def test_the_lead_is_a_share_of_the_steps_to_generalise():

@@ -222,10 +222,13 @@ def test_undefined_numbers_do_not_spoil_the_page():
     group = tree["modular_addition"].to_dataset()
     for name in ("restricted_loss", "excluded_loss", "logit_variance_explained"):
         group[name][:] = np.nan
-    group.attrs["undefined"] = "restricted_loss: NaN, because"
+    why = "restricted_loss, excluded_loss, logit_variance_explained: NaN, because so it is"
+    group.attrs["undefined"] = why
     page = Page(html_of(made.run_of(modular_addition=group)))
-    assert "undefined for this operation" in page.text
-    assert "Undefined for this run: restricted_loss: NaN, because" in page.text
+    assert "key frequencies are undefined: so it is." in page.text
+    assert f"Undefined for this run: {why}" in page.text
+    assert "Not drawn" not in page.text
+    assert "Arrows" not in page.text
     assert "Three phases" not in page.text
 
 
@@ -242,7 +245,7 @@ def test_steps_that_select_skipped_are_not_said_to_be_missing():
     group = tree["head_scores"].to_dataset()
     saved = [int(step) for step in group["step"].values]
     few = group.isel(step=[0, 2])
-    assert _provenance("head_scores", few, saved)["not selected"] == "0"
+    assert _provenance("head_scores", few, saved)["not selected"] == "none"
     few.attrs["selected_steps"] = [saved[0], saved[2], saved[4]]
     row = _provenance("head_scores", few, saved)
     assert row["missing"] == f"{saved[4]:,}"

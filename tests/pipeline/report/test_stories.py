@@ -46,7 +46,7 @@ def test_the_overview_does_without_head_scores():
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score"]
 
 
-def test_progress_marks_the_first_step_at_which_each_loss_is_low():
+def test_progress_marks_the_step_from_which_on_each_loss_stays_low():
     group = made.modular_addition()
     figure = progress(group)
     for trace in figure.data:

@@ -103,12 +103,18 @@ class TestMeans:
             np.nanmean(values_of(losses(), step)["loss"][:, [2, 3]], dtype=np.float64)
             for step in (1, 2, 100)
         ]
-        assert list(found.columns) == ["step", "tokens_seen", "loss"]
+        assert list(found.columns) == ["step", "tokens_seen", "loss", "left_out"]
         np.testing.assert_allclose(found["loss"], expected, rtol=1e-15)
+        assert found["left_out"].tolist() == [2, 2, 2]  # of 4 x 2: the first sequence is NaN
+
+    def test_a_mean_that_leaves_nothing_out_has_no_such_column(self, tree):
+        found = table(tree, "losses/loss", Asked(mean=["position"]), sequence=[1, 2])
+        assert "left_out" not in found.columns
 
     def test_a_mean_over_all_steps_has_no_step(self, tree):
         found = table(tree, "scores/induction", Asked(mean=["step"]))
-        assert list(found.columns) == ["layer", "head", "induction"]
+        assert list(found.columns) == ["layer", "head", "induction", "left_out"]
+        assert found["left_out"].tolist() == [len(STEPS)] * 3 + [0] * 3  # layer 0 is NaN
         whole = np.stack([values_of(scores(), s)["induction"].astype(float) for s in STEPS])
         np.testing.assert_allclose(found["induction"], whole.mean(axis=0).ravel(), equal_nan=True)
 

@@ -1,0 +1,53 @@
+"""Which of a group's variables are not finite at which steps."""
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool
+
+from pipeline.report.wording import at_steps, is_undefined
+
+# Larger variables are not read for this, nor numbers of every token: means over them, which are
+# finite only where they are, stand beside them.
+_MOST_NUMBERS = 2**20
+_OF_TOKENS = {"sequence", "position"}
+
+# Of a variable over these dimensions each number counts for itself. Others (neurons, frequencies)
+# have numbers that are undefined by definition at some steps: there only all of them together do.
+_EACH = {"step", "layer", "head", "parameter", "depth"}
+
+
+def has_numbers(values: xr.DataArray) -> bool:
+    """Whether there is anything to draw: a finite number."""
+    return bool(np.isfinite(values.values).any())
+
+
+def gaps_in(group: xr.Dataset) -> dict[str, list[str]]:
+    """Return the variables that are not finite at some steps, by those steps in words.
+
+    A number that is finite at no step is left aside where another one of its variable is: it is
+    undefined by definition. So is a variable for which the group states that it is.
+    """
+    found: dict[str, list[str]] = {}
+    every = group["step"].values
+    for name, values in group.data_vars.items():
+        if values.dtype.kind != "f" or "step" not in values.dims or not values.size > 0:
+            continue
+        if values.size > _MOST_NUMBERS or set(values.dims) >= _OF_TOKENS:
+            continue
+        if is_undefined(group, str(name)):
+            continue
+        steps = every[_broken(values)]
+        if steps.size:
+            found.setdefault(at_steps(steps, every), []).append(str(name))
+    return found
+
+
+def _broken(values: xr.DataArray) -> Bool[np.ndarray, " step"]:
+    """At which steps a variable is not finite."""
+    finite = np.isfinite(values.transpose("step", ...).values)
+    finite = finite.reshape(len(finite), -1)
+    known = finite[:, finite.any(axis=0)]
+    if not known.shape[1]:
+        return np.ones(len(finite), dtype=bool)
+    whole = known.all(axis=1) if set(values.dims) <= _EACH else known.any(axis=1)
+    return ~whole
