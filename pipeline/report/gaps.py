@@ -25,21 +25,26 @@ def gaps_in(group: xr.Dataset) -> dict[str, list[str]]:
     """Return the variables that are not finite at some steps, by those steps in words.
 
     A number that is finite at no step is left aside where another one of its variable is: it is
-    undefined by definition. So is a variable for which the group states that it is.
+    undefined by definition. So is a variable that is finite at no step where another one of its
+    group is, or for which the group states that it is undefined; the figures' section names those.
     """
     found: dict[str, list[str]] = {}
     every = group["step"].values
-    for name, values in group.data_vars.items():
-        if values.dtype.kind != "f" or "step" not in values.dims or not values.size > 0:
+    checked = [name for name, values in group.data_vars.items() if _is_checked(values)]
+    dead = {name for name in checked if not has_numbers(group[name])}
+    for name in checked:
+        if name in dead and (len(dead) < len(checked) or is_undefined(group, str(name))):
             continue
-        if values.size > _MOST_NUMBERS or set(values.dims) >= _OF_TOKENS:
-            continue
-        if is_undefined(group, str(name)):
-            continue
-        steps = every[_broken(values)]
+        steps = every[_broken(group[name])]
         if steps.size:
             found.setdefault(at_steps(steps, every), []).append(str(name))
     return found
+
+
+def _is_checked(values: xr.DataArray) -> bool:
+    if values.dtype.kind != "f" or "step" not in values.dims or set(values.dims) >= _OF_TOKENS:
+        return False
+    return 0 < values.size <= _MOST_NUMBERS
 
 
 def _broken(values: xr.DataArray) -> Bool[np.ndarray, " step"]:

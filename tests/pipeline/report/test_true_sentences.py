@@ -243,6 +243,16 @@ def test_every_group_that_is_not_finite_at_a_step_is_named():
     )
 
 
+def test_a_variable_that_was_not_asked_for_is_not_called_not_finite():
+    """As head_ablation's `together_loss` where no heads are ablated together."""
+    arrays = {"loss": ("step", np.ones(3)), "together_loss": ("step", np.full(3, NAN))}
+    group = made.group("head_ablation", arrays, steps_of(range(3)))
+    assert not any("inite" in line for line in said(head_ablation=group))
+    group["loss"][:] = NAN
+    line = about("finite", said(head_ablation=group))
+    assert line == "Not finite at any step: head_ablation (loss and together_loss)."
+
+
 def test_what_is_undefined_by_definition_is_not_called_not_finite():
     undefined = [NAN] * 3
     group = grokking([4, 3, 2], [4] * 3, undefined, undefined, undefined=WAVES,
