@@ -17,17 +17,17 @@ import torch
 from pipeline.config import MatchesInput, RepeatedInput
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
-from pipeline.engine.record import merge
-from pipeline.errors import InputError
+from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input, make_input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.families import FAMILIES as WITH_CIRCUITS
 from pipeline.models.loading import Resident
 from pipeline.modular.table import TableMeasure
+from pipeline.store.fingerprint import canonical_json
 from tests.pipeline.circuit_families import config_of
 from tests.pipeline.families import DTYPES, FAMILIES, eager_model
-from tests.pipeline.modular_organisms import adding_model, config, random_model, table_input
+from tests.pipeline.modular_organisms import adding_model, random_model, table_input
 
 LENGTH = 12
 
@@ -202,3 +202,64 @@ def test_measures_of_weights_alone_are_nan_for_every_matrix_they_read(family: st
     resident, state = held(config_of(family), "float64")
     compute = lambda: computed(resident, ON_WEIGHTS, {})  # noqa: E731
     assert not list(faults(resident, state, matrices_of(state), compute, 1e-8))
+
+
+def held_table(model) -> tuple[Resident, dict[str, torch.Tensor]]:
+    resident = Resident(model.config, dtype="float64")
+    return resident, {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("made", [random_model(11), adding_model(7, [2, 3])], ids=["11", "7"])
+def test_measures_of_modular_arithmetic_are_nan_where_a_weight_is(made):
+    resident, state = held_table(made)
+    inputs = {"table": table_input(resident.facts.vocabulary - 1)}
+    resident.swap(dict(state))
+    references = references_of(resident, inputs)
+    compute = lambda: computed(resident, ON_TABLES, inputs, references)  # noqa: E731
+    assert not list(faults(resident, state, matrices_of(state), compute, 1e-8))
+
+
+def references_of(resident: Resident, inputs: Mapping[str, Input]) -> dict[str, dict]:
+    """What each measure needs of the present weights as those of the last checkpoint."""
+    return {
+        name: measure.reference(records_of(resident, measure, inputs), resident.weights)
+        for name, measure in ON_TABLES.items()
+        if measure.reference_from
+    }
+
+
+def records_of(
+    resident: Resident, measure: Measure, inputs: Mapping[str, Input]
+) -> tuple[Record, ...]:
+    passes = measure.passes(Setting(resident.facts, inputs["table"]))
+    return tuple(run(resident, inputs["table"], one) for one in passes)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "undefined"),
+    [
+        ("lm_head", {"modular_addition/restricted_loss", "restricted_loss/train",
+                     "restricted_loss/neurons_test", "modular_addition/excluded_loss",
+                     "modular_addition/logit_variance_explained", "restricted_loss/test",
+                     "lottery_ticket/keys_above_others", "lottery_ticket/mean_rank"}),
+        ("embed_tokens", {"restricted_loss/all_embedding_keys", "excluded_loss/embedding_keys",
+                          "restricted_loss/all_cluster_keys", "excluded_loss/cluster_keys",
+                          "embedding_plane/first", "embedding_plane/circularity",
+                          "lottery_ticket/power_ratio", "lottery_ticket/rank"}),
+    ],
+)  # fmt: skip
+def test_what_a_last_checkpoint_that_is_not_finite_decides_is_undefined(parameter, undefined):
+    resident, state = held_table(random_model(11))
+    inputs = {"table": table_input(11)}
+    (name,) = (name for name in state if parameter in name)
+    resident.swap(with_entry(state, name, torch.nan))
+    references = references_of(resident, inputs)
+    canonical_json(references)  # which is how they are stored: no NaN is in them
+    resident.swap(dict(state))
+    sound = computed(resident, ON_TABLES, inputs)
+    found = computed(resident, ON_TABLES, inputs, references)
+    for variable, value in found.items():
+        if variable in undefined:
+            assert np.isnan(value).all(), variable
+        elif variable.split("/")[0] not in {one.split("/")[0] for one in undefined}:
+            np.testing.assert_array_equal(value, sound[variable])
