@@ -134,7 +134,7 @@ class FromScores:
     def entropy(self) -> Float[Tensor, "batch head query"]:
         """sum_j p_ij (lse_i - score_ij), where sum_j p_ij score_ij is scale <q_i, sum_j p_ij k_j>.
 
-        mean_key is sum_j p_ij k_j over what the keys get together, which is 1 but for a sink's part.
+        mean_key is sum_j p_ij k_j over what all keys get, which is 1 but for a sink's part.
         """
         if self.softcap is not None:
             return self._entropy_by_rows()

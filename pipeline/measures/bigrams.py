@@ -33,9 +33,10 @@ class Bigrams(Measure):
         p(y | x) = softmax(f(W_E[x]) W_U)[y],
 
     with all that the model applies after its last block: f is its final norm with its bias, and the
-    unembedding's bias and a logit softcap count where it has them. Nothing is added to W_E[x], no
-    position either. That is the table that the model would be without its blocks. Means over all predictions on the measure's input. With counts
-    n over the input named by `corpus`, V ids and `smoothing` s,
+    unembedding's bias and a logit softcap count where it has them. W_E[x] is the row as stored:
+    no position is added to it, and a factor that the model multiplies it with is left out. That is
+    the table that the model would be without its blocks. Means over all predictions on the
+    measure's input. With counts n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
 

@@ -33,8 +33,9 @@ class HeadAblation(Measure):
     tokens: what the head contributes to the gain of the second half. `in_context_score` is the
     increase of the loss at token `late_token` minus that at token `early_token`: the head's part
     in the in-context learning score of `token_loss`. Without them these are the paper's 500 and 50
-    where the sequences reach so far; tokens that they do not reach are refused. Later layers compute on with what is left, so
-    that these are total effects: heads that step in for the ablated one make them smaller.
+    where the sequences reach so far; tokens that they do not reach are refused. Later layers
+    compute on with what is left, so that these are total effects: heads that step in for the
+    ablated one make them smaller.
 
     `heads` names those to ablate as [layer, head]; without it, all are. `together_loss` and
     `together_repeated_loss` are the increases when all of `heads` are taken away at once, which

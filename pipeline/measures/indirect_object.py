@@ -125,7 +125,7 @@ class IndirectObject(Measure):
         return {
             "logit_difference": difference.mean(),
             "corrupted_logit_difference": corrupted.mean(),
-            "accuracy": _share_positive(difference),
+            "accuracy": share_positive(difference),
             "direct": _direct(clean, weights),
             "attention_to_indirect_object": attention[0],
             "attention_to_subject": attention[1] + attention[2],
@@ -139,7 +139,7 @@ def _differences(record: Record) -> Float[np.ndarray, " sequence"]:
     return logits[row, arrays["indirect_object"]] - logits[row, arrays["subject"]]
 
 
-def _share_positive(differences: Float[np.ndarray, " sequence"]) -> float:
+def share_positive(differences: Float[np.ndarray, " sequence"]) -> float:
     """Return the share of positive differences; NaN where any is not finite."""
     return float((differences > 0).mean()) if np.isfinite(differences).all() else np.nan
 

@@ -17,7 +17,7 @@ from pipeline.schema import Variable
 
 
 class LotteryTicket(TableMeasure):
-    """The final sine and cosine directions of every frequency, read off the embedding of every step.
+    """The final sine and cosine directions of all frequencies, read off every step's embedding.
 
     For each frequency k the last checkpoint's W_E has a direction for the cosine,
     d = sum_x cos(w_k x) W_E[x] / |.|, and one for the sine. At a step, f[x] = W_E[x] . d is a
@@ -31,9 +31,9 @@ class LotteryTicket(TableMeasure):
     - `mean_power_ratio`, `mean_rank`: averages over the key frequencies of the last checkpoint (by
       W_L, as in `modular_addition`).
     - `other_power_ratio`, `other_rank`: averages over all other frequencies.
-    - `keys_above_others`: the share of all pairs of a key and another frequency in which the key one
-      has the greater `power_ratio` (equal ones count half). 0.5 where key frequencies are like the
-      others, 1 where each is above all others.
+    - `keys_above_others`: the share of all pairs of a key and another frequency in which the key
+      one has the greater `power_ratio` (equal ones count half). 0.5 where key frequencies are like
+      the others, 1 where each is above all others.
 
     A ratio above 1 at step 0 is no sign that a frequency was chosen by the initial weights: what is
     left of these in the final W_E points along its directions at every frequency, key or not. The
@@ -41,10 +41,10 @@ class LotteryTicket(TableMeasure):
     `keys_above_others` at step 0 answers the question. With 4 key frequencies of 56, chance alone
     scatters it by 0.15 (standard deviation).
 
-    NaN: where W_E of the last checkpoint has no component at k, or W_E of the step is zero along it;
-    `keys_above_others` and the averages where there is no key or no other frequency, for operations
-    other than add and subtract (which have no key frequencies), and all where the last checkpoint's
-    W_E is not finite. The last W_E is kept as float32, which is what checkpoints hold.
+    NaN: where W_E of the last checkpoint has no component at k, or W_E of the step is zero along
+    it; `keys_above_others` and the averages where there is no key or no other frequency, and for
+    operations other than add and subtract (which have no key frequencies); all where the last
+    checkpoint's W_E is not finite. The last W_E is kept in float32, as most checkpoints have it.
     """
 
     name = "lottery_ticket"
@@ -154,7 +154,7 @@ def _standings(
     of = torch.arange(p - 1, device=W_E.device) // 2  # the frequency of each direction
     own, components = power.gather(0, of[None])[0], torch.bincount(of, minlength=n)
     ratio = own / power.sum(dim=0) * (p - 1) / components[of]
-    above = 1.0 + (power > own).sum(dim=0)
+    above = 1.0 + (power > own).sum(dim=0).double()
     rank = torch.where(ratio.isfinite(), above, torch.nan)
     means = (x.new_zeros(n).index_add(0, of, x) / components for x in (ratio, rank))
     ratio, rank = (mean.cpu().numpy() for mean in means)

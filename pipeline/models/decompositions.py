@@ -17,7 +17,7 @@ def eigenvalues(matrices: Float[Tensor, "*batch n n"]) -> Complex[Tensor, "*batc
 
 
 def eigenvalues_of_symmetric(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
-    """Return the eigenvalues of each symmetric matrix, ascending; NaN for one that is not finite."""
+    """Return the eigenvalues of each symmetric matrix, ascending; NaN where it is not finite."""
     return _of_finite(torch.linalg.eigvalsh, matrices)
 
 

@@ -163,7 +163,11 @@ def is_undefined(value: np.ndarray) -> np.ndarray:
 
 
 def faults(
-    resident: Resident, state: dict, names: list[str], compute: Callable[[], Values], tolerance: float
+    resident: Resident,
+    state: dict,
+    names: list[str],
+    compute: Callable[[], Values],
+    tolerance: float,
 ) -> Iterator[str]:
     """Elements that depend on a weight which is NaN or infinite, and are ordinary numbers."""
     resident.swap(dict(state))
