@@ -316,7 +316,10 @@ def _template(
         "input": setting.input.description() if setting.input else None,
         "reference": references.get(group.name),
         "undefined": measure.why_undefined(setting),
-        "computed_in": {"dtype": workers.dtype, "device": workers.device},
+        "computed_in": {
+            "dtype": measure.computed_in(setting, workers.dtype),
+            "device": workers.device,
+        },
         "selected_steps": _selected_steps(prepared, group),
     }
     coordinates = measure.coordinates(setting)

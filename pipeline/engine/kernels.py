@@ -46,7 +46,7 @@ def attend(
 
     mask None: causal. Heads may share keys and values in equal groups. softcap c: scores become
     c tanh(score / c) (Gemma 2). sinks: per head one more score in the softmax's denominator, whose
-    key has no value (GPT-OSS).
+    key has no value (GPT-OSS). Where scores are not finite, the log-sum-exp is NaN.
     """
     kernel = choose(q, v, masked=mask is not None)
     if softcap is not None or kernel is None:
@@ -56,6 +56,8 @@ def attend(
         out, lse = kernel(q, k, v, None, scale)
     else:
         out, lse = _tiled(kernel, q, k, v, mask, scale)
+    # CUDA's flash attention returns an infinite one for NaN, with which other keys would get 0.
+    lse = lse.where(lse.isfinite(), torch.nan)
     if sinks is not None:
         with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[None, :, None])
         out = out * (lse - with_sink).exp().to(out.dtype).transpose(1, 2)[..., None]

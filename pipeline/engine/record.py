@@ -67,7 +67,10 @@ class LagMeans:
 
 @dataclass(frozen=True)
 class Entropy:
-    """Entropy of each query's attention over its keys, in nats."""
+    """Entropy of each query's attention to its keys, -sum_j p[i, j] log p[i, j], in nats.
+
+    p is what the model attends with: a learned sink takes its part of it and is no term of the sum.
+    """
 
 
 # Each kind of request states the shape of what it yields; where it says nothing, it is

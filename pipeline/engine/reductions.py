@@ -132,13 +132,17 @@ class FromScores:
         return (scores - self.lse[:, :, rows, None]).exp_()
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
-        """lse_i - sum_j p_ij score_ij, where the sum is scale <q_i, sum_j p_ij k_j>."""
+        """sum_j p_ij (lse_i - score_ij), where sum_j p_ij score_ij is scale <q_i, sum_j p_ij k_j>.
+
+        mean_key is sum_j p_ij k_j over what all keys get, which is 1 but for a sink's part.
+        """
         if self.softcap is not None:
             return self._entropy_by_rows()
-        # A sink without a key is left out: this is the entropy over keys.
         q, k = self.q.to(self.lse.dtype), self.k.to(self.lse.dtype)
-        mean_key, lse = attend(q, k, k, self.mask, self.scale)
-        return (lse - self.scale * torch.linalg.vecdot(q, mean_key.transpose(1, 2))).clamp_(min=0)
+        mean_key, lse_of_keys = attend(q, k, k, self.mask, self.scale)
+        mean_score = self.scale * torch.linalg.vecdot(q, mean_key.transpose(1, 2))
+        of_keys = (lse_of_keys - self.lse).exp()
+        return (of_keys * (self.lse - mean_score)).clamp_(min=0)
 
     def _entropy_by_rows(self) -> Float[Tensor, "batch head query"]:
         rows = []

@@ -79,6 +79,14 @@ class Measure(BaseModel):
         reasons = {name: reason(model.unmet, of) for name, of in self.relies_on.items()}
         return {name: why for name, why in reasons.items() if why}
 
+    def computed_in(self, setting: Setting, dtype: str) -> str:
+        """Return the dtype of the arithmetic behind its numbers, the worker's own being `dtype`.
+
+        That of its forward passes; without one, that of the matrices in `pipeline.models.circuits`.
+        """
+        run = {one.dtype or dtype for one in self.passes(setting) if not one.keeps_nothing}
+        return ", ".join(sorted(run)) or ("float64" if dtype == "float64" else "float32")
+
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """The forward passes whose records `compute` receives, in this order."""
         return ()

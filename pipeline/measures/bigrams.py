@@ -29,9 +29,15 @@ class Bigrams(Measure):
 
     `from_unigrams` is the same with q(y), whatever came before; early in training a model moves
     towards the one, then the other, and then past both. `direct_path` is the divergence from the
-    bigrams of what the direct path W_E W_U says of the last token alone: the table that a
-    transformer of no layers is (final norm, biases and softcap of the logits applied). Means over all predictions on the measure's input. With counts
-    n over the input named by `corpus`, V ids and `smoothing` s,
+    bigrams of what the direct path says of the last token x alone,
+
+        p(y | x) = softmax(f(W_E[x]) W_U)[y],
+
+    with all that the model applies after its last block: f is its final norm with its bias, and the
+    unembedding's bias and a logit softcap count where it has them. W_E[x] is the row as stored:
+    no position is added to it, and a factor that the model multiplies it with is left out. That is
+    the table that the model would be without its blocks. Means over all predictions on the
+    measure's input. With counts n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
 
@@ -52,7 +58,8 @@ class Bigrams(Measure):
         Variable("from_bigrams", ("step",), "nats",
                  "Mean KL divergence of the predictions from the corpus's bigrams.", _ELHAGE),
         Variable("direct_path", ("step",), "nats",
-                 "Mean KL divergence of the direct path's predictions from the bigrams.", _ELHAGE),
+                 "Mean KL divergence of the direct path's predictions (embedding, final norm, "
+                 "unembedding, softcap) from the bigrams.", _ELHAGE),
         Variable("unigram_loss", ("step",), "nats", "Mean loss of predicting by unigrams."),
         Variable("bigram_loss", ("step",), "nats", "Mean loss of predicting by bigrams."),
     )  # fmt: skip

@@ -39,7 +39,7 @@ class Composition(Measure):
     """
 
     name = "composition"
-    version = 1
+    version = 2
     default_input = None
     variables = tuple(
         Variable(f"{path}", _PAIR, "1",
@@ -110,4 +110,6 @@ def triangle(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head 
 
 
 def _unit(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head rows columns"]:
-    return matrix / torch.linalg.matrix_norm(matrix, keepdim=True)
+    """Return each matrix over its norm; NaN where that is 0, or beyond what its dtype holds."""
+    norm = torch.linalg.matrix_norm(matrix, keepdim=True)
+    return matrix / norm.where((norm > 0) & norm.isfinite(), torch.nan)

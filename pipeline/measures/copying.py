@@ -9,6 +9,7 @@ from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
 from pipeline.models.circuits import circuits
+from pipeline.models.decompositions import eigenvalues
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
@@ -31,7 +32,8 @@ class Copying(Measure):
     `ov_copying_centred` has the mean over the vocabulary removed from every row of W_U: logits
     count only relative to each other. Without it, whatever all embeddings and all unembeddings
     have in common scores as copying (heads with random weights reach 0.8); with it they scatter
-    around 0. Labels use the centred score.
+    around 0. Neither decides a label: `head_labels` reads what a head does on its input, from
+    `behavioural_copying`.
 
     NaN where all eigenvalues are 0 (a head that writes nothing), and for model families whose
     circuits are not defined (see `pipeline.models.circuits`).
@@ -39,7 +41,7 @@ class Copying(Measure):
     """
 
     name = "copying"
-    version = 1
+    version = 2
     default_input = None
     variables = (
         Variable("ov_copying", _HEAD, "1",
@@ -78,8 +80,10 @@ def through_the_vocabulary(
 
 
 def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
-    """Sum of the eigenvalues' real parts over the sum of their moduli; NaN where all are 0."""
-    # Eigenvalues of small matrices are fastest on the CPU; their sum is the trace.
-    matrices = matrices.double().cpu()
-    trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return trace / torch.linalg.eigvals(matrices).abs().sum(-1)
+    """Return the sum of the eigenvalues' real parts over that of their moduli.
+
+    NaN where all are 0, and for a matrix that is not finite.
+    """
+    matrices = matrices.double().cpu()  # where eigenvalues of small matrices are fastest
+    trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)  # the sum of the eigenvalues
+    return trace / eigenvalues(matrices).abs().sum(-1)

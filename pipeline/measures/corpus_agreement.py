@@ -3,8 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
+from pipeline.engine.defined import defined_lags
 from pipeline.engine.record import Entropy, KeyPosition, LagMeans, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
+from pipeline.measures.sink import mean_after_the_first
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
@@ -25,11 +27,11 @@ class CorpusAgreement(Measure):
         correlation = Pearson's r of here and there,    difference = mean of |here - there|
 
     A score that says something about the head, and not about the corpus, has r near 1 and a small
-    difference. NaN for r where a score is the same in all heads.
+    difference. NaN for r where a score is the same in all heads. Padding does not count.
     """
 
     name = "corpus_agreement"
-    version = 1
+    version = 2
     default_input = "text"
     variables = (
         Variable("here", _BY_HEAD, "1", "The score on the measure's own input (entropy in nats)."),
@@ -75,14 +77,15 @@ class CorpusAgreement(Measure):
 
 
 def _scores(record: Record) -> Float[np.ndarray, "head_score layer head"]:
-    own, previous = record.attention[_LAGS].double().mean(dim=1).unbind(-1)
-    later = (record.attention[of][..., 1:] for of in (KeyPosition(0), Entropy()))
-    first, entropy = (of.double().nanmean(dim=(1, 3)) for of in later)
-    return np.stack([of.numpy() for of in (own, previous, first, entropy)])
+    by_sequence = record.attention[_LAGS].double().numpy()
+    defined = defined_lags(_LAGS.n_lags, record.input)
+    own, previous = (by_sequence[..., k][:, defined[:, k]].mean(axis=1) for k in range(2))
+    first, entropy = (mean_after_the_first(record, of) for of in (KeyPosition(0), Entropy()))
+    return np.stack([own, previous, first, entropy])
 
 
 def correlation(a: Float[np.ndarray, "*heads"], b: Float[np.ndarray, "*heads"]) -> float:
-    """Pearson's r over all entries; NaN where one of the two is constant."""
+    """Return Pearson's r over all entries; NaN where one of the two is constant or not finite."""
     x, y = a.ravel() - a.mean(), b.ravel() - b.mean()
     norms = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(x @ y / norms) if norms > 0 else np.nan
+    return float(x @ y / norms) if 0 < norms < np.inf else np.nan

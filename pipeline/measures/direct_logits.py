@@ -39,7 +39,7 @@ class DirectLogits(Measure):
     """
 
     name = "direct_logits"
-    version = 1
+    version = 2
     default_input = "repeated"
     variables = (
         Variable("by_head", ("step", "layer", "head"), "nats",
@@ -85,9 +85,10 @@ class DirectLogits(Measure):
             z, W_O = record.head_outputs[layer][:, :-1][counted], model.layer(layer).W_O
             heads[layer] = head_shares(z, W_O, directions, scale).double().mean(0)
         bias = readout.biases(targets).double().mean()
+        of_heads = 0.0 if model.heads_are_normed else heads.sum(axis=1)
         return {
             "by_head": heads,
-            "rest": streams.diff().numpy() - np.nansum(heads, axis=1),
+            "rest": streams.diff().numpy() - of_heads,
             "embedding": streams[0].numpy(),
             "bias": bias.numpy(),
             "logit": (streams[-1] + bias).numpy(),

@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
 from pipeline.measures.composition import triangle
+from pipeline.models import decompositions
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
@@ -32,7 +33,7 @@ class EffectiveRank(Measure):
     """
 
     name = "effective_rank"
-    version = 1
+    version = 2
     default_input = None
     variables = (
         Variable("ov", _HEAD, "1", "Effective rank of W_V W_O.", _ROY),
@@ -64,7 +65,7 @@ def singular_values(
     left: Float[Tensor, "head d_model d_head"], right: Float[Tensor, "head d_model d_head"]
 ) -> Float[Tensor, "head d_head"]:
     """Those of left right^T that can differ from 0, from a d_head x d_head matrix."""
-    return torch.linalg.svdvals((triangle(left) @ triangle(right).mT).cpu())
+    return decompositions.singular_values((triangle(left) @ triangle(right).mT).cpu())
 
 
 def effective_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
@@ -78,9 +79,12 @@ def _direct_singular_values(model: Circuits) -> Float[Tensor, " d_model"]:
 
     The squares of the singular values are the eigenvalues of S G_U S^T, where S^T S = G_E.
     """
-    values, vectors = torch.linalg.eigh(_gram(model.W_E))
+    of_embedding, of_unembedding = _gram(model.W_E), _gram(model.W_U.mT)
+    if not of_embedding.isfinite().all():
+        return torch.full((model.d_model,), torch.nan, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(of_embedding)
     root = values.clamp(min=0).sqrt()[:, None] * vectors.mT
-    squares = torch.linalg.eigvalsh(root @ _gram(model.W_U.mT) @ root.mT)
+    squares = decompositions.eigenvalues_of_symmetric(root @ of_unembedding @ root.mT)
     return squares.clamp(min=0).sqrt().cpu()
 
 

@@ -26,12 +26,13 @@ class EmbeddingPlane(TableMeasure):
       round a circle in equal steps of k, about log(p) / p at random; a rotation leaves it alone.
     - `circle_frequency`: that k, as the smaller of k and p - k.
 
-    NaN where the embedding has no variance (in the plane). The two components of one frequency
+    NaN where the embedding has no variance (in the plane), and where the last checkpoint's W_E is
+    not finite. The two components of one frequency
     have almost equal variance, so the axes are defined up to a rotation only; the plane is not.
     """
 
     name = "embedding_plane"
-    version = 1
+    version = 2
     reference_from = "last"
     variables = (
         Variable("first", ("step", "residue"), "1",
@@ -54,8 +55,11 @@ class EmbeddingPlane(TableMeasure):
         return ()
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The plane's two unit vectors in the residual stream."""
-        _, _, components = torch.linalg.svd(_centred_embedding(weights), full_matrices=False)
+        """The plane's two unit vectors in the residual stream; None where W_E is not finite."""
+        embedding = _centred_embedding(weights)
+        if not embedding.isfinite().all():
+            return {"axes": None, "undefined": "W_E of the last checkpoint is not finite"}
+        _, _, components = torch.linalg.svd(embedding, full_matrices=False)
         axes = components[:2]
         largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
         return {"axes": (axes * largest.sign()).tolist()}
@@ -66,7 +70,9 @@ class EmbeddingPlane(TableMeasure):
         """See the class."""
         assert reference is not None
         embedding = _centred_embedding(weights)
-        axes = torch.tensor(reference["axes"], dtype=torch.float64, device=embedding.device)
+        axes = embedding.new_full((2, embedding.shape[1]), torch.nan)
+        if reference["axes"] is not None:
+            axes = torch.tensor(reference["axes"], dtype=torch.float64, device=embedding.device)
         plane = embedding @ axes.T
         circularity, frequency = circle(plane)
         values = {

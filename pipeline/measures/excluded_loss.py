@@ -32,12 +32,13 @@ class ExcludedLoss(TableMeasure):
     - `embedding_keys`, `cluster_keys`: without all key frequencies at once, by the other two rules
       of `key_frequencies`, from the last checkpoint.
 
-    NaN for operations other than add and subtract. Departures: the authors' code evaluates key
+    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
+    defined because the last checkpoint is not finite. Departures: the authors' code evaluates key
     frequencies only and in float32.
     """
 
     name = "excluded_loss"
-    version = 1
+    version = 2
     reference_from = "last"
     needs_neurons = True
     variables = (
@@ -73,9 +74,14 @@ class ExcludedLoss(TableMeasure):
         by_frequency = train_losses_without(table, waves)
         values = {"by_frequency": by_frequency, "largest": by_frequency.max()}
         for rule, name in (("embedding", "embedding_keys"), ("clusters", "cluster_keys")):
-            removed = fourier.projected(table.by_answer, reference[rule])
-            values[name] = table.train_loss_without(removed)
+            values[name] = _without_keys(table, reference[rule])
         return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def _without_keys(table: Table, keys: list[int] | None) -> Float[Tensor, ""]:
+    if keys is None:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    return table.train_loss_without(fourier.projected(table.by_answer, keys))
 
 
 def train_losses_without(

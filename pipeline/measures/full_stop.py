@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+from pipeline.engine.defined import defined_queries, mean_over_queries
 from pipeline.engine.record import AttentionRequest, KeyMap, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -28,7 +29,7 @@ class FullStop(Measure):
     """
 
     name = "full_stop"
-    version = 1
+    version = 2
     default_input = "text"
     variables = (
         Variable("most_recent", _HEAD, "1", "Mean attention to the last full stop before a query."),
@@ -58,11 +59,13 @@ class FullStop(Measure):
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """See the class."""
-        most_recent, null = self._requests(records[0].input)
-        attention = records[0].attention
+        record = records[0]
+        names = ("most_recent", "null")
         return {
-            "most_recent": attention[most_recent].double().nanmean(dim=(1, 3)).numpy(),
-            "null": attention[null].double().nanmean(dim=(1, 3)).numpy(),
+            name: mean_over_queries(
+                record.attention[request], defined_queries(request, record.input)
+            )
+            for name, request in zip(names, self._requests(record.input), strict=True)
         }
 
     def _ids(self, made: Input) -> tuple[int, ...]:

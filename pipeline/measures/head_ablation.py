@@ -6,10 +6,17 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from pipeline.engine.defined import defined_predictions
 from pipeline.engine.record import HeadChange, Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.direct_logits import counted_predictions
+from pipeline.measures.token_loss import (
+    EARLY_TOKEN,
+    LATE_TOKEN,
+    mean_by_position,
+    refuse_tokens_beyond,
+)
 from pipeline.models.loading import ModelFacts, ModelWeights
 from pipeline.schema import Variable
 
@@ -25,20 +32,23 @@ class HeadAblation(Measure):
     `repeated_loss` is the same over the predictions that repetition decides, on repeated random
     tokens: what the head contributes to the gain of the second half. `in_context_score` is the
     increase of the loss at token `late_token` minus that at token `early_token`: the head's part
-    in the in-context learning score of `token_loss`. Later layers compute on with what is left, so
-    that these are total effects: heads that step in for the ablated one make them smaller.
+    in the in-context learning score of `token_loss`. Without them these are the paper's 500 and 50
+    where the sequences reach so far; tokens that they do not reach are refused. Later layers
+    compute on with what is left, so that these are total effects: heads that step in for the
+    ablated one make them smaller.
 
     `heads` names those to ablate as [layer, head]; without it, all are. `together_loss` and
     `together_repeated_loss` are the increases when all of `heads` are taken away at once, which
     also shows what heads that stand in for each other do between them.
 
-    Each head costs a forward pass from its layer on. NaN for heads that were not ablated, for
-    `together_loss` where `heads` is not given, for `repeated_loss` on inputs of another kind, and
-    for `in_context_score` on sequences that do not reach `late_token`.
+    Each head costs a forward pass from its layer on. Padding does not count. NaN for heads that
+    were not ablated, for `together_loss` where `heads` is not given, for `repeated_loss` on inputs
+    of another kind, and for `in_context_score` on sequences that do not reach token 500, unless
+    other tokens are given.
     """
 
     name = "head_ablation"
-    version = 2
+    version = 3
     default_input = "repeated"
     variables = (
         Variable("loss", _HEAD, "nats", "Increase of the mean loss without the head.", _OLSSON),
@@ -56,12 +66,43 @@ class HeadAblation(Measure):
     attention_stays: ClassVar[bool] = False
 
     heads: tuple[tuple[int, int], ...] | None = Field(None, min_length=1)
-    early_token: int = Field(50, ge=1)
-    late_token: int = Field(500, ge=2)
+    early_token: int | None = Field(None, ge=1)
+    late_token: int | None = Field(None, ge=2)
 
     def check(self, setting: Setting) -> None:
-        """Refuse heads that the model does not have."""
+        """Refuse heads that the model does not have, and tokens that the input does not reach."""
         refuse_absent(self.name, self.heads or (), setting.model)
+        if self.early_token is not None or self.late_token is not None:
+            refuse_tokens_beyond(self.name, setting, *self._compared)
+
+    def why_undefined(self, setting: Setting) -> str:
+        """Return what of the input or the parameters leaves variables out."""
+        assert setting.input is not None
+        made, (early, late) = setting.input, self._compared
+        reasons = []
+        if late >= made.tokens.shape[1]:
+            reasons.append(
+                f"in_context_score: NaN, because it compares tokens {early} and {late} unless "
+                "`early_token` and `late_token` are given, and the sequences of input "
+                f"{made.name!r} have {made.tokens.shape[1]} tokens"
+            )
+        repeats = made.kind == "repeated"
+        without_repeats = f"input {made.name!r} has no repeated random tokens"
+        if not repeats:
+            reasons.append(f"repeated_loss: NaN, because {without_repeats}")
+        if not self.heads:
+            reasons.append(
+                "together_loss, together_repeated_loss: NaN, because `heads` is not given"
+            )
+        elif not repeats:
+            reasons.append(f"together_repeated_loss: NaN, because {without_repeats}")
+        return "; ".join(reasons)
+
+    @property
+    def _compared(self) -> tuple[int, int]:
+        """The early and the late token: those that are given, or the paper's."""
+        early = EARLY_TOKEN if self.early_token is None else self.early_token
+        return early, LATE_TOKEN if self.late_token is None else self.late_token
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One without ablation, one for each head, and one for all that are named."""
@@ -93,17 +134,16 @@ class HeadAblation(Measure):
     def _losses(self, record: Record) -> dict[str, float]:
         assert record.loss is not None
         loss, made = record.loss.double().numpy(), record.input
-        is_repeated, reaches = made.kind == "repeated", self.late_token <= loss.shape[1]
-        late_minus_early = (
-            np.nanmean(loss[:, self.late_token - 1]) - np.nanmean(loss[:, self.early_token - 1])
-            if reaches
-            else np.nan
-        )
+        defined, (early, late) = defined_predictions(made), self._compared
+        by_position = mean_by_position(loss, defined)
+        reaches, is_repeated = late <= len(by_position), made.kind == "repeated"
         repeated = loss[counted_predictions(made)].mean() if is_repeated else np.nan
         return {
-            "loss": float(np.nanmean(loss)),
+            "loss": float(loss[defined].mean()),
             "repeated_loss": float(repeated),
-            "in_context_score": float(late_minus_early),
+            "in_context_score": by_position[late - 1] - by_position[early - 1]
+            if reaches
+            else np.nan,
         }
 
 

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -67,8 +68,8 @@ class HeadScores(Measure):
             "previous_token": mean_over(attention[Lag(1)], first),
             "current_token": mean_over(attention[Lag(0)], first),
             "first_token": mean_over(attention[KeyPosition(0)], first),
-            "duplicate_token": _sum(mean_over(attention[m], later) for m in layout.duplicates),
-            "induction": _sum(mean_over(attention[m], later) for m in layout.successors),
+            "duplicate_token": _sum(mean_over(attention[m], later, m) for m in layout.duplicates),
+            "induction": _sum(mean_over(attention[m], later, m) for m in layout.successors),
         }
 
 
@@ -114,10 +115,15 @@ class BlockLayout:
 
 
 def mean_over(
-    attention: Float[Tensor, "layer sequence head query"], queries: Int[np.ndarray, " query"]
+    attention: Float[Tensor, "layer sequence head query"],
+    queries: Int[np.ndarray, " query"],
+    request: AttentionRequest | None = None,
 ) -> Float[np.ndarray, "layer head"]:
     """Mean over sequences and the given queries; a query without such a key counts as 0."""
-    return attention[..., queries].double().nansum(dim=-1).mean(dim=1).numpy() / len(queries)
+    chosen = attention[..., queries].double()
+    if isinstance(request, KeyMap):
+        chosen = chosen.where(torch.from_numpy(request.index[:, queries] >= 0)[None, :, None], 0)
+    return chosen.sum(dim=-1).mean(dim=1).numpy() / len(queries)
 
 
 def _sum(terms) -> Float[np.ndarray, "layer head"]:

@@ -50,7 +50,7 @@ class IndirectObject(Measure):
     """
 
     name = "indirect_object"
-    version = 1
+    version = 2
     default_input = "indirect_object"
     variables = (
         Variable("logit_difference", ("step",), "nats",
@@ -121,12 +121,13 @@ class IndirectObject(Measure):
         attention = [_at_the_end(clean, request) for request in _keys(clean.input)]
         patching = np.full((weights.facts.n_layers, weights.facts.n_heads), np.nan)
         whole = difference.mean() - corrupted.mean()
+        divides = np.isfinite(whole) and whole != 0
         for where, of in zip(chosen_heads(self.heads, weights.facts), patched, strict=True):
-            patching[where] = (difference.mean() - of.mean()) / whole if whole else np.nan
+            patching[where] = (difference.mean() - of.mean()) / whole if divides else np.nan
         return {
             "logit_difference": difference.mean(),
             "corrupted_logit_difference": corrupted.mean(),
-            "accuracy": (difference > 0).mean(),
+            "accuracy": share_positive(difference),
             "direct": _direct(clean, weights),
             "attention_to_indirect_object": attention[0],
             "attention_to_subject": attention[1] + attention[2],
@@ -138,6 +139,11 @@ def _differences(record: Record) -> Float[np.ndarray, " sequence"]:
     logits, arrays = record.logits[-1].double().numpy(), record.input.arrays
     row = np.arange(len(logits))
     return logits[row, arrays["indirect_object"]] - logits[row, arrays["subject"]]
+
+
+def share_positive(differences: Float[np.ndarray, " sequence"]) -> float:
+    """Return the share of positive differences; NaN where any is not finite."""
+    return float((differences > 0).mean()) if np.isfinite(differences).all() else np.nan
 
 
 def _keys(made: Input) -> tuple[KeyMap, KeyMap, KeyMap]:

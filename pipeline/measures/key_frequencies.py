@@ -1,7 +1,6 @@
 """Which frequencies a model uses, by each of the rules in use."""
 
 import numpy as np
-import torch
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
@@ -27,24 +26,28 @@ class KeyFrequencies(TableMeasure):
       `neuron_clusters`).
     - `neuron_logit_norm[k]`: norm of the Fourier components of W_L at k, cosine and sine together.
 
+    NaN, all three rules: for operations other than add and subtract, where no wave gives the answer
+    and so no frequency is key. NaN, one rule: where what it reads is not finite.
+
     These are each step's own. What other measures call key frequencies is fixed from the last
     checkpoint, so that a change of the loss is never a change of the rule's choice.
     """
 
     name = "key_frequencies"
-    version = 1
+    version = 2
     needs_neurons = True
     variables = (
         Variable("by_neuron_logit", ("step", "frequency"), "1",
-                 "1 where the frequency is key by the spectrum of W_L.", _NANDA, dtype="int32"),
+                 "1 where the frequency is key by the spectrum of W_L.", _NANDA),
         Variable("by_embedding", ("step", "frequency"), "1",
-                 "1 where the frequency is key by the spectrum of W_E.", _DEMO, dtype="int32"),
+                 "1 where the frequency is key by the spectrum of W_E.", _DEMO),
         Variable("by_clusters", ("step", "frequency"), "1",
-                 "1 where the frequency has a cluster of neurons.", _NANDA, dtype="int32"),
+                 "1 where the frequency has a cluster of neurons.", _NANDA),
         Variable("neuron_logit_norm", ("step", "frequency"), "1",
                  "Norm of the Fourier components of W_L at each frequency.", _NANDA,
                  dtype="float64"),
     )  # fmt: skip
+    needs_waves = ("by_neuron_logit", "by_embedding", "by_clusters")
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
@@ -58,7 +61,7 @@ class KeyFrequencies(TableMeasure):
         return {**marked, "neuron_logit_norm": fourier.power(acting.W_L.T).sqrt().cpu().numpy()}
 
 
-def _marks(keys: list[int], count: int) -> np.ndarray:
-    marks = torch.zeros(count, dtype=torch.int32)
-    marks[[k - 1 for k in keys]] = 1
-    return marks.numpy()
+def _marks(keys: list[int] | None, count: int) -> np.ndarray:
+    if keys is None:
+        return np.full(count, np.nan)
+    return np.isin(np.arange(1, count + 1), keys).astype(np.float64)

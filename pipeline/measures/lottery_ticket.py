@@ -1,41 +1,62 @@
 """Whether the directions of the final circuit were already in the initial embedding."""
 
+from base64 import b64decode, b64encode
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Reference, Setting
+from pipeline.measures.base import Reference, Setting, require_input
 from pipeline.models.loading import Weights
-from pipeline.models.residues import ResidueWeights, residue_weights
+from pipeline.models.residues import residue_weights
 from pipeline.modular import fourier
-from pipeline.modular.table import TableMeasure, key_frequencies_by_neuron_logit
+from pipeline.modular.table import TableMeasure, defined_keys, main_key_frequencies
 from pipeline.schema import Variable
 
 
 class LotteryTicket(TableMeasure):
-    """The final sine and cosine directions, read off the embedding of every step.
+    """The final sine and cosine directions of all frequencies, read off every step's embedding.
 
-    For each key frequency k of the last checkpoint (by W_L, as in `modular_addition`) the last
-    checkpoint's W_E has a direction for the cosine, d = sum_x cos(w_k x) W_E[x] / |.|, and one for
-    the sine. At a step, f[x] = W_E[x] . d is a function on the residues with a Fourier power P_j at
-    every frequency j.
+    For each frequency k the last checkpoint's W_E has a direction for the cosine,
+    d = sum_x cos(w_k x) W_E[x] / |.|, and one for the sine. At a step, f[x] = W_E[x] . d is a
+    function on the residues with a Fourier power P_j at every frequency j.
 
-    - `power_ratio[k]`: (P_k / sum_j P_j) / chance, averaged over the two directions; chance is k's
-      share of the p - 1 non-constant components, 2 / (p - 1). A direction drawn at random has 1 on
-      average.
+    - `power_ratio[k]`: P_k over the mean power of the p - 1 non-constant components (in proportion,
+      where k has two of them), averaged over the two directions. A direction drawn at random has 1
+      on average.
     - `rank[k]`: 1 + how many frequencies have more power than k, averaged over the two; at random
       (n + 1) / 2 on average, n = (p - 1) / 2 (p / 2 where p is even).
-    - `mean_power_ratio`, `mean_rank`: averages over the key frequencies.
+    - `mean_power_ratio`, `mean_rank`: averages over the key frequencies of the last checkpoint (by
+      W_L, as in `modular_addition`).
+    - `other_power_ratio`, `other_rank`: averages over all other frequencies.
+    - `keys_above_others`: the share of all pairs of a key and another frequency in which the key
+      one has the greater `power_ratio` (equal ones count half). 0.5 where key frequencies are like
+      the others, 1 where each is above all others.
 
-    Step 0 answers the question; the last step is the upper bound. NaN for frequencies that are not
-    key, and where W_E is zero along d.
+    A ratio above 1 at step 0 is no sign that a frequency was chosen by the initial weights: what is
+    left of these in the final W_E points along its directions at every frequency, key or not. The
+    null for the key frequencies is therefore the other frequencies of the same run:
+    `keys_above_others` at step 0 answers the question. With 4 key frequencies of 56, chance alone
+    scatters it by 0.15 (standard deviation).
+
+    NaN: where W_E of the last checkpoint has no component at k, or W_E of the step is zero along
+    it; `keys_above_others` and the averages where there is no key or no other frequency, and for
+    operations other than add and subtract (which have no key frequencies); all where the last
+    checkpoint's W_E is not finite. The last W_E is kept in float32, as most checkpoints have it.
     """
 
     name = "lottery_ticket"
-    version = 1
+    version = 2
     reference_from = "last"
+    needs_waves = (
+        "mean_power_ratio",
+        "mean_rank",
+        "other_power_ratio",
+        "other_rank",
+        "keys_above_others",
+    )
     variables = (
         Variable("power_ratio", ("step", "frequency"), "1",
                  "Power at k of the embedding along the final directions of k, over chance.",
@@ -47,17 +68,33 @@ class LotteryTicket(TableMeasure):
                  "`power_ratio` averaged over the key frequencies.", dtype="float64"),
         Variable("mean_rank", ("step",), "1", "`rank` averaged over the key frequencies.",
                  dtype="float64"),
+        Variable("other_power_ratio", ("step",), "1",
+                 "`power_ratio` averaged over the other frequencies.", dtype="float64"),
+        Variable("other_rank", ("step",), "1", "`rank` averaged over the other frequencies.",
+                 dtype="float64"),
+        Variable("keys_above_others", ("step",), "1",
+                 "Share of pairs of a key and another frequency in which the key one has the "
+                 "greater `power_ratio`; 0.5 by chance.", dtype="float64"),
     )  # fmt: skip
 
+    def why_undefined(self, setting: Setting) -> str:
+        """Return the reason of every operation's, or that there is but one frequency."""
+        p = require_input(self, setting, "table").attributes["p"]
+        if (reason := super().why_undefined(setting)) or fourier.n_frequencies(p) > 1:
+            return reason
+        return (
+            "other_power_ratio, other_rank, keys_above_others: NaN, because the residues mod "
+            f"{p} have one frequency and so no other"
+        )
+
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """None: it reads weights only."""
-        return ()
+        """One that keeps nothing: it reads weights, and of the table which operation it is."""
+        return (Pass(require_input(self, setting, "table").name),)
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The key frequencies, and for each its two unit vectors in the residual stream."""
-        acting = residue_weights(weights)
-        keys = key_frequencies_by_neuron_logit(acting, self.key_share)
-        return {"key_frequencies": keys, "directions": [_directions(acting, k) for k in keys]}
+        """The key frequencies, and the last W_E."""
+        keys = main_key_frequencies(records[0].input, weights, self.key_share)
+        return {**keys, "embedding": encoded(residue_weights(weights).W_E)}
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
@@ -65,40 +102,60 @@ class LotteryTicket(TableMeasure):
         """See the class."""
         assert reference is not None
         W_E = residue_weights(weights).W_E
-        count = fourier.n_frequencies(len(W_E))
-        ratio, rank = np.full(count, np.nan), np.full(count, np.nan)
-        spectra = _spectra(W_E, reference["directions"])
-        for k, spectrum in zip(reference["key_frequencies"], spectra, strict=True):
-            ratio[k - 1], rank[k - 1] = _standing(spectrum, k, len(W_E))
-        keys = [k - 1 for k in reference["key_frequencies"]]
-        return {
+        ratio, rank = _standings(W_E, decoded(reference["embedding"], W_E.shape).to(W_E))
+        keys = defined_keys(reference)
+        is_key = np.isin(np.arange(1, len(ratio) + 1), keys or [])
+        others = ~is_key if keys is not None else is_key
+        values = {
             "power_ratio": ratio,
             "rank": rank,
-            "mean_power_ratio": np.asarray(ratio[keys].mean() if keys else np.nan),
-            "mean_rank": np.asarray(rank[keys].mean() if keys else np.nan),
+            "mean_power_ratio": _mean(ratio[is_key]),
+            "mean_rank": _mean(rank[is_key]),
+            "other_power_ratio": _mean(ratio[others]),
+            "other_rank": _mean(rank[others]),
+            "keys_above_others": share_above(ratio[is_key], ratio[others]),
         }
+        return {name: np.asarray(value) for name, value in values.items()}
 
 
-def _directions(acting: ResidueWeights, k: int) -> list[list[float]]:
-    waves = fourier.waves_of(len(acting.W_E), [k]).to(acting.W_E.device) @ acting.W_E
-    return (waves / waves.norm(dim=1, keepdim=True)).tolist()
+def encoded(matrix: Float[Tensor, "residue d_model"]) -> str:
+    """Return a matrix as base64 of its entries in float32, little-endian, row by row."""
+    return b64encode(matrix.cpu().numpy().astype("<f4").tobytes()).decode()
 
 
-def _spectra(
-    W_E: Float[Tensor, "residue d_model"], directions: list[list[list[float]]]
-) -> list[Float[Tensor, "frequency direction"]]:
-    """Power at every frequency of the embedding along each direction, for each key frequency."""
-    counts = [len(of_one) for of_one in directions]
-    flat = [direction for of_one in directions for direction in of_one]
-    along = W_E @ torch.tensor(flat, dtype=W_E.dtype, device=W_E.device).view(-1, W_E.shape[1]).T
-    return list(fourier.powers(along).split(counts, dim=1))
+def decoded(text: str, shape: tuple[int, ...]) -> Float[Tensor, "residue d_model"]:
+    """Return the matrix of that shape which `encoded` made a text of."""
+    return torch.from_numpy(np.frombuffer(b64decode(text), "<f4").reshape(shape).copy())
 
 
-def _standing(
-    spectrum: Float[Tensor, "frequency direction"], k: int, p: int
-) -> tuple[float, float]:
-    """Power at k over chance, and k's rank, averaged over the directions."""
-    own, components = spectrum[k - 1], spectrum.shape[1]
-    share = own / spectrum.sum(dim=0)
-    rank = torch.where(share.isnan(), torch.nan, 1.0 + (spectrum > own).sum(dim=0))
-    return float((share * (p - 1) / components).mean()), float(rank.mean())
+def share_above(keys: Float[np.ndarray, " key"], others: Float[np.ndarray, " other"]) -> float:
+    """Return the share of pairs in which the key is above the other; equal ones count half.
+
+    NaN where there is no pair, or a number is not finite.
+    """
+    difference = keys[:, None] - others
+    if not difference.size or not np.isfinite(difference).all():
+        return np.nan
+    return float(((np.sign(difference) + 1) / 2).mean())
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _standings(
+    W_E: Float[Tensor, "residue d_model"], last: Float[Tensor, "residue d_model"]
+) -> tuple[Float[np.ndarray, " frequency"], Float[np.ndarray, " frequency"]]:
+    """Power over chance and rank of each frequency along its own directions in the last W_E."""
+    p, n = len(W_E), fourier.n_frequencies(len(W_E))
+    waves = fourier.fourier_basis(p)[1:].to(W_E.device) @ last
+    along = W_E @ (waves / waves.norm(dim=1, keepdim=True)).T
+    power = fourier.powers(along)  # [frequency, direction]
+    of = torch.arange(p - 1, device=W_E.device) // 2  # the frequency of each direction
+    own, components = power.gather(0, of[None])[0], torch.bincount(of, minlength=n)
+    ratio = own / power.sum(dim=0) * (p - 1) / components[of]
+    above = 1.0 + (power > own).sum(dim=0).double()
+    rank = torch.where(ratio.isfinite(), above, torch.nan)
+    means = (x.new_zeros(n).index_add(0, of, x) / components for x in (ratio, rank))
+    ratio, rank = (mean.cpu().numpy() for mean in means)
+    return ratio, rank

@@ -13,5 +13,5 @@ class MeanAblation(HeadAblation):
     """
 
     name = "mean_ablation"
-    version = 1
+    version = 2
     ablated_to = "mean"

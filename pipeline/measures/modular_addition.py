@@ -10,7 +10,7 @@ from pipeline.measures.base import Reference
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
 from pipeline.modular import fourier
-from pipeline.modular.table import Table, TableMeasure, key_frequencies_by_neuron_logit
+from pipeline.modular.table import Table, TableMeasure, defined_keys, main_key_frequencies
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -38,7 +38,8 @@ class ModularAddition(TableMeasure):
       basis, cosine and sine together.
 
     NaN: `restricted_loss`, `excluded_loss` and `logit_variance_explained` for operations other
-    than add and subtract, where no wave in one linear combination of a and b gives the answer;
+    than add and subtract, where no wave in one linear combination of a and b gives the answer, so
+    that no frequency is key, and where the last checkpoint's W_L is not finite;
     a Gini coefficient of weights that are all zero. W_out is the last layer's; LayerNorm gains are
     not folded in.
 
@@ -48,7 +49,7 @@ class ModularAddition(TableMeasure):
     """
 
     name = "modular_addition"
-    version = 1
+    version = 2
     reference_from = "last"
     needs_waves = ("restricted_loss", "excluded_loss", "logit_variance_explained")
     variables = (
@@ -77,8 +78,7 @@ class ModularAddition(TableMeasure):
 
     def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
         """The key frequencies, by the neuron-logit map."""
-        acting = residue_weights(weights)
-        return {"key_frequencies": key_frequencies_by_neuron_logit(acting, self.key_share)}
+        return main_key_frequencies(records[0].input, weights, self.key_share)
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
@@ -91,7 +91,7 @@ class ModularAddition(TableMeasure):
         values = {
             "train_loss": loss[table.is_train].mean(),
             "test_loss": loss[~table.is_train].mean(),
-            **_wave_measures(table, reference["key_frequencies"]),
+            **_wave_measures(table, defined_keys(reference)),
             "gini_embedding": fourier.gini(fourier.component_norms(acting.W_E)),
             "gini_neuron_logit": fourier.gini(fourier.component_norms(acting.W_L.T)),
             "embedding_norm": fourier.power(acting.W_E).sqrt(),
@@ -99,10 +99,10 @@ class ModularAddition(TableMeasure):
         return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-def _wave_measures(table: Table, keys: list[int]) -> dict[str, Float[Tensor, ""]]:
+def _wave_measures(table: Table, keys: list[int] | None) -> dict[str, Float[Tensor, ""]]:
     """What is defined by waves in the answer."""
     names = ModularAddition.needs_waves
-    if not table.has_waves:
+    if not table.has_waves or keys is None:
         return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))
     waves = fourier.projected(table.by_answer, keys)
     restricted = table.loss_by_answer(waves + table.mean_logits).mean()

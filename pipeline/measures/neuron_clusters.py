@@ -9,7 +9,6 @@ from torch import Tensor
 from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Weights
-from pipeline.modular.neuron_waves import cluster_sizes, members
 from pipeline.modular.table import Table, TableMeasure
 from pipeline.schema import Variable
 
@@ -24,21 +23,23 @@ class NeuronClusters(TableMeasure):
     - `variance_share[n]`: the largest share, over all k from 1 to (p - 1) / 2, of the variance of
       N[., ., n] in the 3 x 3 block {1, cos w_k a, sin w_k a} x {1, cos w_k b, sin w_k b}, its
       constant left out.
-    - `best_frequency[n]`: that k.
+    - `best_frequency[n]`: that k; of several whose shares differ by less than 1e-9 of the largest
+      (a neuron that is on for a single pair has the same share at every k) the lowest.
     - `cluster_size[k]`: neurons whose best frequency is k with a share of at least 0.85.
     - `cluster_rank[k]`: how many singular values of the cluster's activations [pair, neuron] (not
       centred) it takes to hold `rank_share` of the sum of their squares; 9 or fewer where the
       neurons are polynomials of degree 2 in the waves of k.
     - `cluster_top_nine[k]`: the share of that sum that the nine largest hold.
 
-    NaN: neurons that are constant over the table, clusters without a neuron.
+    NaN: neurons that are constant over the table, rank and share of clusters without a neuron; all
+    clusters where a neuron is not finite, since it might belong to any.
 
     Departures: the authors' code stops at k = (p - 3) / 2 and takes every neuron's best frequency
     for a key frequency; the paper states rank nine without a criterion.
     """
 
     name = "neuron_clusters"
-    version = 2
+    version = 3
     needs_neurons = True
     variables = (
         Variable("variance_share", ("step", "neuron"), "1",
@@ -47,8 +48,7 @@ class NeuronClusters(TableMeasure):
         Variable("best_frequency", ("step", "neuron"), "1",
                  "The frequency that explains most of the neuron's variance.", _NANDA),
         Variable("cluster_size", ("step", "frequency"), "1",
-                 "Neurons of which the frequency explains at least 0.85 of the variance.", _NANDA,
-                 dtype="int32"),
+                 "Neurons of which the frequency explains at least 0.85 of the variance.", _NANDA),
         Variable("cluster_rank", ("step", "frequency"), "1",
                  "Singular values that hold `rank_share` of the cluster's sum of squares."),
         Variable("cluster_top_nine", ("step", "frequency"), "1",
@@ -64,14 +64,15 @@ class NeuronClusters(TableMeasure):
         """See the class."""
         table = Table.of(records[0])
         assert table.neurons is not None
-        shares = table.frequency_shares
-        best = shares.nan_to_num(-1).max(dim=0)
-        alive = best.values >= 0
-        rank, top_nine = self._ranks(table.neurons, members(shares))
+        waves, neurons = table.neuron_waves, table.neurons
+        clusters = waves.members
+        size, (rank, top_nine) = clusters.sum(dim=1).double(), self._ranks(neurons, clusters)
+        if not waves.known:
+            size, rank, top_nine = (torch.full_like(of, torch.nan) for of in (size, rank, top_nine))
         values = {
-            "variance_share": torch.where(alive, best.values, torch.nan),
-            "best_frequency": torch.where(alive, best.indices + 1, torch.nan),
-            "cluster_size": cluster_sizes(shares),
+            "variance_share": waves.largest,
+            "best_frequency": torch.where(waves.largest.isnan(), torch.nan, waves.best + 1),
+            "cluster_size": size,
             "cluster_rank": rank,
             "cluster_top_nine": top_nine,
         }

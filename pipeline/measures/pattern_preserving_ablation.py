@@ -18,5 +18,5 @@ class PatternPreservingAblation(HeadAblation):
     """
 
     name = "pattern_preserving_ablation"
-    version = 1
+    version = 2
     attention_stays = True

@@ -31,12 +31,13 @@ class RestrictedLoss(TableMeasure):
     - `all_embedding_keys`, `all_cluster_keys`: R + M over all pairs with K by the other two rules
       of `key_frequencies`.
 
-    NaN for operations other than add and subtract. Departures: none of the sources states all of
+    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
+    defined because the last checkpoint is not finite. Departures: none of the sources states all of
     rule, split and mean; the names here do. Losses are in nats, forward pass and losses float64.
     """
 
     name = "restricted_loss"
-    version = 1
+    version = 2
     reference_from = "last"
     needs_neurons = True
     variables = (
@@ -75,23 +76,31 @@ class RestrictedLoss(TableMeasure):
         """See the class."""
         assert reference is not None
         table = Table.of(records[0])
+        values = {variable.name: np.array(np.nan) for variable in self.variables}
         if not table.has_waves:
-            return {variable.name: np.array(np.nan) for variable in self.variables}
-        mean, keys = table.mean_logits, reference["neuron_logit"]
-        waves = fourier.projected(table.by_answer, keys)
-        at_logits, bare = table.loss_by_answer(waves + mean), table.loss_by_answer(waves)
-        at_neurons = table.loss_by_answer(_through_neurons(table, weights, keys) + mean)
-        values = {
-            "train": table.over_train(at_logits),
-            "test": table.over_test(at_logits),
-            "all_without_mean": bare.mean(),
-            "train_without_mean": table.over_train(bare),
-            "test_without_mean": table.over_test(bare),
-            "neurons_test": table.over_test(at_neurons),
-            "all_embedding_keys": _with_keys(table, reference["embedding"]),
-            "all_cluster_keys": _with_keys(table, reference["clusters"]),
-        }
-        return {name: value.cpu().numpy() for name, value in values.items()}
+            return values
+        if (keys := reference["neuron_logit"]) is not None:
+            values |= _by_main_keys(table, weights, keys)
+        for rule, name in (("embedding", "all_embedding_keys"), ("clusters", "all_cluster_keys")):
+            if (keys := reference[rule]) is not None:
+                values[name] = _with_keys(table, keys).cpu().numpy()
+        return values
+
+
+def _by_main_keys(table: Table, weights: Weights, keys: list[int]) -> dict[str, np.ndarray]:
+    """The variants with the key frequencies of W_L."""
+    mean, waves = table.mean_logits, fourier.projected(table.by_answer, keys)
+    at_logits, bare = table.loss_by_answer(waves + mean), table.loss_by_answer(waves)
+    at_neurons = table.loss_by_answer(_through_neurons(table, weights, keys) + mean)
+    values = {
+        "train": table.over_train(at_logits),
+        "test": table.over_test(at_logits),
+        "all_without_mean": bare.mean(),
+        "train_without_mean": table.over_train(bare),
+        "test_without_mean": table.over_test(bare),
+        "neurons_test": table.over_test(at_neurons),
+    }
+    return {name: value.cpu().numpy() for name, value in values.items()}
 
 
 def _with_keys(table: Table, keys: list[int]) -> Float[Tensor, ""]:

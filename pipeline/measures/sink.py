@@ -1,8 +1,9 @@
 """Where a head rests: attention to the first token, and how spread out its attention is."""
 
 import numpy as np
-import torch
+from jaxtyping import Float
 
+from pipeline.engine.defined import defined_queries, mean_over_queries
 from pipeline.engine.record import Entropy, KeyPosition, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import ModelWeights
@@ -20,14 +21,23 @@ class Sink(Measure):
     over sequences and over all queries but the first, which can attend to nothing else. A head
     that has nothing to do rests on the first token, with little entropy; a head without a pattern
     has little weight there and much entropy (that of uniform attention is the mean of log(i + 1),
-    `uniform_entropy`). Other scores are shares of what the sink leaves. NaN nowhere.
+    `uniform_entropy`). Other scores are shares of what the sink leaves. Padding does not count.
+
+    p is what the model attends with. Where it has learned sinks (GPT-OSS), their part of the
+    softmax goes to no key,
+
+        p[i, j] = exp(s[i, j]) / (exp(sink) + sum_k exp(s[i, k])),
+
+    so that a query's attention to its keys sums to less than 1. Both variables are computed from
+    these p as they are, without dividing by that sum, and what the sink takes is no term of the
+    entropy.
 
     `head_scores` has `first_token` too, over the first block of repeated random tokens only; here
     it is over every query of any input, text among them.
     """
 
     name = "sink"
-    version = 1
+    version = 2
     default_input = "repeated"
     variables = (
         Variable("first_token", _HEAD, "1", "Mean attention to the first token."),
@@ -44,15 +54,17 @@ class Sink(Measure):
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """See the class."""
-        attention = records[0].attention
         length = records[0].input.tokens.shape[1]
         return {
-            "first_token": _mean(attention[KeyPosition(0)]),
-            "entropy": _mean(attention[Entropy()]),
+            "first_token": mean_after_the_first(records[0], KeyPosition(0)),
+            "entropy": mean_after_the_first(records[0], Entropy()),
             "uniform_entropy": np.log(np.arange(2, length + 1)).mean(),
         }
 
 
-def _mean(of: torch.Tensor) -> np.ndarray:
-    """Over sequences and all queries but the first; padding (NaN) does not count."""
-    return of[..., 1:].double().nanmean(dim=(1, 3)).numpy()
+def mean_after_the_first(
+    record: Record, request: KeyPosition | Entropy
+) -> Float[np.ndarray, "layer head"]:
+    """Return the mean over sequences and all queries but the first; padding does not count."""
+    defined = defined_queries(request, record.input)
+    return mean_over_queries(record.attention[request][..., 1:], defined[:, 1:])

@@ -1,8 +1,10 @@
 """Per-token loss, and the in-context learning score that is read off it."""
 
 import numpy as np
+from jaxtyping import Bool, Float
 from pydantic import Field
 
+from pipeline.engine.defined import defined_predictions
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting
@@ -10,6 +12,9 @@ from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
+
+# The tokens of the paper's in-context learning score.
+EARLY_TOKEN, LATE_TOKEN = 50, 500
 
 
 class TokenLoss(Measure):
@@ -21,6 +26,7 @@ class TokenLoss(Measure):
     `mean_by_position` averages over sequences; `mean` over all predictions;
     `in_context_score` is the mean over sequences of the loss at token `late_token` minus the loss
     at token `early_token`: more negative is more in-context learning. Sums are taken in float64.
+    Padding, where `loss` is NaN, does not count.
 
     The paper's tokens are 500 and 50. On sequences that do not reach `late_token` the measure is
     refused rather than computed on other tokens under the same name.
@@ -40,19 +46,12 @@ class TokenLoss(Measure):
                  dtype="float64"),
     )  # fmt: skip
 
-    early_token: int = Field(default=50, ge=1)
-    late_token: int = Field(default=500, ge=2)
+    early_token: int = Field(default=EARLY_TOKEN, ge=1)
+    late_token: int = Field(default=LATE_TOKEN, ge=2)
 
     def check(self, setting: Setting) -> None:
         """Refuse sequences on which the in-context score is not defined."""
-        assert setting.input is not None
-        length = setting.input.tokens.shape[1]
-        if not self.early_token < self.late_token < length:
-            raise InputError(
-                f"measure 'token_loss': the in-context score compares tokens {self.early_token} "
-                f"and {self.late_token}, but the sequences of input {setting.input.name!r} have "
-                f"{length} tokens (0 to {length - 1}): set `early_token` and `late_token`"
-            )
+        refuse_tokens_beyond(self.name, setting, self.early_token, self.late_token)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the losses."""
@@ -65,11 +64,33 @@ class TokenLoss(Measure):
         """See the class."""
         assert records[0].loss is not None
         loss = records[0].loss.float().numpy()
-        by_position = loss.mean(axis=0, dtype=np.float64)
+        defined = defined_predictions(records[0].input)
+        by_position = mean_by_position(loss, defined)
         return {
             "loss": loss,
             "mean_by_position": by_position,
-            "mean": loss.mean(dtype=np.float64),
+            "mean": loss[defined].mean(dtype=np.float64),
             "in_context_score": by_position[self.late_token - 1]
             - by_position[self.early_token - 1],
         }
+
+
+def mean_by_position(
+    loss: Float[np.ndarray, "sequence position"], defined: Bool[np.ndarray, "sequence position"]
+) -> Float[np.ndarray, " position"]:
+    """Return the mean over sequences, in float64; NaN for positions that are padding in all."""
+    total = loss.sum(axis=0, dtype=np.float64, where=defined)
+    with np.errstate(invalid="ignore"):
+        return total / defined.sum(axis=0)
+
+
+def refuse_tokens_beyond(measure: str, setting: Setting, early: int, late: int) -> None:
+    """Raise InputError unless the sequences reach the tokens that the in-context score compares."""
+    assert setting.input is not None
+    length = setting.input.tokens.shape[1]
+    if not early < late < length:
+        raise InputError(
+            f"measure {measure!r}: the in-context score compares tokens {early} "
+            f"and {late}, but the sequences of input {setting.input.name!r} have "
+            f"{length} tokens (0 to {length - 1}): set `early_token` and `late_token`"
+        )

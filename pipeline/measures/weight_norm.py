@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference
+from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
@@ -30,6 +30,10 @@ class WeightNorm(Measure):
                  "Sum of squares of each parameter tensor.", _NANDA, dtype="float64"),
     )  # fmt: skip
 
+    def computed_in(self, setting: Setting, dtype: str) -> str:
+        """Return float64, in which squares are summed whatever dtype the weights have."""
+        return "float64"
+
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
@@ -39,5 +43,7 @@ class WeightNorm(Measure):
 
 
 def _sum_of_squares(tensor: torch.Tensor) -> float:
-    # A norm accumulated in float64 without a float64 copy of the tensor.
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
+    # A norm accumulated in float64 without a float64 copy of the tensor. Multiplied, because
+    # Python's power raises where the square is infinite.
+    norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    return norm * norm

@@ -253,6 +253,9 @@ class Resident:
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
         """Put a checkpoint's tensors in; takes them over where device and dtype already fit.
 
+        Infinite weights, and those that the resident's dtype cannot hold, become NaN: what depends
+        on them is NaN then, in every measure.
+
         Raises CheckpointError where names or shapes are not those of the architecture; the former
         weights are kept then, but for models whose tensors must be merged (separate experts).
         """
@@ -263,7 +266,18 @@ class Resident:
         else:
             refuse_doubles(names, source)
             self._assign({names[key]: weights[key] for key in weights if key in names}, source)
+        self._blank_infinities()
         self._stale = set(self._others)
+
+    def _blank_infinities(self) -> None:
+        """Put NaN in place of infinite weights, which a softmax or an activation could hide.
+
+        exp(-inf) is 0 and tanh(inf) is 1, while NaN reaches every number that depends on it.
+        """
+        for parameter in self.module.parameters():
+            if parameter.is_floating_point() and not parameter.sum().isfinite():
+                nan = torch.nan
+                parameter.data = parameter.nan_to_num(nan=nan, posinf=nan, neginf=nan)
 
     @torch.no_grad()
     def module_in(self, dtype: str = "") -> PreTrainedModel:

@@ -79,8 +79,13 @@ def gini(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
     return ((2 * rank - n - 1) * values.sort().values).sum() / (n * values.sum())
 
 
-def largest(power_by_frequency: Float[Tensor, "frequency"], share: float) -> list[int]:
-    """The frequencies (from 1) whose power is at least `share` of the largest, ascending."""
+def largest(power_by_frequency: Float[Tensor, "frequency"], share: float) -> list[int] | None:
+    """Return the frequencies (from 1) whose power is at least `share` of the largest, ascending.
+
+    None where a power is not finite, so that which are the largest is not known.
+    """
+    if not power_by_frequency.isfinite().all():
+        return None
     threshold = share * power_by_frequency.max()
     above = (power_by_frequency >= threshold) & (power_by_frequency > 0)
     return [int(k) + 1 for k in above.nonzero().flatten()]

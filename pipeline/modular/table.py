@@ -13,10 +13,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
-from pipeline.measures.base import Measure, Setting, require_input
+from pipeline.inputs import Input
+from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.models.loading import Weights
 from pipeline.models.residues import ResidueWeights, require_residue_weights, residue_weights
-from pipeline.modular import fourier, neuron_waves
+from pipeline.modular import fourier
+from pipeline.modular.neuron_waves import NeuronWaves, neuron_waves
 
 # Where the answer is a homomorphism of the pair, cos(w_k(a + b)) is a function of the answer.
 WITH_WAVES = ("add", "subtract")
@@ -48,13 +50,18 @@ class TableMeasure(Measure):
 
     def why_undefined(self, setting: Setting) -> str:
         """For operations other than add and subtract: which variables need waves in the answer."""
-        operation = require_input(self, setting, "table").attributes["operation"]
-        if not self.needs_waves or operation in WITH_WAVES:
+        made = require_input(self, setting, "table")
+        operation = made.attributes["operation"]
+        if not self.needs_waves or has_waves(made):
             return ""
         return (
             f"{', '.join(self.needs_waves)}: NaN, because for the operation {operation!r} no wave "
             "in one linear combination of a and b gives the answer, as it does for add and subtract"
         )
+
+    def computed_in(self, setting: Setting, dtype: str) -> str:
+        """Return float64, whatever the worker's own is."""
+        return "float64"
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass in float64 that keeps the logits at '=', and the neurons where needed."""
@@ -95,7 +102,7 @@ class Table:
     def __init__(self, record: Record) -> None:
         made = record.input
         self.p: int = made.attributes["p"]
-        self.has_waves = made.attributes["operation"] in WITH_WAVES
+        self.has_waves = has_waves(made)
         logits = record.logits[-1]
         self.logits: Float[Tensor, "pair residue"] = logits[:, : self.p].double()
         self.neurons: Float[Tensor, "pair neuron"] | None = record.neurons
@@ -119,10 +126,10 @@ class Table:
         return torch.bincount(self.answers[self.is_train], minlength=self.p).double()
 
     @cached_property
-    def frequency_shares(self) -> Float[Tensor, "frequency neuron"]:
-        """See `neuron_waves.frequency_shares`. Only where neurons were recorded."""
+    def neuron_waves(self) -> NeuronWaves:
+        """See `NeuronWaves`. Only where neurons were recorded."""
         assert self.neurons is not None
-        return neuron_waves.frequency_shares(self.neurons, self.p)
+        return neuron_waves(self.neurons, self.p)
 
     def mean_by_answer(self, x: Float[Tensor, "pair n"]) -> Float[Tensor, "answer n"]:
         """Mean of x over the p pairs of each answer, which occurs once for every a."""
@@ -168,12 +175,17 @@ class Table:
 _TABLES: MutableMapping[Record, Table] = WeakIdKeyDictionary()
 
 
-def key_frequencies_by_neuron_logit(acting: ResidueWeights, share: float) -> list[int]:
+def has_waves(made: Input) -> bool:
+    """Whether a wave in one linear combination of a and b gives the answer, by the operation."""
+    return made.attributes["operation"] in WITH_WAVES
+
+
+def key_frequencies_by_neuron_logit(acting: ResidueWeights, share: float) -> list[int] | None:
     """Where the squared norm of the Fourier transform of W_L is at least `share` of the largest."""
     return fourier.largest(fourier.power(acting.W_L.T), share)
 
 
-def key_frequencies_by_embedding(acting: ResidueWeights) -> list[int]:
+def key_frequencies_by_embedding(acting: ResidueWeights) -> list[int] | None:
     """Where the norm of W_E's cosine or sine component is at least 1/4 of the largest such norm.
 
     The rule of TransformerLens' Grokking_Demo.
@@ -183,11 +195,36 @@ def key_frequencies_by_embedding(acting: ResidueWeights) -> list[int]:
     return fourier.largest(best, 1 / 16)
 
 
-def key_frequencies(table: Table, weights: Weights, share: float) -> dict[str, list[int]]:
-    """The key frequencies of one checkpoint, by each of the rules."""
+def main_key_frequencies(made: Input, weights: Weights, share: float) -> Reference:
+    """Return the reference of measures that read one checkpoint's key frequencies, by W_L.
+
+    `key_frequencies` is empty where they are not defined, and `undefined` says why.
+    """
+    if not has_waves(made):
+        reason = f"no wave gives the answer of the operation {made.attributes['operation']!r}"
+        return {"key_frequencies": [], "undefined": reason}
+    keys = key_frequencies_by_neuron_logit(residue_weights(weights), share)
+    if keys is None:
+        return {"key_frequencies": [], "undefined": "W_L of the last checkpoint is not finite"}
+    return {"key_frequencies": keys}
+
+
+def defined_keys(reference: Reference) -> list[int] | None:
+    """Return the key frequencies of `main_key_frequencies`; None where they are not defined."""
+    return None if reference.get("undefined") else list(reference["key_frequencies"])
+
+
+def key_frequencies(table: Table, weights: Weights, share: float) -> dict[str, list[int] | None]:
+    """Return the key frequencies of one checkpoint, by each of the rules.
+
+    None where they are not defined: for operations without waves in the answer, and where what a
+    rule reads is not finite.
+    """
+    if not table.has_waves:
+        return dict.fromkeys(("neuron_logit", "embedding", "clusters"))
     acting = residue_weights(weights)
     return {
         "neuron_logit": key_frequencies_by_neuron_logit(acting, share),
         "embedding": key_frequencies_by_embedding(acting),
-        "clusters": neuron_waves.key_frequencies_by_clusters(table.frequency_shares),
+        "clusters": table.neuron_waves.key_frequencies,
     }

@@ -235,3 +235,15 @@ def test_the_definition_holds_no_more_than_a_few_rows_at_a_time(
     monkeypatch.setattr(RuleMask, "tile", watched)
     exact(*tensors(), causal_mask(CPU), 0.3, None)
     assert tiles == [16, 16, 8]
+
+
+def test_where_a_score_is_not_finite_the_log_sum_exp_is_nan():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    clean = attend(q, k, v, None, 0.5)
+    k[0, 0, 3, 0] = torch.inf  # read by queries 3 to 8 of the first head
+    q[0, 0, :, 0] = q[0, 0, :, 0].abs()
+    for out, lse in (attend(q, k, v, None, 0.5), attend(q, k, v, None, 0.5, sinks=torch.ones(2))):
+        assert lse[0, 0, 3:].isnan().all() and out[0, 3:, 0].isnan().any(-1).all()
+        assert lse[0, 1].isfinite().all() and out[0, :, 1].isfinite().all()
+    torch.testing.assert_close(attend(q, k, v, None, 0.5)[1][0, 1], clean[1][0, 1])

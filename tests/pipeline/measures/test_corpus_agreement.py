@@ -67,3 +67,11 @@ def test_correlation_is_pearsons_and_nan_without_spread():
     a, b = np.random.default_rng(0).normal(size=(2, 3, 4))
     assert correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     assert np.isnan(correlation(a, np.ones((3, 4))))
+
+
+def test_correlation_of_what_is_not_finite_is_nan():
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 4))
+    for bad in (np.nan, np.inf):
+        a[1, 2] = bad
+        with np.errstate(invalid="ignore"):
+            assert np.isnan(correlation(a, b)) and np.isnan(correlation(b, a))

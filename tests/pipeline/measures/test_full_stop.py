@@ -72,3 +72,13 @@ def test_ids_can_be_given_for_inputs_that_do_not_say():
     np.testing.assert_array_equal(given["most_recent"], known["most_recent"])
     with pytest.raises(InputError, match="give `token_ids`"):
         FullStop().check(Setting(FACTS, made))
+
+
+def test_nan_of_the_model_is_not_taken_for_a_query_without_a_full_stop():
+    made = text(full_stop_ids=list(STOPS))
+    attention = np.random.default_rng(1).random((2, 5, 3, 24, 24))
+    attention[0, 1, 2, 20] = np.nan  # one query that has a full stop before it
+    found = compute(FullStop(), made, attention)
+    expected = np.zeros((2, 3), dtype=bool)
+    expected[0, 2] = True
+    np.testing.assert_array_equal(np.isnan(found["most_recent"]), expected)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline.config import RepeatedInput
+from pipeline.engine.record import Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
@@ -69,7 +70,10 @@ def test_only_named_heads_are_ablated_one_by_one_and_together(resident):
     assert len(measure.passes(Setting(resident.facts, made))) == 4
     found = measured(measure, resident, made)
     assert np.isfinite(found["loss"]).sum() == 2 and np.isfinite(found["loss"][1, 2])
-    assert np.isnan(found["in_context_score"]).all()  # 16 tokens reach no token 500
+    assert np.isnan(found["in_context_score"]).all()  # 16 tokens reach no token 500, and it is said
+    said = measure.why_undefined(Setting(resident.facts, made))
+    assert said.startswith("in_context_score: NaN") and "50 and 500" in said and "16 tokens" in said
+    assert "together" not in said
     change = without_output_weights(resident, made, (0, 1), (1, 2))
     assert found["together_loss"] == pytest.approx(change.mean(), abs=1e-5)
     assert found["together_repeated_loss"] == pytest.approx(change[:, 8:].mean(), abs=1e-5)
@@ -114,3 +118,37 @@ def test_only_frozen_attention_saves_the_induction_pair_from_losing_its_previous
 def test_heads_that_do_not_exist_are_refused(resident):
     with pytest.raises(InputError, match=r"no head \[2, 0\].*2 layers of 4 heads"):
         measured(HeadAblation(heads=((2, 0),)), resident, blocks(resident))
+
+
+@pytest.mark.parametrize("kind", [HeadAblation, MeanAblation, PatternPreservingAblation])
+@pytest.mark.parametrize(
+    "tokens", [{"late_token": 17}, {"early_token": 2, "late_token": 16}, {"early_token": 60}]
+)
+def test_tokens_that_the_input_does_not_reach_are_refused(resident, kind, tokens):
+    with pytest.raises(InputError, match=rf"{kind.name}.*have 16 tokens \(0 to 15\)"):
+        kind(**tokens).check(Setting(resident.facts, blocks(resident)))
+    kind(early_token=2, late_token=15).check(Setting(resident.facts, blocks(resident)))
+
+
+def test_the_papers_tokens_are_compared_where_the_sequences_reach_them(resident):
+    long = Input("text", "text", np.random.default_rng(0).integers(0, 64, (2, 501)))
+    assert HeadAblation().why_undefined(Setting(resident.facts, long)) == (
+        "repeated_loss: NaN, because input 'text' has no repeated random tokens; "
+        "together_loss, together_repeated_loss: NaN, because `heads` is not given"
+    )
+    record = Record(long, loss=torch.arange(1000.0).view(2, 500))
+    values = HeadAblation()._losses(record)
+    assert values["in_context_score"] == 499 - 49 and values["loss"] == 499.5
+
+
+def test_padding_is_left_out_by_its_place_and_nan_of_the_model_is_not():
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    made = Input("text", "text", np.zeros((2, 4), np.int64), {"attention_mask": mask})
+    loss = torch.tensor([[1.0, 2.0, 6.0], [4.0, torch.nan, torch.nan]])
+    measure = HeadAblation(early_token=1, late_token=2)
+    found = measure._losses(Record(made, loss=loss))
+    assert found["loss"] == (1 + 2 + 6 + 4) / 4
+    assert found["in_context_score"] == 2 - (1 + 4) / 2
+    loss[0, 0] = torch.nan
+    found = measure._losses(Record(made, loss=loss))
+    assert np.isnan(found["loss"]) and np.isnan(found["in_context_score"])

@@ -9,7 +9,7 @@ from pipeline.data import text
 from pipeline.data.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS
 from pipeline.errors import InputError
 from pipeline.inputs import STANDARD_INPUTS, Input, make_input
-from pipeline.measures.indirect_object import IndirectObject
+from pipeline.measures.indirect_object import IndirectObject, share_positive
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
 from tests.pipeline.editing import edited, outputs
@@ -128,3 +128,9 @@ def test_inputs_that_are_no_pair_are_refused(models, prompts):
     for given, other in ((clean, clean), (corrupted, clean)):
         with pytest.raises(InputError, match="is not the corrupted form"):
             measured(IndirectObject(), models[0], given, **{CORRUPTED: other})
+
+
+def test_accuracy_is_nan_where_a_prompt_has_no_finite_difference():
+    assert share_positive(np.array([1.0, -2.0, 3.0, 0.0])) == 0.5
+    assert np.isnan(share_positive(np.array([1.0, np.nan])))
+    assert np.isnan(share_positive(np.array([1.0, np.inf])))

@@ -48,9 +48,9 @@ def test_best_frequency_and_its_share_follow_the_formula(p):
     assert np.isnan(found["variance_share"][~alive]).all()
     expected = shares(neurons[:, alive], p)
     np.testing.assert_allclose(found["variance_share"][alive], expected.max(axis=0), rtol=1e-9)
-    # A neuron that is on for a single pair has the same share at every frequency.
-    best = found["best_frequency"][alive].astype(int) - 1
-    np.testing.assert_allclose(expected[best, range(len(best))], expected.max(axis=0), rtol=1e-9)
+    # A neuron that is on for a single pair has the same share at every frequency: the lowest.
+    tied = expected >= expected.max(axis=0) * (1 - 1e-9)
+    np.testing.assert_array_equal(found["best_frequency"][alive], tied.argmax(axis=0) + 1)
     assert (found["cluster_size"] == 0).all()
     assert np.isnan(found["cluster_rank"]).all()
 
@@ -108,3 +108,46 @@ def test_key_frequencies_by_each_rule():
         for k in range(1, 7)
     ]  # fmt: skip
     np.testing.assert_allclose(found["neuron_logit_norm"], norms, rtol=1e-9, atol=1e-13)
+
+
+def test_of_frequencies_with_equal_shares_the_lowest_is_the_best():
+    p, rng = 11, np.random.default_rng(2)
+    single = np.zeros((p * p, 20))
+    single[rng.permutation(p * p)[:20], range(20)] = rng.uniform(0.1, 9, 20)
+    equal = block(p, 4)[:, 1] + block(p, 2)[:, 3]  # cosines of b and of a, one of each frequency
+    found = computed(np.concatenate([single, equal[:, None]], axis=1), p)
+    np.testing.assert_array_equal(found["best_frequency"], [1] * 20 + [2])
+    # Along an axis the constant has 1 / p of a single pair's square, and two waves have 2 / p: a
+    # block has (1 / p + 2 / p)^2 - 1 / p^2 = 8 / 121 of it, of 120 / 121 that vary.
+    np.testing.assert_allclose(found["variance_share"][:20], 8 / 120, rtol=1e-9)
+    assert found["variance_share"][20] == pytest.approx(0.5)
+
+
+def test_a_neuron_that_is_not_finite_leaves_no_cluster_known():
+    p, rng = 11, np.random.default_rng(0)
+    neurons = np.concatenate([block(p, 5) @ rng.normal(size=(9, 3)), np.ones((p * p, 1))], axis=1)
+    sound = computed(neurons, p)
+    np.testing.assert_array_equal(sound["cluster_size"], [0, 0, 0, 0, 3])  # the constant one aside
+    neurons[7, 1] = np.nan
+    found = computed(neurons, p)
+    for name in ("cluster_size", "cluster_rank", "cluster_top_nine"):
+        assert np.isnan(found[name]).all(), name
+    for name in ("best_frequency", "variance_share"):
+        np.testing.assert_array_equal(np.isnan(found[name]), [False, True, False, True])
+        np.testing.assert_allclose(found[name][[0, 2]], sound[name][[0, 2]])
+
+
+def test_key_frequencies_are_undefined_for_other_operations_and_infinite_weights():
+    p = 11
+    model, rules = random_model(p), ("by_neuron_logit", "by_embedding", "by_clusters")
+    table = table_input(p, "multiply")
+    found = KeyFrequencies().compute((record(model, table),), weights(model), None)
+    assert all(np.isnan(found[rule]).all() for rule in rules)
+    assert np.isfinite(found["neuron_logit_norm"]).all()
+    table = table_input(p)
+    made = record(model, table)
+    model.model.embed_tokens.weight[3, 1] = np.nan  # the record is of the sound model
+    found = KeyFrequencies().compute((made,), weights(model), None)
+    assert np.isnan(found["by_embedding"]).all()
+    assert np.isin(found["by_neuron_logit"], [0, 1]).all()
+    assert np.isin(found["by_clusters"], [0, 1]).all()

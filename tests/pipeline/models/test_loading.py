@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.loading import Resident, check_shapes, facts_of, read_weights
+from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from tests.pipeline.families import FAMILIES, eager_model
 
 TOKENS = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -321,3 +322,24 @@ def test_two_hundred_swaps_take_the_memory_of_two(tmp_path: Path) -> None:
     size = (tmp_path / "0" / "model.safetensors").stat().st_size
     assert size > 7 * 2**20
     assert max(after[100:]) - max(after[1:20]) < size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_infinite_weights_become_nan_and_no_other_weight_changes(dtype: str) -> None:
+    config = OrganismConfig(vocab_size=20, hidden_size=8, num_attention_heads=2)
+    given = {
+        name: w.to(torch.float64) for name, w in OrganismForCausalLM(config).state_dict().items()
+    }
+    name = "model.layers.0.self_attn.q_proj.weight"
+    given[name][0, :3] = torch.tensor([torch.inf, -torch.inf, 1e300], dtype=torch.float64)
+    resident = Resident(config, dtype=dtype)
+    resident.swap(given)
+    beyond = dtype == "float32"  # 1e300 is infinite there
+    for own, weight in resident.weights.items():
+        expected = torch.zeros(weight.shape, dtype=torch.bool)
+        if own == name:
+            expected[0, : 2 + beyond] = True
+        assert weight.isnan().equal(expected), own
+        kept = given[own].to(weight.dtype)
+        assert weight[~expected].equal(kept[~expected])
+    assert given[name][0, 0] == torch.inf  # the caller's tensor stays as it was

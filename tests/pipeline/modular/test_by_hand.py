@@ -211,12 +211,15 @@ def neuron_measures(one: ByHand) -> dict[str, Any]:
 
 def weight_measures(one: ByHand, last: ByHand) -> dict[str, Any]:
     keys, ratios, ranks = keys_by_rule(last)["neuron_logit"], [], []
-    for k in keys:
+    for k in FREQUENCIES:
         directions = waves(k, X) @ last.W_E
         along = one.W_E @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T
         power = np.abs(np.fft.fft(along, axis=0)[1 : P // 2 + 1]) ** 2
         ratios.append((power[k - 1] / power.sum(axis=0) * (P - 1) / 2).mean())
         ranks.append((1 + (power > power[k - 1]).sum(axis=0)).mean())
+    of_keys = [ratios[k - 1] for k in keys]
+    of_others = [ratios[k - 1] for k in FREQUENCIES if k not in keys]
+    above = [a > b for a in of_keys for b in of_others]
     _, _, axes = np.linalg.svd(last.W_E - last.W_E.mean(axis=0))
     axes = np.array([axis * np.sign(axis[np.abs(axis).argmax()]) for axis in axes[:2]])
     centred = one.W_E - one.W_E.mean(axis=0)
@@ -224,10 +227,13 @@ def weight_measures(one: ByHand, last: ByHand) -> dict[str, Any]:
     z = np.abs(np.fft.fft(plane[:, 0] + 1j * plane[:, 1]))[1:] ** 2
     squares = np.array([(w**2).sum() for w in one.saved.values()])
     return {
-        "lottery_ticket/power_ratio": at(keys, ratios),
-        "lottery_ticket/rank": at(keys, ranks),
-        "lottery_ticket/mean_power_ratio": np.mean(ratios),
-        "lottery_ticket/mean_rank": np.mean(ranks),
+        "lottery_ticket/power_ratio": ratios,
+        "lottery_ticket/rank": ranks,
+        "lottery_ticket/mean_power_ratio": np.mean(of_keys),
+        "lottery_ticket/mean_rank": np.mean([ranks[k - 1] for k in keys]),
+        "lottery_ticket/other_power_ratio": np.mean(of_others),
+        "lottery_ticket/other_rank": np.mean([ranks[k - 1] for k in FREQUENCIES if k not in keys]),
+        "lottery_ticket/keys_above_others": np.mean(above),
         "embedding_plane/first": plane[:, 0],
         "embedding_plane/second": plane[:, 1],
         "embedding_plane/variance_share": (plane**2).sum() / (centred**2).sum(),
@@ -260,15 +266,18 @@ def test_every_variable_in_the_store_is_what_its_formula_says(tmp_path: Path):
         assert stored == {*expected, "weight_norm/by_parameter"}
 
 
-@pytest.mark.parametrize(("p", "operation"), [(10, "x2_y2"), (3, "subtract")])
+@pytest.mark.parametrize(("p", "operation"), [(10, "x2_y2"), (11, "multiply"), (3, "subtract")])
 def test_any_p_and_operation_and_a_reason_for_every_nan(tmp_path: Path, p: int, operation: str):
     tree = analysed(tmp_path, p, operation, steps=1)
     for group in MEASURES:
         data = tree[group].to_dataset().load()
         said = data.attrs["undefined"]
         named = said.partition(":")[0].split(", ") if said else []
-        assert not named or operation == "x2_y2"
+        assert not named or operation in ("x2_y2", "multiply") or "one frequency" in said
         for name in named:
             assert data[name].isnull().all(), name
         for name in set(data.data_vars) - set(named) - {"cluster_rank", "cluster_top_nine"}:
             assert data[name].notnull().any(), f"{group}/{name}"
+        assert data.attrs["computed_in"]["dtype"] == "float64"
+    keys = tree["modular_addition"].attrs["reference"]["key_frequencies"]
+    assert bool(keys) == (operation == "subtract")
