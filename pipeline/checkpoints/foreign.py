@@ -21,7 +21,8 @@ from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pickled import SUFFIXES, Saved, read_saved, step_in_name
-from pipeline.errors import InputError
+from pipeline.errors import CheckpointError, InputError
+from pipeline.models.floats import refuse_unreadable
 
 TABLE_FILE = "table.json"
 
@@ -113,10 +114,13 @@ def _write(folder: Path, state: State, config: Mapping[str, Any], source: Path) 
     """One checkpoint in the ordinary layout."""
     place = f"{source}, {folder.name}"
     try:
+        refuse_unreadable(
+            {name: value for name, value in state.items() if isinstance(value, Tensor)}, place
+        )
         described, weights = _reader_of(state, place)(state, config)
     except KeyError as error:
         raise InputError(f"{place}: the tensor {error} is missing: save the whole model") from error
-    except InputError as error:
+    except (InputError, CheckpointError) as error:
         raise InputError(str(error) if place in str(error) else f"{place}: {error}") from error
     folder.mkdir(parents=True)
     whole = {name: tensor.contiguous() for name, tensor in weights.items()}
