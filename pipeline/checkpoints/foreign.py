@@ -35,7 +35,8 @@ from pipeline.checkpoints.pickled import (
     step_in_name,
     unknown_format,
 )
-from pipeline.errors import InputError
+from pipeline.errors import CheckpointError, InputError
+from pipeline.models.floats import refuse_unreadable
 
 TABLE_FILE = "ontogeny-table.json"
 _NOTES_FILE = "ontogeny-notes.json"
@@ -250,9 +251,12 @@ def _converted(state: State, config: Mapping[str, Any], given: Given) -> transfo
         raise unknown_format(state.place, state.tensors)
     convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
     try:
+        refuse_unreadable(state.tensors, state.place)
         return convert(state.tensors, config, given)
-    except InputError as error:
-        raise InputError(f"{state.place}: {error}") from error
+    except (CheckpointError, InputError) as error:
+        message = str(error)
+        said = message if message.startswith(state.place) else f"{state.place}: {message}"
+        raise InputError(said) from error
 
 
 def _write(folder: Path, converted: transformerlens.Converted) -> bytes:

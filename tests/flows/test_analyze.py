@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -26,11 +28,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
+from safetensors.torch import load_file, save_file
 
 import flows.analyze
 from flows.analyze import run_analysis
 from flows.dispatch import Pool
 from flows.workers import connect
+from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
 from tests.flows.held import holding_pool
 
@@ -38,6 +42,7 @@ MakeAnalysis = Callable[..., Any]
 Comparable = Callable[[str], Any]
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
+BROKEN = "model.layers.0.self_attn.q_proj.weight"
 HELD_FROM = 2  # the checkpoints before this step are computed, the others wait
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -100,6 +105,45 @@ def test_a_killed_and_a_hung_worker_cost_what_they_had_in_hand_and_the_store_is_
     monkeypatch.setattr(Pool, "_call", lambda self, method, *_: calls.append(method))
     again = run_analysis(analysis)
     assert (again.complete, again.computed, again.failed, calls) == (10, [], {}, [])
+
+
+def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
+    organisms: Path, make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
+) -> None:
+    for step, name, factor in ((1, "", 1.0), (2, BROKEN, torch.nan), (4, "lm_head.weight", 3e38)):
+        shutil.copytree(organisms / "run" / f"step-{step}", tmp_path / "run" / f"step-{step}")
+        file = tmp_path / "run" / f"step-{step}" / "model.safetensors"
+        weights = {n: t * factor if n == name else t for n, t in load_file(file).items()}
+        save_file(weights, file)
+    measures = {"token_loss": {"early_token": 4, "late_token": 30}, "weight_norm": {}}
+    changes = {"checkpoints": str(tmp_path / "run"), "measures": measures}
+    serial = analyze(make_analysis(**changes, store=str(tmp_path / "serial.zarr")))
+    summary = run_analysis(make_analysis(**changes))
+    assert (sorted(summary.computed), summary.failed) == ([1, 4], {})
+    assert (summary.masked, summary.not_finite) == (serial.masked, serial.not_finite)
+    assert BROKEN in summary.masked[2] and "token_loss/mean (1 of 1)" in summary.not_finite[4]
+    there, here = comparable(summary.store), comparable(serial.store)
+    assert there.identical(here) and there.attrs == here.attrs
+    run, tasks = last_run()
+    assert run.state and run.state.is_failed()
+    assert "masked by the audit: [2]; not finite: [4]" in str(run.state.message)
+    (broken,) = (task for task in tasks if task.name == "step 2")
+    assert broken.state and broken.state.is_failed() and broken.run_count == 1
+    rows = {row["step"]: row for row in json.loads(artifact(run, "checkpoints"))}
+    assert BROKEN in rows[2]["failure"] and "token_loss/loss" in rows[4]["not_finite"]
+    assert "not finite at step 4: token_loss/loss" in artifact(run, "findings")
+
+    again = run_analysis(make_analysis(**changes))
+    assert (again.computed, again.complete) == ([], 2)
+    assert (again.masked, again.not_finite) == (serial.masked, serial.not_finite)
+
+
+def artifact(run: FlowRun, key: str) -> str:
+    """The content of an artifact of a flow run."""
+    with get_client(sync_client=True) as client:
+        this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)
+        return str(found.data)
 
 
 def artifacts_of(run: FlowRun) -> set[str | None]:

@@ -25,7 +25,8 @@ WHY = f"non-finite: NaN or infinite: {BROKEN} (2 of 256 numbers)"
 def run(make_run: Callable[..., Path]) -> Path:
     """Steps 1, 2, 3 and 4; of 3 a matrix has a NaN and an infinity, of 4 one is too large."""
     folder = make_run(steps=(1, 2, 3, 4), num_hidden_layers=2)
-    edited(folder / "step-3", BROKEN, lambda matrix: matrix[0, :2].copy_(torch.tensor([torch.nan, torch.inf])))  # noqa: E501  # fmt: skip
+    wrong = torch.tensor([torch.nan, torch.inf])
+    edited(folder / "step-3", BROKEN, lambda matrix: matrix[0, :2].copy_(wrong))
     edited(folder / "step-4", "lm_head.weight", lambda matrix: matrix.mul_(3e38))
     np.save(folder.parent / "ids.npy", np.random.default_rng(0).integers(0, 40, (4, 16)))
     return folder
@@ -46,7 +47,8 @@ def content(run: Path) -> dict[str, Any]:
     return {
         "checkpoints": str(run),
         "store": str(run.parent / "store.zarr"),
-        "inputs": {"text": {"kind": "array", "path": str(run.parent / "ids.npy"), "length": 16}},
+        "inputs": {"text": {"kind": "array", "path": str(run.parent / "ids.npy"),
+                            "sequences": 4, "length": 16}},
         "measures": {"token_loss": {"early_token": 2, "late_token": 9}, "weight_norm": {},
                      "composition": {}},
     }  # fmt: skip

@@ -62,10 +62,11 @@ def write(folder: Path, change: Callable[[Weights], Weights], quantisation: Any 
 
 
 def analyzed(run: Path) -> Summary:
+    ids = str(run.parent / "ids.npy")
     content = {
         "checkpoints": str(run),
         "store": str(run.parent / "store.zarr"),
-        "inputs": {"text": {"kind": "array", "path": str(run.parent / "ids.npy"), "length": 12}},
+        "inputs": {"text": {"kind": "array", "path": ids, "sequences": 2, "length": 12}},
         "measures": {"token_loss": {"early_token": 2, "late_token": 9}},
     }
     return analyze(Analysis.model_validate(content))
@@ -74,7 +75,7 @@ def analyzed(run: Path) -> Summary:
 @pytest.mark.parametrize(
     ("change", "quantisation", "said"),
     [
-        (changed(in_8_bits), BNB, [f"{FIRST} holds int8", "quantization_config: bitsandbytes 8-bit"]),
+        (changed(in_8_bits), BNB, [f"{FIRST} holds int8", ": bitsandbytes 8-bit"]),
         (changed(in_8_bits), None, [f"{FIRST} holds int8 for a floating-point parameter"]),
         (changed(lambda w: w.to(torch.float8_e4m3fn)), None, [f"{FIRST} holds float8_e4m3fn"]),
         (changed(lambda w: w.view(torch.int32)), None, [f"{FIRST} holds int32"]),
