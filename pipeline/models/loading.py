@@ -107,9 +107,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{file}: expected a dictionary of tensors: save the weights alone")
-    return (
-        transformerlens.renamed(content) if transformerlens.is_transformerlens(content) else content
-    )
+    if not transformerlens.is_transformerlens(content):
+        return content
+    try:
+        return transformerlens.renamed(content)
+    except (InputError, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: is no whole state dict of TransformerLens: {error}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
