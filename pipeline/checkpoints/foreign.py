@@ -56,7 +56,7 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
     path = Path(uri)
     files = _foreign_files(path)
     if not files:
-        if model:
+        if model and path.exists():
             raise InputError(
                 f"{uri}: `model` is given for .pth and .pt files, and this run has a config.json "
                 "for each checkpoint: leave `model` out"
@@ -117,7 +117,8 @@ def _foreign_files(path: Path) -> list[Path]:
     if not path.is_dir() or any(parse_name(inside.name) for inside in path.iterdir()):
         return []
     files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
-    if not files and not (path / "config.json").exists() and (others := _others(path)):
+    is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
+    if not files and not is_checkpoint and (others := _others(path)):
         raise InputError(
             f"{path}: found {_listed(others)}, whose names do not say their step: "
             f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
@@ -262,7 +263,8 @@ def _converted(state: State, config: Mapping[str, Any], given: Given) -> transfo
 def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
     """One checkpoint in the ordinary layout; its config.json is returned."""
     folder.mkdir(parents=True)
-    whole = {name: tensor.contiguous() for name, tensor in converted.weights.items()}
+    # Copies: safetensors holds no tensors that share memory, as tied ones do.
+    whole = {name: tensor.clone().contiguous() for name, tensor in converted.weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     described = converted.config | transformerlens.AS_ORGANISM
     config = json.dumps(described, indent=2).encode()

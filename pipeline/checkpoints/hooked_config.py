@@ -167,6 +167,9 @@ def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> N
         value = found.get(name, DEFAULTS[name])
         if value != DEFAULTS[name] and not (value is None and DEFAULTS[name] is False):
             raise _uncomputable(name, value, repr(DEFAULTS[name]))
+    for name, default in DEFAULTS.items():
+        if isinstance(default, bool) and not isinstance(found.get(name), bool | None):
+            raise _uncomputable(name, found[name], "True or False")
     for name in _SOFT_CAPS:
         value = found.get(name)
         if value is not None and not (_is_number(value) and value <= 0):
@@ -174,7 +177,8 @@ def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> N
     shared = found.get("n_key_value_heads")
     if shared is not None and shared != sizes.get("n_heads"):
         raise _uncomputable("n_key_value_heads", shared, "one key and value for each head")
-    types = found.get("attn_types") or ["local"]
+    said = found.get("attn_types")
+    types = said if said and isinstance(said, list | tuple) else ["local"]
     if found.get("use_local_attn") and any(one != "global" for one in types):
         raise _uncomputable("use_local_attn", True, "False, or attn_types that are all 'global'")
     if found.get("scale_attn_by_inverse_layer_idx") and sizes.get("n_layers", 2) > 1:

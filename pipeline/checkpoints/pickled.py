@@ -15,6 +15,7 @@ and the class of a config is replaced by one that does nothing.
 
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Sized
@@ -37,6 +38,9 @@ _ONE = ("model", "model_state_dict", "state_dict")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("config", "cfg")
 _HISTORIES = ("train_losses", "test_losses")
+# What unpickling raises for bytes that no torch.save wrote, or that were changed.
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+               AssertionError, ArithmeticError, struct.error)  # fmt: skip
 _SHOWN = 3  # names that a message lists
 
 
@@ -157,7 +161,7 @@ def _unpickled(file: Path) -> Any:
                 "state dicts on their own"
             ) from error
         raise _broken(file, error) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise _broken(file, error) from error
 
 
@@ -171,7 +175,7 @@ def _stand_ins(file: Path) -> Iterator[tuple[Any, str]]:
     try:
         with warnings.catch_warnings(action="ignore"):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
+    except (*_UNREADABLE, pickle.UnpicklingError):
         return  # not a zip file; loading it will tell
     for name in names:
         if name.rpartition(".")[2] in _CONFIG_CLASSES:
@@ -190,8 +194,13 @@ def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
                     f"{file}: its {name!r} is {type(config).__name__}, expected a dictionary or a "
                     "HookedTransformerConfig: save it as a dictionary"
                 )
-            return {str(key): value for key, value in values.items()}
+            return {str(key): _plain(value) for key, value in values.items()}
     return {}
+
+
+def _plain(value: Any) -> Any:
+    """A config's value, which can be compared: tensors as Python's own numbers."""
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[State]:
@@ -217,8 +226,8 @@ def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -
 
 
 def _many(file: Path, content: Mapping[str, Any], many: str, epochs: str) -> Iterator[State]:
-    states, steps = content[many], content.get(epochs, ())
-    if not isinstance(states, Sequence) or not isinstance(steps, Sequence | Tensor):
+    states, steps = content[many], _plain(content.get(epochs, ()))
+    if not isinstance(states, Sequence) or not isinstance(steps, Sequence):
         raise InputError(f"{file}: its {many!r} and {epochs!r} are no lists of equal length")
     if len(states) != len(steps):
         raise InputError(
@@ -262,7 +271,8 @@ def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def _unknown_step(file: Path, content: Mapping[str, Any]) -> InputError:
-    losses = [f"{len(content[name])} {name}" for name in _HISTORIES if name in content]
+    found = {name: content[name] for name in _HISTORIES if isinstance(content.get(name), Sequence)}
+    losses = [f"{len(history)} {name}" for name, history in found.items()]
     history = f", and its {' and '.join(losses)} do not prove it" if losses else ""
     return InputError(
         f"{file}: does not say its step: found {found_in(content)}, no 'epoch' and no 'step'"
@@ -308,9 +318,8 @@ def _train_pairs(file: Path, content: Mapping[str, Any]) -> list[int] | None:
 def _losses(content: Mapping[str, Any], states: tuple[State, ...]) -> dict[int, float]:
     """The train loss that a file with one state dict notes beside it."""
     loss = content.get("train_loss")
-    if len(states) != 1 or not isinstance(loss, int | float | Tensor):
-        return {}
-    return {states[0].step: float(loss)}
+    is_number = isinstance(loss, int | float) or (isinstance(loss, Tensor) and loss.numel() == 1)
+    return {states[0].step: float(loss)} if is_number and len(states) == 1 else {}
 
 
 def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...]) -> Iterator[str]:

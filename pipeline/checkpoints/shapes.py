@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -41,10 +42,10 @@ def _generic(name: str) -> str:
 
 
 def _bind(sizes: dict[str, int], name: str, tensor: Tensor, axes: list[str]) -> None:
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
         raise InputError(
-            f"the tensor {name!r} is of {tensor.dtype}, expected floating-point numbers: save the "
-            "weights unquantised"
+            f"the tensor {name!r} is of {tensor.dtype} ({tensor.layout}), expected dense "
+            "floating-point numbers: save the weights unquantised"
         )
     known = {axis: sizes[axis] for axis in axes if axis in sizes}
     shape = list(tensor.shape)

@@ -127,9 +127,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             f"{file}: expected a dictionary of tensors by name: save the weights alone"
         )
     refuse_unreadable(content, str(file))
-    return (
-        transformerlens.renamed(content) if transformerlens.is_transformerlens(content) else content
-    )
+    if not transformerlens.is_transformerlens(content):
+        return content
+    try:
+        return transformerlens.renamed(content)
+    except (InputError, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: is no whole state dict of TransformerLens: {error}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

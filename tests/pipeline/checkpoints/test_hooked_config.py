@@ -159,7 +159,8 @@ def test_a_field_that_an_organism_has_changes_the_loss_as_in_the_formula(tmp_pat
         ("positional_embedding_type", "alibi"), ("scale_attn_by_inverse_layer_idx", True),
         ("attn_scale", 0.0), ("attn_scale", float("nan")), ("eps", -1.0), ("use_local_attn", True),
         ("d_vocab", V + 1), ("n_layers", 3), ("d_mlp", 5), ("n_ctx", 9), ("n_heads", 2),
-        ("attn_only", True), ("use_qk_norm", True), ("rotary_scaling", {"factor": 2}),
+        ("attn_only", True), ("use_qk_norm", True), ("use_attn_scale", "no"),
+        ("use_attn_scale", torch.ones(3)), ("rotary_scaling", {"factor": 2}),
     ],
 )  # fmt: skip
 def test_a_field_that_no_organism_has_is_refused_by_name(tmp_path: Path, field, value):
@@ -282,3 +283,10 @@ def test_the_notes_tell_what_was_not_said(tmp_path: Path):
     (note,) = analyze(Analysis.model_validate(analysis)).notes
     assert "the files hold no whole config" in note and "attention_dir = causal" in note
     json.dumps(note)
+
+
+def test_matrices_that_share_their_memory_are_read(tmp_path: Path):
+    weights = state()
+    weights["unembed.W_U"] = weights["embed.W_E"].T
+    torch.save({"model": weights, "epoch": 7, "config": config()}, tmp_path / "7.pth")
+    assert stored_loss(tmp_path) == pytest.approx(lens_loss(weights, config()), rel=1e-7)
