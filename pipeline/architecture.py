@@ -73,15 +73,18 @@ def architecture_of(
     is_same = _distinct(found, chosen)
     kept = {one: meaning for one, meaning in meanings.items() if is_same[id(meaning)]}
     source = _source(kept, chosen if chosen is last else None)
-    reasons = {one.step: f"step {one.step}: {reason}" for one, reason in failed.items()} | {
-        one.step: f"step {one.step}: {one.uri}/config.json has {meaning.difference(kept[source])} "
-        f"as in {source.uri}: restore it, or analyse this step into a store of its own"
+    failed |= {
+        one: f"{one.uri}/config.json has {meaning.difference(kept[source])} as in {source.uri}: "
+        "restore it, or analyse this step into a store of its own"
         for one, meaning in meanings.items()
         if one not in kept
     }
-    digest = _digest(configs[source]) if known is None or chosen is not last else known
-    steps = {one.step: meaning for one, meaning in kept.items()}
-    return Architecture(source, digest, dict(sorted(reasons.items())), steps)
+    return Architecture(
+        source,
+        digest=_digest(configs[source]) if known is None or chosen is not last else known,
+        failed={one.step: f"step {one.step}: {reason}" for one, reason in sorted(failed.items())},
+        meanings={one.step: meaning for one, meaning in kept.items()},
+    )
 
 
 def _read(

@@ -92,9 +92,11 @@ class Store:
         found = self.catalogue().identity
         if found != wanted:
             key = next(k for k in (*wanted, *found) if wanted.get(k) != found.get(k))
+            what = " (the digest of config.json)" if key == "architecture" else ""
             raise InputError(
                 f"{self.uri}: the store was made by another analysis: {key} is "
-                f"{found.get(key)!r} there, expected {wanted.get(key)!r}; choose another store"
+                f"{found.get(key)!r} there, expected {wanted.get(key)!r}{what}; choose another "
+                "store"
             )
 
     def prepare(self, templates: Iterable[Template]) -> None:

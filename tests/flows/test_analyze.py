@@ -31,6 +31,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from safetensors.torch import load_file, save_file
 
 import flows.analyze
+import pipeline
 from flows.analyze import run_analysis
 from flows.dispatch import Pool
 from flows.workers import connect
@@ -107,6 +108,7 @@ def test_a_killed_and_a_hung_worker_cost_what_they_had_in_hand_and_the_store_is_
     assert (again.complete, again.computed, again.failed, calls) == (10, [], {}, [])
 
 
+<<<<<<< HEAD
 def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
     organisms: Path, make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
 ) -> None:
@@ -144,6 +146,22 @@ def artifact(run: FlowRun, key: str) -> str:
         this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)
         return str(found.data)
+=======
+def test_a_bad_config_fails_its_own_checkpoint_in_the_flow_as_in_the_loop(
+    make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
+) -> None:
+    shutil.copytree(make_analysis().checkpoints, tmp_path / "run")
+    (tmp_path / "run/step-2/config.json").write_text("{")
+    (tmp_path / "run/step-256/config.json").unlink()
+    chosen = {"checkpoints": str(tmp_path / "run"), "measures": {"weight_norm": {}}}
+    flow = make_analysis(**chosen, workers={"count": 1})
+    loop = make_analysis(**chosen, store=str(tmp_path / "loop"))
+    by_flow, by_loop = run_analysis(flow), pipeline.analyze(loop)
+    assert by_flow.failed == by_loop.failed and list(by_flow.failed) == [2, 256]
+    assert comparable(flow.store).identical(comparable(loop.store))
+    run, _ = last_run()
+    assert run.state and run.state.is_failed() and "[2, 256]" in str(run.state.message)
+>>>>>>> g
 
 
 def artifacts_of(run: FlowRun) -> set[str | None]:
