@@ -108,7 +108,6 @@ def test_a_killed_and_a_hung_worker_cost_what_they_had_in_hand_and_the_store_is_
     assert (again.complete, again.computed, again.failed, calls) == (10, [], {}, [])
 
 
-<<<<<<< HEAD
 def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
     organisms: Path, make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
 ) -> None:
@@ -146,7 +145,8 @@ def artifact(run: FlowRun, key: str) -> str:
         this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)
         return str(found.data)
-=======
+
+
 def test_a_bad_config_fails_its_own_checkpoint_in_the_flow_as_in_the_loop(
     make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
 ) -> None:
@@ -161,7 +161,6 @@ def test_a_bad_config_fails_its_own_checkpoint_in_the_flow_as_in_the_loop(
     assert comparable(flow.store).identical(comparable(loop.store))
     run, _ = last_run()
     assert run.state and run.state.is_failed() and "[2, 256]" in str(run.state.message)
->>>>>>> g
 
 
 def artifacts_of(run: FlowRun) -> set[str | None]:

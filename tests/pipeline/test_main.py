@@ -410,11 +410,7 @@ def test_what_is_left_out_is_in_the_summary(run: Path) -> None:
 
 def test_a_store_without_rows_says_so(run: Path) -> None:
     for folder in run.iterdir():
-<<<<<<< HEAD
         (folder / "model.safetensors").write_bytes(folder.name.encode())
-=======
-        (folder / "model.safetensors").write_text(folder.name)
->>>>>>> g
     assert len(analyze(analysis(run)).failed) == 4
     with pytest.raises(InputError, match="the store holds nothing yet"):
         select(open_run(str(run.parent / "store.zarr")), "token_loss/mean")
