@@ -8,7 +8,7 @@ import pickle
 import threading
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +37,7 @@ from pipeline.models.fit import (
     tie,
     tied_groups,
 )
+from pipeline.models.special_ids import named_special_ids
 
 Weights = Mapping[str, Tensor]
 
@@ -144,10 +145,17 @@ def _distrusted(what: object) -> InputError:
 def facts_of(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> ModelFacts:
-    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
+    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights.
+
+    Of a folder, the special ids are those that its own files name, not the library's defaults.
+    """
     with torch.device("meta"):
         module = _build(architecture, trust_remote_code=trust_remote_code)
-    return _facts(module)
+    facts = _facts(module)
+    if isinstance(architecture, PreTrainedConfig):
+        return facts
+    bos, special = named_special_ids(architecture, facts.vocabulary)
+    return replace(facts, bos_token_id=bos, special_token_ids=special)
 
 
 def check_shapes(
