@@ -14,7 +14,7 @@ from pipeline.query import open_run, select
 
 # What makes the numbers of two runs comparable: attributes of a group.
 _SAME = ("measure", "version", "parameters", "input")
-_MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*([<>])\s*(\S+)\s*")
+_MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*(?:-\s*(\w+)\s*)?([<>])\s*(\S+)\s*")
 
 
 def open_runs(
@@ -27,8 +27,9 @@ def open_runs(
 
     uris: by name of the run; a sequence names each by the last part of its URI.
     align: the axis that the runs share. origin: the moment on that axis that becomes a run's zero:
-    its place for each run, or what happened then, such as "head_scores/induction > 0.6": the first
-    saved step at which any entry (any head) passes. The axis is then `since_origin`.
+    its place for each run, or what happened then, such as
+    "head_scores/induction - induction_null > 0.3": the first saved step at which any entry (any
+    head) passes, here with its score less its null. The axis is then `since_origin`.
     Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
     axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
 
@@ -68,17 +69,19 @@ def _by_name(uris: Sequence[str]) -> dict[str, str]:
 
 
 def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
-    """The first place on the axis at which a variable passes a threshold."""
+    """The first place on the axis at which a variable, or a difference, passes a threshold."""
     parts = _MOMENT.fullmatch(happened)
     try:
-        address, sign, threshold = parts.groups() if parts else ("", "", "")
+        address, less, sign, threshold = parts.groups() if parts else ("", None, "", "")
         limit = float(threshold)
     except ValueError:
         raise InputError(
-            f"origin {happened!r}: expected GROUP/VARIABLE > NUMBER (or <), "
-            "as in head_scores/induction > 0.6"
+            f"origin {happened!r}: expected GROUP/VARIABLE > NUMBER (or <), or with another "
+            "variable of the group subtracted, as in head_scores/induction - induction_null > 0.3"
         ) from None
     values = select(tree, address)
+    if less is not None:
+        values = values - select(tree, f"{address.partition('/')[0]}/{less}")
     others = [dim for dim in values.dims if dim != "step"]
     series = values.max(others) if sign == ">" else values.min(others)
     step = first_crossing(series, limit, "above" if sign == ">" else "below")

@@ -36,9 +36,7 @@ from pipeline.training import held_out, table_of, trained_vocabulary
 STANDARD_INPUTS: dict[str, InputSpec] = {
     "repeated": RepeatedInput(),
     "shuffled": RepeatedInput(shuffled=True),
-    "repeated_4x25": RepeatedInput(
-        repeats=4, vary=False, skip_commonest=0.02, skip_rarest=0.02
-    ),
+    "repeated_4x25": RepeatedInput(repeats=4, vary=False, skip_commonest=0.02, skip_rarest=0.02),
     "matches": MatchesInput(),
     "indirect_object": IndirectObjectInput(),
     "indirect_object_corrupted": IndirectObjectInput(corrupted=True),

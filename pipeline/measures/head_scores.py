@@ -1,4 +1,4 @@
-"""Five attention patterns that name a head, on repeated random tokens, and what they must exceed."""
+"""Five attention patterns that name a head, on repeated random tokens, and their nulls."""
 
 import numpy as np
 import torch

@@ -16,7 +16,9 @@ def named_special_ids(folder: str | Path, rows: int) -> tuple[int | None, tuple[
     place = Path(folder)
     config = _json(place / "config.json")
     named: list[dict[str, Any]] = [config, _nested(config), _json(place / "generation_config.json")]
-    bos = next((one["bos_token_id"] for one in named if _is_id(one.get("bos_token_id"), rows)), None)
+    bos = next(
+        (one["bos_token_id"] for one in named if _is_id(one.get("bos_token_id"), rows)), None
+    )
     if bos is None:
         bos = _tokenizer_bos(place, rows)
     values = [one.get(key) for one in named for key in _KEYS]

@@ -10,7 +10,13 @@ import xarray as xr
 
 from pipeline.query import open_run
 from pipeline.report.grokking import grokking_findings
-from pipeline.report.induction import Formation, formation, head_findings, in_context_findings
+from pipeline.report.induction import (
+    Formation,
+    formation,
+    head_findings,
+    heads_of,
+    in_context_findings,
+)
 from pipeline.report.wording import at_step, extreme, number
 
 Sentences = Iterator[str]
@@ -32,7 +38,7 @@ def findings_of(run: xr.DataTree) -> list[str]:
         return ["No measure of any checkpoint is stored yet."]
     formed = _formation(groups)
     said = [
-        *_each(groups, "head_scores", head_findings),
+        *_heads(groups),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
         *_missing(groups),
         *_each(groups, "modular_addition", grokking_findings),
@@ -62,14 +68,25 @@ def _each(
 ) -> Sentences:
     """The sentences about every group of a measure, naming the input where it is not the usual."""
     for name, group in groups.get(measure, {}).items():
-        _, _, other_input = name.partition(".")
-        for sentence in sentences_of(group):
-            yield f"On input '{other_input}': {sentence}" if other_input else sentence
+        yield from _on_input(name, sentences_of(group))
+
+
+def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    """The sentences about every group of head scores, by the threshold of the labels."""
+    for name in groups.get("head_scores", {}):
+        yield from _on_input(name, head_findings(heads_of(groups, name)))
+
+
+def _on_input(name: str, sentences: Sentences) -> Sentences:
+    """Sentences that name the input of their group where it is not the usual one."""
+    _, _, other_input = name.partition(".")
+    for sentence in sentences:
+        yield f"On input '{other_input}': {sentence}" if other_input else sentence
 
 
 def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
-    scores = next(iter(groups.get("head_scores", {}).values()), None)
-    return None if scores is None else formation(scores)
+    name = next(iter(groups.get("head_scores", {})), None)
+    return None if name is None else formation(heads_of(groups, name))
 
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
