@@ -93,6 +93,7 @@ def _run(analysis: Analysis) -> _Run:
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=surveyed.masked))
     prepared = _prepare(analysis, surveyed)
+    run.summary.drawn_from = prepared.drawn_from
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)
     there = await_server()

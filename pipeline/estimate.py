@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression.
+    take longer. store_bytes: before compression. drawn_from: which token ids each random input
+    draws from, and why these.
     """
 
     checkpoints: int
@@ -40,6 +41,7 @@ class Estimate:
     forward_passes: int
     hours: float
     store_bytes: int
+    drawn_from: Mapping[str, str]
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
@@ -50,6 +52,7 @@ class Estimate:
         yield "forward passes", str(self.forward_passes)
         yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
         yield "store", f"{_sized(self.store_bytes)} before compression"
+        yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
 def dry_run(analysis: Analysis) -> Estimate:
@@ -75,6 +78,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         forward_passes=forward_passes,
         hours=seconds / 3600,
         store_bytes=_row_bytes(prepared),
+        drawn_from=prepared.drawn_from,
     )
 
 

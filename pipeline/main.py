@@ -21,7 +21,8 @@ Progress = Callable[[int, int, str], None]
 class Summary:
     """What an analysis did: how many checkpoints were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason. computing, idle: seconds that the
+    masked: steps that the audit left out, each with the reason. drawn_from: which token ids each
+    random input draws from, and why these. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     """
 
@@ -30,6 +31,7 @@ class Summary:
     computed: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     masked: dict[int, str] = field(default_factory=dict)
+    drawn_from: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -46,6 +48,14 @@ class Summary:
     def idle_share(self) -> float:
         """The share of their time in which the workers waited for weights."""
         return self.idle / (self.idle + self.computing) if self.computing else 0.0
+
+    def drawn(self) -> str:
+        """Which token ids the random inputs draw from, in one line; "" without such an input."""
+        by_source: dict[str, list[str]] = {}
+        for name, source in sorted(self.drawn_from.items()):
+            by_source.setdefault(source, []).append(name)
+        each = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
+        return f"Random tokens are drawn from ({'; '.join(each)})" if each else ""
 
     def loading(self) -> str:
         """How well loading was hidden behind computing, in one line."""
@@ -78,7 +88,7 @@ def analyze(
     """
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
-    summary = Summary(analysis.store, masked=surveyed.masked)
+    summary = Summary(analysis.store, masked=surveyed.masked, drawn_from=prepared.drawn_from)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)
     return summary

@@ -102,6 +102,16 @@ class Prepared:
         """The checkpoints to compute, in order of step."""
         return self.surveyed.checkpoints
 
+    @property
+    def drawn_from(self) -> dict[str, str]:
+        """By the name of each random input, which token ids it draws from, and why these."""
+        made = self.inputs.items()
+        return {
+            name: one.attributes["drawn_from"]
+            for name, one in made
+            if "drawn_from" in one.attributes
+        }
+
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""

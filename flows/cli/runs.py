@@ -181,6 +181,8 @@ def _tell(summary: "Summary", page: Path) -> None:
     from pipeline.report import findings
 
     typer.echo(summary.sentence())
+    if summary.drawn_from:
+        typer.echo(summary.drawn())
     if summary.computed:
         typer.echo(summary.loading())
     for sentence in findings(summary.store):

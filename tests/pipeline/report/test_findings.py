@@ -136,9 +136,9 @@ def test_no_previous_token_head_is_said():
 @pytest.mark.parametrize(
     ("score", "says"),
     [
-        ([0, 0, -1, -1, -1], "from 0 to −1.00 nats (100% of its range), while induction heads were forming."),
-        ([0, -1, -1, -1, -1], "from 0 to −1.00 nats (100% of its range), just before induction heads formed."),
-        ([0, 0, 0, 0, -1], "from 0 to −1.00 nats (100% of its range), just after induction heads formed."),
+        ([0, 0, -1, -1, -1], "(100% of its range), while induction heads were forming."),
+        ([0, -1, -1, -1, -1], "(100% of its range), just before induction heads formed."),
+        ([0, 0, 0, 0, -1], "(100% of its range), just after induction heads formed."),
     ],
 )
 def test_the_in_context_score_is_dated_against_the_formation(score, says):
@@ -173,7 +173,7 @@ def test_the_in_context_score_names_its_tokens():
 def test_a_largest_move_that_holds_little_of_the_change_says_so():
     # falls by 0.2, 0.32, 0.28 and 0.2 of 1: no move holds half, the first two 0.52
     text = said(token_loss=losses([0, -0.2, -0.52, -0.8, -1.0]))
-    assert "between steps 10 and 20, from −0.20 to −0.52 nats (32% of its range); half of it" in text
+    assert "steps 10 and 20, from −0.20 to −0.52 nats (32% of its range); half of it" in text
     assert "half of it lies between steps 0 and 20." in text
 
 
