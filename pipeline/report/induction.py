@@ -58,7 +58,8 @@ class Heads(NamedTuple):
 
     def excess(self, pattern: str) -> xr.DataArray | None:
         """By how much each head's score exceeds its null; None where no null is stored."""
-        return excess_of(self.scores, pattern)
+        excess = excess_of(self.scores, pattern)
+        return None if excess is None else excess.compute()
 
 
 def heads_of(groups: Mapping[str, Mapping[str, xr.Dataset]], name: str) -> Heads:
@@ -108,7 +109,7 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
     if excess is None:
         return []
     order = ("layer", "head", "step")
-    excess, score = excess.transpose(*order), heads.scores[pattern].transpose(*order)
+    excess, score = excess.transpose(*order), heads.scores[pattern].compute().transpose(*order)
     has = has_pattern(_counted(excess), heads.threshold)
     found = []
     for i, j in zip(*np.nonzero((has == 1).any("step").values), strict=True):
