@@ -14,19 +14,19 @@ from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.report import findings
 from pipeline.report.onsets import onsets_of
-from tests.pipeline.hand_built import D_HEAD, POSITION, POSITIONS, SHARP, hand_built
+from tests.pipeline.hand_built import POSITION, POSITIONS, SHARP, hand_built
 from tests.pipeline.measures.measuring import measured
 
 LAG = 7  # where the successor lies in a repeated block of 8
 
 
 def positional() -> OrganismForCausalLM:
-    """The hand-built model, but head 0 of layer 1 attends `LAG` positions back."""
+    """The hand-built model, but head 0 of layer 1 attends `LAG` positions back, head 1 anywhere."""
     model = hand_built()
-    state, own = model.state_dict(), slice(0, D_HEAD)
+    state = model.state_dict()
     q, k = (state[f"model.layers.1.self_attn.{name}_proj.weight"].T for name in "qk")
     shift = torch.diag(torch.ones(POSITIONS - LAG), -LAG)
-    q[:, own], k[:, own] = 0, 0
+    q[:], k[:] = 0, 0
     q[POSITION, :POSITIONS] = SHARP * shift
     k[POSITION, :POSITIONS] = torch.eye(POSITIONS)
     model.load_state_dict(state)
@@ -63,6 +63,7 @@ def test_a_positional_head_is_no_induction_head_by_any_account(tmp_path):
     assert float(tree["head_labels"]["induction"].sel(step=10, layer=1, head=0)) == 0
     assert not float(tree["head_labels"]["induction"].sel(layer=0).max())
     assert any(s.startswith("No induction head formed by step 10") for s in said)
+    assert any("L1H0 has a prefix-matching score of" in s and "mimics" in s for s in said)
     assert not any("induction" in key for key in onsets_of(store))
     assert any("previous-token head formed: L0H0" in s for s in onsets_of(store).values())
 
