@@ -56,8 +56,8 @@ class HeadLabels(Measure):
         for label, what in _LABELS.items()
     )  # fmt: skip
 
-    threshold: float = Field(THRESHOLD, ge=0, le=1)
-    copying_margin: float = Field(0.0, ge=0)
+    threshold: float = Field(default=THRESHOLD, ge=0, le=1)
+    copying_margin: float = Field(default=0.0, ge=0)
 
     def check(self, setting: Setting) -> None:
         """Defined on repeated random tokens, shuffled or not."""

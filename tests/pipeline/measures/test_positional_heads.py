@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 
 from pipeline import Analysis, analyze, open_run
 from pipeline.config import RepeatedInput
@@ -39,6 +40,10 @@ def resident_of(model: OrganismForCausalLM) -> Resident:
     return resident
 
 
+def group(tree: xr.DataTree, name: str) -> xr.Dataset:
+    return tree.children[name].to_dataset()
+
+
 def run_of(folder: Path, model: OrganismForCausalLM, **options) -> str:
     """The store of a run whose heads are off at step 0 and there at step 10."""
     off = hand_built()
@@ -58,10 +63,10 @@ def run_of(folder: Path, model: OrganismForCausalLM, **options) -> str:
 def test_a_positional_head_is_no_induction_head_by_any_account(tmp_path):
     store = run_of(tmp_path, positional())
     tree, said = open_run(store), findings(store)
-    scores = tree["head_scores"].sel(step=10, layer=1, head=0)
+    scores = group(tree, "head_scores").sel(step=10, layer=1, head=0)
     assert abs(float(scores["induction"] - scores["induction_null"])) < 0.15  # of 0.31
-    assert float(tree["head_labels"]["induction"].sel(step=10, layer=1, head=0)) == 0
-    assert not float(tree["head_labels"]["induction"].sel(layer=0).max())
+    assert float(group(tree, "head_labels")["induction"].sel(step=10, layer=1, head=0)) == 0
+    assert not float(group(tree, "head_labels")["induction"].sel(layer=0).max())
     assert any(s.startswith("No induction head formed by step 10") for s in said)
     assert any("L1H0 has a prefix-matching score of" in s and "mimics" in s for s in said)
     assert not any("induction" in key for key in onsets_of(store))
@@ -71,7 +76,7 @@ def test_a_positional_head_is_no_induction_head_by_any_account(tmp_path):
 def test_an_induction_head_is_one_by_every_account(tmp_path):
     store = run_of(tmp_path, hand_built())
     tree, said = open_run(store), findings(store)
-    assert float(tree["head_labels"]["induction"].sel(step=10, layer=1, head=0)) == 1
+    assert float(group(tree, "head_labels")["induction"].sel(step=10, layer=1, head=0)) == 1
     assert any(s.startswith("Induction heads formed between steps 0 and 10") for s in said)
     # The second head of the layer has the pattern too (and lowers what it attends to).
     assert any("2 of 4: L1H0 and L1H1 from step 10" in s for s in said)
@@ -82,8 +87,8 @@ def test_an_induction_head_is_one_by_every_account(tmp_path):
 def test_where_both_score_alike_nothing_is_claimed(tmp_path):
     store = run_of(tmp_path, positional(), vary=False)
     tree, said = open_run(store), findings(store)
-    assert float(tree["head_scores"]["induction"].sel(step=10, layer=1, head=0)) > 0.99
-    assert np.isnan(tree["head_labels"]["induction"].values).all()
+    assert float(group(tree, "head_scores")["induction"].sel(step=10, layer=1, head=0)) > 0.99
+    assert np.isnan(group(tree, "head_labels")["induction"].values).all()
     assert any(s.startswith("Whether induction heads formed cannot be told") for s in said)
     assert not any("induction" in key for key in onsets_of(store))
 
