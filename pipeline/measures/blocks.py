@@ -103,7 +103,7 @@ class Asked(NamedTuple):
     @property
     def queries(self) -> Bool[np.ndarray, "sequence query"]:
         """The queries that have a key."""
-        return (self.keys >= 0).any(axis=0)
+        return np.asarray((self.keys >= 0).any(axis=0))
 
 
 @lru_cache(maxsize=16)

@@ -109,7 +109,7 @@ class HeadScores(Measure):
             "induction": _sum_over(record, matches, matches.successors),
             "duplicate_token_null": _sum_over(record, null, null.occurrences),
             "induction_null": _sum_over(record, null, null.successors),
-            "uniform_null": np.float64(blocks.uniform),
+            "uniform_null": np.array(blocks.uniform),
         }
 
 

@@ -211,17 +211,17 @@ def _counted(excess: xr.DataArray) -> xr.DataArray:
 
 def _bad_steps(score: xr.DataArray) -> xr.DataArray:
     """Whether at a step a head is not finite that is so at another (dims: step)."""
-    finite = np.isfinite(score)
+    finite = xr.apply_ufunc(np.isfinite, score)
     return (~finite & finite.any("step")).any(["layer", "head"])
 
 
 def _not_finite(scores: xr.Dataset) -> Iterator[str]:
     """Name the steps and the heads whose scores are not finite."""
-    bad = sum(_bad_steps(scores[name]) for name in _PATTERN)
+    bad = sum(_bad_steps(scores[name].compute()) for name in _PATTERN)
     steps = [f"{int(step):,}" for step in scores["step"].values[np.asarray(bad > 0)]]
     if steps:
         yield f"Head scores are not finite at {_steps(steps)}: nothing is said of them there."
-    never = (~np.isfinite(scores["induction"])).all("step")
+    never = ~xr.apply_ufunc(np.isfinite, scores["induction"].compute()).any("step")
     if 0 < (count := int(never.sum())) < never.size:
         yield f"The scores of {counted(count, 'head')} are finite at no step."
 
