@@ -101,6 +101,7 @@ def _run(analysis: Analysis) -> _Run:
     prepared = _prepare(analysis, surveyed)
     run.summary.notes = list(prepared.notes)
     run.summary.undefined = prepared.undefined
+    run.summary.drawn_from = prepared.drawn_from
     run.refuse(prepared.failed)
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, run)

@@ -14,7 +14,7 @@ from pipeline.query import open_run, select
 
 # What makes the numbers of two runs comparable: attributes of a group.
 _SAME = ("measure", "version", "parameters", "input")
-_MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*([<>])\s*(\S+)\s*")
+_MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*(?:-\s*(\w+)\s*)?([<>])\s*(\S+)\s*")
 
 
 def open_runs(
@@ -27,9 +27,9 @@ def open_runs(
 
     uris: by name of the run; a sequence names each by the last part of its URI.
     align: the axis that the runs share. origin: the moment on that axis that becomes a run's zero:
-    its place for each run, or what happened then, such as "modular_addition/test_loss < 0.1": the
-    first saved step from which on that holds of some entry (some head, say) at every saved step.
-    The axis is then `since_origin`.
+    its place for each run, or what happened then, such as "modular_addition/test_loss < 0.1" or
+    "head_scores/induction - induction_null > 0.3": the first saved step from which on that holds of
+    some entry (some head, say) at every saved step. The axis is then `since_origin`.
     Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
     axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
 
@@ -69,17 +69,19 @@ def _by_name(uris: Sequence[str]) -> dict[str, str]:
 
 
 def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
-    """Return the first place on the axis from which on a variable stays past a threshold."""
+    """Return the first place from which on a variable, or a difference, stays past a threshold."""
     parts = _MOMENT.fullmatch(happened)
     try:
-        address, sign, threshold = parts.groups() if parts else ("", "", "")
+        address, less, sign, threshold = parts.groups() if parts else ("", None, "", "")
         limit = float(threshold)
     except ValueError:
         raise InputError(
-            f"origin {happened!r}: expected GROUP/VARIABLE > NUMBER (or <), "
-            "as in head_scores/induction > 0.6"
+            f"origin {happened!r}: expected GROUP/VARIABLE > NUMBER (or <), or with another "
+            "variable of the group subtracted, as in head_scores/induction - induction_null > 0.3"
         ) from None
     values = select(tree, address)
+    if less is not None:
+        values = values - select(tree, f"{address.partition('/')[0]}/{less}")
     others = [dim for dim in values.dims if dim != "step"]
     series = values.max(others) if sign == ">" else values.min(others)
     step = first_crossing(series, limit, "above" if sign == ">" else "below", stays=True)

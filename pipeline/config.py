@@ -48,29 +48,35 @@ class ArrayInput(Strict):
 
 
 class RepeatedInput(Strict):
-    """Repeated random tokens: BOS where the model has one, then a block of ids drawn without
-    replacement, repeated.
+    """Repeated random tokens: BOS where the run's files name one, then a block of ids drawn
+    without replacement, repeated.
 
+    block_length: of the longest blocks. vary: the sequences' blocks have different lengths, from
+    over half of `block_length` up to it, so that a head that attends a fixed distance back meets
+    the matches of few sequences; the rest of a sequence with a shorter block repeats it further.
     shuffled: each later block is in an order of its own, so that nothing is repeated but single
-    tokens: the null of scores on repeated tokens. skip_commonest, skip_rarest: shares of the
-    vocabulary not drawn from, counted from its first and its last id; byte-pair vocabularies are
-    in the order in which pairs were merged, the commonest first.
+    tokens. ids: the first id that may be drawn, and the one after the last; else those of the
+    run's own tokenizer, else all (see `pipeline.data.drawable`). skip_commonest, skip_rarest:
+    shares of these ids not drawn from, counted from the first and the last; byte-pair
+    vocabularies are in the order in which pairs were merged, the commonest first.
     """
 
     kind: Literal["repeated"] = "repeated"
     block_length: int = Field(default=25, ge=2)
+    vary: bool = True
     repeats: int = Field(default=2, ge=2)
     sequences: int = Field(default=32, ge=1)
     seed: int = 0
     bos: bool = True
     shuffled: bool = False
+    ids: tuple[int, int] | None = None
     skip_commonest: float = Field(default=0.0, ge=0, lt=0.5)
     skip_rarest: float = Field(default=0.0, ge=0, lt=0.5)
 
 
 class MatchesInput(Strict):
     """Random tokens in which the ends of earlier strings come again, 1 to `longest` tokens long,
-    with what followed them: a dose of context, and the response to it."""
+    with what followed them: a dose of context, and the response to it. ids: see `repeated`."""
 
     kind: Literal["matches"] = "matches"
     strings: int = Field(default=3, ge=2)
@@ -78,6 +84,7 @@ class MatchesInput(Strict):
     sequences: int = Field(default=64, ge=1)
     seed: int = 0
     bos: bool = True
+    ids: tuple[int, int] | None = None
 
 
 class IndirectObjectInput(Strict):

@@ -34,7 +34,8 @@ class Estimate:
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
     take longer. store_bytes: before compression. notes: see `pipeline.plan.Prepared`. failed: the
-    steps whose config.json is missing, torn or another model's, each with the reason.
+    steps whose config.json is missing, torn or another model's, each with the reason. drawn_from:
+    which token ids each random input draws from, and why these.
     """
 
     checkpoints: int
@@ -48,6 +49,7 @@ class Estimate:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
+    drawn_from: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """What a person reads: a name and an amount with its unit for each."""
@@ -63,6 +65,7 @@ class Estimate:
         yield "forward passes", str(self.forward_passes)
         yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
         yield "store", f"{_sized(self.store_bytes)} before compression"
+        yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
 def dry_run(analysis: Analysis) -> Estimate:
@@ -92,6 +95,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         left_out=surveyed.left_out,
         notes=prepared.notes,
         failed=prepared.failed,
+        drawn_from=prepared.drawn_from,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.checkpoints.foreign import is_converted, table_facts
 from pipeline.config import (
@@ -23,19 +24,22 @@ from pipeline.config import (
     TextInput,
 )
 from pipeline.data import indirect_objects, matches, modular, repeats, text
+from pipeline.data.drawable import Drawable, drawable_ids
 from pipeline.errors import InputError
 from pipeline.models.loading import ModelFacts
+from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
-from pipeline.training import held_out, table_of
+from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
 
 # Inputs that need no configuration: a measure whose default input is named so works as it stands.
-# "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching.
+# "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching, in which all blocks
+# have one length: it cannot tell an induction head from a head that attends a fixed distance back.
 STANDARD_INPUTS: dict[str, InputSpec] = {
     "repeated": RepeatedInput(),
     "shuffled": RepeatedInput(shuffled=True),
-    "repeated_4x25": RepeatedInput(repeats=4, skip_commonest=0.02, skip_rarest=0.02),
+    "repeated_4x25": RepeatedInput(repeats=4, vary=False, skip_commonest=0.02, skip_rarest=0.02),
     "matches": MatchesInput(),
     "indirect_object": IndirectObjectInput(),
     "indirect_object_corrupted": IndirectObjectInput(corrupted=True),
@@ -99,13 +103,13 @@ def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -
 def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
     match spec:
         case TextInput():
-            return _text(name, spec, run_folder)
+            return _text(name, spec, run_folder, model)
         case ArrayInput():
             return _array(name, spec)
         case RepeatedInput():
-            return _repeated(name, spec, model)
+            return _repeated(name, spec, run_folder, model)
         case MatchesInput():
-            return _matches(name, spec, model)
+            return _matches(name, spec, run_folder, model)
         case IndirectObjectInput():
             return _indirect_object(name, spec, run_folder, model)
         case HeldOutInput():
@@ -115,11 +119,12 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
             return _table(name, spec, run_folder)
 
 
-def _text(name: str, spec: TextInput, run_folder: str) -> Input:
+def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
     tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
     ids = text.tokenise(Path(spec.path), tokenizer)
     attributes = {"full_stop_ids": text.full_stops(tokenizer)}
     tokens = _cut(ids, spec.sequences, spec.length, spec.path)
+    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
     return Input(name, spec.kind, tokens, attributes=attributes)
 
 
@@ -153,41 +158,69 @@ def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndar
     return np.asarray(ids[: sequences * length], dtype=np.int64).reshape(sequences, length)
 
 
-def _repeated(name: str, spec: RepeatedInput, model: ModelFacts) -> Input:
-    bos = model.bos_token_id if spec.bos else None
-    ids = np.arange(model.vocabulary)
-    first, last = (round(share * len(ids)) for share in (spec.skip_commonest, spec.skip_rarest))
-    vocabulary = np.setdiff1d(ids[first : len(ids) - last], model.special_token_ids)
-    tokens = repeats.repeated_blocks(
-        spec.sequences, vocabulary, spec.block_length, spec.repeats, bos, spec.seed
+def _repeated(name: str, spec: RepeatedInput, run_folder: str, model: ModelFacts) -> Input:
+    bos = _bos(spec, run_folder, model)
+    drawn = _drawable(name, spec, run_folder, model)
+    first, last = (
+        round(share * len(drawn.ids)) for share in (spec.skip_commonest, spec.skip_rarest)
     )
+    lengths = repeats.block_lengths(spec.sequences, spec.block_length, spec.vary)
+    vocabulary = drawn.ids[first : len(drawn.ids) - last]
+    tokens = repeats.repeated_blocks(lengths, vocabulary, spec.repeats, bos, spec.seed)
     if spec.shuffled:
-        tokens = repeats.with_shuffled_repeats(tokens, spec.block_length, bos, spec.seed)
+        tokens = repeats.with_shuffled_repeats(tokens, lengths, bos, spec.seed)
     attributes = {
         "block_length": spec.block_length,
+        "vary": spec.vary,
         "repeats": spec.repeats,
         "has_bos": bos is not None,
         "shuffled": spec.shuffled,
         "seed": spec.seed,
+        "drawn_from": drawn.source,
     }
-    return Input(name, spec.kind, tokens, attributes=attributes)
+    return Input(name, spec.kind, tokens, {"block_length": lengths}, attributes)
 
 
-def _matches(name: str, spec: MatchesInput, model: ModelFacts) -> Input:
-    bos = model.bos_token_id if spec.bos else None
-    vocabulary = np.setdiff1d(np.arange(model.vocabulary), model.special_token_ids)
+def _matches(name: str, spec: MatchesInput, run_folder: str, model: ModelFacts) -> Input:
+    bos = _bos(spec, run_folder, model)
+    drawn = _drawable(name, spec, run_folder, model)
     made = matches.controlled_matches(
-        spec.sequences, vocabulary, spec.strings, spec.longest, bos, spec.seed
+        spec.sequences, drawn.ids, spec.strings, spec.longest, bos, spec.seed
     )
     arrays = {"length": made.length, "successor": made.successor, "other": made.other}
-    attributes = {"longest": spec.longest, "strings": spec.strings, "seed": spec.seed}
+    attributes = {
+        "longest": spec.longest,
+        "strings": spec.strings,
+        "seed": spec.seed,
+        "drawn_from": drawn.source,
+    }
     return Input(name, spec.kind, made.tokens, arrays, attributes)
+
+
+def _bos(
+    spec: RepeatedInput | MatchesInput | IndirectObjectInput, run_folder: str, model: ModelFacts
+) -> int | None:
+    """The id to begin with: what the checkpoints' files name, or else those of the run's folder."""
+    if not spec.bos:
+        return None
+    named = model.bos_token_id
+    return named_special_ids(run_folder, model.vocabulary)[0] if named is None else named
+
+
+def _drawable(
+    name: str, spec: RepeatedInput | MatchesInput, run_folder: str, model: ModelFacts
+) -> Drawable:
+    """The ids that the input draws from. Raises InputError, naming the input."""
+    try:
+        return drawable_ids(spec.ids, run_folder, trained_vocabulary(run_folder), model)
+    except InputError as error:
+        raise InputError(f"input {name!r}: {error}") from error
 
 
 def _indirect_object(
     name: str, spec: IndirectObjectInput, run_folder: str, model: ModelFacts
 ) -> Input:
-    bos = model.bos_token_id if spec.bos else None
+    bos = _bos(spec, run_folder, model)
     tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
     made = indirect_objects.prompts(tokenizer, spec.sequences, bos, spec.seed)
     arrays = {
@@ -197,8 +230,27 @@ def _indirect_object(
         "subject_at": made.subject_at,
     }
     attributes = {"corrupted": spec.corrupted, "seed": spec.seed}
-    tokens = made.corrupted if spec.corrupted else made.clean
-    return Input(name, spec.kind, tokens.astype(np.int64), arrays, attributes)
+    tokens = (made.corrupted if spec.corrupted else made.clean).astype(np.int64)
+    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
+    return Input(name, spec.kind, tokens, arrays, attributes)
+
+
+def _check_tokenizer(
+    name: str,
+    tokens: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    given: str | None,
+    model: ModelFacts,
+) -> None:
+    """Raise InputError where a tokenizer has given ids that the model has no row for."""
+    if tokens.max(initial=-1) < model.vocabulary:
+        return
+    whose = f"the tokenizer {given}" if given else "the run's tokenizer"
+    raise InputError(
+        f"input {name!r}: {whose} has {len(tokenizer):,} ids, the model {model.vocabulary:,} rows, "
+        f"and the text uses id {tokens.max()}: give the one that the model was trained with as "
+        "`tokenizer`"
+    )
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:

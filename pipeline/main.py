@@ -29,7 +29,8 @@ class Summary:
     not to be finite when they were read. left_out: what lies beside the checkpoints and may be
     one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
     NaN or infinite because the model's are, with the variables. undefined: groups with variables
-    that are NaN at every checkpoint, each with the reason. computing, idle: seconds that the
+    that are NaN at every checkpoint, each with the reason. drawn_from: which token ids each random
+    input draws from, and why these. computing, idle: seconds that the
     workers computed, and waited with checkpoints to do because none was loaded; summed over them.
     notes: see `pipeline.plan.Prepared`.
     """
@@ -43,6 +44,7 @@ class Summary:
     not_finite: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
+    drawn_from: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -59,6 +61,14 @@ class Summary:
     def idle_share(self) -> float:
         """The share of their time in which the workers waited for weights."""
         return self.idle / (self.idle + self.computing) if self.computing else 0.0
+
+    def drawn(self) -> str:
+        """Which token ids the random inputs draw from, in one line; "" without such an input."""
+        by_source: dict[str, list[str]] = {}
+        for name, source in sorted(self.drawn_from.items()):
+            by_source.setdefault(source, []).append(name)
+        each = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
+        return f"Random tokens are drawn from ({'; '.join(each)})" if each else ""
 
     def loading(self) -> str:
         """How well loading was hidden behind computing, in one line."""
@@ -114,6 +124,7 @@ def analyze(
         left_out=surveyed.left_out,
         notes=list(prepared.notes),
         undefined=prepared.undefined,
+        drawn_from=prepared.drawn_from,
     )
     with owned(prepared.job.store) as lease:
         _fill(prepared, lease, summary, progress)

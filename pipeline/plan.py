@@ -128,6 +128,16 @@ class Prepared:
         reasons = {g.name: g.measure.why_undefined(self.settings[g.name]) for g in self.job.groups}
         return {name: why for name, why in reasons.items() if why}
 
+    @property
+    def drawn_from(self) -> dict[str, str]:
+        """By the name of each random input, which token ids it draws from, and why these."""
+        made = self.inputs.items()
+        return {
+            name: one.attributes["drawn_from"]
+            for name, one in made
+            if "drawn_from" in one.attributes
+        }
+
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""

@@ -234,6 +234,8 @@ def _tell(summary: "Summary", page: Path) -> None:
         typer.echo(f"  {exception}")
     for note in summary.notes:
         typer.echo(f"note: {note}")
+    if summary.drawn_from:
+        typer.echo(summary.drawn())
     if summary.computed:
         typer.echo(summary.loading())
     for group, why in summary.undefined.items():

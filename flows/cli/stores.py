@@ -41,7 +41,8 @@ def query(
         list[str] | None,
         typer.Option(
             metavar="RUN=PLACE",
-            help='What becomes a run\'s zero; or when it was: "head_scores/induction > 0.6".',
+            help="What becomes a run's zero; or when it was: "
+            '"head_scores/induction - induction_null > 0.3".',
         ),
     ] = None,
     mixed: Annotated[

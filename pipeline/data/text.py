@@ -84,7 +84,8 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
     if inside and not (folder / "tokenizer_config.json").exists():
         folder = inside[0].parent
     try:
-        return AutoTokenizer.from_pretrained(folder if folder.exists() else str(place))
+        found = folder if folder.exists() else str(place)
+        return AutoTokenizer.from_pretrained(found, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{place}: no tokenizer can be read from here: name a folder that holds "

@@ -149,7 +149,11 @@ class Scored(FromScores):
             return self.k[:, :, pairs.first - pairs.lag : length - pairs.lag]
         if pairs.key is not None:
             return self.k[:, :, pairs.key : pairs.key + 1]
-        return torch.take_along_dim(self.k, keys[:, None, :, None], dim=2)
+        # Whole rows are copied: many times faster than `take_along_dim`, which copies numbers.
+        batch, heads, _, width = self.k.shape
+        rows = torch.arange(batch * heads, device=keys.device).view(batch, heads, 1) * length
+        chosen = self.k.reshape(-1, width).index_select(0, (rows + keys[:, None]).flatten())
+        return chosen.view(batch, heads, -1, width)
 
 
 _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.engine.record import Lag, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input, undefined
-from pipeline.measures.head_scores import BlockLayout
+from pipeline.measures.blocks import blocks_of
 from pipeline.models.assumptions import HEADS_ADD, LOGITS
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
@@ -70,9 +70,9 @@ class BehaviouralCopying(Measure):
     ) -> dict[str, np.ndarray]:
         """See the class."""
         model, record = circuits(weights), records[0]
-        if model is None or model.heads_are_normed:
+        if model is None or not copies_are_defined(weights):
             return undefined(self, weights.facts)
-        readout, start = Readout(model), BlockLayout(record.input).start
+        readout, start = Readout(model), blocks_of(record.input).start
         directions = readout.directions(torch.from_numpy(record.input.tokens))
         scale = readout.scale(record.hidden_states[model.n_layers])
         score, null = [], []
@@ -85,6 +85,12 @@ class BehaviouralCopying(Measure):
             score.append(_attended(p, z, read))
             null.append(_attended(p, z, read.roll(-1, dims=0)))
         return {"score": np.stack(score), "null": np.stack(null)}
+
+
+def copies_are_defined(weights: ModelWeights) -> bool:
+    """Whether this measure is defined for a model, whatever its weights are."""
+    model = circuits(weights)
+    return model is not None and not model.heads_are_normed
 
 
 def matrix(record: Record, layer: int) -> Float[Tensor, "sequence head query key"]:

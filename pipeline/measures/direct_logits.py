@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, undefined
-from pipeline.measures.head_scores import BlockLayout
+from pipeline.measures.blocks import blocks_of
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, STREAM
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
@@ -30,7 +30,7 @@ class DirectLogits(Measure):
     left out. Means over all predictions, whose sum over parts is exact.
 
     On repeated random tokens only the predictions that repetition decides are counted: those from
-    the first repeated token on. On other inputs, all.
+    the first repeated token of each sequence on. On other inputs, all.
 
     `by_head` is NaN where a norm stands between the heads and the stream (OLMo 2, Gemma 2 and 3):
     the heads are within `rest` there. Everything is NaN for model families whose circuits are not
@@ -96,11 +96,11 @@ class DirectLogits(Measure):
 
 
 def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
-    """Which predictions t -> t + 1 count: those of repeated tokens, or all; never of padding."""
+    """Which predictions t -> t + 1 count: those at repeated tokens, or all; never of padding."""
     sequences, length = made.tokens.shape
     counted = np.ones((sequences, length - 1), dtype=bool)
     if made.kind == "repeated":
-        counted[:, : BlockLayout(made).later_queries[0]] = False
+        counted &= blocks_of(made).repeated[:, :-1]
     if (mask := made.arrays.get("attention_mask")) is not None:
         counted &= (mask[:, 1:] * mask[:, :-1]).astype(bool)
     return counted

@@ -26,7 +26,7 @@ class FuzzyInduction(Measure):
 
     An induction head that compares one token has the same attention for all m; one that compares
     several has a slope. `slope` and `loss_slope` are those of the least-squares line through the
-    values for m = 1 .. longest, per matched token. NaN nowhere.
+    values for m = 1 .. longest, per matched token.
     """
 
     name = "fuzzy_induction"

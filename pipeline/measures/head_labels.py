@@ -1,13 +1,16 @@
 """What each head is called, by a stated rule against a stated null."""
 
+from collections.abc import Mapping
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 
 from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
-from pipeline.measures.behavioural_copying import BehaviouralCopying
-from pipeline.measures.head_scores import BlockLayout, HeadScores
+from pipeline.measures.behavioural_copying import BehaviouralCopying, copies_are_defined
+from pipeline.measures.head_patterns import NULLS, THRESHOLD, has_pattern
+from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
@@ -25,91 +28,73 @@ _LABELS = {
 class HeadLabels(Measure):
     """Labels of heads: 1 where the rule holds, 0 where it does not. A head may have several.
 
-    A head has a label where its score (see `head_scores`) is at least `threshold` and exceeds its
-    null by at least `margin`:
+    A head has a label where its score exceeds its null by at least `threshold`, both as
+    `head_scores` has them on the same input (the rule of `pipeline.measures.head_patterns`):
 
         label             score            null
-        previous_token    previous_token   uniform attention (mean of 1 / (i + 1))
-        current_token     current_token    uniform attention
-        sink              first_token      uniform attention
-        duplicate_token   duplicate_token  the same score on shuffled tokens
+        previous_token    previous_token   uniform_null
+        current_token     current_token    uniform_null
+        sink              first_token      uniform_null
+        duplicate_token   duplicate_token  duplicate_token_null
         induction,
-        anti_induction    induction        the same score on shuffled tokens
+        anti_induction    induction        induction_null
 
     A head with the induction pattern is called anti_induction where its copying score (see
     `behavioural_copying`) lies below that score's null by more than `copying_margin`, else
-    induction. On shuffled tokens every repeated block is in an order of its own, so that keys at
-    the same distances hold other tokens; the patterns that do not depend on tokens are the same
-    there, and are held against uniform attention instead. The scores of an untrained model, the
-    other null, are those stored at step 0.
+    induction; where copying is not defined for the model, all are called induction. The scores of
+    an untrained model, another null, are those stored at step 0.
+
+    NaN where a score or its null is: on an input whose blocks all have one length, for the last
+    three, because an induction head cannot be told there from a head of a fixed distance.
     """
 
     name = "head_labels"
-    version = 1
+    version = 2
     default_input = "repeated"
-    variables = (
-        *(Variable(label, _HEAD, "1", f"1 where the head {what}.", dtype="int32")
-          for label, what in _LABELS.items()),
-        Variable("induction_null", _HEAD, "1", "The induction score on shuffled tokens."),
-        Variable("duplicate_token_null", _HEAD, "1",
-                 "The duplicate-token score on shuffled tokens."),
-        Variable("uniform_null", ("step",), "1", "What uniform attention gives to one key."),
+    variables = tuple(
+        Variable(label, _HEAD, "1", f"1 where the head {what}.")
+        for label, what in _LABELS.items()
     )  # fmt: skip
 
-    threshold: float = Field(0.3, ge=0, le=1)
-    margin: float = Field(0.1, ge=0, le=1)
-    copying_margin: float = Field(0.0, ge=0)
-    shuffled: str = "shuffled"
-
-    @property
-    def other_inputs(self) -> tuple[str, ...]:
-        """The shuffled tokens."""
-        return (self.shuffled,)
+    threshold: float = Field(default=THRESHOLD, ge=0, le=1)
+    copying_margin: float = Field(default=0.0, ge=0)
 
     def check(self, setting: Setting) -> None:
-        """Both inputs are blocks of random tokens, the same but for their order."""
+        """Defined on repeated random tokens, shuffled or not."""
         require_input(self, setting, "repeated")
-        require_input(self, self._null_setting(setting), "repeated")
+
+    def why_undefined(self, setting: Setting) -> str:
+        """Where no null exists, three labels do not."""
+        return HeadScores().why_undefined(setting)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """What the scores and their nulls need; shared with the measures of those names."""
-        null = self._null_setting(setting)
-        return (
-            *HeadScores().passes(setting),
-            *BehaviouralCopying().passes(setting),
-            *HeadScores().passes(null),
-        )
+        """What the scores need; shared with the measures of those names."""
+        return (*HeadScores().passes(setting), *BehaviouralCopying().passes(setting))
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """See the class."""
         scores = HeadScores().compute(records[:1], weights, None)
-        copying = BehaviouralCopying().computed(records[1:2], weights, None)
-        null = HeadScores().compute(records[2:], weights, None)
-        uniform = (1 / (BlockLayout(records[0].input).first_block_queries + 1)).mean()
-        pattern = self._holds(scores["induction"], null["induction"])
-        # A comparison with NaN, where copying is not defined, is false: the pattern decides.
-        lowers = copying["score"] < copying["null"] - self.copying_margin
-        labels = {
-            "previous_token": self._holds(scores["previous_token"], uniform),
-            "current_token": self._holds(scores["current_token"], uniform),
-            "sink": self._holds(scores["first_token"], uniform),
-            "duplicate_token": self._holds(scores["duplicate_token"], null["duplicate_token"]),
-            "induction": pattern & ~lowers,
-            "anti_induction": pattern & lowers,
+        has = {
+            score: has_pattern(scores[score] - scores[null], self.threshold)
+            for score, null in NULLS.items()
         }
+        lowers = self._lowers(BehaviouralCopying().computed(records[1:], weights, None), weights)
         return {
-            **{label: holds.astype(np.int32) for label, holds in labels.items()},
-            "induction_null": null["induction"],
-            "duplicate_token_null": null["duplicate_token"],
-            "uniform_null": uniform,
+            "previous_token": has["previous_token"],
+            "current_token": has["current_token"],
+            "sink": has["first_token"],
+            "duplicate_token": has["duplicate_token"],
+            "induction": has["induction"] * (1 - lowers),
+            "anti_induction": has["induction"] * lowers,
         }
 
-    def _holds(
-        self, score: Float[np.ndarray, "layer head"], null: Float[np.ndarray, "layer head"] | float
-    ) -> Bool[np.ndarray, "layer head"]:
-        return (score >= self.threshold) & (score - null >= self.margin)
-
-    def _null_setting(self, setting: Setting) -> Setting:
-        return Setting(setting.model, setting.others[self.shuffled])
+    def _lowers(
+        self, copying: Mapping[str, np.ndarray], weights: ModelWeights
+    ) -> Float[np.ndarray, "layer head"]:
+        """1 where a head lowers what it attends to; 0 too where copying is not defined."""
+        below = copying["null"] - self.copying_margin - copying["score"]
+        if BehaviouralCopying().unmet(weights.facts) or not copies_are_defined(weights):
+            return np.zeros_like(below)
+        return (below > 0) + below * 0.0

@@ -1,15 +1,13 @@
-"""Five attention patterns that name a head, on repeated random tokens."""
-
-from functools import cached_property
+"""Five attention patterns that name a head, on repeated random tokens, and their nulls."""
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
-from pipeline.inputs import Input
+from pipeline.engine.record import KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.blocks import Asked, blocks_of
 from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
@@ -20,23 +18,43 @@ _HEAD = ("step", "layer", "head")
 class HeadScores(Measure):
     """How much of its attention a head spends where five simple patterns would.
 
-    Input: [BOS], then a block of n random token ids drawn without replacement, repeated. Where
-    p[i, j] is the attention of query i to key j, averaged over sequences and over queries:
+    Input: [BOS], then a block of random token ids drawn without replacement, repeated. The blocks
+    of different sequences have different lengths, unless the input says otherwise; later blocks
+    are in the order of the first, or shuffled. Where p[i, j] is the attention of query i to key j,
+    averaged over sequences and over queries:
 
     - `previous_token`  p[i, i-1], `current_token` p[i, i], `first_token` p[i, 0]: over the queries
       of the FIRST block, whose tokens are random and unrepeated, from its second token on (the
       first token of a block has BOS or nothing before it).
     - `duplicate_token` sum of p[i, j] over ALL earlier occurrences j of the query's own token;
     - `induction` (prefix matching) sum of p[i, j+1] over the same j: the tokens that came right
-      after those occurrences. Both: over all queries of the second and later blocks. With block
-      length n they lie at lags m n and m n - 1, for m = 1 .. number of earlier blocks.
+      after those occurrences. Both: over all queries of the second and later blocks. What follows
+      the last whole block, where sequences of shorter blocks go on, is not counted.
 
-    All lie in [0, 1]. Departures from the paper: blocks are of any length and repeated any number
-    of times (25 tokens, 4 times there), and the ids are not filtered by frequency.
+    The nulls are what a head without the pattern would score:
+
+    - `duplicate_token_null`, `induction_null`: the same sums over keys that match nothing, at the
+      distances at which the matches of OTHER queries lie (those of sequences with another block
+      length). Every query gets a set of distances that is not its own, has its keys after BOS, and
+      none at a match, at a match's successor, at the query or right before it; sets are given out
+      evenly, in proportion to how many queries own each. A query that none fits is left out. A
+      head that attends a fixed distance L back puts the share of queries whose match lies L back
+      on matches, and the share of queries that are asked about L on its null: these shares are the
+      same in expectation, so its score and its null are. An induction head has about 0 there.
+    - `uniform_null`: what uniform attention would give to one key, the mean of 1 / (i + 1) over
+      the queries of `previous_token`, `current_token` and `first_token`.
+
+    Where all matches lie at one distance (one block length for all sequences, `vary: false`, in
+    the order of the first block), nothing tells an induction head from a head of a fixed distance,
+    and the first two nulls are NaN. See `pipeline.measures.head_patterns` for what counts.
+
+    Scores lie in [0, 1]. Departures from the paper: blocks are of any length, of different lengths
+    and repeated any number of times (25 tokens, 4 times there), and the ids are not filtered by
+    frequency.
     """
 
     name = "head_scores"
-    version = 1
+    version = 2
     default_input = "repeated"
     variables = (
         Variable("previous_token", _HEAD, "1", "Mean attention to the token before.", _OLSSON),
@@ -47,84 +65,81 @@ class HeadScores(Measure):
                  "query's token (prefix matching).", _OLSSON),
         Variable("first_token", _HEAD, "1", "Mean attention to the first token (attention sink)."),
         Variable("current_token", _HEAD, "1", "Mean attention to the query's own position."),
+        Variable("duplicate_token_null", _HEAD, "1",
+                 "Mean attention to keys without a match, at distances at which other queries have "
+                 "earlier occurrences of their token."),
+        Variable("induction_null", _HEAD, "1",
+                 "Mean attention to keys without a match, at distances at which other queries have "
+                 "the tokens that followed."),
+        Variable("uniform_null", ("step",), "1", "What uniform attention gives to one key."),
     )  # fmt: skip
 
     def check(self, setting: Setting) -> None:
-        """Defined on repeated random tokens only."""
+        """Defined on repeated random tokens, shuffled or not."""
         require_input(self, setting, "repeated")
 
+    def why_undefined(self, setting: Setting) -> str:
+        """Where all matches lie at one distance, there is no null."""
+        assert setting.input is not None
+        if blocks_of(setting.input).null.queries.any():
+            return ""
+        return (
+            "all blocks have one length, so that an induction head cannot be told from a head "
+            "that attends a fixed distance back: there is no null for duplicate_token and "
+            "induction, and what is held against it is not defined"
+        )
+
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps a few diagonals of the attention."""
-        layout = BlockLayout(require_input(self, setting, "repeated"))
-        return (Pass(layout.input.name, attention=frozenset(layout.requests)),)
+        """One pass that keeps a few keys of each query."""
+        blocks = blocks_of(require_input(self, setting, "repeated"))
+        return (Pass(blocks.input.name, attention=frozenset(blocks.requests)),)
 
     def compute(
         self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
         """See the class."""
-        attention, layout = records[0].attention, BlockLayout(records[0].input)
-        first, later = layout.first_block_queries, layout.later_queries
+        record, blocks = records[0], blocks_of(records[0].input)
+        attention, first = record.attention, blocks.first_block
+        matches, null = blocks.matches, blocks.null
         return {
             "previous_token": mean_over(attention[Lag(1)], first),
             "current_token": mean_over(attention[Lag(0)], first),
             "first_token": mean_over(attention[KeyPosition(0)], first),
-            "duplicate_token": _sum(mean_over(attention[m], later, m) for m in layout.duplicates),
-            "induction": _sum(mean_over(attention[m], later, m) for m in layout.successors),
+            "duplicate_token": _sum_over(record, matches, matches.occurrences),
+            "induction": _sum_over(record, matches, matches.successors),
+            "duplicate_token_null": _sum_over(record, null, null.occurrences),
+            "induction_null": _sum_over(record, null, null.successors),
+            "uniform_null": np.array(blocks.uniform),
         }
-
-
-class BlockLayout:
-    """Where the blocks of a repeated-token input lie, and which keys its queries ask about."""
-
-    def __init__(self, made: Input) -> None:
-        self.input = made
-        self.start = int(made.attributes["has_bos"])
-        self.block = int(made.attributes["block_length"])
-        self.repeats = int(made.attributes["repeats"])
-
-    @property
-    def first_block_queries(self) -> Int[np.ndarray, " query"]:
-        """Positions of the first block, from its second token on."""
-        return np.arange(self.start + 1, self.start + self.block)
-
-    @property
-    def later_queries(self) -> Int[np.ndarray, " query"]:
-        """Positions of the second and later blocks."""
-        return np.arange(self.start + self.block, self.start + self.block * self.repeats)
-
-    @cached_property
-    def duplicates(self) -> tuple[KeyMap, ...]:
-        """Of each query the m-th earlier occurrence of its token, one map for each m."""
-        return tuple(self._blocks_back(m, 0) for m in range(1, self.repeats))
-
-    @cached_property
-    def successors(self) -> tuple[KeyMap, ...]:
-        """Of each query the token after the m-th earlier occurrence, one map for each m."""
-        return tuple(self._blocks_back(m, 1) for m in range(1, self.repeats))
-
-    @property
-    def requests(self) -> tuple[AttentionRequest, ...]:
-        """All that the five scores need."""
-        return (Lag(0), Lag(1), KeyPosition(0), *self.duplicates, *self.successors)
-
-    def _blocks_back(self, m: int, offset: int) -> KeyMap:
-        sequences, length = self.input.tokens.shape
-        earlier = np.arange(length) - m * self.block
-        key = np.where(earlier >= self.start, earlier + offset, -1)
-        return KeyMap(np.broadcast_to(key, (sequences, length)))
 
 
 def mean_over(
     attention: Float[Tensor, "layer sequence head query"],
-    queries: Int[np.ndarray, " query"],
-    request: AttentionRequest | None = None,
+    queries: Bool[np.ndarray, "sequence query"],
 ) -> Float[np.ndarray, "layer head"]:
-    """Mean over sequences and the given queries; a query without such a key counts as 0."""
-    chosen = attention[..., queries].double()
-    if isinstance(request, KeyMap):
-        chosen = chosen.where(torch.from_numpy(request.index[:, queries] >= 0)[None, :, None], 0)
-    return chosen.sum(dim=-1).mean(dim=1).numpy() / len(queries)
+    """Mean over the given queries of all sequences, which all have that key; NaN without any.
+
+    What is not asked about is left out by its place and not by its value: a NaN that the model
+    made at a query that counts makes the mean NaN.
+    """
+    return _total(attention, queries) / (queries.sum() or np.nan)
 
 
-def _sum(terms) -> Float[np.ndarray, "layer head"]:
-    return np.sum(list(terms), axis=0)
+def _sum_over(
+    record: Record, asked: Asked, maps: tuple[KeyMap, ...]
+) -> Float[np.ndarray, "layer head"]:
+    """The mean over the queries that have keys of the sum over those keys."""
+    has_key = asked.keys >= 0
+    layers, _, heads, _ = record.attention[Lag(0)].shape
+    total = np.zeros((layers, heads))
+    for of, has in zip(maps, has_key, strict=True):
+        total += _total(record.attention[of], has)
+    return total / (asked.queries.sum() or np.nan)
+
+
+def _total(
+    attention: Float[Tensor, "layer sequence head query"],
+    counted: Bool[np.ndarray, "sequence query"],
+) -> Float[np.ndarray, "layer head"]:
+    kept = torch.from_numpy(counted).to(attention.device)[:, None]
+    return torch.where(kept, attention.double(), 0).sum(dim=(1, 3)).cpu().numpy()

@@ -19,8 +19,9 @@ class LagProfile(Measure):
 
     for lag = 0 .. max_lag, or as far as the sequences reach. On random tokens in blocks of n,
     repeated, a previous-token head has its stripe at lag 1, an induction head at n - 1, a
-    duplicate-token head at n. With all lags, sum_lag (T - lag) / T profile[lag] = 1, because a
-    query's attention sums to 1. NaN nowhere; a sequence with padding has fewer queries. On text
+    duplicate-token head at n; where the sequences' blocks have different lengths n, at each of
+    them (`lag_profile.repeated_4x25` has one n). With all lags, sum_lag (T - lag) / T profile[lag]
+    = 1, because a query's attention sums to 1. A sequence with padding has fewer queries. On text
     (`lag_profile.text`) the same stripes say what the head does with natural tokens.
     """
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.record import Record
@@ -38,8 +38,9 @@ class QKPrefixMatching(Measure):
     softmax sees scores relative to each other only, and what all embeddings share would score as
     matching. For random weights it scatters around 0.
 
-    NaN (the partner: -1) for heads of the first layer, for heads without output or queries, and for
-    model families whose circuits are not defined (see `pipeline.models.circuits`).
+    NaN (the partner: -1) for heads of the first layer, for heads without output or queries, for
+    model families whose circuits are not defined (see `pipeline.models.circuits`), and where a
+    weight is not finite that decides which earlier head is the partner.
     """
 
     name = "qk_prefix_matching"
@@ -74,13 +75,17 @@ class QKPrefixMatching(Measure):
         for layer in range(1, model.n_layers):
             heads = model.layer(layer)
             partners = strongest_partners(earlier, heads)
-            values["partner_layer"][layer] = partners.cpu() // model.n_heads
-            values["partner_head"][layer] = partners.cpu() % model.n_heads
+            found = partners.cpu().numpy()
+            values["partner_layer"][layer] = np.where(found < 0, -1, found // model.n_heads)
+            values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
             W_V = torch.cat([one.W_V for one in earlier])[partners]
             W_O = torch.cat([one.W_O for one in earlier])[partners]
             written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
             for name, middle in middles.items():
-                values[name][layer] = eigenvalue_score(written_keys @ middle @ heads.W_Q)
+                circuit = written_keys @ middle @ heads.W_Q
+                # Eigenvalues of what is not finite cannot be had; those of 0 score NaN.
+                known = (partners >= 0) & circuit.isfinite().all(dim=-1).all(dim=-1)
+                values[name][layer] = eigenvalue_score(circuit.where(known[:, None, None], 0))
             earlier.append(heads)
         return values
 
@@ -95,7 +100,19 @@ def matches_of_embeddings(
 
 
 def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
-    """Of each head the earlier head (layer * n_heads + head) of greatest K-composition."""
+    """Of each head the earlier head (layer * n_heads + head) of greatest K-composition.
+
+    Heads without output have none. -1 for a head without queries or keys, where all earlier heads
+    are without output, and where a number that is not finite hides which head is the strongest.
+    """
     writers, reader = map(writer_of, earlier), readers_of(heads)["k"]
     k_composition = torch.cat([ratios(writer, reader) for writer in writers])
-    return k_composition.nan_to_num(nan=-1).argmax(dim=0)
+    silent = torch.cat([_are_zero(one.W_V @ one.W_O) for one in earlier])
+    undefined = silent[:, None] | _are_zero(heads.W_Q @ heads.W_K.mT)
+    hidden = (k_composition.isnan() & ~undefined).any(dim=0)
+    strongest = k_composition.where(~undefined, -1).argmax(dim=0)
+    return strongest.where(~hidden & ~undefined.all(dim=0), -1)
+
+
+def _are_zero(matrices: Float[Tensor, "head rows columns"]) -> Bool[Tensor, " head"]:
+    return (matrices == 0).all(dim=-1).all(dim=-1)

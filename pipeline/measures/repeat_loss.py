@@ -4,8 +4,8 @@ import numpy as np
 
 from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.blocks import blocks_of
 from pipeline.measures.direct_logits import counted_predictions
-from pipeline.measures.head_scores import BlockLayout
 from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
@@ -20,8 +20,9 @@ class RepeatLoss(Measure):
     `first` is the mean loss of the first block's tokens from its second on, which nothing can
     predict: at best the log of the number of ids that are drawn from. `repeated` is the mean loss
     from the second token of the second block on, the first that an earlier occurrence of the token
-    before it can tell. Both in nats. On shuffled tokens
-    (`repeat_loss.shuffled`) the gain is what knowing the set of tokens is worth. NaN nowhere.
+    before it can tell. Both in nats, over all such tokens of all sequences. On shuffled tokens
+    (`repeat_loss.shuffled`) the gain is what knowing the set of tokens is worth. NaN only where a
+    loss is not finite.
     """
 
     name = "repeat_loss"
@@ -51,6 +52,6 @@ class RepeatLoss(Measure):
         assert record.loss is not None
         loss = record.loss.double().numpy()
         # The loss of a token stands at the position before it.
-        first = loss[:, BlockLayout(record.input).first_block_queries - 1].mean()
+        first = loss[blocks_of(record.input).first_block[:, 1:]].mean()
         repeated = loss[counted_predictions(record.input)].mean()
         return {"first": first, "repeated": repeated, "gain": first - repeated}

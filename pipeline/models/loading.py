@@ -8,7 +8,7 @@ import pickle
 import threading
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +41,7 @@ from pipeline.models.fit import (
     without_wrappers,
 )
 from pipeline.models.floats import refuse_quantised, refuse_unreadable
+from pipeline.models.special_ids import named_special_ids
 
 Weights = Mapping[str, Tensor]
 
@@ -169,8 +170,15 @@ def _distrusted(what: object) -> InputError:
 def facts_of(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> ModelFacts:
-    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights."""
-    return _facts(without_memory(architecture, trust_remote_code))
+    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights.
+
+    Of a folder, the special ids are those that its own files name, not the library's defaults.
+    """
+    facts = _facts(without_memory(architecture, trust_remote_code))
+    if isinstance(architecture, PreTrainedConfig):
+        return facts
+    bos, special = named_special_ids(architecture, facts.vocabulary)
+    return replace(facts, bos_token_id=bos, special_token_ids=special)
 
 
 def without_memory(

@@ -11,7 +11,13 @@ import xarray as xr
 from pipeline.query import open_run
 from pipeline.report.gaps import gaps_in
 from pipeline.report.grokking import grokking_findings
-from pipeline.report.induction import Formation, formation, head_findings, in_context_findings
+from pipeline.report.induction import (
+    Formation,
+    formation,
+    head_findings,
+    heads_of,
+    in_context_findings,
+)
 from pipeline.report.wording import (
     at_step,
     by_reason,
@@ -46,7 +52,7 @@ def findings_of(run: xr.DataTree) -> list[str]:
         return [*masked, "No measure of any checkpoint is stored yet."]
     formed = _formation(groups)
     said = [
-        *_each(groups, "head_scores", _head_findings),
+        *_heads(groups),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
         *_missing(groups),
         *_each(groups, "modular_addition", grokking_findings),
@@ -85,26 +91,35 @@ def _each(
 ) -> Sentences:
     """The sentences about every group of a measure, naming the input where it is not the usual."""
     for name, group in groups.get(measure, {}).items():
-        _, _, other_input = name.partition(".")
-        for sentence in sentences_of(group):
-            yield f"On input '{other_input}': {sentence}" if other_input else sentence
+        yield from _on_input(name, sentences_of(group))
+
+
+def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    """The sentences about every group of head scores, by the threshold of the labels."""
+    for name, scores in groups.get("head_scores", {}).items():
+        if without_heads(scores):
+            yield "The model has no attention heads, so that none can have formed."
+        else:
+            yield from _on_input(name, head_findings(heads_of(groups, name)))
+
+
+def _on_input(name: str, sentences: Sentences) -> Sentences:
+    """Sentences that name the input of their group where it is not the usual one."""
+    _, _, other_input = name.partition(".")
+    for sentence in sentences:
+        yield f"On input '{other_input}': {sentence}" if other_input else sentence
 
 
 def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
-    scores = next(iter(groups.get("head_scores", {}).values()), None)
-    return None if scores is None or without_heads(scores) else formation(scores)
+    name = next(iter(groups.get("head_scores", {})), None)
+    if name is None or without_heads(groups["head_scores"][name]):
+        return None
+    return formation(heads_of(groups, name))
 
 
 def without_heads(scores: xr.Dataset) -> bool:
     """Whether these are the scores of a model without layers, or without attention."""
     return 0 in (scores.sizes.get("layer"), scores.sizes.get("head"))
-
-
-def _head_findings(scores: xr.Dataset) -> Sentences:
-    if without_heads(scores):
-        yield "The model has no attention heads, so that none can have formed."
-    else:
-        yield from head_findings(scores)
 
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:

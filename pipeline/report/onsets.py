@@ -5,7 +5,7 @@ import xarray as xr
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.query import open_run
 from pipeline.report.findings import by_measure
-from pipeline.report.induction import FORMED, onsets
+from pipeline.report.induction import Heads, heads_of, onsets
 from pipeline.report.wording import at_step, head_name
 
 # The patterns of attention whose first appearance in any head is worth a message.
@@ -19,23 +19,23 @@ def onsets_of(store_uri: str) -> dict[str, str]:
     is new. Raises InputError where there is no store.
     """
     found: dict[str, str] = {}
-    for measure, groups in by_measure(open_run(store_uri)).items():
-        for name, group in groups.items():
-            if measure == "head_scores":
-                found |= {f"{name}: {key}": said for key, said in _heads(group).items()}
-            if measure == "modular_addition":
-                found |= {f"{name}: {key}": said for key, said in _losses(group).items()}
+    groups = by_measure(open_run(store_uri))
+    for name in groups.get("head_scores", {}):
+        said_of = _heads(heads_of(groups, name))
+        found |= {f"{name}: {key}": said for key, said in said_of.items()}
+    for name, group in groups.get("modular_addition", {}).items():
+        found |= {f"{name}: {key}": said for key, said in _losses(group).items()}
     return found
 
 
-def _heads(group: xr.Dataset) -> dict[str, str]:
+def _heads(heads: Heads) -> dict[str, str]:
     found = {}
     for pattern, head in _PATTERNS.items():
-        if formed := onsets(group[pattern]):
+        if formed := onsets(heads, pattern):
             first = formed[0]
             found[f"first {head}"] = (
-                f"The first {head} formed: {head_name(first.layer, first.head)} passed {FORMED} "
-                f"at {at_step(first.step)}."
+                f"The first {head} formed: {head_name(first.layer, first.head)} exceeded its null "
+                f"by {heads.threshold:g} at {at_step(first.step)}."
             )
     return found
 

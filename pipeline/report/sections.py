@@ -13,16 +13,17 @@ import xarray as xr
 
 from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
+from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
 from pipeline.report import stories
 from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.findings import by_measure, without_heads
 from pipeline.report.gaps import has_numbers
 from pipeline.report.grokking import key_frequencies
 from pipeline.report.heads import head_lines, mosaic
-from pipeline.report.induction import FORMED, compared_tokens
+from pipeline.report.induction import Heads, compared_tokens, heads_of
 from pipeline.report.phases import three_phases
 from pipeline.report.thinning import thinned_steps
-from pipeline.report.wording import in_words, listed, why_undefined
+from pipeline.report.wording import in_words, listed, number, why_undefined
 
 MOST_FRAMES = 60  # steps of a mosaic
 MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map
@@ -75,8 +76,11 @@ class Section:
 def sections(run: xr.DataTree) -> list[Section]:
     """The sections of an opened run, in reading order."""
     groups = by_measure(run)
-    heads = next(iter(groups.get("head_scores", {}).values()), None)
-    if heads is not None and (without_heads(heads) or not has_numbers(heads["induction"])):
+    scores = next(iter(groups.get("head_scores", {})), None)
+    heads = None if scores is None else heads_of(groups, scores)
+    if heads is not None and (
+        without_heads(heads.scores) or not has_numbers(heads.scores["induction"])
+    ):
         heads = None
     first, last = list(_TITLES)[:-1], list(_TITLES)[-1:]
     order = [*first, *(name for name in groups if name not in _TITLES), *last]
@@ -87,7 +91,7 @@ def sections(run: xr.DataTree) -> list[Section]:
     ]
 
 
-def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | None) -> Section:
+def _section(measure: str, name: str, group: xr.Dataset, heads: Heads | None) -> Section:
     title = _TITLES.get(measure, in_words(measure).capitalize())
     if given := name.partition(".")[2]:
         title += f" on input '{given}'"
@@ -108,7 +112,7 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: xr.Dataset | Non
 # Measures with figures of their own
 
 
-def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+def _token_loss(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     shown = [name for name in ("mean", "in_context_score") if has_numbers(group[name])]
     caption = _meanings(group, *shown)
     if largest_change(group["in_context_score"]) is not None:
@@ -116,14 +120,22 @@ def _token_loss(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
             " Band: the two neighbouring checkpoints between which the in-context score moved most."
         )
     if heads is not None:
-        caption += (
-            " Below: the highest score of any head; dotted, the first checkpoint at which a head's "
-            f"induction (prefix-matching) score is above {FORMED}."
-        )
+        caption += _above_null(heads)
     if (figure := stories.what_happened_when(group, heads)) is not None:
         yield Plate("What happened when", caption, (figure,), wide=True)
     if has_numbers(group["mean_by_position"]):
         yield from _by_position(group)
+
+
+def _above_null(heads: Heads) -> str:
+    excess = heads.excess("induction")
+    if excess is None or not has_numbers(excess):
+        return " The head scores have no null here and are not drawn."
+    return (
+        " Below: what any head's score exceeds its null by, at most; dotted, the first checkpoint "
+        "at which a head's induction (prefix-matching) score is at least "
+        f"{heads.threshold:g} above its null."
+    )
 
 
 def _by_position(group: xr.Dataset) -> Iterator[Plate]:
@@ -146,7 +158,7 @@ def _by_position(group: xr.Dataset) -> Iterator[Plate]:
     )
 
 
-def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+def _modular_addition(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     losses = [name for name in stories.LOSSES if has_numbers(group[name])]
     if losses:
         caption = _meanings(group, *losses)
@@ -181,7 +193,7 @@ def _modular_addition(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[P
         )
 
 
-def _weight_norm(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]:
+def _weight_norm(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     total, each = group["sum_of_squares"], group["by_parameter"]
     if has_numbers(total):
         yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
@@ -191,7 +203,7 @@ def _weight_norm(group: xr.Dataset, heads: xr.Dataset | None) -> Iterator[Plate]
         yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
 
 
-_DRAWN: dict[str, Callable[[xr.Dataset, xr.Dataset | None], Iterator[Plate]]] = {
+_DRAWN: dict[str, Callable[[xr.Dataset, Heads | None], Iterator[Plate]]] = {
     "token_loss": _token_loss,
     "modular_addition": _modular_addition,
     "weight_norm": _weight_norm,
@@ -208,6 +220,8 @@ _ORDER = ("induction", "previous_token", "duplicate_token", "first_token", "curr
 def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
     first = [name for name in _ORDER if name in group]
     for name in [*first, *(name for name in group.data_vars if name not in first)]:
+        if name in NULLS.values():
+            continue  # what it is at most stands in the captions of the scores
         values = group[name]
         if not _is_drawn(values) or not has_numbers(values):
             continue
@@ -216,15 +230,25 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
             plot = lines({title: values}, _axis(values))
             yield Plate(title, _meaning(values), (plot,))
         elif set(values.dims) == {"step", "layer", "head"}:
-            yield _heads(title, values)
+            yield _heads(title, values, _null_of(group, str(name)))
         elif len(values.dims) == 2:
             yield _over_training(title, values)
 
 
-def _heads(title: str, score: xr.DataArray) -> Plate:
+def _null_of(group: xr.Dataset, score: str) -> str:
+    """What a score of a head must exceed, and how high that is in this run."""
+    null = NULLS.get(score)
+    if null is None or null not in group:
+        return ""
+    highest = float(group[null].max())
+    return f"Its null is {NULL_IN_WORDS[null]}: {number(highest)} at most."
+
+
+def _heads(title: str, score: xr.DataArray, null: str) -> Plate:
     frames, _ = thinned_steps(score, MOST_FRAMES)
     drawn, note = thinned_steps(score, MOST_STEPS)
-    caption = f"{_meaning(score)} Every head over training, and all heads at one step. {note}"
+    drawn_here = "Every head over training, and all heads at one step."
+    caption = " ".join(part for part in (_meaning(score), null, drawn_here, note) if part)
     plots = (head_lines(drawn, _axis(score)), mosaic(frames))
     steps = tuple(int(step) for step in frames["step"].values)
     return Plate(title, caption, plots, wide=True, frames=steps)

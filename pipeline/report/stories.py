@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from pipeline.aggregate.crossings import first_crossing, largest_change
+from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.report.drawing import (
     BOTTOM,
@@ -28,7 +28,7 @@ from pipeline.report.drawing import (
 )
 from pipeline.report.figures import HEIGHT, heat_map, lines
 from pipeline.report.gaps import has_numbers
-from pipeline.report.induction import FORMED, strongest
+from pipeline.report.induction import Heads, first_reaching, share_of_range, strongest
 from pipeline.report.theme import (
     BLUE,
     FAINT,
@@ -60,11 +60,11 @@ class Panel(NamedTuple):
     lines: Mapping[str, tuple[xr.DataArray, str]]
 
 
-def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figure | None:
+def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
     """Return mean loss, in-context score and the strongest heads above one step axis.
 
-    The band is where the in-context score moved most; the line, the first head above `FORMED`.
-    Panels without a finite number are left out; None where no loss is left.
+    The band is where the in-context score moved most; the line, the first induction head. Panels
+    without a finite number are left out; None where no loss is left.
     """
     score = losses["in_context_score"]
     each = {
@@ -79,19 +79,27 @@ def what_happened_when(losses: xr.Dataset, heads: xr.Dataset | None) -> go.Figur
     panels = [Panel(axis, series) for axis, series in drawn.items()]
     if not panels:
         return None
-    if heads is None:
+    induction = None if heads is None else heads.excess("induction")
+    previous = None if heads is None else heads.excess("previous_token")
+    if heads is None or induction is None or previous is None or not has_numbers(induction):
+        induction = None
         figure = stacked(panels, marks=1)
     else:
-        induction = strongest(heads["induction"])
-        previous = strongest(heads["previous_token"])
-        both = {"induction": (induction, BLUE), "previous token": (previous, GREEN)}
+        above = strongest(induction)
+        both = {"induction": (above, BLUE), "previous token": (strongest(previous), GREEN)}
         both = {name: series for name, series in both.items() if has_numbers(series[0])}
-        figure = stacked([*panels, Panel("highest head score", both)], marks=2)
-        if (onset := first_crossing(induction, FORMED, "above")) is not None:
-            mark_step(figure, onset, f"first head above {FORMED}: step {onset:,}", BLUE, 0)
+        figure = stacked([*panels, Panel("score above null", both)], marks=2)
+        if (onset := first_reaching(above, heads.threshold)) is not None:
+            label = f"first head {heads.threshold:g} above its null: step {onset:,}"
+            mark_step(figure, onset, label, BLUE, 0)
     if (change := largest_change(score)) is not None:
-        label = f"in-context score moves most: {change.before:,} to {change.after:,}"
-        mark_span(figure, change.before, change.after, label, VERMILLION, int(heads is not None))
+        label = (
+            f"in-context score moves most: {change.before:,} to {change.after:,} "
+            f"({share_of_range(score, change):.0%} of its range)"
+        )
+        mark_span(
+            figure, change.before, change.after, label, VERMILLION, int(induction is not None)
+        )
     return figure
 
 

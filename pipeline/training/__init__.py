@@ -1,7 +1,13 @@
 """Training model organisms, whose mechanisms are known to appear suddenly."""
 
 from pipeline.training.config import Training, load_run, load_training
-from pipeline.training.tasks import held_out, table_and_split, table_of, tokens_per_step
+from pipeline.training.tasks import (
+    held_out,
+    table_and_split,
+    table_of,
+    tokens_per_step,
+    trained_vocabulary,
+)
 from pipeline.training.train import train
 
 __all__ = [
@@ -13,4 +19,5 @@ __all__ = [
     "table_of",
     "tokens_per_step",
     "train",
+    "trained_vocabulary",
 ]

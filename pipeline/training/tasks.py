@@ -158,6 +158,13 @@ def table_of(folder: str | Path) -> dict[str, object]:
     return task.model_dump(exclude={"kind"}) if isinstance(task, ModularArithmetic) else {}
 
 
+def trained_vocabulary(folder: str | Path) -> int | None:
+    """The number of token ids of the run in a folder, as its training.yaml says; None without."""
+    if not (Path(folder) / RUN_FILE).is_file():
+        return None
+    return load_run(folder).task.vocabulary
+
+
 def held_out(
     run: Training | str | Path, n_sequences: int, seed: int
 ) -> Int[np.ndarray, "sequence position"]:

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from pipeline import Analysis, analyze, open_run
+from pipeline.measures.head_patterns import excess_of
 from pipeline.training import load_training, train
 
 STEPS = 1000  # of the preset's 1,600: heads have formed by then
@@ -56,12 +57,13 @@ def test_heads_are_labelled_from_the_step_at_which_they_form(tree: xr.DataTree) 
     steps = group(tree, "head_labels").step.values.tolist()
     strongest = {strongest_previous_token(tree)}
     for score, label in (("previous_token", strongest), ("induction", induction)):
-        values = group(tree, "head_scores")[score]
+        excess = excess_of(group(tree, "head_scores"), score)
+        assert excess is not None
         for layer, head in label:
             is_labelled = [(layer, head) in labelled(tree, score, step) for step in steps]
             formed = is_labelled.index(True)
             assert 500 < steps[formed] <= STEPS and all(is_labelled[formed:])
-            series = values.sel(layer=layer, head=head).values
+            series = excess.sel(layer=layer, head=head).values
             assert series[formed] >= 0.3 > series[formed - 1]
     for step in (0, 1, 400):
         for label in ("previous_token", "induction", "anti_induction", "duplicate_token", "sink"):

@@ -23,7 +23,8 @@ def made(spec: InputSpec, folder: Path, facts: ModelFacts | None = None) -> Inpu
 
 
 def test_repeated_tokens_begin_with_bos_and_repeat_one_block(tmp_path: Path) -> None:
-    found = made(RepeatedInput(block_length=6, repeats=3, sequences=5), tmp_path, model(bos=7))
+    spec = RepeatedInput(block_length=6, repeats=3, sequences=5, vary=False)
+    found = made(spec, tmp_path, model(bos=7))
     assert found.tokens.shape == (5, 19)
     assert (found.tokens[:, 0] == 7).all()
     blocks = found.tokens[:, 1:].reshape(5, 3, 6)

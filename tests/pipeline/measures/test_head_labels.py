@@ -8,11 +8,11 @@ import pipeline.worker
 from pipeline import Analysis, analyze, open_run
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
-from pipeline.errors import InputError
 from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
+from pipeline.measures.head_scores import HeadScores
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
@@ -26,34 +26,45 @@ def measured(measure, resident, setting):
     return measure.compute(records, resident.weights, None)
 
 
+def _record(resident, setting):
+    (wanted,) = HeadScores().passes(setting)
+    return run(resident, setting.input, wanted)
+
+
 def repeated(resident, **options) -> Input:
-    name = "shuffled" if options.get("shuffled") else "repeated"
-    return make_input(name, RepeatedInput(block_length=8, **options), "", resident.facts)
+    return make_input("repeated", RepeatedInput(block_length=8, **options), "", resident.facts)
 
 
 def test_every_hand_written_head_gets_its_label_and_no_other(hand_built):
-    shuffled = repeated(hand_built, shuffled=True)
-    setting = Setting(hand_built.facts, repeated(hand_built), {"shuffled": shuffled})
+    setting = Setting(hand_built.facts, repeated(hand_built))
     found = measured(HeadLabels(), hand_built, setting)
     expected = {"previous_token": (0, 0), "induction": (1, 0), "anti_induction": (1, 1)}
     for label in ("previous_token", "current_token", "sink", "duplicate_token", "induction",
                   "anti_induction"):  # fmt: skip
-        wanted = np.zeros((2, 2), int)
+        wanted = np.zeros((2, 2))
         if label in expected:
             wanted[expected[label]] = 1
         np.testing.assert_array_equal(found[label], wanted, err_msg=label)
-    # On shuffled tokens the successor stands at that distance one time in eight.
-    np.testing.assert_allclose(found["induction_null"][1], 1 / 8, atol=0.06)
-    assert found["uniform_null"] == pytest.approx(np.mean([1 / (i + 1) for i in range(2, 9)]))
 
 
-def test_thresholds_are_parameters(hand_built):
-    shuffled = repeated(hand_built, shuffled=True)
-    setting = Setting(hand_built.facts, repeated(hand_built), {"shuffled": shuffled})
-    strict = measured(HeadLabels(margin=0.95), hand_built, setting)
-    assert strict["induction"].sum() == 0  # 1 minus its null of about 1/8
-    high = measured(HeadLabels(threshold=0.99), hand_built, setting)
-    assert high["previous_token"].sum() == high["induction"].sum() == 1
+def test_the_threshold_is_of_what_exceeds_the_null(hand_built):
+    setting = Setting(hand_built.facts, repeated(hand_built))
+    scores = HeadScores().compute((_record(hand_built, setting),), hand_built.weights, None)
+    # The previous-token head scores 1 where uniform attention has 1 / (i + 1) on average.
+    excess = float(scores["previous_token"][0, 0] - scores["uniform_null"])
+    assert 0.7 < excess < 0.9
+    for threshold, count in ((excess - 0.01, 1), (excess + 0.01, 0)):
+        labels = measured(HeadLabels(threshold=threshold), hand_built, setting)
+        assert labels["previous_token"].sum() == count
+
+
+def test_labels_without_a_null_are_nan_and_not_0(hand_built):
+    setting = Setting(hand_built.facts, repeated(hand_built, vary=False))
+    found = measured(HeadLabels(), hand_built, setting)
+    for label in ("induction", "anti_induction", "duplicate_token"):
+        assert np.isnan(found[label]).all()
+    assert found["previous_token"][0, 0] == 1
+    assert "one length" in HeadLabels().why_undefined(setting)
 
 
 def test_copying_is_the_attended_tokens_logit_weighted_by_attention():
@@ -118,12 +129,3 @@ def test_measures_on_one_input_share_one_pass(make_run, tmp_path, monkeypatch):
     assert sorted(passes) == ["repeated", "repeated", "shuffled", "shuffled"]
     tree = open_run(analysis.store)
     assert tree["head_labels"]["induction"].dims == ("step", "layer", "head")
-    null = tree["head_scores.shuffled"]["induction"].values
-    np.testing.assert_allclose(tree["head_labels"]["induction_null"].values, null, rtol=1e-6)
-
-
-def test_a_null_of_another_kind_is_refused(hand_built):
-    text = Input("text", "text", np.zeros((2, 8), np.int64))
-    setting = Setting(hand_built.facts, repeated(hand_built), {"text": text})
-    with pytest.raises(InputError, match="kind 'repeated'"):
-        HeadLabels(shuffled="text").check(setting)

@@ -1,4 +1,7 @@
-"""The five scores against sums over explicit attention matrices."""
+"""The five scores and their nulls against sums over explicit attention matrices."""
+
+from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from pipeline.inputs import Input, make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import Resident
+from pipeline.models.loading import ModelFacts, Resident
 from tests.pipeline.measures.measuring import measured
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5
@@ -38,7 +41,7 @@ def answered(request: AttentionRequest, attention: np.ndarray) -> torch.Tensor:
     """What a request yields, read off the explicit matrices entry by entry."""
     length = attention.shape[-1]
     found = np.full(attention.shape[:-1], np.nan)
-    for s in range(SEQUENCES):
+    for s in range(attention.shape[1]):
         for i in range(length):
             match request:
                 case Lag(lag):
@@ -57,64 +60,156 @@ def answered(request: AttentionRequest, attention: np.ndarray) -> torch.Tensor:
 def brute_force(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
     """The definitions, by comparing tokens: knows nothing of lags or of blocks at fixed places."""
     start = int(made.attributes["has_bos"])
-    sums = {name: np.zeros((LAYERS, HEADS)) for name in HeadScores.model_fields} | {
-        variable.name: np.zeros((LAYERS, HEADS)) for variable in HeadScores.variables
-    }
-    first = later = 0
+    sums = {variable.name: np.zeros((LAYERS, HEADS)) for variable in HeadScores.variables}
+    first = uniform = 0
+    asked = list(queries(made))
+    for s, i, earlier in asked:
+        sums["duplicate_token"] += sum(attention[:, s, :, i, j] for j in earlier)
+        sums["induction"] += sum(attention[:, s, :, i, j + 1] for j in earlier)
+    given = null_distances(asked, start)
+    for (s, i), distances in given.items():
+        sums["duplicate_token_null"] += sum(attention[:, s, :, i, i - d] for d in distances)
+        sums["induction_null"] += sum(attention[:, s, :, i, i - d + 1] for d in distances)
     for s, tokens in enumerate(made.tokens):
-        for i in range(start, len(tokens)):
-            p = attention[:, s, :, i]
-            earlier = [j for j in range(start, i) if tokens[j] == tokens[i]]
-            if earlier:
-                later += 1
-                sums["duplicate_token"] += sum(p[..., j] for j in earlier)
-                sums["induction"] += sum(p[..., j + 1] for j in earlier)
-            elif i > start:
-                first += 1
-                sums["previous_token"] += p[..., i - 1]
-                sums["current_token"] += p[..., i]
-                sums["first_token"] += p[..., 0]
-    repeated = ("duplicate_token", "induction")
-    return {name: total / (later if name in repeated else first) for name, total in sums.items()}
+        for i in range(start + 1, len(tokens)):
+            if len(set(tokens[start : i + 1])) < i + 1 - start:
+                break
+            p, first, uniform = attention[:, s, :, i], first + 1, uniform + 1 / (i + 1)
+            sums["previous_token"] += p[..., i - 1]
+            sums["current_token"] += p[..., i]
+            sums["first_token"] += p[..., 0]
+    counts = {"duplicate_token": len(asked), "induction": len(asked)}
+    counts |= {f"{name}_null": len(given) for name in counts}
+    scores = {
+        name: total / counts.get(name, first) if counts.get(name, first) else total * np.nan
+        for name, total in sums.items()
+    }
+    return scores | {"uniform_null": np.array(uniform / first)}
 
 
-@pytest.mark.parametrize("has_bos", [False, True])
-@pytest.mark.parametrize("repeats", [2, 4])
-def test_scores_are_sums_over_the_explicit_matrices(repeats: int, has_bos: bool) -> None:
-    made = repeated_input(repeats, has_bos)
-    attention = causal_attention(made.tokens.shape[1])
+def queries(made: Input) -> Iterator[tuple[int, int, list[int]]]:
+    """Sequence and position of each query of a later block, and where its token was before."""
+    start, repeats = int(made.attributes["has_bos"]), made.attributes["repeats"]
+    for s, tokens in enumerate(made.tokens.tolist()):
+        n = len(set(tokens[start:]))
+        for i in range(start + n, start + n * repeats):
+            yield s, i, [j for j in range(start, i) if tokens[j] == tokens[i]]
+
+
+def null_distances(
+    asked: list[tuple[int, int, list[int]]], start: int
+) -> dict[tuple[int, int], tuple[int, ...]]:
+    """Distances of others, to queries from the front on: of those that fit the least given out."""
+    owned = Counter(tuple(i - j for j in reversed(earlier)) for _, i, earlier in asked)
+    given: Counter[tuple[int, ...]] = Counter()
+    found = {}
+    for s, i, earlier in sorted(asked, key=lambda query: query[1]):
+        own = {i - j for j in earlier} | {i - j - 1 for j in earlier} | {0, 1}
+        fits = [
+            other
+            for other in sorted(owned)
+            if len(other) == len(earlier)
+            and not {d - o for d in other for o in (0, 1)} & own
+            and i - max(other) >= start
+        ]
+        if fits:
+            found[s, i] = min(fits, key=lambda other: given[other] / owned[other])
+            given[found[s, i]] += 1
+    return found
+
+
+def scored(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
+    """The measure on a record that answers from explicit matrices."""
     requests = HeadScores().passes(_setting(made))[0].attention
     record = Record(made, attention={one: answered(one, attention) for one in requests})
+    return HeadScores().compute((record,), {}, None)
 
-    scores = HeadScores().compute((record,), {}, None)
 
-    expected = brute_force(made, attention)
+def varied(**options) -> Input:
+    spec = RepeatedInput(**{"block_length": 7, "sequences": SEQUENCES, **options})
+    facts = ModelFacts(LAYERS, HEADS, HEADS, 4, 12, 30, None, (), "test", 0, (0,))
+    return make_input("repeated", spec, "", facts)
+
+
+INPUTS = {
+    f"{repeats} blocks, BOS {bos}, {what}": make(repeats, bos)
+    for repeats in (2, 4)
+    for bos in (False, True)
+    for what, make in {
+        "one length": lambda repeats, bos: repeated_input(repeats, bos),
+        "lengths": lambda repeats, bos: varied(repeats=repeats, bos=bos),
+        "shuffled": lambda repeats, bos: varied(repeats=repeats, bos=bos, shuffled=True),
+        "shuffled, one length": lambda repeats, bos: varied(
+            repeats=repeats, bos=bos, shuffled=True, vary=False
+        ),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("made", INPUTS.values(), ids=INPUTS.keys())
+def test_scores_and_nulls_are_sums_over_the_explicit_matrices(made: Input) -> None:
+    attention = causal_attention(made.tokens.shape[1])
+    scores, expected = scored(made, attention), brute_force(made, attention)
     assert scores.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(scores[name], value, rtol=1e-12, err_msg=name)
 
 
-def test_a_perfect_induction_head_scores_one_and_nothing_else_does() -> None:
-    made = repeated_input(repeats=2, has_bos=True)
+def one_hot(made: Input, key_of) -> np.ndarray:
+    """Attention of heads that all put everything on one key: key_of(sequence, query)."""
     length = made.tokens.shape[1]
-    attention = np.zeros((LAYERS, SEQUENCES, HEADS, length, length))
-    for i in range(length):
-        # Before the repeat the head is off: it rests on BOS.
-        attention[..., i, i - BLOCK + 1 if i > BLOCK else 0] = 1
-    record = Record(
-        made,
-        attention={
-            one: answered(one, attention)
-            for one in HeadScores().passes(_setting(made))[0].attention
-        },
-    )
+    attention = np.zeros((LAYERS, len(made.tokens), HEADS, length, length))
+    for s in range(len(made.tokens)):
+        for i in range(length):
+            attention[:, s, :, i, key_of(s, i)] = 1
+    return attention
 
-    scores = HeadScores().compute((record,), {}, None)
 
-    assert (scores["induction"] == 1).all()
-    assert (scores["first_token"] == 1).all()
-    for name in ("previous_token", "current_token", "duplicate_token"):
-        assert (scores[name] == 0).all(), name
+@pytest.mark.parametrize("options", [{"shuffled": False}, {"shuffled": True}])
+def test_a_perfect_induction_head_scores_one_and_nothing_on_its_null(options) -> None:
+    made = varied(**options, block_length=12)
+
+    def successor(s: int, i: int) -> int:
+        earlier = [j for j in range(1, i) if made.tokens[s, j] == made.tokens[s, i]]
+        return earlier[-1] + 1 if earlier else 0  # else it is off, and rests on BOS
+
+    scores = scored(made, one_hot(made, successor))
+    assert (scores["induction"] == 1).all() and (scores["first_token"] == 1).all()
+    assert (scores["induction_null"] == 0).all() and (scores["duplicate_token_null"] < 0.2).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffled": True}, {"repeats": 3}])
+def test_a_head_of_a_fixed_distance_scores_as_on_its_null(options) -> None:
+    made = varied(**{"block_length": 25, "sequences": 32, **options})
+    excess, scores = [], []
+    for lag in range(2, 26):
+        found = scored(made, one_hot(made, lambda s, i, lag=lag: max(i - lag, 0)))
+        for pattern in ("induction", "duplicate_token"):
+            score, null = (found[name][0, 0] for name in (pattern, f"{pattern}_null"))
+            excess.append(score - null)
+            scores.append(score)
+    assert max(scores) > 0.03
+    assert np.abs(excess).max() < 0.05 and abs(np.mean(excess)) < 0.01
+
+
+def test_where_all_blocks_have_one_length_there_is_no_null() -> None:
+    made = varied(vary=False)
+    scores = scored(made, one_hot(made, lambda s, i: max(i - 6, 0)))
+    assert scores["induction"][0, 0] == 1
+    assert np.isnan(scores["induction_null"]).all()
+    assert np.isnan(scores["duplicate_token_null"]).all()
+    assert "one length" in HeadScores().why_undefined(_setting(made))
+    assert HeadScores().why_undefined(_setting(varied())) == ""
+
+
+def test_a_nan_of_the_model_makes_the_scores_of_its_layer_nan() -> None:
+    made = varied(block_length=12)
+    attention = causal_attention(made.tokens.shape[1])
+    s, i, _ = next(queries(made))
+    attention[1, s, 2, i] = np.nan
+    scores = scored(made, attention)
+    for name in ("induction", "duplicate_token"):
+        assert np.isnan(scores[name][1, 2]) and np.isfinite(scores[name]).sum() == 5
 
 
 def test_hand_written_heads_score_one_and_copy_as_written(hand_built: Resident) -> None:
@@ -134,6 +229,4 @@ def test_another_kind_of_input_is_refused() -> None:
 
 
 def _setting(made: Input) -> Setting:
-    from pipeline.models.loading import ModelFacts
-
     return Setting(ModelFacts(LAYERS, HEADS, HEADS, 4, 12, 30, None, (), "test"), made)

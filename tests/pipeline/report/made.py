@@ -57,7 +57,16 @@ def head_scores(steps=STEPS, layers=2, heads=4, seed=0, **attributes) -> xr.Data
     names = ("induction", "previous_token", "duplicate_token", "first_token", "current_token")
     values = (induction, previous, duplicate, first, current)
     arrays = {name: (HEAD, value.astype("f4")) for name, value in zip(names, values, strict=True)}
+    arrays |= nulls(steps, layers, heads)
     return group("head_scores", arrays, steps, **attributes)
+
+
+def nulls(steps, layers, heads, value=0.0) -> dict:
+    """The nulls of head scores, of one value or one for each step; uniform attention: 0."""
+    by_step = np.broadcast_to(value, len(steps))
+    by_head = np.tile(by_step[:, None, None], (1, layers, heads))
+    named = {f"{name}_null": (HEAD, by_head) for name in ("induction", "duplicate_token")}
+    return named | {"uniform_null": ("step", np.zeros(len(steps)))}
 
 
 def token_loss(steps=STEPS, length=64, **attributes) -> xr.Dataset:

@@ -5,17 +5,18 @@ import pytest
 import xarray as xr
 
 from pipeline.report.findings import findings_of
-from pipeline.report.induction import Formation, formation, onsets, strongest
+from pipeline.report.induction import Formation, Heads, formation, onsets, strongest
 from tests.pipeline.report import made
 
 STEPS = np.array([0, 10, 20, 30, 40])
 
 
-def heads(induction, previous=None):
+def heads(induction, previous=None, null=0.0):
     """Head scores of one layer; rows are heads, columns the steps of STEPS."""
     values = np.array(induction, float).T[:, None, :]
     before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
     arrays = {"induction": (made.HEAD, values), "previous_token": (made.HEAD, before)}
+    arrays |= made.nulls(STEPS, *values.shape[1:], null)
     return made.group("head_scores", arrays, STEPS)
 
 
@@ -39,32 +40,70 @@ def said(**groups: xr.Dataset) -> str:
 
 
 def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step():
-    text = said(head_scores=heads([[0.1, 0.1, 0.3, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
-    assert "formed between steps 10 and 30: the highest prefix-matching score" in text
-    assert "went from 0.10 to 0.70" in text
-    assert "above 0.6, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
+    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
+    assert (
+        "formed between steps 10 and 30: the highest excess of any head's prefix-matching" in text
+    )
+    assert "keys that match nothing, as far away) went from 0.10 to 0.70" in text
+    assert "at least 0.3 above its null, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
 
 
 def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
-    assert formation(heads([[0.3, 0.2, 0.5, 0.7, 0.9]])) == Formation(20, 30)
+    assert formation(Heads(heads([[0.2, 0.2, 0.25, 0.7, 0.9]]))) == Formation(20, 30)
 
 
 def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
     scores = heads([[0.9, 0.9, 0.9, 0.9, 0.9]])
-    assert formation(scores) is None
+    assert formation(Heads(scores)) is None
     assert "were there at the first saved step (0)" in said(head_scores=scores)
 
 
 def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
-    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.43, 0.3], [0.1] * 5]))
-    assert "No induction head formed by step 40: no head's prefix-matching score passed 0.6" in text
-    assert "(the highest was 0.43, L0H0 at step 30)" in text
-    assert "Induction heads formed" not in text
+    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.28, 0.2], [0.1] * 5]))
+    assert "No induction head formed by step 40: no head's prefix-matching score exceeded" in text
+    assert "by 0.3 (the most was 0.28, L0H0 at step 30)" in text
+    assert "Induction heads formed" not in text and "mimics" not in text
+
+
+def test_a_score_that_is_as_high_on_its_null_is_no_induction_head():
+    text = said(head_scores=heads([[0.1, 0.3, 0.5, 0.7, 0.98]], null=np.linspace(0, 0.97, 5)))
+    assert "No induction head formed by step 40" in text
+    assert "L0H0 has a prefix-matching score of 0.98 at step 40, but 0.97 at keys that" in text
+    assert "mimics an induction head" in text
+
+
+def test_the_threshold_of_the_labels_decides_for_the_findings():
+    scores = heads([[0.1, 0.1, 0.2, 0.4, 0.7]])
+    labels = made.group("head_labels", {}, STEPS, parameters={"threshold": 0.5})
+    assert "at least 0.3 above its null, 1 of 1: L0H0 from step 30" in said(head_scores=scores)
+    text = said(head_scores=scores, head_labels=labels)
+    assert "at least 0.5 above its null, 1 of 1: L0H0 from step 40" in text
+
+
+def test_scores_stored_without_nulls_say_so_and_claim_nothing():
+    scores = heads([[0.1, 0.1, 0.9, 0.9, 0.9]])
+    old = scores.drop_vars([name for name in scores if str(name).endswith("_null")])
+    text = said(head_scores=old, token_loss=losses([0, 0, -1, -1, -1]))
+    assert "were stored without" in text and "computed again" in text
+    assert "formed between" not in text and "L0H0" not in text
+
+
+def test_without_a_null_nothing_is_claimed_of_induction_heads():
+    text = said(head_scores=heads([[0.9] * 5], [[0.9] * 5], null=np.full(5, np.nan)))
+    assert "Whether induction heads formed cannot be told" in text
+    assert "formed between" not in text and "were there" not in text
+
+
+def test_a_step_that_is_not_finite_is_named_and_not_judged():
+    nan = float("nan")
+    text = said(head_scores=heads([[0, 0.1, nan, 0.1, 0.9], [0, 0.9, 0.9, 0.9, 0.9]]))
+    assert "Head scores are not finite at step 20: nothing is said of them there." in text
+    assert "2 of 2: L0H1 from step 10; L0H0 from step 40" in text
 
 
 def test_a_head_that_faded_is_listed_with_its_last_score():
-    text = said(head_scores=heads([[0.1, 0.9, 0.8, 0.4, 0.31]]))
-    assert "L0H0 (0.31 at the end) from step 10." in text
+    text = said(head_scores=heads([[0.1, 0.9, 0.8, 0.4, 0.21]]))
+    assert "L0H0 (0.21 at the end) from step 10." in text
 
 
 def test_heads_of_one_step_are_listed_together():
@@ -89,22 +128,22 @@ def test_previous_token_heads_are_dated_against_induction_heads():
 
 
 def test_no_previous_token_head_is_said():
-    text = said(head_scores=heads([[0] * 5], [[0, 0.2, 0.5, 0.1, 0]]))
+    text = said(head_scores=heads([[0] * 5], [[0, 0.2, 0.25, 0.1, 0]]))
     assert "No previous-token head by step 40" in text
-    assert "(the highest was 0.50)" in text
+    assert "by 0.3 (the most was 0.25, L0H0 at step 20)" in text
 
 
 @pytest.mark.parametrize(
     ("score", "says"),
     [
-        ([0, 0, -1, -1, -1], "from 0 to −1.00 nats, while induction heads were forming."),
-        ([0, -1, -1, -1, -1], "from 0 to −1.00 nats, just before induction heads formed."),
-        ([0, 0, 0, 0, -1], "from 0 to −1.00 nats, just after induction heads formed."),
+        ([0, 0, -1, -1, -1], "(100% of its range), while induction heads were forming."),
+        ([0, -1, -1, -1, -1], "(100% of its range), just before induction heads formed."),
+        ([0, 0, 0, 0, -1], "(100% of its range), just after induction heads formed."),
     ],
 )
 def test_the_in_context_score_is_dated_against_the_formation(score, says):
     # The head is last faint at step 10 and first strong at step 30.
-    assert says in said(head_scores=heads([[0, 0, 0.3, 0.7, 0.7]]), token_loss=losses(score))
+    assert says in said(head_scores=heads([[0, 0, 0.2, 0.7, 0.7]]), token_loss=losses(score))
 
 
 def test_changes_that_lie_far_apart_are_not_called_one_moment():
@@ -117,7 +156,8 @@ def test_changes_that_lie_far_apart_are_not_called_one_moment():
     score = np.where(steps >= 10, -1.0, 0.0)
     text = said(
         head_scores=made.group("head_scores", {"induction": (made.HEAD, scores),
-                               "previous_token": (made.HEAD, scores)}, steps),
+                               "previous_token": (made.HEAD, scores),
+                               **made.nulls(steps, 1, 1)}, steps),
         token_loss=made.group("token_loss", {"in_context_score": ("step", score),
                               "mean": ("step", score)}, steps),
     )  # fmt: skip
@@ -127,7 +167,14 @@ def test_changes_that_lie_far_apart_are_not_called_one_moment():
 def test_the_in_context_score_names_its_tokens():
     text = said(token_loss=losses([0, 0, -0.5, -0.5, -0.6]))
     assert "The in-context score (loss at token 60 minus loss at token 10) moved most" in text
-    assert "between steps 10 and 20, from 0 to −0.50 nats." in text
+    assert "between steps 10 and 20, from 0 to −0.50 nats (83% of its range)." in text
+
+
+def test_a_largest_move_that_holds_little_of_the_change_says_so():
+    # falls by 0.2, 0.32, 0.28 and 0.2 of 1: no move holds half, the first two 0.52
+    text = said(token_loss=losses([0, -0.2, -0.52, -0.8, -1.0]))
+    assert "steps 10 and 20, from −0.20 to −0.52 nats (32% of its range); half of it" in text
+    assert "half of it lies between steps 0 and 20." in text
 
 
 def test_a_score_that_never_moved_is_said_not_to_have():
@@ -247,4 +294,5 @@ def test_strongest_and_onsets_pass_over_undefined_heads():
     nan = float("nan")
     scores = heads([[nan] * 5, [0, 0, 0.2, nan, 0.8]])["induction"]
     np.testing.assert_allclose(strongest(scores), [0, 0, 0.2, nan, 0.8])
-    assert [(o.layer, o.head, o.step) for o in onsets(scores)] == [(0, 1, 40)]
+    both = Heads(heads([[nan] * 5, [0, 0, 0.2, nan, 0.8]]))
+    assert [(o.layer, o.head, o.step) for o in onsets(both, "induction")] == [(0, 1, 40)]

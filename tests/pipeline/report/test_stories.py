@@ -1,5 +1,6 @@
 import numpy as np
 
+from pipeline.report.induction import Heads
 from pipeline.report.stories import (
     frequencies,
     loss_by_position,
@@ -21,7 +22,7 @@ def verticals(figure):
 
 def test_the_overview_stacks_loss_score_and_the_strongest_heads():
     losses, heads = made.token_loss(), made.head_scores()
-    figure = what_happened_when(losses, heads)
+    figure = what_happened_when(losses, Heads(heads))
     drawn = {trace.name: trace for trace in figure.data}
     np.testing.assert_array_equal(drawn["mean loss"].y, losses["mean"].values)
     np.testing.assert_array_equal(drawn["in-context score"].y, losses["in_context_score"].values)
@@ -31,14 +32,15 @@ def test_the_overview_stacks_loss_score_and_the_strongest_heads():
 
 
 def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
-    figure = what_happened_when(made.token_loss(), made.head_scores())
-    # The score falls around 925 between saved steps 900 and 950; the head passes 0.6 at 0.05 +
-    # 0.9 s(x) with s(x) = 0.61, x = 0.45 widths of 25 steps after 900: first saved at 950.
+    figure = what_happened_when(made.token_loss(), Heads(made.head_scores()))
+    # The score falls around 925 between saved steps 900 and 950; the head passes 0.3 at 0.05 +
+    # 0.9 s(x) with s(x) = 0.28, x = 0.95 widths of 25 steps before 900: first saved at 900.
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert (band.x0, band.x1) == (900, 950)
-    assert verticals(figure) == [950]
-    assert "in-context score moves most: 900 to 950" in texts(figure)
-    assert "first head above 0.6: step 950" in texts(figure)
+    assert verticals(figure) == [900]
+    (moved,) = [text for text in texts(figure) if text.startswith("in-context score moves most")]
+    assert moved.startswith("in-context score moves most: 900 to 950 (")
+    assert "first head 0.3 above its null: step 900" in texts(figure)
 
 
 def test_the_overview_does_without_head_scores():

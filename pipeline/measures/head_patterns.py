@@ -1,0 +1,54 @@
+"""When a head counts as one of a pattern: the one rule for labels, findings, events and figures.
+
+A head's score counts by its excess, what it exceeds its null by: the head has the pattern where
+
+    score - null >= threshold
+
+What the null of each pattern is, `HeadScores` says. Where score or null is NaN nothing is said of
+the head.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import xarray as xr
+
+THRESHOLD = 0.3  # of a head's attention, above the null
+
+# The null of each score of `head_scores`, by the name of its variable.
+NULLS = {
+    "previous_token": "uniform_null",
+    "current_token": "uniform_null",
+    "first_token": "uniform_null",
+    "duplicate_token": "duplicate_token_null",
+    "induction": "induction_null",
+}
+
+# The nulls in words, as sentences name them.
+NULL_IN_WORDS = {
+    "uniform_null": "what uniform attention gives to one key",
+    "duplicate_token_null": "the same score at keys that match nothing, as far away",
+    "induction_null": "the same score at keys that match nothing, as far away",
+}
+
+Numbers = TypeVar("Numbers", np.ndarray, xr.DataArray)
+
+
+def has_pattern(excess: Numbers, threshold: float = THRESHOLD) -> Numbers:
+    """1.0 where an excess reaches the threshold, 0.0 where it does not, NaN where it is NaN."""
+    return excess.__ge__(threshold) * 1.0 + excess * 0.0
+
+
+def excess_of(scores: xr.Dataset, pattern: str) -> xr.DataArray | None:
+    """A score of a `head_scores` group less its null (dims: step, layer, head).
+
+    None where the group was stored without its null, by an earlier version of the measure.
+    """
+    null = NULLS[pattern]
+    return (scores[pattern] - scores[null]).rename(pattern) if null in scores else None
+
+
+def threshold_of(labels: xr.Dataset | None) -> float:
+    """The threshold with which a `head_labels` group was computed; the usual one without."""
+    parameters = {} if labels is None else labels.attrs.get("parameters") or {}
+    return float(parameters.get("threshold", THRESHOLD))
