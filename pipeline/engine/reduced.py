@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig
 

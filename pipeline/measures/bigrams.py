@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
-from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES
+from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -29,8 +29,9 @@ class Bigrams(Measure):
 
     `from_unigrams` is the same with q(y), whatever came before; early in training a model moves
     towards the one, then the other, and then past both. `direct_path` is the divergence from the
-    bigrams of what the direct path W_E W_U says of the last token alone: the table that a
-    transformer of no layers is (final norm, biases and softcap of the logits applied). Means over all predictions on the measure's input. With counts
+    bigrams of what the direct path W_E W_U says of the last token alone (through the final norm,
+    biases and softcap of the logits, factors of the embedding included): the table that a
+    transformer of no layers is. Means over all predictions on the measure's input. With counts
     n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
@@ -56,10 +57,10 @@ class Bigrams(Measure):
         Variable("unigram_loss", ("step",), "nats", "Mean loss of predicting by unigrams."),
         Variable("bigram_loss", ("step",), "nats", "Mean loss of predicting by bigrams."),
     )  # fmt: skip
-    relies_on = {
-        "from_unigrams": LOGITS, "from_bigrams": LOGITS, "direct_path": EMBEDDING | LOGITS,
-        "unigram_loss": MATRICES, "bigram_loss": MATRICES,
-    }  # fmt: skip
+    relies_on = relying(
+        from_unigrams=LOGITS, from_bigrams=LOGITS, direct_path=EMBEDDING | LOGITS,
+        unigram_loss=MATRICES, bigram_loss=MATRICES,
+    )  # fmt: skip
 
     corpus: str = "corpus"
     smoothing: float = Field(100.0, gt=0)
