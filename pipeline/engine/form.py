@@ -118,12 +118,7 @@ class _Check:
         if not self._embedding_holds(whole):
             yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
         if not logits_hold:
-            yield (
-                "unembedding",
-                (
-                    "final norm, W_U and biases do not make the model's own logits of the last stream"
-                ),
-            )
+            yield "unembedding", "final norm, W_U and biases do not give the model's own logits"
         queries = [pairs[k] if pairs else self._queries_hold(whole, bare, k) for k in self.layers]
         values = [self._values_hold(whole, bare, k) for k in self.layers]
         streams = [self._stream_holds(silent, bare, k) for k in self.layers]
