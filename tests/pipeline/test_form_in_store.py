@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from transformers import AutoModelForCausalLM
 
 from pipeline import Analysis, analyze, open_run
@@ -38,6 +39,10 @@ def analyzed(folder: Path, config, *measures: str) -> tuple[Summary, str]:
     return analyze(analysis), str(folder / "store")
 
 
+def stored(run: xr.DataTree, name: str) -> np.ndarray:
+    return np.asarray(run[name])
+
+
 def test_an_opt_with_norms_after_its_blocks_is_nan_where_not_exact(tmp_path):
     config = config_of("opt")
     config.do_layer_norm_before = False
@@ -46,25 +51,25 @@ def test_an_opt_with_norms_after_its_blocks_is_nan_where_not_exact(tmp_path):
         "qk_prefix_matching", "behavioural_copying", "head_labels", "effective_rank",
     )  # fmt: skip
     run = open_run(store)
-    assert run["logit_lens/loss"].values[0, -1] == pytest.approx(
-        run["repeat_loss/repeated"].values[0], rel=1e-6
+    assert stored(run, "logit_lens/loss")[0, -1] == pytest.approx(
+        stored(run, "repeat_loss/repeated")[0], rel=1e-6
     )
     undefined = {"copying", "composition", "qk_prefix_matching", "behavioural_copying"}
     assert set(summary.undefined) == undefined == set(asdict(summary)["undefined"])
     for name in ("copying/ov_copying", "composition/k", "qk_prefix_matching/score"):
-        assert np.isnan(run[name].values).all()
-    assert (run["qk_prefix_matching/partner_head"].values == -1).all()
+        assert np.isnan(stored(run, name)).all()
+    assert (stored(run, "qk_prefix_matching/partner_head") == -1).all()
     assert "not what attention adds to the stream" in run["copying"].attrs["undefined"]
-    assert np.isfinite(run["effective_rank/qk"].values).all()
+    assert np.isfinite(stored(run, "effective_rank/qk")).all()
 
 
 def test_the_unmet_assumption_is_part_of_what_determines_a_row(tmp_path, monkeypatch):
     store = analyzed(tmp_path, config_of("opt"), "copying", "repeat_loss")[1]
-    assert np.isfinite(open_run(store)["copying/ov_copying"].values).all()
+    assert np.isfinite(stored(open_run(store), "copying/ov_copying")).all()
     monkeypatch.setattr("pipeline.plan.unmet_assumptions", lambda *_: {"stream": "it is torn"})
     summary, store = analyzed(tmp_path, config_of("opt"), "copying", "repeat_loss")
     assert summary.computed == [1]
-    assert np.isnan(open_run(store)["copying/ov_copying"].values).all()
+    assert np.isnan(stored(open_run(store), "copying/ov_copying")).all()
 
 
 def test_a_model_of_no_layers_is_analysed_and_what_is_empty_is_said(tmp_path):
@@ -78,16 +83,15 @@ def test_a_model_of_no_layers_is_analysed_and_what_is_empty_is_said(tmp_path):
     )  # fmt: skip
     run = open_run(store)
     assert not summary.failed
-    assert run["head_scores/induction"].shape == (1, 0, 2)
-    assert run["composition/k"].shape == (1, 0, 2, 0, 2)
+    assert stored(run, "head_scores/induction").shape == (1, 0, 2)
+    assert stored(run, "composition/k").shape == (1, 0, 2, 0, 2)
     assert summary.undefined["copying"].endswith("empty, because the model has no layers")
     assert "repeat_loss" not in summary.undefined
-    own = run["repeat_loss/repeated"].values[0]
-    assert run["logit_lens/loss"].values == pytest.approx(own, rel=1e-6)
-    assert run["direct_logits/logit"].values[0] == pytest.approx(
-        float(run["direct_logits/embedding"][0] + run["direct_logits/bias"][0]), rel=1e-5
-    )
-    assert np.isfinite(run["effective_rank/embedding_unembedding"].values).all()
+    own = stored(run, "repeat_loss/repeated")[0]
+    assert stored(run, "logit_lens/loss") == pytest.approx(own, rel=1e-6)
+    parts = stored(run, "direct_logits/embedding") + stored(run, "direct_logits/bias")
+    assert stored(run, "direct_logits/logit") == pytest.approx(parts, rel=1e-5)
+    assert np.isfinite(stored(run, "effective_rank/embedding_unembedding")).all()
     assert findings(store) and overview(store)
     assert write_report([store], tmp_path / "report").exists()
     assert not verify(Store(store)).faults
