@@ -118,12 +118,7 @@ class _Check:
         if not self._embedding_holds(whole):
             yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
         if not logits_hold:
-            yield (
-                "unembedding",
-                (
-                    "the last stream through final norm, W_U and biases is not the model's own logits"
-                ),
-            )
+            yield "unembedding", "final norm, W_U and biases do not give the model's own logits"
         queries = [pairs[k] if pairs else self._queries_hold(whole, bare, k) for k in self.layers]
         values = [self._values_hold(whole, bare, k) for k in self.layers]
         streams = [self._stream_holds(silent, bare, k) for k in self.layers]
@@ -206,7 +201,7 @@ class _Check:
         return capped(model.final_norm(stream) @ model.W_U + model.b_U, model.softcap)
 
     def _queries_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
-        """Exactly but for a constant and one factor, or each in its direction where it is normed."""
+        """But for a constant and one factor, or each in its direction where it is normed."""
         heads = self.model.layer(layer)
         sides = ((whole.queries, bare.queries, heads.W_Q), (whole.keys, bare.keys, heads.W_K))
         for own, own_bare, matrix in sides:

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.engine.record import Lag, Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input, undefined
 from pipeline.measures.blocks import blocks_of
-from pipeline.models.assumptions import HEADS_ADD, LOGITS
+from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout
@@ -47,7 +47,7 @@ class BehaviouralCopying(Measure):
         Variable("null", _HEAD, "nats",
                  "The same for the tokens at those places in another sequence."),
     )  # fmt: skip
-    relies_on = {"score": HEADS_ADD | LOGITS, "null": HEADS_ADD | LOGITS}
+    relies_on = relying(score=HEADS_ADD | LOGITS, null=HEADS_ADD | LOGITS)
 
     def check(self, setting: Setting) -> None:
         """Defined on repeated random tokens, shuffled or not."""

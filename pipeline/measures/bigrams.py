@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
-from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES
+from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -33,9 +33,9 @@ class Bigrams(Measure):
 
         p(y | x) = softmax(f(W_E[x]) W_U)[y],
 
-    with all that the model applies after its last block: f is its final norm with its bias, and the
-    unembedding's bias and a logit softcap count where it has them. W_E[x] is the row as stored:
-    no position is added to it, and a factor that the model multiplies it with is left out. That is
+    with all that the model applies before its first block and after its last one: W_E[x] is
+    multiplied by the embedding's factor where it has one, f is its final norm with its bias, and the
+    unembedding's bias and a logit softcap count where it has them. No position is added. That is
     the table that the model would be without its blocks. Means over all predictions on the
     measure's input. With counts n over the input named by `corpus`, V ids and `smoothing` s,
 
@@ -63,10 +63,10 @@ class Bigrams(Measure):
         Variable("unigram_loss", ("step",), "nats", "Mean loss of predicting by unigrams."),
         Variable("bigram_loss", ("step",), "nats", "Mean loss of predicting by bigrams."),
     )  # fmt: skip
-    relies_on = {
-        "from_unigrams": LOGITS, "from_bigrams": LOGITS, "direct_path": EMBEDDING | LOGITS,
-        "unigram_loss": MATRICES, "bigram_loss": MATRICES,
-    }  # fmt: skip
+    relies_on = relying(
+        from_unigrams=LOGITS, from_bigrams=LOGITS, direct_path=EMBEDDING | LOGITS,
+        unigram_loss=MATRICES, bigram_loss=MATRICES,
+    )  # fmt: skip
 
     corpus: str = "corpus"
     smoothing: float = Field(100.0, gt=0)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
-from pipeline.models.assumptions import MATRICES, OV, QK, STREAM
+from pipeline.models.assumptions import MATRICES, OV, QK, STREAM, relying
 from pipeline.models.circuits import Heads, circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -51,10 +51,10 @@ class Composition(Measure):
                  f"{path.upper()}-composition of random matrices of the same shape.", _ELHAGE)
         for path in _PATHS
     )  # fmt: skip
-    relies_on = {
-        "k": OV | STREAM | QK, "q": OV | STREAM | QK, "v": OV | STREAM,
-        **{f"{path}_baseline": MATRICES for path in _PATHS},
-    }  # fmt: skip
+    relies_on = relying(
+        k=OV | STREAM | QK, q=OV | STREAM | QK, v=OV | STREAM,
+        k_baseline=MATRICES, q_baseline=MATRICES, v_baseline=MATRICES,
+    )  # fmt: skip
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None

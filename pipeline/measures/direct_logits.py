@@ -8,7 +8,7 @@ from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.blocks import blocks_of
-from pipeline.models.assumptions import HEADS_ADD, LOGITS, STREAM
+from pipeline.models.assumptions import HEADS_ADD, LOGITS, STREAM, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares, shares
@@ -50,10 +50,10 @@ class DirectLogits(Measure):
         Variable("bias", ("step",), "nats", "What the final norm's and unembedding's biases add."),
         Variable("logit", ("step",), "nats", "The correct token's logit above the mean of all."),
     )  # fmt: skip
-    relies_on = {
-        "by_head": HEADS_ADD | LOGITS, "rest": STREAM | LOGITS, "embedding": STREAM | LOGITS,
-        "bias": LOGITS, "logit": LOGITS,
-    }  # fmt: skip
+    relies_on = relying(
+        by_head=HEADS_ADD | LOGITS, rest=STREAM | LOGITS, embedding=STREAM | LOGITS,
+        bias=LOGITS, logit=LOGITS,
+    )  # fmt: skip
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the stream at every layer and every head's output."""

@@ -9,7 +9,7 @@ from pipeline.engine.record import Record
 from pipeline.measures.base import Measure, Reference, undefined
 from pipeline.measures.composition import triangle
 from pipeline.models import decompositions
-from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK
+from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK, relying
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -40,7 +40,7 @@ class EffectiveRank(Measure):
         Variable("qk", _HEAD, "1", "Effective rank of W_Q W_K^T.", _ROY),
         Variable("embedding_unembedding", ("step",), "1", "Effective rank of W_E W_U.", _ROY),
     )
-    relies_on = {"ov": OV, "qk": QK, "embedding_unembedding": EMBEDDING | LOGITS}
+    relies_on = relying(ov=OV, qk=QK, embedding_unembedding=EMBEDDING | LOGITS)
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None

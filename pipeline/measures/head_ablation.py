@@ -79,7 +79,7 @@ class HeadAblation(Measure):
         """Return what of the input or the parameters leaves variables out."""
         assert setting.input is not None
         made, (early, late) = setting.input, self._compared
-        reasons = []
+        reasons = list(filter(None, [super().why_undefined(setting)]))
         if late >= made.tokens.shape[1]:
             reasons.append(
                 f"in_context_score: NaN, because it compares tokens {early} and {late} unless "

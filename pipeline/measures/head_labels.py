@@ -10,7 +10,7 @@ from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.measures.behavioural_copying import BehaviouralCopying, copies_are_defined
 from pipeline.measures.head_patterns import NULLS, THRESHOLD, has_pattern
-from pipeline.measures.head_scores import HeadScores
+from pipeline.measures.head_scores import HeadScores, why_no_null
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
@@ -64,8 +64,9 @@ class HeadLabels(Measure):
         require_input(self, setting, "repeated")
 
     def why_undefined(self, setting: Setting) -> str:
-        """Where no null exists, three labels do not."""
-        return HeadScores().why_undefined(setting)
+        """Return why three labels do not exist without a null, besides every measure's reasons."""
+        labels = why_no_null(setting, "duplicate_token, induction, anti_induction")
+        return "; ".join(filter(None, [super().why_undefined(setting), labels]))
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """What the scores need; shared with the measures of those names."""

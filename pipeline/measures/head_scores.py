@@ -79,15 +79,8 @@ class HeadScores(Measure):
         require_input(self, setting, "repeated")
 
     def why_undefined(self, setting: Setting) -> str:
-        """Where all matches lie at one distance, there is no null."""
-        assert setting.input is not None
-        if blocks_of(setting.input).null.queries.any():
-            return ""
-        return (
-            "all blocks have one length, so that an induction head cannot be told from a head "
-            "that attends a fixed distance back: there is no null for duplicate_token and "
-            "induction, and what is held against it is not defined"
-        )
+        """Return why there is no null, besides every measure's reasons."""
+        return "; ".join(filter(None, [super().why_undefined(setting), why_no_null(setting)]))
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps a few keys of each query."""
@@ -111,6 +104,17 @@ class HeadScores(Measure):
             "induction_null": _sum_over(record, null, null.successors),
             "uniform_null": np.array(blocks.uniform),
         }
+
+
+def why_no_null(setting: Setting, names: str = "duplicate_token_null, induction_null") -> str:
+    """Return why variables that need a null are NaN: all matches lie at one distance; else ""."""
+    assert setting.input is not None
+    if blocks_of(setting.input).null.queries.any():
+        return ""
+    return (
+        f"{names}: NaN, because all blocks have one length, so that an induction head cannot be "
+        "told from a head that attends a fixed distance back"
+    )
 
 
 def mean_over(

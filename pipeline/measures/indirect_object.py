@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting, require_input
 from pipeline.measures.head_ablation import chosen_heads, refuse_absent
-from pipeline.models.assumptions import HEADS_ADD, LOGITS
+from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares
@@ -69,7 +69,7 @@ class IndirectObject(Measure):
                  "Share of the logit difference lost with the head's output on the corrupted "
                  "prompt.", _WANG),
     )  # fmt: skip
-    relies_on = {"direct": HEADS_ADD | LOGITS}
+    relies_on = relying(direct=HEADS_ADD | LOGITS)
 
     heads: tuple[tuple[int, int], ...] | None = None
     corrupted: str = "indirect_object_corrupted"

@@ -9,7 +9,7 @@ from pipeline.engine.kernels import capped
 from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.measures.direct_logits import counted_predictions
-from pipeline.models.assumptions import LOGITS
+from pipeline.models.assumptions import LOGITS, relying
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
@@ -41,7 +41,7 @@ class LogitLens(Measure):
         Variable("divergence", ("step", "depth"), "nats",
                  "Mean KL divergence of the final predictions from those at that depth."),
     )  # fmt: skip
-    relies_on = {"loss": LOGITS, "divergence": LOGITS}
+    relies_on = relying(loss=LOGITS, divergence=LOGITS)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the stream."""

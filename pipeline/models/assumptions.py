@@ -24,6 +24,12 @@ OV = MATRICES | {"values_outputs"}
 STREAM = MATRICES | {"stream"}
 HEADS_ADD = OV | STREAM | {"heads_apart"}
 
+
+def relying(**assumed: frozenset[str]) -> Mapping[str, frozenset[str]]:
+    """Return what each variable of a measure assumes, for `Measure.relies_on`."""
+    return assumed
+
+
 # Of a model by the name of the assumption: why it does not hold. Empty where all hold.
 Unmet = Mapping[str, str]
 
