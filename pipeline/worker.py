@@ -298,7 +298,7 @@ class Worker:
             values,
             records,
             self._resident.weights,
-            lambda *given: group.measure.compute(*given, reference),
+            lambda of, weights: group.measure.computed(of, weights, reference),
         )
         if not wrong:
             self._by_definition[group.name].add(pattern)

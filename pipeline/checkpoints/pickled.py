@@ -318,8 +318,11 @@ def _train_pairs(file: Path, content: Mapping[str, Any]) -> list[int] | None:
 def _losses(content: Mapping[str, Any], states: tuple[State, ...]) -> dict[int, float]:
     """The train loss that a file with one state dict notes beside it."""
     loss = content.get("train_loss")
-    is_number = isinstance(loss, int | float) or (isinstance(loss, Tensor) and loss.numel() == 1)
-    return {states[0].step: float(loss)} if is_number and len(states) == 1 else {}
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        loss = loss.item()
+    if not isinstance(loss, int | float) or len(states) != 1:
+        return {}
+    return {states[0].step: float(loss)}
 
 
 def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...]) -> Iterator[str]:

@@ -34,9 +34,9 @@ class Bigrams(Measure):
         p(y | x) = softmax(f(W_E[x]) W_U)[y],
 
     with all that the model applies before its first block and after its last one: W_E[x] is
-    multiplied by the embedding's factor where it has one, f is its final norm with its bias, and the
-    unembedding's bias and a logit softcap count where it has them. No position is added. That is
-    the table that the model would be without its blocks. Means over all predictions on the
+    multiplied by the embedding's factor where it has one, f is its final norm with its bias, and
+    the unembedding's bias and a logit softcap count where it has them. No position is added. That
+    is the table that the model would be without its blocks. Means over all predictions on the
     measure's input. With counts n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)

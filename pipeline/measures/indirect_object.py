@@ -127,7 +127,7 @@ class IndirectObject(Measure):
         return {
             "logit_difference": difference.mean(),
             "corrupted_logit_difference": corrupted.mean(),
-            "accuracy": share_positive(difference),
+            "accuracy": np.asarray(share_positive(difference)),
             "direct": _direct(clean, weights),
             "attention_to_indirect_object": attention[0],
             "attention_to_subject": attention[1] + attention[2],

@@ -55,4 +55,4 @@ def _broken(values: xr.DataArray) -> Bool[np.ndarray, " step"]:
     if not known.shape[1]:
         return np.ones(len(finite), dtype=bool)
     whole = known.all(axis=1) if set(values.dims) <= _EACH else known.any(axis=1)
-    return ~whole
+    return np.logical_not(whole)

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -123,4 +124,5 @@ def _unpacked(content: bytes) -> Sketch:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         names = json.loads(arrays["names"].tobytes())
         parts = {name: arrays[str(index)] for index, name in enumerate(names.pop("parts"))}
-    return Sketch(parts, **{k: v if isinstance(v, str) else tuple(v) for k, v in names.items()})
+    others: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in names.items()}
+    return Sketch(parts, **others)
