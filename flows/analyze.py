@@ -1,6 +1,6 @@
 """The flow: list and prepare, the reference, one task per checkpoint, trajectories, report.
 
-It is `pipeline.main` with a pool of workers in place of one, and a record of what happened.
+It is `pipeline.analysis.run` with a pool of workers in place of one, and a record of what happened.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import showing
-from flows.announcing import announce
+from flows import artifacts as showing
 from flows.caller import Progress, calling, hand_over, tell
 from flows.dispatch import Pool
 from flows.fanout import (
@@ -26,21 +25,22 @@ from flows.fanout import (
     threads_for,
     untold_is_given_up,
 )
+from flows.onset_events import announce
 from flows.reporting import write_beside
 from flows.server import reach_server
 from flows.workers import hire
+from pipeline.analysis.plan import Cell, Prepared, plan, prepare, stored_references
+from pipeline.analysis.run import Summary, finish, reference_pass, settle
+from pipeline.analysis.survey import Survey, survey
+from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints.left_out import in_lines
 from pipeline.config import Analysis
-from pipeline.main import Summary, finish, reference_pass, settle
 from pipeline.measures.base import Reference
-from pipeline.plan import Cell, Prepared, plan, prepare, stored_references
 from pipeline.store.lease import Lease, owned
-from pipeline.survey import Survey, survey
-from pipeline.worker import Outcome
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
-    """Run the flow here and now. Raises what it raised; see `pipeline.main.analyze`."""
+    """Run the flow here and now. Raises what it raised; see `pipeline.analysis.run.analyze`."""
     reach_server()
     with calling(progress) as caller:
         try:

@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.analysis.run import Summary
 from pipeline.checkpoints.left_out import in_lines
-from pipeline.main import Summary
 
 Progress = Callable[[int, int, str], None]
 

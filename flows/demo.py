@@ -7,9 +7,10 @@ from pathlib import Path
 
 from flows.analyze import run_analysis
 from flows.caller import Progress
+from pipeline.analysis.run import Summary
 from pipeline.config import load_analysis
-from pipeline.main import Summary
-from pipeline.report import findings, write_report
+from pipeline.findings import findings
+from pipeline.report import write_report
 from pipeline.training import load_training, train
 
 FOLDER = Path("demo")

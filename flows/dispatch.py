@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.analysis.plan import Cell, Plan
+from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.measures.base import Reference
-from pipeline.plan import Cell, Plan
-from pipeline.worker import Outcome
 
 _LOOK_EVERY = 0.5  # seconds between two looks at whether a worker hangs
 
@@ -101,7 +101,7 @@ class Pool:
                 seat.worker.dismiss()
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `pipeline.worker.Worker.references`."""
+        """See `pipeline.analysis.worker.Worker.references`."""
         return self._call("references", checkpoint)
 
     def assign(self, plan: Plan, share: Callable[[Plan], Any] = lambda plan: plan) -> None:
@@ -113,7 +113,7 @@ class Pool:
         self._plan = share(plan)
 
     def compute(self, cell: Cell) -> Outcome:
-        """See `pipeline.worker.Worker.compute`. Raises what it raised, or what lost its worker."""
+        """See `pipeline.analysis.worker.Worker.compute`. Raises what it raised, or its loss."""
         return self._call("compute", cell, self._plan)
 
     def _call(self, method: str, *arguments: Any) -> Any:

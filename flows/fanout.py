@@ -17,11 +17,11 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dispatch import Pool
-from flows.overhearing import tell_prefect
 from flows.server import asked_once, server_answers
+from flows.worker_logs import tell_prefect
 from flows.workers import may_pass
-from pipeline.plan import Cell, Plan
-from pipeline.worker import Outcome
+from pipeline.analysis.plan import Cell, Plan
+from pipeline.analysis.worker import Outcome
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _AWAY_SECONDS = 120  # a server that is gone for a minute and starts again is waited for

@@ -6,10 +6,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.analyze import analyze
+from pipeline.analysis.outdated import outdated
+from pipeline.analysis.plan import examine
+from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
-from pipeline.outdated import outdated
-from pipeline.plan import examine
-from pipeline.survey import survey
 
 
 @flow(name="reanalyze", persist_result=False)

@@ -8,7 +8,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows.analyze import analyze
-from flows.showing import store_name
+from flows.artifacts import store_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 

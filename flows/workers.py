@@ -19,11 +19,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from flows.dispatch import LostError, Pool, StillWorkingError
-from flows.overhearing import overheard, say_again
+from flows.worker_logs import overheard, say_again
+from pipeline.analysis.plan import Job
+from pipeline.analysis.worker import TRANSIENT, Worker
 from pipeline.config import Workers
 from pipeline.errors import InputError
-from pipeline.plan import Job
-from pipeline.worker import TRANSIENT, Worker
 
 # Nothing large passes through Ray: weights are read, and rows written, by the workers themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20

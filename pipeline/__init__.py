@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.analysis.run import Summary, analyze
+    from pipeline.audit import audit
     from pipeline.checkpoints import Checkpoint, Listing, list_checkpoints, list_run
-    from pipeline.checkpoints.audit import audit
     from pipeline.config import Analysis, load_analysis
     from pipeline.errors import CheckpointError, InputError
-    from pipeline.main import Summary, analyze
     from pipeline.query import open_run
 
 # Imported when they are asked for: reading a store needs no torch, listing one no xarray.
@@ -25,9 +25,9 @@ _HOME = {
     "CheckpointError": "errors",
     "InputError": "errors",
     "Listing": "checkpoints",
-    "Summary": "main",
-    "analyze": "main",
-    "audit": "checkpoints.audit",
+    "Summary": "analysis.run",
+    "analyze": "analysis.run",
+    "audit": "audit",
     "list_checkpoints": "checkpoints",
     "list_run": "checkpoints",
     "load_analysis": "config",

@@ -56,7 +56,7 @@ class RepeatedInput(Strict):
     the matches of few sequences; the rest of a sequence with a shorter block repeats it further.
     shuffled: each later block is in an order of its own, so that nothing is repeated but single
     tokens. ids: the first id that may be drawn, and the one after the last; else those of the
-    run's own tokenizer, else all (see `pipeline.data.drawable`). skip_commonest, skip_rarest:
+    run's own tokenizer, else all (see `pipeline.inputs.drawable`). skip_commonest, skip_rarest:
     shares of these ids not drawn from, counted from the first and the last; byte-pair
     vocabularies are in the order in which pairs were merged, the commonest first.
     """
@@ -111,7 +111,7 @@ class TableInput(Strict):
     """The whole p x p table of a modular operation with its split into train and test pairs.
 
     What is not given is read from the run's `training.yaml`, or from its own files where they say
-    so. split_generator: how the seed makes the split, see `pipeline.data.modular.split`.
+    so. split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
     """
 
     kind: Literal["table"] = "table"

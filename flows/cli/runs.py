@@ -15,9 +15,9 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.analysis.run import Summary
     from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
-    from pipeline.main import Summary
 
 
 Model = Annotated[
@@ -78,8 +78,8 @@ def checkpoints(
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run, in order of step, and what is left out of the list."""
+    from pipeline.analysis.survey import said_tokens_per_step
     from pipeline.checkpoints import list_run
-    from pipeline.survey import said_tokens_per_step
 
     given = _fields(model)
     place = _tell_notes(uri, given)
@@ -127,7 +127,7 @@ def audit(
 ) -> None:
     """Say which checkpoints of a run are not what they seem; exit code 1 if there are any."""
     from flows.console import progress_of
-    from pipeline.checkpoints.audit import audit as audited
+    from pipeline.audit import audit as audited
 
     given = _fields(model)
     _tell_notes(uri, given)
@@ -164,7 +164,7 @@ def analyze(
     """Compute what the store lacks, write the report, and say what was found."""
     from flows.cli.stores import sweep
     from pipeline.config import load_analysis, load_preset
-    from pipeline.sweeps import analyses_of
+    from pipeline.query.sweeps import analyses_of
 
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
@@ -187,7 +187,7 @@ def analyze(
 
 
 def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
-    from pipeline.estimate import dry_run
+    from pipeline.analysis.estimate import dry_run
 
     estimates = [dry_run(analysis) for analysis in analyses]
     if as_json:
@@ -208,7 +208,7 @@ def _tell_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
 def _analyzed_here(analysis: "Analysis") -> "tuple[Summary, Path]":
     from flows.console import progress_of
     from flows.reporting import write_beside
-    from pipeline.main import analyze
+    from pipeline.analysis.run import analyze
 
     with progress_of("analyse") as step:
         summary = analyze(analysis, step)
@@ -226,7 +226,7 @@ def _analyzed_by_flow(analysis: "Analysis") -> "tuple[Summary, Path]":
 
 
 def _tell(summary: "Summary", page: Path) -> None:
-    from pipeline.report import findings
+    from pipeline.findings import findings
 
     typer.echo(summary.sentence())
     _tell_left_out(summary.left_out)

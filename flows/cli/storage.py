@@ -76,9 +76,9 @@ def trajectories(
     ] = None,
 ) -> None:
     """Rewrite the numbers contiguous along the steps; an analysis does so for the small ones."""
-    from pipeline.aggregate.trajectories import publish
     from pipeline.store import Store
     from pipeline.store.lease import owned
+    from pipeline.store.trajectories import publish
 
     with owned(Store(uri)):
         written = publish(Store(uri), losses)

@@ -62,7 +62,7 @@ def query(
     Labels select first; then come means, the condition, sorting and the limit.
     """
     from pipeline.query import Asked, ask, parse_selection, write
-    from pipeline.tables import computing_on
+    from pipeline.query.tables import computing_on
 
     given = {
         "step": step, "layer": layer, "head": head, "sequence": sequence, "position": position,
@@ -84,8 +84,8 @@ def query(
 
 def _opened(stores: list[str], align: str, origin: list[str] | None, mixed: bool) -> "xr.DataTree":
     """One store as it is; several as a collection with the dimension `run`."""
-    from pipeline.collection import open_runs
     from pipeline.query import open_run
+    from pipeline.query.collection import open_runs
 
     if len(stores) == 1:
         return open_run(stores[0])
@@ -137,7 +137,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Table when each run of a sweep of modular arithmetic memorised and generalised."""
-    from pipeline.sweeps import grokking_table, stores_in
+    from pipeline.query.sweeps import grokking_table, stores_in
 
     table = grokking_table(stores_in(stores))
     if as_json:

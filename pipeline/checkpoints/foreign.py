@@ -22,6 +22,7 @@ from pipeline.checkpoints import grokking, transformerlens
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import REFUSAL
+from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pickled import (
@@ -36,7 +37,6 @@ from pipeline.checkpoints.pickled import (
     unknown_format,
 )
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.floats import refuse_unreadable
 
 TABLE_FILE = "ontogeny-table.json"
 _NOTES_FILE = "ontogeny-notes.json"

@@ -22,6 +22,7 @@ from pipeline.engine import attention, products
 from pipeline.engine.attention_hooks import hooked
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
+from pipeline.engine.modular import table_record
 from pipeline.engine.pairs import resolve
 from pipeline.engine.record import Pass, Record
 from pipeline.engine.streams import started_at, watched_stream, wide
@@ -29,7 +30,6 @@ from pipeline.engine.unembedding import logit_transform, replaced_unembedding, u
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
-from pipeline.modular.forward import table_record
 
 # Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 2

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Reference, Setting
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
-from pipeline.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 

@@ -4,10 +4,10 @@ import numpy as np
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
+from pipeline.measures.modular import fourier
+from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
-from pipeline.modular import fourier
-from pipeline.modular.table import Table, TableMeasure, key_frequencies
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"

@@ -4,9 +4,9 @@ import numpy as np
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
+from pipeline.measures.modular import fourier
+from pipeline.measures.modular.table import Table, TableMeasure
 from pipeline.models.loading import Weights
-from pipeline.modular import fourier
-from pipeline.modular.table import Table, TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"

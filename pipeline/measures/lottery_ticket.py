@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pipeline.engine.record import Pass, Record
 from pipeline.measures.base import Reference, Setting, require_input
+from pipeline.measures.modular import fourier
+from pipeline.measures.modular.table import TableMeasure, defined_keys, main_key_frequencies
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
-from pipeline.modular import fourier
-from pipeline.modular.table import TableMeasure, defined_keys, main_key_frequencies
 from pipeline.schema import Variable
 
 

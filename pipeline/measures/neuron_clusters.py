@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.engine.record import Record
 from pipeline.measures.base import Reference
+from pipeline.measures.modular.table import Table, TableMeasure
 from pipeline.models.loading import Weights
-from pipeline.modular.table import Table, TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"

@@ -26,6 +26,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
 from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.floats import refuse_quantised, refuse_unreadable
 from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.assumptions import Unmet
@@ -40,7 +41,6 @@ from pipeline.models.fit import (
     tied_groups,
     without_wrappers,
 )
-from pipeline.models.floats import refuse_quantised, refuse_unreadable
 from pipeline.models.special_ids import named_special_ids
 
 Weights = Mapping[str, Tensor]

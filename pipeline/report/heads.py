@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from pipeline.findings.number_format import head_name
 from pipeline.report.drawing import (
     BOTTOM,
     LEFT,
@@ -18,7 +19,6 @@ from pipeline.report.drawing import (
     y_axis,
 )
 from pipeline.report.theme import AROUND_ZERO, FROM_ZERO, sequence, styled
-from pipeline.report.wording import head_name
 
 HEIGHT = 300
 _LEGEND = 20  # pixels, above the plot

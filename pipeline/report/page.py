@@ -13,10 +13,10 @@ import plotly.offline
 import xarray as xr
 from markupsafe import Markup
 
+from pipeline.findings.number_format import amount, at_step, by_reason, counted, listed
+from pipeline.findings.sentences import findings_of
 from pipeline.query import open_run
-from pipeline.report.findings import findings_of
 from pipeline.report.sections import Section, sections
-from pipeline.report.wording import amount, at_step, by_reason, counted, listed
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
 _SHORT_RUN = 10_000  # steps

@@ -4,12 +4,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from pipeline.aggregate.phases import NAMES, Phase
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.number_format import in_words
+from pipeline.report.combined_figures import LOSSES
 from pipeline.report.drawing import LABEL_HEIGHT, TOP, mark_span
 from pipeline.report.figures import lines
-from pipeline.report.gaps import has_numbers
-from pipeline.report.stories import LOSSES
 from pipeline.report.theme import BLUE, GREEN, VERMILLION
-from pipeline.report.wording import in_words
 
 _COLOURS: dict[str, str] = dict(zip(NAMES, (BLUE, GREEN, VERMILLION), strict=True))
 

@@ -13,17 +13,17 @@ import xarray as xr
 
 from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.grokking import key_frequencies
+from pipeline.findings.induction import Heads, compared_tokens, heads_of
+from pipeline.findings.number_format import in_words, listed, number, why_undefined
+from pipeline.findings.sentences import by_measure, without_heads
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
-from pipeline.report import stories
+from pipeline.report import combined_figures as stories
+from pipeline.report.downsample import thinned_steps
 from pipeline.report.figures import heat_map, lines, parameter_lines
-from pipeline.report.findings import by_measure, without_heads
-from pipeline.report.gaps import has_numbers
-from pipeline.report.grokking import key_frequencies
 from pipeline.report.heads import head_lines, mosaic
-from pipeline.report.induction import Heads, compared_tokens, heads_of
 from pipeline.report.phases import three_phases
-from pipeline.report.thinning import thinned_steps
-from pipeline.report.wording import in_words, listed, number, why_undefined
 
 MOST_FRAMES = 60  # steps of a mosaic
 MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from pipeline.findings.induction import strongest
+from pipeline.findings.number_format import number
 from pipeline.query import open_run
-from pipeline.report.induction import strongest
-from pipeline.report.thinning import thinned
-from pipeline.report.wording import number
+from pipeline.report.downsample import thinned
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32

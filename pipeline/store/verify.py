@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.aggregate import trajectories
-from pipeline.aggregate.trajectories import Published
 from pipeline.errors import InputError
-from pipeline.store import Store
+from pipeline.store import Store, trajectories
 from pipeline.store.lazy import Complete, open_described
 from pipeline.store.lease import owned
 from pipeline.store.markers import Commit
 from pipeline.store.rows import checksum
+from pipeline.store.trajectories import Published
 
 _SLAB = 2**24  # numbers held in memory at a time
 

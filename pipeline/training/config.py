@@ -9,9 +9,9 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, create_model, model_validator
 
 from pipeline.config import Strict, read_yaml, validated
-from pipeline.data import modular
-from pipeline.data.text import END_OF_TEXT_ID
 from pipeline.errors import InputError, suggestion
+from pipeline.inputs import modular
+from pipeline.inputs.text import END_OF_TEXT_ID
 from pipeline.models.organism import OrganismConfig
 from pipeline.training.schedule import Schedule
 

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline.data import modular, repeats, text
 from pipeline.errors import InputError
+from pipeline.inputs import modular, repeats, text
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.models.table_forward import factorises, pair_logits
 from pipeline.training.config import (

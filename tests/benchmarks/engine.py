@@ -37,10 +37,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass, merge
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import Resident

@@ -119,7 +119,7 @@ class Sleeper:
     """A worker for which each checkpoint takes 10 ms, one at a time."""
 
     def __init__(self, job: Any) -> None:
-        from pipeline.worker import Outcome
+        from pipeline.analysis.worker import Outcome
 
         self._computing, self._outcome = threading.Lock(), Outcome
 
@@ -256,7 +256,7 @@ class Simulated:
             return cell.checkpoint.step, self._computed, fails
 
     def receive(self, pending: tuple[int, float, bool], seconds: float | None) -> Any:
-        from pipeline.worker import Outcome
+        from pipeline.analysis.worker import Outcome
 
         step, end, fails = pending
         time.sleep(max(end - time.perf_counter(), 0))
@@ -278,16 +278,16 @@ FAILED: set[int] = set()  # checkpoints that have had their one failure
 
 
 def _plan(count: int) -> Any:
+    from pipeline.analysis.plan import Cell, Plan
     from pipeline.checkpoints import Checkpoint
-    from pipeline.plan import Cell, Plan
 
     cells = [Cell(Checkpoint(step, f"simulated/{step}"), {}, {}) for step in range(count)]
     return Plan(tuple(cells), {}, {}, 0)
 
 
 def _job(count: int) -> Any:
+    from pipeline.analysis.plan import Job
     from pipeline.config import Analysis
-    from pipeline.plan import Job
 
     analysis = {
         "checkpoints": "simulated",

@@ -233,7 +233,7 @@ def _ontogeny(
 
 def _resumed(analysis: Any) -> dict[str, Any]:
     """What is in the store, and what running again then computes."""
-    from pipeline.main import analyze
+    from pipeline.analysis.run import analyze
 
     before = _store(analysis)
     again = analyze(analysis)

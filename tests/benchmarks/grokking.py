@@ -21,11 +21,11 @@ from typing import cast
 
 import torch
 
+from pipeline.analysis.plan import Prepared, plan, prepare
+from pipeline.analysis.survey import survey
+from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, OrganismLayer
-from pipeline.plan import Prepared, plan, prepare
-from pipeline.survey import survey
-from pipeline.worker import Worker
 
 P = 113
 KEYS = (5, 14, 24, 41, 56)

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests ar
 import fsspec
 
 from infra.s3.ceph import Ceph, running
-from pipeline.aggregate.trajectories import publish
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import owned
 from pipeline.store.markers import Commit, latest
 from pipeline.store.reclaim import reclaim
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import IDENTITY, losses, scores, weights_of

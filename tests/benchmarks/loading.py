@@ -23,12 +23,12 @@ from s3fs import S3FileSystem
 
 from infra.s3.ceph import PROGRAMS, Ceph, free_port
 from pipeline import Analysis, Summary, analyze
+from pipeline.analysis.plan import plan, prepare
+from pipeline.analysis.run import settle
+from pipeline.analysis.survey import survey
+from pipeline.analysis.worker import Worker
 from pipeline.checkpoints.cache import cache_folder
-from pipeline.main import settle
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
-from pipeline.plan import plan, prepare
-from pipeline.survey import survey
-from pipeline.worker import Worker
 from tests.pipeline.checkpoints.conftest import imitated_s3
 from tests.pipeline.checkpoints.test_anywhere import watched
 

@@ -24,11 +24,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedConfig
 
+from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.config import TableInput
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass, merge
-from pipeline.inputs import STANDARD_INPUTS, Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures import COSTS, registry
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.loading import Resident

@@ -27,9 +27,9 @@ import fsspec
 import numpy as np
 
 from infra.s3.ceph import Ceph, running
-from pipeline.aggregate.trajectories import publish
 from pipeline.query import open_run, to_frame
 from pipeline.store import Store
+from pipeline.store.trajectories import publish
 from tests.pipeline.store import dying, questions, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}

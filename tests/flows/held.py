@@ -14,8 +14,8 @@ import flows.analyze
 from flows.cli import app
 from flows.dispatch import Pool
 from flows.workers import hire
-from pipeline.plan import Prepared
-from pipeline.worker import Worker
+from pipeline.analysis.plan import Prepared
+from pipeline.analysis.worker import Worker
 
 
 def holding(step: int, seconds: float, hangs: int | None, hung: Path) -> type[Worker]:

@@ -19,13 +19,13 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pages
+from flows.artifacts import run_name
 from flows.caller import calling, hand_over
 from flows.server import link_to, reach_server, serve_ui, use_standing_server
-from flows.showing import run_name
+from pipeline.analysis.run import Summary
 from pipeline.checkpoints import LeftOut
 from pipeline.config import Analysis
 from pipeline.errors import InputError
-from pipeline.main import Summary
 from tests.benchmarks.servers import free_port
 
 MakeAnalysis = Callable[..., Any]

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy import cos, pi
 
-from pipeline.data import modular
 from pipeline.engine.record import Record
-from pipeline.inputs import Input
+from pipeline.inputs import Input, modular
 from pipeline.measures.base import Measure
 from pipeline.models.loading import ModelWeights, facts_of
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM

@@ -10,10 +10,10 @@ import torch
 from s3fs import S3FileSystem
 from safetensors.torch import load_file, save_file
 
+from pipeline.audit import KINDS, Fault, audit, sketches
+from pipeline.audit.faults import MASKED
+from pipeline.audit.trend import distances_between, off_trend
 from pipeline.checkpoints import list_checkpoints
-from pipeline.checkpoints.audit import KINDS, Fault, audit, sketches
-from pipeline.checkpoints.audit.faults import MASKED
-from pipeline.checkpoints.audit.trend import distances_between, off_trend
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
 from pipeline.errors import InputError
 from tests.pipeline.checkpoints import runs

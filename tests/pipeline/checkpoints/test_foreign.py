@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.analysis.inputs import make_input
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.config import TableInput
-from pipeline.data import modular
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input, modular
 from pipeline.models.loading import Resident, facts_of, read_weights
 
 P, D, HEADS, D_MLP = 7, 12, 3, 20

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from pipeline import Analysis, analyze, audit, open_run
+from pipeline.analysis.estimate import dry_run
+from pipeline.analysis.plan import load_input
 from pipeline.checkpoints import list_checkpoints
-from pipeline.data import modular
 from pipeline.errors import InputError
-from pipeline.estimate import dry_run
-from pipeline.plan import load_input
+from pipeline.inputs import modular
 from pipeline.store import Store
 from tests.pipeline.checkpoints.test_foreign import RELU, P, authors, authors_logits
 

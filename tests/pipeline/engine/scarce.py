@@ -9,11 +9,11 @@ import resource
 import sys
 from pathlib import Path
 
+from pipeline.analysis.plan import plan, prepare
+from pipeline.analysis.survey import survey
+from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
-from pipeline.plan import plan, prepare
-from pipeline.survey import survey
-from pipeline.worker import Worker
 
 MIB = 1 << 20
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from pipeline.analysis.inputs import TableInput, make_input
 from pipeline.engine.changes import run_changed
 from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import run
 from pipeline.engine.record import Entropy, KeyMap, KeyPosition, Lag, LagMeans, Pass, merge
-from pipeline.inputs import Input, TableInput, make_input
+from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.loading import Resident

@@ -11,12 +11,12 @@ import pytest
 import torch
 import xarray as xr
 
-import pipeline.worker
+import pipeline.analysis.worker
 from pipeline import analyze, open_run
 from pipeline.engine.forward import batch_bytes
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
-from tests.pipeline.test_main import analysis
+from tests.pipeline.analysis.test_run import analysis
 
 USUAL = batch_bytes("cpu", None)
 
@@ -29,7 +29,7 @@ def run(make_run: Callable[..., Path]) -> Path:
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
     """`memory_for(bytes, uri)`: passes over this checkpoint's weights get so much and no more."""
-    real, swap = pipeline.worker.run, pipeline.worker.Resident.swap
+    real, swap = pipeline.analysis.worker.run, pipeline.analysis.worker.Resident.swap
     present: list[str] = []
 
     def limit(limit: int, step: str) -> None:
@@ -42,8 +42,8 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
             return real(*arguments, memory_bytes=memory_bytes, **options)
 
-        monkeypatch.setattr(pipeline.worker, "run", limited)
-        monkeypatch.setattr(pipeline.worker.Resident, "swap", swapped)
+        monkeypatch.setattr(pipeline.analysis.worker, "run", limited)
+        monkeypatch.setattr(pipeline.analysis.worker.Resident, "swap", swapped)
 
     return limit
 

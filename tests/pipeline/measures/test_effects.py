@@ -5,9 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions
 from pipeline.measures.logit_lens import LogitLens

@@ -8,8 +8,8 @@ from numpy import cos, pi, sin
 from pipeline.engine.record import Record
 from pipeline.inputs import Input
 from pipeline.measures.excluded_loss import ExcludedLoss, train_losses_without
-from pipeline.modular import fourier
-from pipeline.modular.table import Table
+from pipeline.measures.modular import fourier
+from pipeline.measures.modular.table import Table
 from tests.pipeline.modular_organisms import loss, measured, random_model, record, table_input
 
 MEASURE = ExcludedLoss()

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import MatchesInput
 from pipeline.engine.forward import run
-from pipeline.inputs import make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.fuzzy_induction import FuzzyInduction, slope
 from pipeline.models.loading import Resident

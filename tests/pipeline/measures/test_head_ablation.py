@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.record import Record
 from pipeline.errors import InputError
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.head_ablation import HeadAblation
 from pipeline.measures.mean_ablation import MeanAblation

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.worker
+import pipeline.analysis.worker
 from pipeline import Analysis, analyze, open_run
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
@@ -114,7 +115,7 @@ def test_measures_on_one_input_share_one_pass(make_run, tmp_path, monkeypatch):
         passes.append(wanted.input)
         return run(resident, made, wanted, **options)
 
-    monkeypatch.setattr(pipeline.worker, "run", counted)
+    monkeypatch.setattr(pipeline.analysis.worker, "run", counted)
     on_repeated = ["head_scores", "lag_profile", "sink", "behavioural_copying", "direct_logits",
                    "logit_lens", "residual_norm", "head_labels"]  # fmt: skip
     analysis = Analysis(

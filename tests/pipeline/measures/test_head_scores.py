@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Record
 from pipeline.errors import InputError
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores

@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.data import text
-from pipeline.data.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS
+from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.errors import InputError
-from pipeline.inputs import STANDARD_INPUTS, Input, make_input
+from pipeline.inputs import Input, text
+from pipeline.inputs.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS
 from pipeline.measures.indirect_object import IndirectObject, share_positive
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig

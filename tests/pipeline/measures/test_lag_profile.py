@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
-from pipeline.inputs import make_input
 from pipeline.measures.base import Setting
 from pipeline.measures.lag_profile import LagProfile
 from pipeline.measures.sink import Sink

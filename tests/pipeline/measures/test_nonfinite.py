@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import MatchesInput, RepeatedInput
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
 from pipeline.engine.record import Record, merge
-from pipeline.inputs import Input, make_input
+from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure, Setting
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.families import FAMILIES as WITH_CIRCUITS
 from pipeline.models.loading import Resident
-from pipeline.modular.table import TableMeasure
 from pipeline.store.fingerprint import canonical_json
 from tests.pipeline.circuit_families import config_of
 from tests.pipeline.families import DTYPES, FAMILIES, eager_model

@@ -7,14 +7,14 @@ import torch
 import xarray as xr
 
 from pipeline import Analysis, analyze, open_run
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
-from pipeline.inputs import make_input
+from pipeline.findings import findings
+from pipeline.findings.onsets import onsets_of
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismForCausalLM
-from pipeline.report import findings
-from pipeline.report.onsets import onsets_of
 from tests.pipeline.hand_built import POSITION, POSITIONS, SHARP, hand_built
 from tests.pipeline.measures.measuring import measured
 

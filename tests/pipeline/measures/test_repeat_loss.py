@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
-from pipeline.inputs import make_input
 from pipeline.measures.repeat_loss import RepeatLoss
 from tests.pipeline.measures.measuring import measured
 

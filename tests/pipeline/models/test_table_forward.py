@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.data import modular
+from pipeline.inputs import modular
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.table_forward import factorises, forward_table, pair_logits
 

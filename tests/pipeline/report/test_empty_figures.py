@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from pipeline.report.combined_figures import loss_profiles, progress, what_happened_when
 from pipeline.report.figures import parameter_lines
 from pipeline.report.page import run_of
 from pipeline.report.sections import sections
-from pipeline.report.stories import loss_profiles, progress, what_happened_when
 from tests.pipeline.report import made
 from tests.pipeline.report.test_page import Page, html_of
 

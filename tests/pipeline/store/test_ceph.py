@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from infra.s3.ceph import PROGRAMS, Ceph, running
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.lease import owned
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.benchmarks import kills
 from tests.pipeline.store import dying, synthetic

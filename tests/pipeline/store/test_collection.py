@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.collection import open_runs
 from pipeline.errors import InputError
 from pipeline.query import Asked, ask, select, to_frame
+from pipeline.query.collection import open_runs
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, values_of
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint_class
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of

@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.aggregate.trajectories import publish
 from pipeline.query import open_run
 from pipeline.store import Store, Template, lease
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.markers import latest
 from pipeline.store.reclaim import reclaim
 from pipeline.store.rows import _opened
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, weights_of

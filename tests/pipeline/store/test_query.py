@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.query import open_run, parse_selection, select, to_frame, write
 from pipeline.store import Store
+from pipeline.store.trajectories import publish
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, values_of
 

@@ -12,7 +12,7 @@ import xarray as xr
 from typer.testing import CliRunner
 
 from flows.cli import app
-from pipeline.aggregate.trajectories import publish
+from pipeline.store.trajectories import publish
 from tests.pipeline.store.questions import Question, fill, preamble, questions, templates
 
 

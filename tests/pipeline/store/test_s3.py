@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.query import open_run, select, to_frame
 from pipeline.store import Store
+from pipeline.store.trajectories import publish
 from tests.pipeline.checkpoints.servers import Proxy
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores

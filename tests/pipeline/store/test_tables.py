@@ -10,12 +10,11 @@ import pytest
 import xarray as xr
 from distributed import LocalCluster
 
-from pipeline import tables
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
-from pipeline.query import Asked, ask, open_run, select, to_frame
+from pipeline.query import Asked, ask, open_run, select, tables, to_frame
+from pipeline.query.tables import computing_on, frames, write
 from pipeline.store import Store
-from pipeline.tables import computing_on, frames, write
+from pipeline.store.trajectories import publish
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, values_of
 

@@ -9,11 +9,10 @@ import pytest
 import xarray as xr
 import zarr
 
-from pipeline.aggregate import trajectories
-from pipeline.aggregate.trajectories import publish, published
 from pipeline.query import open_run
-from pipeline.store import Store
+from pipeline.store import Store, trajectories
 from pipeline.store.lazy import StoredArray
+from pipeline.store.trajectories import publish, published
 from tests.pipeline.store import dying, synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.aggregate import trajectories
-from pipeline.aggregate.trajectories import publish
 from pipeline.errors import InputError
 from pipeline.query import open_run
-from pipeline.store import Store
+from pipeline.store import Store, trajectories
 from pipeline.store.lease import owned
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, write

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data import text
 from pipeline.errors import InputError
+from pipeline.inputs import text
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training import Training, held_out, table_and_split, table_of, tokens_per_step
 from pipeline.training.config import claim

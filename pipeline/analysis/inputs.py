@@ -1,0 +1,283 @@
+"""Build the inputs that an analysis asks for: from its configuration, the run and the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.checkpoints.foreign import is_converted, table_facts
+from pipeline.config import (
+    ArrayInput,
+    HeldOutInput,
+    IndirectObjectInput,
+    InputSpec,
+    MatchesInput,
+    RepeatedInput,
+    TableInput,
+    TextInput,
+)
+from pipeline.errors import InputError
+from pipeline.inputs import indirect_objects, matches, modular, repeats, text
+from pipeline.inputs.batch import Input
+from pipeline.inputs.drawable import Drawable, drawable_ids
+from pipeline.models.loading import ModelFacts
+from pipeline.models.special_ids import named_special_ids
+from pipeline.models.trained_split import split_told_by_losses
+from pipeline.training import held_out, table_of, trained_vocabulary
+
+SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
+
+# Inputs that need no configuration: a measure whose default input is named so works as it stands.
+# "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching, in which all blocks
+# have one length: it cannot tell an induction head from a head that attends a fixed distance back.
+STANDARD_INPUTS: dict[str, InputSpec] = {
+    "repeated": RepeatedInput(),
+    "shuffled": RepeatedInput(shuffled=True),
+    "repeated_4x25": RepeatedInput(repeats=4, vary=False, skip_commonest=0.02, skip_rarest=0.02),
+    "matches": MatchesInput(),
+    "indirect_object": IndirectObjectInput(),
+    "indirect_object_corrupted": IndirectObjectInput(corrupted=True),
+    "table": TableInput(),
+}
+
+
+def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
+    """Build one input for a model. Raises InputError where it does not fit the model."""
+    made = _made(name, spec, run_folder, model)
+    _check_fits(made, model)
+    return made
+
+
+def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
+    match spec:
+        case TextInput():
+            return _text(name, spec, run_folder, model)
+        case ArrayInput():
+            return _array(name, spec)
+        case RepeatedInput():
+            return _repeated(name, spec, run_folder, model)
+        case MatchesInput():
+            return _matches(name, spec, run_folder, model)
+        case IndirectObjectInput():
+            return _indirect_object(name, spec, run_folder, model)
+        case HeldOutInput():
+            tokens = held_out(run_folder, spec.sequences, spec.seed)
+            return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
+        case TableInput():
+            return _table(name, spec, run_folder)
+
+
+def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
+    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    ids = text.tokenise(Path(spec.path), tokenizer)
+    attributes = {"full_stop_ids": text.full_stops(tokenizer)}
+    tokens = _cut(ids, spec.sequences, spec.length, spec.path)
+    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
+    return Input(name, spec.kind, tokens, attributes=attributes)
+
+
+def _array(name: str, spec: ArrayInput) -> Input:
+    path = Path(spec.path)
+    try:
+        array = np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=spec.dtype)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as token ids ({error})") from error
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
+        raise InputError(
+            f"{path}: holds {array.ndim}-d {array.dtype}, expected 1-d or 2-d integer token ids"
+        )
+    if array.ndim == 1:
+        return Input(name, spec.kind, _cut(array, spec.sequences, spec.length, spec.path))
+    rows, columns = array.shape
+    if rows < spec.sequences or columns < spec.length:
+        raise InputError(
+            f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
+            f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
+        )
+    return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
+
+
+def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndarray, "s t"]:
+    if len(ids) < sequences * length:
+        raise InputError(
+            f"{path}: holds {len(ids)} tokens, expected at least {sequences} x {length} = "
+            f"{sequences * length}: lower `sequences` or `length`, or give more text"
+        )
+    return np.asarray(ids[: sequences * length], dtype=np.int64).reshape(sequences, length)
+
+
+def _repeated(name: str, spec: RepeatedInput, run_folder: str, model: ModelFacts) -> Input:
+    bos = _bos(spec, run_folder, model)
+    drawn = _drawable(name, spec, run_folder, model)
+    first, last = (
+        round(share * len(drawn.ids)) for share in (spec.skip_commonest, spec.skip_rarest)
+    )
+    lengths = repeats.block_lengths(spec.sequences, spec.block_length, spec.vary)
+    vocabulary = drawn.ids[first : len(drawn.ids) - last]
+    tokens = repeats.repeated_blocks(lengths, vocabulary, spec.repeats, bos, spec.seed)
+    if spec.shuffled:
+        tokens = repeats.with_shuffled_repeats(tokens, lengths, bos, spec.seed)
+    attributes = {
+        "block_length": spec.block_length,
+        "vary": spec.vary,
+        "repeats": spec.repeats,
+        "has_bos": bos is not None,
+        "shuffled": spec.shuffled,
+        "seed": spec.seed,
+        "drawn_from": drawn.source,
+    }
+    return Input(name, spec.kind, tokens, {"block_length": lengths}, attributes)
+
+
+def _matches(name: str, spec: MatchesInput, run_folder: str, model: ModelFacts) -> Input:
+    bos = _bos(spec, run_folder, model)
+    drawn = _drawable(name, spec, run_folder, model)
+    made = matches.controlled_matches(
+        spec.sequences, drawn.ids, spec.strings, spec.longest, bos, spec.seed
+    )
+    arrays = {"length": made.length, "successor": made.successor, "other": made.other}
+    attributes = {
+        "longest": spec.longest,
+        "strings": spec.strings,
+        "seed": spec.seed,
+        "drawn_from": drawn.source,
+    }
+    return Input(name, spec.kind, made.tokens, arrays, attributes)
+
+
+def _bos(
+    spec: RepeatedInput | MatchesInput | IndirectObjectInput, run_folder: str, model: ModelFacts
+) -> int | None:
+    """The id to begin with: what the checkpoints' files name, or else those of the run's folder."""
+    if not spec.bos:
+        return None
+    named = model.bos_token_id
+    return named_special_ids(run_folder, model.vocabulary)[0] if named is None else named
+
+
+def _drawable(
+    name: str, spec: RepeatedInput | MatchesInput, run_folder: str, model: ModelFacts
+) -> Drawable:
+    """The ids that the input draws from. Raises InputError, naming the input."""
+    try:
+        return drawable_ids(spec.ids, run_folder, trained_vocabulary(run_folder), model)
+    except InputError as error:
+        raise InputError(f"input {name!r}: {error}") from error
+
+
+def _indirect_object(
+    name: str, spec: IndirectObjectInput, run_folder: str, model: ModelFacts
+) -> Input:
+    bos = _bos(spec, run_folder, model)
+    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    made = indirect_objects.prompts(tokenizer, spec.sequences, bos, spec.seed)
+    arrays = {
+        "indirect_object": made.indirect_object,
+        "subject": made.subject,
+        "indirect_object_at": made.indirect_object_at,
+        "subject_at": made.subject_at,
+    }
+    attributes = {"corrupted": spec.corrupted, "seed": spec.seed}
+    tokens = (made.corrupted if spec.corrupted else made.clean).astype(np.int64)
+    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
+    return Input(name, spec.kind, tokens, arrays, attributes)
+
+
+def _check_tokenizer(
+    name: str,
+    tokens: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    given: str | None,
+    model: ModelFacts,
+) -> None:
+    """Raise InputError where a tokenizer has given ids that the model has no row for."""
+    if tokens.max(initial=-1) < model.vocabulary:
+        return
+    whose = f"the tokenizer {given}" if given else "the run's tokenizer"
+    raise InputError(
+        f"input {name!r}: {whose} has {len(tokenizer):,} ids, the model {model.vocabulary:,} rows, "
+        f"and the text uses id {tokens.max()}: give the one that the model was trained with as "
+        "`tokenizer`"
+    )
+
+
+def _table(name: str, spec: TableInput, run_folder: str) -> Input:
+    given = spec.model_dump(exclude={"kind"}, exclude_none=True)
+    facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
+    listed = None
+    if {"train_share", "split_seed"} <= given.keys():
+        listed = facts.pop("train_pairs", None)
+    split = ("train_pairs",) if "train_pairs" in facts else ("train_share", "split_seed")
+    needed = ("p", "operation", *split)
+    if missing := [key for key in needed if key not in facts]:
+        raise InputError(
+            f"input {name!r}: {', '.join(missing)} not given, and {run_folder} has no "
+            "training.yaml of a modular task that would say: add them to the input"
+        )
+    tokens, labels = modular.table(facts["p"], facts["operation"])
+    facts |= _unsaid_generator(facts, listed, run_folder, tokens, labels)
+    is_train = _split(facts)
+    if listed is not None and not np.array_equal(np.flatnonzero(is_train), listed):
+        raise InputError(
+            f"input {name!r}: train_share and split_seed give other train pairs than the "
+            f"{len(listed)} that the run's files list: leave both out"
+        )
+    described = ("p", "operation", "train_share", "split_seed", "split_generator", "split_proven")
+    attributes = {key: facts[key] for key in described if key in facts}
+    if "train_share" not in facts:
+        attributes["train_share"] = float(is_train.mean())
+    return Input(name, spec.kind, tokens, {"labels": labels, "is_train": is_train}, attributes)
+
+
+def _split(facts: dict[str, Any]) -> np.ndarray:
+    """Which pairs are trained on: as the run lists them, or as its seed makes them."""
+    p = facts["p"]
+    if "train_pairs" in facts:
+        return np.isin(np.arange(p * p), facts["train_pairs"])
+    generator = facts.get("split_generator", "numpy")
+    return modular.split(p, facts["train_share"], facts["split_seed"], generator)
+
+
+def _unsaid_generator(
+    facts: Mapping[str, Any],
+    listed: list[int] | None,
+    run_folder: str,
+    tokens: np.ndarray,
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """How the seed made the split of a run of others, where neither it nor the analysis says so.
+
+    Told by the train pairs that its files list, or by the losses that they note, if these decide;
+    else numpy's, which `Input.note` says.
+    """
+    is_said = {"train_pairs", "split_generator"} & facts.keys()
+    if is_said or not is_converted(run_folder):
+        return {}
+    splits = {
+        generator: modular.split(facts["p"], facts["train_share"], facts["split_seed"], generator)
+        for generator in SPLIT_GENERATORS
+    }
+    if listed is not None:
+        same = [one for one in splits if np.array_equal(np.flatnonzero(splits[one]), listed)]
+        return {"split_generator": same[0]} if same else {}
+    noted = {int(step): loss for step, loss in facts.get("train_losses", {}).items()}
+    told = split_told_by_losses(run_folder, noted, tokens, labels, splits)
+    return {"split_generator": told or "numpy", "split_proven": told is not None}
+
+
+def _check_fits(made: Input, model: ModelFacts) -> None:
+    length = made.tokens.shape[1]
+    if model.context is not None and length > model.context:
+        raise InputError(
+            f"input {made.name!r}: its sequences have {length} tokens, but the model's context is "
+            f"{model.context}: shorten the input"
+        )
+    outside = made.tokens[(made.tokens < 0) | (made.tokens >= model.vocabulary)]
+    if outside.size:
+        raise InputError(
+            f"input {made.name!r}: holds token id {outside.max()}, but the model's vocabulary has "
+            f"{model.vocabulary} ids (0 to {model.vocabulary - 1}): use the run's own tokenizer"
+        )

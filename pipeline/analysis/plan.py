@@ -1,0 +1,370 @@
+"""What an analysis has to compute: everything that can be refused is refused here, before any
+weights are read, and everything that is already stored is left out.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pipeline.analysis.architecture import architecture_of
+from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
+from pipeline.analysis.survey import Survey
+from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.selection import select
+from pipeline.config import Analysis, GroupOptions, validated
+from pipeline.engine.form import unmet_assumptions
+from pipeline.engine.forward import ENGINE_VERSION
+from pipeline.errors import InputError, suggestion
+from pipeline.inputs import Input
+from pipeline.measures import measure_class
+from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.models.assumptions import Unmet
+from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.store import Store
+from pipeline.store.fingerprint import fingerprint, fingerprint_class
+from pipeline.store.layout import Template, check_half
+from pipeline.store.markers import Commit, latest
+
+
+@dataclass(frozen=True)
+class Group:
+    """One measure on one input: a group of the store."""
+
+    name: str
+    measure: Measure
+    input_name: str | None
+    options: GroupOptions
+
+    def applies_to(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Those of an analysis's checkpoints at which it is to be computed."""
+        chosen = self.options.select
+        return select(checkpoints, **({} if chosen is None else chosen.model_dump()))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of an analysis needs to know. Small: inputs are read from the store.
+
+    unmet: what the model's form was found not to meet, once for all workers.
+    """
+
+    analysis: Analysis
+    architecture: str
+    groups: tuple[Group, ...]
+    input_digests: Mapping[str, str]
+    unmet: Unmet = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """The store that the results go to."""
+        return Store(self.analysis.store)
+
+    def needing_reference(self) -> tuple[Group, ...]:
+        """The groups that need a quantity of another checkpoint first."""
+        return tuple(group for group in self.groups if group.measure.reference_from)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint and the groups to compute there, each with the row reserved for it.
+
+    committed: the fingerprint of each group's present row. Where the weights' digest is not known
+    yet, the worker compares before it computes, so that planning reads no weights.
+    """
+
+    checkpoint: Checkpoint
+    rows: Mapping[str, int]
+    committed: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that are missing from the store, and what their rows are fingerprinted with."""
+
+    cells: tuple[Cell, ...]
+    classes: Mapping[str, str]
+    references: Mapping[str, Reference]
+    complete: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An analysis that was found good: its checkpoints, and what each measure is applied to.
+
+    surveyed: which checkpoints these were chosen from, and the verdict on them. notes: what was
+    left out of the run, or taken though nothing proves it, a sentence each. failed: the steps of
+    those that cannot be computed because of their config.json, each with the reason.
+    """
+
+    job: Job
+    surveyed: Survey
+    settings: Mapping[str, Setting]
+    inputs: Mapping[str, Input]
+    architecture: str
+    notes: tuple[str, ...] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints to compute, in order of step."""
+        return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
+
+    def checkpoints_of(self, group: Group) -> list[Checkpoint]:
+        """The checkpoints at which a group is to be computed.
+
+        A group's selection is made among all of them: which others it takes does not depend on
+        whether one can be computed.
+        """
+        chosen = group.applies_to(self.surveyed.checkpoints)
+        return [one for one in chosen if one.step not in self.failed]
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The groups with variables that are NaN at every checkpoint, each with the reason."""
+        reasons = {g.name: g.measure.why_undefined(self.settings[g.name]) for g in self.job.groups}
+        return {name: why for name, why in reasons.items() if why}
+
+    @property
+    def drawn_from(self) -> dict[str, str]:
+        """By the name of each random input, which token ids it draws from, and why these."""
+        made = self.inputs.items()
+        return {
+            name: one.attributes["drawn_from"]
+            for name, one in made
+            if "drawn_from" in one.attributes
+        }
+
+
+def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
+    """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
+    prepared = examine(analysis, surveyed)
+    store = prepared.job.store
+    store.create_or_open(
+        {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
+    )
+    for made in prepared.inputs.values():
+        save_input(store, made)
+    store.set_verdict(surveyed.verdict and surveyed.verdict.as_json(), surveyed.masked)
+    return prepared
+
+
+def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
+    """All that can be found out about an analysis before anything is written."""
+    checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
+    shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
+    source = shared.source.uri
+    folder = metadata_folder(source, code=trusted)
+    facts = facts_of(folder, trusted)
+    groups = _groups(analysis)
+    if any(group.measure.relies_on for group in groups):
+        facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
+    run_folder = metadata_folder(converted_uri(analysis.checkpoints, analysis.model), source)
+    inputs = _inputs(analysis, groups, str(run_folder), facts)
+    settings = {group.name: setting_of(group, facts, inputs) for group in groups}
+    for group in groups:
+        group.measure.check(settings[group.name])
+        group.applies_to(checkpoints)
+
+    digests = {name: made.digest for name, made in inputs.items()}
+    longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
+    failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
+    notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
+    job = Job(analysis, source, groups, digests, facts.unmet)
+    return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
+
+
+def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
+    """What a group's measure is applied to."""
+    others = {name: inputs[name] for name in group.measure.other_inputs}
+    return Setting(facts, inputs.get(group.input_name or ""), others)
+
+
+def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
+    """The references that the last checkpoint's weights gave before; None if one is missing.
+
+    None of them can be had where that checkpoint cannot be computed.
+    """
+    job, last = prepared.job, prepared.surveyed.checkpoints[-1]
+    if not job.needing_reference() or last.step in prepared.failed:
+        return {}
+    if last.digest is None:
+        return None
+    found = {
+        group.name: job.store.load_reference(group.name, reference_key(job, group, last.digest))
+        for group in job.needing_reference()
+    }
+    return None if None in found.values() else {k: v for k, v in found.items() if v is not None}
+
+
+def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
+    """What is missing, with fresh rows reserved for it. Coordinator only: it alone reserves.
+
+    A group whose reference could not be had is left out: its rows would mean something else.
+    """
+    job = prepared.job
+    groups = [
+        group
+        for group in job.groups
+        if not group.measure.reference_from or group.name in references
+    ]
+    classes = {group.name: class_of(job, group, references.get(group.name)) for group in groups}
+    rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
+    committed: dict[int, dict[str, str]] = {step: {} for step in rows}
+    job.store.prepare(
+        _template(prepared, group, classes[group.name], references) for group in groups
+    )
+    for group in groups:
+        name, class_ = group.name, classes[group.name]
+        done = latest(job.store.commits(name), class_)
+        wanted = prepared.checkpoints_of(group)
+        missing = [c.step for c in wanted if not _is_done(c, class_, done)]
+        for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
+            rows[step][name] = row
+            if step in done:
+                committed[step][name] = done[step].fingerprint
+        job.store.set_current(name, class_)
+    cells = tuple(
+        Cell(checkpoint, rows[checkpoint.step], committed[checkpoint.step])
+        for checkpoint in prepared.checkpoints
+        if rows[checkpoint.step]
+    )
+    return Plan(cells, classes, dict(references), len(prepared.checkpoints) - len(cells))
+
+
+def class_of(job: Job, group: Group, reference: Reference | None) -> str:
+    """The fingerprint of everything but the weights that determines a group's rows."""
+    return fingerprint_class(**fingerprint_parts(job, group), reference=reference)
+
+
+def reference_key(job: Job, group: Group, weights_digest: str) -> str:
+    """Under which a reference is stored: all that determines its value."""
+    return fingerprint(fingerprint_class(**fingerprint_parts(job, group)), weights_digest)
+
+
+def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
+    """What determines a group's rows, but for the weights and the reference."""
+    workers, measure = job.analysis.workers, group.measure
+    others = {name: job.input_digests[name] for name in measure.other_inputs}
+    relied = {name for of in measure.relies_on.values() for name in of}
+    unmet = sorted(relied & job.unmet.keys())
+    return {
+        **({"unmet": unmet} if unmet else {}),
+        **({"other_inputs": others} if others else {}),
+        **({"float16": sorted(group.options.float16)} if group.options.float16 else {}),
+        "measure": measure.name,
+        "version": measure.version,
+        "parameters": measure.model_dump(mode="json"),
+        "input": job.input_digests.get(group.input_name or ""),
+        "engine": ENGINE_VERSION,
+        "dtype": workers.dtype,
+        "device": workers.device,
+        "tf32": workers.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _groups(analysis: Analysis) -> tuple[Group, ...]:
+    return tuple(
+        _group(analysis, name, parameters) for name, parameters in analysis.measures.items()
+    )
+
+
+def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
+    measure_name, _, input_name = name.partition(".")
+    kind = measure_class(measure_name)
+    if input_name and kind.default_input is None:
+        raise InputError(
+            f"measures.{name}: measure {measure_name!r} reads weights only: remove '.{input_name}'"
+        )
+    where, shared = f"measures.{name}", GroupOptions.model_fields.keys()
+    options = {key: value for key, value in parameters.items() if key in shared}
+    own = {key: value for key, value in parameters.items() if key not in shared}
+    for key in sorted(own.keys() - kind.model_fields.keys()):
+        known = suggestion(key, {*kind.model_fields, *shared})
+        hint = f" (for another input: {measure_name}.<input>)" if key == "input" else ""
+        raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
+    measure = validated(kind, own, where=where)
+    group = Group(
+        name, measure, input_name or kind.default_input, validated(GroupOptions, options, where)
+    )
+    check_half(name, measure.variables, frozenset(group.options.float16))
+    return group
+
+
+def _inputs(
+    analysis: Analysis, groups: Iterable[Group], run_folder: str, facts: ModelFacts
+) -> dict[str, Input]:
+    names = {
+        name: group
+        for group in groups
+        for name in (group.input_name, *group.measure.other_inputs)
+        if name
+    }
+    specs = {**STANDARD_INPUTS, **analysis.inputs}
+    for name, group in names.items():
+        if name not in specs:
+            raise InputError(
+                f"measures.{group.name}: reads the input {name!r}, which `inputs` does not "
+                f"define; {suggestion(name, specs)}"
+            )
+    return {name: make_input(name, specs[name], run_folder, facts) for name in names}
+
+
+def _template(
+    prepared: Prepared, group: Group, class_: str, references: Mapping[str, Reference]
+) -> Template:
+    measure, workers = group.measure, prepared.job.analysis.workers
+    setting = prepared.settings[group.name]
+    attributes = {
+        "measure": measure.name,
+        "definition": inspect.getdoc(type(measure)) or "",
+        "version": measure.version,
+        "parameters": measure.model_dump(mode="json"),
+        "input": setting.input.description() if setting.input else None,
+        "reference": references.get(group.name),
+        "undefined": measure.why_undefined(setting),
+        "computed_in": {
+            "dtype": measure.computed_in(setting, workers.dtype),
+            "device": workers.device,
+        },
+        "selected_steps": _selected_steps(prepared, group),
+    }
+    coordinates = measure.coordinates(setting)
+    half = frozenset(group.options.float16)
+    return Template(group.name, class_, measure.variables, coordinates, attributes, half)
+
+
+def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
+    """Return the steps at which a group is asked for, None where that is all of the run's.
+
+    So that readers can tell a step that was left out from one that is missing.
+    """
+    if prepared.job.analysis.select is None and group.options.select is None:
+        return None
+    return [one.step for one in group.applies_to(prepared.surveyed.checkpoints)]
+
+
+def save_input(store: Store, made: Input) -> None:
+    """Keep an input with the results, so that a worker needs no access to where it came from."""
+    attributes = {"kind": made.kind, "attributes": made.attributes}
+    store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes)
+
+
+def load_input(store: Store, name: str, digest: str) -> Input:
+    """An input as it was saved."""
+    tokens, arrays, about = store.load_input(name, digest)
+    return Input(name, about["kind"], tokens, arrays, about["attributes"])
+
+
+def _is_done(checkpoint: Checkpoint, class_: str, done: Mapping[int, Commit]) -> bool:
+    """Whether the store's row for this step and class is of these very weights."""
+    commit = done.get(checkpoint.step)
+    return (
+        commit is not None
+        and checkpoint.digest is not None
+        and commit.fingerprint == fingerprint(class_, checkpoint.digest)
+    )

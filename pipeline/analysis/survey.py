@@ -1,0 +1,77 @@
+"""Which checkpoints an analysis is about, and the truth about them: found before anything else."""
+
+from dataclasses import dataclass
+
+from pipeline.audit import Audit, audit_found
+from pipeline.checkpoints import Checkpoint, LeftOut
+from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.listing import described, finished
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.selection import select
+from pipeline.config import Analysis
+from pipeline.errors import InputError
+from pipeline.store import Store
+from pipeline.store.non_finite import known_weights
+from pipeline.training import load_run, tokens_per_step
+from pipeline.training.config import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Survey:
+    """checkpoints: those to compute, in order of step: selected and not masked.
+
+    verdict: of the audit, on all checkpoints of the run; None where there was to be none. left_out:
+    what else lies at the run's place and may be a checkpoint. listed: all checkpoints of the run.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    verdict: Audit | None
+    left_out: tuple[LeftOut, ...] = ()
+    listed: tuple[Checkpoint, ...] = ()
+
+    @property
+    def masked(self) -> dict[int, str]:
+        """The steps that are left out because they are not what they seem, with the reasons."""
+        return {} if self.verdict is None else self.verdict.masked
+
+
+def survey(analysis: Analysis) -> Survey:
+    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`.
+
+    What earlier runs found when they read weights is known from the store, by their digests.
+    """
+    place = place_of(analysis.checkpoints)
+    uri = converted_uri(analysis.checkpoints, analysis.model)
+    listing = finished(place, uri)
+    tokens = analysis.tokens_per_step or said_tokens_per_step(uri)
+    listed = described(place, listing.found, tokens)
+    verdict = None
+    if analysis.audit != "off":
+        verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")
+        known = known_weights(Store(analysis.store))
+        read = {one.step: known[one.digest] for one in listed if one.digest in known}
+        verdict = verdict.with_non_finite(read)
+    chosen = tuple(_chosen(analysis, listed, verdict))
+    return Survey(chosen, verdict, listing.left_out, tuple(listed))
+
+
+def _chosen(
+    analysis: Analysis, listed: list[Checkpoint], verdict: Audit | None
+) -> list[Checkpoint]:
+    """The checkpoints that are selected and not masked."""
+    wanted = {} if analysis.select is None else analysis.select.model_dump()
+    masked = {} if verdict is None else verdict.masked
+    chosen = [one for one in select(listed, **wanted) if one.step not in masked]
+    if not chosen:
+        raise InputError(
+            f"{analysis.checkpoints}: no checkpoint is left: all that are selected are masked "
+            f"(step {min(masked)}: {masked[min(masked)]}); set `audit: off` to compute them anyway"
+        )
+    return chosen
+
+
+def said_tokens_per_step(uri: str) -> int | None:
+    """The training tokens of one step, as the run's own training.yaml says; None without."""
+    run_folder = metadata_folder(uri)
+    return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

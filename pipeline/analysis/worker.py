@@ -1,0 +1,330 @@
+"""A worker: a resident model that reads one checkpoint ahead, computes, and commits rows."""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from pipeline.analysis.plan import (
+    Cell,
+    Group,
+    Job,
+    Plan,
+    fingerprint_parts,
+    load_input,
+    reference_key,
+    setting_of,
+)
+from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.fetch import Copies, Copy
+from pipeline.checkpoints.floats import NonFiniteError, non_finite, why_non_finite
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.engine.changes import run_changed
+from pipeline.engine.finite import caused_by_the_model, is_finite
+from pipeline.engine.forward import batch_bytes, run
+from pipeline.engine.record import Record, merge
+from pipeline.errors import CheckpointError
+from pipeline.measures.base import Reference
+from pipeline.models.loading import Resident, read_weights
+from pipeline.store import Commit
+from pipeline.store import non_finite as non_finite_store
+from pipeline.store.fingerprint import fingerprint
+from pipeline.store.rows import Row
+
+# Trying again may help with these; anything else that a measure raises would be raised again.
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+TRANSIENT = (OSError, *OUT_OF_MEMORY)
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """A bare RuntimeError is what torch's allocator for CPUs raises: a MemoryError outside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(_first_line(error)) from None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell: the groups computed, and those that proved to be present.
+
+    reading, computing: seconds spent on either (fetching is reading), waiting for the other thread
+    not counted. idle: seconds before in which the worker had checkpoints to do and computed
+    nothing, since none was loaded.
+    halved: whether memory ran out, and the groups were computed in batches of half the size.
+    """
+
+    step: int
+    computed: tuple[str, ...]
+    present: tuple[str, ...] = ()
+    reading: float = 0.0
+    computing: float = 0.0
+    idle: float = 0.0
+    halved: bool = False
+
+
+class Worker:
+    """One resident model. Its methods may be called from two threads at once: while one computes
+    a checkpoint, the other reads the next. Two locks keep it to that."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._groups = {group.name: group for group in job.groups}
+        workers = job.analysis.workers
+        torch.set_num_threads(workers.threads)
+        trusted = job.analysis.trust_remote_code
+        self._resident = Resident(
+            metadata_folder(job.architecture, code=trusted), workers.device, workers.dtype, trusted
+        )
+        self._resident.facts = replace(self._resident.facts, unmet=job.unmet)
+        self._store = job.store
+        digests = job.input_digests
+        inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
+        self._inputs = inputs
+        # Asked for once: a pass may hold index maps as large as its input.
+        self._passes = {
+            group.name: group.measure.passes(setting_of(group, self._resident.facts, inputs))
+            for group in job.groups
+        }
+        cache = job.analysis.cache
+        self._copies = Copies(cache.checkpoints, cache.bytes)
+        self._non_finite = non_finite_store.known_weights(self._store)
+        self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
+        self._free_since: float | None = None  # when it last ended to compute, or could have begun
+        self._reading, self._computing = threading.Lock(), threading.Lock()
+
+    @_memory_errors()
+    def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
+        """What the measures need of this checkpoint before any other is computed; stored."""
+        with self._copies.of(checkpoint) as copy:
+            weights = self._read(copy)
+            checkpoint = copy.checkpoint
+        groups = self.job.needing_reference()
+        found = {}
+        with self._computing, torch.inference_mode():
+            self._resident.swap(weights, checkpoint.uri)
+            records = self._records(groups)
+            for group in groups:
+                given = self._records_of(group, records), self._resident.weights
+                if not is_finite(*given):
+                    raise CheckpointError(
+                        f"step {checkpoint.step} ({checkpoint.uri}): measure {group.name!r} needs "
+                        "it as its reference, and its numbers are not finite: leave it out by "
+                        "`select`"
+                    )
+                found[group.name] = group.measure.reference(*given)
+        for group in groups:
+            key = reference_key(self.job, group, str(checkpoint.digest))
+            self._store.save_reference(group.name, key, found[group.name])
+        return found
+
+    @_memory_errors()
+    def compute(self, cell: Cell, plan: Plan) -> Outcome:
+        """Compute and commit what is missing at one checkpoint.
+
+        Raises NonFiniteError where its weights are not finite and the audit leaves such
+        checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure
+        that could be computed is committed before that.
+        """
+        if self._free_since is None:
+            self._free_since = time.perf_counter()
+        with self._copies.of(cell.checkpoint) as copy:
+            started = time.perf_counter()
+            checkpoint = copy.checkpoint
+            self._leave_out_if_known(str(checkpoint.digest))
+            missing = self._missing(cell, plan, str(checkpoint.digest))
+            if not missing:
+                return Outcome(checkpoint.step, (), tuple(cell.rows))
+            _ = copy.folder  # fetched beside what another thread fetches or reads
+            reading = time.perf_counter() - started
+            with self._reading:
+                started = time.perf_counter()
+                weights = self._read(copy)
+                reading += time.perf_counter() - started
+            checkpoint = copy.checkpoint  # of the bytes that were read
+            missing = self._missing(cell, plan, str(checkpoint.digest))
+        with self._computing, torch.inference_mode():
+            torch.set_num_threads(self.job.analysis.workers.threads)
+            self._resident.swap(weights, checkpoint.uri)
+            del weights
+            started = time.perf_counter()
+            idle = started - self._free_since
+            halved = self._commit_in_memory(checkpoint, missing, cell.rows, plan)
+            self._free_since = time.perf_counter()
+            computing = self._free_since - started
+        names = tuple(group.name for group in missing)
+        present = tuple(name for name in cell.rows if name not in names)
+        return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
+
+    def _leave_out_if_known(self, digest: str) -> None:
+        if digest in self._non_finite and self.job.analysis.audit != "off":
+            raise NonFiniteError(self._non_finite[digest])
+
+    def _read(self, copy: Copy) -> dict[str, torch.Tensor]:
+        """A checkpoint's weights, found to be those of a floating-point model, and finite.
+
+        Raises CheckpointError. Weights that are not finite are remembered in the store; they are
+        returned only where there is to be no audit.
+        """
+        weights = copy.read(read_weights)
+        used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
+        if found := non_finite(used):
+            digest, why = str(copy.checkpoint.digest), why_non_finite(found)
+            non_finite_store.keep_weights(self._store, digest, why)
+            self._non_finite[digest] = why
+            self._leave_out_if_known(digest)
+        return weights
+
+    def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
+        """The groups whose committed row is not of these weights."""
+        return [
+            self._groups[name]
+            for name in self._groups
+            if name in cell.rows
+            and cell.committed.get(name) != fingerprint(plan.classes[name], digest)
+        ]
+
+    def _commit_in_memory(
+        self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan
+    ) -> bool:
+        """Commit; where memory runs out, once more with batches of half the size, which is told."""
+        done: set[str] = set()
+        try:
+            self._commit(checkpoint, groups, rows, plan, done)
+            return False
+        except OUT_OF_MEMORY as error:
+            reason = _first_line(error)
+        # Outside the handler: the error holds on to the tensors of the batch that was too large.
+        _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        left = [group for group in groups if group.name not in done]
+        try:
+            self._commit(checkpoint, left, rows, plan, done, halved=True)
+            return True
+        except OUT_OF_MEMORY as error:
+            raise CheckpointError(
+                f"step {checkpoint.step} ({checkpoint.uri}): out of memory, also with half the "
+                f"batch ({_first_line(error)}): lower workers.memory, or have fewer workers share "
+                "the device"
+            ) from error
+
+    def _commit(
+        self,
+        checkpoint: Checkpoint,
+        groups: list[Group],
+        rows: Mapping[str, int],
+        plan: Plan,
+        done: set[str],
+        halved: bool = False,
+    ) -> None:
+        """Compute and commit groups one after another, and enter them in `done`."""
+        records = self._records(groups, halved)
+        deviation = {"batch": "halved"} if halved else {}
+        failures = []
+        for group in groups:
+            try:
+                self._commit_one(checkpoint, group, rows[group.name], plan, records, deviation)
+                done.add(group.name)
+            except TRANSIENT:
+                raise
+            except Exception as error:
+                failures.append((group.name, error))
+        if failures:
+            name, error = failures[0]
+            raise CheckpointError(
+                f"step {checkpoint.step} ({checkpoint.uri}): measure {name!r} failed: {error}"
+            ) from error
+
+    @_memory_errors()
+    def _commit_one(
+        self,
+        checkpoint: Checkpoint,
+        group: Group,
+        row: int,
+        plan: Plan,
+        records: Mapping[tuple[str, str], Record],
+        deviation: Mapping[str, str],
+    ) -> None:
+        started = time.perf_counter()
+        reference = plan.references.get(group.name)
+        given = self._records_of(group, records)
+        values = group.measure.computed(given, self._resident.weights, reference)
+        values = {name: np.asarray(value) for name, value in values.items()}
+        identity = Row(
+            step=checkpoint.step,
+            row=row,
+            fingerprint=fingerprint(plan.classes[group.name], str(checkpoint.digest)),
+            digest=str(checkpoint.digest),
+            uri=checkpoint.uri,
+            tokens_seen=checkpoint.tokens_seen,
+            details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
+        )
+        if wrong := self._not_finite(group, values, given, reference):
+            commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
+            non_finite_store.keep_row(self._store, commit, wrong)
+        self._store.write(group.name, identity, values)
+        seconds = time.perf_counter() - started
+        _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
+
+    def _not_finite(
+        self,
+        group: Group,
+        values: Mapping[str, np.ndarray],
+        records: tuple[Record, ...],
+        reference: Reference | None,
+    ) -> dict[str, str]:
+        """By variable, how many of its numbers are not finite because the model's are not."""
+        # Where only those are NaN that were found to be so by definition before, nothing is asked.
+        pattern = tuple(
+            (name, hash(np.isnan(value).tobytes()), bool(np.isinf(value).any()))
+            for name, value in values.items()
+            if value.dtype.kind == "f" and not np.isfinite(value).all()
+        )
+        if not pattern or pattern in self._by_definition[group.name]:
+            return {}
+        wrong = caused_by_the_model(
+            values,
+            records,
+            self._resident.weights,
+            lambda of, weights: group.measure.computed(of, weights, reference),
+        )
+        if not wrong:
+            self._by_definition[group.name].add(pattern)
+        return {name: f"{mask.sum():,} of {mask.size:,}" for name, mask in wrong.items()}
+
+    @_memory_errors()
+    def _records(
+        self, groups: Sequence[Group], halved: bool = False
+    ) -> dict[tuple[str, str], Record]:
+        """One forward pass for each input (and dtype and change), however many measures read it."""
+        wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
+        workers = self.job.analysis.workers
+        memory = batch_bytes(workers.device, workers.memory) // (2 if halved else 1)
+        records = {
+            one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
+            for one in wanted
+            if one.change is None
+        }
+        changed = [one for one in wanted if one.change is not None]
+        return records | run_changed(self._resident, self._inputs, changed, records, memory)
+
+    def _records_of(
+        self, group: Group, records: Mapping[tuple[str, str], Record]
+    ) -> tuple[Record, ...]:
+        return tuple(records[wanted.key] for wanted in self._passes[group.name])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,72 @@
+"""The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.audit.copies import copies
+from pipeline.audit.deep import Progress, deep_faults
+from pipeline.audit.evidence import gather
+from pipeline.audit.faults import KINDS, Audit, Fault
+from pipeline.audit.files import config_faults, file_faults
+from pipeline.audit.schedule import missing_steps
+from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.listing import Finished, finished
+from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.stored import Place
+from pipeline.config import saved_model
+
+__all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
+
+
+def audit(
+    uri: str,
+    deep: bool = False,
+    progress: Progress = lambda done, total, what: None,
+    model: Mapping[str, Any] | None = None,
+) -> Audit:
+    """Look for faults of every kind in `KINDS` among the checkpoints of a run.
+
+    From metadata alone unless `deep`: names, sizes, digests that the place knows, configs, headers.
+    deep: reads all weights once (sketches of them are remembered by digest); progress(done, total,
+    what) is called after each checkpoint. model: what `.pth` files do not say of their model, see
+    `pipeline.config.SavedModel`. Raises InputError where there is no run.
+    """
+    place = place_of(uri)
+    found = finished(place, converted_uri(uri, saved_model(model)))
+    return audit_found(place, uri, found, deep, progress)
+
+
+def audit_found(
+    place: Place,
+    uri: str,
+    listed: Finished,
+    deep: bool = False,
+    progress: Progress = lambda done, total, what: None,
+) -> Audit:
+    """The audit of a run that is listed already: what changes meanwhile is left to the next one."""
+    evidence = gather(place, listed.found)
+    in_files, tensors = file_faults(place, evidence)
+    faults = [
+        *(fault for one in evidence for fault in one.faults),
+        *in_files,
+        *config_faults(evidence, tensors),
+        *copies(evidence),
+        *_schedule_faults([one.step for one in evidence]),
+    ]
+    if deep:
+        unreadable = {fault.step for fault in in_files}
+        readable = [one for one in evidence if one.parts and one.step not in unreadable]
+        faults = deep_faults(readable, faults, progress)
+    return Audit(uri, len(evidence), tuple(sorted(set(faults))), deep, listed.left_out)
+
+
+def _schedule_faults(steps: Sequence[int]) -> list[Fault]:
+    return [
+        Fault(
+            missing,
+            "missing-step",
+            f"absent between {max(s for s in steps if s < missing)} and "
+            f"{min(s for s in steps if s > missing)}, where the schedule has it",
+        )
+        for missing in missing_steps(steps)
+    ]

@@ -1,0 +1,73 @@
+"""Checkpoints and shards that hold the same bytes, by what the metadata say of them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from pipeline.audit.evidence import Evidence
+from pipeline.audit.faults import Fault
+
+
+def copies(evidence: Sequence[Evidence]) -> list[Fault]:
+    """Byte-identical checkpoints, the last step's weights at other steps, shards of other steps.
+
+    Of several steps with the same bytes the metadata cannot tell which one they belong to, unless
+    the last step is among them: all the others are faulty then, else all are. Step 1 may be as
+    step 0 is: a learning rate that warms up from zero has not changed it.
+    """
+    whole = [one for one in evidence if one.parts and None not in one.identity]
+    same = _same_steps((one.step, one.identity) for one in whole)
+    last = evidence[-1].step if evidence else -1
+    faults = [fault for steps in same for fault in _of_whole(steps, last)]
+    return faults + _of_shards(whole, last)
+
+
+def _of_whole(steps: Sequence[int], last: int) -> Iterator[Fault]:
+    for step in steps:
+        others = _listed(other for other in steps if other != step)
+        if last not in steps:
+            yield Fault(
+                step, "byte-identical", f"the same bytes as {others}: at most one of them is right"
+            )
+        elif step != last:
+            yield Fault(step, "final-weights", f"the same bytes as the last step, {last}")
+
+
+def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
+    """Shards that two steps share, though other shards differ and it is not that nobody changes."""
+    faults = []
+    sharded = [one for one in evidence if len(one.parts) > 1]
+    identities = {one.step: one.identity for one in sharded}
+    for name in sorted({part.name for one in sharded for part in one.parts}):
+        parts = (
+            (one.step, part.identity) for one in sharded for part in one.parts if part.name == name
+        )
+        for steps in _same_steps(parts):
+            frozen = len(steps) > len(sharded) / 2
+            distinct = [
+                step
+                for step in steps
+                if any(identities[step] != identities[other] for other in steps)
+            ]
+            if frozen or not distinct:
+                continue
+            wrong = [step for step in distinct if step != last]
+            for step in wrong:
+                others = _listed(other for other in steps if other != step)
+                faults.append(
+                    Fault(step, "foreign-shard", f"{name} has the same bytes as at {others}")
+                )
+    return faults
+
+
+def _same_steps(identities) -> list[list[int]]:
+    """Groups of two or more steps that have one identity; not those of steps 0 and 1 alone."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for step, identity in identities:
+        groups[identity].append(step)
+    return [steps for steps in groups.values() if len(steps) > 1 and steps != [0, 1]]
+
+
+def _listed(steps) -> str:
+    found = list(steps)
+    shown = ", ".join(map(str, found[:5]))
+    return f"step {shown}" if len(found) == 1 else f"steps {shown}" + (", ..." * (len(found) > 5))

@@ -1,0 +1,168 @@
+"""What only the bytes tell: numbers that are no numbers, weights of another step or another run."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipeline.audit.evidence import Evidence
+from pipeline.audit.faults import Fault
+from pipeline.audit.sketches import Sketch, sketch_of
+from pipeline.audit.trend import Finding, distances_between, off_trend
+from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.floats import QuantisedError
+from pipeline.errors import CheckpointError
+
+Progress = Callable[[int, int, str], None]
+
+Findings = Sequence[Finding]
+
+_COPIES = ("byte-identical", "final-weights", "foreign-shard")
+
+
+def deep_faults(
+    evidence: Sequence[Evidence], faults: Sequence[Fault], progress: Progress
+) -> list[Fault]:
+    """All faults: those that the metadata told, corrected and completed by what the bytes tell.
+
+    evidence: of all checkpoints whose weights can be read.
+    """
+    sketches, unreadable = _sketches(evidence, progress)
+    told = {(fault.step, fault.kind) for fault in faults}
+    unreadable = [fault for fault in unreadable if (fault.step, fault.kind) not in told]
+    known = [*faults, *unreadable, *_bad_numbers(sketches)]
+    return _with_trend(known, sketches)
+
+
+def _sketches(
+    evidence: Sequence[Evidence], progress: Progress
+) -> tuple[dict[int, Sketch], list[Fault]]:
+    sketches: dict[int, Sketch] = {}
+    unreadable = []
+    copies = Copies()
+    with ThreadPoolExecutor(2) as threads:  # one is fetched while the other one is looked at
+        results = threads.map(lambda one: _attempt(one, copies), evidence)
+        for done, (one, result) in enumerate(zip(evidence, results, strict=True), start=1):
+            progress(done, len(evidence), f"step {one.step}")
+            if isinstance(result, Fault):
+                unreadable.append(result)
+            else:
+                sketches[one.step] = result
+    return sketches, unreadable
+
+
+def _attempt(one: Evidence, copies: Copies) -> Sketch | Fault:
+    try:
+        return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
+    except QuantisedError as error:
+        return Fault(one.step, "quantised", str(error))
+    except CheckpointError as error:
+        return Fault(one.step, "unreadable-file", str(error))
+
+
+def _bad_numbers(sketches: Mapping[int, Sketch]) -> list[Fault]:
+    faults: list[Fault] = []
+    alive: set[str] = set()
+    for step, sketch in sorted(sketches.items()):
+        if sketch.non_finite:
+            faults.append(Fault(step, "non-finite", sketch.non_finite))
+        # A matrix may begin as zeros, and is never again what it began as.
+        if dead := [name for name in sketch.zeros if name in alive]:
+            faults.append(Fault(step, "empty-file", f"only zeros: {_named(dead)}"))
+        alive |= set(sketch.alive)
+    return faults
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _with_trend(faults: Sequence[Fault], sketches: Mapping[int, Sketch]) -> list[Fault]:
+    """With the faults that distances show, and without those of steps that they clear."""
+    passed = {f.step for f in faults if f.kind in ("non-finite", "empty-file")}
+    disguised = {f.step for f in faults if f.kind == "final-weights"}
+    if len(disguised) > 1:  # they are surely not in their places, and the run's pace is not theirs
+        passed |= disguised
+    usable = _of_one_layout({s: sketch for s, sketch in sketches.items() if s not in passed})
+    moving = _moving_parts(usable)
+    if not moving:
+        return list(faults)
+    points = {part: np.stack([s.parts[part] for s in usable.values()]) for part in moving}
+    in_parts = {part: _findings(list(usable), kept) for part, kept in points.items()}
+    in_all = _findings(list(usable), np.concatenate(list(points.values()), axis=1))
+    kept = [f for f in faults if f.kind not in _COPIES or f.step not in _cleared(in_all, in_parts)]
+    known = {f.step for f in kept if f.kind in _COPIES}
+    shown = _faults_of(in_all, in_parts, last=max(sketches))
+    return kept + [fault for fault in shown if fault.step not in known]
+
+
+def _of_one_layout(sketches: Mapping[int, Sketch]) -> dict[int, Sketch]:
+    """The sketches that can be compared: those of the commonest files and numbers of elements."""
+    layouts: dict[int, tuple] = {
+        step: tuple((part, len(kept)) for part, kept in sketch.parts.items())
+        for step, sketch in sorted(sketches.items())
+    }
+    commonest = Counter(layouts.values()).most_common(1)
+    return {s: sketches[s] for s, layout in layouts.items() if layout == commonest[0][0]}
+
+
+def _moving_parts(sketches: Mapping[int, Sketch]) -> list[str]:
+    """The files that are not the same at all steps, as those of frozen weights are."""
+    if not sketches:
+        return []
+    first, *others = sketches.values()
+    return [
+        part
+        for part, kept in first.parts.items()
+        if any(not np.array_equal(kept, other.parts[part]) for other in others)
+    ]
+
+
+def _findings(steps: Sequence[int], points: np.ndarray) -> list[Finding]:
+    norms = np.linalg.norm(points.astype(np.float64), axis=1)
+    return off_trend(steps, distances_between(points), norms.tolist())
+
+
+def _cleared(in_all: Findings, in_parts: Mapping[str, Findings]) -> set[int]:
+    """Steps whose weights are found elsewhere too, and are right where they are."""
+    findings = [*in_all, *(finding for found in in_parts.values() for finding in found)]
+    originals = {finding.of for finding in findings if finding.of is not None}
+    return originals - {finding.step for finding in findings}
+
+
+def _faults_of(in_all: Findings, in_parts: Mapping[str, Findings], last: int) -> list[Fault]:
+    """A step that is another one as a whole, or wrong in most of its files, is wrong.
+
+    In fewer of them, these are foreign. (Of two files one is foreign, of one none.)
+    """
+    whole = {finding.step: finding for finding in in_all}
+    wrong: dict[int, dict[str, Finding]] = defaultdict(dict)
+    for part, findings in in_parts.items():
+        for finding in findings:
+            wrong[finding.step][part] = finding
+    faults = []
+    for step in sorted(whole.keys() | wrong.keys()):
+        found = whole.get(step)
+        if found and (found.kind == "near" or len(wrong[step]) > len(in_parts) / 2):
+            faults.append(_whole(found, last))
+        else:
+            faults += [_foreign(part, finding) for part, finding in wrong[step].items()]
+    return faults
+
+
+def _whole(finding: Finding, last: int) -> Fault:
+    if finding.kind == "start":
+        detail = "as far from the next step as weights of another seed, which then move little"
+        return Fault(finding.step, "unrelated-start", detail)
+    if finding.kind == "off":
+        detail = "far from the steps before and after it, which are near each other"
+        return Fault(finding.step, "off-trend", detail)
+    kind = "final-weights" if finding.of == last else "near-duplicate"
+    return Fault(finding.step, kind, f"the weights of step {finding.of}, nearly")
+
+
+def _foreign(part: str, finding: Finding) -> Fault:
+    of = "elsewhere" if finding.of is None else f"step {finding.of}"
+    return Fault(finding.step, "foreign-shard", f"{part} holds weights of {of}")

@@ -1,0 +1,122 @@
+"""What the metadata of a run tell of each checkpoint: nothing here reads weights.
+
+From a hub: one request for all refs, one per commit, and one per config that differs. On a disk,
+where files have no digest that is known for nothing, samples of their bytes stand for it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.audit.faults import Fault
+from pipeline.checkpoints.contents import config_of, part_names
+from pipeline.checkpoints.digests import sha256_of
+from pipeline.checkpoints.files import REFUSAL
+from pipeline.checkpoints.listing import SIDE_BY_SIDE, Found
+from pipeline.checkpoints.stored import Folder, Place, StoredFile
+from pipeline.errors import CheckpointError, InputError
+
+_SAMPLES = 16
+_SAMPLE = 4096  # bytes
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One checkpoint: its config (None where there is none to read), the files of its weights
+    (none where one is missing), and what is wrong with either.
+
+    Two parts of a run have the same identity where their bytes are the same, as far as it is known.
+    """
+
+    step: int
+    folder: Folder
+    config: Mapping[str, Any] | None
+    parts: tuple[StoredFile, ...]
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """What is equal for two checkpoints of the same bytes."""
+        return tuple(part.identity for part in self.parts)
+
+
+def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
+    """The evidence of each checkpoint, in order."""
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        evidence = list(threads.map(lambda one: _of(place, one.name.step, one.folder), found))
+    return _identified_on_disk(evidence) if place.WRITTEN_BY_THE == "byte" else evidence
+
+
+def _of(place: Place, step: int, folder: Folder) -> Evidence:
+    faults = []
+    config = None
+    try:
+        config = config_of(place, folder)
+    except InputError as error:
+        absent = "config.json" not in folder.files
+        kind = "missing-file" if absent else "unreadable-file"
+        faults.append(Fault(step, kind, str(error)))
+    parts, wrong = _parts(place, step, folder)
+    return Evidence(step, folder, config, parts, (*faults, *wrong))
+
+
+def _parts(
+    place: Place, step: int, folder: Folder
+) -> tuple[tuple[StoredFile, ...], tuple[Fault, ...]]:
+    try:
+        main, names = part_names(place, folder)
+    except CheckpointError as error:
+        has_file = any(name.endswith((".index.json", REFUSAL)) for name in folder.files)
+        kind = "unreadable-file" if has_file else "missing-file"
+        return (), (Fault(step, kind, str(error)),)
+    absent = [name for name in names if name not in folder.files]
+    if absent:
+        detail = f"{folder.uri}: {', '.join(absent)} is missing, though {main} names it"
+        return (), (Fault(step, "missing-file", detail),)
+    return tuple(folder.files[name] for name in names), ()
+
+
+def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
+    """Files whose samples are equal are compared by their sha256; the others are told apart."""
+    samples = {
+        (one.step, part.name): _samples(Path(one.folder.uri) / part.name, part.size)
+        for one in evidence
+        for part in one.parts
+    }
+    counts = Counter(samples.values())
+
+    def identified(one: Evidence, part: StoredFile) -> StoredFile:
+        sample = samples[one.step, part.name]
+        if sample and counts[sample] > 1:
+            sample = _summed(Path(one.folder.uri) / part.name)
+        return replace(part, identity=sample)
+
+    return [
+        replace(one, parts=tuple(identified(one, part) for part in one.parts)) for one in evidence
+    ]
+
+
+def _summed(file: Path) -> str | None:
+    """The sha256 of a file, None where it is being written or is gone."""
+    try:
+        return sha256_of(file)
+    except (CheckpointError, OSError):
+        return None
+
+
+def _samples(file: Path, size: int) -> str | None:
+    """A digest of the size and of bytes from all over a file; None where it cannot be read."""
+    digest = hashlib.sha256(f"samples {size}".encode())
+    last = max(size - _SAMPLE, 0)
+    try:
+        with file.open("rb") as stream:
+            for number in range(_SAMPLES):
+                stream.seek(last * number // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE))
+    except OSError:
+        return None
+    return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""Files that are empty, cut off or something else, and tensors that are not their config's.
+
+Headers are read, of a few kilobytes each; where that costs requests, one for all files of one name
+and size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pipeline.audit.evidence import Evidence
+from pipeline.audit.faults import Fault
+from pipeline.checkpoints.cache import recall, remember
+from pipeline.checkpoints.contents import is_cut_off
+from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation_in
+from pipeline.checkpoints.headers import Header, TensorFacts, read_header
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.stored import Place, StoredFile
+from pipeline.errors import CheckpointError, InputError
+from pipeline.models.loading import check_shapes
+from pipeline.models.meaning import grouped, meanings_of, usual_group
+
+_START = 2**16  # bytes, which hold most headers
+_LENGTH = 8  # bytes, which say how long a header is
+
+Tensors = Mapping[str, TensorFacts]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the beginning of one file tells: its header, or else what is wrong with it."""
+
+    header: Header | None = None
+    kind: str = ""
+    detail: str = ""
+
+
+def file_faults(
+    place: Place, evidence: Sequence[Evidence]
+) -> tuple[list[Fault], dict[int, Tensors]]:
+    """What is wrong with weight files, and the tensors' facts at each step that is fine.
+
+    (None of pickles: they would have to be read whole.)
+    """
+    faults: list[Fault] = []
+    tensors: dict[int, Tensors] = {}
+    seen: dict[object, Looked] = {}
+    for one in evidence:
+        looked = [_look_once(place, one, part, seen) for part in one.parts]
+        wrong = [
+            Fault(one.step, look.kind, f"{part.name}: {look.detail}")
+            for part, look in zip(one.parts, looked, strict=True)
+            if look.kind
+        ]
+        faults += wrong
+        headers = [look.header for look in looked if look.header is not None]
+        if headers and len(headers) == len(one.parts) and not wrong:
+            tensors[one.step] = {
+                name: facts for header in headers for name, facts in header.tensors.items()
+            }
+    return faults, tensors
+
+
+def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
+    """Elsewhere a file is taken to have the header of another one of its name and size."""
+    if place.WRITTEN_BY_THE == "byte":
+        return _look(place, one, part)
+    key = part.name, part.size
+    if key not in seen:
+        seen[key] = _look(place, one, part)
+    return seen[key]
+
+
+def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
+    try:
+        if part.size == 0:
+            return Looked(kind="empty-file", detail="it has no bytes")
+        read = _reader(place, one, part)
+        start = read(0, min(part.size, _START))
+        if found := placeholder_of(start):
+            return Looked(kind="unreadable-file", detail=found)
+        if not start.strip(b"\0"):
+            return Looked(kind="empty-file", detail="it holds zeros where its header should be")
+        if part.name.endswith(".safetensors"):
+            return _look_at_header(read, part)
+        if start[:2] != b"PK" and start[:1] != b"\x80":
+            return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
+        cut_off = is_cut_off(place, one.folder, part)
+    except (OSError, CheckpointError) as error:
+        return Looked(kind="unreadable-file", detail=str(error))
+    return Looked(kind="truncated-file", detail="its end is missing") if cut_off else Looked()
+
+
+def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
+    """Reads parts of a file, its beginning once and for all where that costs a request."""
+    read = partial(place.read, one.folder.uri, part.name)
+    if place.WRITTEN_BY_THE == "byte" or part.identity is None:
+        return read
+    beginning = recall("beginnings", part.identity)
+    if beginning is None:
+        beginning = _beginning(read, part)
+        remember("beginnings", part.identity, beginning)
+    return lambda start, stop: beginning[start:stop] if stop <= _START else read(start, stop)
+
+
+def _beginning(read: Callable[[int, int], bytes], part: StoredFile) -> bytes:
+    """The first bytes of a file: of safetensors the header alone, since tensors follow it."""
+    if not part.name.endswith(".safetensors"):
+        return read(0, _START)
+    length = read(0, _LENGTH)
+    stop = min(_LENGTH + int.from_bytes(length, "little"), _START)
+    return length + (read(_LENGTH, stop) if stop > _LENGTH else b"")
+
+
+def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Looked:
+    try:
+        header = read_header(read)
+    except EOFError as error:
+        return Looked(kind="truncated-file", detail=str(error))
+    except ValueError as error:
+        return Looked(kind="unreadable-file", detail=str(error))
+    if part.size < header.size:
+        detail = f"it has {part.size} bytes, by its header {header.size}"
+        return Looked(kind="truncated-file", detail=detail)
+    if part.size > header.size:
+        detail = f"it has {part.size} bytes, {part.size - header.size} more than by its header"
+        return Looked(kind="unreadable-file", detail=detail)
+    return Looked(header)
+
+
+def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) -> list[Fault]:
+    """Tensors that are not their config's; else configs that are not the run's usual one."""
+    configured = [(one, one.config) for one in evidence if one.config is not None]
+    meanings = meanings_of([as_trained(config) for _, config in configured])
+    groups = grouped(meanings)
+    usual = usual_group(meanings, groups) if groups else 0
+    checked: dict[object, tuple[str, str]] = {}
+    faults = []
+    for (one, config), meaning, group in zip(configured, meanings, groups, strict=True):
+        kind, wrong = "quantised", _quantised(config)
+        if one.step in tensors:
+            key = _frozen(config), tuple(sorted(tensors[one.step].items()))
+            if key not in checked:
+                checked[key] = _misfit(one, tensors[one.step])
+            kind, wrong = checked[key]
+        if wrong:
+            faults.append(Fault(one.step, kind, wrong))
+        elif group != usual:
+            difference = meaning.difference(meanings[groups.index(usual)])
+            faults.append(Fault(one.step, "other-config", f"config.json has {difference}"))
+    return faults
+
+
+def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
+    """The kind of fault, and why these tensors are not those of the config; "" if they are."""
+    shapes = {name: facts.shape for name, facts in tensors.items()}
+    dtypes = {name: facts.dtype for name, facts in tensors.items()}
+    try:
+        folder = metadata_folder(one.folder.uri)
+        check_shapes(folder, shapes, "the checkpoint", dtypes, one.config)
+    except QuantisedError as error:
+        return "quantised", str(error)
+    except CheckpointError as error:
+        return "shape-mismatch", str(error)
+    except InputError:
+        pass  # no model that can be built here: nothing is known of its tensors
+    return "quantised", _quantised(one.config or {})
+
+
+def _quantised(config: Mapping[str, Any]) -> str:
+    said = quantisation_in(config)
+    return f"config.json says {said}: give the unquantised checkpoint" if said else ""
+
+
+def _frozen(config: Mapping[str, Any]) -> str:
+    return repr(sorted(config.items()))

@@ -1,0 +1,343 @@
+"""When induction heads formed, in which heads, and whether the in-context score moved with them."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from pipeline.aggregate.crossings import Change, largest_change
+from pipeline.findings.number_format import at_step, counted, extreme, head_name, listed, number
+from pipeline.measures.head_patterns import (
+    NULL_IN_WORDS,
+    NULLS,
+    THRESHOLD,
+    excess_of,
+    has_pattern,
+    threshold_of,
+)
+
+ABSENT = 0.5  # share of the threshold below which no head has begun to form
+TOGETHER = 2  # saved checkpoints within which two changes count as one event
+_PATTERN = {
+    "induction": ("induction head", "prefix-matching score"),
+    "previous_token": ("previous-token head", "mean attention to the token before"),
+}
+
+
+class Formation(NamedTuple):
+    """The saved steps between which the first induction head formed."""
+
+    before: int
+    after: int
+
+
+class Onset(NamedTuple):
+    """A head that came to have a pattern: when, and whether its score at the last step counts."""
+
+    step: int
+    layer: int
+    head: int
+    last: float
+    stays: bool
+
+    def __str__(self) -> str:
+        faded = "" if self.stays else f" ({number(self.last)} at the end)"
+        return f"{head_name(self.layer, self.head)}{faded}"
+
+
+class Heads(NamedTuple):
+    """The scores of a `head_scores` group, and the threshold that decides what counts.
+
+    threshold: that of the run's `head_labels`, where it has them.
+    """
+
+    scores: xr.Dataset
+    threshold: float = THRESHOLD
+
+    def excess(self, pattern: str) -> xr.DataArray | None:
+        """By how much each head's score exceeds its null; None where no null is stored."""
+        excess = excess_of(self.scores, pattern)
+        return None if excess is None else excess.compute()
+
+
+def heads_of(groups: Mapping[str, Mapping[str, xr.Dataset]], name: str) -> Heads:
+    """The group of head scores of that name, with the threshold of the labels beside it.
+
+    groups: by their measure and then by name.
+    """
+    labels = groups.get("head_labels", {})
+    beside = labels.get(name.replace("head_scores", "head_labels", 1), labels.get("head_labels"))
+    return Heads(groups["head_scores"][name], threshold_of(beside))
+
+
+def strongest(score: xr.DataArray) -> xr.DataArray:
+    """The highest score of any head at each step (dims: step); undefined heads aside."""
+    return score.reduce(np.fmax.reduce, dim="head").reduce(np.fmax.reduce, dim="layer")
+
+
+def formation(heads: Heads) -> Formation | None:
+    """Between which saved steps the first head came to be an induction head.
+
+    To the first step at which a head's prefix-matching score exceeds its null by the threshold,
+    from the last one before at which no head's did by more than half of that, or else from the
+    step just before. None where no head formed, or one was there at the first step already.
+    """
+    excess = heads.excess("induction")
+    if excess is None:
+        return None
+    series = strongest(_counted(excess)).dropna("step")
+    after = first_reaching(series, heads.threshold)
+    if after is None or after == int(series["step"][0]):
+        return None
+    earlier = series.sel(step=series["step"] < after)
+    faint = earlier.sel(step=earlier < ABSENT * heads.threshold)
+    return Formation(int((faint if faint.size else earlier)["step"][-1]), after)
+
+
+def first_reaching(excess: xr.DataArray, threshold: float) -> int | None:
+    """The first saved step at which an excess (dims: step) reaches the threshold."""
+    reached = has_pattern(excess.sortby("step"), threshold)
+    steps = reached["step"].values[(reached == 1).values]
+    return int(steps[0]) if steps.size else None
+
+
+def onsets(heads: Heads, pattern: str) -> list[Onset]:
+    """Every head that came to have a pattern, the earliest first; none without a null."""
+    excess = heads.excess(pattern)
+    if excess is None:
+        return []
+    order = ("layer", "head", "step")
+    excess, score = excess.transpose(*order), heads.scores[pattern].compute().transpose(*order)
+    has = has_pattern(_counted(excess), heads.threshold)
+    found = []
+    for i, j in zip(*np.nonzero((has == 1).any("step").values), strict=True):
+        one = excess[i, j]
+        step, stays = first_reaching(one, heads.threshold), bool(has[i, j, -1] == 1)
+        assert step is not None
+        last = float(score[i, j, -1])
+        found.append(Onset(step, int(one["layer"]), int(one["head"]), last, stays))
+    return sorted(found)
+
+
+def head_findings(heads: Heads) -> Iterator[str]:
+    """Sentences on induction heads and previous-token heads (dims: step, layer, head)."""
+    excess = heads.excess("induction")
+    if excess is None:
+        yield (
+            "The head scores were stored without what a head without the pattern would score, by "
+            "an earlier version: whether induction heads formed cannot be told until they are "
+            "computed again."
+        )
+        return
+    yield from _not_finite(heads.scores)
+    formed = onsets(heads, "induction")
+    if heads.scores["induction"].isnull().all():
+        yield "The prefix-matching score is undefined at every step."
+    elif excess.isnull().all():
+        yield (
+            "Whether induction heads formed cannot be told: the prefix-matching score has no null "
+            "on this input, because all its blocks have one length, and a head that attends a "
+            "fixed distance back would score as high. Give blocks of different lengths."
+        )
+    else:
+        yield from _when_induction(heads, excess, formed)
+    yield from _previous_token(heads, formed)
+
+
+def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterator[str]:
+    """When the in-context score moved most, and whether induction heads formed at the same time."""
+    score = losses["in_context_score"]
+    change = largest_change(score)
+    if change is None:
+        yield "The in-context score did not move."
+        return
+    share, half = share_of_range(score, change), half_of_range(score)
+    span = change[:2] if share >= 0.5 else half
+    where = "" if share >= 0.5 else f"; half of it lies between steps {span[0]:,} and {span[1]:,}"
+    yield (
+        f"The in-context score{_tokens_of(losses)} moved most between steps {change.before:,} and "
+        f"{change.after:,}, from {number(round(change.value_before, 3))} to "
+        f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
+        f"{_beside(span, formed, score)}."
+    )
+
+
+def share_of_range(series: xr.DataArray, change: Change) -> float:
+    """A change's share of the distance between the lowest and the highest value of a series."""
+    return abs(change.size) / float(series.max() - series.min())
+
+
+def half_of_range(series: xr.DataArray) -> tuple[int, int]:
+    """The fewest steps between two saved ones that hold half the range of a series (dims: step).
+
+    Half the distance between its lowest and its highest value, up or down; the earliest of equals.
+    """
+    series = series.dropna("step").sortby("step")
+    steps, values = series["step"].values, series.values.astype(np.float64)
+    needed = (values.max() - values.min()) / 2
+    found: tuple[int, int] = (int(steps[0]), int(steps[-1]))
+    for i in range(len(steps) - 1):
+        far = np.flatnonzero(np.abs(values[i:] - values[i]) >= needed)
+        if far.size and steps[i + far[0]] - steps[i] < found[1] - found[0]:
+            found = int(steps[i]), int(steps[i + far[0]])
+    return found
+
+
+def compared_tokens(losses: xr.Dataset) -> tuple[int, int] | None:
+    """The early and the late token of the in-context score; None where they are not stored."""
+    match losses.attrs.get("parameters"):
+        case {"early_token": early, "late_token": late}:
+            return int(early), int(late)
+    return None
+
+
+def _dated(heads: list[Onset], at_most: int = 8) -> str:
+    """Heads by the step of their onset: "L1H1 and L1H2 from step 825; L0H3 from step 900"."""
+    groups = groupby(heads[:at_most], key=lambda head: head.step)
+    dated = [f"{listed([str(h) for h in same], at_most)} from {at_step(s)}" for s, same in groups]
+    more = [f"and {len(heads) - at_most} more"] if len(heads) > at_most else []
+    return "; ".join([*dated, *more])
+
+
+def _counted(excess: xr.DataArray) -> xr.DataArray:
+    """Without the steps at which a head's score or null is not finite: `_not_finite` names them.
+
+    A head that is finite at no step is left aside: the others are judged without it.
+    """
+    return excess.where(~_bad_steps(excess))
+
+
+def _bad_steps(score: xr.DataArray) -> xr.DataArray:
+    """Whether at a step a head is not finite that is so at another (dims: step)."""
+    finite = xr.apply_ufunc(np.isfinite, score)
+    return (~finite & finite.any("step")).any(["layer", "head"])
+
+
+def _not_finite(scores: xr.Dataset) -> Iterator[str]:
+    """Name the steps and the heads whose scores are not finite."""
+    bad = sum(_bad_steps(scores[name].compute()) for name in _PATTERN)
+    steps = [f"{int(step):,}" for step in scores["step"].values[np.asarray(bad > 0)]]
+    if steps:
+        yield f"Head scores are not finite at {_steps(steps)}: nothing is said of them there."
+    never = ~xr.apply_ufunc(np.isfinite, scores["induction"].compute()).any("step")
+    if 0 < (count := int(never.sum())) < never.size:
+        yield f"The scores of {counted(count, 'head')} are finite at no step."
+
+
+def _steps(steps: list[str]) -> str:
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {listed(steps)}"
+
+
+def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> Iterator[str]:
+    series = strongest(_counted(excess)).dropna("step")
+    if not formed:
+        yield f"No induction head formed by {at_step(int(series['step'][-1]))}: {_none(heads)}."
+        yield from _mimic(heads)
+        return
+    when = formation(heads)
+    if when is None:
+        yield f"Induction heads were there at the first saved step ({int(series['step'][0]):,})."
+    else:
+        yield (
+            f"Induction heads formed between steps {when.before:,} and {when.after:,}: the "
+            "highest excess of any head's prefix-matching score over its null "
+            f"({NULL_IN_WORDS[NULLS['induction']]}) went from "
+            f"{number(float(series.sel(step=when.before)))} to "
+            f"{number(float(series.sel(step=when.after)))}."
+        )
+    size = excess.sizes["layer"] * excess.sizes["head"]
+    yield (
+        f"Heads with a prefix-matching score of at least {heads.threshold:g} above its null, "
+        f"{len(formed)} of {size}: {_dated(formed)}."
+    )
+
+
+def _none(heads: Heads, pattern: str = "induction") -> str:
+    """Why no head has a pattern: how near to it the nearest head came."""
+    excess = heads.excess(pattern)
+    assert excess is not None
+    rule = f"exceeded its null ({NULL_IN_WORDS[NULLS[pattern]]}) by {heads.threshold:g}"
+    found = extreme(strongest(_counted(excess)), "highest")
+    if found is None:
+        return f"it is not known whether any head's {_PATTERN[pattern][1]} {rule}"
+    step, value = found
+    return (
+        f"no head's {_PATTERN[pattern][1]} {rule} (the most was {number(value)}, "
+        f"{_owner(excess, step)} at {at_step(step)})"
+    )
+
+
+def _mimic(heads: Heads) -> Iterator[str]:
+    """Name the head that scores as an induction head would, and as high on its null."""
+    score = heads.scores["induction"]
+    found = extreme(strongest(score), "highest")
+    if found is None or found[1] < heads.threshold:
+        return
+    step, value = found
+    layer, head = _place(score, step)
+    null = float(heads.scores["induction_null"].sel(step=step, layer=layer, head=head))
+    yield (
+        f"{head_name(layer, head)} has a prefix-matching score of {number(value)} at "
+        f"{at_step(step)}, but {number(null)} at keys that match nothing, as far away: it attends "
+        "by distance, and mimics an induction head."
+    )
+
+
+def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
+    formed, score = onsets(heads, "previous_token"), heads.scores["previous_token"]
+    if not formed:
+        why = _none(heads, "previous_token")
+        yield f"No previous-token head by {at_step(int(score['step'][-1]))}: {why}."
+        return
+    yield (
+        f"Previous-token heads (mean attention to the token before at least {heads.threshold:g} "
+        f"above {NULL_IN_WORDS['uniform_null']}): {_dated(formed)}{_lead(formed, induction)}."
+    )
+
+
+def _lead(heads: list[Onset], induction: list[Onset]) -> str:
+    if not induction:
+        return ""
+    lead = induction[0].step - heads[0].step
+    if lead == 0:
+        return "; the first at the same saved step as the first induction head"
+    order = "before" if lead > 0 else "after"
+    return f"; the first {counted(abs(lead), 'step')} {order} the first induction head"
+
+
+def _beside(change: tuple[int, int], formed: Formation | None, score: xr.DataArray) -> str:
+    """How a change's two steps lie to the formation, counted in saved checkpoints between them."""
+    if formed is None:
+        return ""
+    before, after = change
+    saved = sorted({int(step) for step in score["step"].values} | {*formed, before, after})
+    gap = max(
+        saved.index(formed.before) - saved.index(after),
+        saved.index(before) - saved.index(formed.after),
+    )
+    if gap < 0:
+        return ", while induction heads were forming"
+    side = "before" if after <= formed.before else "after"
+    apart = "just" if gap == 0 else counted(gap, "saved checkpoint")
+    same = "" if gap <= TOGETHER else ": not the same moment"
+    return f", {apart} {side} induction heads formed{same}"
+
+
+def _owner(score: xr.DataArray, step: int) -> str:
+    return head_name(*_place(score, step))
+
+
+def _place(score: xr.DataArray, step: int) -> tuple[int, int]:
+    """Layer and head of the highest score at a step."""
+    layer, head = np.unravel_index(
+        np.nanargmax(score.sel(step=step).transpose("layer", "head").values),
+        (score.sizes["layer"], score.sizes["head"]),
+    )
+    return int(score["layer"][layer]), int(score["head"][head])
+
+
+def _tokens_of(losses: xr.Dataset) -> str:
+    tokens = compared_tokens(losses)
+    return f" (loss at token {tokens[1]:,} minus loss at token {tokens[0]:,})" if tokens else ""

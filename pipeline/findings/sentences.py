@@ -1,0 +1,191 @@
+"""What a store shows, in plain sentences: what formed, when, and what did not.
+
+Every number comes from the store; every moment is a saved step, found by
+`pipeline.aggregate.crossings`. The thresholds are stated in the sentences that use them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import xarray as xr
+
+from pipeline.findings.gaps import gaps_in
+from pipeline.findings.grokking import grokking_findings
+from pipeline.findings.induction import (
+    Formation,
+    formation,
+    head_findings,
+    heads_of,
+    in_context_findings,
+)
+from pipeline.findings.number_format import (
+    at_step,
+    by_reason,
+    extreme,
+    finite,
+    gaps,
+    is_undefined,
+    listed,
+    non_finite,
+    number,
+)
+from pipeline.query import open_run
+
+_NAMED = 6  # groups and variables that are named; the others are counted
+_REASONS = 3  # reasons for leaving steps out, likewise
+
+Sentences = Iterator[str]
+
+
+def findings(store_uri: str) -> list[str]:
+    """The findings of one store, most telling first. Raises InputError where there is no store."""
+    return findings_of(open_run(store_uri))
+
+
+def findings_of(run: xr.DataTree) -> list[str]:
+    """The findings of an opened run: a group per measure, as `open_run` gives it.
+
+    A measure that was not computed is said to be missing only where another one's finding would
+    need it; measures that the report knows no sentence for are left to the figures.
+    """
+    groups, masked = by_measure(run), list(_left_out(run.attrs.get("masked", {})))
+    if not groups:
+        return [*masked, "No measure of any checkpoint is stored yet."]
+    formed = _formation(groups)
+    said = [
+        *_heads(groups),
+        *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
+        *_missing(groups),
+        *_each(groups, "modular_addition", grokking_findings),
+        *_each(groups, "token_loss", _loss_findings),
+        *_each(groups, "weight_norm", _norm_findings),
+    ]
+    unknown = "No sentence is known for the measures stored here: see the figures."
+    return [*(said or [unknown]), *masked, *_gaps_of(groups)]
+
+
+def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
+    """The groups that hold checkpoints, by their measure and then by their own name.
+
+    A measure on its default input (a group named like the measure) comes before its siblings.
+    Variables without entries (of the heads of a model of no layers) are left out.
+    """
+    found: dict[str, dict[str, xr.Dataset]] = {}
+    for name, node in sorted(run.children.items()):
+        group = node.to_dataset()
+        group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
+        if group.data_vars and group.sizes.get("step", 0):
+            measure = str(node.attrs.get("measure", name.partition(".")[0]))
+            found.setdefault(measure, {})[name] = _in_order(group)
+    return found
+
+
+def _in_order(group: xr.Dataset) -> xr.Dataset:
+    """The group in order of step, on which all sentences rely; `open_run` gives it so."""
+    return group if group.indexes["step"].is_monotonic_increasing else group.sortby("step")
+
+
+def _each(
+    groups: dict[str, dict[str, xr.Dataset]],
+    measure: str,
+    sentences_of: Callable[[xr.Dataset], Sentences],
+) -> Sentences:
+    """The sentences about every group of a measure, naming the input where it is not the usual."""
+    for name, group in groups.get(measure, {}).items():
+        yield from _on_input(name, sentences_of(group))
+
+
+def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    """The sentences about every group of head scores, by the threshold of the labels."""
+    for name, scores in groups.get("head_scores", {}).items():
+        if without_heads(scores):
+            yield "The model has no attention heads, so that none can have formed."
+        else:
+            yield from _on_input(name, head_findings(heads_of(groups, name)))
+
+
+def _on_input(name: str, sentences: Sentences) -> Sentences:
+    """Sentences that name the input of their group where it is not the usual one."""
+    _, _, other_input = name.partition(".")
+    for sentence in sentences:
+        yield f"On input '{other_input}': {sentence}" if other_input else sentence
+
+
+def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
+    name = next(iter(groups.get("head_scores", {})), None)
+    if name is None or without_heads(groups["head_scores"][name]):
+        return None
+    return formation(heads_of(groups, name))
+
+
+def without_heads(scores: xr.Dataset) -> bool:
+    """Whether these are the scores of a model without layers, or without attention."""
+    return 0 in (scores.sizes.get("layer"), scores.sizes.get("head"))
+
+
+def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    if "token_loss" in groups and "head_scores" not in groups:
+        yield "Head scores are not in the store: it does not tell whether induction heads formed."
+    if "head_scores" in groups and "token_loss" not in groups:
+        yield "Token losses are not in the store: it does not tell whether the loss changed then."
+
+
+def _loss_findings(group: xr.Dataset) -> Sentences:
+    mean = group["mean"]
+    defined = finite(mean)
+    if not defined.size:
+        if not is_undefined(group, "mean"):
+            yield f"The mean loss is {non_finite(mean)}."
+        return
+    (start, first), (end, last) = (_at(defined, i) for i in (0, -1))
+    if start == end:
+        said = f"is {first} nats at {start}"
+    elif first == last:
+        said = f"is {first} nats at {start} and at {end}"
+    else:
+        verb = "fell" if defined[-1] < defined[0] else "rose"
+        said = f"{verb} from {first} nats at {start} to {last} at {end}"
+    yield f"The mean loss {said}{gaps(mean)}."
+
+
+def _norm_findings(group: xr.Dataset) -> Sentences:
+    total = group["sum_of_squares"]
+    defined = finite(total)
+    name = "The sum of squares of all weights"
+    if (peak := extreme(defined, "highest")) is None:
+        yield f"{name} is {non_finite(total)}."
+        return
+    lowest, highest = float(defined.min()), number(peak[1])
+    end, last = _at(defined, -1)
+    if defined.sizes["step"] == 1:
+        said = f"is {last} at {end}"
+    elif number(lowest) == highest:
+        said = f"is {last} at every step{' where it is finite' if non_finite(total) else ''}"
+    elif peak[0] == int(defined["step"][-1]):
+        which = "the last step" + (" where it is finite" if non_finite(total[-1:]) else "")
+        said = f"was largest at {which}: {last}"
+    else:
+        said = f"was largest at {at_step(peak[0])} ({highest}) and is {last} at {end}"
+    yield f"{name} {said}{gaps(total)}."
+
+
+def _at(series: xr.DataArray, index: int) -> tuple[str, str]:
+    """The step and the value at an index of a series, in words."""
+    return at_step(int(series["step"][index])), number(float(series[index]))
+
+
+def _left_out(masked: Mapping[int, str]) -> Sentences:
+    """The steps that an audit, or the reading of their weights, left out, with the reasons."""
+    if masked:
+        said = [f"{steps} ({reason})" for reason, steps in by_reason(masked).items()]
+        yield f"Left out of all findings and figures: {listed(said, _REASONS)}."
+
+
+def _gaps_of(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
+    """Which stored numbers are not finite at which steps, one sentence for each set of steps."""
+    found: dict[str, list[str]] = {}
+    for group in groups.values():
+        for name, dataset in group.items():
+            for steps, variables in gaps_in(dataset).items():
+                found.setdefault(steps, []).append(f"{name} ({listed(variables, _NAMED)})")
+    for steps, names in found.items():
+        yield f"Not finite {steps}: {listed(names, _NAMED)}."

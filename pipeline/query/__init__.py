@@ -1,0 +1,6 @@
+"""Questions to stores: one run as labelled arrays, several side by side, tables."""
+
+from pipeline.query.run import ask, open_run, parse_selection, select
+from pipeline.query.tables import Asked, to_frame, write
+
+__all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]

@@ -1,0 +1,222 @@
+"""Figures that show several measures at once, with the moments of change marked."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from pipeline.aggregate.crossings import largest_change
+from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.induction import Heads, first_reaching, share_of_range, strongest
+from pipeline.findings.number_format import in_words
+from pipeline.report.downsample import thinned
+from pipeline.report.drawing import (
+    BOTTOM,
+    LABEL_HEIGHT,
+    LEFT,
+    TOP,
+    Scale,
+    end_names,
+    last,
+    line,
+    log_ticks,
+    mark_span,
+    mark_step,
+    room_for,
+    scale_of,
+    step_axis,
+    y_axis,
+)
+from pipeline.report.figures import HEIGHT, heat_map, lines
+from pipeline.report.theme import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    PURPLE,
+    QUIET,
+    VERMILLION,
+    sequence,
+    styled,
+)
+
+LOSSES = {
+    "train_loss": BLUE,
+    "restricted_loss": GREEN,
+    "test_loss": VERMILLION,
+    "excluded_loss": PURPLE,
+}
+_PROFILES = 7  # checkpoints whose loss by position is drawn as a line
+_PANEL, _GAP = 150, 0.035  # height in pixels, and the share of the figure between two panels
+
+
+class Panel(NamedTuple):
+    """One of several plots above one step axis: its y axis, and lines with their colours."""
+
+    axis: str
+    lines: Mapping[str, tuple[xr.DataArray, str]]
+
+
+def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
+    """Return mean loss, in-context score and the strongest heads above one step axis.
+
+    The band is where the in-context score moved most; the line, the first induction head. Panels
+    without a finite number are left out; None where no loss is left.
+    """
+    score = losses["in_context_score"]
+    each = {
+        "mean loss (nats)": {"mean loss": (losses["mean"], INK)},
+        "in-context score (nats)": {"in-context score": (score, VERMILLION)},
+    }
+    drawn = {
+        axis: series
+        for axis, series in each.items()
+        if all(has_numbers(values) for values, _ in series.values())
+    }
+    panels = [Panel(axis, series) for axis, series in drawn.items()]
+    if not panels:
+        return None
+    induction = None if heads is None else heads.excess("induction")
+    previous = None if heads is None else heads.excess("previous_token")
+    if heads is None or induction is None or previous is None or not has_numbers(induction):
+        induction = None
+        figure = stacked(panels, marks=1)
+    else:
+        above = strongest(induction)
+        both = {"induction": (above, BLUE), "previous token": (strongest(previous), GREEN)}
+        both = {name: series for name, series in both.items() if has_numbers(series[0])}
+        figure = stacked([*panels, Panel("score above null", both)], marks=2)
+        if (onset := first_reaching(above, heads.threshold)) is not None:
+            label = f"first head {heads.threshold:g} above its null: step {onset:,}"
+            mark_step(figure, onset, label, BLUE, 0)
+    if (change := largest_change(score)) is not None:
+        label = (
+            f"in-context score moves most: {change.before:,} to {change.after:,} "
+            f"({share_of_range(score, change):.0%} of its range)"
+        )
+        mark_span(
+            figure, change.before, change.after, label, VERMILLION, int(induction is not None)
+        )
+    return figure
+
+
+def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
+    """Panels above one step axis, with room for `marks` lines of text above them."""
+    figure, share = go.Figure(), 1 / len(panels)
+    for i, panel in enumerate(panels):
+        below = _GAP if i < len(panels) - 1 else 0.0
+        _add_panel(figure, panel, i, [1 - (i + 1) * share + below, 1 - i * share])
+    named = [name for panel in panels if len(panel.lines) > 1 for name in panel.lines]
+    top = TOP + LABEL_HEIGHT * marks
+    height = _PANEL * len(panels) + top + BOTTOM
+    styled(figure, height, (LEFT, room_for(named), top, BOTTOM))
+    step_axis(figure)
+    figure.update_xaxes(anchor=_ref(len(panels) - 1))
+    return figure
+
+
+def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.Figure:
+    """Loss by token at a few checkpoints (dims: step, position), dark to light as training goes on.
+
+    tokens: the two that the in-context score compares, marked. Checkpoints without a finite loss
+    are left out.
+    """
+    known = np.isfinite(by_position.transpose("step", ...).values).any(axis=1)
+    by_position = by_position.isel(step=np.flatnonzero(known))
+    chosen = by_position.isel(step=thinned(by_position["step"].values, _PROFILES))
+    colours, scale = sequence(chosen.sizes["step"]), scale_of([chosen])
+    figure = go.Figure([_profile(one, colour) for one, colour in zip(chosen, colours, strict=True)])
+    names = [f"step {int(step):,}" for step in chosen["step"].values]
+    top = TOP + LABEL_HEIGHT
+    styled(figure, HEIGHT, (LEFT, room_for(names), top, BOTTOM))
+    y_axis(figure, "loss (nats)", scale)
+    shown = Scale(0, np.log10(chosen.sizes["position"] + 1), log=True)
+    figure.update_xaxes(title_text="token predicted", **log_ticks(shown))
+    ends = [
+        (name, last(one), colour) for name, one, colour in zip(names, chosen, colours, strict=True)
+    ]
+    end_names(figure, ends, scale, HEIGHT - top - BOTTOM)
+    for token in tokens:
+        _mark_token(figure, token)
+    return figure
+
+
+def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure:
+    """Loss by token (y, logarithmic) over training; dims: step, position."""
+    tokens = by_position.assign_coords(position=by_position["position"] + 1)
+    kept = thinned(tokens["position"].values, at_most)
+    return heat_map(tokens.isel(position=kept), "position", "token predicted", "nats", log=True)
+
+
+def progress(group: xr.Dataset) -> go.Figure:
+    """Return the losses on one logarithmic axis, and from where on each stays below `SOLVED`."""
+    losses = {in_words(name): group[name] for name in LOSSES if has_numbers(group[name])}
+    reached = {name: step for name, step in milestones(group).items() if step is not None}
+    top = TOP + LABEL_HEIGHT * len(reached)
+    colours = [colour for name, colour in LOSSES.items() if in_words(name) in losses]
+    figure = lines(losses, "loss (nats)", log=True, colours=colours, height=380 + top, top=top)
+    figure.add_hline(SOLVED, line={"color": QUIET, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        text=f"{SOLVED} nats", x=1, xref="paper", xanchor="right", xshift=-4, y=np.log10(SOLVED),
+        yanchor="top", showarrow=False, font={"size": 11, "color": QUIET},
+    )  # fmt: skip
+    latest_first = sorted(reached, key=lambda name: -reached[name])
+    for row, name in enumerate(latest_first):
+        label = f"{MILESTONES[name]}: {in_words(name)} at step {reached[name]:,}"
+        mark_step(figure, reached[name], label, LOSSES[name], row)
+    return figure
+
+
+def frequencies(norms: xr.DataArray, keys: Sequence[int] = ()) -> go.Figure:
+    """Norm of the embedding at each frequency over training; arrows point at the key ones.
+
+    norms: dims step, frequency.
+    """
+    figure = heat_map(norms, "frequency", "frequency k", "norm")
+    for key in keys:
+        figure.add_annotation(
+            text="◂", x=1, xref="paper", xanchor="left", xshift=-1, y=key, yanchor="middle",
+            showarrow=False, font={"size": 12, "color": VERMILLION},
+        )  # fmt: skip
+    return figure
+
+
+def _add_panel(figure: go.Figure, panel: Panel, index: int, domain: list[float]) -> None:
+    ref, name = _ref(index), _ref(index).replace("y", "yaxis")
+    for label, (values, colour) in panel.lines.items():
+        figure.add_trace(line(label, values, colour).update(yaxis=ref))
+    scale = scale_of([values for values, _ in panel.lines.values()])
+    figure.update_layout({name: {"domain": domain, "anchor": "x"}})
+    y_axis(figure, panel.axis, scale, name=name)
+    if len(panel.lines) > 1:
+        ends = [(label, last(values), colour) for label, (values, colour) in panel.lines.items()]
+        end_names(figure, ends, scale, _PANEL, yref=ref)
+
+
+def _ref(index: int) -> str:
+    """How plotly calls the y axis of the panel with that index."""
+    return "y" if index == 0 else f"y{index + 1}"
+
+
+def _mark_token(figure: go.Figure, token: int) -> None:
+    figure.add_vline(token, line={"color": FAINT, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        text=f"token {token:,}", x=np.log10(token), y=1, yref="paper", yanchor="bottom",
+        showarrow=False, font={"size": 11, "color": QUIET},
+    )  # fmt: skip
+
+
+def _profile(profile: xr.DataArray, colour: str) -> go.Scatter:
+    name = f"step {int(profile['step']):,}"
+    return go.Scatter(
+        x=profile["position"].values + 1,
+        y=profile.values,
+        name=name,
+        mode="lines",
+        line={"color": colour, "width": 1.6},
+        hovertemplate=f"<b>{name}</b> %{{y:.4~g}} nats<br>token %{{x}}<extra></extra>",
+        showlegend=False,
+    )

@@ -1,0 +1,298 @@
+"""Findings on series made by hand; what the sentences must say is read off the series here."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pipeline.findings.induction import Formation, Heads, formation, onsets, strongest
+from pipeline.findings.sentences import findings_of
+from tests.pipeline.report import made
+
+STEPS = np.array([0, 10, 20, 30, 40])
+
+
+def heads(induction, previous=None, null=0.0):
+    """Head scores of one layer; rows are heads, columns the steps of STEPS."""
+    values = np.array(induction, float).T[:, None, :]
+    before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
+    arrays = {"induction": (made.HEAD, values), "previous_token": (made.HEAD, before)}
+    arrays |= made.nulls(STEPS, *values.shape[1:], null)
+    return made.group("head_scores", arrays, STEPS)
+
+
+def losses(score, mean=None):
+    arrays = {
+        "in_context_score": ("step", np.array(score, float)),
+        "mean": ("step", np.array(score if mean is None else mean, float)),
+    }
+    given = {"early_token": 10, "late_token": 60}
+    return made.group("token_loss", arrays, STEPS, parameters=given)
+
+
+def grokking(train, test, restricted, excluded, **attributes):
+    given = {"train": train, "test": test, "restricted": restricted, "excluded": excluded}
+    arrays = {f"{name}_loss": ("step", np.array(v, float)) for name, v in given.items()}
+    return made.group("modular_addition", arrays, STEPS, **attributes)
+
+
+def said(**groups: xr.Dataset) -> str:
+    return "\n".join(findings_of(made.run_of(**groups)))
+
+
+def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step():
+    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
+    assert (
+        "formed between steps 10 and 30: the highest excess of any head's prefix-matching" in text
+    )
+    assert "keys that match nothing, as far away) went from 0.10 to 0.70" in text
+    assert "at least 0.3 above its null, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
+
+
+def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
+    assert formation(Heads(heads([[0.2, 0.2, 0.25, 0.7, 0.9]]))) == Formation(20, 30)
+
+
+def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
+    scores = heads([[0.9, 0.9, 0.9, 0.9, 0.9]])
+    assert formation(Heads(scores)) is None
+    assert "were there at the first saved step (0)" in said(head_scores=scores)
+
+
+def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
+    text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.28, 0.2], [0.1] * 5]))
+    assert "No induction head formed by step 40: no head's prefix-matching score exceeded" in text
+    assert "by 0.3 (the most was 0.28, L0H0 at step 30)" in text
+    assert "Induction heads formed" not in text and "mimics" not in text
+
+
+def test_a_score_that_is_as_high_on_its_null_is_no_induction_head():
+    text = said(head_scores=heads([[0.1, 0.3, 0.5, 0.7, 0.98]], null=np.linspace(0, 0.97, 5)))
+    assert "No induction head formed by step 40" in text
+    assert "L0H0 has a prefix-matching score of 0.98 at step 40, but 0.97 at keys that" in text
+    assert "mimics an induction head" in text
+
+
+def test_the_threshold_of_the_labels_decides_for_the_findings():
+    scores = heads([[0.1, 0.1, 0.2, 0.4, 0.7]])
+    labels = made.group("head_labels", {}, STEPS, parameters={"threshold": 0.5})
+    assert "at least 0.3 above its null, 1 of 1: L0H0 from step 30" in said(head_scores=scores)
+    text = said(head_scores=scores, head_labels=labels)
+    assert "at least 0.5 above its null, 1 of 1: L0H0 from step 40" in text
+
+
+def test_scores_stored_without_nulls_say_so_and_claim_nothing():
+    scores = heads([[0.1, 0.1, 0.9, 0.9, 0.9]])
+    old = scores.drop_vars([name for name in scores if str(name).endswith("_null")])
+    text = said(head_scores=old, token_loss=losses([0, 0, -1, -1, -1]))
+    assert "were stored without" in text and "computed again" in text
+    assert "formed between" not in text and "L0H0" not in text
+
+
+def test_without_a_null_nothing_is_claimed_of_induction_heads():
+    text = said(head_scores=heads([[0.9] * 5], [[0.9] * 5], null=np.full(5, np.nan)))
+    assert "Whether induction heads formed cannot be told" in text
+    assert "formed between" not in text and "were there" not in text
+
+
+def test_a_step_that_is_not_finite_is_named_and_not_judged():
+    nan = float("nan")
+    text = said(head_scores=heads([[0, 0.1, nan, 0.1, 0.9], [0, 0.9, 0.9, 0.9, 0.9]]))
+    assert "Head scores are not finite at step 20: nothing is said of them there." in text
+    assert "2 of 2: L0H1 from step 10; L0H0 from step 40" in text
+
+
+def test_a_head_that_faded_is_listed_with_its_last_score():
+    text = said(head_scores=heads([[0.1, 0.9, 0.8, 0.4, 0.21]]))
+    assert "L0H0 (0.21 at the end) from step 10." in text
+
+
+def test_heads_of_one_step_are_listed_together():
+    early, late = [0, 0.7, 0.7, 0.7, 0.7], [0, 0, 0, 0.7, 0.7]
+    text = said(head_scores=heads([early, late, early]))
+    assert "3 of 3: L0H0 and L0H2 from step 10; L0H1 from step 30." in text
+
+
+def test_a_long_list_of_heads_is_cut_and_counted():
+    text = said(head_scores=heads([[0, 0.7, 0.7, 0.7, 0.7]] * 11))
+    assert "11 of 11: L0H0, L0H1, " in text
+    assert "L0H6 and L0H7 from step 10; and 3 more." in text
+
+
+def test_previous_token_heads_are_dated_against_induction_heads():
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0.7, 0.7, 0.7, 0.7]]))
+    assert "L0H0 from step 10; the first 20 steps before the first induction head." in text
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0, 0, 0, 0.7]]))
+    assert "L0H0 from step 40; the first 10 steps after the first induction head." in text
+    text = said(head_scores=heads([[0, 0, 0, 0.7, 0.7]], [[0, 0, 0, 0.7, 0.7]]))
+    assert "the first at the same saved step as the first induction head." in text
+
+
+def test_no_previous_token_head_is_said():
+    text = said(head_scores=heads([[0] * 5], [[0, 0.2, 0.25, 0.1, 0]]))
+    assert "No previous-token head by step 40" in text
+    assert "by 0.3 (the most was 0.25, L0H0 at step 20)" in text
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        ([0, 0, -1, -1, -1], "(100% of its range), while induction heads were forming."),
+        ([0, -1, -1, -1, -1], "(100% of its range), just before induction heads formed."),
+        ([0, 0, 0, 0, -1], "(100% of its range), just after induction heads formed."),
+    ],
+)
+def test_the_in_context_score_is_dated_against_the_formation(score, says):
+    # The head is last faint at step 10 and first strong at step 30.
+    assert says in said(head_scores=heads([[0, 0, 0.2, 0.7, 0.7]]), token_loss=losses(score))
+
+
+def test_changes_that_lie_far_apart_are_not_called_one_moment():
+    late = heads([[0, 0, 0, 0, 0.7]])
+    text = said(head_scores=late, token_loss=losses([0, -1, -1, -1, -1]))
+    assert "2 saved checkpoints before induction heads formed." in text
+    steps = np.arange(0, 100, 10)
+    scores = np.zeros((10, 1, 1))
+    scores[9] = 0.7
+    score = np.where(steps >= 10, -1.0, 0.0)
+    text = said(
+        head_scores=made.group("head_scores", {"induction": (made.HEAD, scores),
+                               "previous_token": (made.HEAD, scores),
+                               **made.nulls(steps, 1, 1)}, steps),
+        token_loss=made.group("token_loss", {"in_context_score": ("step", score),
+                              "mean": ("step", score)}, steps),
+    )  # fmt: skip
+    assert "7 saved checkpoints before induction heads formed: not the same moment." in text
+
+
+def test_the_in_context_score_names_its_tokens():
+    text = said(token_loss=losses([0, 0, -0.5, -0.5, -0.6]))
+    assert "The in-context score (loss at token 60 minus loss at token 10) moved most" in text
+    assert "between steps 10 and 20, from 0 to −0.50 nats (83% of its range)." in text
+
+
+def test_a_largest_move_that_holds_little_of_the_change_says_so():
+    # falls by 0.2, 0.32, 0.28 and 0.2 of 1: no move holds half, the first two 0.52
+    text = said(token_loss=losses([0, -0.2, -0.52, -0.8, -1.0]))
+    assert "steps 10 and 20, from −0.20 to −0.52 nats (32% of its range); half of it" in text
+    assert "half of it lies between steps 0 and 20." in text
+
+
+def test_a_score_that_never_moved_is_said_not_to_have():
+    assert "The in-context score did not move." in said(token_loss=losses([0.5] * 5))
+
+
+def test_a_missing_measure_is_named_where_a_finding_would_need_it():
+    assert "Head scores are not in the store" in said(token_loss=losses([0, 0, -1, -1, -1]))
+    assert "Token losses are not in the store" in said(head_scores=heads([[0] * 5]))
+    assert "not in the store" not in said(
+        head_scores=heads([[0] * 5]), token_loss=losses([0, 0, -1, -1, -1])
+    )
+
+
+def test_the_mean_loss_is_given_at_both_ends():
+    text = said(token_loss=losses([0] * 5, mean=[4.16, 4, 3, 2, 1.234]))
+    assert "The mean loss fell from 4.16 nats at step 0 to 1.23 at step 40." in text
+    text = said(token_loss=losses([0] * 5, mean=[1, 4, 3, 2, 5]))
+    assert "The mean loss rose from 1.00 nats at step 0 to 5.00 at step 40." in text
+
+
+GROKKED = grokking(
+    train=[4, 0.05, 0.01, 0.01, 0.01],
+    test=[4, 6, 6, 2, 0.09],
+    restricted=[4, 3, 0.08, 0.01, 0.01],
+    excluded=[4, 0.6, 2, 10, 9],
+    reference={"key_frequencies": [5, 11]},
+)
+
+
+def test_memorisation_circuit_and_generalisation_are_dated_by_the_crossings():
+    text = said(modular_addition=GROKKED)
+    assert (
+        "memorised the train pairs by step 10: train loss stays below 0.1 nats from there" in text
+    )
+    assert "Restricted loss stays below 0.1 nats from step 20 on." in text
+    assert (
+        "generalised to the test pairs by step 40, the last saved step: test loss is 0.090 nats "
+        "there, below 0.1." in text
+    )
+    assert "It generalised 30 steps after it memorised." in text
+    assert "Restricted loss leads test loss by 20 steps, 50% of the steps to general" in text
+    assert "Excluded loss rose from 0.60 nats at step 10 to 10.00 at step 30, while" in text
+    assert "while train loss stayed at or below 0.050." in text
+    assert "memorisation to step 10, circuit formation to step 30 and cleanup to step 40." in text
+    assert "Key frequencies, from the last checkpoint: 5 and 11." in text
+
+
+def test_what_did_not_happen_in_grokking_is_said():
+    flat = [4, 3, 2, 1, 0.5]
+    text = said(modular_addition=grokking(flat, [4] * 5, flat, flat))
+    assert "had not memorised the train pairs by step 40: train loss was never below 0.1" in text
+    assert "had not generalised to the test pairs by step 40: test loss was never below" in text
+    assert "Restricted loss was never below 0.1 nats (lowest: 0.50 at step 40)" in text
+    assert "Excluded loss was lowest, 0.50 nats, at step 40, the last saved step." in text
+    assert "leads" not in text
+    assert "Key frequencies" not in text
+
+
+def test_restricted_loss_may_trail_or_coincide():
+    base = [4, 3, 2, 0.05, 0.01]
+    late = [4, 3, 2, 1, 0.05]
+    text = said(modular_addition=grokking(base, base, late, base))
+    assert "Restricted loss trails test loss by 10 steps, 33% of" in text
+    assert "It generalised at the same saved step as it memorised." in text
+    text = said(modular_addition=grokking(base, base, base, base))
+    assert "Restricted loss and test loss fell below 0.1 nats by the same saved step." in text
+
+
+def test_losses_that_are_undefined_for_an_operation_are_said_to_be():
+    undefined = [float("nan")] * 5
+    why = "restricted_loss, excluded_loss: NaN, because no wave gives the answer"
+    keys = {"key_frequencies": [1, 2, 3]}  # as rows of earlier versions hold them
+    group = grokking([0.01] * 5, [4] * 5, undefined, undefined, undefined=why, reference=keys)
+    text = said(modular_addition=group)
+    assert (
+        "Restricted loss, excluded loss and key frequencies are undefined: no wave gives the "
+        "answer." in text
+    )
+    assert "Key frequencies" not in text
+    assert text.lower().count("excluded") == 1
+    assert "finite" not in text
+
+
+def test_the_peak_of_the_weights_is_given():
+    norm = made.group(
+        "weight_norm", {"sum_of_squares": ("step", np.array([5, 9, 8, 7, 6.5]))}, STEPS
+    )
+    assert "largest at step 10 (9.00) and is 6.50 at step 40." in said(weight_norm=norm)
+    norm["sum_of_squares"][:] = [1, 2, 3, 4, 5]
+    assert "was largest at the last step: 5.00." in said(weight_norm=norm)
+
+
+def test_a_sibling_on_another_input_is_told_apart():
+    scores = heads([[0, 0, 0, 0, 0.7]])
+    lines = findings_of(made.run_of(**{"head_scores": scores, "head_scores.wiki": scores}))
+    assert sum("formed between" in line for line in lines) == 2
+    assert sum(line.startswith("On input 'wiki': Induction heads formed") for line in lines) == 1
+
+
+def test_an_empty_store_and_an_unknown_measure_each_have_their_sentence():
+    assert findings_of(made.run_of()) == ["No measure of any checkpoint is stored yet."]
+    other = made.group("sharpness", {"top": ("step", np.ones(5))}, STEPS)
+    assert findings_of(made.run_of(sharpness=other)) == [
+        "No sentence is known for the measures stored here: see the figures."
+    ]
+
+
+def test_one_checkpoint_and_undefined_scores_do_no_harm():
+    one = made.induction_run().isel(step=[0])
+    assert any("No induction head formed by step 0" in line for line in findings_of(one))
+    nan = heads([[float("nan")] * 5])
+    assert "The prefix-matching score is undefined at every step." in said(head_scores=nan)
+
+
+def test_strongest_and_onsets_pass_over_undefined_heads():
+    nan = float("nan")
+    scores = heads([[nan] * 5, [0, 0, 0.2, nan, 0.8]])["induction"]
+    np.testing.assert_allclose(strongest(scores), [0, 0, 0.2, nan, 0.8])
+    both = Heads(heads([[nan] * 5, [0, 0, 0.2, nan, 0.8]]))
+    assert [(o.layer, o.head, o.step) for o in onsets(both, "induction")] == [(0, 1, 40)]
