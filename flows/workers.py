@@ -1,23 +1,30 @@
 """The workers: Ray actors that each hold a resident model.
 
-A killed actor is restarted by Ray and rebuilds its model in its constructor; what it had in hand
-is reported as failed (`may_pass` tells that trying again helps) and it gets no work until it
-answers again.
+A killed actor is replaced by another, which builds the model anew; what it had in hand is reported
+as failed (`may_pass` tells that trying again helps) and it gets no work until it answers again. A
+worker that dies again and again before it has answered once ends the run.
 """
 
+import hashlib
 import logging
 import math
 import os
+import platform
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from flows import actor
 from flows.dispatch import LostError, Pool, StillWorkingError
 from flows.worker_logs import overheard, say_again
 from pipeline.analysis.plan import Job
@@ -27,6 +34,7 @@ from pipeline.errors import InputError
 
 # Nothing large passes through Ray: weights are read, and rows written, by the workers themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20
+_DEATHS_BEFORE_WORK = 3  # of one worker in a row: then it is not bad luck
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -34,8 +42,8 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, (RayError, *TRANSIENT))
 
 
-class Speaking:
-    """What an actor runs: a worker that hands its log over with its answers."""
+class LoggedWorker:
+    """A worker that hands its log over with its answers."""
 
     def __init__(self, worker: type, job: Job) -> None:
         logging.captureWarnings(True)
@@ -53,61 +61,109 @@ class Speaking:
 
 
 class ActorWorker:
-    """A Ray actor as `dispatch.Worker`. Ray restarts a killed one, which builds its model again."""
+    """A Ray actor as `dispatch.Worker`; one that died is replaced by the next."""
 
     def __init__(self, job: Job, worker: type = Worker) -> None:
         workers = job.analysis.workers
-        self._actor: Any = (
-            ray.remote(Speaking)
+        self._make = (
+            ray.remote(actor.WorkerActor)
             .options(
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
                 max_concurrency=Pool.IN_FLIGHT,
-                max_restarts=-1,
+                max_restarts=0,  # Ray would restart one that cannot start for ever, and say nothing
                 max_task_retries=0,
                 scheduling_strategy="SPREAD",
             )
-            .remote(worker, job)
+            .remote
         )
-        self.returning: ray.ObjectRef | None = self._sign_of_life()
+        self._payload = cloudpickle.dumps((worker, job))
+        self._deaths = 0  # in a row, without an answer in between
+        # Two threads wait for answers of one actor: its death starts one successor, not two.
+        self._replacing = threading.Lock()
+        self._start()
 
     def is_usable(self) -> bool:
-        """Raises the error that the actor's constructor ended with."""
-        if self.returning is not None and ray.wait([self.returning], timeout=0)[0]:
-            ray.get(self.returning)
-            self.returning = None
-        return self.returning is None
-
-    def send(self, method: str, *arguments: Any) -> ray.ObjectRef:
-        """See `dispatch.Worker`."""
-        return self._actor.call.remote(method, *arguments)
-
-    def receive(self, pending: ray.ObjectRef, seconds: float | None) -> Any:
-        """See `dispatch.Worker`. What was logged there is logged here."""
+        """Raises what its construction raised; InputError where it died too often meanwhile."""
+        if self._starting is None or not ray.wait([self._starting], timeout=0)[0]:
+            return self._starting is None
         try:
-            answer, said = ray.get(pending, timeout=seconds)
+            ray.get(self._starting)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            self._deaths += 1
+            if self._deaths == _DEATHS_BEFORE_WORK:
+                raise InputError(
+                    f"a worker died {self._deaths} times before it could begin "
+                    f"({' '.join(str(error).split())}): see that its machine has enough memory, "
+                    "and what its log in Ray's folder says"
+                ) from error
+            self._start()
+            return False
+        self._starting, self._deaths = None, 0
+        return True
+
+    def send(self, method: str, *arguments: Any) -> tuple[Any, ray.ObjectRef]:
+        """Begin some work; returns the actor that was given it, and the answer to come."""
+        sent_to = self._actor
+        return sent_to, sent_to.call.remote(method, *arguments)
+
+    def receive(self, pending: tuple[Any, ray.ObjectRef], seconds: float | None) -> Any:
+        """See `dispatch.Worker`. What was logged there is logged here."""
+        sent_to, answer_to_come = pending
+        try:
+            answer, said = ray.get(answer_to_come, timeout=seconds)
         except GetTimeoutError:
             raise StillWorkingError from None
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
-            self.returning = self._sign_of_life()
+            with self._replacing:
+                if sent_to is self._actor:  # else it has a successor already
+                    self._start()
             raise LostError from error
         say_again(said)
         return answer
 
     def replace(self) -> None:
         """See `dispatch.Worker`."""
-        ray.kill(self._actor, no_restart=False)
-        self.returning = self._sign_of_life()
+        with self._replacing:
+            ray.kill(self._actor)
+            self._start()
 
     def dismiss(self) -> None:
         """See `dispatch.Worker`."""
         ray.kill(self._actor)
 
-    def _sign_of_life(self) -> ray.ObjectRef:
-        """Answered when the actor is constructed; unlike work, it waits for one that restarts."""
-        return self._actor.__ray_ready__.options(max_task_retries=-1).remote()
+    def _start(self) -> None:
+        start = str(Path(actor.__file__).parents[1] / "ontogeny.py")
+        self._actor: Any = self._make(start, code_digest(), self._payload)
+        self._starting: ray.ObjectRef | None = self._actor.started.remote()
+
+
+# What an actor needs before it can import anything of ours.
+cloudpickle.register_pickle_by_value(actor)
+
+
+@cache
+def code_digest() -> str:
+    """sha256 of the source of `pipeline` and `flows`, as imported in this process."""
+    state, root = hashlib.sha256(), Path(__file__).parents[1]
+    for file in sorted(
+        path for name in ("pipeline", "flows") for path in root.glob(f"{name}/**/*.py")
+    ):
+        state.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return state.hexdigest()
+
+
+def check_code(digest: str) -> None:
+    """Raise InputError where this process has other code than that of the digest."""
+    if code_digest() != digest:
+        raise InputError(
+            f"a worker on {platform.node()} has imported {Path(__file__).parents[1]}, where other "
+            "code lies than in this process: install the same version of ontogeny on all machines"
+        )
 
 
 def hire(job: Job, worker: type = Worker) -> list[ActorWorker]:
@@ -115,8 +171,8 @@ def hire(job: Job, worker: type = Worker) -> list[ActorWorker]:
     connect(job.analysis.workers)
     hired = [ActorWorker(job, worker) for _ in range(job.analysis.workers.count)]
     # A model that cannot be built is one error here, not one for every checkpoint.
-    first, _ = ray.wait([one.returning for one in hired])
-    ray.get(first)
+    while not any(one.is_usable() for one in hired):
+        time.sleep(0.02)
     return hired
 
 

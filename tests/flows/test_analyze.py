@@ -179,7 +179,7 @@ def log_of(task: TaskRun) -> list[str]:
 def workers() -> list[psutil.Process]:
     """The processes of our Ray that hold an actor."""
     processes = psutil.Process().children(recursive=True)
-    return [found for found in processes if found.name().startswith("ray::Speaking")]
+    return [found for found in processes if found.name().startswith("ray::WorkerActor")]
 
 
 @contextmanager

@@ -123,7 +123,8 @@ def test_the_package_holds_what_it_fills_in(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline", "flows", "infra"):
+    parts = ("pyproject.toml", "README.md", "LICENSE", "ontogeny.py", "pipeline", "flows", "infra")
+    for name in parts:
         (source / name).symlink_to(ROOT / name)
     subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -132,7 +133,7 @@ def test_the_package_holds_what_it_fills_in(tmp_path: Path) -> None:
         packed.extractall(tmp_path / "installed")
     assert not any(name.startswith("infra/s3") for name in files)
     printed = subprocess.run(
-        [sys.executable, "-m", "flows", "submit", "slurm", "induction"],
+        [sys.executable, "-m", "ontogeny", "submit", "slurm", "induction"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
         capture_output=True,

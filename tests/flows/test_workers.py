@@ -1,0 +1,99 @@
+"""The Ray actors: whose code they run, and what becomes of one that cannot start."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.workers
+from flows.workers import hire
+from pipeline.errors import InputError
+from pipeline.plan import Job
+from tests.flows.conftest import MakeAnalysis
+
+pytestmark = pytest.mark.timeout(600)  # on a busy machine an actor takes a minute to start
+
+COMMAND = "from ontogeny import main; main()"
+
+
+@pytest.fixture
+def job(make_analysis: MakeAnalysis) -> Job:
+    return Job(make_analysis(workers={"count": 1}), "nowhere", (), {})
+
+
+class Dies:
+    def __init__(self, job: Job) -> None:
+        os._exit(1)
+
+
+class Refuses:
+    def __init__(self, job: Job) -> None:
+        raise InputError(f"no model in {job.architecture}")
+
+
+class Answers:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def compute(self, number: int) -> tuple[int, str]:
+        return number + 1, self.job.architecture
+
+
+def test_a_worker_that_dies_while_it_starts_ends_the_run_with_the_reason(job: Job) -> None:
+    with pytest.raises(InputError, match="died 3 times before it could begin"):
+        hire(job, Dies)
+
+
+def test_what_a_construction_raises_is_raised_as_it_is(job: Job) -> None:
+    with pytest.raises(InputError, match=r"^no model in nowhere$"):
+        hire(job, Refuses)
+
+
+def test_a_worker_with_other_code_than_the_driver_is_refused(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows.workers, "code_digest", lambda: "another")
+    with pytest.raises(InputError, match="install the same version of ontogeny on all machines"):
+        hire(job, Answers)
+
+
+def test_a_killed_actor_has_one_successor_however_many_wait_for_it(job: Job) -> None:
+    (worker,) = hire(job, Answers)
+    pending = [worker.send("compute", number) for number in (1, 2)]
+    assert [worker.receive(one, 60) for one in pending] == [(2, "nowhere"), (3, "nowhere")]
+    first = worker._actor
+    waiting = [worker.send("compute", number) for number in (1, 2)]
+    worker.replace()
+    second = worker._actor
+    assert second is not first
+    for one in waiting:
+        with suppress(flows.workers.LostError):  # it may have answered before it was killed
+            worker.receive(one, 60)
+    assert worker._actor is second
+    worker.dismiss()
+
+
+@pytest.mark.usefixtures("server")
+def test_packages_of_the_same_names_in_the_folder_are_not_imported(
+    make_analysis: MakeAnalysis, tmp_path: Path
+) -> None:
+    evil = "raise SystemError('a module of the user was imported')"
+    (tmp_path / "pipeline.py").write_text(evil)
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text(evil)
+    analysis: Any = make_analysis(measures=["weight_norm"], inputs={}, workers={"count": 1})
+    (tmp_path / "a.yaml").write_text(analysis.model_dump_json())
+    here = {"PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMAND, "analyze", "a.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, **here},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "10 computed" in ran.stdout
