@@ -11,8 +11,8 @@ import pytest
 
 import flows.workers
 from flows.workers import hire
+from pipeline.analysis.plan import Job
 from pipeline.errors import InputError
-from pipeline.plan import Job
 from tests.flows.conftest import MakeAnalysis
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine an actor takes a minute to start
