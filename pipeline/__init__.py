@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.analysis.run import Summary, analyze
+    from pipeline.analysis.run import analyze
+    from pipeline.analysis.summary import Summary
     from pipeline.audit import audit
     from pipeline.checkpoints import Checkpoint, Listing, list_checkpoints, list_run
     from pipeline.config import Analysis, load_analysis
@@ -25,7 +26,7 @@ _HOME = {
     "CheckpointError": "errors",
     "InputError": "errors",
     "Listing": "checkpoints",
-    "Summary": "analysis.run",
+    "Summary": "analysis.summary",
     "analyze": "analysis.run",
     "audit": "audit",
     "list_checkpoints": "checkpoints",
