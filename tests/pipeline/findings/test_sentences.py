@@ -74,7 +74,8 @@ def test_a_score_that_is_as_high_on_its_null_is_no_induction_head():
 
 def test_the_threshold_of_the_labels_decides_for_the_findings():
     scores = heads([[0.1, 0.1, 0.2, 0.4, 0.7]])
-    labels = made.group("head_labels", {}, STEPS, parameters={"threshold": 0.5})
+    of_steps = {"sink": ("step", np.zeros(len(STEPS)))}
+    labels = made.group("head_labels", of_steps, STEPS, parameters={"threshold": 0.5})
     assert "at least 0.3 above its null, 1 of 1: L0H0 from step 30" in said(head_scores=scores)
     text = said(head_scores=scores, head_labels=labels)
     assert "at least 0.5 above its null, 1 of 1: L0H0 from step 40" in text

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.findings.induction import Heads
 from pipeline.report.combined_figures import loss_profiles, progress, what_happened_when
 from pipeline.report.figures import parameter_lines
 from pipeline.report.page import run_of
@@ -76,12 +77,12 @@ def test_losses_without_any_finite_number_have_no_figure():
 def test_scores_without_a_finite_number_have_no_panel():
     losses, scores = made.token_loss(STEPS), made.head_scores(STEPS)
     scores["previous_token"][:] = NAN
-    figure = what_happened_when(losses, scores)
+    figure = what_happened_when(losses, Heads(scores))
     assert figure is not None
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score", "induction"]
     scores["induction"][:] = NAN
     tree = made.run_of(token_loss=losses, head_scores=scores)
-    assert "highest score of any head" not in Page(html_of(tree)).text
+    assert "any head's score exceeds its null" not in Page(html_of(tree)).text
 
 
 @pytest.mark.parametrize("which", ["losses", "norms", "shares"])
