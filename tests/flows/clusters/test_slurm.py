@@ -51,7 +51,7 @@ def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_and_completes_the_
     options = ["--nodes=2", "--memory=2", "--time=10", "--grace=30", "--option=--partition=low"]
     environment = {**os.environ, **slurm.environment}
     sent = subprocess.run(
-        [sys.executable, "-m", "flows", "submit", "slurm", str(config), *options, "--send"],
+        [sys.executable, "-m", "ontogeny", "submit", "slurm", str(config), *options, "--send"],
         env=environment, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert sent.returncode == 0, sent.stderr
