@@ -62,7 +62,8 @@ class Copies:
         try:
             yield copy
         except (CheckpointError, InputError, FileNotFoundError) as error:
-            raise CheckpointError(copy.in_its_words(str(error))) from error
+            kind = type(error) if isinstance(error, CheckpointError) else CheckpointError
+            raise kind(copy.in_its_words(str(error))) from error
         finally:
             copy.release()
 
