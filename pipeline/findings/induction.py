@@ -8,7 +8,18 @@ import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.crossings import Change, largest_change
-from pipeline.findings.number_format import at_step, counted, extreme, head_name, listed, number
+from pipeline.findings.number_format import (
+    at_step,
+    counted,
+    extreme,
+    finite,
+    gaps,
+    head_name,
+    is_undefined,
+    listed,
+    non_finite,
+    number,
+)
 from pipeline.measures.head_patterns import (
     NULL_IN_WORDS,
     NULLS,
@@ -20,6 +31,7 @@ from pipeline.measures.head_patterns import (
 
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 TOGETHER = 2  # saved checkpoints within which two changes count as one event
+_NOWHERE_WHOLE = "at no saved step are the scores of all heads finite"
 _PATTERN = {
     "induction": ("induction head", "prefix-matching score"),
     "previous_token": ("previous-token head", "mean attention to the token before"),
@@ -151,7 +163,8 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
     score = losses["in_context_score"]
     change = largest_change(score)
     if change is None:
-        yield "The in-context score did not move."
+        if not is_undefined(losses, "in_context_score"):
+            yield f"The in-context score {_unmoved(score)}."
         return
     share, half = share_of_range(score, change), half_of_range(score)
     span = change[:2] if share >= 0.5 else half
@@ -160,8 +173,18 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
         f"The in-context score{_tokens_of(losses)} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}."
+        f"{_beside(span, formed, score)}{gaps(score)}."
     )
+
+
+def _unmoved(score: xr.DataArray) -> str:
+    """What an in-context score is that has one value, or none."""
+    defined = finite(score)
+    if not defined.size:
+        return f"is {non_finite(score)}"
+    step, value = int(defined["step"][0]), number(float(defined[0]))
+    said = f"is {value} nats at {at_step(step)}" if defined.size == 1 else "did not move"
+    return f"{said}{gaps(score)}"
 
 
 def share_of_range(series: xr.DataArray, change: Change) -> float:
@@ -232,6 +255,9 @@ def _steps(steps: list[str]) -> str:
 
 def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> Iterator[str]:
     series = strongest(_counted(excess)).dropna("step")
+    if not series.size:
+        yield f"Whether induction heads formed cannot be told: {_NOWHERE_WHOLE}."
+        return
     if not formed:
         yield f"No induction head formed by {at_step(int(series['step'][-1]))}: {_none(heads)}."
         yield from _mimic(heads)
@@ -286,10 +312,16 @@ def _mimic(heads: Heads) -> Iterator[str]:
 
 
 def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
-    formed, score = onsets(heads, "previous_token"), heads.scores["previous_token"]
+    formed, excess = onsets(heads, "previous_token"), heads.excess("previous_token")
+    if excess is None:
+        return
+    series = strongest(_counted(excess)).dropna("step")
+    if not series.size:
+        yield f"Whether previous-token heads formed cannot be told: {_NOWHERE_WHOLE}."
+        return
     if not formed:
         why = _none(heads, "previous_token")
-        yield f"No previous-token head by {at_step(int(score['step'][-1]))}: {why}."
+        yield f"No previous-token head by {at_step(int(series['step'][-1]))}: {why}."
         return
     yield (
         f"Previous-token heads (mean attention to the token before at least {heads.threshold:g} "

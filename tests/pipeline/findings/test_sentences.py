@@ -182,6 +182,30 @@ def test_a_score_that_never_moved_is_said_not_to_have():
     assert "The in-context score did not move." in said(token_loss=losses([0.5] * 5))
 
 
+def test_a_single_score_or_none_is_not_said_to_move_or_not_to_move():
+    nan = float("nan")
+    text = said(token_loss=losses([nan, -0.5, nan, nan, nan]))
+    assert "The in-context score is −0.50 nats at step 10; it is not finite at 4 of 5" in text
+    assert "The in-context score is not finite at any step." in said(token_loss=losses([nan] * 5))
+    text = said(token_loss=losses([0, -0.5, -0.5, -0.6, nan]))
+    assert "(83% of its range); it is not finite at step 40." in text
+
+
+def test_what_did_not_form_is_said_up_to_the_last_finite_step():
+    nan = float("nan")
+    text = said(head_scores=heads([[0, 0, 0, 0, nan], [0.1] * 5], [[0, 0, 0, 0, nan], [0.1] * 5]))
+    assert "No induction head formed by step 30" in text
+    assert "No previous-token head by step 30" in text and "by step 40" not in text
+
+
+def test_heads_that_are_never_finite_together_are_not_judged():
+    nan = float("nan")
+    apart = [[0, 0, nan, nan, nan], [nan, nan, 0, 0, 0]]
+    text = said(head_scores=heads(apart, apart))
+    assert "Whether induction heads formed cannot be told: at no saved step" in text
+    assert "Whether previous-token heads formed cannot be told" in text
+
+
 def test_a_missing_measure_is_named_where_a_finding_would_need_it():
     assert "Head scores are not in the store" in said(token_loss=losses([0, 0, -1, -1, -1]))
     assert "Token losses are not in the store" in said(head_scores=heads([[0] * 5]))
