@@ -138,8 +138,9 @@ def head_findings(heads: Heads) -> Iterator[str]:
     elif excess.isnull().all():
         yield (
             "Whether induction heads formed cannot be told: the prefix-matching score has no null "
-            "on this input, because all its blocks have one length, and a head that attends a "
-            "fixed distance back would score as high. Give blocks of different lengths."
+            "on this input, because all its blocks have one length, or are too short or too few "
+            "of different lengths, and a head that attends a fixed distance back would score as "
+            "high. Give longer blocks of more lengths."
         )
     else:
         yield from _when_induction(heads, excess, formed)
