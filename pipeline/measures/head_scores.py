@@ -47,7 +47,8 @@ class HeadScores(Measure):
     Where all matches lie at one distance (one block length for all sequences, `vary: false`, in
     the order of the first block), nothing tells an induction head from a head of a fixed distance,
     and the first two nulls are NaN. So they are where blocks are so short (below 8 tokens) or so
-    few that some fixed distance would exceed its null by more than 0.25. See `pipeline.measures.head_patterns` for what counts.
+    few that some fixed distance would exceed its null by more than 0.25. What counts, see
+    `pipeline.measures.head_patterns`.
 
     Scores lie in [0, 1]. Departures from the paper: blocks are of any length, of different lengths
     and repeated any number of times (25 tokens, 4 times there), and the ids are not filtered by
