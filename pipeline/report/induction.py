@@ -16,7 +16,17 @@ from pipeline.measures.head_patterns import (
     has_pattern,
     threshold_of,
 )
-from pipeline.report.wording import at_step, counted, extreme, head_name, listed, number
+from pipeline.report.wording import (
+    at_step,
+    counted,
+    extreme,
+    finite,
+    gaps,
+    head_name,
+    listed,
+    non_finite,
+    number,
+)
 
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 TOGETHER = 2  # saved checkpoints within which two changes count as one event
@@ -140,7 +150,7 @@ def head_findings(heads: Heads) -> Iterator[str]:
             "Whether induction heads formed cannot be told: the prefix-matching score has no null "
             "on this input, because all its blocks have one length, or are too short or too few "
             "of different lengths, and a head that attends a fixed distance back would score as "
-            "high. Give longer blocks of more lengths."
+            "high. Give longer blocks, of more lengths."
         )
     else:
         yield from _when_induction(heads, excess, formed)
@@ -149,25 +159,42 @@ def head_findings(heads: Heads) -> Iterator[str]:
 
 def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterator[str]:
     """When the in-context score moved most, and whether induction heads formed at the same time."""
-    score = losses["in_context_score"]
+    named, score = f"The in-context score{_tokens_of(losses)}", losses["in_context_score"]
     change = largest_change(score)
     if change is None:
-        yield "The in-context score did not move."
+        yield f"{named} {_unmoved(score)}."
+        return
+    if (most := number(round(change.value_before, 3))) == number(round(change.value_after, 3)):
+        yield (
+            f"{named} moved by no more than {number(abs(change.size))} nats between two saved "
+            f"steps: it is {most} at {at_step(change.before)}{gaps(score)}."
+        )
         return
     share, half = share_of_range(score, change), half_of_range(score)
     span = change[:2] if share >= 0.5 else half
     where = "" if share >= 0.5 else f"; half of it lies between steps {span[0]:,} and {span[1]:,}"
     yield (
-        f"The in-context score{_tokens_of(losses)} moved most between steps {change.before:,} and "
+        f"{named} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}."
+        f"{_beside(span, formed, score)}{gaps(score, 'the score')}."
     )
 
 
+def _unmoved(score: xr.DataArray) -> str:
+    """What is said of a score that has no two different finite values."""
+    known = finite(score)
+    if not known.size:
+        return f"is {non_finite(score)}"
+    value, step = number(round(float(known[0]), 3)), at_step(int(known["step"][0]))
+    said = f"is {value} nats at {step}" if known.size == 1 else f"did not move from {value} nats"
+    return said + gaps(score)
+
+
 def share_of_range(series: xr.DataArray, change: Change) -> float:
-    """A change's share of the distance between the lowest and the highest value of a series."""
-    return abs(change.size) / float(series.max() - series.min())
+    """A change's share of the distance between a series' lowest and highest finite value."""
+    known = finite(series)
+    return abs(change.size) / float(known.max() - known.min())
 
 
 def half_of_range(series: xr.DataArray) -> tuple[int, int]:
@@ -175,7 +202,7 @@ def half_of_range(series: xr.DataArray) -> tuple[int, int]:
 
     Half the distance between its lowest and its highest value, up or down; the earliest of equals.
     """
-    series = series.dropna("step").sortby("step")
+    series = finite(series).sortby("step")
     steps, values = series["step"].values, series.values.astype(np.float64)
     needed = (values.max() - values.min()) / 2
     found: tuple[int, int] = (int(steps[0]), int(steps[-1]))
