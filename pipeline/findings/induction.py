@@ -150,8 +150,9 @@ def head_findings(heads: Heads) -> Iterator[str]:
     elif excess.isnull().all():
         yield (
             "Whether induction heads formed cannot be told: the prefix-matching score has no null "
-            "on this input, because all its blocks have one length, and a head that attends a "
-            "fixed distance back would score as high. Give blocks of different lengths."
+            "on this input, because all its blocks have one length, or are too short or too few "
+            "of different lengths, and a head that attends a fixed distance back would score as "
+            "high. Give longer blocks, of more lengths."
         )
     else:
         yield from _when_induction(heads, excess, formed)
@@ -160,36 +161,43 @@ def head_findings(heads: Heads) -> Iterator[str]:
 
 def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterator[str]:
     """When the in-context score moved most, and whether induction heads formed at the same time."""
-    score = losses["in_context_score"]
+    named, score = f"The in-context score{_tokens_of(losses)}", losses["in_context_score"]
     change = largest_change(score)
     if change is None:
         if not is_undefined(losses, "in_context_score"):
-            yield f"The in-context score {_unmoved(score)}."
+            yield f"{named} {_unmoved(score)}."
+        return
+    if (most := number(round(change.value_before, 3))) == number(round(change.value_after, 3)):
+        yield (
+            f"{named} moved by no more than {number(abs(change.size))} nats between two saved "
+            f"steps: it is {most} at {at_step(change.before)}{gaps(score)}."
+        )
         return
     share, half = share_of_range(score, change), half_of_range(score)
     span = change[:2] if share >= 0.5 else half
     where = "" if share >= 0.5 else f"; half of it lies between steps {span[0]:,} and {span[1]:,}"
     yield (
-        f"The in-context score{_tokens_of(losses)} moved most between steps {change.before:,} and "
+        f"{named} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}{gaps(score)}."
+        f"{_beside(span, formed, score)}{gaps(score, 'the score')}."
     )
 
 
 def _unmoved(score: xr.DataArray) -> str:
-    """What an in-context score is that has one value, or none."""
-    defined = finite(score)
-    if not defined.size:
+    """What is said of a score that has no two different finite values."""
+    known = finite(score)
+    if not known.size:
         return f"is {non_finite(score)}"
-    step, value = int(defined["step"][0]), number(float(defined[0]))
-    said = f"is {value} nats at {at_step(step)}" if defined.size == 1 else "did not move"
-    return f"{said}{gaps(score)}"
+    value, step = number(round(float(known[0]), 3)), at_step(int(known["step"][0]))
+    said = f"is {value} nats at {step}" if known.size == 1 else f"did not move from {value} nats"
+    return said + gaps(score)
 
 
 def share_of_range(series: xr.DataArray, change: Change) -> float:
-    """A change's share of the distance between the lowest and the highest value of a series."""
-    return abs(change.size) / float(series.max() - series.min())
+    """A change's share of the distance between a series' lowest and highest finite value."""
+    known = finite(series)
+    return abs(change.size) / float(known.max() - known.min())
 
 
 def half_of_range(series: xr.DataArray) -> tuple[int, int]:
@@ -197,7 +205,7 @@ def half_of_range(series: xr.DataArray) -> tuple[int, int]:
 
     Half the distance between its lowest and its highest value, up or down; the earliest of equals.
     """
-    series = series.dropna("step").sortby("step")
+    series = finite(series).sortby("step")
     steps, values = series["step"].values, series.values.astype(np.float64)
     needed = (values.max() - values.min()) / 2
     found: tuple[int, int] = (int(steps[0]), int(steps[-1]))

@@ -179,7 +179,29 @@ def test_a_largest_move_that_holds_little_of_the_change_says_so():
 
 
 def test_a_score_that_never_moved_is_said_not_to_have():
-    assert "The in-context score did not move." in said(token_loss=losses([0.5] * 5))
+    text = said(token_loss=losses([0.5] * 5))
+    assert "(loss at token 60 minus loss at token 10) did not move from 0.50 nats." in text
+
+
+@pytest.mark.parametrize(
+    ("score", "sentence"),
+    [
+        ([np.nan] * 5, "is not finite at any step."),
+        ([np.nan, -0.4, *[np.nan] * 3], "is −0.40 nats at step 10; it is not finite at 4 of 5"),
+        # 0.4 of 0.5 up to step 30; what is infinite has no part in a range
+        ([0, -0.4, -0.5, -0.5, np.inf], "from 0 to −0.40 nats (80% of its range); the score is"),
+        ([0, 0, 0, 0, 1e-9], "moved by no more than 1.0e−09 nats between two saved steps"),
+    ],
+)
+def test_a_score_without_a_course_is_not_given_one(score, sentence):
+    text = said(token_loss=losses(score, mean=[4, 3, 2, 2, 1]))
+    assert sentence in text and "did not move" not in text
+
+
+def test_the_score_of_one_checkpoint_has_no_course():
+    one = losses([-0.4] * 5).isel(step=[2])
+    text = said(token_loss=one)
+    assert "is −0.40 nats at step" in text and "in-context score did not move" not in text
 
 
 def test_a_single_score_or_none_is_not_said_to_move_or_not_to_move():
