@@ -207,10 +207,12 @@ def test_the_score_of_one_checkpoint_has_no_course():
 def test_a_single_score_or_none_is_not_said_to_move_or_not_to_move():
     nan = float("nan")
     text = said(token_loss=losses([nan, -0.5, nan, nan, nan]))
-    assert "The in-context score is −0.50 nats at step 10; it is not finite at 4 of 5" in text
-    assert "The in-context score is not finite at any step." in said(token_loss=losses([nan] * 5))
+    assert "is −0.50 nats at step 10; it is not finite at 4 of 5" in text
+    assert "moved" not in text
+    text = said(token_loss=losses([nan] * 5))
+    assert "at token 10) is not finite at any step." in text and "moved" not in text
     text = said(token_loss=losses([0, -0.5, -0.5, -0.6, nan]))
-    assert "(83% of its range); it is not finite at step 40." in text
+    assert "(83% of its range); the score is not finite at step 40." in text
 
 
 def test_what_did_not_form_is_said_up_to_the_last_finite_step():
