@@ -13,8 +13,7 @@ from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.contents import weight_parts
 from pipeline.checkpoints.left_out import in_lines
-from pipeline.checkpoints.places import place_of, remote_place_of
-from pipeline.checkpoints.stored import Folder
+from pipeline.checkpoints.places import listed_folder, place_of, remote_place_of
 from pipeline.config import Analysis
 from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
@@ -117,11 +116,10 @@ def _passes(prepared: Prepared, groups: Iterable[Group]) -> list[Pass]:
 def _weight_bytes(prepared: Prepared) -> list[int]:
     """The bytes of each checkpoint's weights; those that are broken count as nothing."""
     place = place_of(prepared.checkpoints[0].uri)
-    uris = [checkpoint.uri for checkpoint in prepared.checkpoints]
     sizes = []
-    for uri, files in zip(uris, place.files_of(uris), strict=True):
+    for checkpoint in prepared.checkpoints:
         try:
-            sizes.append(sum(part.size for part in weight_parts(place, Folder(uri, uri, files))))
+            sizes.append(sum(part.size for part in weight_parts(place, listed_folder(checkpoint))))
         except CheckpointError:
             sizes.append(0)
     return sizes

@@ -180,6 +180,7 @@ class Fetched:
         self._checkpoint, self._place, self._copies = checkpoint, place, copies
         self._folder: Path | None = None
         self._digest: str | None = None
+        self._remote: Folder | None = None
 
     @property
     def folder(self) -> Path:
@@ -195,7 +196,7 @@ class Fetched:
     @property
     def config(self) -> dict[str, Any]:
         """Its config.json; {} where it cannot be read."""
-        return _config(self._place, folder_of(self._checkpoint.uri))
+        return _config(self._place, self._found())
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -205,7 +206,7 @@ class Fetched:
         """
         listed = self._checkpoint.digest
         if self._digest is None and listed is None:
-            listed = known_digest(self._place, folder_of(self._checkpoint.uri))
+            listed = known_digest(self._place, self._found())
         if self._digest is None and listed is None:
             self._fetch()
         return replace(self._checkpoint, digest=self._digest or listed)
@@ -232,10 +233,17 @@ class Fetched:
                 return
             except ChangedError:
                 self.release()
+                self._remote = None
         self._fetch_once()
 
+    def _found(self) -> Folder:
+        """Return the folder as its place has it now: it is asked once, not taken from a listing."""
+        if self._remote is None:
+            self._remote = folder_of(self._checkpoint.uri)
+        return self._remote
+
     def _fetch_once(self) -> None:
-        remote = folder_of(self._checkpoint.uri)
+        remote = self._found()
         if not remote.files:
             raise CheckpointError(_gone(remote.uri))
         parts = weight_parts(self._place, remote)

@@ -17,23 +17,29 @@ _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
 _LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
 
 
-def metadata_folder(uri: str, *inside: str, code: bool = False) -> Path:
-    """A local folder with the small files that are directly in the folder `uri`.
+def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = False) -> Path:
+    """A local folder with the small files that are directly in `folder`.
 
-    inside: addresses of checkpoints, whose small files are put into subfolders. code: with the
-    Python files, where the user trusts them: for `trust_remote_code` alone. A local folder is
-    returned as it is (a run in another format: its conversion). What is fetched is kept, under a
-    name that its content gives. Raises InputError where the place refuses.
+    folder: as it was listed, or its address, whose place is then asked what is in it. inside:
+    checkpoints, whose small files are put into subfolders. code: with the Python files, where the
+    user trusts them: for `trust_remote_code` alone. A local folder is returned as it is (a run in
+    another format: its conversion). What is fetched is kept, under a name that its content gives.
+    Raises InputError where the place refuses.
     """
+    uri = folder if isinstance(folder, str) else folder.uri
     if remote_place_of(uri) is None:
         return ordinary_run(uri)
     try:
-        folders = {"": folder_of(uri)}
+        folders = {"": _listed(folder)}
         for number, one in enumerate(inside):
-            folders[f"checkpoint-{number}"] = folder_of(one)
+            folders[f"checkpoint-{number}"] = _listed(one)
         return _kept(folders, _SUFFIXES + ((".py",) if code else ()))
     except CheckpointError as error:
         raise InputError(str(error)) from error
+
+
+def _listed(folder: Folder | str) -> Folder:
+    return folder_of(folder) if isinstance(folder, str) else folder
 
 
 def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:

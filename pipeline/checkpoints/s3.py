@@ -50,7 +50,8 @@ def contents(uri: str) -> PlaceContents:
     folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
     loose = [Entry(name) for name in found.get("", ())]
     others = [Entry(name, list(found[name])) for name in found if name and name not in named]
-    return PlaceContents(folders, [*loose, *others])
+    run = Folder(uri.rstrip("/").rpartition("/")[2], uri, found.get("", {}))
+    return PlaceContents(folders, run, [*loose, *others])
 
 
 def now(uri: str) -> float:
@@ -72,11 +73,7 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """The files directly in each of the folders; folders side by side cost one listing."""
-    parents = {uri.rpartition("/")[0] for uri in uris}
-    if len(uris) > 1 and len(parents) == 1:
-        found = _listed(parents.pop())
-        return [found.get(uri.rpartition("/")[2], {}) for uri in uris]
+    """The files directly in each of the folders, each for one listing."""
     return [_listed(uri).get("", {}) for uri in uris]
 
 
