@@ -80,7 +80,9 @@ def files_of(uris: Sequence[str]) -> list[Files]:
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
     place = _join(uri, name)
-    limits = {} if stop is None and not start else {"start": start, "end": stop}
+    # In one stream: for several, the library first asks how long the object is.
+    whole = stop is None and not start
+    limits = {"max_concurrency": 1} if whole else {"start": start, "end": stop}
     with spoken_of(place, "object", CheckpointError):
         return persistently(lambda: _filesystem().cat_file(place, **limits))
 
