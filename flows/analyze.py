@@ -37,6 +37,7 @@ from pipeline.checkpoints.left_out import in_lines
 from pipeline.config import Analysis
 from pipeline.measures.base import Reference
 from pipeline.store.lease import Lease, owned
+from pipeline.store.objects import store_name
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
@@ -95,7 +96,7 @@ def analyze(analysis: Analysis) -> State:
 
 
 def _run(analysis: Analysis) -> _Run:
-    showing.tag("ontogeny", showing.store_name(analysis.store))
+    showing.tag("ontogeny", store_name(analysis.store))
     surveyed = _audit(analysis)
     run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
     prepared = _prepare(analysis, surveyed)

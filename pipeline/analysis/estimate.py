@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 
 from pipeline.analysis.plan import Group, Prepared, examine
 from pipeline.analysis.survey import survey
@@ -59,11 +60,11 @@ class Estimate:
             yield "left out", line
         for step, reason in self.masked_steps.items():
             yield f"step {step:,}", f"is left out: {reason}"
-        yield "to fetch", _sized(self.bytes_to_fetch)
-        yield "to read", _sized(self.bytes_to_read)
+        yield "to fetch", decimal(self.bytes_to_fetch)
+        yield "to read", decimal(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
         yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
-        yield "store", f"{_sized(self.store_bytes)} before compression"
+        yield "store", f"{decimal(self.store_bytes)} before compression"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
@@ -160,8 +161,3 @@ def _row_bytes(prepared: Prepared) -> int:
             dtype = "float16" if variable.name in group.options.float16 else variable.dtype
             total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return total
-
-
-def _sized(count: int) -> str:
-    power = min(int(np.log10(max(count, 1))) // 3, 4)
-    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

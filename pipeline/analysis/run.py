@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from pipeline.analysis.plan import Cell, Plan, Prepared, plan, prepare, stored_references
 from pipeline.analysis.survey import survey
-from pipeline.analysis.worker import TRANSIENT, Outcome, Worker
+from pipeline.analysis.worker import Outcome, Worker
 from pipeline.checkpoints import Checkpoint, LeftOut
 from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import Lease, owned
 from pipeline.store.non_finite import steps_not_finite
 from pipeline.store.trajectories import publish

@@ -1,8 +1,6 @@
 """The small files of a run or a checkpoint, in a local folder: config, tokenizer, training.yaml."""
 
 import hashlib
-import shutil
-import uuid
 from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
@@ -12,6 +10,7 @@ from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
+from pipeline.writing import whole_folder
 
 _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
 _LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
@@ -53,19 +52,12 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
     if kept.is_dir():
         return kept
-    draft = kept.with_name(uuid.uuid4().hex)
-    try:
+    with whole_folder(kept) as draft:
+        draft.mkdir(parents=True)
         for path, (folder, name) in wanted.items():
             file = draft / path
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(exist_ok=True)
             file.write_bytes(read_small(place_of(folder.uri), folder, name))
-        draft.mkdir(parents=True, exist_ok=True)
-        draft.rename(kept)
-    except OSError:
-        if not kept.is_dir():  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return kept
 
 

@@ -22,7 +22,6 @@ from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.retrying import persistently, spoken_of, status_of
 from pipeline.checkpoints.stored import (
     Entry,
     Files,
@@ -33,6 +32,7 @@ from pipeline.checkpoints.stored import (
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.retrying import persistently, spoken_of, status_of
 
 WRITTEN_BY_THE: Unit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
