@@ -321,7 +321,7 @@ def _claimed(parent: Path) -> Path:
                 shutil.rmtree(other, ignore_errors=True)
         own = parent / uuid.uuid4().hex
         own.mkdir()
-        claim = FileLock(own / _LOCK)
+        claim = FileLock(own / _LOCK, thread_local=False)  # the thread that claims it may end
         claim.acquire()
         _claims.append(claim)
     atexit.register(shutil.rmtree, own, ignore_errors=True)
