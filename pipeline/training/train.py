@@ -148,6 +148,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Removed while it is still held: whoever waits for this very file sees that it is gone.
+        (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
 
 
