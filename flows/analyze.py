@@ -29,6 +29,7 @@ from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.measures.base import Reference
+from pipeline.store.objects import store_name
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
@@ -75,7 +76,7 @@ def analyze(analysis: Analysis) -> State:
 
 def _analyzed(analysis: Analysis, observer: PrefectObserver) -> State:
     with dropping_unsent_events():
-        artifacts.tag("ontogeny", artifacts.store_name(analysis.store))
+        artifacts.tag("ontogeny", store_name(analysis.store))
         summary = carry_out(analysis, _on_ray, observer)
         there = await_server()
         observer.stage("report", lambda: observer.report(summary))

@@ -27,13 +27,9 @@ from pipeline.analysis.summary import Summary
 from pipeline.config import Analysis
 from pipeline.findings import findings
 from pipeline.report.sparklines import overview
+from pipeline.store.objects import store_name
 
 _SECONDS_BETWEEN = 2.0
-
-
-def store_name(store: str) -> str:
-    """The name by which a store is known among others: the last part of its URI."""
-    return store.rstrip("/").rpartition("/")[2].removesuffix(".zarr")
 
 
 def run_name(analysis: Analysis) -> str:

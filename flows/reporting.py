@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from pipeline.report import write_report
+from pipeline.store.objects import store_name
 
 
 def report_folder(store: str) -> Path:
     """Beside a store on disk; in the working directory for one that is elsewhere."""
-    name = store.rstrip("/").rpartition("/")[2].removesuffix(".zarr") + "-report"
+    name = f"{store_name(store)}-report"
     return Path(name) if "://" in store else Path(store).parent / name
 
 

@@ -24,6 +24,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Analysis, Workers
 from pipeline.errors import InputError
+from pipeline.store.objects import store_name
 
 SENDERS = {
     "slurm": ["sbatch"],
@@ -186,7 +187,7 @@ def _environment() -> dict[str, str]:
 
 def _name(analysis: Analysis) -> str:
     """After the store, in letters that Kubernetes allows (and within KubeRay's 47 of them)."""
-    store = analysis.store.rstrip("/").rpartition("/")[2].removesuffix(".zarr").lower()
+    store = store_name(analysis.store).lower()
     return f"ontogeny-{re.sub('[^a-z0-9]+', '-', store).strip('-')}"[:31].rstrip("-")
 
 

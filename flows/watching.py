@@ -8,9 +8,9 @@ from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from flows.analyze import analyze
-from flows.artifacts import store_name
 from pipeline.config import Analysis
 from pipeline.errors import InputError
+from pipeline.store.objects import store_name
 
 _SECONDS_TO_SCHEDULE = 10  # the server looks for new schedules every 5 s
 

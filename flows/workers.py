@@ -28,9 +28,10 @@ from flows import actor
 from flows.dispatch import LostError, Pool, StillWorkingError
 from flows.worker_logs import overheard, say_again
 from pipeline.analysis.plan import Job
-from pipeline.analysis.worker import TRANSIENT, Worker
+from pipeline.analysis.worker import Worker
 from pipeline.config import Workers
 from pipeline.errors import InputError
+from pipeline.retrying import TRANSIENT
 
 # Nothing large passes through Ray: weights are read, and rows written, by the workers themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20

@@ -78,14 +78,13 @@ def checkpoints(
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run, in order of step, and what is left out of the list."""
-    from pipeline.analysis.survey import said_tokens_per_step
-    from pipeline.checkpoints import list_run
+    from pipeline.analysis.survey import list_with_tokens
 
     given = _fields(model)
-    place = _tell_notes(uri, given)
-    listing = list_run(uri, tokens_per_step or said_tokens_per_step(place), given)
+    _tell_notes(uri, given)
+    listing = list_with_tokens(uri, tokens_per_step, given)
     if as_json:
-        typer.echo(json.dumps({"uri": uri, **asdict(listing)}, indent=1))
+        typer.echo(json.dumps({"uri": uri, **listing.as_json()}, indent=1))
         return
     print_table(
         ["step", "tokens_seen", "uri"],
@@ -106,14 +105,12 @@ def _fields(model: list[str]) -> dict[str, Any]:
     return saved_model({name: yaml.safe_load(value) for name, _, value in pairs}, "--model")
 
 
-def _tell_notes(uri: str, model: dict[str, Any]) -> str:
-    """Say on stderr what is left out of a run of `.pth` files; where the run is read from."""
+def _tell_notes(uri: str, model: dict[str, Any]) -> None:
+    """Say on stderr what is left out of a run of `.pth` files."""
     from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 
-    place = converted_uri(uri, model)
-    for note in conversion_notes(place):
+    for note in conversion_notes(converted_uri(uri, model)):
         typer.echo(f"note: {note}", err=True)
-    return place
 
 
 @app.command()

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipeline.errors import first_line
+
 Answer = TypeVar("Answer")
 
 SECONDS = 45.0  # what does not answer by then is reported as that
@@ -41,5 +43,5 @@ def within(seconds: float, question: Callable[[], Answer]) -> Answer:
 
 
 def brief(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(": ")
+    """The first line of what an error says, to be followed by a colon."""
+    return first_line(error).rstrip(": ")

@@ -94,7 +94,7 @@ def _read(
 
     def attempt(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any] | str]:
         try:
-            return checkpoint, as_trained(read_config(checkpoint.uri))
+            return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 

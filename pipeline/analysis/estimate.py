@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 
 from pipeline.analysis.plan import Group, Prepared, examine
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.contents import weight_parts
 from pipeline.checkpoints.left_out import in_lines
-from pipeline.checkpoints.places import place_of, remote_place_of
-from pipeline.checkpoints.stored import Folder
+from pipeline.checkpoints.places import listed_folder, place_of, remote_place_of
 from pipeline.config import Analysis
 from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
@@ -60,11 +60,11 @@ class Estimate:
             yield "left out", line
         for step, reason in self.masked_steps.items():
             yield f"step {step:,}", f"is left out: {reason}"
-        yield "to fetch", _sized(self.bytes_to_fetch)
-        yield "to read", _sized(self.bytes_to_read)
+        yield "to fetch", decimal(self.bytes_to_fetch)
+        yield "to read", decimal(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
         yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
-        yield "store", f"{_sized(self.store_bytes)} before compression"
+        yield "store", f"{decimal(self.store_bytes)} before compression"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
@@ -117,11 +117,10 @@ def _passes(prepared: Prepared, groups: Iterable[Group]) -> list[Pass]:
 def _weight_bytes(prepared: Prepared) -> list[int]:
     """The bytes of each checkpoint's weights; those that are broken count as nothing."""
     place = place_of(prepared.checkpoints[0].uri)
-    uris = [checkpoint.uri for checkpoint in prepared.checkpoints]
     sizes = []
-    for uri, files in zip(uris, place.files_of(uris), strict=True):
+    for checkpoint in prepared.checkpoints:
         try:
-            sizes.append(sum(part.size for part in weight_parts(place, Folder(uri, uri, files))))
+            sizes.append(sum(part.size for part in weight_parts(place, listed_folder(checkpoint))))
         except CheckpointError:
             sizes.append(0)
     return sizes
@@ -162,8 +161,3 @@ def _row_bytes(prepared: Prepared) -> int:
             dtype = "float16" if variable.name in group.options.float16 else variable.dtype
             total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     return total
-
-
-def _sized(count: int) -> str:
-    power = min(int(np.log10(max(count, 1))) // 3, 4)
-    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -13,8 +13,9 @@ from pipeline.analysis.architecture import architecture_of
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import listed_folder
 from pipeline.checkpoints.selection import select
 from pipeline.config import Analysis, GroupOptions, validated
 from pipeline.engine.form import unmet_assumptions
@@ -157,13 +158,13 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
     checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
     shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
-    source = shared.source.uri
+    source = listed_folder(shared.source)
     folder = metadata_folder(source, code=trusted)
     facts = facts_of(folder, trusted)
     groups = _groups(analysis)
     if any(group.measure.relies_on for group in groups):
         facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
-    run_folder = metadata_folder(converted_uri(analysis.checkpoints, analysis.model), source)
+    run_folder = metadata_folder(surveyed.run, source)
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
@@ -174,7 +175,7 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
-    job = Job(analysis, source, groups, digests, facts.unmet)
+    job = Job(analysis, source.uri, groups, digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
 
@@ -228,8 +229,9 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
             if step in done:
                 committed[step][name] = done[step].fingerprint
         job.store.set_current(name, class_)
+    # Without the listed files: a worker asks for those that are there when it begins to fetch.
     cells = tuple(
-        Cell(checkpoint, rows[checkpoint.step], committed[checkpoint.step])
+        Cell(replace(checkpoint, files=None), rows[checkpoint.step], committed[checkpoint.step])
         for checkpoint in prepared.checkpoints
         if rows[checkpoint.step]
     )

@@ -13,12 +13,13 @@ from typing import Protocol, TypeVar
 from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, prepare, stored_references
 from pipeline.analysis.summary import NON_FINITE, Summary
 from pipeline.analysis.survey import Survey, survey
-from pipeline.analysis.worker import TRANSIENT, Outcome, Worker
+from pipeline.analysis.worker import Outcome, Worker
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import steps_not_finite
 from pipeline.store.trajectories import publish

@@ -1,14 +1,17 @@
 """Which checkpoints an analysis is about, and the truth about them: found before anything else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.audit import Audit, audit_found
-from pipeline.checkpoints import Checkpoint, LeftOut
+from pipeline.checkpoints import Checkpoint, LeftOut, Listing
 from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
+from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store import Store
@@ -23,10 +26,12 @@ class Survey:
 
     verdict: of the audit, on all checkpoints of the run; None where there was to be none. left_out:
     what else lies at the run's place and may be a checkpoint. listed: all checkpoints of the run.
+    run: the run's own folder, see `pipeline.checkpoints.stored.PlaceContents`.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     verdict: Audit | None
+    run: Folder | str
     left_out: tuple[LeftOut, ...] = ()
     listed: tuple[Checkpoint, ...] = ()
 
@@ -42,9 +47,8 @@ def survey(analysis: Analysis) -> Survey:
     What earlier runs found when they read weights is known from the store, by their digests.
     """
     place = place_of(analysis.checkpoints)
-    uri = converted_uri(analysis.checkpoints, analysis.model)
-    listing = finished(place, uri)
-    tokens = analysis.tokens_per_step or said_tokens_per_step(uri)
+    listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
+    tokens = analysis.tokens_per_step or _said_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
     verdict = None
     if analysis.audit != "off":
@@ -53,7 +57,7 @@ def survey(analysis: Analysis) -> Survey:
         read = {one.step: known[one.digest] for one in listed if one.digest in known}
         verdict = verdict.with_non_finite(read)
     chosen = tuple(_chosen(analysis, listed, verdict))
-    return Survey(chosen, verdict, listing.left_out, tuple(listed))
+    return Survey(chosen, verdict, listing.run, listing.left_out, tuple(listed))
 
 
 def _chosen(
@@ -71,7 +75,15 @@ def _chosen(
     return chosen
 
 
-def said_tokens_per_step(uri: str) -> int | None:
+def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, Any]) -> Listing:
+    """List a run as `list_run` does, with the tokens that its own training.yaml tells of."""
+    place = place_of(uri)
+    listing = finished(place, converted_uri(uri, model))
+    tokens = tokens_per_step or _said_tokens_per_step(listing.run)
+    return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
+
+
+def _said_tokens_per_step(run: Folder | str) -> int | None:
     """The training tokens of one step, as the run's own training.yaml says; None without."""
-    run_folder = metadata_folder(uri)
+    run_folder = metadata_folder(run)
     return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

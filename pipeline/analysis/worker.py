@@ -29,17 +29,14 @@ from pipeline.engine.changes import run_changed
 from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import batch_bytes, run
 from pipeline.engine.record import Record, merge
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, first_line
 from pipeline.measures.base import Reference
 from pipeline.models.loading import Resident, read_weights
+from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
 from pipeline.store import Commit
 from pipeline.store import non_finite as non_finite_store
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.rows import Row
-
-# Trying again may help with these; anything else that a measure raises would be raised again.
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-TRANSIENT = (OSError, *OUT_OF_MEMORY)
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def _memory_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):
             raise
-        raise MemoryError(_first_line(error)) from None
+        raise MemoryError(first_line(error)) from None
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ class Worker:
             self._commit(checkpoint, groups, rows, plan, done)
             return False
         except OUT_OF_MEMORY as error:
-            reason = _first_line(error)
+            reason = first_line(error)
         # Outside the handler: the error holds on to the tensors of the batch that was too large.
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
         if torch.cuda.is_available():
@@ -216,7 +213,7 @@ class Worker:
         except OUT_OF_MEMORY as error:
             raise CheckpointError(
                 f"step {checkpoint.step} ({checkpoint.uri}): out of memory, also with half the "
-                f"batch ({_first_line(error)}): lower workers.memory, or have fewer workers share "
+                f"batch ({first_line(error)}): lower workers.memory, or have fewer workers share "
                 "the device"
             ) from error
 
@@ -324,7 +321,3 @@ class Worker:
         self, group: Group, records: Mapping[tuple[str, str], Record]
     ) -> tuple[Record, ...]:
         return tuple(records[wanted.key] for wanted in self._passes[group.name])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -158,7 +158,7 @@ def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
     shapes = {name: facts.shape for name, facts in tensors.items()}
     dtypes = {name: facts.dtype for name, facts in tensors.items()}
     try:
-        folder = metadata_folder(one.folder.uri)
+        folder = metadata_folder(one.folder)
         check_shapes(folder, shapes, "the checkpoint", dtypes, one.config)
     except QuantisedError as error:
         return "quantised", str(error)

@@ -1,7 +1,7 @@
 """Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint
@@ -23,6 +23,14 @@ class Listing:
 
     checkpoints: tuple[Checkpoint, ...]
     left_out: tuple[LeftOut, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the listing as JSON has it, without the files of each checkpoint."""
+        shown = ("step", "uri", "tokens_seen", "digest")
+        return {
+            "checkpoints": [{key: getattr(c, key) for key in shown} for c in self.checkpoints],
+            "left_out": [asdict(one) for one in self.left_out],
+        }
 
 
 def list_checkpoints(

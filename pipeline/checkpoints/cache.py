@@ -6,11 +6,12 @@ processes need no lock. Losing any of it costs time, never a result.
 
 import hashlib
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from pipeline.writing import whole_file
 
 
 def cache_folder() -> Path:
@@ -35,12 +36,8 @@ def remember(kind: str, key: str, content: bytes) -> None:
     entry = _entry(kind, key)
     with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = entry.with_suffix(f".{uuid.uuid4().hex}")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(entry)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(entry) as draft:
+            draft.write_bytes(content)
 
 
 def _entry(kind: str, key: str) -> Path:

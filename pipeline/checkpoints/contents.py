@@ -1,6 +1,7 @@
 """What a checkpoint consists of, from its listing and its small files, wherever it is kept."""
 
 import json
+import threading
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -20,6 +21,10 @@ _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 _DEEPEST = 64  # levels of a config.json; what nests deeper is refused before anything walks it
 _LARGEST_CONFIG = 32 * 2**20  # bytes
 _MOST_TOKENS = 2**63  # a larger count is none, and no store can hold it
+
+# So that threads which want one content at the same time ask for it once. Each identity has one of
+# these, and shares it with others: a lock for each would have to be removed again.
+_READING = tuple(threading.Lock() for _ in range(64))
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comment after it
@@ -64,14 +69,16 @@ def known_digest(place: Place, folder: Folder) -> str | None:
 def read_small(place: Place, folder: Folder, name: str) -> bytes:
     """The content of a small file; remembered where its identity tells its content."""
     identity = folder.files[name].identity
-    found = None if identity is None else recall("small", identity)
-    if found is not None or identity is None:
-        return place.read(folder.uri, name) if found is None else found
-    try:
-        found = _read_verified(place, folder, name)
-    except ChangedError:  # what is there now, and not to be remembered under the listed identity
+    if identity is None:
         return place.read(folder.uri, name)
-    remember("small", identity, found)
+    with _READING[hash(identity) % len(_READING)]:
+        found = recall("small", identity)
+        if found is None:
+            try:
+                found = _read_verified(place, folder, name)
+            except ChangedError:  # what is there now is not what its listed identity names
+                return place.read(folder.uri, name)
+            remember("small", identity, found)
     return found
 
 

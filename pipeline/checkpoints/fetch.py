@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import fcntl
-import os
 import shutil
 import threading
 import time
@@ -22,6 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from pipeline.checkpoints import local
 from pipeline.checkpoints.cache import cache_folder
@@ -36,6 +36,8 @@ from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputEr
 Content = TypeVar("Content")
 
 _LOCK = "in-use"
+# Held until the process ends, however it ends: a lock that nothing refers to is released.
+_claims: list[BaseFileLock] = []
 _TRIES = 3
 _WAITS = (0.2, 1.0, 0.0)  # seconds after each try to read what is being written to
 
@@ -182,6 +184,7 @@ class Fetched:
         self._checkpoint, self._place, self._copies = checkpoint, place, copies
         self._folder: Path | None = None
         self._digest: str | None = None
+        self._remote: Folder | None = None
 
     @property
     def folder(self) -> Path:
@@ -197,7 +200,7 @@ class Fetched:
     @property
     def config(self) -> dict[str, Any]:
         """Its config.json; {} where it cannot be read."""
-        return _config(self._place, folder_of(self._checkpoint.uri))
+        return _config(self._place, self._found())
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -207,7 +210,7 @@ class Fetched:
         """
         listed = self._checkpoint.digest
         if self._digest is None and listed is None:
-            listed = known_digest(self._place, folder_of(self._checkpoint.uri))
+            listed = known_digest(self._place, self._found())
         if self._digest is None and listed is None:
             self._fetch()
         return replace(self._checkpoint, digest=self._digest or listed)
@@ -234,10 +237,17 @@ class Fetched:
                 return
             except ChangedError:
                 self.release()
+                self._remote = None
         self._fetch_once()
 
+    def _found(self) -> Folder:
+        """Return the folder as its place has it now: it is asked once, not taken from a listing."""
+        if self._remote is None:
+            self._remote = folder_of(self._checkpoint.uri)
+        return self._remote
+
     def _fetch_once(self) -> None:
-        remote = folder_of(self._checkpoint.uri)
+        remote = self._found()
         if not remote.files:
             raise CheckpointError(_gone(remote.uri))
         parts = weight_parts(self._place, remote)
@@ -307,26 +317,24 @@ def _check_space(folder: Path, needed: int) -> None:
 def _claimed(parent: Path) -> Path:
     """A new folder in `parent` that is this process's; those of ended processes are removed."""
     parent.mkdir(parents=True, exist_ok=True)
-    with (parent / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(parent / _LOCK):
         for other in parent.iterdir():
             if other.is_dir() and _is_abandoned(other):
                 shutil.rmtree(other, ignore_errors=True)
         own = parent / uuid.uuid4().hex
         own.mkdir()
-        # Held until the process ends, however it ends: its open file is the claim.
-        claim = os.open(own / _LOCK, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(claim, fcntl.LOCK_EX)
+        claim = FileLock(own / _LOCK, thread_local=False)  # the thread that claims it may end
+        claim.acquire()
+        _claims.append(claim)
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     return own
 
 
 def _is_abandoned(folder: Path) -> bool:
     try:
-        with (folder / _LOCK).open("r+") as claim:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with FileLock(folder / _LOCK, blocking=False):
+            return True
+    except Timeout:
         return False
     except OSError:
         return True
-    return True

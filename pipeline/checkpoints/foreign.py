@@ -10,7 +10,6 @@ weights there, whose folder says why; if there is no other one, it is refused.
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +36,7 @@ from pipeline.checkpoints.pickled import (
     unknown_format,
 )
 from pipeline.errors import CheckpointError, InputError
+from pipeline.writing import whole_folder
 
 TABLE_FILE = "ontogeny-table.json"
 _NOTES_FILE = "ontogeny-notes.json"
@@ -181,16 +181,9 @@ class _Run:
 
 
 def _convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
-    draft = kept.with_name(uuid.uuid4().hex)
-    try:
+    with whole_folder(kept) as draft:
         run = _read_all(files)
         _write_all(draft, run, given, list(_left_out(path, run)))
-        draft.rename(kept)
-    except OSError:
-        if not kept.is_dir():  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _read_all(files: list[Path]) -> _Run:

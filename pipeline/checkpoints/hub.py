@@ -44,15 +44,16 @@ def contents(uri: str) -> PlaceContents:
     commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
     others = [Entry(ref.name, is_ref=True) for ref in wanted if ref.name not in {*commits, "main"}]
     main = next((ref.target_commit for ref in found.branches if ref.name == "main"), None)
+    run = str(Address(address.repo, main))
     if not commits and main and address.ref is None:
-        return PlaceContents(hub_states.folders(Address(address.repo, main)), others)
+        return PlaceContents(hub_states.folders(Address(address.repo, main)), run, others)
     _refuse_several_stages(uri, list(commits))
     places = [f"hf://{address.repo}@{commit}" for commit in commits.values()]
     folders = [
         Folder(name, place, files)
         for name, place, files in zip(commits, places, files_of(places), strict=True)
     ]
-    return PlaceContents(folders, others)
+    return PlaceContents(folders, run, others)
 
 
 def now(uri: str) -> float:

@@ -19,9 +19,9 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_ba
 from huggingface_hub.utils._http import default_client_factory
 
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.retrying import is_absent, persistently, spoken_of
 from pipeline.checkpoints.stored import StoredFile, known_sha256
 from pipeline.errors import CheckpointError, InputError
+from pipeline.retrying import is_absent, persistently, spoken_of
 
 _PART = r"[\w-][\w.-]*"  # never hidden, never a way up
 _URI = re.compile(

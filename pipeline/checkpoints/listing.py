@@ -31,10 +31,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Finished:
-    """The finished checkpoints of a run, ordered by step, and what is left out with the reason."""
+    """The finished checkpoints of a run, ordered by step, and what is left out with the reason.
+
+    run: the run's own folder, see `PlaceContents`.
+    """
 
     found: Sequence[Found]
     left_out: tuple[LeftOut, ...]
+    run: Folder | str
 
 
 def described(
@@ -62,7 +66,7 @@ def finished(place: Place, uri: str) -> Finished:
     left_out += left_out_of(inside.others)
     if not found:
         raise InputError(_nothing(uri, left_out, inside.others))
-    return Finished([found[step] for step in sorted(found)], tuple(sorted(left_out)))
+    return Finished([found[step] for step in sorted(found)], tuple(sorted(left_out)), inside.run)
 
 
 def _nothing(uri: str, left_out: Sequence[LeftOut], others: Sequence[Entry]) -> str:
@@ -95,4 +99,4 @@ def _checkpoint(place: Place, found: Found, tokens_per_step: int | None) -> Chec
     tokens = tokens_in_trainer_state(place, folder)
     if tokens is None:
         tokens = name.tokens_seen if tokens_per_step is None else name.step * tokens_per_step
-    return Checkpoint(name.step, folder.uri, tokens, known_digest(place, folder))
+    return Checkpoint(name.step, folder.uri, tokens, known_digest(place, folder), folder.files)

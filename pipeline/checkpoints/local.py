@@ -36,7 +36,7 @@ def contents(uri: str) -> PlaceContents:
         raise InputError(f"{uri}: there is no such folder: give the folder of a training run")
     named = [path for path in root.iterdir() if _is_named(path)]
     folders = [Folder(path.name, str(path), _files(path), _changed(path)) for path in named]
-    return PlaceContents(folders, _others(Path(uri), is_converted=root != Path(uri)))
+    return PlaceContents(folders, uri, _others(Path(uri), is_converted=root != Path(uri)))
 
 
 def now(uri: str) -> float:

@@ -1,8 +1,6 @@
 """The small files of a run or a checkpoint, in a local folder: config, tokenizer, training.yaml."""
 
 import hashlib
-import shutil
-import uuid
 from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
@@ -12,28 +10,35 @@ from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
+from pipeline.writing import whole_folder
 
 _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
 _LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
 
 
-def metadata_folder(uri: str, *inside: str, code: bool = False) -> Path:
-    """A local folder with the small files that are directly in the folder `uri`.
+def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = False) -> Path:
+    """A local folder with the small files that are directly in `folder`.
 
-    inside: addresses of checkpoints, whose small files are put into subfolders. code: with the
-    Python files, where the user trusts them: for `trust_remote_code` alone. A local folder is
-    returned as it is (a run in another format: its conversion). What is fetched is kept, under a
-    name that its content gives. Raises InputError where the place refuses.
+    folder: as it was listed, or its address, whose place is then asked what is in it. inside:
+    checkpoints, whose small files are put into subfolders. code: with the Python files, where the
+    user trusts them: for `trust_remote_code` alone. A local folder is returned as it is (a run in
+    another format: its conversion). What is fetched is kept, under a name that its content gives.
+    Raises InputError where the place refuses.
     """
+    uri = folder if isinstance(folder, str) else folder.uri
     if remote_place_of(uri) is None:
         return ordinary_run(uri)
     try:
-        folders = {"": folder_of(uri)}
+        folders = {"": _listed(folder)}
         for number, one in enumerate(inside):
-            folders[f"checkpoint-{number}"] = folder_of(one)
+            folders[f"checkpoint-{number}"] = _listed(one)
         return _kept(folders, _SUFFIXES + ((".py",) if code else ()))
     except CheckpointError as error:
         raise InputError(str(error)) from error
+
+
+def _listed(folder: Folder | str) -> Folder:
+    return folder_of(folder) if isinstance(folder, str) else folder
 
 
 def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
@@ -47,19 +52,12 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
     if kept.is_dir():
         return kept
-    draft = kept.with_name(uuid.uuid4().hex)
-    try:
+    with whole_folder(kept) as draft:
+        draft.mkdir(parents=True)
         for path, (folder, name) in wanted.items():
             file = draft / path
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(exist_ok=True)
             file.write_bytes(read_small(place_of(folder.uri), folder, name))
-        draft.mkdir(parents=True, exist_ok=True)
-        draft.rename(kept)
-    except OSError:
-        if not kept.is_dir():  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return kept
 
 

@@ -5,8 +5,9 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.checkpoints import local
+from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import config_of
-from pipeline.checkpoints.stored import Folder, Place, RemotePlace
+from pipeline.checkpoints.stored import Files, Folder, Place, RemotePlace
 from pipeline.errors import InputError, suggestion
 
 # Imported when they are asked for: a local run needs none of their libraries.
@@ -40,14 +41,21 @@ def remote_place_of(uri: str) -> RemotePlace | None:
     return place
 
 
-def folder_of(uri: str) -> Folder:
-    """A checkpoint's folder, with its files."""
-    return Folder(uri.rstrip("/").rpartition("/")[2], uri, place_of(uri).files_of([uri])[0])
+def folder_of(uri: str, files: Files | None = None) -> Folder:
+    """Return a folder with its files; its place is asked for them where they are not given."""
+    found = place_of(uri).files_of([uri])[0] if files is None else files
+    return Folder(uri.rstrip("/").rpartition("/")[2], uri, found)
 
 
-def read_config(uri: str) -> dict:
+def listed_folder(checkpoint: Checkpoint) -> Folder:
+    """Return a checkpoint's folder with its files as they were listed."""
+    return folder_of(checkpoint.uri, checkpoint.files)
+
+
+def read_config(uri: str, files: Files | None = None) -> dict:
     """The architecture in a checkpoint's config.json, without what varies between equal models.
 
-    Raises InputError, naming the file, where there is none that can be read.
+    files: of its folder, as they were listed. Raises InputError, naming the file, where there is
+    none that can be read.
     """
-    return config_of(place_of(uri), folder_of(uri))
+    return config_of(place_of(uri), folder_of(uri, files))

@@ -22,7 +22,6 @@ from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.retrying import persistently, spoken_of, status_of
 from pipeline.checkpoints.stored import (
     Entry,
     Files,
@@ -33,6 +32,7 @@ from pipeline.checkpoints.stored import (
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.retrying import persistently, spoken_of, status_of
 
 WRITTEN_BY_THE: Unit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
@@ -50,7 +50,8 @@ def contents(uri: str) -> PlaceContents:
     folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
     loose = [Entry(name) for name in found.get("", ())]
     others = [Entry(name, list(found[name])) for name in found if name and name not in named]
-    return PlaceContents(folders, [*loose, *others])
+    run = Folder(uri.rstrip("/").rpartition("/")[2], uri, found.get("", {}))
+    return PlaceContents(folders, run, [*loose, *others])
 
 
 def now(uri: str) -> float:
@@ -72,18 +73,16 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """The files directly in each of the folders; folders side by side cost one listing."""
-    parents = {uri.rpartition("/")[0] for uri in uris}
-    if len(uris) > 1 and len(parents) == 1:
-        found = _listed(parents.pop())
-        return [found.get(uri.rpartition("/")[2], {}) for uri in uris]
+    """The files directly in each of the folders, each for one listing."""
     return [_listed(uri).get("", {}) for uri in uris]
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
     place = _join(uri, name)
-    limits = {} if stop is None and not start else {"start": start, "end": stop}
+    # In one stream: for several, the library first asks how long the object is.
+    whole = stop is None and not start
+    limits = {"max_concurrency": 1} if whole else {"start": start, "end": stop}
     with spoken_of(place, "object", CheckpointError):
         return persistently(lambda: _filesystem().cat_file(place, **limits))
 

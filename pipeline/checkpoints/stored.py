@@ -58,9 +58,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class PlaceContents:
-    """All that lies at a run's place: folders with a checkpoint's name, and everything else."""
+    """All that lies at a run's place: folders with a checkpoint's name, and everything else.
+
+    run: the run's own folder, or its address where its files are not listed with the rest.
+    """
 
     folders: Sequence[Folder]
+    run: Folder | str
     others: Sequence[Entry] = ()
 
 

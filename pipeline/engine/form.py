@@ -24,6 +24,7 @@ from pipeline.engine.forward import uses_interface
 from pipeline.engine.kernels import capped
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
+from pipeline.errors import first_line
 from pipeline.models.circuits import Circuits, FinalNorm, circuits
 from pipeline.models.families import Family, family_of
 from pipeline.models.loading import Resident
@@ -53,8 +54,7 @@ def unmet_assumptions(
             with torch.inference_mode():
                 return dict(_Check(resident, family).found())
         except Exception as error:  # whatever a model says that is not what its family was
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return {"matrices": f"they could not be checked ({first})"}
+            return {"matrices": f"they could not be checked ({first_line(error)})"}
 
 
 @dataclass

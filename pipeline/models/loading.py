@@ -28,7 +28,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.floats import refuse_quantised, refuse_unreadable
 from pipeline.checkpoints.placeholders import placeholder_in
-from pipeline.errors import CheckpointError, InputError
+from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.models.assumptions import Unmet
 from pipeline.models.fit import (
     check_fit,
@@ -114,11 +114,11 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{file}: is truncated or no weight file ({_first_line(error)}): save or copy it again"
+            f"{file}: is truncated or no weight file ({first_line(error)}): save or copy it again"
         ) from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: cannot be read as plain tensors ({_first_line(error)}); "
+            f"{file}: cannot be read as plain tensors ({first_line(error)}); "
             "files that would run code are refused: convert it to safetensors"
         ) from error
     if not isinstance(content, dict) or not all(
@@ -138,10 +138,6 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The config.json of a checkpoint's folder; raises InputError where it cannot be used.
 
@@ -156,7 +152,7 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
             raise _distrusted(Path(folder) / "config.json") from error
         raise InputError(
             f"{Path(folder) / 'config.json'}: describes no model that can be built here "
-            f"({_first_line(error)}): give a checkpoint in the Hugging Face layout"
+            f"({first_line(error)}): give a checkpoint in the Hugging Face layout"
         ) from error
 
 
@@ -404,7 +400,7 @@ def _build(
             raise _distrusted(config.model_type) from error
         raise InputError(
             f"{config.model_type}: is no causal language model that can be built here "
-            f"({_first_line(error)}): give checkpoints of a decoder that transformers knows"
+            f"({first_line(error)}): give checkpoints of a decoder that transformers knows"
         ) from error
     return module.eval().requires_grad_(False)
 

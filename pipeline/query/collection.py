@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import xarray as xr
 from pipeline.aggregate.crossings import first_crossing
 from pipeline.errors import InputError, suggestion
 from pipeline.query import open_run, select
+from pipeline.store.objects import store_name
 
 # What makes the numbers of two runs comparable: attributes of a group.
 _SAME = ("measure", "version", "parameters", "input")
@@ -59,7 +59,7 @@ def open_runs(
 def _by_name(uris: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for uri in uris:
-        name = Path(uri.rstrip("/")).stem
+        name = store_name(uri)
         if name in named:
             raise InputError(
                 f"{named[name]} and {uri} are both called {name!r}: give each run a name"

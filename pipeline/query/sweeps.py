@@ -11,6 +11,7 @@ from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.query import open_run
+from pipeline.store.objects import store_name
 from pipeline.training import load_run
 from pipeline.training.config import RUN_FILE
 
@@ -54,7 +55,7 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     finite at the last step.
     InputError for a store without the measure `modular_addition`.
     """
-    opened = {Path(store.rstrip("/")).stem: open_run(store) for store in stores}
+    opened = {store_name(store): open_run(store) for store in stores}
     trainings = [_training_of(run) for run in opened.values()]
     rows = [
         {"run": name, **settings, **_grokked(name, run)}

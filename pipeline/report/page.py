@@ -1,6 +1,5 @@
 """One page for any number of stores: an HTML file, and plotly's JavaScript beside it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +16,8 @@ from pipeline.findings.number_format import amount, at_step, by_reason, counted,
 from pipeline.findings.sentences import findings_of
 from pipeline.query import open_run
 from pipeline.report.sections import Section, sections
+from pipeline.store.objects import store_name
+from pipeline.writing import whole_file
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
 _SHORT_RUN = 10_000  # steps
@@ -60,7 +61,7 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
     groups = {name: node.to_dataset() for name, node in run.children.items()}
     saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
     return Run(
-        name=uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or uri,
+        name=store_name(uri),
         uri=uri,
         anchor=f"run-{index + 1}",
         summary=_summary(saved, groups),
@@ -166,6 +167,5 @@ def _resource(name: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all: a page may be open while a run goes on."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")

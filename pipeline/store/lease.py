@@ -183,6 +183,7 @@ def _machine() -> str | None:
 
 def _started(process: int) -> int | None:
     """When a process began, in ticks since boot; None where there is no such process."""
+    # Not psutil's time of creation: it counts from 1970, and so changes when the clock is set.
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -38,6 +38,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 PARTIAL = ".partial"  # the suffix of files in the making; zarr's own unfinished files have it too
 
 
+def store_name(uri: str) -> str:
+    """Return the name by which a store is known among others: the last part of its address."""
+    return uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or uri
+
+
 @dataclass(frozen=True)
 class Objects:
     """The objects under one URI: an absolute path, or `s3://bucket/prefix`."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.store import Store, trajectories
 from pipeline.store.lazy import Complete, open_described
 from pipeline.store.lease import owned
@@ -144,4 +144,4 @@ def _fault(commit: Commit, what: str) -> Fault:
 
 
 def _brief(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return first_line(error)[:160]

@@ -14,6 +14,7 @@ from pipeline.inputs import modular
 from pipeline.inputs.text import END_OF_TEXT_ID
 from pipeline.models.organism import OrganismConfig
 from pipeline.training.schedule import Schedule
+from pipeline.writing import whole_file
 
 PRESETS = Path(__file__).parent / "presets"
 RUN_FILE = "training.yaml"
@@ -207,9 +208,8 @@ def claim(folder: Path, training: Training) -> None:
                 f"{folder}: holds {found[0]!r} but no {RUN_FILE}, expected an empty folder or a "
                 "run of this configuration: choose another output"
             )
-        draft = folder / f".{RUN_FILE}"
-        draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
-        draft.rename(folder / RUN_FILE)
+        with whole_file(folder / RUN_FILE) as draft:
+            draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
         return
     there, here = _flat(load_run(folder).model_dump()), _flat(training.model_dump())
     for key in sorted((there.keys() | here.keys()) - {"output"}):

@@ -25,6 +25,7 @@ from pipeline.training.config import (
     Training,
     load_run,
 )
+from pipeline.writing import whole_file
 
 # spawn keys of numpy's SeedSequence: streams of random numbers that cannot meet
 TRAINING, HELD_OUT = 0, 1
@@ -129,8 +130,8 @@ def prepare(training: Training) -> None:
     tokenizer = text.train_tokenizer(texts, task.vocabulary)
     tokenizer.save_pretrained(folder)
     ids = text.tokenise_corpus(texts, tokenizer)
-    np.save(folder / ".corpus.npy", ids.astype(np.uint32))
-    (folder / ".corpus.npy").rename(folder / "corpus.npy")
+    with whole_file(folder / "corpus.npy") as draft:
+        np.save(draft, ids.astype(np.uint32))
 
 
 def tokens_per_step(training: Training) -> int:

@@ -1,14 +1,13 @@
 """The training loop: short, seeded, and the same bit for bit after any interruption."""
 
-import fcntl
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch.optim import AdamW
 from transformers.utils import logging
 
@@ -16,10 +15,12 @@ from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training.config import Training, claim
 from pipeline.training.tasks import StepLoss, prepare, step_loss
+from pipeline.writing import whole_file, whole_folder
 
 Progress = Callable[[int, int, float], None]
 
 _STATE = ".resume.pt"
+_LOCK = ".lock"
 
 
 def train(training: Training, progress: Progress | None = None) -> Path:
@@ -104,21 +105,19 @@ def _take_step(
 
 def _save(folder: Path, step: int, model: OrganismForCausalLM) -> None:
     """Write `step-N/` under another name first, so that it is never seen half-written."""
-    place, draft = _place(folder, step), folder / f".step-{step}"
+    place = _place(folder, step)
     if place.exists():
         return
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
-    for path in folder.glob("tokenizer*.json"):
-        shutil.copy(path, draft)
-    draft.rename(place)
+    with whole_folder(place, folder / f".step-{step}") as draft:
+        model.save_pretrained(draft)
+        for path in folder.glob("tokenizer*.json"):
+            shutil.copy(path, draft)
 
 
 def _save_state(folder: Path, step: int, model: OrganismForCausalLM, optimizer: AdamW) -> None:
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    draft = folder / f"{_STATE}.new"
-    torch.save(state, draft)
-    draft.rename(folder / _STATE)
+    with whole_file(folder / _STATE, folder / f"{_STATE}.new") as draft:
+        torch.save(state, draft)
 
 
 def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most: int) -> int:
@@ -139,16 +138,19 @@ def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system releases however the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / _LOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise InputError(
             f"{folder}: another process is training into it: wait for it, or choose another output"
         ) from error
+    try:
+        yield
     finally:
-        os.close(handle)
+        # Removed while it is still held: whoever waits for this very file sees that it is gone.
+        (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

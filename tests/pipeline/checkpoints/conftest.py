@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from safetensors.numpy import save_file
 
-from pipeline.checkpoints import retrying
+from pipeline import retrying
 from tests.pipeline.checkpoints.servers import LARGE, Hub, Proxy
 
 WriteCheckpoint = Callable[..., Path]

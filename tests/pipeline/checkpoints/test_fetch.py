@@ -154,3 +154,14 @@ def test_what_a_killed_worker_left_is_removed_and_a_living_ones_is_not(remote):
         for holder in holders:
             holder.kill()
             holder.wait()
+
+
+def test_copies_that_an_ended_thread_made_are_not_removed_by_the_next(remote):
+    first = Copies()
+    made = []
+    thread = threading.Thread(target=lambda: made.append(first.make_room(1, "hf://")))
+    thread.start()
+    thread.join()
+    with Copies().of(remote[0]) as copy:
+        assert copy.folder.is_dir()
+    assert made[0].is_dir()

@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from pipeline.checkpoints import list_checkpoints, retrying
+from pipeline import retrying
+from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of, read_config

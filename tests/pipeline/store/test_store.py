@@ -14,6 +14,7 @@ from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
 from pipeline.store.markers import Commit, latest, parse
+from pipeline.store.objects import store_name
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, write
 
@@ -373,3 +374,16 @@ def test_every_metadata_file_is_valid_json(tmp_path: Path):
     assert len(found) > 10
     for path in found:
         json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://bucket/runs/pythia-70m.zarr", "pythia-70m"),
+        ("results/seed-1.zarr/", "seed-1"),
+        ("results/rate-0.5", "rate-0.5"),
+        ("/", "/"),
+    ],
+)
+def test_a_store_is_named_by_the_end_of_its_address(uri: str, name: str) -> None:
+    assert store_name(uri) == name

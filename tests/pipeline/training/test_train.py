@@ -1,13 +1,12 @@
 """Runs of a second: what they leave behind, and that no interruption shows in it."""
 
-import fcntl
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -196,12 +195,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_sentence(tmp_path):
 
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path):
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match="another process is training into it"):
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(InputError, match="another process is training into it"),
+    ):
         train(training(tmp_path))
-    os.close(handle)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_run_of_another_configuration_is_refused_before_anything_changes(finished):

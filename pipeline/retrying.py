@@ -1,6 +1,7 @@
-"""Asking again: a place that is busy or a transfer that was cut is no reason to stop.
+"""What may be tried again: a request (`may_pass`), and a checkpoint that failed (`TRANSIENT`).
 
-The libraries beneath retry some of it themselves, each in its own way; what still fails comes here.
+A place that is busy or a transfer that was cut is no reason to stop. The libraries beneath retry
+some of it themselves, each in its own way; what still fails comes here.
 """
 
 import errno
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
@@ -19,7 +21,7 @@ from botocore.exceptions import (
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from pipeline.errors import CheckpointError, InputError
+from pipeline.errors import CheckpointError, InputError, first_line
 
 Result = TypeVar("Result")
 
@@ -38,6 +40,10 @@ _FINAL = (
     TypeError, KeyError, AttributeError, OfflineModeIsEnabled, *_NO_KEYS,
 )  # fmt: skip
 _ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
+
+# Trying a whole checkpoint again may help with these; whatever else was raised would be again.
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+TRANSIENT = (OSError, *OUT_OF_MEMORY)
 
 _answered = threading.Event()  # set once any place has answered this process
 
@@ -71,7 +77,7 @@ def is_absent(error: BaseException | None) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether another try may succeed."""
+    """Whether the same request may succeed if it is made again."""
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING
@@ -131,5 +137,4 @@ def spoken_of(
 
 def _brief(error: Exception) -> str:
     """The first line, without what follows the "?" of an address: it may be a signature."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return _QUERY.sub("?...", said)[:200]
+    return _QUERY.sub("?...", first_line(error))[:200]
