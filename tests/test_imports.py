@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = (
-    "errors schema config checkpoints models audit inputs training engine measures store "
-    "analysis aggregate query findings report"
-).split()
+ORDER = [
+    *("errors", "schema", "config", "checkpoints", "models", "audit", "inputs", "training"),
+    *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
+]
 AT_THE_TOP = {"__init__", "config", "errors", "schema"}
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
 from pipeline.errors import InputError, suggestion
-from pipeline.query import open_run, select
+from pipeline.query.run import open_run, select
 
 # What makes the numbers of two runs comparable: attributes of a group.
 _SAME = ("measure", "version", "parameters", "input")
