@@ -56,7 +56,7 @@ def batches(store: str, group: str = "token_loss") -> dict[int, str | None]:
     }
 
 
-def test_a_batch_is_halved_once_which_is_recorded_and_gives_the_same_numbers(
+def test_a_batch_halved_once_is_recorded_and_gives_the_same_numbers(
     run: Path, memory_for: Callable[[int, str], None]
 ) -> None:
     undisturbed = analysis(run, store=str(run.parent / "undisturbed.zarr"))
@@ -71,7 +71,7 @@ def test_a_batch_is_halved_once_which_is_recorded_and_gives_the_same_numbers(
         xr.testing.assert_allclose(found, group.to_dataset(), atol=1e-5)
 
 
-def test_a_checkpoint_for_which_half_the_batch_is_too_large_is_named_and_the_others_are_computed(
+def test_a_checkpoint_too_large_for_half_a_batch_fails_alone(
     run: Path, memory_for: Callable[[int, str], None]
 ) -> None:
     memory_for(USUAL // 4, "step-1")

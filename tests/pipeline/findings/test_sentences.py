@@ -39,7 +39,7 @@ def said(**groups: xr.Dataset) -> str:
     return "\n".join(findings_of(made.run_of(**groups)))
 
 
-def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step():
+def test_formation_lies_between_the_last_faint_and_first_strong_step():
     text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
     assert (
         "formed between steps 10 and 30: the highest excess of any head's prefix-matching" in text
@@ -48,7 +48,7 @@ def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step
     assert "at least 0.3 above its null, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
 
 
-def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
+def test_formation_starts_a_step_before_if_no_head_was_ever_faint():
     assert formation(Heads(heads([[0.2, 0.2, 0.25, 0.7, 0.9]]))) == Formation(20, 30)
 
 
@@ -58,7 +58,7 @@ def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
     assert "were there at the first saved step (0)" in said(head_scores=scores)
 
 
-def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
+def test_without_an_induction_head_the_highest_score_is_given():
     text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.28, 0.2], [0.1] * 5]))
     assert "No induction head formed by step 40: no head's prefix-matching score exceeded" in text
     assert "by 0.3 (the most was 0.28, L0H0 at step 30)" in text
@@ -205,7 +205,7 @@ GROKKED = grokking(
 )
 
 
-def test_memorisation_circuit_and_generalisation_are_dated_by_the_crossings():
+def test_memorised_circuit_and_generalised_are_dated_by_crossings():
     text = said(modular_addition=GROKKED)
     assert (
         "memorised the train pairs by step 10: train loss stays below 0.1 nats from there" in text

@@ -210,7 +210,7 @@ def test_non_finite_steps_are_said_by_their_pattern():
     assert says([NAN, NAN]) == "not finite at any step"
 
 
-def test_a_run_that_diverged_after_it_grokked_is_not_said_to_have_grokked():
+def test_a_run_that_diverged_after_grokking_has_not_generalised():
     train, test = [4, 0.01, 0.01, 0.01, NAN], [4, 5, 5, 0.01, NAN]
     lines = said(modular_addition=grokking(train, test, excluded=[4, 1, 3, 5, NAN]))
     assert about("memorised", lines) == (

@@ -113,7 +113,7 @@ def test_progress_draws_one_non_finite_step_as_a_gap():
     assert not any("generalised" in a.text for a in figure.layout.annotations)
 
 
-def test_parameters_are_ordered_by_their_last_finite_value_and_empty_ones_left_out():
+def test_parameters_are_ordered_by_their_last_finite_value():
     values = made.weight_norm(STEPS, ["a", "b", "c", "d"])["by_parameter"]
     values[:] = [[1, 5, 3, NAN], [1, 6, 3, NAN], [NAN, NAN, 7, np.inf]]
     figure, note = parameter_lines(values, "norm")

@@ -75,7 +75,7 @@ def test_every_score_of_a_head_has_its_trajectories_and_its_mosaic():
     assert section.frames == tuple(made.STEPS.tolist())
 
 
-def test_a_measure_that_the_report_does_not_know_is_drawn_from_its_dimensions():
+def test_an_unknown_measure_is_drawn_from_its_dimensions():
     rows = np.ones((len(made.STEPS), 3))
     unknown = made.group(
         "sharpness",
@@ -101,7 +101,7 @@ def test_siblings_on_other_inputs_have_their_own_sections():
     assert titles(tree) == ["Attention heads", "Attention heads on input 'wiki'"]
 
 
-def test_captions_are_the_variables_own_definitions_with_units_on_the_axes():
+def test_captions_are_definitions_and_axes_have_units():
     _, page = language_page()
     assert "Meaning of mean_by_position." in page.text
     assert "Meaning of induction. (A paper.)" in page.text
@@ -157,7 +157,7 @@ def test_names_cannot_put_markup_into_a_figure():
     assert "<a " not in plotted
 
 
-def test_the_page_loads_one_file_from_beside_it_and_nothing_from_a_network():
+def test_the_page_loads_one_file_beside_it_and_no_network():
     html, page = language_page()
     sources = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
     outside = [s for s in sources if not s.startswith(("#", "data:"))]
