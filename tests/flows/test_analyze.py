@@ -37,7 +37,7 @@ from flows.dispatch import Pool
 from flows.workers import connect
 from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
-from tests.flows.held import holding_pool
+from tests.flows.slowed import holding_pool
 
 MakeAnalysis = Callable[..., Any]
 Comparable = Callable[[str], Any]
@@ -189,7 +189,7 @@ def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
     connect(analysis.workers)
     address = ray.get_runtime_context().gcs_address
-    held = ["-m", "tests.flows.held", str(HELD_FROM), "3600"]
+    held = ["-m", "tests.flows.slowed", str(HELD_FROM), "3600"]
     process = subprocess.Popen(
         [sys.executable, *held, "analyze", str(config)],
         cwd=Path(__file__).parents[2],

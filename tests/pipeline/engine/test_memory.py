@@ -93,7 +93,7 @@ _FRUGAL = {
 
 def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
     scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
-    command = [sys.executable, "-m", "tests.pipeline.engine.scarce", scarce.model_dump_json()]
+    command = [sys.executable, "-m", "tests.pipeline.engine.limited", scarce.model_dump_json()]
     environment = {**os.environ, **_FRUGAL}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
