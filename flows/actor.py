@@ -14,7 +14,7 @@ from typing import Any
 
 
 class WorkerActor:
-    """One worker (see `pipeline.analysis.worker`) with the driver's code, which hands over its log too.
+    """One worker (see `pipeline.analysis.worker`) with the code of the driver; hands its log over.
 
     start: path of the driver's `ontogeny.py`. code: digest of the driver's code, see
     `flows.workers.code_digest`. payload: the worker's class and its job, pickled.

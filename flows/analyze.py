@@ -1,84 +1,66 @@
-"""The flow: list and prepare, the reference, one task per checkpoint, trajectories, report.
+"""The flow: `pipeline.analysis.run` on Ray workers, with a task for each checkpoint.
 
-It is `pipeline.analysis.run` with a pool of workers in place of one, and a record of what happened.
+Its executor is a pool of Ray actors, its observer Prefect.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import ray
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import artifacts as showing
-from flows.caller import Progress, calling, hand_over, tell
+from flows import artifacts
 from flows.dispatch import Pool
-from flows.fanout import (
-    await_records,
-    await_server,
-    computed,
-    threads_for,
-    untold_is_given_up,
-)
-from flows.onset_events import announce
-from flows.reporting import write_beside
+from flows.fanout import await_records, await_server, computed, dropping_unsent_events, threads_for
+from flows.observer import PrefectObserver
 from flows.server import reach_server
 from flows.workers import hire
-from pipeline.analysis.plan import Cell, Prepared, plan, prepare, stored_references
-from pipeline.analysis.run import Summary, finish, reference_pass, settle
-from pipeline.analysis.survey import Survey, survey
+from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.run import Progress, carry_out
+from pipeline.analysis.summary import Summary
 from pipeline.analysis.worker import Outcome
-from pipeline.checkpoints.left_out import in_lines
+from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.measures.base import Reference
-from pipeline.store.lease import Lease, owned
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
-    """Run the flow here and now. Raises what it raised; see `pipeline.analysis.run.analyze`."""
+    """Run the flow here and now; returns what it did. Raises what it raised.
+
+    progress(done, total, what) is called after each checkpoint. The store is that of
+    `pipeline.analyze`, which does the same in one process, without Ray and Prefect.
+    """
     reach_server()
-    with calling(progress) as caller:
-        try:
-            state = analyze(analysis, return_state=True)
-        except httpx.TransportError:
-            if caller.summary is None:
-                raise
-            return caller.summary  # all is done, and the server has gone without being told
-    if caller.summary is None:
+    observer = PrefectObserver(progress)
+
+    def observed(analysis: Analysis) -> State:
+        return _analyzed(analysis, observer)
+
+    try:
+        state = _as_flow(observed)(analysis, return_state=True)
+    except httpx.TransportError:
+        if observer.summary is None:
+            raise
+        return observer.summary  # all is done, and the server has gone without being told
+    if observer.summary is None:
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
-    return caller.summary
-
-
-@dataclass
-class _Run:
-    """One run of the flow: what became of each checkpoint, and how many tasks it took.
-
-    new: what has set in since the store was last looked at.
-    """
-
-    summary: Summary
-    table: list[dict[str, Any]] = field(default_factory=list)
-    tasks: int = 0
-    new: list[str] = field(default_factory=list)
-
-    def refuse(self, failed: Mapping[int, str]) -> None:
-        """Enter the checkpoints that cannot be computed because of their config.json."""
-        self.summary.failed.update(failed)
-        self.table += [_failed_row(step, reason) for step, reason in failed.items()]
-
-    def settle(self, cell: Cell, result: Outcome | Exception) -> None:
-        settle(self.summary, cell, result)
-        self.table.append(_table_row(cell, result))
+    return observer.summary
 
 
 def _flow_run_name() -> str:
-    return showing.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
+    return artifacts.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
+
+
+def _as_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+    return flow(function, name="analyze", flow_run_name=_flow_run_name, persist_result=False)
 
 
 @flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)
@@ -88,127 +70,45 @@ def analyze(analysis: Analysis) -> State:
     Checkpoints that cannot be analysed, or are not finite, are named in the final state, which then
     is Failed; all others are computed. Running it again computes what is missing, and nothing else.
     """
-    with untold_is_given_up():
-        run = _run(analysis)
-    hand_over(run.summary, run.new)
-    return (Completed if run.summary.worked else Failed)(message=run.summary.sentence())
+    return _analyzed(analysis, PrefectObserver())
 
 
-def _run(analysis: Analysis) -> _Run:
-    showing.tag("ontogeny", showing.store_name(analysis.store))
-    surveyed = _audit(analysis)
-    run = _Run(Summary(analysis.store, masked=dict(surveyed.masked), left_out=surveyed.left_out))
-    prepared = _prepare(analysis, surveyed)
-    run.summary.notes = list(prepared.notes)
-    run.summary.undefined = prepared.undefined
-    run.summary.drawn_from = prepared.drawn_from
-    run.refuse(prepared.failed)
-    with owned(prepared.job.store) as lease:
-        _fill(prepared, lease, run)
-    there = await_server()
-    _report(run)
-    run.tasks += 3  # "audit", "prepare" and "report"
-    if there:
-        await_records(run.tasks)
-    return run
+def _analyzed(analysis: Analysis, observer: PrefectObserver) -> State:
+    with dropping_unsent_events():
+        artifacts.tag("ontogeny", artifacts.store_name(analysis.store))
+        summary = carry_out(analysis, _on_ray, observer)
+        there = await_server()
+        observer.stage("report", lambda: observer.report(summary))
+        if there:
+            await_records(observer.tasks)
+    observer.ended(summary)
+    return (Completed if summary.worked else Failed)(message=summary.sentence())
 
 
-@task(name="audit", cache_policy=NO_CACHE)
-def _audit(analysis: Analysis) -> Survey:
-    """List the checkpoints, and say what is wrong with them before any is computed."""
-    surveyed = survey(analysis)
-    get_run_logger().info("%d checkpoints to analyse", len(surveyed.checkpoints))
-    for line in in_lines(surveyed.left_out):
-        get_run_logger().warning("left out, %s", line)
-    if (verdict := surveyed.verdict) is not None:
-        get_run_logger().info(verdict.sentence())
-        showing.show_table("audit", verdict.as_json()["faults"], verdict.sentence())
-    return surveyed
+@dataclass
+class _RayExecutor:
+    """Computes checkpoints on a pool of Ray actors, as Prefect tasks in threads."""
+
+    pool: Pool
+    threads: ThreadPoolTaskRunner
+
+    def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
+        """See `pipeline.analysis.worker.Worker.references`."""
+        return self.pool.references(checkpoint)
+
+    def outcomes(self, planned: Plan) -> Iterator[tuple[Cell, Outcome | Exception]]:
+        """Compute all cells; yield each with its outcome, as they come."""
+        return computed(planned, self.pool, self.threads, ray.put)
 
 
-def _fill(prepared: Prepared, lease: Lease, run: _Run) -> None:
-    """Compute what the store lacks, as its owner."""
+@contextmanager
+def _on_ray(prepared: Prepared) -> Iterator[_RayExecutor]:
     workers = prepared.job.analysis.workers
     # The pool ends first: what waits for a worker then fails at once instead of holding the exit.
     with threads_for(workers.count) as threads, make_pool(prepared) as pool:
-        references = _references(prepared, pool, run)
-        lease.check()
-        planned = plan(prepared, references)
-        run.summary.complete = planned.complete
-        bar = showing.Progress(len(planned.cells))
-        outcomes = computed(planned, pool, threads, ray.put)
-        for done, (cell, result) in enumerate(outcomes, start=1):
-            run.settle(cell, result)
-            bar.move(done)
-            tell(done, len(planned.cells), f"step {cell.checkpoint.step}")
-    lease.check()
-    _publish(prepared, run.summary)
-    run.tasks += len(planned.cells) + 1
-
-
-@task(name="prepare", cache_policy=NO_CACHE)
-def _prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
-    """Make the inputs and the store."""
-    prepared = prepare(analysis, surveyed)
-    for note in prepared.notes:
-        get_run_logger().warning(note)
-    return prepared
-
-
-def _references(prepared: Prepared, pool: Pool, run: _Run) -> dict[str, Reference]:
-    stored = stored_references(prepared)
-    if stored is not None:
-        return stored
-    run.tasks += 1
-    return _reference(prepared, pool, run.summary)
-
-
-@task(name="reference", cache_policy=NO_CACHE)
-def _reference(prepared: Prepared, pool: Pool, summary: Summary) -> dict[str, Reference]:
-    """What measures need of the last checkpoint before any other is computed."""
-    return reference_pass(prepared, pool.references, summary)
+        yield _RayExecutor(pool, threads)
 
 
 def make_pool(prepared: Prepared) -> Pool:
     """The workers that the analysis asks for, each a Ray actor."""
     return Pool(lambda: hire(prepared.job), prepared.job.analysis.workers.timeout)
-
-
-@task(name="trajectories", cache_policy=NO_CACHE)
-def _publish(prepared: Prepared, summary: Summary) -> None:
-    """Say what is not finite; rewrite the small arrays contiguously along the steps."""
-    finish(prepared, summary)
-    for exception in summary.exceptions():
-        get_run_logger().warning("%s", exception)
-
-
-@task(name="report", cache_policy=NO_CACHE)
-def _report(run: _Run) -> None:
-    """Write the pages; put what was found and computed beside the flow run."""
-    page = write_beside(run.summary.store)
-    run.new = announce(run.summary.store)
-    showing.show_findings(run.summary, page, run.new)
-    wrong = run.summary.not_finite
-    table = [
-        {**row, "not_finite": wrong.get(row["step"], "")}
-        for row in sorted(run.table, key=lambda row: row["step"])
-    ]
-    showing.show_table("checkpoints", table, run.summary.sentence())
-
-
-def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
-    if not isinstance(result, Outcome):
-        return _failed_row(cell.checkpoint.step, str(result))
-    return {
-        "step": result.step,
-        "computed": ", ".join(result.computed),
-        "read_s": round(result.reading, 3),
-        "computed_s": round(result.computing, 3),
-        "deviation": "batch halved for want of memory" if result.halved else "",
-        "failure": "",
-    }
-
-
-def _failed_row(step: int, reason: str) -> dict[str, Any]:
-    nothing = {"computed": "", "read_s": None, "computed_s": None, "deviation": ""}
-    return {"step": step, **nothing, "failure": reason}

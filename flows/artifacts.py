@@ -23,7 +23,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from flows.server import link_to, server_answers
-from pipeline.analysis.run import Summary
+from pipeline.analysis.summary import Summary
 from pipeline.config import Analysis
 from pipeline.findings import findings
 from pipeline.report.sparklines import overview
@@ -63,7 +63,7 @@ def _add_tags(tags: Sequence[str]) -> None:
         client.update_flow_run(run_id, tags=sorted({*present, *tags}))
 
 
-class Progress:
+class ProgressBar:
     """A bar beside the flow run, moved at most every two seconds."""
 
     def __init__(self, total: int) -> None:

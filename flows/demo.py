@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.analyze import run_analysis
-from flows.caller import Progress
-from pipeline.analysis.run import Summary
+from pipeline.analysis.run import Progress
+from pipeline.analysis.summary import Summary
 from pipeline.config import load_analysis
 from pipeline.findings import findings
 from pipeline.report import write_report

@@ -79,7 +79,7 @@ def threads_for(workers: int) -> ThreadPoolTaskRunner:
 
 
 @contextmanager
-def untold_is_given_up() -> Iterator[None]:
+def dropping_unsent_events() -> Iterator[None]:
     """Where the server is away at the end of the block, it is told no more of what was in it.
 
     For each of these events the process would try for seven seconds before it ends.

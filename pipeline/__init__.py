@@ -17,7 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.analysis.run import Summary, analyze
+    from pipeline.analysis.run import analyze
+    from pipeline.analysis.summary import Summary
     from pipeline.audit import Audit, audit
     from pipeline.checkpoints import Checkpoint, LeftOut, Listing, list_checkpoints, list_run
     from pipeline.config import Analysis, load_analysis, load_preset
@@ -39,7 +40,7 @@ _HOME = {
     "LeftOut": "checkpoints",
     "Listing": "checkpoints",
     "Measure": "measures.base",
-    "Summary": "analysis.run",
+    "Summary": "analysis.summary",
     "Variable": "schema",
     "analyze": "analysis.run",
     "audit": "audit",

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.analysis.run import Summary
+    from pipeline.analysis.summary import Summary
     from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
 

@@ -61,7 +61,9 @@ class Copies:
         copy = Local(checkpoint) if place is None else Fetched(checkpoint, place, self)
         try:
             yield copy
-        except (CheckpointError, InputError, FileNotFoundError) as error:
+        except CheckpointError as error:  # of whatever kind: callers tell them apart
+            raise type(error)(copy.in_its_words(str(error))) from error
+        except (InputError, FileNotFoundError) as error:
             raise CheckpointError(copy.in_its_words(str(error))) from error
         finally:
             copy.release()

@@ -24,7 +24,6 @@ from s3fs import S3FileSystem
 from infra.s3.ceph import PROGRAMS, Ceph, free_port
 from pipeline import Analysis, Summary, analyze
 from pipeline.analysis.plan import plan, prepare
-from pipeline.analysis.run import settle
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.checkpoints.cache import cache_folder
@@ -45,7 +44,7 @@ def one_after_another(analysis: Analysis) -> Summary:
     planned, worker = plan(prepared, {}), Worker(prepared.job)
     summary = Summary(analysis.store)
     for cell in planned.cells:
-        settle(summary, cell, worker.compute(cell, planned))
+        summary.settle(cell.checkpoint.step, worker.compute(cell, planned))
     return summary
 
 

@@ -20,9 +20,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import pages
 from flows.artifacts import run_name
-from flows.caller import calling, hand_over
+from flows.observer import PrefectObserver
 from flows.server import link_to, reach_server, serve_ui, use_standing_server
-from pipeline.analysis.run import Summary
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
 from pipeline.config import Analysis
 from pipeline.errors import InputError
@@ -162,10 +163,12 @@ def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.Monk
 def test_a_run_that_nobody_awaits_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     left_out = LeftOut("unfinished", "checkpoint-9", "no weights yet; changed 3 s ago")
     summary = Summary("grown.zarr", complete=3, left_out=(left_out,))
-    with calling(lambda *_: None) as caller:
-        hand_over(summary, ["An induction head formed."])
-    assert caller.summary is summary and not capsys.readouterr().out
-    hand_over(summary, ["An induction head formed."])
+    awaited, served = PrefectObserver(lambda *_: None), PrefectObserver()
+    for observer in (awaited, served):
+        observer.new = ["An induction head formed."]
+    awaited.ended(summary)
+    assert awaited.summary is summary and not capsys.readouterr().out
+    served.ended(summary)
     said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
     assert said == [
         "grown.zarr: 3 checkpoints: 0 computed, 3 already complete; left out: 1 unfinished",
@@ -177,15 +180,14 @@ def test_a_run_that_nobody_awaits_says_what_it_did(capsys: pytest.CaptureFixture
 def test_a_flow_logs_what_it_leaves_out(
     organisms: Path, make_analysis: MakeAnalysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import analyze
-
     run, log = tmp_path / "run", logging.getLogger("of-a-flow")
     shutil.copytree(organisms / "run", run)
     shutil.copytree(run / "step-8", run / "ckpt-8")
     said: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
-    monkeypatch.setattr(analyze, "get_run_logger", lambda: log)
-    surveyed = analyze._audit.fn(make_analysis(checkpoints=str(run), audit="off"))
+    monkeypatch.setattr("flows.observer.get_run_logger", lambda: log)
+    surveyed = survey(make_analysis(checkpoints=str(run), audit="off"))
+    PrefectObserver().surveyed(surveyed)
     assert [one.name for one in surveyed.left_out] == ["ckpt-8"]
     assert said[0].startswith("left out, name not understood: 1 (ckpt-8): expected step-N")
 

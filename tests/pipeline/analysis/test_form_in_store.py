@@ -10,7 +10,7 @@ import xarray as xr
 from transformers import AutoModelForCausalLM
 
 from pipeline import Analysis, analyze, open_run
-from pipeline.analysis.run import Summary
+from pipeline.analysis.summary import Summary
 from pipeline.findings import findings
 from pipeline.models.organism import OrganismConfig
 from pipeline.report import write_report

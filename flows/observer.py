@@ -1,0 +1,118 @@
+"""What a run of the flow tells Prefect, and whoever runs it here: tasks, tables, progress."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import artifacts
+from flows.onset_events import announce
+from flows.reporting import write_beside
+from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.run import Observer, Progress
+from pipeline.analysis.summary import Summary
+from pipeline.analysis.survey import Survey
+from pipeline.analysis.worker import Outcome
+from pipeline.checkpoints.left_out import in_lines
+
+Result = TypeVar("Result")
+
+
+class PrefectObserver(Observer):
+    """Makes each stage a task, and logs and shows what comes of it beside the flow run.
+
+    progress: is told too; None where nobody waits for the run in this process. tasks: how many
+    task runs there were. summary, new: what the run did, and what has set in since the store was
+    last looked at; both are there when it has ended.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._table: list[dict[str, Any]] = []
+        self._bar: artifacts.ProgressBar | None = None
+        self.tasks = 0
+        self.summary: Summary | None = None
+        self.new: list[str] = []
+
+    def stage(self, name: str, work: Callable[[], Result]) -> Result:
+        """Do one stage of the run as a task of that name."""
+        self.tasks += 1
+        return task(work, name=name, cache_policy=NO_CACHE)()
+
+    def surveyed(self, surveyed: Survey) -> None:
+        """Log what was listed and what was not; show the audit's table."""
+        log = get_run_logger()
+        log.info("%d checkpoints to analyse", len(surveyed.checkpoints))
+        for line in in_lines(surveyed.left_out):
+            log.warning("left out, %s", line)
+        if (verdict := surveyed.verdict) is not None:
+            log.info(verdict.sentence())
+            artifacts.show_table("audit", verdict.as_json()["faults"], verdict.sentence())
+
+    def prepared(self, prepared: Prepared) -> None:
+        """Log the notes; enter the checkpoints that cannot be computed into the table."""
+        for note in prepared.notes:
+            get_run_logger().warning(note)
+        self._table += [_failed_row(step, reason) for step, reason in prepared.failed.items()]
+
+    def planned(self, planned: Plan) -> None:
+        """Show a bar."""
+        self._bar = artifacts.ProgressBar(len(planned.cells))
+
+    def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
+        """Enter one checkpoint into the table; move the bar."""
+        self.tasks += 1
+        self._table.append(_table_row(cell, result))
+        if self._bar is not None:
+            self._bar.move(done)
+        if self._progress is not None:
+            self._progress(done, total, f"step {cell.checkpoint.step}")
+
+    def report(self, summary: Summary) -> None:
+        """Write the pages; put what was found and computed beside the flow run."""
+        for exception in summary.exceptions():
+            get_run_logger().warning("%s", exception)
+        page = write_beside(summary.store)
+        self.new = announce(summary.store)
+        artifacts.show_findings(summary, page, self.new)
+        table = [
+            {**row, "not_finite": summary.not_finite.get(row["step"], "")}
+            for row in sorted(self._table, key=lambda row: row["step"])
+        ]
+        artifacts.show_table("checkpoints", table, summary.sentence())
+
+    def ended(self, summary: Summary) -> None:
+        """Keep the summary for whoever runs the flow here; else print it.
+
+        Without such a caller the flow is served: whoever serves it may read its terminal.
+        """
+        self.summary = summary
+        if self._progress is None:
+            print_result(summary, self.new)
+
+
+def print_result(summary: Summary, new: Sequence[str]) -> None:
+    """Print what a run did, what was left out of it, and what has newly set in."""
+    left_out = (f"left out, {line}" for line in in_lines(summary.left_out))
+    for line in (f"{summary.store}: {summary.sentence()}", *left_out, *new):
+        print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+
+
+def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
+    if not isinstance(result, Outcome):
+        return _failed_row(cell.checkpoint.step, str(result))
+    return {
+        "step": result.step,
+        "computed": ", ".join(result.computed),
+        "read_s": round(result.reading, 3),
+        "computed_s": round(result.computing, 3),
+        "deviation": "batch halved for want of memory" if result.halved else "",
+        "failure": "",
+    }
+
+
+def _failed_row(step: int, reason: str) -> dict[str, Any]:
+    nothing = {"computed": "", "read_s": None, "computed_s": None, "deviation": ""}
+    return {"step": step, **nothing, "failure": reason}

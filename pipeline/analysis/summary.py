@@ -1,0 +1,117 @@
+"""What an analysis did, as it is told to people and programs."""
+
+from dataclasses import dataclass, field
+
+from pipeline.analysis.plan import Prepared
+from pipeline.analysis.worker import Outcome
+from pipeline.checkpoints import LeftOut
+from pipeline.checkpoints.floats import NonFiniteError
+from pipeline.checkpoints.left_out import in_short
+
+NON_FINITE = "non-finite: "  # how the audit names this kind of fault
+
+
+@dataclass
+class Summary:
+    """What an analysis did: how many checkpoints were complete before, computed, or failed.
+
+    masked: steps that the audit left out, each with the reason; also those whose weights proved
+    not to be finite when they were read. left_out: what lies beside the checkpoints and may be
+    one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
+    NaN or infinite because the model's are, with the variables. undefined: groups with variables
+    that are NaN at every checkpoint, each with the reason. drawn_from: which token ids each random
+    input draws from, and why these. notes: see `pipeline.analysis.plan.Prepared`. computing, idle:
+    seconds that the workers computed, and waited with checkpoints to do because none was loaded;
+    summed over them.
+    """
+
+    store: str
+    complete: int = 0
+    computed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    masked: dict[int, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    not_finite: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    undefined: dict[str, str] = field(default_factory=dict)
+    drawn_from: dict[str, str] = field(default_factory=dict)
+    computing: float = 0.0
+    idle: float = 0.0
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> "Summary":
+        """Return the summary of an analysis that has not computed anything yet."""
+        surveyed = prepared.surveyed
+        return cls(
+            prepared.job.analysis.store,
+            failed=dict(prepared.failed),
+            masked=dict(surveyed.masked),
+            left_out=surveyed.left_out,
+            notes=list(prepared.notes),
+            undefined=prepared.undefined,
+            drawn_from=prepared.drawn_from,
+        )
+
+    def settle(self, step: int, result: Outcome | Exception) -> None:
+        """Enter what became of one checkpoint."""
+        if isinstance(result, Outcome):
+            self._add(result)
+        elif isinstance(result, NonFiniteError):
+            self.masked[step] = f"{NON_FINITE}{result}"
+        else:
+            self.failed[step] = str(result)
+
+    def _add(self, outcome: Outcome) -> None:
+        if outcome.computed:
+            self.computed.append(outcome.step)
+        else:
+            self.complete += 1
+        self.computing += outcome.computing
+        self.idle += outcome.idle
+
+    @property
+    def idle_share(self) -> float:
+        """The share of their time in which the workers waited for weights."""
+        return self.idle / (self.idle + self.computing) if self.computing else 0.0
+
+    def drawn(self) -> str:
+        """Which token ids the random inputs draw from, in one line; "" without such an input."""
+        by_source: dict[str, list[str]] = {}
+        for name, source in sorted(self.drawn_from.items()):
+            by_source.setdefault(source, []).append(name)
+        each = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
+        return f"Random tokens are drawn from ({'; '.join(each)})" if each else ""
+
+    def loading(self) -> str:
+        """How well loading was hidden behind computing, in one line."""
+        return (
+            f"Workers computed for {self.computing:.1f} s and waited for weights for "
+            f"{self.idle:.1f} s: {self.idle_share:.0%} idle"
+        )
+
+    @property
+    def worked(self) -> bool:
+        """Whether nothing failed, and nothing was left out or is NaN for want of finite numbers."""
+        left_out = any(reason.startswith(NON_FINITE) for reason in self.masked.values())
+        return not (self.failed or self.not_finite or left_out)
+
+    def exceptions(self) -> list[str]:
+        """A line for each step that was left out, and for each with numbers that are not finite."""
+        return [
+            *(f"step {step:,} is left out: {why}" for step, why in sorted(self.masked.items())),
+            *(f"not finite at step {at:,}: {what}" for at, what in sorted(self.not_finite.items())),
+        ]
+
+    def sentence(self) -> str:
+        """The result in one line, naming the steps that failed, were masked or are not finite."""
+        total = self.complete + len(self.computed) + len(self.failed)
+        masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
+        wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
+        if self.failed:
+            said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+        else:
+            said = (
+                f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
+                "complete"
+            )
+        return f"{said}{masked}{wrong}{in_short(self.left_out)}"
