@@ -91,6 +91,7 @@ _FRUGAL = {
 }
 
 
+@pytest.mark.slow
 def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
     scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
     command = [sys.executable, "-m", "tests.pipeline.engine.limited", scarce.model_dump_json()]

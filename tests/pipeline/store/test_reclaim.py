@@ -119,6 +119,7 @@ def test_nothing_is_reclaimed_while_an_analysis_runs(store: Store):
         reclaim(store)
 
 
+@pytest.mark.slow
 def test_a_reclaim_that_is_killed_anywhere_shows_nothing_wrong(store: Store):
     for step in (0, 1):
         write(store, scores(), step, edition=1)

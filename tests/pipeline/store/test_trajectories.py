@@ -130,6 +130,7 @@ def _publish(uri: str) -> None:
     publish(Store(uri))
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_anywhere_harms_nothing(tmp_path: Path, store: Store):
     shutil.copytree(store.uri, tmp_path / "copy.zarr")
     total = killed.operations(_publish, str(tmp_path / "copy.zarr"))
