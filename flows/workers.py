@@ -77,6 +77,7 @@ class ActorWorker:
             )
             .remote
         )
+        self._actor: Any = None
         self._payload = cloudpickle.dumps((worker, job))
         self._deaths = 0  # in a row, without an answer in between
         # Two threads wait for answers of one actor: its death starts one successor, not two.
@@ -129,7 +130,6 @@ class ActorWorker:
     def replace(self) -> None:
         """See `dispatch.Worker`."""
         with self._replacing:
-            ray.kill(self._actor)
             self._start()
 
     def dismiss(self) -> None:
@@ -137,8 +137,11 @@ class ActorWorker:
         ray.kill(self._actor)
 
     def _start(self) -> None:
+        """Start an actor; end the one before, which may be out of reach only for now."""
+        if self._actor is not None:
+            ray.kill(self._actor)
         start = str(Path(actor.__file__).parents[1] / "ontogeny.py")
-        self._actor: Any = self._make(start, code_digest(), self._payload)
+        self._actor = self._make(start, code_digest(), self._payload)
         self._starting: ray.ObjectRef | None = self._actor.started.remote()
 
 

@@ -19,6 +19,7 @@ _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 
 _DEEPEST = 64  # levels of a config.json; what nests deeper is refused before anything walks it
 _LARGEST_CONFIG = 32 * 2**20  # bytes
+_MOST_TOKENS = 2**63  # a larger count is none, and no store can hold it
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comment after it
@@ -136,9 +137,13 @@ def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
         return None
     try:
         state = json.loads(read_small(place, folder, "trainer_state.json"))
-        return int(state.get("num_input_tokens_seen", 0)) or None
-    except (ValueError, TypeError, AttributeError, RecursionError, OSError, CheckpointError):
+        tokens = int(state.get("num_input_tokens_seen", 0))
+    except (
+        ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError,
+        CheckpointError,
+    ):  # fmt: skip
         return None
+    return tokens if 0 < tokens < _MOST_TOKENS else None
 
 
 def lack(place: Place, folder: Folder, by_listing: bool = False) -> str:

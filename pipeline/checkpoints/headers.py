@@ -6,11 +6,14 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 _LARGEST = 100_000_000  # the format's own limit for its header
 _PREFIX = 8
+_MOST_IN_A_BYTE = 8  # numbers: no dtype has less than a bit
 _FIRST_READ = 2**16  # holds most headers, so that one request is enough for them
 
 
@@ -53,13 +56,21 @@ def _parsed(text: bytes) -> Header:
     try:
         content = json.loads(text)
         content.pop("__metadata__", None)
-        tensors = {
-            name: TensorFacts(str(facts["dtype"]), tuple(int(size) for size in facts["shape"]))
-            for name, facts in content.items()
-        }
+        tensors = {name: _facts(facts) for name, facts in content.items()}
         end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
     except (
         ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError,
+        ArithmeticError,
     ) as error:  # fmt: skip
         raise ValueError("its header is not what safetensors writes") from error
     return Header(tensors, _PREFIX + len(text) + end)
+
+
+def _facts(facts: Mapping[str, Any]) -> TensorFacts:
+    """What a header says of one tensor. ValueError for a shape that its bytes cannot have."""
+    shape, (start, stop) = facts["shape"], facts["data_offsets"]
+    if not all(type(size) is int and 0 <= size < 2**63 for size in (*shape, start, stop)):
+        raise ValueError("a size that is no count")
+    if math.prod(shape) > _MOST_IN_A_BYTE * (stop - start):
+        raise ValueError("a shape that is larger than the data")
+    return TensorFacts(str(facts["dtype"]), tuple(shape))

@@ -8,7 +8,18 @@ import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.crossings import Change, largest_change
-from pipeline.findings.number_format import at_step, counted, extreme, head_name, listed, number
+from pipeline.findings.number_format import (
+    at_step,
+    counted,
+    extreme,
+    finite,
+    gaps,
+    head_name,
+    is_undefined,
+    listed,
+    non_finite,
+    number,
+)
 from pipeline.measures.head_patterns import (
     NULL_IN_WORDS,
     NULLS,
@@ -20,6 +31,7 @@ from pipeline.measures.head_patterns import (
 
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 TOGETHER = 2  # saved checkpoints within which two changes count as one event
+_NOWHERE_WHOLE = "at no saved step are the scores of all heads finite"
 _PATTERN = {
     "induction": ("induction head", "prefix-matching score"),
     "previous_token": ("previous-token head", "mean attention to the token before"),
@@ -138,8 +150,9 @@ def head_findings(heads: Heads) -> Iterator[str]:
     elif excess.isnull().all():
         yield (
             "Whether induction heads formed cannot be told: the prefix-matching score has no null "
-            "on this input, because all its blocks have one length, and a head that attends a "
-            "fixed distance back would score as high. Give blocks of different lengths."
+            "on this input, because all its blocks have one length, or are too short or too few "
+            "of different lengths, and a head that attends a fixed distance back would score as "
+            "high. Give longer blocks, of more lengths."
         )
     else:
         yield from _when_induction(heads, excess, formed)
@@ -148,25 +161,43 @@ def head_findings(heads: Heads) -> Iterator[str]:
 
 def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterator[str]:
     """When the in-context score moved most, and whether induction heads formed at the same time."""
-    score = losses["in_context_score"]
+    named, score = f"The in-context score{_tokens_of(losses)}", losses["in_context_score"]
     change = largest_change(score)
     if change is None:
-        yield "The in-context score did not move."
+        if not is_undefined(losses, "in_context_score"):
+            yield f"{named} {_unmoved(score)}."
+        return
+    if (most := number(round(change.value_before, 3))) == number(round(change.value_after, 3)):
+        yield (
+            f"{named} moved by no more than {number(abs(change.size))} nats between two saved "
+            f"steps: it is {most} at {at_step(change.before)}{gaps(score)}."
+        )
         return
     share, half = share_of_range(score, change), half_of_range(score)
     span = change[:2] if share >= 0.5 else half
     where = "" if share >= 0.5 else f"; half of it lies between steps {span[0]:,} and {span[1]:,}"
     yield (
-        f"The in-context score{_tokens_of(losses)} moved most between steps {change.before:,} and "
+        f"{named} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}."
+        f"{_beside(span, formed, score)}{gaps(score, 'the score')}."
     )
 
 
+def _unmoved(score: xr.DataArray) -> str:
+    """What is said of a score that has no two different finite values."""
+    known = finite(score)
+    if not known.size:
+        return f"is {non_finite(score)}"
+    value, step = number(round(float(known[0]), 3)), at_step(int(known["step"][0]))
+    said = f"is {value} nats at {step}" if known.size == 1 else f"did not move from {value} nats"
+    return said + gaps(score)
+
+
 def share_of_range(series: xr.DataArray, change: Change) -> float:
-    """A change's share of the distance between the lowest and the highest value of a series."""
-    return abs(change.size) / float(series.max() - series.min())
+    """A change's share of the distance between a series' lowest and highest finite value."""
+    known = finite(series)
+    return abs(change.size) / float(known.max() - known.min())
 
 
 def half_of_range(series: xr.DataArray) -> tuple[int, int]:
@@ -174,7 +205,7 @@ def half_of_range(series: xr.DataArray) -> tuple[int, int]:
 
     Half the distance between its lowest and its highest value, up or down; the earliest of equals.
     """
-    series = series.dropna("step").sortby("step")
+    series = finite(series).sortby("step")
     steps, values = series["step"].values, series.values.astype(np.float64)
     needed = (values.max() - values.min()) / 2
     found: tuple[int, int] = (int(steps[0]), int(steps[-1]))
@@ -232,6 +263,9 @@ def _steps(steps: list[str]) -> str:
 
 def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> Iterator[str]:
     series = strongest(_counted(excess)).dropna("step")
+    if not series.size:
+        yield f"Whether induction heads formed cannot be told: {_NOWHERE_WHOLE}."
+        return
     if not formed:
         yield f"No induction head formed by {at_step(int(series['step'][-1]))}: {_none(heads)}."
         yield from _mimic(heads)
@@ -286,10 +320,16 @@ def _mimic(heads: Heads) -> Iterator[str]:
 
 
 def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
-    formed, score = onsets(heads, "previous_token"), heads.scores["previous_token"]
+    formed, excess = onsets(heads, "previous_token"), heads.excess("previous_token")
+    if excess is None:
+        return
+    series = strongest(_counted(excess)).dropna("step")
+    if not series.size:
+        yield f"Whether previous-token heads formed cannot be told: {_NOWHERE_WHOLE}."
+        return
     if not formed:
         why = _none(heads, "previous_token")
-        yield f"No previous-token head by {at_step(int(score['step'][-1]))}: {why}."
+        yield f"No previous-token head by {at_step(int(series['step'][-1]))}: {why}."
         return
     yield (
         f"Previous-token heads (mean attention to the token before at least {heads.threshold:g} "

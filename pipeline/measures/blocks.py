@@ -4,13 +4,17 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag
 from pipeline.inputs import Input
 
 # Of many sets of distances at which matches lie, as many, evenly spaced, are tried for the null.
 _MOST_CANDIDATES = 256
+
+# A null by which a head of a fixed distance could exceed its score on it by more is none: short or
+# few blocks, in which hardly any query has room for the distances of the others.
+_MOST_BY_DISTANCE = 0.25
 
 Keys = Int[np.ndarray, "occurrence sequence query"]
 
@@ -61,9 +65,14 @@ class Blocks:
         which it has keys, none of them its match, a match's successor, itself or the token before.
         Of the sets that fit it gets the one that was given out least so far, measured by how many
         queries own it, so that every distance is asked about about as often as in the scores.
-        A query that none fits has no key here.
+        A query that none fits has no key here. No query has one where that leaves some distance
+        asked about much less often than matches lie there (`_MOST_BY_DISTANCE`): a head that
+        attends that far back would exceed its null.
         """
-        return Asked.of(_null_keys(self.matches.keys, self.start))
+        matches = self.matches
+        null = Asked.of(_null_keys(matches.keys, self.start))
+        by_distance = matches.share_by_distance - null.share_by_distance
+        return null if by_distance.max() <= _MOST_BY_DISTANCE else Asked.of(null.keys[:0])
 
     @property
     def requests(self) -> tuple[AttentionRequest, ...]:
@@ -104,6 +113,13 @@ class Asked(NamedTuple):
     def queries(self) -> Bool[np.ndarray, "sequence query"]:
         """The queries that have a key."""
         return np.asarray((self.keys >= 0).any(axis=0))
+
+    @property
+    def share_by_distance(self) -> Float[np.ndarray, " distance"]:
+        """What a head that attends 0, 1, 2, ... tokens back scores on the keys."""
+        width = self.keys.shape[-1]
+        distances = (np.arange(width) - self.keys)[self.keys >= 0]
+        return np.bincount(distances, minlength=width) / max(self.queries.sum(), 1)
 
 
 @lru_cache(maxsize=16)

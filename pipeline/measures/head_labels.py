@@ -44,8 +44,9 @@ class HeadLabels(Measure):
     induction; where copying is not defined for the model, all are called induction. The scores of
     an untrained model, another null, are those stored at step 0.
 
-    NaN where a score or its null is: on an input whose blocks all have one length, for the last
-    three, because an induction head cannot be told there from a head of a fixed distance.
+    NaN where a score or its null is: on an input whose blocks all have one length, or are too short
+    or too few, for the last three, because an induction head cannot be told there from a head of a
+    fixed distance.
     """
 
     name = "head_labels"

@@ -46,7 +46,9 @@ class HeadScores(Measure):
 
     Where all matches lie at one distance (one block length for all sequences, `vary: false`, in
     the order of the first block), nothing tells an induction head from a head of a fixed distance,
-    and the first two nulls are NaN. See `pipeline.measures.head_patterns` for what counts.
+    and the first two nulls are NaN. So they are where blocks are so short (below 8 tokens) or so
+    few that some fixed distance would exceed its null by more than 0.25. What counts, see
+    `pipeline.measures.head_patterns`.
 
     Scores lie in [0, 1]. Departures from the paper: blocks are of any length, of different lengths
     and repeated any number of times (25 tokens, 4 times there), and the ids are not filtered by
@@ -107,13 +109,14 @@ class HeadScores(Measure):
 
 
 def why_no_null(setting: Setting, names: str = "duplicate_token_null, induction_null") -> str:
-    """Return why variables that need a null are NaN: all matches lie at one distance; else ""."""
+    """Return why variables that need a null are NaN: matches lie at too few distances; else ""."""
     assert setting.input is not None
     if blocks_of(setting.input).null.queries.any():
         return ""
     return (
-        f"{names}: NaN, because all blocks have one length, so that an induction head cannot be "
-        "told from a head that attends a fixed distance back"
+        f"{names}: NaN, because all blocks have one length, or are too short or too few of "
+        "different lengths, so that an induction head cannot be told from a head that attends a "
+        "fixed distance back"
     )
 
 

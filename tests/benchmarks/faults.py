@@ -224,7 +224,7 @@ def _ontogeny(
     config = folder / "analysis.yaml"
     config.write_text(analysis.model_dump_json())
     return subprocess.Popen(
-        [sys.executable, "-m", "flows", command, str(config), *options],
+        [sys.executable, "-m", "ontogeny", command, str(config), *options],
         env={**os.environ, **server},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,

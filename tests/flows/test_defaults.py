@@ -52,7 +52,7 @@ def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(
 def _ontogeny(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.run(
-        [sys.executable, "-m", "flows", *arguments],
+        [sys.executable, "-m", "ontogeny", *arguments],
         cwd=folder,
         env=env | {"PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": ""},  # "": none
         capture_output=True,

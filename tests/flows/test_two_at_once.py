@@ -29,7 +29,7 @@ def config(make_analysis: Callable[..., Any], tmp_path: Path) -> Path:
 @pytest.fixture
 def stopped(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen]:
     """An analysis in a process that was stopped in the middle, while it owned the store."""
-    command = [sys.executable, "-m", "flows", "analyze", str(config), "--serial"]
+    command = [sys.executable, "-m", "ontogeny", "analyze", str(config), "--serial"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lease = tmp_path / "store.zarr" / FOLDER / "00000001.json"
     try:

@@ -121,7 +121,7 @@ def cluster() -> Iterator[Cluster]:
 
 def of_ray(cluster: Cluster, **environment: str) -> dict[str, Any]:
     """What the doctor finds of Ray."""
-    done = cluster.run(sys.executable, "-m", "flows", "doctor", "--json", **environment)
+    done = cluster.run(sys.executable, "-m", "ontogeny", "doctor", "--json", **environment)
     (found,) = (one for one in json.loads(done.stdout) if one["what"] == "Ray")
     return found
 
@@ -156,7 +156,7 @@ def test_a_submitted_job_completes_though_a_node_is_lost(
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
     command = ["submit", "ray", str(config), "--address", cluster.dashboard, "--send"]
     job = subprocess.Popen(
-        [sys.executable, "-m", "flows", *command],
+        [sys.executable, "-m", "ontogeny", *command],
         env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     commits = Path(analysis.store) / "_commits" / "head_scores"

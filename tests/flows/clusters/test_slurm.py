@@ -51,7 +51,7 @@ def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
     options = ["--nodes=2", "--memory=2", "--time=10", "--grace=30", "--option=--partition=low"]
     environment = {**os.environ, **slurm.environment}
     sent = subprocess.run(
-        [sys.executable, "-m", "flows", "submit", "slurm", str(config), *options, "--send"],
+        [sys.executable, "-m", "ontogeny", "submit", "slurm", str(config), *options, "--send"],
         env=environment, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert sent.returncode == 0, sent.stderr

@@ -19,6 +19,7 @@ import pipeline.analysis.worker
 from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.analysis.plan import prepare
 from pipeline.analysis.survey import survey
+from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.weight_norm import WeightNorm
 from pipeline.query import select
@@ -107,23 +108,26 @@ def test_what_is_no_float32_variable_cannot_be_float16(run: Path) -> None:
 def test_scores_are_those_of_the_eager_matrices(run: Path) -> None:
     analyze(analysis(run))
     scores = open_run(str(run.parent / "store.zarr"))["head_scores"].sel(step=10)
-    tokens = torch.from_numpy(_repeated(run))
+    made = _repeated(run)
+    tokens, lengths = torch.from_numpy(made.tokens), made.arrays["block_length"]
     model = AutoModelForCausalLM.from_pretrained(run / "step-10", attn_implementation="eager")
     with torch.no_grad():
         attentions = model.double()(tokens, output_attentions=True).attentions
     for layer, p in enumerate(attentions):
-        later = torch.arange(7, 14)
-        induction = p[:, :, later, later - 6].mean(dim=(0, 2))
-        np.testing.assert_allclose(scores.induction[layer], induction, atol=1e-6)
-        first = torch.arange(1, 7)
-        previous = p[:, :, first, first - 1].mean(dim=(0, 2))
-        np.testing.assert_allclose(scores.previous_token[layer], previous, atol=1e-6)
+        later = [torch.arange(n, 2 * n) for n in lengths]
+        induction = [of[:, i, i - n + 1] for of, i, n in zip(p, later, lengths, strict=True)]
+        mean = torch.cat(induction, dim=1).mean(dim=1)
+        np.testing.assert_allclose(scores.induction[layer], mean, atol=1e-6)
+        first = [torch.arange(1, n) for n in lengths]
+        previous = [of[:, i, i - 1] for of, i in zip(p, first, strict=True)]
+        mean = torch.cat(previous, dim=1).mean(dim=1)
+        np.testing.assert_allclose(scores.previous_token[layer], mean, atol=1e-6)
 
 
-def _repeated(run: Path) -> np.ndarray:
+def _repeated(run: Path) -> Input:
     made = prepare(analysis(run), survey(analysis(run))).settings["head_scores"].input
     assert made is not None
-    return made.tokens
+    return made
 
 
 def test_the_next_checkpoint_is_read_while_one_computes(

@@ -52,6 +52,22 @@ def test_what_is_no_header_is_refused(content):
         read_header(reader(content))
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"shape": [-2, 3]}, {"shape": [2**64, 2**64]}, {"shape": [2**40, 2**40]},
+        {"shape": [1e400]},
+        {"shape": [2.0, 3]}, {"shape": [True]}, {"shape": "ab"}, {"shape": None},
+        {"data_offsets": [0, 1e400]}, {"data_offsets": [24, 0]}, {"data_offsets": [-8, 24]},
+        {"data_offsets": [0]},
+    ],
+)  # fmt: skip
+def test_shapes_and_offsets_that_no_file_can_have_are_refused(tensor):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} | tensor})
+    with pytest.raises(ValueError, match="not what safetensors writes"):
+        read_header(reader(len(header).to_bytes(8, "little") + header.encode()))
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_no_bytes_raise_anything_else(content, framed):
     if framed:

@@ -82,6 +82,13 @@ def test_tokens_seen_come_from_the_trainer_the_step_size_or_the_name(tmp_path, w
     assert [c.tokens_seen for c in list_checkpoints(str(tmp_path), 10)] == [77, 20, 30]
 
 
+@pytest.mark.parametrize("said", ["1e400", "-5", "NaN", "9223372036854775808", '"x"', "null"])
+def test_a_count_of_tokens_that_cannot_be_is_not_known(tmp_path, write_checkpoint, said):
+    folder = write_checkpoint(tmp_path / "checkpoint-1")
+    (folder / "trainer_state.json").write_text(f'{{"num_input_tokens_seen": {said}}}')
+    assert [c.tokens_seen for c in list_checkpoints(str(tmp_path))] == [None]
+
+
 def test_a_digest_is_known_once_it_was_computed_and_not_after_a_change(tmp_path, write_checkpoint):
     folder = write_checkpoint(tmp_path / "step-1", 1)
     assert list_checkpoints(str(tmp_path))[0].digest is None

@@ -263,7 +263,7 @@ def test_the_commands_take_the_model_and_say_what_is_left_out(tmp_path: Path):
     save(tmp_path, "best.pth")
     given = ["--model", "act_fn=relu", "--model", "normalization_type=null"]
     listed = CliRunner().invoke(app, ["checkpoints", str(tmp_path), "--json", *given])
-    assert json.loads(listed.stdout)[0]["step"] == 500
+    assert json.loads(listed.stdout)["checkpoints"][0]["step"] == 500
     assert "best.pth" in listed.stderr
     audited = CliRunner().invoke(app, ["audit", str(tmp_path), *given])
     assert audited.exit_code == 0 and "best.pth" in audited.stderr

@@ -332,7 +332,11 @@ def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, mon
 
     file = tmp_path / "500.pth"
     file.write_bytes(b"old")
-    convert = lambda files, kept: (kept.mkdir(parents=True), file.write_bytes(b"new bytes"))  # noqa: E731
+
+    def convert(_: Path, files: list[Path], given: object, kept: Path) -> None:
+        kept.mkdir(parents=True)
+        file.write_bytes(b"new bytes")
+
     monkeypatch.setattr(foreign, "_convert", convert)
     with pytest.raises(InputError, match="was changed while it was read"):
         foreign.ordinary_run(str(tmp_path))

@@ -74,7 +74,8 @@ def test_a_score_that_is_as_high_on_its_null_is_no_induction_head():
 
 def test_the_threshold_of_the_labels_decides_for_the_findings():
     scores = heads([[0.1, 0.1, 0.2, 0.4, 0.7]])
-    labels = fake.group("head_labels", {}, STEPS, parameters={"threshold": 0.5})
+    of_steps = {"sink": ("step", np.zeros(len(STEPS)))}
+    labels = fake.group("head_labels", of_steps, STEPS, parameters={"threshold": 0.5})
     assert "at least 0.3 above its null, 1 of 1: L0H0 from step 30" in said(head_scores=scores)
     text = said(head_scores=scores, head_labels=labels)
     assert "at least 0.5 above its null, 1 of 1: L0H0 from step 40" in text
@@ -178,7 +179,55 @@ def test_a_largest_move_that_holds_little_of_the_change_says_so():
 
 
 def test_a_score_that_never_moved_is_said_not_to_have():
-    assert "The in-context score did not move." in said(token_loss=losses([0.5] * 5))
+    text = said(token_loss=losses([0.5] * 5))
+    assert "(loss at token 60 minus loss at token 10) did not move from 0.50 nats." in text
+
+
+@pytest.mark.parametrize(
+    ("score", "sentence"),
+    [
+        ([np.nan] * 5, "is not finite at any step."),
+        ([np.nan, -0.4, *[np.nan] * 3], "is −0.40 nats at step 10; it is not finite at 4 of 5"),
+        # 0.4 of 0.5 up to step 30; what is infinite has no part in a range
+        ([0, -0.4, -0.5, -0.5, np.inf], "from 0 to −0.40 nats (80% of its range); the score is"),
+        ([0, 0, 0, 0, 1e-9], "moved by no more than 1.0e−09 nats between two saved steps"),
+    ],
+)
+def test_a_score_without_a_course_is_not_given_one(score, sentence):
+    text = said(token_loss=losses(score, mean=[4, 3, 2, 2, 1]))
+    assert sentence in text and "did not move" not in text
+
+
+def test_the_score_of_one_checkpoint_has_no_course():
+    one = losses([-0.4] * 5).isel(step=[2])
+    text = said(token_loss=one)
+    assert "is −0.40 nats at step" in text and "in-context score did not move" not in text
+
+
+def test_a_single_score_or_none_is_not_said_to_move_or_not_to_move():
+    nan = float("nan")
+    text = said(token_loss=losses([nan, -0.5, nan, nan, nan]))
+    assert "is −0.50 nats at step 10; it is not finite at 4 of 5" in text
+    assert "moved" not in text
+    text = said(token_loss=losses([nan] * 5))
+    assert "at token 10) is not finite at any step." in text and "moved" not in text
+    text = said(token_loss=losses([0, -0.5, -0.5, -0.6, nan]))
+    assert "(83% of its range); the score is not finite at step 40." in text
+
+
+def test_what_did_not_form_is_said_up_to_the_last_finite_step():
+    nan = float("nan")
+    text = said(head_scores=heads([[0, 0, 0, 0, nan], [0.1] * 5], [[0, 0, 0, 0, nan], [0.1] * 5]))
+    assert "No induction head formed by step 30" in text
+    assert "No previous-token head by step 30" in text and "by step 40" not in text
+
+
+def test_heads_that_are_never_finite_together_are_not_judged():
+    nan = float("nan")
+    apart = [[0, 0, nan, nan, nan], [nan, nan, 0, 0, 0]]
+    text = said(head_scores=heads(apart, apart))
+    assert "Whether induction heads formed cannot be told: at no saved step" in text
+    assert "Whether previous-token heads formed cannot be told" in text
 
 
 def test_a_missing_measure_is_named_where_a_finding_would_need_it():

@@ -203,6 +203,17 @@ def test_where_all_blocks_have_one_length_there_is_no_null() -> None:
     assert HeadScores().why_undefined(_setting(varied())) == ""
 
 
+@pytest.mark.parametrize("options", [{"block_length": 6}, {"block_length": 25, "sequences": 2}])
+def test_blocks_too_short_or_too_few_give_no_null(options) -> None:
+    """A head that attends to the successors of the longest block would exceed one by over 0.3."""
+    made = varied(**{"sequences": 32, **options})
+    lag = options["block_length"] - 1
+    scores = scored(made, one_hot(made, lambda s, i: max(i - lag, 0)))
+    assert scores["induction"][0, 0] > 0.3
+    assert np.isnan(scores["induction_null"]).all()
+    assert "too short or too few" in HeadScores().why_undefined(_setting(made))
+
+
 def test_a_nan_of_the_model_makes_the_scores_of_its_layer_nan() -> None:
     made = varied(block_length=12)
     attention = causal_attention(made.tokens.shape[1])

@@ -60,7 +60,7 @@ def inputs_for(resident: Resident) -> dict[str, Input]:
     def tokens(rows: int) -> np.ndarray:
         return rng.integers(3, facts.vocabulary, (rows, LENGTH))
 
-    blocks = {"block_length": 6, "sequences": 3}
+    blocks = {"block_length": 8, "sequences": 4}
     prompts = tokens(3)
     names = {
         "indirect_object": np.array([4, 5, 6]), "subject": np.array([7, 8, 9]),

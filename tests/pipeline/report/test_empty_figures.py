@@ -82,7 +82,7 @@ def test_scores_without_a_finite_number_have_no_panel():
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score", "induction"]
     scores["induction"][:] = NAN
     tree = fake.run_of(token_loss=losses, head_scores=scores)
-    assert "highest score of any head" not in Page(html_of(tree)).text
+    assert "any head's score exceeds its null" not in Page(html_of(tree)).text
 
 
 @pytest.mark.parametrize("which", ["losses", "norms", "shares"])

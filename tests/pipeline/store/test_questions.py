@@ -19,7 +19,7 @@ from tests.pipeline.store.questions import Question, fill, preamble, questions, 
 @pytest.fixture(scope="module", autouse=True)
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("questions")
-    made = templates(layers=3, heads=32, sequences=4, positions=101)
+    made = templates(layers=3, heads=24, sequences=4, positions=101)
     publish(fill(f"{folder}/run.zarr", made, range(0, 10000, 2000)), large=True)
     fill(f"{folder}/other.zarr", made, range(0, 12000, 3000))
     with pytest.MonkeyPatch.context() as patch:
