@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test quick lint clean
 
 help:
 	@echo "make demo   train two small models, analyse all their checkpoints, show when they changed"
 	@echo "make test   check style and types, then run the tests"
+	@echo "make quick  the same without the tests that start servers, Ray, Prefect or training"
 	@echo "make clean  remove the environment and everything that demo and tests wrote"
 
 # Reinstalled when what is required changes, and only then.
@@ -34,6 +35,10 @@ lint: setup
 test: lint
 	@echo "==> tests (pytest)"
 	@$(BIN)/pytest $(PYTEST_ARGUMENTS)
+
+quick: lint
+	@echo "==> quick tests (pytest)"
+	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGUMENTS)
 
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis ontogeny.egg-info

@@ -13,6 +13,33 @@ import torch
 
 MakeRun = Callable[..., Path]
 
+# Files and folders whose tests start Ray, Prefect, a cluster or many processes, or train.
+SLOW = (
+    "flows/",
+    "pipeline/query/test_sweeps.py",
+    "pipeline/store/test_ceph.py",
+    "pipeline/store/test_kills.py",
+    "pipeline/store/test_machine.py",
+    "pipeline/test_induction_organism.py",
+    "pipeline/training/",
+)
+QUICK = (  # in spite of their folder
+    "flows/clusters/test_kuberay.py",
+    "flows/test_dispatch.py",
+    "flows/test_submit.py",
+)
+SERVERS = frozenset({"hub", "moto", "proxy", "s3", "s3_server", "server"})  # fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what `make quick` leaves out: by its path, or by a server among its fixtures."""
+    folder = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(folder).as_posix()
+        by_path = path.startswith(SLOW) and not path.startswith(QUICK)
+        if by_path or not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -158,7 +158,11 @@ def analyze(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compute what the store lacks, write the report, and say what was found."""
+    """Compute what the store lacks, write the report, and say what was found.
+
+    A Prefect flow over Ray workers; with --serial, one checkpoint after another in this process, as
+    the function pipeline.analyze does. Both write the same store.
+    """
     from flows.cli.stores import sweep
     from pipeline.config import load_analysis, load_preset
     from pipeline.query.sweeps import analyses_of

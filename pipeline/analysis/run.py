@@ -77,6 +77,10 @@ def analyze(
 ) -> Summary:
     """Compute all that the store lacks, in this process, one checkpoint after another.
 
+    The command `ontogeny analyze` runs the same analysis as a Prefect flow with a pool of Ray
+    workers, and writes the report; its option `--serial` calls this function. Both write the same
+    store.
+
     progress(done, total, what) is called after each checkpoint. A bad checkpoint is recorded in
     the summary, the others are computed. Raises InputError before anything is written; also where
     another analysis owns the store.

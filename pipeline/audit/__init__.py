@@ -1,6 +1,8 @@
 """The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
 
+import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from pipeline.audit.copies import copies
@@ -70,3 +72,15 @@ def _schedule_faults(steps: Sequence[int]) -> list[Fault]:
         )
         for missing in missing_steps(steps)
     ]
+
+
+class _Callable(ModuleType):
+    """This package, which may be called as its function `audit`."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Audit:
+        return audit(*arguments, **keywords)
+
+
+# `from pipeline import audit` is public. Importing any module of this package sets the attribute
+# `pipeline.audit` to the package, as Python does for every submodule; calling that must work too.
+sys.modules[__name__].__class__ = _Callable

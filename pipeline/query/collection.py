@@ -9,7 +9,7 @@ import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
 from pipeline.errors import InputError, suggestion
-from pipeline.query import open_run, select
+from pipeline.query.run import open_run, select
 from pipeline.store.objects import store_name
 
 # What makes the numbers of two runs comparable: attributes of a group.

@@ -10,7 +10,7 @@ import xarray as xr
 from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
 from pipeline.errors import InputError
-from pipeline.query import open_run
+from pipeline.query.run import open_run
 from pipeline.store.objects import store_name
 from pipeline.training import load_run
 from pipeline.training.config import RUN_FILE

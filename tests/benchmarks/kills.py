@@ -38,12 +38,12 @@ from pipeline.store.markers import Commit, latest
 from pipeline.store.reclaim import reclaim
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import IDENTITY, losses, scores, weights_of
 
 TEMPLATES = [scores(), losses()]
 # Their imports take a second.
-dying.CONTEXT.set_forkserver_preload(["pipeline.store.verify", "s3fs"])
+killed.CONTEXT.set_forkserver_preload(["pipeline.store.verify", "s3fs"])
 PHASES = ((range(20), 0), (range(40), 1))  # steps and edition of the weights
 Phases = tuple[tuple[range, int], ...]
 WORKERS = 3
@@ -76,7 +76,7 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
             store.prepare(TEMPLATES)
             while cells := _missing(store, steps, edition):
                 shares = [(uri, cells[i::WORKERS], edition, notes) for i in range(WORKERS)]
-                workers = [dying.process_of(work, *share) for share in shares]
+                workers = [killed.process_of(work, *share) for share in shares]
                 for worker in workers:
                     worker.start()
                 for worker in workers:
@@ -152,7 +152,7 @@ class Killer:
 
     def _completed(self, uri: str, steps: range, edition: int, seen: set[Commit]) -> bool:
         """Whether a coordinator came to its end; kills meanwhile."""
-        process = dying.process_of(coordinate, uri, steps, edition, str(self.notes))
+        process = killed.process_of(coordinate, uri, steps, edition, str(self.notes))
         process.start()
         while self.counts.kills < self.budget:
             process.join(self.dice.uniform(0, self.longest))

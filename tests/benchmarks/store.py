@@ -30,7 +30,7 @@ from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run, to_frame
 from pipeline.store import Store
 from pipeline.store.trajectories import publish
-from tests.pipeline.store import dying, questions, synthetic
+from tests.pipeline.store import killed, questions, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
 
@@ -110,7 +110,7 @@ def crowd(processes: int, steps: int) -> dict[str, int]:
     store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
     rows = list(store.reserve("scores", synthetic.scores().class_, processes * steps))
     shares = [rows[i::processes] for i in range(processes)]
-    dying.side_by_side(dying.write_rows, [(store.uri, share, share) for share in shares])
+    killed.side_by_side(killed.write_rows, [(store.uri, share, share) for share in shares])
     shown = open_run(store)
     wrong = synthetic.wrong_rows(shown, [synthetic.scores()])
     lost = set(rows) - set(shown["scores"]["step"].values.tolist())

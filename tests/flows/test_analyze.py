@@ -37,7 +37,7 @@ from flows.dispatch import Pool
 from flows.workers import connect
 from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
-from tests.flows.held import holding_pool
+from tests.flows.slowed import holding_pool
 
 MakeAnalysis = Callable[..., Any]
 Comparable = Callable[[str], Any]
@@ -67,7 +67,7 @@ HANGS = 64
 
 
 @pytest.mark.timeout(600)  # on a busy machine a worker takes a minute to come back
-def test_a_killed_and_a_hung_worker_cost_what_they_had_in_hand_and_the_store_is_that_of_the_loop(
+def test_killed_and_hung_workers_leave_the_store_of_the_serial_loop(
     make_analysis: MakeAnalysis,
     undisturbed: Any,
     comparable: Comparable,
@@ -147,7 +147,7 @@ def artifact(run: FlowRun, key: str) -> str:
         return str(found.data)
 
 
-def test_a_bad_config_fails_its_own_checkpoint_in_the_flow_as_in_the_loop(
+def test_a_bad_config_fails_its_checkpoint_in_flow_and_loop_alike(
     make_analysis: MakeAnalysis, comparable: Comparable, tmp_path: Path
 ) -> None:
     shutil.copytree(make_analysis().checkpoints, tmp_path / "run")
@@ -189,7 +189,7 @@ def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
     connect(analysis.workers)
     address = ray.get_runtime_context().gcs_address
-    held = ["-m", "tests.flows.held", str(HELD_FROM), "3600"]
+    held = ["-m", "tests.flows.slowed", str(HELD_FROM), "3600"]
     process = subprocess.Popen(
         [sys.executable, *held, "analyze", str(config)],
         cwd=Path(__file__).parents[2],
@@ -268,7 +268,7 @@ def test_an_interrupted_flow_says_so_also_to_its_embedded_server(
 
 
 @pytest.mark.timeout(900)
-def test_a_server_that_goes_for_good_takes_the_record_with_it_and_not_the_run(
+def test_a_run_outlives_a_prefect_server_that_does_not_come_back(
     make_analysis: MakeAnalysis, undisturbed: Any, comparable: Comparable, tmp_path: Path
 ) -> None:
     analysis = make_analysis(workers={"count": 1})

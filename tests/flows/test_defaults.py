@@ -16,7 +16,7 @@ BAD = 4
 
 
 @pytest.mark.timeout(900)  # two servers and three imports of torch, on a machine that may be busy
-def test_a_truncated_checkpoint_is_named_and_all_others_are_computed_and_recorded(
+def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(
     organisms: Path,
     make_analysis: Callable[..., Any],
     undisturbed: Any,

@@ -79,7 +79,7 @@ def ran(deployment: str, **parameters: Any) -> FlowRun:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_mechanism_that_forms_and_a_store_that_rots_are_told_by_the_flows_that_meet_them(
+def test_flows_report_an_onset_and_a_damaged_store(
     tmp_path: Path, heard: "queue.Queue[str]"
 ) -> None:
     written = hand_built()

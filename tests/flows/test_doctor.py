@@ -27,7 +27,7 @@ def ontogeny(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def found(what: str, analysis: Any = None) -> tuple[bool, str]:
+def finding_about(what: str, analysis: Any = None) -> tuple[bool, str]:
     (one,) = (one for one in examine(analysis) if one.what == what)
     return one.good, one.said
 
@@ -99,10 +99,10 @@ def test_versions_that_break(
 
 def test_a_standing_server_answers(server: str, on_its_own: None, monkeypatch: Any) -> None:
     monkeypatch.setenv("PREFECT_API_URL", server)
-    good, said = found("Prefect")
+    good, said = finding_about("Prefect")
     assert good, said
     assert f"{server} answers" in said
-    assert found("clock")[0]
+    assert finding_about("clock")[0]
 
 
 @pytest.mark.usefixtures("on_its_own")
@@ -133,7 +133,7 @@ def test_servers_that_are_away_and_servers_that_hang_are_reported_soon(
 @pytest.mark.usefixtures("on_its_own")
 def test_room_for_the_workers_is_looked_for(make_analysis: MakeAnalysis) -> None:
     workers = {"count": 3, "gpus": 100.0, "device": "cuda"}
-    good, said = found("Ray", make_analysis(workers=workers))
+    good, said = finding_about("Ray", make_analysis(workers=workers))
     assert not good
     assert "3 workers ask for 3 CPUs and 300 GPUs" in said
 
@@ -143,8 +143,8 @@ def test_places_that_cannot_be_read_or_written(make_analysis: MakeAnalysis, tmp_
     analysis = make_analysis(
         checkpoints=str(tmp_path / "nowhere"), store="/proc/nothing-is-written-here/store.zarr"
     )
-    assert not found("checkpoints", analysis)[0]
-    good, said = found("store", analysis)
+    assert not finding_about("checkpoints", analysis)[0]
+    good, said = finding_about("store", analysis)
     assert not good
     assert said.startswith("/proc: ")
 
@@ -172,15 +172,15 @@ def test_a_store_on_s3_is_tried_and_left_as_it_was(
     s3.put(str(organisms / "run"), "runs/run", recursive=True)
     before = s3.find("runs")
     analysis = make_analysis(checkpoints="s3://runs/run", store="s3://runs/store.zarr")
-    assert found("store", analysis) == (
+    assert finding_about("store", analysis) == (
         True, "s3://runs/store.zarr: can be written, read and deleted",
     )  # fmt: skip
-    assert found("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
-    assert found("clock", analysis)[0]
+    assert finding_about("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
+    assert finding_about("clock", analysis)[0]
     assert s3.find("runs") == before
 
     elsewhere = make_analysis(store="s3://no-such-bucket/store.zarr")
-    good, said = found("store", elsewhere)
+    good, said = finding_about("store", elsewhere)
     assert not good
     assert "s3://no-such-bucket/store.zarr" in said, said
 
@@ -216,7 +216,7 @@ def test_a_clock_that_is_off_and_a_token_that_is_refused(
     from flows.doctor import services
 
     monkeypatch.setenv("PREFECT_API_URL", f"{wrong}/api")
-    good, said = found("clock")
+    good, said = finding_about("clock")
     assert not good
     assert re.match(r"36\d\d s ahead of", said), said
     monkeypatch.setenv("HF_TOKEN", "hf_refused")

@@ -97,7 +97,7 @@ def test_a_server_that_is_away_is_named_at_once() -> None:
         reach_server()
 
 
-def test_a_report_is_linked_where_a_browser_that_shows_its_run_can_open_it(
+def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
     home: Path, listener: int, tmp_path: Path
 ) -> None:
     page = tmp_path / "a b-report" / "index.html"

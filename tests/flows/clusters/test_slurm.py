@@ -37,7 +37,7 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.mark.timeout(900)  # it starts three Rays, of two nodes each, one after the other
 @pytest.mark.usefixtures("server")
-def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_and_completes_the_store(
+def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
     slurm: Slurm, make_analysis: Callable[..., Any], tmp_path: Path
 ) -> None:
     slow = {"kind": "repeated", "block_length": 10, "sequences": 4000}

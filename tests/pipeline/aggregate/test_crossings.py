@@ -58,7 +58,7 @@ def test_a_value_on_the_threshold_is_not_past_it():
     assert first_crossing(series([0, 0.1, 0.1]), 0.1, "above") is None
 
 
-def test_a_series_that_begins_past_the_threshold_crosses_at_its_first_step():
+def test_a_series_that_begins_past_the_threshold_crosses_at_once():
     assert first_crossing(series([0.05, 1, 0.05]), 0.1) == 0
 
 

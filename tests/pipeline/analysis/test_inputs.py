@@ -19,13 +19,13 @@ def model(vocabulary: int = 50, context: int | None = 64, bos: int | None = None
     return ModelFacts(2, 2, 2, 4, 8, vocabulary, context, (), "test", bos, special)
 
 
-def made(spec: InputSpec, folder: Path, facts: ModelFacts | None = None) -> Input:
+def built_input(spec: InputSpec, folder: Path, facts: ModelFacts | None = None) -> Input:
     return make_input("probe", spec, str(folder), facts or model())
 
 
 def test_repeated_tokens_begin_with_bos_and_repeat_one_block(tmp_path: Path) -> None:
     spec = RepeatedInput(block_length=6, repeats=3, sequences=5, vary=False)
-    found = made(spec, tmp_path, model(bos=7))
+    found = built_input(spec, tmp_path, model(bos=7))
     assert found.tokens.shape == (5, 19)
     assert (found.tokens[:, 0] == 7).all()
     blocks = found.tokens[:, 1:].reshape(5, 3, 6)
@@ -35,14 +35,14 @@ def test_repeated_tokens_begin_with_bos_and_repeat_one_block(tmp_path: Path) -> 
 
 
 def test_a_model_without_bos_gets_none(tmp_path: Path) -> None:
-    found = made(RepeatedInput(block_length=6, sequences=2), tmp_path)
+    found = built_input(RepeatedInput(block_length=6, sequences=2), tmp_path)
     assert found.tokens.shape == (2, 12)
     assert found.attributes["has_bos"] is False
 
 
 def test_the_digest_follows_the_content_and_not_the_name(tmp_path: Path) -> None:
     first, again, other = (
-        made(RepeatedInput(block_length=6, seed=seed), tmp_path) for seed in (0, 0, 1)
+        built_input(RepeatedInput(block_length=6, seed=seed), tmp_path) for seed in (0, 0, 1)
     )
     renamed = Input("other", first.kind, first.tokens, first.arrays, first.attributes)
     assert first.digest == again.digest == renamed.digest
@@ -54,7 +54,7 @@ def test_the_digest_follows_the_content_and_not_the_name(tmp_path: Path) -> None
 def test_an_input_comes_back_from_the_store_with_the_same_digest(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "s.zarr"))
     store.create_or_open({"checkpoints": "x"})
-    before = made(TableInput(p=5, operation="add", train_share=0.4, split_seed=1), tmp_path)
+    before = built_input(TableInput(p=5, operation="add", train_share=0.4, split_seed=1), tmp_path)
     save_input(store, before)
     after = load_input(store, before.name, before.digest)
     assert after.digest == before.digest
@@ -66,8 +66,8 @@ def test_arrays_are_read_flat_or_in_rows(tmp_path: Path) -> None:
     ids = np.arange(40, dtype=np.uint16)
     ids.tofile(tmp_path / "flat.bin")
     np.save(tmp_path / "rows.npy", ids.reshape(4, 10))
-    flat = made(ArrayInput(path=str(tmp_path / "flat.bin"), sequences=3, length=8), tmp_path)
-    rows = made(ArrayInput(path=str(tmp_path / "rows.npy"), sequences=3, length=8), tmp_path)
+    flat = built_input(ArrayInput(path=str(tmp_path / "flat.bin"), sequences=3, length=8), tmp_path)
+    rows = built_input(ArrayInput(path=str(tmp_path / "rows.npy"), sequences=3, length=8), tmp_path)
     np.testing.assert_array_equal(flat.tokens, ids[:24].reshape(3, 8))
     np.testing.assert_array_equal(rows.tokens, ids.reshape(4, 10)[:3, :8])
     assert flat.tokens.dtype == rows.tokens.dtype == np.int64
@@ -89,11 +89,11 @@ def test_what_does_not_fit_is_refused_with_both_numbers(
 ) -> None:
     np.save(tmp_path / "ids.npy", array)
     with pytest.raises(InputError) as caught:
-        made(ArrayInput(path=str(tmp_path / "ids.npy"), **spec), tmp_path)  # type: ignore[arg-type]
+        built_input(ArrayInput(path=str(tmp_path / "ids.npy"), **spec), tmp_path)  # type: ignore[arg-type]
     for part in says:
         assert part in str(caught.value)
 
 
 def test_a_table_that_nothing_describes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"p, operation, train_share, split_seed not given"):
-        made(TableInput(), tmp_path)
+        built_input(TableInput(), tmp_path)

@@ -76,7 +76,7 @@ def test_the_hub_gives_the_store_that_the_folder_gives(hub, run, tmp_path):
     assert_equal(local, analysed("hf://owner/name", tmp_path / "hub.zarr"))
 
 
-def test_s3_gives_the_store_that_the_folder_gives_and_a_rerun_reads_no_weights(s3, run, tmp_path):
+def test_s3_gives_the_same_store_and_a_rerun_reads_no_weights(s3, run, tmp_path):
     uri = upload(run)
     local = analysed(str(run), tmp_path / "local.zarr")
     assert_equal(local, analysed(uri, tmp_path / "s3.zarr"))

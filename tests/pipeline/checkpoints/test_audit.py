@@ -40,7 +40,7 @@ def run(clean, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def found(place: str | Path, deep: bool = False) -> set[tuple[int, str]]:
+def faults_in(place: str | Path, deep: bool = False) -> set[tuple[int, str]]:
     return {(fault.step, fault.kind) for fault in audit(str(place), deep).faults}
 
 
@@ -162,7 +162,7 @@ def test_each_planted_fault_is_found_and_nothing_else(run, plant):
     wanted = {expected(plant)}
     if plant is near_duplicate:  # of two neighbours that are equal the distances clear none
         wanted.add((320, "near-duplicate"))
-    assert found(run, deep=True) == wanted
+    assert faults_in(run, deep=True) == wanted
 
 
 def test_twelve_of_twelve_planted_faults_are_found_in_one_run(run, capsys):
@@ -170,7 +170,7 @@ def test_twelve_of_twelve_planted_faults_are_found_in_one_run(run, capsys):
         plant(run)
     wanted = {expected(plant) for plant in FAULTS}
     assert len(wanted) == len({kind for _, kind in wanted}) == 12
-    assert found(run, deep=True) - {(320, "near-duplicate")} == wanted
+    assert faults_in(run, deep=True) - {(320, "near-duplicate")} == wanted
     assert "code that ran" not in capsys.readouterr().out
 
 
@@ -179,7 +179,7 @@ def test_metadata_alone_find_all_but_what_only_bytes_show(run):
         plant(run)
     # Without bytes nothing says which of two equal checkpoints, or shards, is in its place.
     unsure = {(80, "byte-identical"), (4, "foreign-shard")}
-    assert found(run) == {expected(plant) for plant in FAULTS if plant not in DEEP} | unsure
+    assert faults_in(run) == {expected(plant) for plant in FAULTS if plant not in DEEP} | unsure
 
 
 def test_a_config_of_its_own_is_told_from_one_that_does_not_fit(run):
@@ -195,37 +195,37 @@ def test_a_config_of_its_own_is_told_from_one_that_does_not_fit(run):
 def test_weights_of_another_run_are_off_the_trend(run):
     shutil.rmtree(step(run, 200))
     runs.neox(seed=7).save_pretrained(step(run, 200), max_shard_size="20KB")
-    assert found(run) == set()
-    assert found(run, deep=True) == {(200, "off-trend")}
+    assert faults_in(run) == set()
+    assert faults_in(run, deep=True) == {(200, "off-trend")}
 
 
 def test_the_last_step_in_disguise_is_found_when_its_bytes_differ(run):
     rounded(run, 32, of=LAST)
-    assert found(run) == set()
-    assert found(run, deep=True) == {(32, "final-weights")}
+    assert faults_in(run) == set()
+    assert faults_in(run, deep=True) == {(32, "final-weights")}
 
 
 def test_a_last_step_that_is_an_earlier_one_is_blamed_itself(run):
     replaced(run, LAST, by=100)
-    assert found(run) == {(100, "final-weights")}
-    assert found(run, deep=True) == {(LAST, "near-duplicate")}
+    assert faults_in(run) == {(100, "final-weights")}
+    assert faults_in(run, deep=True) == {(LAST, "near-duplicate")}
 
 
 def test_a_shard_of_another_step_is_found_when_its_bytes_differ(run):
     shutil.copy(step(run, 4) / SHARD, step(run, 260) / SHARD)
     change(step(run, 260) / SHARD, lambda tensor: tensor.bfloat16().float())
-    assert found(run, deep=True) == {(260, "foreign-shard")}
+    assert faults_in(run, deep=True) == {(260, "foreign-shard")}
 
 
 def test_a_matrix_that_turned_into_zeros_is_found(run):
     change(shards(run, 300)[0], torch.zeros_like)
-    assert (300, "empty-file") in found(run, deep=True)
+    assert (300, "empty-file") in faults_in(run, deep=True)
 
 
 def test_a_file_of_zeros_is_empty(run):
     file = shards(run, 300)[0]
     file.write_bytes(bytes(file.stat().st_size))
-    assert found(run) == {(300, "empty-file")}
+    assert faults_in(run) == {(300, "empty-file")}
 
 
 def test_a_missing_config_and_a_hostile_index_are_faults_of_their_step(run):
@@ -234,7 +234,7 @@ def test_a_missing_config_and_a_hostile_index_are_faults_of_their_step(run):
     index = step(run, 140) / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "../../../etc/passwd"}}))
     age(step(run, 140), 2 * SETTLED_AFTER)
-    assert found(run) == {
+    assert faults_in(run) == {
         (100, "missing-file"), (120, "unreadable-file"), (140, "unreadable-file"),
     }  # fmt: skip
 
@@ -244,8 +244,8 @@ def test_most_steps_in_disguise_are_all_found(run):
     for number in disguised:
         replaced(run, number, by=LAST)
     wanted = {(number, "final-weights") for number in disguised}
-    assert found(run) == wanted
-    assert found(run, deep=True) == wanted
+    assert faults_in(run) == wanted
+    assert faults_in(run, deep=True) == wanted
 
 
 def test_a_verdict_is_json_and_masks_what_would_look_right(run):
@@ -368,9 +368,9 @@ def test_the_audit_finds_the_same_in_a_folder_on_s3_and_on_the_hub(hub, s3, run)
             shutil.rmtree(path)
     S3FileSystem(use_listings_cache=False).put(str(run), "runs/a", recursive=True)
     hub.add_run("owner/name", run)
-    expected_everywhere = found(run)
+    expected_everywhere = faults_in(run)
     assert {kind for _, kind in expected_everywhere} == {
         "final-weights", "missing-file", "shape-mismatch", "foreign-shard",
     }  # fmt: skip
-    assert found("s3://runs/a") == found("hf://owner/name") == expected_everywhere
-    assert found("s3://runs/a", deep=True) == found("hf://owner/name", deep=True)
+    assert faults_in("s3://runs/a") == faults_in("hf://owner/name") == expected_everywhere
+    assert faults_in("s3://runs/a", deep=True) == faults_in("hf://owner/name", deep=True)

@@ -90,7 +90,7 @@ def test_the_bytes_of_all_copies_stay_within_their_limit(remote):
     assert len(most) == 6 and max(most) == 2 and on_disk() == 0
 
 
-def test_a_checkpoint_beyond_the_limit_is_refused_by_name_and_others_are_not_held_up(remote):
+def test_a_checkpoint_beyond_the_limit_is_refused_without_delaying_others(remote):
     copies = Copies(most_bytes=10)
     with (
         pytest.raises(

@@ -47,7 +47,7 @@ def test_refs_are_listed_once_and_a_commits_files_only_ever_once(hub, run):
     assert [path.rpartition("/")[2] for _, path, _ in hub.requests] == ["refs"]
 
 
-def test_digests_are_known_without_reading_weights_and_are_the_local_ones(hub, run):
+def test_digests_are_the_local_ones_and_read_no_weights(hub, run):
     hub.add_run("owner/name", run)
     remote = list_checkpoints("hf://owner/name")
     assert not hub.cdn.requests

@@ -143,7 +143,7 @@ def test_a_bad_file_is_named_and_the_others_are_computed(tmp_path: Path, content
     assert [(one.step, one.kind) for one in faults] == [(300, "unreadable-file")]
 
 
-def test_files_without_act_type_are_refused_and_computed_when_it_is_given(tmp_path: Path):
+def test_files_without_act_type_are_refused_until_it_is_given(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
     with pytest.raises(InputError, match=r"500\.pth: says nothing of act_fn, and the.*relu"):
         list_checkpoints(str(tmp_path))

@@ -59,7 +59,7 @@ def test_fetched_weights_and_digests_are_those_of_the_local_files(s3, run):
         assert all(np.array_equal(weights[name].numpy(), expected[name]) for name in expected)
 
 
-def test_a_digest_is_known_at_the_next_listing_and_nothing_is_fetched_again(s3, run):
+def test_a_digest_is_remembered_and_nothing_is_fetched_twice(s3, run):
     uri, copies = upload(run), Copies()
     assert {c.digest for c in list_checkpoints(uri)} == {None}
     digests = []

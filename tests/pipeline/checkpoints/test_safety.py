@@ -50,9 +50,7 @@ def strangers(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.parametrize("place", ["folder", "hub"])
-def test_code_that_comes_with_a_checkpoint_runs_only_where_the_config_says_so(
-    strangers, hub, tmp_path, place
-):
+def test_code_of_a_checkpoint_runs_only_where_the_config_allows_it(strangers, hub, tmp_path, place):
     hub.add_run("owner/stranger", strangers)
     content = {
         "checkpoints": str(strangers) if place == "folder" else "hf://owner/stranger",

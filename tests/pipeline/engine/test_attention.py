@@ -180,7 +180,7 @@ def test_dropping_what_follows_the_unembedding_would_fail_the_comparison(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_stream_and_the_heads_outputs_are_what_the_model_computes_with(name: str) -> None:
+def test_stream_and_head_outputs_are_those_the_model_computes_with(name: str) -> None:
     """Stream: transformers' own hidden states. For the heads' outputs, see `test_changes`."""
     model, resident = family(name)
     found = record(resident)

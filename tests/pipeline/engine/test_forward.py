@@ -45,7 +45,7 @@ def resident(name: str = "gpt_neox", dtype: str = "float32") -> Resident:
     return made
 
 
-def given(tokens: np.ndarray = TOKENS) -> Input:
+def input_of(tokens: np.ndarray = TOKENS) -> Input:
     return Input("x", "array", tokens)
 
 
@@ -67,16 +67,16 @@ class TestBatches:
         self, batch: int, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = resident(name)
-        whole = parts(forward.run(model, given(), WANTED))
+        whole = parts(forward.run(model, input_of(), WANTED))
         monkeypatch.setattr(forward, "batch_size", lambda *_: batch)
-        for what, tensor in parts(forward.run(model, given(), WANTED)).items():
+        for what, tensor in parts(forward.run(model, input_of(), WANTED)).items():
             torch.testing.assert_close(
                 tensor, whole[what], atol=2e-5, rtol=0, equal_nan=True, msg=what
             )
 
     def test_a_pass_repeated_is_the_same_to_the_last_bit(self) -> None:
         model = resident()
-        first, second = (parts(forward.run(model, given(), WANTED)) for _ in range(2))
+        first, second = (parts(forward.run(model, input_of(), WANTED)) for _ in range(2))
         for what, tensor in first.items():
             assert torch.equal(tensor.nan_to_num(-1), second[what].nan_to_num(-1)), what
 
@@ -115,13 +115,13 @@ class TestBatches:
 
 class TestWhatIsKept:
     def test_nothing_is_kept_that_was_not_asked_for(self) -> None:
-        record = forward.run(resident(), given(), Pass("x"))
+        record = forward.run(resident(), input_of(), Pass("x"))
         assert record.loss is None
         assert not (record.attention or record.logits or record.head_outputs)
         assert not record.hidden_states
 
     def test_shapes_are_those_of_the_contract(self) -> None:
-        record = forward.run(resident(), given(), WANTED)
+        record = forward.run(resident(), input_of(), WANTED)
         assert record.loss is not None and record.loss.shape == (7, 19)
         assert all(tensor.shape == (3, 7, 4, 20) for tensor in record.attention.values())
         assert {p: t.shape for p, t in record.logits.items()} == {-1: (7, 96), 0: (7, 96)}
@@ -138,11 +138,11 @@ class TestWhatIsKept:
         with torch.inference_mode():
             model.module(torch.from_numpy(TOKENS))
         handle.remove()
-        record = forward.run(model, given(), Pass("x", hidden_states=(3,)))
+        record = forward.run(model, input_of(), Pass("x", hidden_states=(3,)))
         torch.testing.assert_close(record.hidden_states[3], read[0], atol=1e-5, rtol=0)
 
     def test_records_are_ordinary_tensors_that_a_measure_may_change(self) -> None:
-        for tensor in parts(forward.run(resident(), given(), WANTED)).values():
+        for tensor in parts(forward.run(resident(), input_of(), WANTED)).values():
             assert tensor.device.type == "cpu" and not tensor.is_inference()
             tensor.add_(1)
 
@@ -150,7 +150,7 @@ class TestWhatIsKept:
         """Grad mode belongs to a thread: a new one starts with gradients enabled."""
         model, records = resident(), []
         thread = threading.Thread(
-            target=lambda: records.append(forward.run(model, given(), WANTED))
+            target=lambda: records.append(forward.run(model, input_of(), WANTED))
         )
         thread.start()
         thread.join()
@@ -160,7 +160,7 @@ class TestWhatIsKept:
         model = resident()
         tokens = torch.from_numpy(TOKENS)
         expected = eager_model(FAMILIES["gpt_neox"](), "float32")(tokens).logits
-        forward.run(model, given(), WANTED)
+        forward.run(model, input_of(), WANTED)
         with torch.inference_mode():
             torch.testing.assert_close(model.module(tokens).logits, expected, atol=1e-4, rtol=0)
 
@@ -169,14 +169,14 @@ class TestDtypes:
     @pytest.mark.parametrize("name", ["gpt_neox", "gpt2", "mixtral", "gptj"])
     def test_float32_losses_are_those_of_float64(self, name: str) -> None:
         oracle = eager_model(FAMILIES[name](), "float32").double()
-        found = forward.run(resident(name), given(), Pass("x", losses=True)).loss
+        found = forward.run(resident(name), input_of(), Pass("x", losses=True)).loss
         expected = matrices(oracle, torch.from_numpy(TOKENS))[1]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, check_dtype=False)
 
     def test_a_pass_in_float64_takes_the_resident_s_weights_there(self) -> None:
         model = resident()
         oracle = eager_model(FAMILIES["gpt_neox"](), "float32").double()
-        found = forward.run(model, given(), Pass("x", losses=True, dtype="float64")).loss
+        found = forward.run(model, input_of(), Pass("x", losses=True, dtype="float64")).loss
         expected = matrices(oracle, torch.from_numpy(TOKENS))[1]
         assert found is not None and found.dtype == torch.float64
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -184,15 +184,15 @@ class TestDtypes:
     def test_a_pass_after_a_swap_sees_the_new_weights(self) -> None:
         model = resident()
         for dtype in ("", "float64"):
-            before = forward.run(model, given(), Pass("x", losses=True, dtype=dtype)).loss
+            before = forward.run(model, input_of(), Pass("x", losses=True, dtype=dtype)).loss
             model.swap({name: w * 0.5 for name, w in model.module.state_dict().items()})
-            after = forward.run(model, given(), Pass("x", losses=True, dtype=dtype)).loss
+            after = forward.run(model, input_of(), Pass("x", losses=True, dtype=dtype)).loss
             assert before is not None and after is not None
             assert (before - after).abs().max() > 1e-2
 
     def test_half_precision_records_are_float32(self) -> None:
-        record = forward.run(resident(dtype="bfloat16"), given(), WANTED)
-        full = forward.run(resident(), given(), WANTED)
+        record = forward.run(resident(dtype="bfloat16"), input_of(), WANTED)
+        full = forward.run(resident(), input_of(), WANTED)
         for what, tensor in parts(record).items():
             assert tensor.dtype == torch.float32, what
         assert record.loss is not None and full.loss is not None
@@ -207,11 +207,11 @@ class TestRefusals:
         tokens = TOKENS.copy()
         tokens[3, 3] = bad
         with pytest.raises(InputError, match="vocabulary"):
-            forward.run(resident(), given(tokens), WANTED)
+            forward.run(resident(), input_of(tokens), WANTED)
 
     def test_sequences_longer_than_the_context(self) -> None:
         with pytest.raises(InputError, match="context is 64"):
-            forward.run(resident(), given(np.full((1, 65), 5)), Pass("x", losses=True))
+            forward.run(resident(), input_of(np.full((1, 65), 5)), Pass("x", losses=True))
 
 
 class TestMerge:

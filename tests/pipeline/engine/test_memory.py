@@ -56,7 +56,7 @@ def batches(store: str, group: str = "token_loss") -> dict[int, str | None]:
     }
 
 
-def test_a_batch_is_halved_once_which_is_recorded_and_gives_the_same_numbers(
+def test_a_batch_halved_once_is_recorded_and_gives_the_same_numbers(
     run: Path, memory_for: Callable[[int, str], None]
 ) -> None:
     undisturbed = analysis(run, store=str(run.parent / "undisturbed.zarr"))
@@ -71,7 +71,7 @@ def test_a_batch_is_halved_once_which_is_recorded_and_gives_the_same_numbers(
         xr.testing.assert_allclose(found, group.to_dataset(), atol=1e-5)
 
 
-def test_a_checkpoint_for_which_half_the_batch_is_too_large_is_named_and_the_others_are_computed(
+def test_a_checkpoint_too_large_for_half_a_batch_fails_alone(
     run: Path, memory_for: Callable[[int, str], None]
 ) -> None:
     memory_for(USUAL // 4, "step-1")
@@ -91,9 +91,10 @@ _FRUGAL = {
 }
 
 
+@pytest.mark.slow
 def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
     scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
-    command = [sys.executable, "-m", "tests.pipeline.engine.scarce", scarce.model_dump_json()]
+    command = [sys.executable, "-m", "tests.pipeline.engine.limited", scarce.model_dump_json()]
     environment = {**os.environ, **_FRUGAL}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -6,7 +6,7 @@ import xarray as xr
 
 from pipeline.findings.induction import Formation, Heads, formation, onsets, strongest
 from pipeline.findings.sentences import findings_of
-from tests.pipeline.report import made
+from tests.pipeline.report import fake
 
 STEPS = np.array([0, 10, 20, 30, 40])
 
@@ -15,9 +15,9 @@ def heads(induction, previous=None, null=0.0):
     """Head scores of one layer; rows are heads, columns the steps of STEPS."""
     values = np.array(induction, float).T[:, None, :]
     before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
-    arrays = {"induction": (made.HEAD, values), "previous_token": (made.HEAD, before)}
-    arrays |= made.nulls(STEPS, *values.shape[1:], null)
-    return made.group("head_scores", arrays, STEPS)
+    arrays = {"induction": (fake.HEAD, values), "previous_token": (fake.HEAD, before)}
+    arrays |= fake.nulls(STEPS, *values.shape[1:], null)
+    return fake.group("head_scores", arrays, STEPS)
 
 
 def losses(score, mean=None):
@@ -26,20 +26,20 @@ def losses(score, mean=None):
         "mean": ("step", np.array(score if mean is None else mean, float)),
     }
     given = {"early_token": 10, "late_token": 60}
-    return made.group("token_loss", arrays, STEPS, parameters=given)
+    return fake.group("token_loss", arrays, STEPS, parameters=given)
 
 
 def grokking(train, test, restricted, excluded, **attributes):
     given = {"train": train, "test": test, "restricted": restricted, "excluded": excluded}
     arrays = {f"{name}_loss": ("step", np.array(v, float)) for name, v in given.items()}
-    return made.group("modular_addition", arrays, STEPS, **attributes)
+    return fake.group("modular_addition", arrays, STEPS, **attributes)
 
 
 def said(**groups: xr.Dataset) -> str:
-    return "\n".join(findings_of(made.run_of(**groups)))
+    return "\n".join(findings_of(fake.run_of(**groups)))
 
 
-def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step():
+def test_formation_lies_between_the_last_faint_and_first_strong_step():
     text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.7, 0.9], [0.05, 0.05, 0.1, 0.1, 0.65]]))
     assert (
         "formed between steps 10 and 30: the highest excess of any head's prefix-matching" in text
@@ -48,7 +48,7 @@ def test_induction_heads_formed_between_the_last_faint_and_the_first_strong_step
     assert "at least 0.3 above its null, 2 of 2: L0H0 from step 30; L0H1 from step 40." in text
 
 
-def test_formation_starts_at_the_step_before_where_no_head_was_ever_faint():
+def test_formation_starts_a_step_before_if_no_head_was_ever_faint():
     assert formation(Heads(heads([[0.2, 0.2, 0.25, 0.7, 0.9]]))) == Formation(20, 30)
 
 
@@ -58,7 +58,7 @@ def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
     assert "were there at the first saved step (0)" in said(head_scores=scores)
 
 
-def test_no_induction_head_is_said_with_the_highest_score_that_was_reached():
+def test_without_an_induction_head_the_highest_score_is_given():
     text = said(head_scores=heads([[0.1, 0.1, 0.2, 0.28, 0.2], [0.1] * 5]))
     assert "No induction head formed by step 40: no head's prefix-matching score exceeded" in text
     assert "by 0.3 (the most was 0.28, L0H0 at step 30)" in text
@@ -75,7 +75,7 @@ def test_a_score_that_is_as_high_on_its_null_is_no_induction_head():
 def test_the_threshold_of_the_labels_decides_for_the_findings():
     scores = heads([[0.1, 0.1, 0.2, 0.4, 0.7]])
     of_steps = {"sink": ("step", np.zeros(len(STEPS)))}
-    labels = made.group("head_labels", of_steps, STEPS, parameters={"threshold": 0.5})
+    labels = fake.group("head_labels", of_steps, STEPS, parameters={"threshold": 0.5})
     assert "at least 0.3 above its null, 1 of 1: L0H0 from step 30" in said(head_scores=scores)
     text = said(head_scores=scores, head_labels=labels)
     assert "at least 0.5 above its null, 1 of 1: L0H0 from step 40" in text
@@ -156,10 +156,10 @@ def test_changes_that_lie_far_apart_are_not_called_one_moment():
     scores[9] = 0.7
     score = np.where(steps >= 10, -1.0, 0.0)
     text = said(
-        head_scores=made.group("head_scores", {"induction": (made.HEAD, scores),
-                               "previous_token": (made.HEAD, scores),
-                               **made.nulls(steps, 1, 1)}, steps),
-        token_loss=made.group("token_loss", {"in_context_score": ("step", score),
+        head_scores=fake.group("head_scores", {"induction": (fake.HEAD, scores),
+                               "previous_token": (fake.HEAD, scores),
+                               **fake.nulls(steps, 1, 1)}, steps),
+        token_loss=fake.group("token_loss", {"in_context_score": ("step", score),
                               "mean": ("step", score)}, steps),
     )  # fmt: skip
     assert "7 saved checkpoints before induction heads formed: not the same moment." in text
@@ -254,7 +254,7 @@ GROKKED = grokking(
 )
 
 
-def test_memorisation_circuit_and_generalisation_are_dated_by_the_crossings():
+def test_memorised_circuit_and_generalised_are_dated_by_crossings():
     text = said(modular_addition=GROKKED)
     assert (
         "memorised the train pairs by step 10: train loss stays below 0.1 nats from there" in text
@@ -309,7 +309,7 @@ def test_losses_that_are_undefined_for_an_operation_are_said_to_be():
 
 
 def test_the_peak_of_the_weights_is_given():
-    norm = made.group(
+    norm = fake.group(
         "weight_norm", {"sum_of_squares": ("step", np.array([5, 9, 8, 7, 6.5]))}, STEPS
     )
     assert "largest at step 10 (9.00) and is 6.50 at step 40." in said(weight_norm=norm)
@@ -319,21 +319,21 @@ def test_the_peak_of_the_weights_is_given():
 
 def test_a_sibling_on_another_input_is_told_apart():
     scores = heads([[0, 0, 0, 0, 0.7]])
-    lines = findings_of(made.run_of(**{"head_scores": scores, "head_scores.wiki": scores}))
+    lines = findings_of(fake.run_of(**{"head_scores": scores, "head_scores.wiki": scores}))
     assert sum("formed between" in line for line in lines) == 2
     assert sum(line.startswith("On input 'wiki': Induction heads formed") for line in lines) == 1
 
 
 def test_an_empty_store_and_an_unknown_measure_each_have_their_sentence():
-    assert findings_of(made.run_of()) == ["No measure of any checkpoint is stored yet."]
-    other = made.group("sharpness", {"top": ("step", np.ones(5))}, STEPS)
-    assert findings_of(made.run_of(sharpness=other)) == [
+    assert findings_of(fake.run_of()) == ["No measure of any checkpoint is stored yet."]
+    other = fake.group("sharpness", {"top": ("step", np.ones(5))}, STEPS)
+    assert findings_of(fake.run_of(sharpness=other)) == [
         "No sentence is known for the measures stored here: see the figures."
     ]
 
 
 def test_one_checkpoint_and_undefined_scores_do_no_harm():
-    one = made.induction_run().isel(step=[0])
+    one = fake.induction_run().isel(step=[0])
     assert any("No induction head formed by step 0" in line for line in findings_of(one))
     nan = heads([[float("nan")] * 5])
     assert "The prefix-matching score is undefined at every step." in said(head_scores=nan)

@@ -9,7 +9,7 @@ import xarray as xr
 from pipeline.findings.number_format import extreme, non_finite, why_undefined
 from pipeline.findings.onsets import _losses as announced
 from pipeline.findings.sentences import findings_of
-from tests.pipeline.report import made
+from tests.pipeline.report import fake
 
 NAN, INF = float("nan"), float("inf")
 # Words of a comparison between steps, which one checkpoint cannot support.
@@ -36,7 +36,7 @@ def grokking(train, test, restricted=None, excluded=None, **attributes) -> xr.Da
         f"{name}_loss": ("step", np.array(flat if v is None else v, float))
         for name, v in given.items()
     }
-    return made.group("modular_addition", arrays, steps_of(train), **attributes)
+    return fake.group("modular_addition", arrays, steps_of(train), **attributes)
 
 
 def losses(mean) -> xr.Dataset:
@@ -44,16 +44,16 @@ def losses(mean) -> xr.Dataset:
         "mean": ("step", np.array(mean, float)),
         "in_context_score": ("step", np.linspace(0, -1, len(mean))),
     }
-    return made.group("token_loss", arrays, steps_of(mean))
+    return fake.group("token_loss", arrays, steps_of(mean))
 
 
 def norms(total) -> xr.Dataset:
     arrays = {"sum_of_squares": ("step", np.array(total, float))}
-    return made.group("weight_norm", arrays, steps_of(total))
+    return fake.group("weight_norm", arrays, steps_of(total))
 
 
 def said(masked=None, **groups: xr.Dataset) -> list[str]:
-    tree = made.run_of(**groups)
+    tree = fake.run_of(**groups)
     tree.attrs["masked"] = masked or {}
     return findings_of(tree)
 
@@ -210,7 +210,7 @@ def test_non_finite_steps_are_said_by_their_pattern():
     assert says([NAN, NAN]) == "not finite at any step"
 
 
-def test_a_run_that_diverged_after_it_grokked_is_not_said_to_have_grokked():
+def test_a_run_that_diverged_after_grokking_has_not_generalised():
     train, test = [4, 0.01, 0.01, 0.01, NAN], [4, 5, 5, 0.01, NAN]
     lines = said(modular_addition=grokking(train, test, excluded=[4, 1, 3, 5, NAN]))
     assert about("memorised", lines) == (
@@ -234,7 +234,7 @@ def test_a_gap_in_train_loss_is_said_where_it_is_quoted():
 
 
 def test_every_group_that_is_not_finite_at_a_step_is_named():
-    scores = made.head_scores(np.array([0, 10, 20]))
+    scores = fake.head_scores(np.array([0, 10, 20]))
     scores["induction"][1, 0, 0] = NAN  # one head of one score
     scores["first_token"][:, 1, 1] = NAN  # at every step: undefined, not broken
     lines = said(head_scores=scores, token_loss=losses([4, NAN, 3]), weight_norm=norms([1, 2, 3]))
@@ -246,7 +246,7 @@ def test_every_group_that_is_not_finite_at_a_step_is_named():
 def test_a_variable_that_was_not_asked_for_is_not_called_not_finite():
     """As head_ablation's `together_loss` where no heads are ablated together."""
     arrays = {"loss": ("step", np.ones(3)), "together_loss": ("step", np.full(3, NAN))}
-    group = made.group("head_ablation", arrays, steps_of(range(3)))
+    group = fake.group("head_ablation", arrays, steps_of(range(3)))
     assert not any("inite" in line for line in said(head_ablation=group))
     group["loss"][:] = NAN
     line = about("finite", said(head_ablation=group))
@@ -305,6 +305,6 @@ def test_announcements_have_the_dates_of_the_findings():
 
 
 def test_a_model_without_layers_or_heads_has_a_sentence():
-    scores = made.head_scores(np.array([0, 10]), layers=1).isel(layer=slice(0, 0))
+    scores = fake.head_scores(np.array([0, 10]), layers=1).isel(layer=slice(0, 0))
     lines = said(head_scores=scores, token_loss=losses([4, 3]))
     assert lines[0] == "The model has no attention heads, so that none can have formed."

@@ -22,7 +22,7 @@ def longest_repeat(row: list[int]) -> int:
     return best
 
 
-def test_each_sequence_repeats_one_substring_of_a_length_within_the_bounds():
+def test_each_sequence_repeats_one_substring_of_an_allowed_length():
     # with a million ids chance repeats do not occur, so the longest repeat is the planted one
     rows = repeated_substrings(300, 10**6, 64, 8, 31, np.random.default_rng(0))
     assert rows.shape == (300, 64) and rows.dtype == np.int64
@@ -113,7 +113,7 @@ def test_a_block_longer_than_the_vocabulary_is_refused():
 
 
 @pytest.mark.parametrize("bos", [None, 3])
-def test_shuffled_repeats_keep_the_first_block_and_the_tokens_but_no_order(bos):
+def test_shuffled_repeats_keep_the_first_block_and_the_tokens(bos):
     start, lengths = bos is not None, same(50, 25)
     tokens = repeated_blocks(lengths, np.arange(40), 3, bos, seed=0)
     found = with_shuffled_repeats(tokens, lengths, bos, seed=0)

@@ -15,6 +15,7 @@ def tokenizer():
     return text.train_tokenizer(CORPUS, 400)
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_sorted_source_within_the_limit():
     files = text.standard_library(2_000_000)
     assert files == sorted(files) and len(files) > 50
@@ -41,6 +42,7 @@ def test_a_corpus_is_its_texts_with_an_end_after_each(tokenizer, tmp_path):
     assert tokenizer.decode(ids[len(first) + 1 :]) == "b" + text.END_OF_TEXT
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_another_process(tokenizer, tmp_path):
     program = (
         "import sys; from pipeline.inputs import text\n"

@@ -62,7 +62,7 @@ def test_a_head_that_writes_to_no_logit_has_no_score(hand_built):
     assert np.isnan(scores(hand_built)["ov_copying"][0, 0])
 
 
-def test_what_all_tokens_share_counts_as_copying_only_until_it_is_centred():
+def test_centring_removes_the_copying_that_all_tokens_share():
     raw, centred = [], []
     for seed in range(20):
         found = scores(random_organism(seed, shared=3.0))

@@ -82,7 +82,7 @@ def test_a_heads_share_in_the_last_layer_is_what_its_ablation_takes_away():
     assert found["by_head"][1, 1] == pytest.approx((before - after).item(), rel=1e-4)
 
 
-def test_an_induction_head_raises_and_an_anti_induction_head_lowers_the_repeated_token(hand_built):
+def test_induction_raises_and_anti_induction_lowers_the_repeated_token(hand_built):
     made = make_input("repeated", RepeatedInput(block_length=8), "", hand_built.facts)
     found = measured(DirectLogits(), hand_built, made)
     # One logit of 20 is raised by 1: 19/20 above the mean.

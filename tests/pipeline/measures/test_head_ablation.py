@@ -102,13 +102,13 @@ def test_the_mean_of_a_head_that_says_the_same_everywhere_is_no_loss(resident):
     assert (np.abs(mean["loss"][0, [0, 2, 3]]) > 1e-4).all()
 
 
-def test_an_induction_head_lowers_the_repeated_loss_and_its_opposite_raises_it(hand_built):
+def test_induction_lowers_the_repeated_loss_and_its_opposite_raises_it(hand_built):
     for kind in (HeadAblation, MeanAblation, PatternPreservingAblation):
         found = measured(kind(), hand_built, blocks(hand_built))["repeated_loss"]
         assert found[1, 0] > 0.5 > -0.5 > found[1, 1]
 
 
-def test_only_frozen_attention_saves_the_induction_pair_from_losing_its_previous_token_head(
+def test_only_frozen_attention_spares_the_induction_pair(
     hand_built,
 ):
     """The two of layer 1 cancel in the logits, so the second of them is taken out of the way."""

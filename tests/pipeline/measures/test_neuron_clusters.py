@@ -137,7 +137,7 @@ def test_a_neuron_that_is_not_finite_leaves_no_cluster_known():
         np.testing.assert_allclose(found[name][[0, 2]], sound[name][[0, 2]])
 
 
-def test_key_frequencies_are_undefined_for_other_operations_and_infinite_weights():
+def test_key_frequencies_are_undefined_for_other_operations():
     p = 11
     model, rules = random_model(p), ("by_neuron_logit", "by_embedding", "by_clusters")
     table = table_input(p, "multiply")

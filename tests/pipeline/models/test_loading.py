@@ -25,7 +25,7 @@ def saved(folder: Path, name: str, **how: object) -> PreTrainedModel:
     return model
 
 
-def same(resident: Resident, model: PreTrainedModel) -> bool:
+def holds_weights_of(resident: Resident, model: PreTrainedModel) -> bool:
     with torch.inference_mode():
         return torch.equal(resident.module(TOKENS).logits, model(TOKENS).logits)
 
@@ -41,7 +41,7 @@ def test_a_saved_model_of_every_family_comes_back_exactly(name: str, tmp_path: P
     model = saved(tmp_path, name)
     resident = Resident(tmp_path)
     resident.swap(read_weights(tmp_path))
-    assert same(resident, model)
+    assert holds_weights_of(resident, model)
 
 
 class TestFiles:
@@ -50,7 +50,7 @@ class TestFiles:
         assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
         resident = Resident(tmp_path)
         resident.swap(read_weights(tmp_path))
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
 
     @pytest.mark.parametrize("sharded", [False, True])
     def test_pickled_files_are_read_as_plain_tensors(self, sharded: bool, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ class TestFiles:
             torch.save(state, tmp_path / "pytorch_model.bin")
         resident = Resident(tmp_path)
         resident.swap(read_weights(tmp_path))
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
 
     @pytest.mark.parametrize("kept", [0, 4, 100, -1])
     @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
@@ -135,7 +135,7 @@ class TestNames:
         weights = read_weights(tmp_path)
         resident = Resident(tmp_path)
         resident.swap(weights)
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
         shapes = {wrapped(name): tuple(tensor.shape) for name, tensor in weights.items()}
         check_shapes(tmp_path, shapes, "the checkpoint")
 
@@ -182,7 +182,7 @@ class TestNames:
         for change in (as_before, as_now):
             rewritten(tmp_path, change)
             resident.swap(read_weights(tmp_path))
-            assert same(resident, model)
+            assert holds_weights_of(resident, model)
 
     def test_two_tensors_for_one_place_are_refused(self, tmp_path: Path) -> None:
         saved(tmp_path, "gpt_neox")
@@ -195,7 +195,7 @@ class TestNames:
         rewritten(tmp_path, lambda w: {k.removeprefix("transformer."): v for k, v in w.items()})
         resident = Resident(tmp_path)
         resident.swap(read_weights(tmp_path))
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
 
     def test_tied_weights_may_be_saved_once_or_twice(self, tmp_path: Path) -> None:
         model = saved(tmp_path, "gpt2")
@@ -203,7 +203,7 @@ class TestNames:
         rewritten(tmp_path, lambda w: {**w, "lm_head.weight": w["transformer.wte.weight"].clone()})
         resident = Resident(tmp_path)
         resident.swap(read_weights(tmp_path))
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
         module = resident.module
         assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
 
@@ -233,7 +233,7 @@ class TestNames:
         rewritten(tmp_path, change)
         with pytest.raises(CheckpointError, match=f"step-7: .*{expected}"):
             resident.swap(read_weights(tmp_path), "step-7")
-        assert same(resident, model)
+        assert holds_weights_of(resident, model)
 
     def test_another_architecture_half_way_is_refused(self, tmp_path: Path) -> None:
         saved(tmp_path / "a", "gpt_neox")

@@ -138,16 +138,16 @@ def test_the_spellings_of_two_versions_are_one_model(former: Any, present: Any) 
 
 
 def test_positions_count_where_parameters_or_rotations_depend_on_them() -> None:
-    def both(make: Callable[..., PreTrainedConfig], **more: Any) -> bool:
+    def equal_for_both(make: Callable[..., PreTrainedConfig], **more: Any) -> bool:
         key = "n_positions" if make is FAMILIES["gpt2"] else "max_position_embeddings"
         plain = as_json(make(**more))
         return are_one(plain, plain | {key: 128})
 
-    assert both(FAMILIES["llama"])
-    assert both(FAMILIES["gptj"]) if "gptj" in FAMILIES else True
-    assert not both(FAMILIES["gpt2"])  # learned
+    assert equal_for_both(FAMILIES["llama"])
+    assert equal_for_both(FAMILIES["gptj"]) if "gptj" in FAMILIES else True
+    assert not equal_for_both(FAMILIES["gpt2"])  # learned
     dynamic = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    assert not both(FAMILIES["llama"], rope_parameters=dynamic)
+    assert not equal_for_both(FAMILIES["llama"], rope_parameters=dynamic)
 
 
 def test_padding_counts_where_positions_are_counted_from_it() -> None:

@@ -133,7 +133,7 @@ def test_values_carry_no_position_when_positions_are_on_queries_and_keys():
     torch.testing.assert_close(logits, logits[:, :1].expand_as(logits))
 
 
-def test_a_registered_attention_function_gets_smeared_keys_of_every_layer():
+def test_registered_attention_gets_smeared_keys_of_every_layer():
     calls = []
 
     def spy(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):

@@ -8,7 +8,7 @@ from pipeline.report.combined_figures import (
     progress,
     what_happened_when,
 )
-from tests.pipeline.report import made
+from tests.pipeline.report import fake
 
 
 def texts(figure):
@@ -21,7 +21,7 @@ def verticals(figure):
 
 
 def test_the_overview_stacks_loss_score_and_the_strongest_heads():
-    losses, heads = made.token_loss(), made.head_scores()
+    losses, heads = fake.token_loss(), fake.head_scores()
     figure = what_happened_when(losses, Heads(heads))
     drawn = {trace.name: trace for trace in figure.data}
     np.testing.assert_array_equal(drawn["mean loss"].y, losses["mean"].values)
@@ -32,7 +32,7 @@ def test_the_overview_stacks_loss_score_and_the_strongest_heads():
 
 
 def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
-    figure = what_happened_when(made.token_loss(), Heads(made.head_scores()))
+    figure = what_happened_when(fake.token_loss(), Heads(fake.head_scores()))
     # The score falls around 925 between saved steps 900 and 950; the head passes 0.3 at 0.05 +
     # 0.9 s(x) with s(x) = 0.28, x = 0.95 widths of 25 steps before 900: first saved at 900.
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
@@ -44,12 +44,12 @@ def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
 
 
 def test_the_overview_does_without_head_scores():
-    figure = what_happened_when(made.token_loss(), None)
+    figure = what_happened_when(fake.token_loss(), None)
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score"]
 
 
 def test_progress_marks_the_step_from_which_on_each_loss_stays_low():
-    group = made.modular_addition()
+    group = fake.modular_addition()
     figure = progress(group)
     for trace in figure.data:
         np.testing.assert_array_equal(trace.y, group[trace.name.replace(" ", "_")].values)
@@ -65,19 +65,19 @@ def test_progress_marks_the_step_from_which_on_each_loss_stays_low():
 
 
 def test_progress_marks_only_what_happened():
-    group = made.modular_addition().isel(step=slice(0, 30))  # up to step 580
+    group = fake.modular_addition().isel(step=slice(0, 30))  # up to step 580
     figure = progress(group)
     assert verticals(figure) == [140, 420]
     assert not any("generalised" in text for text in texts(figure))
 
 
 def test_frequencies_point_at_the_keys():
-    figure = frequencies(made.modular_addition()["embedding_norm"], [3, 14])
+    figure = frequencies(fake.modular_addition()["embedding_norm"], [3, 14])
     assert [a.y for a in figure.layout.annotations] == [3, 14]
 
 
 def test_profiles_are_whole_rows_of_the_store_at_their_tokens():
-    by_position = made.token_loss()["mean_by_position"]
+    by_position = fake.token_loss()["mean_by_position"]
     figure = loss_profiles(by_position, (10, 60))
     assert len(figure.data) <= 7
     for trace in figure.data:
@@ -88,7 +88,7 @@ def test_profiles_are_whole_rows_of_the_store_at_their_tokens():
 
 
 def test_loss_by_position_shows_tokens_not_positions():
-    by_position = made.token_loss(length=600)["mean_by_position"]
+    by_position = fake.token_loss(length=600)["mean_by_position"]
     (trace,) = loss_by_position(by_position).data
     assert len(trace.y) <= 128
     assert (trace.y[0], trace.y[-1]) == (1, 599)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.report.downsample import thinned, thinned_steps
-from tests.pipeline.report import made
+from tests.pipeline.report import fake
 
 PYTHIA = np.array([0, *2 ** np.arange(10), *range(1000, 143001, 1000)])
 
@@ -34,7 +34,7 @@ def test_kept_steps_are_even_in_the_logarithm():
 
 
 def test_thinning_is_told_only_where_it_happened():
-    loss = made.token_loss(PYTHIA)["mean"]
+    loss = fake.token_loss(PYTHIA)["mean"]
     few, note = thinned_steps(loss, 60)
     assert (
         note == f"Drawn at {few.sizes['step']} of 154 checkpoints, evenly spaced in log(1 + step)."

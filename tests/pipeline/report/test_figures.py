@@ -9,7 +9,7 @@ import xarray as xr
 from pipeline.report.drawing import Scale, _spread, log_ticks, scale_of
 from pipeline.report.figures import MOST_PARAMETERS, heat_map, lines, parameter_lines
 from pipeline.report.heads import head_lines, mosaic, score_range
-from tests.pipeline.report import made
+from tests.pipeline.report import fake
 
 
 def texts(figure):
@@ -31,21 +31,21 @@ def trajectories(figure):
 
 
 def test_a_line_carries_the_series_at_its_steps():
-    loss = made.token_loss()["mean"]
+    loss = fake.token_loss()["mean"]
     (trace,) = lines({"mean": loss}, "loss (nats)").data
     np.testing.assert_array_equal(trace.y, loss.values)
     assert list(trace.x) == loss["step"].values.tolist()
 
 
 def test_several_lines_are_named_at_their_ends_and_one_is_not():
-    group = made.modular_addition()
+    group = fake.modular_addition()
     two = {"train": group["train_loss"], "test": group["test_loss"]}
     assert texts(lines(two, "loss (nats)", log=True)) == ["train", "test"]
     assert texts(lines({"train": group["train_loss"]}, "loss (nats)")) == []
 
 
 def test_every_head_has_its_trajectory():
-    scores = made.head_scores(layers=3, heads=5)["induction"]
+    scores = fake.head_scores(layers=3, heads=5)["induction"]
     drawn = trajectories(head_lines(scores, "induction"))
     assert drawn.keys() == {(layer, head) for layer in range(3) for head in range(5)}
     for (layer, head), y in drawn.items():
@@ -53,7 +53,7 @@ def test_every_head_has_its_trajectory():
 
 
 def test_heads_that_end_high_are_drawn_again_and_named():
-    scores = made.head_scores(layers=3, heads=5)["induction"]
+    scores = fake.head_scores(layers=3, heads=5)["induction"]
     figure = head_lines(scores, "induction")
     assert sorted(texts(figure)) == ["L2H1", "L2H3"]
     strong = {trace.name: trace for trace in figure.data if trace.customdata is None}
@@ -62,14 +62,14 @@ def test_heads_that_end_high_are_drawn_again_and_named():
 
 @pytest.mark.parametrize(("layers", "in_legend"), [(6, True), (7, False)])
 def test_many_layers_are_told_apart_by_a_colour_bar(layers, in_legend):
-    figure = head_lines(made.head_scores(layers=layers)["induction"], "induction")
+    figure = head_lines(fake.head_scores(layers=layers)["induction"], "induction")
     bars = [trace for trace in figure.data if trace.marker.showscale]
     assert len(bars) == (0 if in_legend else 1)
     assert all((trace.showlegend is not False) == in_legend for trace in figure.data[:layers])
 
 
 def test_a_mosaic_has_a_frame_for_each_step_and_shows_the_last():
-    scores = made.head_scores(layers=3, heads=5)["previous_token"]
+    scores = fake.head_scores(layers=3, heads=5)["previous_token"]
     figure = mosaic(scores)
     assert [int(frame.name) for frame in figure.frames] == scores["step"].values.tolist()
     for frame, values in zip(figure.frames, scores.values, strict=True):
@@ -79,7 +79,7 @@ def test_a_mosaic_has_a_frame_for_each_step_and_shows_the_last():
 
 
 def test_the_order_of_a_variables_dimensions_does_not_matter():
-    scores = made.head_scores(layers=3, heads=5)["induction"]
+    scores = fake.head_scores(layers=3, heads=5)["induction"]
     turned = scores.transpose("head", "step", "layer")
     assert mosaic(turned).to_json() == mosaic(scores).to_json()
     assert head_lines(turned, "a").to_json() == head_lines(scores, "a").to_json()
@@ -95,7 +95,7 @@ def test_the_scale_of_a_score_is_that_of_its_kind(values, limits):
 
 
 def test_a_heat_map_carries_the_values_transposed():
-    norms = made.modular_addition()["embedding_norm"]
+    norms = fake.modular_addition()["embedding_norm"]
     (trace,) = heat_map(norms, "frequency", "frequency k", "norm").data
     np.testing.assert_allclose(trace.z, norms.values.T, rtol=1e-6)
     assert list(trace.y) == norms["frequency"].values.tolist()
@@ -103,7 +103,7 @@ def test_a_heat_map_carries_the_values_transposed():
 
 def test_the_largest_parameters_are_drawn_and_the_rest_counted():
     names = [f"layers.{i}.weight" for i in range(MOST_PARAMETERS + 5)]  # the earlier, the larger
-    norms = made.weight_norm(parameters=names)["by_parameter"]
+    norms = fake.weight_norm(parameters=names)["by_parameter"]
     figure, note = parameter_lines(norms, "sum of squares")
     assert [trace.name for trace in reversed(figure.data)] == names[:MOST_PARAMETERS]
     np.testing.assert_array_equal(figure.data[-1].y, norms.values[:, 0])
@@ -113,12 +113,12 @@ def test_the_largest_parameters_are_drawn_and_the_rest_counted():
 
 def test_a_long_name_of_a_parameter_is_cut_between_its_parts():
     names = ["gpt_neox.layers.11.attention.dense.weight", "embed_in.weight"]
-    figure, _ = parameter_lines(made.weight_norm(parameters=names)["by_parameter"], "norm")
+    figure, _ = parameter_lines(fake.weight_norm(parameters=names)["by_parameter"], "norm")
     assert texts(figure) == ["…11.attention.dense", "embed_in"]
 
 
 def test_only_axes_of_steps_are_declared_as_such():
-    scores = made.head_scores()["induction"]
+    scores = fake.head_scores()["induction"]
     assert head_lines(scores, "induction").layout.meta == {"step_axis": True}
     assert mosaic(scores).layout.meta is None
 

@@ -20,7 +20,7 @@ from pipeline.store.lease import owned
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.benchmarks import kills
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import losses, scores
 
 if missing := [name for name in PROGRAMS if not any(
@@ -77,7 +77,7 @@ def test_of_twelve_that_create_at_once_one_wins(store: Store):
 def test_processes_writing_at_once_lose_nothing(server: Ceph):
     store = synthetic.run("s3://stores/crowd.zarr", [scores()], [])
     rows = list(store.reserve("scores", scores().class_, 16))
-    dying.side_by_side(dying.write_rows, [(store.uri, rows[i::4], rows[i::4]) for i in range(4)])
+    killed.side_by_side(killed.write_rows, [(store.uri, rows[i::4], rows[i::4]) for i in range(4)])
     assert open_run(store)["scores"]["step"].values.tolist() == rows
     assert verify(store).faults == ()
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.query import open_run
 from pipeline.store import Store
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import scores
 
 STEPS = [0, 4]
@@ -25,11 +25,11 @@ def undisturbed(tmp_path: Path):
 
 
 def test_a_run_killed_anywhere_is_completed_by_the_next_one(tmp_path: Path, undisturbed):
-    total = dying.operations(dying.run, str(tmp_path / "counted.zarr"), STEPS)
+    total = killed.operations(killed.run, str(tmp_path / "counted.zarr"), STEPS)
     assert total > 100
     for number in range(0, total, 13):
         uri = str(tmp_path / f"{number}.zarr")
-        dying.killed_before(number, dying.run, uri, STEPS)
+        killed.killed_before(number, killed.run, uri, STEPS)
         if (Path(uri) / "rows/zarr.json").exists():
             assert synthetic.wrong_rows(open_run(uri), [scores()]) == []
         again = synthetic.run(uri, [scores()], STEPS)
@@ -39,12 +39,12 @@ def test_a_run_killed_anywhere_is_completed_by_the_next_one(tmp_path: Path, undi
 def test_a_row_killed_anywhere_is_shown_whole_or_not_at_all(tmp_path: Path):
     store = synthetic.run(tmp_path / "killed.zarr", [scores()], STEPS[:1])
     (counted,) = store.reserve("scores", scores().class_, 1)
-    total = dying.operations(dying.write_rows, store.uri, [1000], [counted])
+    total = killed.operations(killed.write_rows, store.uri, [1000], [counted])
     points = [*range(0, total, 4), total - 1, total]
     rows = store.reserve("scores", scores().class_, len(points))
     for number, row in zip(points, rows, strict=True):
         step = 2000 + number
-        dying.killed_before(number, dying.write_rows, store.uri, [step], [row])
+        killed.killed_before(number, killed.write_rows, store.uri, [step], [row])
         shown = open_run(store)
         assert synthetic.wrong_rows(shown, [scores()]) == []
         assert (step in shown["scores"]["step"]) == (step in committed(store))
@@ -55,7 +55,7 @@ def test_a_row_killed_anywhere_is_shown_whole_or_not_at_all(tmp_path: Path):
 def test_a_row_half_written_by_a_killed_worker_can_be_written_again(tmp_path: Path):
     store = synthetic.run(tmp_path / "s.zarr", [scores()], [])
     (row,) = store.reserve("scores", scores().class_, 1)
-    dying.killed_before(9, dying.write_rows, store.uri, [7], [row])
+    killed.killed_before(9, killed.write_rows, store.uri, [7], [row])
     assert store.commits() == []
     synthetic.write(store, scores(), 7, row)
     assert synthetic.wrong_rows(open_run(store), [scores()]) == []
@@ -65,7 +65,7 @@ def test_four_processes_writing_at_once_lose_nothing(tmp_path: Path):
     store = synthetic.run(tmp_path / "s.zarr", [scores()], [])
     rows = store.reserve("scores", scores().class_, 40)
     shares = [([10 * row for row in rows[i::4]], list(rows[i::4])) for i in range(4)]
-    dying.side_by_side(dying.write_rows, [(store.uri, *share) for share in shares])
+    killed.side_by_side(killed.write_rows, [(store.uri, *share) for share in shares])
     shown = open_run(store)
     assert shown["scores"]["step"].values.tolist() == [10 * row for row in rows]
     assert synthetic.wrong_rows(shown, [scores()]) == []

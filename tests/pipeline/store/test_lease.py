@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.store import Store, lease
 from pipeline.store.lease import Lease, owned
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def hold(uri: str, holding, seconds: float) -> None:
 @pytest.fixture
 def holder(store: Store):
     """A process that owns the store for as long as it is left alive."""
-    holding = dying.CONTEXT.Event()
-    process = dying.process_of(hold, store.uri, holding, 30.0)
+    holding = killed.CONTEXT.Event()
+    process = killed.process_of(hold, store.uri, holding, 30.0)
     process.start()
     assert holding.wait(60)
     yield process

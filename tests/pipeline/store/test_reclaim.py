@@ -11,7 +11,7 @@ from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.lease import owned
 from pipeline.store.reclaim import reclaim
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 
 ARRAYS = 6  # of each template: two variables and four that every group carries
@@ -65,7 +65,7 @@ def test_a_row_that_was_recomputed_just_now_may_still_be_open(store: Store):
 
 def test_a_row_without_a_marker_is_removed(store: Store):
     (row,) = store.reserve("scores", scores().class_, 1)
-    dying.killed_before(9, dying.write_rows, store.uri, [7], [row])
+    killed.killed_before(9, killed.write_rows, store.uri, [7], [row])
     assert reclaim(store, older_than=60).objects == 0, "its worker may be slow"
     age(store)
     assert reclaim(store, older_than=60).rows == 1
@@ -119,12 +119,13 @@ def test_nothing_is_reclaimed_while_an_analysis_runs(store: Store):
         reclaim(store)
 
 
+@pytest.mark.slow
 def test_a_reclaim_that_is_killed_anywhere_shows_nothing_wrong(store: Store):
     for step in (0, 1):
         write(store, scores(), step, edition=1)
     age(store)
     for number in range(0, 24, 5):
-        dying.killed_before(number, _reclaim, store.uri)
+        killed.killed_before(number, _reclaim, store.uri)
         assert synthetic.wrong_rows(open_run(store), [scores()], edition=1) == []
     reclaim(store, older_than=60)
     assert len(store.commits("scores")) == 2

@@ -10,7 +10,7 @@ from pipeline.query import open_run, select, to_frame
 from pipeline.store import Store
 from pipeline.store.trajectories import publish
 from tests.pipeline.checkpoints.servers import Proxy
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import losses, scores
 
 URI = "s3://stores/some/run.zarr"
@@ -59,7 +59,7 @@ def test_processes_writing_to_s3_at_once_lose_nothing(s3: Proxy):
     store = synthetic.run(URI, [scores()], [])
     rows = list(store.reserve("scores", scores().class_, 24))
     shares = [(store.uri, rows[i::4], rows[i::4]) for i in range(4)]
-    dying.side_by_side(dying.write_rows, shares)
+    killed.side_by_side(killed.write_rows, shares)
     assert open_run(store)["scores"]["step"].values.tolist() == rows
     assert synthetic.wrong_rows(open_run(store), [scores()]) == []
 

@@ -130,6 +130,7 @@ class TestMeans:
         assert dask["losses/loss"].chunks is not None
         assert dask.compute().identical(tree.load())
 
+    @pytest.mark.slow
     def test_on_a_cluster_it_is_the_same(self, store):
         asked = Asked(mean=["sequence"])
         here = table(open_run(store), "losses/loss", asked)

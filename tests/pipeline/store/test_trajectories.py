@@ -13,7 +13,7 @@ from pipeline.query import open_run
 from pipeline.store import Store, trajectories
 from pipeline.store.lazy import StoredArray
 from pipeline.store.trajectories import publish, published
-from tests.pipeline.store import dying, synthetic
+from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 
 STEPS = [8, 0, 3, 5]
@@ -130,12 +130,13 @@ def _publish(uri: str) -> None:
     publish(Store(uri))
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_anywhere_harms_nothing(tmp_path: Path, store: Store):
     shutil.copytree(store.uri, tmp_path / "copy.zarr")
-    total = dying.operations(_publish, str(tmp_path / "copy.zarr"))
+    total = killed.operations(_publish, str(tmp_path / "copy.zarr"))
     for number in range(0, total, 41):
         write(store, scores(), 100 + number)
-        dying.killed_before(number, _publish, store.uri)
+        killed.killed_before(number, _publish, store.uri)
         assert synthetic.wrong_rows(open_run(store), [scores(), losses()]) == []
     publish(store)
     run = open_run(store)

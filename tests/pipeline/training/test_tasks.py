@@ -81,7 +81,7 @@ def test_the_answers_are_those_of_the_operation():
     assert tokens.shape == (49, 3) and is_train.sum() == 24
 
 
-def test_a_modular_batch_is_drawn_from_the_train_pairs_without_replacement():
+def test_modular_batches_draw_train_pairs_without_replacement():
     run = training(MODULAR, batch_size=10)
     tokens, _, is_train = table_and_split(run.task)
     train = {tuple(row) for row in tokens[is_train].tolist()}

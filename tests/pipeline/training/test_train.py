@@ -203,7 +203,7 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_run_of_another_configuration_is_refused_before_anything_changes(finished):
+def test_a_run_of_another_configuration_is_refused_unchanged(finished):
     run, _ = finished
     before = contents(Path(run.output))
     with pytest.raises(InputError, match="steps is 13 there, 14 here"):

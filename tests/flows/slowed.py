@@ -1,4 +1,4 @@
-"""The command, with workers that hold: `python -m tests.flows.held STEP SECONDS analyze …`.
+"""The command, with workers that hold: `python -m tests.flows.slowed STEP SECONDS analyze …`.
 
 From STEP on each checkpoint waits so many seconds before it is computed, so that what is done to
 the command in the meantime is done in the middle of its work, however busy the machine is.
