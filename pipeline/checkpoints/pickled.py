@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.errors import InputError
 
@@ -42,6 +43,7 @@ _HISTORIES = ("train_losses", "test_losses")
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
                AssertionError, ArithmeticError, struct.error)  # fmt: skip
 _SHOWN = 3  # names that a message lists
+_MOST_DIGITS = 15  # of a step, as in the names of folders
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def step_in_name(file: Path) -> int | str | None:
         return None
     if file.stem in ("init", "final", "full_run_data"):
         return file.stem
-    return int(file.stem) if file.stem.isdecimal() and file.stem.isascii() else None
+    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= _MOST_DIGITS
+    return int(file.stem) if is_step else None
 
 
 def read_saved(file: Path) -> Saved:
@@ -149,6 +152,8 @@ def found_in(content: Mapping[Any, Any]) -> str:
 
 
 def _unpickled(file: Path) -> Any:
+    if found := placeholder_in(file):
+        raise InputError(f"{file}: {found}")
     try:
         with torch.serialization.safe_globals([*_stand_ins(file)]):
             return torch.load(
@@ -294,8 +299,12 @@ def _whole(value: Any, what: str) -> int:
     """A step. InputError for what is no whole number, or a negative one."""
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_number or number != number or number < 0 or number != int(number):
-        raise InputError(f"{what} is {number!r}, expected a whole number that is not negative")
+    is_step = is_number and 0 <= number < 10**_MOST_DIGITS and number == int(number)
+    if not is_step:
+        raise InputError(
+            f"{what} is {number!r}, expected a whole number that is not negative and has at most "
+            f"{_MOST_DIGITS} digits"
+        )
     return int(number)
 
 

@@ -51,6 +51,9 @@ _UNUSABLE = (
     AssertionError, NotImplementedError, StrictDataclassError,
 )  # fmt: skip
 
+# A damaged config may name any number; to build so many would take all time and memory.
+_MOST_LAYERS = 10_000
+
 # `no_init_weights` replaces functions of torch for as long as it lasts.
 _BUILDING = threading.Lock()
 
@@ -386,6 +389,12 @@ def _build(
         else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:
+        raise InputError(
+            f"{config.model_type}: its config says num_hidden_layers = {layers}, expected at most "
+            f"{_MOST_LAYERS}: restore it"
+        )
     try:
         module = AutoModelForCausalLM.from_config(
             config,

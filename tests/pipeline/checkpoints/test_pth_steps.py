@@ -11,6 +11,7 @@ from pipeline import Analysis, analyze, audit, open_run
 from pipeline.analysis.estimate import dry_run
 from pipeline.analysis.plan import load_input
 from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.pickled import read_saved, step_in_name
 from pipeline.errors import InputError
 from pipeline.inputs import modular
 from pipeline.store import Store
@@ -40,9 +41,9 @@ def test_a_last_file_without_a_step_is_refused_and_not_called_step_0(tmp_path: P
     save(tmp_path, "final.pth", seed=1, train_losses=[1.0] * 600)
     with pytest.raises(InputError, match="its 600 train_losses do not prove it: rename the file"):
         steps(tmp_path)
-    with pytest.raises(InputError, match=r"final\.pth"):
+    with pytest.raises(InputError, match=r"final\.pth: its epoch is"):
         analyze(analysis(tmp_path))
-    with pytest.raises(InputError, match=r"final\.pth"):
+    with pytest.raises(InputError, match=r"final\.pth: its epoch is"):
         audit(str(tmp_path), model=RELU)
 
 
@@ -270,3 +271,19 @@ def test_the_commands_take_the_model_and_say_what_is_left_out(tmp_path: Path):
     for command in (["checkpoints"], ["audit"]):
         refused = CliRunner().invoke(app, [*command, str(tmp_path)])
         assert refused.exit_code == 2 and "500.pth: says nothing of act_fn" in refused.stderr
+
+
+@pytest.mark.parametrize("epoch", [float("inf"), float("nan"), 10**15, 1e300])
+def test_a_step_that_no_run_has_is_refused_by_name(tmp_path, epoch):
+    save(tmp_path, "final.pth", epoch=epoch)
+    with pytest.raises(InputError, match=r"final\.pth: its epoch is"):
+        read_saved(tmp_path / "final.pth")
+    assert step_in_name(tmp_path / "final.pth") == "final"
+
+
+def test_a_pointer_in_place_of_a_pth_file_is_named(tmp_path):
+    (tmp_path / "7.pth").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(InputError, match=r"7\.pth: is a git-lfs pointer, not the file"):
+        read_saved(tmp_path / "7.pth")
+    (tmp_path / f"{'9' * 40}.pth").touch()
+    assert step_in_name(tmp_path / f"{'9' * 40}.pth") is None
