@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.analysis.run import analyze
     from pipeline.analysis.summary import Summary
-    from pipeline.audit import Audit, audit
+    from pipeline.auditing import Audit, audit
     from pipeline.checkpoints import Checkpoint, LeftOut, Listing, list_checkpoints, list_run
     from pipeline.config import Analysis, load_analysis, load_preset
     from pipeline.errors import CheckpointError, InputError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Imported when they are asked for: reading a store needs no torch, listing one no xarray.
 _HOME = {
     "Analysis": "config",
-    "Audit": "audit",
+    "Audit": "auditing",
     "Checkpoint": "checkpoints",
     "CheckpointError": "errors",
     "InputError": "errors",
@@ -43,7 +43,7 @@ _HOME = {
     "Summary": "analysis.summary",
     "Variable": "schema",
     "analyze": "analysis.run",
-    "audit": "audit",
+    "audit": "auditing",
     "list_checkpoints": "checkpoints",
     "list_run": "checkpoints",
     "load_analysis": "config",

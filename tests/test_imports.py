@@ -9,10 +9,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
-    *("errors", "schema", "config", "checkpoints", "models", "audit", "inputs", "training"),
+    *(
+        "errors",
+        "schema",
+        "config",
+        "writing",
+        "retrying",
+        "checkpoints",
+        "models",
+        "auditing",
+        "inputs",
+        "training",
+    ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
-AT_THE_TOP = {"__init__", "config", "errors", "schema"}
+AT_THE_TOP = {"__init__", "config", "errors", "retrying", "schema", "writing"}
 
 
 def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:

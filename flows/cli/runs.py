@@ -124,7 +124,7 @@ def audit(
 ) -> None:
     """Say which checkpoints of a run are not what they seem; exit code 1 if there are any."""
     from flows.console import progress_of
-    from pipeline.audit import audit as audited
+    from pipeline.auditing import audit as audited
 
     given = _fields(model)
     _tell_notes(uri, given)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.audit import Audit, audit_found
+from pipeline.auditing import Audit, audit_found
 from pipeline.checkpoints import Checkpoint, LeftOut, Listing
 from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished

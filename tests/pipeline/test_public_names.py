@@ -35,9 +35,11 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_audit_can_be_called_though_a_package_has_its_name(tmp_path: Path) -> None:
-    importlib.import_module("pipeline.audit.faults")  # Python sets `pipeline.audit` to the package
+    importlib.import_module(
+        "pipeline.auditing.faults"
+    )  # Python sets `pipeline.auditing` to the package
     with pytest.raises(pipeline.InputError, match="absent"):
-        pipeline.audit(str(tmp_path / "absent"))
+        pipeline.auditing(str(tmp_path / "absent"))
 
 
 def test_importing_the_package_imports_no_torch() -> None:

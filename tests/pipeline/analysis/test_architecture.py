@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.analysis.estimate import dry_run
-from pipeline.audit import audit
+from pipeline.auditing import audit
 
 TOKENS = np.random.default_rng(0).integers(0, 101, (8, 32))
 Change = Callable[[Path], object]

@@ -10,9 +10,9 @@ import torch
 from s3fs import S3FileSystem
 from safetensors.torch import load_file, save_file
 
-from pipeline.audit import KINDS, Fault, audit, sketches
-from pipeline.audit.faults import MASKED
-from pipeline.audit.trend import distances_between, off_trend
+from pipeline.auditing import KINDS, Fault, audit, sketches
+from pipeline.auditing.faults import MASKED
+from pipeline.auditing.trend import distances_between, off_trend
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
 from pipeline.errors import InputError

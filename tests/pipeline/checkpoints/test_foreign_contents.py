@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from pipeline.audit import audit
+from pipeline.auditing import audit
 from pipeline.checkpoints.contents import config_of
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.local import files_of

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.analysis.estimate import dry_run
 from pipeline.analysis.plan import plan, prepare
 from pipeline.analysis.survey import list_with_tokens, survey
-from pipeline.audit import audit
+from pipeline.auditing import audit
 from pipeline.checkpoints import Checkpoint, list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.config import Analysis

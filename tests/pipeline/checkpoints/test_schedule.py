@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audit.schedule import missing_steps
+from pipeline.auditing.schedule import missing_steps
 from pipeline.training.schedule import Schedule
 
 PYTHIA = [0, *(2**k for k in range(10)), *range(1000, 143001, 1000)]

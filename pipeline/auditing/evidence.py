@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit.faults import Fault
+from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.contents import config_of, part_names
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.files import REFUSAL

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipeline.audit.evidence import Evidence
-from pipeline.audit.faults import Fault
-from pipeline.audit.sketches import Sketch, sketch_of
-from pipeline.audit.trend import Finding, distances_between, off_trend
+from pipeline.auditing.evidence import Evidence
+from pipeline.auditing.faults import Fault
+from pipeline.auditing.sketches import Sketch, sketch_of
+from pipeline.auditing.trend import Finding, distances_between, off_trend
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import QuantisedError

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pipeline.audit.copies import copies
-from pipeline.audit.deep import Progress, deep_faults
-from pipeline.audit.evidence import gather
-from pipeline.audit.faults import KINDS, Audit, Fault
-from pipeline.audit.files import config_faults, file_faults
-from pipeline.audit.schedule import missing_steps
+from pipeline.auditing.copies import copies
+from pipeline.auditing.deep import Progress, deep_faults
+from pipeline.auditing.evidence import gather
+from pipeline.auditing.faults import KINDS, Audit, Fault
+from pipeline.auditing.files import config_faults, file_faults
+from pipeline.auditing.schedule import missing_steps
 from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
@@ -72,15 +72,3 @@ def _schedule_faults(steps: Sequence[int]) -> list[Fault]:
         )
         for missing in missing_steps(steps)
     ]
-
-
-class _Callable(ModuleType):
-    """This package, which may be called as its function `audit`."""
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Audit:
-        return audit(*arguments, **keywords)
-
-
-# `from pipeline import audit` is public. Importing any module of this package sets the attribute
-# `pipeline.audit` to the package, as Python does for every submodule; calling that must work too.
-sys.modules[__name__].__class__ = _Callable

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from pipeline.audit.evidence import Evidence
-from pipeline.audit.faults import Fault
+from pipeline.auditing.evidence import Evidence
+from pipeline.auditing.faults import Fault
 
 
 def copies(evidence: Sequence[Evidence]) -> list[Fault]:

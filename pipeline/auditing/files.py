@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.audit.evidence import Evidence
-from pipeline.audit.faults import Fault
+from pipeline.auditing.evidence import Evidence
+from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import is_cut_off
 from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation_in
