@@ -28,7 +28,13 @@ from pipeline.report.drawing import (
 )
 from pipeline.report.figures import HEIGHT, heat_map, lines
 from pipeline.report.gaps import has_numbers
-from pipeline.report.induction import Heads, first_reaching, share_of_range, strongest
+from pipeline.report.induction import (
+    Heads,
+    counted_steps,
+    first_reaching,
+    share_of_range,
+    strongest,
+)
 from pipeline.report.theme import (
     BLUE,
     FAINT,
@@ -89,7 +95,8 @@ def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | N
         both = {"induction": (above, BLUE), "previous token": (strongest(previous), GREEN)}
         both = {name: series for name, series in both.items() if has_numbers(series[0])}
         figure = stacked([*panels, Panel("score above null", both)], marks=2)
-        if (onset := first_reaching(above, heads.threshold)) is not None:
+        onset = first_reaching(strongest(counted_steps(induction)), heads.threshold)
+        if onset is not None:
             label = f"first head {heads.threshold:g} above its null: step {onset:,}"
             mark_step(figure, onset, label, BLUE, 0)
     if (change := largest_change(score)) is not None:
