@@ -13,6 +13,7 @@ from pipeline import Analysis, analyze, open_run
 from pipeline.main import Summary
 from pipeline.models.organism import OrganismConfig
 from pipeline.report import findings, write_report
+from pipeline.report.onsets import onsets_of
 from pipeline.report.sparklines import overview
 from pipeline.store import Store
 from pipeline.store.verify import verify
@@ -92,6 +93,6 @@ def test_a_model_of_no_layers_is_analysed_and_what_is_empty_is_said(tmp_path):
     parts = stored(run, "direct_logits/embedding") + stored(run, "direct_logits/bias")
     assert stored(run, "direct_logits/logit") == pytest.approx(parts, rel=1e-5)
     assert np.isfinite(stored(run, "effective_rank/embedding_unembedding")).all()
-    assert findings(store) and overview(store)
+    assert findings(store) and overview(store) and onsets_of(store) == {}
     assert write_report([store], tmp_path / "report").exists()
     assert not verify(Store(store)).faults
