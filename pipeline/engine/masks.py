@@ -17,6 +17,10 @@ from transformers.masking_utils import causal_mask_function
 from pipeline.errors import InputError
 
 
+class _NotATensorError(InputError, AttributeError):
+    """Raised for what a tensor has and a `RuleMask` has not; `hasattr` answers no to it."""
+
+
 @dataclass(frozen=True, eq=False)
 class RuleMask:
     """A mask given by transformers' own rule (`mask_function`) and the padding of the batch.
@@ -30,6 +34,15 @@ class RuleMask:
     reach: int | None
     batch_size: int
     device: torch.device
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the reason where a model's own code takes it for a tensor."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _NotATensorError(
+            f"this model reads the attention mask itself (its {name!r}), which is not made as a "
+            "tensor here: its attention cannot be recorded exactly; choose measures of weights only"
+        )
 
     def keys_seen(self, first: int, last: int) -> tuple[int, int]:
         """A range of keys outside of which queries first..last-1 see none."""

@@ -99,7 +99,7 @@ def formation(heads: Heads) -> Formation | None:
     excess = heads.excess("induction")
     if excess is None:
         return None
-    series = strongest(_counted(excess)).dropna("step")
+    series = strongest(counted_steps(excess)).dropna("step")
     after = first_reaching(series, heads.threshold)
     if after is None or after == int(series["step"][0]):
         return None
@@ -121,8 +121,9 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
     if excess is None:
         return []
     order = ("layer", "head", "step")
-    excess, score = excess.transpose(*order), heads.scores[pattern].compute().transpose(*order)
-    has = has_pattern(_counted(excess), heads.threshold)
+    excess = counted_steps(excess).transpose(*order)
+    score = heads.scores[pattern].compute().transpose(*order)
+    has = has_pattern(excess, heads.threshold)
     found = []
     for i, j in zip(*np.nonzero((has == 1).any("step").values), strict=True):
         one = excess[i, j]
@@ -232,8 +233,8 @@ def _dated(heads: list[Onset], at_most: int = 8) -> str:
     return "; ".join([*dated, *more])
 
 
-def _counted(excess: xr.DataArray) -> xr.DataArray:
-    """Without the steps at which a head's score or null is not finite: `_not_finite` names them.
+def counted_steps(excess: xr.DataArray) -> xr.DataArray:
+    """Leave out the steps at which a head's score or null is not finite; `_not_finite` names them.
 
     A head that is finite at no step is left aside: the others are judged without it.
     """
@@ -262,7 +263,7 @@ def _steps(steps: list[str]) -> str:
 
 
 def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> Iterator[str]:
-    series = strongest(_counted(excess)).dropna("step")
+    series = strongest(counted_steps(excess)).dropna("step")
     if not series.size:
         yield f"Whether induction heads formed cannot be told: {_NOWHERE_WHOLE}."
         return
@@ -293,7 +294,7 @@ def _none(heads: Heads, pattern: str = "induction") -> str:
     excess = heads.excess(pattern)
     assert excess is not None
     rule = f"exceeded its null ({NULL_IN_WORDS[NULLS[pattern]]}) by {heads.threshold:g}"
-    found = extreme(strongest(_counted(excess)), "highest")
+    found = extreme(strongest(counted_steps(excess)), "highest")
     if found is None:
         return f"it is not known whether any head's {_PATTERN[pattern][1]} {rule}"
     step, value = found
@@ -323,7 +324,7 @@ def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
     formed, excess = onsets(heads, "previous_token"), heads.excess("previous_token")
     if excess is None:
         return
-    series = strongest(_counted(excess)).dropna("step")
+    series = strongest(counted_steps(excess)).dropna("step")
     if not series.size:
         yield f"Whether previous-token heads formed cannot be told: {_NOWHERE_WHOLE}."
         return

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.measures.base import Measure, Reference, Setting, undefined
 from pipeline.models.assumptions import MATRICES, OV, QK, STREAM, relying
 from pipeline.models.circuits import Heads, circuits
 from pipeline.models.loading import ModelWeights
@@ -56,6 +56,10 @@ class Composition(Measure):
         k_baseline=MATRICES, q_baseline=MATRICES, v_baseline=MATRICES,
     )  # fmt: skip
 
+    def why_undefined(self, setting: Setting) -> str:
+        """Return that one layer has none before it, besides every measure's reasons."""
+        return "; ".join(filter(None, [super().why_undefined(setting), why_alone(self, setting)]))
+
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
     ) -> dict[str, np.ndarray]:
@@ -75,6 +79,13 @@ class Composition(Measure):
                     values[f"{path}_baseline"][layer_from, :, layer_to] = baseline
             writers.append(writer_of(heads))
         return values
+
+
+def why_alone(measure: Measure, setting: Setting) -> str:
+    """Return why what relates a head to one of an earlier layer is NaN; "" with two layers."""
+    names = ", ".join(one.name for one in measure.variables if one.dtype.startswith("float"))
+    alone = "NaN, because the model has one layer, and so no head of an earlier one"
+    return f"{names}: {alone}" if setting.model.n_layers == 1 else ""
 
 
 def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:

@@ -42,10 +42,13 @@ def has_pattern(excess: Numbers, threshold: float = THRESHOLD) -> Numbers:
 def excess_of(scores: xr.Dataset, pattern: str) -> xr.DataArray | None:
     """A score of a `head_scores` group less its null (dims: step, layer, head).
 
-    None where the group was stored without its null, by an earlier version of the measure.
+    None where the group was stored without its null, by an earlier version of the measure, or has
+    no heads.
     """
     null = NULLS[pattern]
-    return (scores[pattern] - scores[null]).rename(pattern) if null in scores else None
+    if null not in scores or pattern not in scores:
+        return None
+    return (scores[pattern] - scores[null]).rename(pattern)
 
 
 def threshold_of(labels: xr.Dataset | None) -> float:

@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference
-from pipeline.measures.composition import ratios, readers_of, writer_of
+from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.measures.composition import ratios, readers_of, why_alone, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
 from pipeline.models.circuits import Heads, circuits
@@ -59,6 +59,10 @@ class QKPrefixMatching(Measure):
     relies_on = dict.fromkeys(
         ("score", "score_centred", "partner_layer", "partner_head"), EMBEDDING | OV | STREAM | QK
     )
+
+    def why_undefined(self, setting: Setting) -> str:
+        """Return that one layer has none before it, besides every measure's reasons."""
+        return "; ".join(filter(None, [super().why_undefined(setting), why_alone(self, setting)]))
 
     def compute(
         self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None

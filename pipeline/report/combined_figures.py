@@ -10,7 +10,13 @@ import xarray as xr
 from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.findings.gaps import has_numbers
-from pipeline.findings.induction import Heads, first_reaching, share_of_range, strongest
+from pipeline.findings.induction import (
+    Heads,
+    counted_steps,
+    first_reaching,
+    share_of_range,
+    strongest,
+)
 from pipeline.findings.number_format import in_words
 from pipeline.report.downsample import thinned
 from pipeline.report.drawing import (
@@ -89,7 +95,8 @@ def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | N
         both = {"induction": (above, BLUE), "previous token": (strongest(previous), GREEN)}
         both = {name: series for name, series in both.items() if has_numbers(series[0])}
         figure = stacked([*panels, Panel("score above null", both)], marks=2)
-        if (onset := first_reaching(above, heads.threshold)) is not None:
+        onset = first_reaching(strongest(counted_steps(induction)), heads.threshold)
+        if onset is not None:
             label = f"first head {heads.threshold:g} above its null: step {onset:,}"
             mark_step(figure, onset, label, BLUE, 0)
     if (change := largest_change(score)) is not None:

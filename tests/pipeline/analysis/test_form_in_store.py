@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from pipeline import Analysis, analyze, open_run
 from pipeline.analysis.summary import Summary
 from pipeline.findings import findings
+from pipeline.findings.onsets import onsets_of
 from pipeline.models.organism import OrganismConfig
 from pipeline.report import write_report
 from pipeline.report.sparklines import overview
@@ -95,6 +96,6 @@ def test_a_model_of_no_layers_is_analysed_and_what_is_empty_is_said(tmp_path):
     parts = stored(run, "direct_logits/embedding") + stored(run, "direct_logits/bias")
     assert stored(run, "direct_logits/logit") == pytest.approx(parts, rel=1e-5)
     assert np.isfinite(stored(run, "effective_rank/embedding_unembedding")).all()
-    assert findings(store) and overview(store)
+    assert findings(store) and overview(store) and onsets_of(store) == {}
     assert write_report([store], tmp_path / "report").exists()
     assert not verify(Store(store)).faults

@@ -247,3 +247,10 @@ def test_where_a_score_is_not_finite_the_log_sum_exp_is_nan():
         assert lse[0, 0, 3:].isnan().all() and out[0, 3:, 0].isnan().any(-1).all()
         assert lse[0, 1].isfinite().all() and out[0, :, 1].isfinite().all()
     torch.testing.assert_close(attend(q, k, v, None, 0.5)[1][0, 1], clean[1][0, 1])
+
+
+def test_a_model_that_takes_the_mask_for_a_tensor_is_refused_by_name() -> None:
+    mask, _ = windowed(3)
+    with pytest.raises(InputError, match="reads the attention mask itself"):
+        _ = mask.dtype  # pyright: ignore[reportAttributeAccessIssue]
+    assert not hasattr(mask, "shape")

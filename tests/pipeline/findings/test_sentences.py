@@ -178,6 +178,13 @@ def test_a_largest_move_that_holds_little_of_the_change_says_so():
     assert "half of it lies between steps 0 and 20." in text
 
 
+def test_a_step_that_is_left_out_for_one_head_dates_no_other():
+    """Nothing is said of step 20, at which the second head is NaN: the first counts from 30 on."""
+    text = said(head_scores=heads([[0, 0, 0.9, 0.9, 0.9], [0, 0, np.nan, 0.1, 0.1]]))
+    assert "not finite at step 20: nothing is said of them there" in text
+    assert "formed between steps 10 and 30" in text and "L0H0 from step 30" in text
+
+
 def test_a_score_that_never_moved_is_said_not_to_have():
     text = said(token_loss=losses([0.5] * 5))
     assert "(loss at token 60 minus loss at token 10) did not move from 0.50 nats." in text

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.measures.base import Setting
 from pipeline.measures.composition import Composition, ratios, triangle
+from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
@@ -86,3 +88,10 @@ def test_a_matrix_that_reads_only_what_is_written_composes_fully():
 def test_a_triangle_keeps_norms_and_singular_values():
     A = torch.randn(3, 20, 4, dtype=torch.float64)
     torch.testing.assert_close(torch.linalg.svdvals(triangle(A)), torch.linalg.svdvals(A))
+
+
+@pytest.mark.parametrize("measure", [Composition(), QKPrefixMatching()])
+def test_a_single_layer_has_no_earlier_one_and_says_so(measure):
+    config = OrganismConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1)
+    assert "the model has one layer" in measure.why_undefined(Setting(Resident(config).facts))
+    assert measure.why_undefined(Setting(random_organism().facts)) == ""
