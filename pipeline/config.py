@@ -1,6 +1,6 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -386,5 +386,12 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
             "checkpoints": absolute(analysis.checkpoints),
             "store": absolute(analysis.store),
             "inputs": inputs,
+            "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},
         }
     )
+
+
+def _measure_from(key: str, absolute: Callable[[str], str]) -> str:
+    """Return a key of `measures` with the path of a file of the user's own made absolute."""
+    place, _, rest = key.rpartition(":")
+    return f"{absolute(place)}:{rest}" if place.endswith(".py") else key
