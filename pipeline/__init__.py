@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from pipeline.audit import audit
     from pipeline.checkpoints import Checkpoint, Listing, list_checkpoints, list_run
     from pipeline.config import Analysis, load_analysis
+    from pipeline.engine.record import Pass
     from pipeline.errors import CheckpointError, InputError
+    from pipeline.measures.base import Context, Measure, Setting
     from pipeline.query import open_run
+    from pipeline.schema import Variable
 
 # Imported when they are asked for: reading a store needs no torch, listing one no xarray.
 _HOME = {
     "Analysis": "config",
+    "Context": "measures.base",
     "Checkpoint": "checkpoints",
     "CheckpointError": "errors",
     "InputError": "errors",
     "Listing": "checkpoints",
+    "Measure": "measures.base",
+    "Pass": "engine.record",
+    "Setting": "measures.base",
     "Summary": "analysis.run",
+    "Variable": "schema",
     "analyze": "analysis.run",
     "audit": "audit",
     "list_checkpoints": "checkpoints",
@@ -38,9 +46,14 @@ __all__ = [
     "Analysis",
     "Checkpoint",
     "CheckpointError",
+    "Context",
     "InputError",
     "Listing",
+    "Measure",
+    "Pass",
+    "Setting",
     "Summary",
+    "Variable",
     "analyze",
     "audit",
     "list_checkpoints",
