@@ -1,8 +1,8 @@
 """Where the class of a measure of the user's own comes from, and how other processes get it.
 
-A file travels as its text: whoever restores a measure runs that text as a module whose name is its
-digest, so that the file need not exist there, and a changed file is another module. A class of an
-installed package is imported there, and must be of the same source.
+A file travels as its text: whoever restores a measure runs that text as a module of its own, so
+that the file need not exist there, and a changed file is another module. A class of an installed
+package is imported there, and must be of the same source.
 """
 
 import hashlib
@@ -74,7 +74,9 @@ class Source:
         return module
 
     def _run(self) -> ModuleType:
-        name = f"ontogeny_measures_{self.digest[:16]}"
+        # With the place: tracebacks name the file that was compiled.
+        of = hashlib.sha256(f"{self.place}\0{self.text}".encode()).hexdigest()
+        name = f"ontogeny_measures_{of[:16]}"
         if name in sys.modules:
             return sys.modules[name]
         module = ModuleType(name)
