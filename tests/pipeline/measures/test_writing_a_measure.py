@@ -13,7 +13,7 @@ from pipeline import open_run
 
 PAGE = Path(__file__).parents[3] / "docs" / "writing-a-measure.md"
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-NAMED = re.compile(r"`(\w+\.(?:py|yaml))`[^`]*\Z")
+NAMED = re.compile(r"`(\w+\.(?:py|yaml))`:\Z")
 # Names that the user's folder may well hold, and that are packages of ours.
 OF_THE_USERS = {"pipeline.py": "raise SystemExit('the wrong pipeline')\n", "flows/__init__.py": ""}
 
@@ -62,8 +62,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _file_of(before: str) -> str | None:
-    """The file that the last paragraph before a block names."""
-    found = NAMED.search(before.rstrip().rpartition("\n\n")[2].replace("\n", " "))
+    """The file whose name, with a colon, stands right before a block."""
+    found = NAMED.search(before.rstrip())
     return found and found[1]
 
 
