@@ -26,8 +26,10 @@ def registry() -> dict[str, type[Measure]]:
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Measure) and hasattr(value, "name"):
-                found[value.name] = value
+            if not (isinstance(value, type) and issubclass(value, Measure)):
+                continue
+            if hasattr(value, "name") and found.setdefault(value.name, value) is not value:
+                raise TypeError(f"{value} and {found[value.name]} have one name: change it")
     return dict(sorted(found.items()))
 
 

@@ -31,8 +31,9 @@ def check(measure: Measure, setting: Setting) -> None:
         require_kind(measure.name, setting.input, measure.input_kind)
     with located(measure.source, InputError):
         measure.check(setting)
-        measure.passes(setting)
+        _require_known_inputs(measure, setting)
         coordinates(measure, setting)
+        measure.why_undefined(setting)
 
 
 def coordinates(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
@@ -81,6 +82,17 @@ def reference(measure: Measure, context: Context) -> Reference:
     """Return what a measure needs of the reference checkpoint, as JSON values."""
     with located(measure.source, RuntimeError):
         return measure.reference(context)
+
+
+def _require_known_inputs(measure: Measure, setting: Setting) -> None:
+    own = () if setting.own_input is None else (setting.own_input,)
+    known = {one.name for one in (*own, *setting.others.values())}
+    for wanted in measure.passes(setting):
+        if wanted.input not in known:
+            raise TypeError(
+                f"passes() of measure {measure.name!r} names the input {wanted.input!r}, expected "
+                f"one of those that it reads: {sorted(known)}"
+            )
 
 
 def _computed(measure: Measure, context: Context) -> dict[str, np.ndarray]:

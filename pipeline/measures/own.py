@@ -44,7 +44,14 @@ def class_at(named: str) -> type[Measure]:
 
 def announced() -> dict[str, EntryPoint]:
     """Return the measures of installed packages by name, not yet imported."""
-    return {one.name: one for one in entry_points(group=ENTRY_POINTS)}
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        if found.setdefault(point.name, point).value != point.value:
+            raise InputError(
+                f"two installed packages have a measure {point.name!r} ({point.value} and "
+                f"{found[point.name].value}): uninstall one of them"
+            )
+    return found
 
 
 def announced_class(point: EntryPoint) -> type[Measure]:
