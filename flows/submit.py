@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config import Analysis, Workers
+from pipeline.config import Analysis, Workers, measure_files
 from pipeline.errors import InputError
 from pipeline.store.objects import store_name
 
@@ -198,7 +198,7 @@ def _unique(name: str) -> str:
 def _places(analysis: Analysis) -> list[str]:
     """Everything that the analysis reads or writes."""
     paths = [getattr(spec, "path", None) for spec in analysis.inputs.values()]
-    return [analysis.checkpoints, analysis.store, *filter(None, paths)]
+    return [analysis.checkpoints, analysis.store, *filter(None, paths), *measure_files(analysis)]
 
 
 def _refuse_what_pods_lack(analysis: Analysis, mounted: Sequence[str]) -> None:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from pipeline.auditing import Audit, audit
     from pipeline.checkpoints import Checkpoint, LeftOut, Listing, list_checkpoints, list_run
     from pipeline.config import Analysis, load_analysis, load_preset
+    from pipeline.engine.record import Pass
     from pipeline.errors import CheckpointError, InputError
-    from pipeline.measures.base import Measure
+    from pipeline.measures.base import Context, Measure, Setting
     from pipeline.query import open_run, open_runs, select
     from pipeline.report import write_report
     from pipeline.schema import Variable
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
 _HOME = {
     "Analysis": "config",
     "Audit": "auditing",
+    "Context": "measures.base",
     "Checkpoint": "checkpoints",
     "CheckpointError": "errors",
     "InputError": "errors",
     "LeftOut": "checkpoints",
     "Listing": "checkpoints",
     "Measure": "measures.base",
+    "Pass": "engine.record",
+    "Setting": "measures.base",
     "Summary": "analysis.summary",
     "Variable": "schema",
     "analyze": "analysis.run",
@@ -59,10 +63,13 @@ __all__ = [
     "Audit",
     "Checkpoint",
     "CheckpointError",
+    "Context",
     "InputError",
     "LeftOut",
     "Listing",
     "Measure",
+    "Pass",
+    "Setting",
     "Summary",
     "Variable",
     "__version__",

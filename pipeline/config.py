@@ -1,6 +1,6 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -235,7 +235,8 @@ class Analysis(Strict):
     those which would look right and be wrong are left out: by their metadata, by their bytes too
     ("deep": reads all of them once), or not at all ("off": whatever is there is computed).
     inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
-    measures: by group name, each with its parameters, and with what `GroupOptions` has.
+    measures: by group name, or as `<path>.py:<Class>` for one of the user's own (see
+    `pipeline.measures.own`), each with its parameters, and with what `GroupOptions` has.
     tokens_per_step: where the checkpoints do not say how many tokens they have seen.
     model: what `.pth` files do not say of their model, see `SavedModel`.
     cache: how much of a remote run is on this machine's disk at one time.
@@ -386,5 +387,23 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
             "checkpoints": absolute(analysis.checkpoints),
             "store": absolute(analysis.store),
             "inputs": inputs,
+            "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},
         }
     )
+
+
+def measure_files(analysis: Analysis) -> list[str]:
+    """Return the files of the user's own that an analysis takes measures from."""
+    return [place for key in analysis.measures if (place := _file_of(key))]
+
+
+def _measure_from(key: str, absolute: Callable[[str], str]) -> str:
+    """Return a key of `measures` with the path of a file of the user's own made absolute."""
+    place = _file_of(key)
+    return f"{absolute(place)}{key[len(place) :]}" if place else key
+
+
+def _file_of(key: str) -> str:
+    """Return the path in a key such as `my_measures.py:Skew.text`; "" for any other key."""
+    place = key.rpartition(":")[0]
+    return place if place.endswith(".py") else ""

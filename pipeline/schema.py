@@ -25,6 +25,21 @@ DIMENSIONS: dict[str, str] = {
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 
+# Those that measures of the user's own have declared in this process.
+_OWN_DIMENSIONS: dict[str, str] = {}
+
+
+def declare_dimension(name: str, meaning: str) -> str:
+    """Let variables of a measure of one's own have a dimension that is not in `DIMENSIONS`.
+
+    The measure's `coordinates` then says its size. Returns the name.
+    """
+    if name in DIMENSIONS:
+        raise ValueError(f"the dimension {name!r} is {DIMENSIONS[name]!r}: take another name")
+    _OWN_DIMENSIONS[name] = meaning
+    return name
+
+
 UNITS: dict[str, str] = {
     "1": "a pure number",
     "nats": "natural-log units of information, per predicted token",
@@ -51,7 +66,7 @@ class Variable:
     def __post_init__(self) -> None:
         if not self.dims or self.dims[0] != "step":
             raise ValueError(f"variable {self.name!r}: dims {self.dims} must begin with 'step'")
-        if unknown := set(self.dims) - set(DIMENSIONS):
+        if unknown := set(self.dims) - DIMENSIONS.keys() - _OWN_DIMENSIONS.keys():
             raise ValueError(f"variable {self.name!r}: unknown dimensions {sorted(unknown)}")
         if self.name in DIMENSIONS:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,15 +22,20 @@ passes cost less together."""
 
 @app.command()
 def measures(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME...]",
+            help="Measures; or an analysis (.yaml) or a store, for all that it names.",
+        ),
+    ] = None,
     as_json: Json = False,
     format: Annotated[str, typer.Option(help="text or markdown")] = "text",
 ) -> None:
     """Say what the measures (or those named) compute, from what, in which units, at what cost."""
-    from pipeline.measures import describe, measure_class
+    from pipeline.measures import describe
 
-    chosen = {measure_class(name).name for name in names or ()}
-    described = [one for one in describe() if not chosen or one["name"] in chosen]
+    described = [one for name in names for one in _described(name)] if names else describe()
     if as_json:
         typer.echo(json.dumps(described, indent=1))
     elif format in ("text", "markdown"):
@@ -38,12 +44,32 @@ def measures(
         raise InputError(f"--format {format}: expected text or markdown")
 
 
+def _described(name: str) -> list[dict[str, Any]]:
+    """What is declared by a measure, or by all that an analysis or a store names."""
+    from pipeline.config import load_analysis
+    from pipeline.measures import describe, measure_class
+    from pipeline.measures.own import split_key
+    from pipeline.query.measures import stored_measures
+
+    place, colon, kind = name.rpartition(":")
+    if name.endswith((".yaml", ".yml")):
+        keys = load_analysis(name).measures
+        return describe({measure_class(split_key(key)[0]): None for key in keys})
+    if place.endswith(".py"):  # typed by the person at the machine, so relative to where that is
+        return describe([measure_class(f"{Path(place).resolve()}{colon}{kind}")])
+    if "/" in name or name.endswith(".zarr"):
+        return stored_measures(name)
+    return describe([measure_class(name)])
+
+
 def _text(described: list[dict[str, Any]]) -> str:
     return "\n\n".join("\n".join(_lines(measure)) for measure in described)
 
 
 def _lines(measure: dict[str, Any]) -> Iterator[str]:
     yield f"{measure['name']} (version {measure['version']})"
+    if "defined_in" in measure:
+        yield f"  defined in: {measure['defined_in']}"
     yield f"  input: {_input(measure)}"
     yield f"  cost: {_cost(measure)}"
     for name, default in measure["parameters"].items():

@@ -19,6 +19,7 @@ from pipeline.config import Analysis
 from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.models.loading import ModelFacts, torch_dtype
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
@@ -155,7 +156,7 @@ def _row_bytes(prepared: Prepared) -> int:
     total = 0
     for group in prepared.job.groups:
         rows = len(prepared.checkpoints_of(group))
-        coordinates = group.measure.coordinates(prepared.settings[group.name])
+        coordinates = apply.coordinates(group.measure, prepared.settings[group.name])
         for variable in group.measure.variables:
             shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
             dtype = "float16" if variable.name in group.options.float16 else variable.dtype

@@ -22,8 +22,9 @@ from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import Input
-from pipeline.measures import measure_class
+from pipeline.measures import apply, measure_class
 from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
@@ -127,7 +128,10 @@ class Prepared:
     @property
     def undefined(self) -> dict[str, str]:
         """The groups with variables that are NaN at every checkpoint, each with the reason."""
-        reasons = {g.name: g.measure.why_undefined(self.settings[g.name]) for g in self.job.groups}
+        reasons = {
+            group.name: apply.why_undefined(group.measure, self.settings[group.name])
+            for group in self.job.groups
+        }
         return {name: why for name, why in reasons.items() if why}
 
     @property
@@ -168,7 +172,7 @@ def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
     inputs = _inputs(analysis, groups, str(run_folder), facts)
     settings = {group.name: setting_of(group, facts, inputs) for group in groups}
     for group in groups:
-        group.measure.check(settings[group.name])
+        apply.check(group.measure, settings[group.name])
         group.applies_to(checkpoints)
 
     digests = {name: made.digest for name, made in inputs.items()}
@@ -256,6 +260,7 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
     unmet = sorted(relied & job.unmet.keys())
     return {
         **({"unmet": unmet} if unmet else {}),
+        **({"source": measure.source.digest} if measure.source else {}),
         **({"other_inputs": others} if others else {}),
         **({"float16": sorted(group.options.float16)} if group.options.float16 else {}),
         "measure": measure.name,
@@ -270,26 +275,36 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
 
 
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
-    return tuple(
-        _group(analysis, name, parameters) for name, parameters in analysis.measures.items()
-    )
+    groups: dict[str, Group] = {}
+    kinds: dict[str, type[Measure]] = {}
+    for key, parameters in analysis.measures.items():
+        group = _group(key, parameters)
+        kind, name = type(group.measure), group.measure.name
+        if group.name in groups or kinds.setdefault(name, kind) is not kind:
+            raise InputError(
+                f"measures.{key}: {group.name!r} would be the name of two groups, or {name!r} of "
+                "two measures: give one of them another `name`, or name it once"
+            )
+        groups[group.name] = group
+    return tuple(groups.values())
 
 
-def _group(analysis: Analysis, name: str, parameters: dict[str, Any]) -> Group:
-    measure_name, _, input_name = name.partition(".")
-    kind = measure_class(measure_name)
+def _group(key: str, parameters: dict[str, Any]) -> Group:
+    named, input_name = split_key(key)
+    kind, where = measure_class(named), f"measures.{key}"
     if input_name and kind.default_input is None:
         raise InputError(
-            f"measures.{name}: measure {measure_name!r} reads weights only: remove '.{input_name}'"
+            f"{where}: measure {kind.name!r} reads weights only: remove '.{input_name}'"
         )
-    where, shared = f"measures.{name}", GroupOptions.model_fields.keys()
+    shared = GroupOptions.model_fields.keys()
     options = {key: value for key, value in parameters.items() if key in shared}
     own = {key: value for key, value in parameters.items() if key not in shared}
     for key in sorted(own.keys() - kind.model_fields.keys()):
         known = suggestion(key, {*kind.model_fields, *shared})
-        hint = f" (for another input: {measure_name}.<input>)" if key == "input" else ""
+        hint = f" (for another input: {named}.<input>)" if key == "input" else ""
         raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
     measure = validated(kind, own, where=where)
+    name = f"{kind.name}.{input_name}" if input_name else kind.name
     group = Group(
         name, measure, input_name or kind.default_input, validated(GroupOptions, options, where)
     )
@@ -326,16 +341,16 @@ def _template(
         "definition": inspect.getdoc(type(measure)) or "",
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
-        "input": setting.input.description() if setting.input else None,
+        "input": setting.own_input.description() if setting.own_input else None,
         "reference": references.get(group.name),
-        "undefined": measure.why_undefined(setting),
+        "undefined": apply.why_undefined(measure, setting),
         "computed_in": {
             "dtype": measure.computed_in(setting, workers.dtype),
             "device": workers.device,
         },
         "selected_steps": _selected_steps(prepared, group),
     }
-    coordinates = measure.coordinates(setting)
+    coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)
     return Template(group.name, class_, measure.variables, coordinates, attributes, half)
 

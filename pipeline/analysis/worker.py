@@ -30,7 +30,8 @@ from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import batch_bytes, run
 from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError, first_line
-from pipeline.measures.base import Reference
+from pipeline.measures import apply
+from pipeline.measures.base import Context, Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
 from pipeline.store import Commit
@@ -89,10 +90,12 @@ class Worker:
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
         self._inputs = inputs
+        self._settings = {
+            group.name: setting_of(group, self._resident.facts, inputs) for group in job.groups
+        }
         # Asked for once: a pass may hold index maps as large as its input.
         self._passes = {
-            group.name: group.measure.passes(setting_of(group, self._resident.facts, inputs))
-            for group in job.groups
+            group.name: group.measure.passes(self._settings[group.name]) for group in job.groups
         }
         cache = job.analysis.cache
         self._copies = Copies(cache.checkpoints, cache.bytes)
@@ -113,14 +116,14 @@ class Worker:
             self._resident.swap(weights, checkpoint.uri)
             records = self._records(groups)
             for group in groups:
-                given = self._records_of(group, records), self._resident.weights
-                if not is_finite(*given):
+                context = self._context(group, records)
+                if not is_finite(context.records, context.weights):
                     raise CheckpointError(
                         f"step {checkpoint.step} ({checkpoint.uri}): measure {group.name!r} needs "
                         "it as its reference, and its numbers are not finite: leave it out by "
                         "`select`"
                     )
-                found[group.name] = group.measure.reference(*given)
+                found[group.name] = apply.reference(group.measure, context)
         for group in groups:
             key = reference_key(self.job, group, str(checkpoint.digest))
             self._store.save_reference(group.name, key, found[group.name])
@@ -256,8 +259,8 @@ class Worker:
     ) -> None:
         started = time.perf_counter()
         reference = plan.references.get(group.name)
-        given = self._records_of(group, records)
-        values = group.measure.computed(given, self._resident.weights, reference)
+        context = self._context(group, records, reference)
+        values = apply.compute(group.measure, context)
         values = {name: np.asarray(value) for name, value in values.items()}
         identity = Row(
             step=checkpoint.step,
@@ -268,7 +271,7 @@ class Worker:
             tokens_seen=checkpoint.tokens_seen,
             details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
         )
-        if wrong := self._not_finite(group, values, given, reference):
+        if wrong := self._not_finite(group, values, context):
             commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
             non_finite_store.keep_row(self._store, commit, wrong)
         self._store.write(group.name, identity, values)
@@ -276,11 +279,7 @@ class Worker:
         _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
 
     def _not_finite(
-        self,
-        group: Group,
-        values: Mapping[str, np.ndarray],
-        records: tuple[Record, ...],
-        reference: Reference | None,
+        self, group: Group, values: Mapping[str, np.ndarray], context: Context
     ) -> dict[str, str]:
         """By variable, how many of its numbers are not finite because the model's are not."""
         # Where only those are NaN that were found to be so by definition before, nothing is asked.
@@ -293,9 +292,11 @@ class Worker:
             return {}
         wrong = caused_by_the_model(
             values,
-            records,
-            self._resident.weights,
-            lambda of, weights: group.measure.computed(of, weights, reference),
+            context.records,
+            context.weights,
+            lambda records, weights: apply.compute(
+                group.measure, replace(context, records=records, weights=weights)
+            ),
         )
         if not wrong:
             self._by_definition[group.name].add(pattern)
@@ -317,7 +318,12 @@ class Worker:
         changed = [one for one in wanted if one.change is not None]
         return records | run_changed(self._resident, self._inputs, changed, records, memory)
 
-    def _records_of(
-        self, group: Group, records: Mapping[tuple[str, str], Record]
-    ) -> tuple[Record, ...]:
-        return tuple(records[wanted.key] for wanted in self._passes[group.name])
+    def _context(
+        self,
+        group: Group,
+        records: Mapping[tuple[str, str], Record],
+        reference: Reference | None = None,
+    ) -> Context:
+        """Return what a group's measure is given of the resident checkpoint."""
+        own = tuple(records[wanted.key] for wanted in self._passes[group.name])
+        return Context(self._settings[group.name], self._resident.weights, own, reference)

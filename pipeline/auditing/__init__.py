@@ -1,8 +1,6 @@
 """The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from pipeline.auditing.copies import copies

@@ -199,3 +199,17 @@ class Record:
     hidden_states: Mapping[int, Float[Tensor, "sequence position d_model"]] = field(
         default_factory=dict
     )
+
+    @property
+    def kept_loss(self) -> Float[Tensor, "sequence position"]:
+        """The loss. Raises TypeError where the pass did not ask for it."""
+        if self.loss is None:
+            raise TypeError("the pass did not ask for losses: give Pass(..., losses=True)")
+        return self.loss
+
+    @property
+    def kept_neurons(self) -> Float[Tensor, "sequence neuron"]:
+        """The neurons. Raises TypeError where the pass did not ask for them."""
+        if self.neurons is None:
+            raise TypeError("the pass did not ask for neurons: give Pass(..., neurons=True)")
+        return self.neurons

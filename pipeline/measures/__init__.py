@@ -1,7 +1,8 @@
-"""The measures: every file in this folder is one, found by being there."""
+"""The measures: every file in this folder is one, found by being there; and the user's own."""
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from inspect import getdoc
@@ -12,6 +13,7 @@ import yaml
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
+from pipeline.measures.own import announced, announced_class, class_at
 
 # What each measure costs, in forward passes over its input; see tests/benchmarks/measure_costs.py.
 COSTS = Path(__file__).parent / "costs.yaml"
@@ -19,32 +21,53 @@ COSTS = Path(__file__).parent / "costs.yaml"
 
 @cache
 def registry() -> dict[str, type[Measure]]:
-    """Every measure of this folder by its name."""
+    """Return every measure of this folder by its name."""
     found: dict[str, type[Measure]] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Measure) and hasattr(value, "name"):
-                found[value.name] = value
+            if not (isinstance(value, type) and issubclass(value, Measure)):
+                continue
+            if hasattr(value, "name") and found.setdefault(value.name, value) is not value:
+                raise TypeError(f"{value} and {found[value.name]} have one name: change it")
     return dict(sorted(found.items()))
 
 
 def measure_class(name: str) -> type[Measure]:
-    """The measure of that name, or an error that suggests the nearest one."""
+    """Return the measure of that name, or at `<path>.py:<Class>` or `<package.module>:<Class>`.
+
+    Raises InputError, which suggests the nearest name for one that is unknown.
+    """
     measures = registry()
-    if name not in measures:
-        raise InputError(f"there is no measure {name!r}: {suggestion(name, measures)}")
-    return measures[name]
+    if name in measures:
+        return measures[name]
+    installed = announced()
+    if ":" not in name and name not in installed:
+        known = {*measures, *installed}
+        raise InputError(f"there is no measure {name!r}: {suggestion(name, known)}")
+    kind = class_at(name) if ":" in name else announced_class(installed[name])
+    if kind.name in measures:
+        raise InputError(
+            f"{name}: there is a measure {kind.name!r} in this package: give yours another `name`"
+        )
+    return kind
 
 
-def describe() -> list[dict[str, Any]]:
-    """What every measure declares, as JSON values: for the documentation and for programs.
+def known_measures() -> dict[str, type[Measure]]:
+    """Return the measures that have a name here: this package's, and installed ones."""
+    return {name: measure_class(name) for name in (*registry(), *sorted(announced()))}
+
+
+def describe(measures: Iterable[type[Measure]] | None = None) -> list[dict[str, Any]]:
+    """Return what measures (all that have a name) declare, as JSON values, for docs and programs.
 
     cost: the time of the measure alone with its default parameters, over that of one forward pass
     over its input (2 x 1024 tokens where it reads weights only), in a model of the shape of
     pythia-70m (of one head in each layer where heads are changed); None where it was not timed.
+    defined_in: the file or module of one that is not of this package.
     """
     costs = yaml.safe_load(COSTS.read_text())
+    chosen = known_measures().values() if measures is None else measures
     return [
         {
             "name": measure.name,
@@ -52,9 +75,10 @@ def describe() -> list[dict[str, Any]]:
             "default_input": measure.default_input,
             "reference_from": measure.reference_from,
             "definition": getdoc(measure),
-            "cost": costs.get(measure.name),
+            "cost": costs.get(measure.name) if measure.source is None else None,
             "parameters": {name: field.default for name, field in measure.model_fields.items()},
             "variables": [asdict(variable) for variable in measure.variables],
+            **({"defined_in": measure.source.place} if measure.source else {}),
         }
-        for measure in registry().values()
+        for measure in chosen
     ]

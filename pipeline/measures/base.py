@@ -1,8 +1,12 @@
-"""What a measure is: a declaration, and one pure function.
+"""What a measure is: a declaration, and one pure function of a checkpoint.
 
 A file in this folder that defines a subclass of `Measure` adds a measure; nothing else needs to
-know of it. The declaration makes the store's arrays, the documentation, the columns of a query
-and the captions of the report. The class's docstring is the measure's definition.
+know of it. A file of the user's own does the same (docs/writing-a-measure.md). The declaration
+makes the store's arrays, the documentation, the columns of a query and the captions of the report.
+The class's docstring is the measure's definition.
+
+What is the same for all measures stands in `pipeline.measures.apply`, which calls the methods
+here: none of them needs `super()`.
 """
 
 from collections.abc import Mapping
@@ -15,25 +19,85 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.assumptions import reason
+from pipeline.measures.source import Source
+from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelFacts, ModelWeights
 from pipeline.schema import Variable
 
 Reference = Mapping[str, Any]
 
-_LAYERS = frozenset({"layer", "layer_from", "layer_to"})
+
+class NotDefinedError(Exception):
+    """None of a measure's variables is defined for this model: all are NaN (-1 for integers)."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is the same at every checkpoint: the model's shape and the measure's input, if any.
 
-    others: the inputs that the measure reads beside it, by name (`Measure.other_inputs`).
+    own_input: None for a measure that reads weights only. others: the inputs that the measure
+    reads beside its own, by name (`Measure.other_inputs`).
     """
 
     model: ModelFacts
-    input: Input | None = None
+    own_input: Input | None = None
     others: Mapping[str, Input] = field(default_factory=dict)
+
+    @property
+    def input(self) -> Input:
+        """The measure's input. Raises TypeError where the measure declares none."""
+        if self.own_input is None:
+            raise TypeError("a measure whose `default_input` is None has no input")
+        return self.own_input
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a measure is given of one checkpoint. What is not there raises TypeError.
+
+    records: of the forward passes, in the order of `Measure.passes`. stored_reference: what
+    `Measure.reference` gave at the reference checkpoint, as JSON values.
+    """
+
+    setting: Setting
+    weights: ModelWeights
+    records: tuple[Record, ...] = ()
+    stored_reference: Reference | None = None
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model's shape."""
+        return self.setting.model
+
+    @property
+    def input(self) -> Input:
+        """The measure's input."""
+        return self.setting.input
+
+    @property
+    def record(self) -> Record:
+        """The record of a measure with one pass."""
+        if len(self.records) != 1:
+            raise TypeError(
+                f"`record` is for measures with one pass, this one has {len(self.records)}: use "
+                "`records`"
+            )
+        return self.records[0]
+
+    @property
+    def reference(self) -> Reference:
+        """The quantity of the reference checkpoint."""
+        if self.stored_reference is None:
+            raise TypeError("there is a reference only for a measure that sets `reference_from`")
+        return self.stored_reference
+
+    @property
+    def circuits(self) -> Circuits:
+        """The model's circuit matrices. Raises NotDefinedError for families that have none."""
+        found = circuits(self.weights)
+        if found is None:
+            raise NotDefinedError
+        return found
 
 
 class Measure(BaseModel):
@@ -42,9 +106,11 @@ class Measure(BaseModel):
     name, version: a changed version recomputes the stored rows of this measure, and only those.
     default_input: the input it reads unless the configuration says `<measure>.<input>`;
     None where it reads weights only.
+    input_kind: the one kind of input on which it is defined; "" where any will do.
     reference_from: "last" where `compute` needs a quantity of the last checkpoint.
     relies_on: of each variable that assumes something of the model's form, what it assumes, by the
     names of `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
+    source: where the class is defined, if not in this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,8 +119,10 @@ class Measure(BaseModel):
     version: ClassVar[int]
     default_input: ClassVar[str | None]
     variables: ClassVar[tuple[Variable, ...]]
+    input_kind: ClassVar[str] = ""
     reference_from: ClassVar[Literal["last"] | None] = None
     relies_on: ClassVar[Mapping[str, frozenset[str]]] = {}
+    source: ClassVar[Source | None] = None
 
     @property
     def other_inputs(self) -> tuple[str, ...]:
@@ -65,19 +133,11 @@ class Measure(BaseModel):
         """Raise InputError where this measure cannot be computed in this setting."""
 
     def why_undefined(self, setting: Setting) -> str:
-        """Why some of its variables are NaN at every checkpoint here; "" where none of them is."""
-        found = self.unmet(setting.model)
-        by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
-        said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
-        of_layers = [one.name for one in self.variables if not _LAYERS.isdisjoint(one.dims)]
-        if of_layers and not setting.model.n_layers:
-            said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
-        return "; ".join(said)
+        """Return why some of its variables are NaN at every checkpoint here; "" where none is.
 
-    def unmet(self, model: ModelFacts) -> dict[str, str]:
-        """The variables that a model's form leaves undefined, each with the reason."""
-        reasons = {name: reason(model.unmet, of) for name, of in self.relies_on.items()}
-        return {name: why for name, why in reasons.items() if why}
+        What follows from `relies_on` is said in any case.
+        """
+        return ""
 
     def computed_in(self, setting: Setting, dtype: str) -> str:
         """Return the dtype of the arithmetic behind its numbers, the worker's own being `dtype`.
@@ -88,82 +148,40 @@ class Measure(BaseModel):
         return ", ".join(sorted(run)) or ("float64" if dtype == "float64" else "float32")
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """The forward passes whose records `compute` receives, in this order."""
+        """Return the forward passes whose records `compute` receives, in this order."""
         return ()
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """One 1-D array for each dimension of the variables but "step"."""
-        used = {dim for variable in self.variables for dim in variable.dims[1:]}
-        return {dim: standard_coordinate(dim, setting) for dim in sorted(used)}
+        """Return the coordinates of dimensions whose size the model and the input do not say."""
+        return {}
 
-    def reference(self, records: tuple[Record, ...], weights: ModelWeights) -> Reference:
-        """The quantity that `compute` needs of the reference checkpoint, as JSON values."""
-        raise TypeError(f"{self.name} declares reference_from without defining reference()")
+    def reference(self, context: Context) -> Reference:
+        """Return what `compute` needs of the reference checkpoint, as JSON values."""
+        raise TypeError(f"{self.name} sets `reference_from` without defining reference()")
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """An array for each variable, without its "step" dimension. Pure."""
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        """Return an array for each variable, without its "step" dimension. Pure."""
         raise TypeError(f"{self.name} does not define compute()")
 
-    def computed(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """What `compute` gives, but NaN (-1 for integers) where the model's form leaves it open."""
-        unmet = self.unmet(weights.facts)
-        empty = not weights.facts.n_layers and all(map(_is_of_heads, self.variables))
-        if empty or len(unmet) == len(self.variables):
-            return undefined(self, weights.facts)
-        values = dict(self.compute(records, weights, reference))
-        for variable in self.variables:
-            if variable.name in unmet:
-                shape = np.shape(values[variable.name])
-                values[variable.name] = np.full(shape, _nothing(variable))
-        return values
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Travel to another process with the code of a class that it cannot import there."""
+        kind = type(self)
+        if kind.source is None:
+            return super().__reduce_ex__(protocol)
+        parameters = {name: getattr(self, name) for name in kind.model_fields}
+        return _restored, (kind.source, kind.__name__, parameters)
 
 
-def standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
-    """The coordinate of a dimension whose size follows from the model's or the input's shape."""
-    model, tokens = setting.model, setting.input.tokens if setting.input else None
-    if dim == "parameter":
-        return np.array(model.parameters)
-    sizes = {
-        "layer": model.n_layers, "layer_from": model.n_layers, "layer_to": model.n_layers,
-        "head": model.n_heads, "head_from": model.n_heads, "head_to": model.n_heads,
-        "depth": model.n_layers + 1,
-    }  # fmt: skip
-    if tokens is not None:
-        sizes |= {"sequence": tokens.shape[0], "position": tokens.shape[1] - 1}
-    if dim not in sizes:
-        raise TypeError(f"a measure with the dimension {dim!r} must define its coordinate")
-    return np.arange(sizes[dim])
+def _restored(source: Source, name: str, parameters: dict[str, Any]) -> Measure:
+    """Return a measure that another process has sent."""
+    return source.classes(Measure)[name](**parameters)
 
 
-def undefined(measure: Measure, model: ModelFacts) -> dict[str, np.ndarray]:
-    """NaN for every variable of a measure whose dimensions are the model's; -1 for integers."""
-    sizes = {dim: len(of) for dim, of in measure.coordinates(Setting(model)).items()}
-    return {
-        variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], _nothing(variable))
-        for variable in measure.variables
-    }
-
-
-def _is_of_heads(variable: Variable) -> bool:
-    dims = set(variable.dims)
-    return bool(dims & _LAYERS) and dims <= _LAYERS | {"step", "head", "head_from", "head_to"}
-
-
-def _nothing(variable: Variable) -> float | int:
-    return -1 if variable.dtype.startswith("int") else np.nan
-
-
-def require_input(measure: Measure, setting: Setting, kind: str) -> Input:
-    """The measure's input, which must be of one kind: scores are defined on that kind only."""
-    found = setting.input
-    if found is None or found.kind != kind:
-        name = found.name if found else measure.default_input
+def require_kind(measure: str, found: Input, kind: str) -> Input:
+    """Return an input of the kind on which a measure is defined. Raises InputError."""
+    if found.kind != kind:
         raise InputError(
-            f"measure {measure.name!r} reads an input of kind {kind!r}, but input {name!r} is of "
-            f"kind {found.kind if found else None!r}: give it another input in `inputs`"
+            f"measure {measure!r} reads an input of kind {kind!r}, but input {found.name!r} is of "
+            f"kind {found.kind!r}: give it another input in `inputs`"
         )
     return found

@@ -6,11 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.engine.record import Lag, Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, require_input, undefined
+from pipeline.measures.base import Context, Measure, NotDefinedError, Setting
 from pipeline.measures.blocks import blocks_of
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
-from pipeline.models.circuits import circuits
-from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout
 from pipeline.schema import Variable
 
@@ -41,6 +39,7 @@ class BehaviouralCopying(Measure):
     name = "behavioural_copying"
     version = 1
     default_input = "repeated"
+    input_kind = "repeated"
     variables = (
         Variable("score", _HEAD, "nats",
                  "Mean centred logit that a head adds to the tokens it attends to.", _OLSSON),
@@ -49,13 +48,9 @@ class BehaviouralCopying(Measure):
     )  # fmt: skip
     relies_on = relying(score=HEADS_ADD | LOGITS, null=HEADS_ADD | LOGITS)
 
-    def check(self, setting: Setting) -> None:
-        """Defined on repeated random tokens, shuffled or not."""
-        require_input(self, setting, "repeated")
-
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps all attention and every head's output."""
-        made, layers = require_input(self, setting, "repeated"), setting.model.n_layers
+        made, layers = setting.input, setting.model.n_layers
         return (
             Pass(
                 made.name,
@@ -65,13 +60,10 @@ class BehaviouralCopying(Measure):
             ),
         )
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model, record = circuits(weights), records[0]
-        if model is None or not copies_are_defined(weights):
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model, record = context.circuits, context.record
+        if model.heads_are_normed:
+            raise NotDefinedError
         readout, start = Readout(model), blocks_of(record.input).start
         directions = readout.directions(torch.from_numpy(record.input.tokens))
         scale = readout.scale(record.hidden_states[model.n_layers])
@@ -85,12 +77,6 @@ class BehaviouralCopying(Measure):
             score.append(_attended(p, z, read))
             null.append(_attended(p, z, read.roll(-1, dims=0)))
         return {"score": np.stack(score), "null": np.stack(null)}
-
-
-def copies_are_defined(weights: ModelWeights) -> bool:
-    """Whether this measure is defined for a model, whatever its weights are."""
-    model = circuits(weights)
-    return model is not None and not model.heads_are_normed
 
 
 def matrix(record: Record, layer: int) -> Float[Tensor, "sequence head query key"]:

@@ -8,14 +8,12 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.engine.record import Pass, Record
+from pipeline.engine.record import Pass
 from pipeline.errors import InputError
-from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
 from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES, relying
-from pipeline.models.circuits import circuits
-from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -78,7 +76,6 @@ class Bigrams(Measure):
 
     def check(self, setting: Setting) -> None:
         """Refuse to count pairs in the very text that is predicted."""
-        assert setting.input is not None
         if setting.others[self.corpus].digest == setting.input.digest:
             raise InputError(
                 f"measure 'bigrams': input {setting.input.name!r} and the corpus {self.corpus!r} "
@@ -88,23 +85,17 @@ class Bigrams(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One that keeps what leaves the last block; the corpus is only counted."""
-        assert setting.input is not None
         layers = setting.model.n_layers
         return (Pass(setting.input.name, hidden_states=(layers,)), Pass(self.corpus))
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model, (record, corpus) = circuits(weights), records
-        if model is None:
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model, (record, corpus) = context.circuits, context.records
         counted = torch.from_numpy(counted_predictions(record.input))
         tokens = torch.from_numpy(record.input.tokens)
         last, following = tokens[:, :-1][counted], tokens[:, 1:][counted]
         stream = record.hidden_states[model.n_layers][:, :-1][counted]
         table = Table.of(torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing)
-        lens, W_E = Lens.of(model, weights), model.W_E * model.embedding_factor
+        lens, W_E = Lens.of(model, context.weights), model.W_E * model.embedding_factor
         sums = np.zeros(5)
         for part in torch.arange(len(last)).split(_TOKENS_AT_A_TIME):
             unigrams, bigrams = table.unigrams.log(), table.bigrams(last[part]).log()

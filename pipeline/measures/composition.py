@@ -5,11 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import MATRICES, OV, QK, STREAM, relying
-from pipeline.models.circuits import Heads, circuits
-from pipeline.models.loading import ModelWeights
+from pipeline.models.circuits import Heads
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -57,17 +55,13 @@ class Composition(Measure):
     )  # fmt: skip
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return that one layer has none before it, besides every measure's reasons."""
-        return "; ".join(filter(None, [super().why_undefined(setting), why_alone(self, setting)]))
+        """Return that one layer has none before it."""
+        return why_alone(self, setting)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        values = undefined(self, weights.facts)
-        model = circuits(weights)
-        if model is None:
-            return values
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model = context.circuits
+        shape = (model.n_layers, model.n_heads) * 2
+        values = {variable.name: np.full(shape, np.nan) for variable in self.variables}
         baseline = model.d_model**-0.5
         writers: list[Float[Tensor, "head d_head d_model"]] = []
         for layer_to in range(model.n_layers):

@@ -5,12 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.measures.base import Context, Measure
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
-from pipeline.models.circuits import circuits
 from pipeline.models.decompositions import eigenvalues
-from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -54,13 +51,8 @@ class Copying(Measure):
         ("ov_copying", "ov_copying_centred"), EMBEDDING | OV | STREAM | LOGITS
     )
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model = circuits(weights)
-        if model is None:
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model = context.circuits
         raw, centred = through_the_vocabulary(model.W_U, model.W_E)
         scores: dict[str, list[Tensor]] = {"ov_copying": [], "ov_copying_centred": []}
         for heads in map(model.layer, range(model.n_layers)):

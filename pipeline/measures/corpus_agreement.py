@@ -5,9 +5,8 @@ from jaxtyping import Float
 
 from pipeline.engine.defined import defined_lags
 from pipeline.engine.record import Entropy, KeyPosition, LagMeans, Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.sink import mean_after_the_first
-from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
 _BOLUKBASI = "Bolukbasi et al. 2021, An Interpretability Illusion for BERT"
@@ -51,23 +50,15 @@ class CorpusAgreement(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One on each corpus."""
-        assert setting.input is not None
         wanted = frozenset({_LAGS, KeyPosition(0), Entropy()})
         return tuple(Pass(name, attention=wanted) for name in (setting.input.name, self.other))
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """The scores by name."""
-        return {
-            "head_score": np.array(_SCORES),
-            "layer": standard_coordinate("layer", setting),
-            "head": standard_coordinate("head", setting),
-        }
+        return {"head_score": np.array(_SCORES)}
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        here, there = (_scores(record) for record in records)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        here, there = (_scores(record) for record in context.records)
         return {
             "here": here,
             "there": there,

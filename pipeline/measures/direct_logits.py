@@ -4,13 +4,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from pipeline.engine.record import Pass, Record
+from pipeline.engine.record import Pass
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.blocks import blocks_of
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, STREAM, relying
-from pipeline.models.circuits import circuits
-from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares, shares
 from pipeline.schema import Variable
 
@@ -57,7 +55,6 @@ class DirectLogits(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the stream at every layer and every head's output."""
-        assert setting.input is not None
         layers = setting.model.n_layers
         return (
             Pass(
@@ -67,13 +64,8 @@ class DirectLogits(Measure):
             ),
         )
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model, record = circuits(weights), records[0]
-        if model is None:
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model, record = context.circuits, context.record
         readout, tokens = Readout(model), torch.from_numpy(record.input.tokens)
         counted = torch.from_numpy(counted_predictions(record.input))
         targets = tokens[:, 1:][counted]

@@ -5,13 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, undefined
+from pipeline.measures.base import Context, Measure
 from pipeline.measures.composition import triangle
 from pipeline.models import decompositions
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK, relying
-from pipeline.models.circuits import Circuits, circuits
-from pipeline.models.loading import ModelWeights
+from pipeline.models.circuits import Circuits
 from pipeline.schema import Variable
 
 _ROY = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality"
@@ -42,13 +40,8 @@ class EffectiveRank(Measure):
     )
     relies_on = relying(ov=OV, qk=QK, embedding_unembedding=EMBEDDING | LOGITS)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model = circuits(weights)
-        if model is None:
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model = context.circuits
         layers = [model.layer(layer) for layer in range(model.n_layers)]
         ov = [effective_rank(singular_values(h.W_V, h.W_O.mT)) for h in layers]
         qk = [effective_rank(singular_values(h.W_Q, h.W_K)) for h in layers]

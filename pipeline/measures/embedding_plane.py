@@ -5,8 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Reference, Setting
+from pipeline.engine.record import Pass
+from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
@@ -54,9 +54,8 @@ class EmbeddingPlane(TableMeasure):
         """None: it reads weights only."""
         return ()
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The plane's two unit vectors in the residual stream; None where W_E is not finite."""
-        embedding = _centred_embedding(weights)
+    def reference(self, context: Context) -> Reference:
+        embedding = _centred_embedding(context.weights)
         if not embedding.isfinite().all():
             return {"axes": None, "undefined": "W_E of the last checkpoint is not finite"}
         _, _, components = torch.linalg.svd(embedding, full_matrices=False)
@@ -64,15 +63,11 @@ class EmbeddingPlane(TableMeasure):
         largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
         return {"axes": (axes * largest.sign()).tolist()}
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert reference is not None
-        embedding = _centred_embedding(weights)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        embedding = _centred_embedding(context.weights)
         axes = embedding.new_full((2, embedding.shape[1]), torch.nan)
-        if reference["axes"] is not None:
-            axes = torch.tensor(reference["axes"], dtype=torch.float64, device=embedding.device)
+        if (last := context.reference["axes"]) is not None:
+            axes = torch.tensor(last, dtype=torch.float64, device=embedding.device)
         plane = embedding @ axes.T
         circularity, frequency = circle(plane)
         values = {

@@ -5,11 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
@@ -56,16 +54,11 @@ class ExcludedLoss(TableMeasure):
     )  # fmt: skip
     needs_waves = tuple(variable.name for variable in variables)
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The key frequencies by every rule."""
-        return key_frequencies(Table.of(records[0]), weights, self.key_share)
+    def reference(self, context: Context) -> Reference:
+        return key_frequencies(Table.of(context.record), context.weights, self.key_share)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert reference is not None
-        table = Table.of(records[0])
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
         frequencies = range(1, fourier.n_frequencies(table.p) + 1)
         if not table.has_waves:
             undefined = {variable.name: np.array(np.nan) for variable in self.variables}
@@ -74,7 +67,7 @@ class ExcludedLoss(TableMeasure):
         by_frequency = train_losses_without(table, waves)
         values = {"by_frequency": by_frequency, "largest": by_frequency.max()}
         for rule, name in (("embedding", "embedding_keys"), ("clusters", "cluster_keys")):
-            values[name] = _without_keys(table, reference[rule])
+            values[name] = _without_keys(table, context.reference[rule])
         return {name: value.cpu().numpy() for name, value in values.items()}
 
 

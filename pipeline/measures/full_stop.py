@@ -4,11 +4,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from pipeline.engine.defined import defined_queries, mean_over_queries
-from pipeline.engine.record import AttentionRequest, KeyMap, Pass, Record
+from pipeline.engine.record import AttentionRequest, KeyMap, Pass
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.loading import ModelWeights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")
@@ -41,7 +40,6 @@ class FullStop(Measure):
 
     def check(self, setting: Setting) -> None:
         """Refuse inputs whose full stops are not known."""
-        assert setting.input is not None
         if not self._ids(setting.input):
             raise InputError(
                 f"measure 'full_stop': input {setting.input.name!r} does not say which token ids "
@@ -51,15 +49,11 @@ class FullStop(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps one key per query, and one more for the null."""
-        assert setting.input is not None
         requests: frozenset[AttentionRequest] = frozenset(self._requests(setting.input))
         return (Pass(setting.input.name, attention=requests),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        record = records[0]
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        record = context.record
         names = ("most_recent", "null")
         return {
             name: mean_over_queries(

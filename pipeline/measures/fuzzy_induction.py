@@ -3,10 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.engine.record import KeyMap, Pass, Record
+from pipeline.engine.record import KeyMap, Pass
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, require_input, standard_coordinate
-from pipeline.models.loading import ModelWeights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")
@@ -32,6 +31,7 @@ class FuzzyInduction(Measure):
     name = "fuzzy_induction"
     version = 1
     default_input = "matches"
+    input_kind = "matches"
     variables = (
         Variable("attention", _BY_LENGTH, "1",
                  "Mean attention to the successor of the earlier match."),
@@ -43,35 +43,22 @@ class FuzzyInduction(Measure):
         Variable("loss_slope", ("step",), "nats", "Increase of that loss per matched token."),
     )  # fmt: skip
 
-    def check(self, setting: Setting) -> None:
-        """Defined on controlled matches only."""
-        require_input(self, setting, "matches")
-
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass with two keys per probe, and the losses."""
-        made = require_input(self, setting, "matches")
+        made = setting.input
         return (Pass(made.name, losses=True, attention=frozenset(_requests(made))),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """Match lengths from 1."""
-        made = require_input(self, setting, "matches")
-        return {
-            "layer": standard_coordinate("layer", setting),
-            "head": standard_coordinate("head", setting),
-            "match_length": _lengths(made),
-        }
+        return {"match_length": _lengths(setting.input)}
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        record, made = records[0], records[0].input
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        record, made = context.record, context.input
         matching, other = _requests(made)
-        assert record.loss is not None
         attention = _by_length(record.attention[matching].double().numpy(), made)
         null = _by_length(record.attention[other].double().numpy(), made)
         # The last position predicts nothing: no probe stands there.
-        loss = _by_length(np.pad(record.loss.double().numpy(), ((0, 0), (0, 1))), made)
+        loss = _by_length(np.pad(record.kept_loss.double().numpy(), ((0, 0), (0, 1))), made)
         lengths = _lengths(made)
         return {
             "attention": attention,

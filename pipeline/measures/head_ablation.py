@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.engine.defined import defined_predictions
 from pipeline.engine.record import HeadChange, Pass, Record
 from pipeline.errors import InputError
-from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.token_loss import (
     EARLY_TOKEN,
@@ -17,7 +17,7 @@ from pipeline.measures.token_loss import (
     mean_by_position,
     refuse_tokens_beyond,
 )
-from pipeline.models.loading import ModelFacts, ModelWeights
+from pipeline.models.loading import ModelFacts
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -77,9 +77,8 @@ class HeadAblation(Measure):
 
     def why_undefined(self, setting: Setting) -> str:
         """Return what of the input or the parameters leaves variables out."""
-        assert setting.input is not None
         made, (early, late) = setting.input, self._compared
-        reasons = list(filter(None, [super().why_undefined(setting)]))
+        reasons = []
         if late >= made.tokens.shape[1]:
             reasons.append(
                 f"in_context_score: NaN, because it compares tokens {early} and {late} unless "
@@ -106,7 +105,6 @@ class HeadAblation(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One without ablation, one for each head, and one for all that are named."""
-        assert setting.input is not None
         chosen = [(one,) for one in chosen_heads(self.heads, setting.model)]
         ablated = [
             HeadChange(heads, self.ablated_to, self.attention_stays)
@@ -115,14 +113,11 @@ class HeadAblation(Measure):
         name = setting.input.name
         return tuple(Pass(name, losses=True, change=change) for change in [None, *ablated])
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        shape = weights.facts.n_layers, weights.facts.n_heads
-        clean, *ablated = [self._losses(record) for record in records]
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        shape = context.model.n_layers, context.model.n_heads
+        clean, *ablated = [self._losses(record) for record in context.records]
         effects = {name: np.full(shape, np.nan) for name in clean}
-        chosen = chosen_heads(self.heads, weights.facts)
+        chosen = chosen_heads(self.heads, context.model)
         for where, losses in zip(chosen, ablated[: len(chosen)], strict=True):
             for name, value in losses.items():
                 effects[name][where] = value - clean[name]
@@ -132,8 +127,7 @@ class HeadAblation(Measure):
         return effects
 
     def _losses(self, record: Record) -> dict[str, float]:
-        assert record.loss is not None
-        loss, made = record.loss.double().numpy(), record.input
+        loss, made = record.kept_loss.double().numpy(), record.input
         defined, (early, late) = defined_predictions(made), self._compared
         by_position = mean_by_position(loss, defined)
         reaches, is_repeated = late <= len(by_position), made.kind == "repeated"

@@ -1,17 +1,17 @@
 """What each head is called, by a stated rule against a stated null."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, require_input
-from pipeline.measures.behavioural_copying import BehaviouralCopying, copies_are_defined
+from pipeline.engine.record import Pass
+from pipeline.measures.apply import unmet
+from pipeline.measures.base import Context, Measure, NotDefinedError, Setting
+from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_patterns import NULLS, THRESHOLD, has_pattern
 from pipeline.measures.head_scores import HeadScores, why_no_null
-from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")
@@ -52,6 +52,7 @@ class HeadLabels(Measure):
     name = "head_labels"
     version = 2
     default_input = "repeated"
+    input_kind = "repeated"
     variables = tuple(
         Variable(label, _HEAD, "1", f"1 where the head {what}.")
         for label, what in _LABELS.items()
@@ -60,29 +61,21 @@ class HeadLabels(Measure):
     threshold: float = Field(default=THRESHOLD, ge=0, le=1)
     copying_margin: float = Field(default=0.0, ge=0)
 
-    def check(self, setting: Setting) -> None:
-        """Defined on repeated random tokens, shuffled or not."""
-        require_input(self, setting, "repeated")
-
     def why_undefined(self, setting: Setting) -> str:
-        """Return why three labels do not exist without a null, besides every measure's reasons."""
-        labels = why_no_null(setting, "duplicate_token, induction, anti_induction")
-        return "; ".join(filter(None, [super().why_undefined(setting), labels]))
+        """Return why three labels do not exist without a null."""
+        return why_no_null(setting, "duplicate_token, induction, anti_induction")
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """What the scores need; shared with the measures of those names."""
         return (*HeadScores().passes(setting), *BehaviouralCopying().passes(setting))
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        scores = HeadScores().compute(records[:1], weights, None)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        scores = HeadScores().compute(replace(context, records=context.records[:1]))
         has = {
             score: has_pattern(scores[score] - scores[null], self.threshold)
             for score, null in NULLS.items()
         }
-        lowers = self._lowers(BehaviouralCopying().computed(records[1:], weights, None), weights)
+        lowers = self._lowers(replace(context, records=context.records[1:]))
         return {
             "previous_token": has["previous_token"],
             "current_token": has["current_token"],
@@ -92,11 +85,14 @@ class HeadLabels(Measure):
             "anti_induction": has["induction"] * lowers,
         }
 
-    def _lowers(
-        self, copying: Mapping[str, np.ndarray], weights: ModelWeights
-    ) -> Float[np.ndarray, "layer head"]:
-        """1 where a head lowers what it attends to; 0 too where copying is not defined."""
-        below = copying["null"] - self.copying_margin - copying["score"]
-        if BehaviouralCopying().unmet(weights.facts) or not copies_are_defined(weights):
-            return np.zeros_like(below)
+    def _lowers(self, context: Context) -> Float[np.ndarray, "layer head"] | float:
+        """Return 1 where a head lowers what it attends to; 0 too where copying is not defined."""
+        copying = BehaviouralCopying()
+        if unmet(copying, context.model):
+            return 0.0
+        try:
+            found = copying.compute(context)
+        except NotDefinedError:
+            return 0.0
+        below = found["null"] - self.copying_margin - found["score"]
         return (below > 0) + below * 0.0

@@ -6,9 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.engine.record import KeyMap, KeyPosition, Lag, Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.blocks import Asked, blocks_of
-from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -58,6 +57,7 @@ class HeadScores(Measure):
     name = "head_scores"
     version = 2
     default_input = "repeated"
+    input_kind = "repeated"
     variables = (
         Variable("previous_token", _HEAD, "1", "Mean attention to the token before.", _OLSSON),
         Variable("duplicate_token", _HEAD, "1",
@@ -76,24 +76,17 @@ class HeadScores(Measure):
         Variable("uniform_null", ("step",), "1", "What uniform attention gives to one key."),
     )  # fmt: skip
 
-    def check(self, setting: Setting) -> None:
-        """Defined on repeated random tokens, shuffled or not."""
-        require_input(self, setting, "repeated")
-
     def why_undefined(self, setting: Setting) -> str:
-        """Return why there is no null, besides every measure's reasons."""
-        return "; ".join(filter(None, [super().why_undefined(setting), why_no_null(setting)]))
+        """Return why there is no null."""
+        return why_no_null(setting)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps a few keys of each query."""
-        blocks = blocks_of(require_input(self, setting, "repeated"))
+        blocks = blocks_of(setting.input)
         return (Pass(blocks.input.name, attention=frozenset(blocks.requests)),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        record, blocks = records[0], blocks_of(records[0].input)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        record, blocks = context.record, blocks_of(context.input)
         attention, first = record.attention, blocks.first_block
         matches, null = blocks.matches, blocks.null
         return {
@@ -110,7 +103,6 @@ class HeadScores(Measure):
 
 def why_no_null(setting: Setting, names: str = "duplicate_token_null, induction_null") -> str:
     """Return why variables that need a null are NaN: matches lie at too few distances; else ""."""
-    assert setting.input is not None
     if blocks_of(setting.input).null.queries.any():
         return ""
     return (

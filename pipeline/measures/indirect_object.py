@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pipeline.engine.record import HeadChange, KeyMap, OutputOn, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.base import Context, Measure, Setting, require_kind
 from pipeline.measures.head_ablation import chosen_heads, refuse_absent
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
@@ -52,6 +52,7 @@ class IndirectObject(Measure):
     name = "indirect_object"
     version = 2
     default_input = "indirect_object"
+    input_kind = "indirect_object"
     variables = (
         Variable("logit_difference", ("step",), "nats",
                  "Mean logit of the indirect object less that of the subject.", _WANG),
@@ -82,10 +83,8 @@ class IndirectObject(Measure):
     def check(self, setting: Setting) -> None:
         """Refuse inputs that are not the clean and the corrupted form of the same prompts."""
         refuse_absent(self.name, self.heads or (), setting.model)
-        clean = require_input(self, setting, "indirect_object")
-        other = require_input(
-            self, Setting(setting.model, setting.others[self.corrupted]), "indirect_object"
-        )
+        clean = setting.input
+        other = require_kind(self.name, setting.others[self.corrupted], self.input_kind)
         same = clean.tokens.shape == other.tokens.shape and all(
             np.array_equal(clean.arrays[key], other.arrays[key]) for key in clean.arrays
         )
@@ -97,7 +96,7 @@ class IndirectObject(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One over either input, and one for each head that is patched."""
-        made = require_input(self, setting, "indirect_object")
+        made = setting.input
         layers, elsewhere = setting.model.n_layers, OutputOn(self.corrupted)
         clean = Pass(
             made.name,
@@ -112,23 +111,20 @@ class IndirectObject(Measure):
         )
         return (clean, Pass(self.corrupted, logit_positions=(-1,)), *patched)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        clean = records[0]
-        difference, corrupted, *patched = (_differences(record) for record in records)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        clean, model = context.records[0], context.model
+        difference, corrupted, *patched = (_differences(record) for record in context.records)
         attention = [_at_the_end(clean, request) for request in _keys(clean.input)]
-        patching = np.full((weights.facts.n_layers, weights.facts.n_heads), np.nan)
+        patching = np.full((model.n_layers, model.n_heads), np.nan)
         whole = difference.mean() - corrupted.mean()
         divides = np.isfinite(whole) and whole != 0
-        for where, of in zip(chosen_heads(self.heads, weights.facts), patched, strict=True):
+        for where, of in zip(chosen_heads(self.heads, model), patched, strict=True):
             patching[where] = (difference.mean() - of.mean()) / whole if divides else np.nan
         return {
             "logit_difference": difference.mean(),
             "corrupted_logit_difference": corrupted.mean(),
             "accuracy": np.asarray(share_positive(difference)),
-            "direct": _direct(clean, weights),
+            "direct": _direct(clean, context.weights),
             "attention_to_indirect_object": attention[0],
             "attention_to_subject": attention[1] + attention[2],
             "patching": patching,

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
 
@@ -49,13 +47,10 @@ class KeyFrequencies(TableMeasure):
     )  # fmt: skip
     needs_waves = ("by_neuron_logit", "by_embedding", "by_clusters")
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        table = Table.of(records[0])
-        acting = residue_weights(weights)
-        rules = key_frequencies(table, weights, self.key_share)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
+        acting = residue_weights(context.weights)
+        rules = key_frequencies(table, context.weights, self.key_share)
         count = fourier.n_frequencies(table.p)
         marked = {f"by_{rule}": _marks(keys, count) for rule, keys in rules.items()}
         return {**marked, "neuron_logit_norm": fourier.power(acting.W_L.T).sqrt().cpu().numpy()}

@@ -3,10 +3,9 @@
 import numpy as np
 from pydantic import Field
 
-from pipeline.engine.record import LagMeans, Pass, Record
+from pipeline.engine.record import LagMeans, Pass
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, standard_coordinate
-from pipeline.models.loading import ModelWeights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -37,23 +36,14 @@ class LagProfile(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass whose attention is summed up along its diagonals."""
-        assert setting.input is not None
         return (Pass(setting.input.name, attention=frozenset({self._request(setting.input)})),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """Lags from 0."""
-        assert setting.input is not None
-        return {
-            "layer": standard_coordinate("layer", setting),
-            "head": standard_coordinate("head", setting),
-            "lag": np.arange(self._request(setting.input).n_lags),
-        }
+        return {"lag": np.arange(self._request(setting.input).n_lags)}
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        by_sequence = records[0].attention[self._request(records[0].input)]
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        by_sequence = context.record.attention[self._request(context.input)]
         return {"profile": by_sequence.double().mean(dim=1).numpy()}
 
     def _request(self, made: Input) -> LagMeans:

@@ -6,11 +6,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.engine.kernels import capped
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, undefined
+from pipeline.engine.record import Pass
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.assumptions import LOGITS, relying
-from pipeline.models.circuits import Circuits, circuits
+from pipeline.models.circuits import Circuits
 from pipeline.models.loading import ModelWeights
 from pipeline.schema import Variable
 
@@ -45,21 +45,15 @@ class LogitLens(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the stream."""
-        assert setting.input is not None
         depths = tuple(range(setting.model.n_layers + 1))
         return (Pass(setting.input.name, hidden_states=depths),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        model, record = circuits(weights), records[0]
-        if model is None:
-            return undefined(self, weights.facts)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        model, record = context.circuits, context.record
         counted = torch.from_numpy(counted_predictions(record.input))
         targets = torch.from_numpy(record.input.tokens)[:, 1:][counted]
         streams = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
-        lens = Lens.of(model, weights)
+        lens = Lens.of(model, context.weights)
         sums = np.zeros((2, model.n_layers + 1))
         for part in torch.arange(len(targets)).split(_TOKENS_AT_A_TIME):
             sums += lens.sums([stream[part] for stream in streams], targets[part])

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure
-from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"
@@ -37,11 +35,8 @@ class LogitWaves(TableMeasure):
     )  # fmt: skip
     needs_waves = tuple(variable.name for variable in variables)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        table = Table.of(records[0])
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
         if not table.has_waves:
             nan = np.full(fourier.n_frequencies(table.p), np.nan)
             return {variable.name: nan for variable in self.variables}

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Reference, Setting, require_input
+from pipeline.engine.record import Pass
+from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import TableMeasure, defined_keys, main_key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
 
@@ -79,7 +78,7 @@ class LotteryTicket(TableMeasure):
 
     def why_undefined(self, setting: Setting) -> str:
         """Return the reason of every operation's, or that there is but one frequency."""
-        p = require_input(self, setting, "table").attributes["p"]
+        p = setting.input.attributes["p"]
         if (reason := super().why_undefined(setting)) or fourier.n_frequencies(p) > 1:
             return reason
         return (
@@ -89,21 +88,17 @@ class LotteryTicket(TableMeasure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One that keeps nothing: it reads weights, and of the table which operation it is."""
-        return (Pass(require_input(self, setting, "table").name),)
+        return (Pass(setting.input.name),)
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The key frequencies, and the last W_E."""
-        keys = main_key_frequencies(records[0].input, weights, self.key_share)
-        return {**keys, "embedding": encoded(residue_weights(weights).W_E)}
+    def reference(self, context: Context) -> Reference:
+        keys = main_key_frequencies(context.input, context.weights, self.key_share)
+        return {**keys, "embedding": encoded(residue_weights(context.weights).W_E)}
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert reference is not None
-        W_E = residue_weights(weights).W_E
-        ratio, rank = _standings(W_E, decoded(reference["embedding"], W_E.shape).to(W_E))
-        keys = defined_keys(reference)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        W_E = residue_weights(context.weights).W_E
+        last = decoded(context.reference["embedding"], W_E.shape).to(W_E)
+        ratio, rank = _standings(W_E, last)
+        keys = defined_keys(context.reference)
         is_key = np.isin(np.arange(1, len(ratio) + 1), keys or [])
         others = ~is_key if keys is not None else is_key
         values = {

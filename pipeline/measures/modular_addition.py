@@ -5,11 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure, defined_keys, main_key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
 
@@ -76,22 +74,17 @@ class ModularAddition(TableMeasure):
                  dtype="float64"),
     )  # fmt: skip
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The key frequencies, by the neuron-logit map."""
-        return main_key_frequencies(records[0].input, weights, self.key_share)
+    def reference(self, context: Context) -> Reference:
+        return main_key_frequencies(context.input, context.weights, self.key_share)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert reference is not None
-        table = Table.of(records[0])
-        acting = residue_weights(weights)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
+        acting = residue_weights(context.weights)
         loss = fourier.cross_entropy(table.logits, table.answers)
         values = {
             "train_loss": loss[table.is_train].mean(),
             "test_loss": loss[~table.is_train].mean(),
-            **_wave_measures(table, defined_keys(reference)),
+            **_wave_measures(table, defined_keys(context.reference)),
             "gini_embedding": fourier.gini(fourier.component_norms(acting.W_E)),
             "gini_neuron_logit": fourier.gini(fourier.component_norms(acting.W_L.T)),
             "embedding_norm": fourier.power(acting.W_E).sqrt(),

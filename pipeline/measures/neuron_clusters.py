@@ -6,10 +6,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context
 from pipeline.measures.modular.table import Table, TableMeasure
-from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
@@ -58,12 +56,8 @@ class NeuronClusters(TableMeasure):
 
     rank_share: float = Field(0.95, gt=0, le=1)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        table = Table.of(records[0])
-        assert table.neurons is not None
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
         waves, neurons = table.neuron_waves, table.neurons
         clusters = waves.members
         size, (rank, top_nine) = clusters.sum(dim=1).double(), self._ranks(neurons, clusters)

@@ -5,13 +5,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, Setting
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.composition import ratios, readers_of, why_alone, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
-from pipeline.models.circuits import Heads, circuits
-from pipeline.models.loading import ModelWeights
+from pipeline.models.circuits import Heads
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -61,19 +59,14 @@ class QKPrefixMatching(Measure):
     )
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return that one layer has none before it, besides every measure's reasons."""
-        return "; ".join(filter(None, [super().why_undefined(setting), why_alone(self, setting)]))
+        """Return that one layer has none before it."""
+        return why_alone(self, setting)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        shape = weights.facts.n_layers, weights.facts.n_heads
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        shape = context.model.n_layers, context.model.n_heads
         values = {name: np.full(shape, np.nan) for name in ("score", "score_centred")}
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
-        model = circuits(weights)
-        if model is None:
-            return values
+        model = context.circuits
         middles = matches_of_embeddings(model.W_E)
         earlier = [model.layer(0)]
         for layer in range(1, model.n_layers):

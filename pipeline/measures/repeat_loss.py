@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.engine.record import Pass
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.blocks import blocks_of
 from pipeline.measures.direct_logits import counted_predictions
-from pipeline.models.loading import Weights
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -28,6 +27,7 @@ class RepeatLoss(Measure):
     name = "repeat_loss"
     version = 1
     default_input = "repeated"
+    input_kind = "repeated"
     variables = (
         Variable("first", ("step",), "nats", "Mean loss of tokens that are new.", dtype="float64"),
         Variable("repeated", ("step",), "nats", "Mean loss of tokens that are repeated.", _OLSSON,
@@ -36,21 +36,13 @@ class RepeatLoss(Measure):
                  "Mean loss of new tokens less that of repeated ones.", _OLSSON, dtype="float64"),
     )  # fmt: skip
 
-    def check(self, setting: Setting) -> None:
-        """Defined on repeated random tokens, shuffled or not."""
-        require_input(self, setting, "repeated")
-
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the losses."""
-        return (Pass(require_input(self, setting, "repeated").name, losses=True),)
+        return (Pass(setting.input.name, losses=True),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        record = records[0]
-        assert record.loss is not None
-        loss = record.loss.double().numpy()
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        record = context.record
+        loss = record.kept_loss.double().numpy()
         # The loss of a token stands at the position before it.
         first = loss[blocks_of(record.input).first_block[:, 1:]].mean()
         repeated = loss[counted_predictions(record.input)].mean()

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from pipeline.engine.record import Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.loading import ModelWeights
+from pipeline.engine.record import Pass
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 
@@ -29,15 +28,11 @@ class ResidualNorm(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the stream."""
-        assert setting.input is not None
         depths = tuple(range(setting.model.n_layers + 1))
         return (Pass(setting.input.name, hidden_states=depths),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        made, states = records[0].input, records[0].hidden_states
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        made, states = context.input, context.record.hidden_states
         mask = made.arrays.get("attention_mask", np.ones_like(made.tokens)).astype(bool)
         lengths = [states[k].double().norm(dim=-1).numpy() for k in range(len(states))]
         return {

@@ -4,8 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Reference
+from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
 from pipeline.models.loading import Weights
@@ -66,23 +65,18 @@ class RestrictedLoss(TableMeasure):
     )  # fmt: skip
     needs_waves = tuple(variable.name for variable in variables)
 
-    def reference(self, records: tuple[Record, ...], weights: Weights) -> Reference:
-        """The key frequencies by every rule."""
-        return key_frequencies(Table.of(records[0]), weights, self.key_share)
+    def reference(self, context: Context) -> Reference:
+        return key_frequencies(Table.of(context.record), context.weights, self.key_share)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert reference is not None
-        table = Table.of(records[0])
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = Table.of(context.record)
         values = {variable.name: np.array(np.nan) for variable in self.variables}
         if not table.has_waves:
             return values
-        if (keys := reference["neuron_logit"]) is not None:
-            values |= _by_main_keys(table, weights, keys)
+        if (keys := context.reference["neuron_logit"]) is not None:
+            values |= _by_main_keys(table, context.weights, keys)
         for rule, name in (("embedding", "all_embedding_keys"), ("clusters", "all_cluster_keys")):
-            if (keys := reference[rule]) is not None:
+            if (keys := context.reference[rule]) is not None:
                 values[name] = _with_keys(table, keys).cpu().numpy()
         return values
 
@@ -112,6 +106,5 @@ def _through_neurons(
     table: Table, weights: Weights, keys: list[int]
 ) -> Float[Tensor, "answer residue"]:
     """The neurons' waves in the answer as logits, by the MLP's own path."""
-    assert table.neurons is not None
     W_L = residue_weights(weights).W_L.to(table.neurons.device)
     return fourier.projected(table.mean_by_answer(table.neurons), keys) @ W_L

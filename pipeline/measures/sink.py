@@ -5,8 +5,7 @@ from jaxtyping import Float
 
 from pipeline.engine.defined import defined_queries, mean_over_queries
 from pipeline.engine.record import Entropy, KeyPosition, Pass, Record
-from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.loading import ModelWeights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _HEAD = ("step", "layer", "head")
@@ -47,17 +46,13 @@ class Sink(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass."""
-        assert setting.input is not None
         return (Pass(setting.input.name, attention=_REQUESTS),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: ModelWeights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        length = records[0].input.tokens.shape[1]
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        length = context.input.tokens.shape[1]
         return {
-            "first_token": mean_after_the_first(records[0], KeyPosition(0)),
-            "entropy": mean_after_the_first(records[0], Entropy()),
+            "first_token": mean_after_the_first(context.record, KeyPosition(0)),
+            "entropy": mean_after_the_first(context.record, Entropy()),
             "uniform_entropy": np.log(np.arange(2, length + 1)).mean(),
         }
 

@@ -5,10 +5,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 
 from pipeline.engine.defined import defined_predictions
-from pipeline.engine.record import Pass, Record
+from pipeline.engine.record import Pass
 from pipeline.errors import InputError
-from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.loading import Weights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -55,16 +54,11 @@ class TokenLoss(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass that keeps the losses."""
-        assert setting.input is not None
         return (Pass(setting.input.name, losses=True),)
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        assert records[0].loss is not None
-        loss = records[0].loss.float().numpy()
-        defined = defined_predictions(records[0].input)
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        loss = context.record.kept_loss.float().numpy()
+        defined = defined_predictions(context.input)
         by_position = mean_by_position(loss, defined)
         return {
             "loss": loss,
@@ -86,7 +80,6 @@ def mean_by_position(
 
 def refuse_tokens_beyond(measure: str, setting: Setting, early: int, late: int) -> None:
     """Raise InputError unless the sequences reach the tokens that the in-context score compares."""
-    assert setting.input is not None
     length = setting.input.tokens.shape[1]
     if not early < late < length:
         raise InputError(

@@ -3,9 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.engine.record import Record
-from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.models.loading import Weights
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -34,11 +32,8 @@ class WeightNorm(Measure):
         """Return float64, in which squares are summed whatever dtype the weights have."""
         return "float64"
 
-    def compute(
-        self, records: tuple[Record, ...], weights: Weights, reference: Reference | None
-    ) -> dict[str, np.ndarray]:
-        """See the class."""
-        by_parameter = np.array([_sum_of_squares(tensor) for tensor in weights.values()])
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        by_parameter = np.array([_sum_of_squares(tensor) for tensor in context.weights.values()])
         return {"by_parameter": by_parameter, "sum_of_squares": by_parameter.sum()}
 
 

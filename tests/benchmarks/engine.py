@@ -42,7 +42,7 @@ from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
-from pipeline.measures.base import Setting
+from pipeline.measures.base import Context, Setting
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import Resident
 
@@ -96,8 +96,8 @@ class Bench:
         self.input: Input = make_input("repeated", spec, "", self.resident.facts)
         self.tokens = torch.from_numpy(self.input.tokens).to(device)
         self.measure = HeadScores()
-        setting = Setting(self.resident.facts, self.input)
-        wanted = (Pass(self.input.name, losses=True), *self.measure.passes(setting))
+        self.setting = Setting(self.resident.facts, self.input)
+        wanted = (Pass(self.input.name, losses=True), *self.measure.passes(self.setting))
         (self.wanted,) = merge(wanted)
 
     def model(self, attention: str) -> PreTrainedModel:
@@ -113,9 +113,9 @@ class Bench:
     def ontogeny(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
         def compute() -> tuple[Tensor, dict[str, Tensor]]:
             record = run(self.resident, self.input, self.wanted)
-            made = self.measure.compute((record,), self.resident.weights, None)
-            assert record.loss is not None
-            return record.loss, {name: torch.as_tensor(made[name]) for name in SCORES}
+            context = Context(self.setting, self.resident.weights, (record,))
+            made = self.measure.compute(context)
+            return record.kept_loss, {name: torch.as_tensor(made[name]) for name in SCORES}
 
         return compute
 

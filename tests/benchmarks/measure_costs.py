@@ -18,6 +18,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,8 +31,8 @@ from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
-from pipeline.measures import COSTS, registry
-from pipeline.measures.base import Measure, Setting
+from pipeline.measures import COSTS, apply, registry
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
 
@@ -96,7 +97,7 @@ def computed(measure: Measure, resident: Resident, inputs: dict[str, Input]) -> 
     """The measure alone at one checkpoint, as a worker computes it."""
     others = {name: inputs[name] for name in measure.other_inputs}
     setting = Setting(resident.facts, inputs.get(measure.default_input or ""), others)
-    measure.check(setting)
+    apply.check(measure, setting)
     passes = measure.passes(setting)
     wanted = merge(passes)
     with torch.inference_mode():
@@ -104,8 +105,10 @@ def computed(measure: Measure, resident: Resident, inputs: dict[str, Input]) -> 
         changed = [p for p in wanted if p.change is not None]
         records |= run_changed(resident, inputs, changed, records)
         given = tuple(records[p.key] for p in passes)
-        reference = measure.reference(given, resident.weights) if measure.reference_from else None
-        measure.compute(given, resident.weights, reference)
+        context = Context(setting, resident.weights, given)
+        if measure.reference_from:
+            context = replace(context, stored_reference=measure.reference(context))
+        apply.compute(measure, context)
 
 
 def cost_of(

@@ -24,6 +24,7 @@ from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure
 from pipeline.models.loading import Resident
+from tests.pipeline.measures.measuring import of_weights
 
 PYTHIA_160M = GPTNeoXConfig(
     hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
@@ -62,7 +63,7 @@ def main() -> None:
         forward.append(seconds(lambda: run(resident, probe, wanted)))
         for measure in weights_only():
             with torch.inference_mode():
-                spent = seconds(lambda m=measure: m.compute((), resident.weights, None))
+                spent = seconds(lambda m=measure: of_weights(m, resident.weights))
             measures.setdefault(measure.name, []).append(spent)
     ratios = {
         name: statistics.median(m / f for m, f in zip(of, forward, strict=True))

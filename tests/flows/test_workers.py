@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 import flows.workers
 from flows.workers import hire
-from pipeline.analysis.plan import Job
+from pipeline.analysis.plan import Group, Job
+from pipeline.config import GroupOptions
 from pipeline.errors import InputError
+from pipeline.measures import measure_class
 from tests.flows.conftest import MakeAnalysis
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine an actor takes a minute to start
@@ -41,6 +44,15 @@ class Answers:
 
     def compute(self, number: int) -> tuple[int, str]:
         return number + 1, self.job.architecture
+
+
+class Measures:
+    def __init__(self, job: Job) -> None:
+        (group,) = job.groups
+        self.measure = group.measure
+
+    def compute(self, factor: float) -> tuple[str, float]:
+        return type(self.measure).__module__, self.measure.scaled(factor)  # type: ignore
 
 
 def test_a_worker_that_dies_while_it_starts_ends_the_run_with_the_reason(job: Job) -> None:
@@ -75,6 +87,29 @@ def test_a_killed_actor_has_one_successor_however_many_wait_for_it(job: Job) -> 
             worker.receive(one, 60)
     assert worker._actor is second
     worker.dismiss()
+
+
+def test_a_measure_of_the_users_own_needs_no_file_where_the_worker_runs(
+    job: Job, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from pipeline import Measure, Variable\n"
+        "class Scaled(Measure):\n"
+        '    """A number."""\n'
+        '    name, version, default_input = "scaled", 1, None\n'
+        '    variables = (Variable("number", ("step",), "1", "A number."),)\n'
+        "    unit: float = 1.0\n"
+        "    def scaled(self, factor):\n"
+        "        return self.unit * factor\n"
+    )
+    measure = measure_class(f"{file}:Scaled")(unit=3.0)
+    file.unlink()
+    group = Group("scaled", measure, None, GroupOptions())
+    (worker,) = hire(replace(job, groups=(group,)), Measures)
+    module, number = worker.receive(worker.send("compute", 2.0), 60)
+    worker.dismiss()
+    assert module == type(measure).__module__ and number == 6.0
 
 
 @pytest.mark.usefixtures("server")

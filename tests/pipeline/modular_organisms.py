@@ -1,6 +1,7 @@
 """Small models of modular arithmetic, one of them known by construction, and their records."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ from numpy import cos, pi
 
 from pipeline.engine.record import Record
 from pipeline.inputs import Input, modular
-from pipeline.measures.base import Measure
+from pipeline.measures import apply
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.loading import ModelWeights, facts_of
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.table_forward import forward_table
@@ -79,12 +81,18 @@ def weights(model: OrganismForCausalLM) -> ModelWeights:
     return ModelWeights(model, facts_of(model.config))
 
 
+def context(model: OrganismForCausalLM, table: Input | None = None) -> Context:
+    """What a measure is given of a model: with a table, after one pass over it."""
+    records = () if table is None else (record(model, table),)
+    return Context(Setting(facts_of(model.config), table), weights(model), records)
+
+
 def measured(measure: Measure, model: OrganismForCausalLM, table: Input, reference=None) -> dict:
     """What a measure computes; without a reference given, with the model's own."""
-    records = (record(model, table),)
+    given = context(model, table)
     if reference is None and measure.reference_from:
-        reference = json.loads(json.dumps(measure.reference(records, weights(model))))
-    return measure.compute(records, weights(model), reference)
+        reference = json.loads(json.dumps(measure.reference(given)))
+    return apply.compute(measure, replace(given, stored_reference=reference))
 
 
 def loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

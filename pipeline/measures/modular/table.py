@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Reference, Setting, require_input
+from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.neuron_waves import NeuronWaves, neuron_waves
 from pipeline.models.loading import Weights
@@ -32,6 +32,7 @@ class TableMeasure(Measure):
     """
 
     default_input = "table"
+    input_kind = "table"
     needs_neurons: ClassVar[bool] = False
     needs_waves: ClassVar[tuple[str, ...]] = ()  # variables that are functions of waves in a + b
 
@@ -39,7 +40,7 @@ class TableMeasure(Measure):
 
     def check(self, setting: Setting) -> None:
         """Refuse a table or a model for which W_L over the residues is not defined."""
-        p = require_input(self, setting, "table").attributes["p"]
+        p = setting.input.attributes["p"]
         require_residue_weights(self.name, setting.model, p)
         if self.needs_neurons and not _one_layer(setting):
             raise InputError(
@@ -50,7 +51,7 @@ class TableMeasure(Measure):
 
     def why_undefined(self, setting: Setting) -> str:
         """For operations other than add and subtract: which variables need waves in the answer."""
-        made = require_input(self, setting, "table")
+        made = setting.input
         operation = made.attributes["operation"]
         if not self.needs_waves or has_waves(made):
             return ""
@@ -65,7 +66,7 @@ class TableMeasure(Measure):
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """One pass in float64 that keeps the logits at '=', and the neurons where needed."""
-        table = require_input(self, setting, "table").name
+        table = setting.input.name
         return (Pass(table, logit_positions=(-1,), neurons=self.needs_neurons, dtype="float64"),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
@@ -105,10 +106,15 @@ class Table:
         self.has_waves = has_waves(made)
         logits = record.logits[-1]
         self.logits: Float[Tensor, "pair residue"] = logits[:, : self.p].double()
-        self.neurons: Float[Tensor, "pair neuron"] | None = record.neurons
+        self._record = record
         answers, is_train = made.arrays["labels"], made.arrays["is_train"]
         self.answers: Int[Tensor, " pair"] = torch.as_tensor(answers).to(logits.device)
         self.is_train: Bool[Tensor, " pair"] = torch.as_tensor(is_train).to(logits.device)
+
+    @property
+    def neurons(self) -> Float[Tensor, "pair neuron"]:
+        """The neurons. Raises TypeError where the measure does not set `needs_neurons`."""
+        return self._record.kept_neurons
 
     @cached_property
     def by_answer(self) -> Float[Tensor, "answer residue"]:
@@ -128,7 +134,6 @@ class Table:
     @cached_property
     def neuron_waves(self) -> NeuronWaves:
         """See `NeuronWaves`. Only where neurons were recorded."""
-        assert self.neurons is not None
         return neuron_waves(self.neurons, self.p)
 
     def mean_by_answer(self, x: Float[Tensor, "pair n"]) -> Float[Tensor, "answer n"]:

@@ -272,8 +272,8 @@ class LargestWeight(Measure):
     default_input = None
     variables = (Variable("largest", ("step",), "1", "Largest absolute weight."),)
 
-    def compute(self, records, weights, reference):
-        return {"largest": np.array(max(float(w.abs().max()) for w in weights.values()))}
+    def compute(self, context):
+        return {"largest": np.array(max(float(w.abs().max()) for w in context.weights.values()))}
 '''
     )
     registry.cache_clear()

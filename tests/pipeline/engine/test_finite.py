@@ -4,6 +4,7 @@ What is undefined by definition is known here from the healthy model: those indi
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,8 +19,8 @@ from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import run
 from pipeline.engine.record import Entropy, KeyMap, KeyPosition, Lag, LagMeans, Pass, merge
 from pipeline.inputs import Input
-from pipeline.measures import registry
-from pipeline.measures.base import Measure, Setting
+from pipeline.measures import apply, registry
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
 from tests.benchmarks.measure_costs import inputs_for
@@ -88,10 +89,12 @@ def of(kind: type[Measure], edit: Edit) -> tuple[dict[str, np.ndarray], dict[str
         records = {p.key: run(model, made[p.input], p) for p in wanted if p.change is None}
         records |= run_changed(model, made, [p for p in wanted if p.change], records)
         given = tuple(records[p.key] for p in passes)
-        reference = measure.reference(given, model.weights) if measure.reference_from else None
+        context = Context(setting, model.weights, given)
+        if measure.reference_from:
+            context = replace(context, stored_reference=measure.reference(context))
 
-        def compute(*arguments) -> dict[str, np.ndarray]:
-            values = measure.compute(*arguments, reference)
+        def compute(records, weights) -> dict[str, np.ndarray]:
+            values = apply.compute(measure, replace(context, records=records, weights=weights))
             return {name: np.asarray(value) for name, value in values.items()}
 
         values = compute(given, model.weights)

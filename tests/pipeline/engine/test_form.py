@@ -11,7 +11,7 @@ from pipeline.engine import form
 from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.reduced import reduced
 from pipeline.inputs import Input
-from pipeline.measures import registry
+from pipeline.measures import apply, registry
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.direct_logits import DirectLogits
@@ -22,7 +22,7 @@ from pipeline.models.families import FAMILIES
 from pipeline.models.organism import OrganismConfig
 from tests.pipeline.circuit_families import config_of, resident
 from tests.pipeline.families import FAMILIES as EVERY_FAMILY
-from tests.pipeline.measures.measuring import measured
+from tests.pipeline.measures.measuring import measured, of_weights
 
 NORMED = {"olmo2", "olmo3", "gemma2", "gemma3_text"}
 
@@ -137,11 +137,11 @@ def test_the_lens_on_the_last_stream_is_the_models_own_loss(changes):
 def test_what_rests_on_an_unmet_assumption_is_nan_and_the_rest_is_not():
     made = resident(opt(do_layer_norm_before=False))
     made.facts = replace(made.facts, unmet=unmet_assumptions(made.module.config))
-    copying = Copying().computed((), made.weights, None)
+    copying = of_weights(Copying(), made.weights)
     assert all(np.isnan(of).all() and of.shape == (2, 4) for of in copying.values())
-    said = Copying().why_undefined(Setting(made.facts))
+    said = apply.why_undefined(Copying(), Setting(made.facts))
     assert said.startswith("ov_copying, ov_copying_centred: NaN, because the heads' outputs")
-    assert set(DirectLogits().unmet(made.facts)) == {"by_head", "rest", "embedding"}
+    assert set(apply.unmet(DirectLogits(), made.facts)) == {"by_head", "rest", "embedding"}
 
 
 def test_every_measure_relies_on_assumptions_that_there_are():

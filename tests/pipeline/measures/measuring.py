@@ -4,10 +4,15 @@ import numpy as np
 
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
-from pipeline.engine.record import merge
+from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input
-from pipeline.measures.base import Measure, Setting
-from pipeline.models.loading import Resident
+from pipeline.measures import apply
+from pipeline.measures.base import Context, Measure, Setting
+from pipeline.models.loading import ModelFacts, ModelWeights, Resident
+
+# Of a model that is not run: records stand for it.
+FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")
+NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
 
 
 def measured(
@@ -15,10 +20,23 @@ def measured(
 ) -> dict[str, np.ndarray]:
     """The variables of a measure on its input and, by name, those that it reads beside it."""
     setting = Setting(resident.facts, made, others)
-    measure.check(setting)
+    apply.check(measure, setting)
     passes = measure.passes(setting)
     inputs = {one.name: one for one in (made, *others.values()) if one is not None}
     wanted = merge(passes)
     records = {p.key: run(resident, inputs[p.input], p) for p in wanted if p.change is None}
     records |= run_changed(resident, inputs, [p for p in wanted if p.change], records)
-    return measure.compute(tuple(records[p.key] for p in passes), resident.weights, None)
+    own = tuple(records[p.key] for p in passes)
+    return apply.compute(measure, Context(setting, resident.weights, own))
+
+
+def of_weights(measure: Measure, weights: ModelWeights) -> dict[str, np.ndarray]:
+    """The variables of a measure that reads weights only."""
+    return apply.compute(measure, Context(Setting(weights.facts), weights))
+
+
+def of_record(
+    measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS
+) -> dict[str, np.ndarray]:
+    """The variables of a measure with one pass, which yielded this record."""
+    return apply.compute(measure, Context(Setting(FACTS, record.input), weights, (record,)))

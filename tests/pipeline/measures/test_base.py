@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
-from pipeline.measures import registry
-from pipeline.measures.base import Setting
+from pipeline.measures import apply, registry
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.loading import facts_of
 from pipeline.models.organism import OrganismConfig
+from pipeline.schema import Variable
+from tests.pipeline.measures.measuring import FACTS, NO_WEIGHTS, of_record
 from tests.pipeline.modular_organisms import config, table_input
 
 
@@ -32,3 +35,53 @@ def test_the_dtype_of_the_arithmetic_is_said(measure: str, of_dtypes: tuple[str,
 def test_modular_arithmetic_is_float64_whatever_the_workers_have(measure: str):
     setting = Setting(facts_of(config(5)), table_input(5))
     assert registry()[measure]().computed_in(setting, "float32") == "float64"
+
+
+TEXT = Input("text", "text", np.zeros((2, 8), np.int64))
+
+
+class OneNumber(Measure):
+    """A number of a record."""
+
+    name = "one_number"
+    version = 1
+    default_input = "text"
+    variables = (Variable("number", ("step",), "1", "A number."),)
+    other: str = "text"
+    returned: str = "number"
+
+    def passes(self, setting: Setting) -> tuple[Pass, ...]:
+        return (Pass(self.other),)
+
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        return {self.returned: np.array(len(context.record.input.tokens))}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "says"),
+    [
+        ("input", "has no input"),
+        ("record", "one pass, this one has 0"),
+        ("reference", "sets `reference_from`"),
+    ],
+)
+def test_what_a_context_lacks_is_an_error_that_says_what_to_declare(attribute: str, says: str):
+    with pytest.raises(TypeError, match=says):
+        getattr(Context(Setting(FACTS), NO_WEIGHTS), attribute)
+
+
+def test_a_loss_that_no_pass_asked_for_is_an_error():
+    with pytest.raises(TypeError, match=r"Pass\(..., losses=True\)"):
+        _ = Record(TEXT).kept_loss
+
+
+def test_exactly_the_declared_variables_are_computed():
+    assert of_record(OneNumber(), Record(TEXT)) == {"number": 2}
+    with pytest.raises(TypeError, match=r"returns \['numbre'\], expected .* \['number'\]"):
+        of_record(OneNumber(returned="numbre"), Record(TEXT))
+
+
+def test_a_pass_over_an_input_that_is_not_declared_is_refused():
+    apply.check(OneNumber(), Setting(FACTS, TEXT))
+    with pytest.raises(TypeError, match=r"the input 'prose', expected .* \['text'\]"):
+        apply.check(OneNumber(other="prose"), Setting(FACTS, TEXT))

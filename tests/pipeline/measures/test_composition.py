@@ -10,6 +10,7 @@ from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from tests.pipeline.measures.measuring import of_weights
 
 
 def random_organism() -> Resident:
@@ -22,7 +23,7 @@ def random_organism() -> Resident:
 
 
 def composition(resident: Resident) -> dict[str, np.ndarray]:
-    return Composition().compute((), resident.weights, None)
+    return of_weights(Composition(), resident.weights)
 
 
 def test_values_are_frobenius_norms_of_the_full_matrices():

@@ -8,6 +8,7 @@ from pipeline.measures.copying import Copying, eigenvalue_score
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from tests.pipeline.measures.measuring import of_weights
 
 
 def random_organism(seed: int = 0, shared: float = 0.0, **options) -> Resident:
@@ -27,7 +28,7 @@ def random_organism(seed: int = 0, shared: float = 0.0, **options) -> Resident:
 
 
 def scores(resident: Resident) -> dict[str, np.ndarray]:
-    return Copying().compute((), resident.weights, None)
+    return of_weights(Copying(), resident.weights)
 
 
 def test_scores_are_those_of_the_vocabulary_sized_matrix():

@@ -10,6 +10,7 @@ from pipeline.measures.effective_rank import EffectiveRank, effective_rank
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from tests.pipeline.measures.measuring import of_weights
 
 
 def from_the_definition(matrix: torch.Tensor) -> float:
@@ -25,7 +26,7 @@ def test_ranks_are_those_of_the_full_matrices(vocabulary):
     resident = Resident(config)
     state = OrganismForCausalLM(config).state_dict()
     resident.swap({name: w + 0.2 * torch.randn_like(w) for name, w in state.items()})
-    found, model = EffectiveRank().compute((), resident.weights, None), circuits(resident.weights)
+    found, model = of_weights(EffectiveRank(), resident.weights), circuits(resident.weights)
     assert model is not None
     for layer in range(2):
         heads = model.layer(layer)
@@ -44,7 +45,7 @@ def test_equal_singular_values_have_their_number_as_rank():
 
 
 def test_hand_written_heads_use_one_direction_for_each_token(hand_built):
-    found = EffectiveRank().compute((), hand_built.weights, None)
+    found = of_weights(EffectiveRank(), hand_built.weights)
     np.testing.assert_allclose(found["ov"], 20, rtol=1e-5)
     np.testing.assert_allclose(found["qk"][0, 0], 16, rtol=1e-5)  # 17 positions, 16 before others
     assert np.isnan(found["qk"][0, 1])  # attends everywhere alike: W_QK = 0

@@ -7,20 +7,13 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
-from pipeline.engine.forward import run
 from pipeline.inputs import Input
-from pipeline.measures.base import Setting
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions
 from pipeline.measures.logit_lens import LogitLens
 from pipeline.measures.residual_norm import ResidualNorm
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
-
-
-def measured(measure, resident, made):
-    setting = Setting(resident.facts, made)
-    records = tuple(run(resident, made, wanted) for wanted in measure.passes(setting))
-    return measure.compute(records, resident.weights, None)
+from tests.pipeline.measures.measuring import measured
 
 
 def organism(**options):

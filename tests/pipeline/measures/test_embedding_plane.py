@@ -4,7 +4,7 @@ import torch
 from numpy import cos, pi, sin
 
 from pipeline.measures.embedding_plane import EmbeddingPlane, circle
-from tests.pipeline.modular_organisms import measured, random_model, table_input, weights
+from tests.pipeline.modular_organisms import context, measured, random_model, table_input
 
 MEASURE = EmbeddingPlane()
 P = 11
@@ -33,7 +33,7 @@ def test_coordinates_and_circularity_follow_the_formulas():
 
 def test_the_reference_is_the_plane_of_most_variance():
     model = random_model(P)
-    found = np.array(MEASURE.reference((), weights(model))["axes"])
+    found = np.array(MEASURE.reference(context(model))["axes"])
     centred = embedding(model) - embedding(model).mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
     for axis, direction in zip(found, directions.T[::-1], strict=False):

@@ -7,13 +7,12 @@ import torch
 from pipeline.engine.record import KeyMap, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.full_stop import FullStop
-from pipeline.models.loading import ModelFacts, ModelWeights
+from tests.pipeline.measures.measuring import FACTS, of_record
 
 STOPS = (3, 7)
-FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")
-NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
 
 
 def text(**attributes) -> Input:
@@ -31,7 +30,7 @@ def compute(measure: FullStop, made: Input, attention: np.ndarray) -> dict[str, 
         for s, i in zip(*np.nonzero(request.index >= 0), strict=True):
             found[:, s, :, i] = attention[:, s, :, i, request.index[s, i]]
         answers[request] = torch.from_numpy(found)
-    return measure.compute((Record(made, attention=answers),), NO_WEIGHTS, None)
+    return of_record(measure, Record(made, attention=answers))
 
 
 def test_means_are_over_all_queries_after_a_full_stop():
@@ -71,7 +70,7 @@ def test_ids_can_be_given_for_inputs_that_do_not_say():
     known = compute(FullStop(), text(full_stop_ids=list(STOPS)), attention)
     np.testing.assert_array_equal(given["most_recent"], known["most_recent"])
     with pytest.raises(InputError, match="give `token_ids`"):
-        FullStop().check(Setting(FACTS, made))
+        apply.check(FullStop(), Setting(FACTS, made))
 
 
 def test_nan_of_the_model_is_not_taken_for_a_query_without_a_full_stop():

@@ -6,18 +6,17 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.analysis.inputs import make_input
 from pipeline.config import MatchesInput
-from pipeline.engine.forward import run
 from pipeline.measures.base import Setting
 from pipeline.measures.fuzzy_induction import FuzzyInduction, slope
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from tests.pipeline.measures import measuring
 
 
 def measured(resident, made):
-    measure, setting = FuzzyInduction(), Setting(resident.facts, made)
-    records = tuple(run(resident, made, wanted) for wanted in measure.passes(setting))
-    lengths = measure.coordinates(setting)["match_length"]
-    return measure.compute(records, resident.weights, None), lengths
+    measure = FuzzyInduction()
+    lengths = measure.coordinates(Setting(resident.facts, made))["match_length"]
+    return measuring.measured(measure, resident, made), lengths
 
 
 def test_a_head_that_compares_one_token_answers_every_length_alike(hand_built):

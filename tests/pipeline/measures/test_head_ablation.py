@@ -9,6 +9,7 @@ from pipeline.config import RepeatedInput
 from pipeline.engine.record import Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.head_ablation import HeadAblation
 from pipeline.measures.mean_ablation import MeanAblation
@@ -78,7 +79,7 @@ def test_only_named_heads_are_ablated_one_by_one_and_together(resident):
     found = measured(measure, resident, made)
     assert np.isfinite(found["loss"]).sum() == 2 and np.isfinite(found["loss"][1, 2])
     assert np.isnan(found["in_context_score"]).all()  # 16 tokens reach no token 500, and it is said
-    said = measure.why_undefined(Setting(resident.facts, made))
+    said = apply.why_undefined(measure, Setting(resident.facts, made))
     assert said.startswith("in_context_score: NaN") and "50 and 500" in said and "16 tokens" in said
     assert "together" not in said
     change = without_output_weights(resident, made, (0, 1), (1, 2))
@@ -139,7 +140,7 @@ def test_tokens_that_the_input_does_not_reach_are_refused(resident, kind, tokens
 
 def test_the_papers_tokens_are_compared_where_the_sequences_reach_them(resident):
     long = Input("text", "text", np.random.default_rng(0).integers(0, 64, (2, 501)))
-    assert HeadAblation().why_undefined(Setting(resident.facts, long)) == (
+    assert apply.why_undefined(HeadAblation(), Setting(resident.facts, long)) == (
         "repeated_loss: NaN, because input 'text' has no repeated random tokens; "
         "together_loss, together_repeated_loss: NaN, because `heads` is not given"
     )

@@ -10,7 +10,8 @@ from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.engine.forward import run
 from pipeline.inputs import Input
-from pipeline.measures.base import Setting
+from pipeline.measures import apply
+from pipeline.measures.base import Context, Setting
 from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
@@ -24,12 +25,7 @@ def measured(measure, resident, setting):
         run(resident, {setting.input.name: setting.input, **setting.others}[wanted.input], wanted)
         for wanted in measure.passes(setting)
     )
-    return measure.compute(records, resident.weights, None)
-
-
-def _record(resident, setting):
-    (wanted,) = HeadScores().passes(setting)
-    return run(resident, setting.input, wanted)
+    return apply.compute(measure, Context(setting, resident.weights, records))
 
 
 def repeated(resident, **options) -> Input:
@@ -50,7 +46,7 @@ def test_every_hand_written_head_gets_its_label_and_no_other(hand_built):
 
 def test_the_threshold_is_of_what_exceeds_the_null(hand_built):
     setting = Setting(hand_built.facts, repeated(hand_built))
-    scores = HeadScores().compute((_record(hand_built, setting),), hand_built.weights, None)
+    scores = measured(HeadScores(), hand_built, setting)
     # The previous-token head scores 1 where uniform attention has 1 / (i + 1) on average.
     excess = float(scores["previous_token"][0, 0] - scores["uniform_null"])
     assert 0.7 < excess < 0.9
@@ -65,7 +61,7 @@ def test_labels_without_a_null_are_nan_and_not_0(hand_built):
     for label in ("induction", "anti_induction", "duplicate_token"):
         assert np.isnan(found[label]).all()
     assert found["previous_token"][0, 0] == 1
-    assert "one length" in HeadLabels().why_undefined(setting)
+    assert "one length" in apply.why_undefined(HeadLabels(), setting)
 
 
 def test_copying_is_the_attended_tokens_logit_weighted_by_attention():

@@ -12,11 +12,12 @@ from pipeline.config import RepeatedInput
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.loading import ModelFacts, Resident
-from tests.pipeline.measures.measuring import measured
+from tests.pipeline.measures.measuring import measured, of_record
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5
 
@@ -123,7 +124,7 @@ def scored(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
     """The measure on a record that answers from explicit matrices."""
     requests = HeadScores().passes(_setting(made))[0].attention
     record = Record(made, attention={one: answered(one, attention) for one in requests})
-    return HeadScores().compute((record,), {}, None)
+    return of_record(HeadScores(), record)
 
 
 def varied(**options) -> Input:
@@ -199,8 +200,8 @@ def test_where_all_blocks_have_one_length_there_is_no_null() -> None:
     assert scores["induction"][0, 0] == 1
     assert np.isnan(scores["induction_null"]).all()
     assert np.isnan(scores["duplicate_token_null"]).all()
-    assert "one length" in HeadScores().why_undefined(_setting(made))
-    assert HeadScores().why_undefined(_setting(varied())) == ""
+    assert "one length" in apply.why_undefined(HeadScores(), _setting(made))
+    assert apply.why_undefined(HeadScores(), _setting(varied())) == ""
 
 
 @pytest.mark.parametrize("options", [{"block_length": 6}, {"block_length": 25, "sequences": 2}])
@@ -237,7 +238,7 @@ def test_hand_written_heads_score_one_and_copy_as_written(hand_built: Resident) 
 def test_another_kind_of_input_is_refused() -> None:
     text = Input("text", "text", np.zeros((2, 8), np.int64))
     with pytest.raises(InputError, match="reads an input of kind 'repeated'"):
-        HeadScores().check(_setting(text))
+        apply.check(HeadScores(), _setting(text))
 
 
 def _setting(made: Input) -> Setting:

@@ -5,16 +5,16 @@ import torch
 
 from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
-from pipeline.engine.forward import run
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.lag_profile import LagProfile
 from pipeline.measures.sink import Sink
+from tests.pipeline.measures import measuring
 
 
 def measured(measure, resident, made):
     setting = Setting(resident.facts, made)
-    records = tuple(run(resident, made, wanted) for wanted in measure.passes(setting))
-    return measure.compute(records, resident.weights, None), measure.coordinates(setting)
+    return measuring.measured(measure, resident, made), apply.coordinates(measure, setting)
 
 
 def blocks(resident):

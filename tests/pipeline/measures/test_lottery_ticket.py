@@ -7,11 +7,10 @@ from pipeline.measures.lottery_ticket import LotteryTicket, encoded, share_above
 from pipeline.models.organism import OrganismForCausalLM
 from tests.pipeline.modular_organisms import (
     config,
+    context,
     measured,
     random_model,
-    record,
     table_input,
-    weights,
 )
 
 MEASURE = LotteryTicket()
@@ -31,7 +30,7 @@ def spectrum(f: np.ndarray) -> np.ndarray:
 def test_power_and_rank_follow_the_formulas():
     final, table = random_model(P), table_input(P)
     some = LotteryTicket(key_share=0.8)
-    reference = some.reference((record(final, table),), weights(final))
+    reference = some.reference(context(final, table))
     torch.manual_seed(5)
     early = OrganismForCausalLM(config(P)).double().requires_grad_(False)
     found = measured(MEASURE, early, table, reference)
@@ -113,7 +112,7 @@ def test_a_frequency_that_the_last_embedding_lacks_has_no_direction():
 
 def test_other_operations_have_no_key_frequencies():
     model, table = random_model(P), table_input(P, "multiply")
-    reference = MEASURE.reference((record(model, table),), weights(model))
+    reference = MEASURE.reference(context(model, table))
     assert reference["key_frequencies"] == [] and "multiply" in reference["undefined"]
     found = measured(MEASURE, model, table, reference)
     assert np.isfinite(found["power_ratio"]).all()

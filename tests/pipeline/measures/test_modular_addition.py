@@ -7,6 +7,7 @@ from numpy import cos, pi, sin
 
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.modular_addition import ModularAddition
 from pipeline.models.loading import facts_of
@@ -14,12 +15,12 @@ from tests.pipeline.modular_organisms import (
     adding_model,
     amplitude,
     config,
+    context,
     loss,
     measured,
     random_model,
     record,
     table_input,
-    weights,
 )
 
 MEASURE = ModularAddition()
@@ -102,9 +103,7 @@ def test_the_exact_adder_keeps_its_whole_loss_and_variance():
 @pytest.mark.parametrize(("p", "planted"), [(13, [2, 5]), (13, [6]), (13, [1, 6]), (12, [6])])
 def test_planted_frequencies_are_found_the_highest_included(p, planted):
     model, table = adding_model(p, planted), table_input(p)
-    assert MEASURE.reference((record(model, table),), weights(model)) == {
-        "key_frequencies": planted
-    }
+    assert MEASURE.reference(context(model, table)) == {"key_frequencies": planted}
 
 
 def test_the_equals_sign_never_counts():
@@ -128,20 +127,20 @@ def test_other_operations_have_losses_but_no_waves_in_the_answer():
 
 def test_a_vocabulary_that_does_not_fit_p_is_refused():
     with pytest.raises(InputError, match=r"12 ids, expected p \+ 1 = 14"):
-        MEASURE.check(Setting(facts_of(config(11)), table_input(13)))
+        apply.check(MEASURE, Setting(facts_of(config(11)), table_input(13)))
 
 
 def test_a_model_without_an_mlp_is_refused():
     with pytest.raises(InputError, match="needs an MLP"):
-        MEASURE.check(Setting(facts_of(config(11, intermediate_size=0)), table_input(11)))
+        apply.check(MEASURE, Setting(facts_of(config(11, intermediate_size=0)), table_input(11)))
 
 
 def test_declared_arrays_are_the_computed_ones():
     p = 11
     table, model = table_input(p), random_model(p)
     setting = Setting(facts_of(config(p)), table)
-    MEASURE.check(setting)
-    coordinates = MEASURE.coordinates(setting)
+    apply.check(MEASURE, setting)
+    coordinates = apply.coordinates(MEASURE, setting)
     found = measured(MEASURE, model, table)
     assert list(coordinates["frequency"]) == [1, 2, 3, 4, 5]
     assert {v.name for v in MEASURE.variables} == set(found)

@@ -8,6 +8,7 @@ from numpy import cos, pi, sin
 from pipeline.engine.record import Record
 from pipeline.measures.key_frequencies import KeyFrequencies
 from pipeline.measures.neuron_clusters import NeuronClusters
+from tests.pipeline.measures.measuring import of_record
 from tests.pipeline.modular_organisms import (
     adding_model,
     measured,
@@ -58,7 +59,7 @@ def test_best_frequency_and_its_share_follow_the_formula(p):
 def computed(neurons: np.ndarray, p: int) -> dict:
     table = table_input(p)
     made = Record(table, logits={-1: torch.zeros(p * p, p + 1)}, neurons=torch.tensor(neurons))
-    return MEASURE.compute((made,), {}, None)
+    return of_record(MEASURE, made)
 
 
 def test_planted_clusters_are_found_the_highest_frequency_included():
@@ -97,7 +98,7 @@ def test_key_frequencies_by_each_rule():
     made = record(model, table)
     neurons = torch.tensor(block(p, 2)[:, [1, 4]] + 2)
     made = Record(table, logits=made.logits, neurons=neurons)
-    found = KeyFrequencies().compute((made,), weights(model), None)
+    found = of_record(KeyFrequencies(), made, weights(model))
     assert list(np.flatnonzero(found["by_neuron_logit"]) + 1) == [3, 6]
     assert list(np.flatnonzero(found["by_embedding"]) + 1) == [4, 5]
     assert list(np.flatnonzero(found["by_clusters"]) + 1) == [2]
@@ -141,13 +142,13 @@ def test_key_frequencies_are_undefined_for_other_operations():
     p = 11
     model, rules = random_model(p), ("by_neuron_logit", "by_embedding", "by_clusters")
     table = table_input(p, "multiply")
-    found = KeyFrequencies().compute((record(model, table),), weights(model), None)
+    found = measured(KeyFrequencies(), model, table)
     assert all(np.isnan(found[rule]).all() for rule in rules)
     assert np.isfinite(found["neuron_logit_norm"]).all()
     table = table_input(p)
     made = record(model, table)
     model.model.embed_tokens.weight[3, 1] = np.nan  # the record is of the sound model
-    found = KeyFrequencies().compute((made,), weights(model), None)
+    found = of_record(KeyFrequencies(), made, weights(model))
     assert np.isnan(found["by_embedding"]).all()
     assert np.isin(found["by_neuron_logit"], [0, 1]).all()
     assert np.isin(found["by_clusters"], [0, 1]).all()

@@ -8,6 +8,7 @@ change then may depend all the same (a rank, a label), so that nothing is claime
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
@@ -18,10 +19,10 @@ from pipeline.analysis.inputs import make_input
 from pipeline.config import MatchesInput, RepeatedInput
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
-from pipeline.engine.record import Record, merge
+from pipeline.engine.record import merge
 from pipeline.inputs import Input
-from pipeline.measures import registry
-from pipeline.measures.base import Measure, Setting
+from pipeline.measures import apply, registry
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.families import FAMILIES as WITH_CIRCUITS
 from pipeline.models.loading import Resident
@@ -90,7 +91,7 @@ def settings_of(
         setting = Setting(resident.facts, inputs.get(measure.default_input or ""), others)
         if name == "pattern_preserving_ablation" and not _holds_attention(resident):
             continue
-        measure.check(setting)
+        apply.check(measure, setting)
         settings[name] = setting
     return settings
 
@@ -114,12 +115,11 @@ def computed(
     values = {}
     for name in settings:
         of = tuple(records[p.key] for p in passes[name])
-        reference = None
+        context = Context(settings[name], resident.weights, of)
         if measures[name].reference_from:
-            reference = (references or {}).get(name) or measures[name].reference(
-                of, resident.weights
-            )
-        found = measures[name].compute(of, resident.weights, reference)
+            reference = (references or {}).get(name) or measures[name].reference(context)
+            context = replace(context, stored_reference=reference)
+        found = apply.compute(measures[name], context)
         values |= {f"{name}/{variable}": np.asarray(value) for variable, value in found.items()}
     return values
 
@@ -227,17 +227,16 @@ def test_measures_of_modular_arithmetic_are_nan_where_a_weight_is(made):
 def references_of(resident: Resident, inputs: Mapping[str, Input]) -> dict[str, dict]:
     """What each measure needs of the present weights as those of the last checkpoint."""
     return {
-        name: measure.reference(records_of(resident, measure, inputs), resident.weights)
+        name: measure.reference(context_of(resident, measure, inputs))
         for name, measure in ON_TABLES.items()
         if measure.reference_from
     }
 
 
-def records_of(
-    resident: Resident, measure: Measure, inputs: Mapping[str, Input]
-) -> tuple[Record, ...]:
-    passes = measure.passes(Setting(resident.facts, inputs["table"]))
-    return tuple(run(resident, inputs["table"], one) for one in passes)
+def context_of(resident: Resident, measure: Measure, inputs: Mapping[str, Input]) -> Context:
+    setting = Setting(resident.facts, inputs["table"])
+    records = tuple(run(resident, inputs["table"], one) for one in measure.passes(setting))
+    return Context(setting, resident.weights, records)
 
 
 @pytest.mark.parametrize(

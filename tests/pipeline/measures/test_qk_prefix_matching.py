@@ -9,6 +9,7 @@ from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
 from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from tests.pipeline.measures.measuring import of_weights
 
 
 def random_organism(seed: int = 0, shared: float = 0.0, **options) -> Resident:
@@ -25,13 +26,13 @@ def random_organism(seed: int = 0, shared: float = 0.0, **options) -> Resident:
 
 
 def matching(resident: Resident) -> dict[str, np.ndarray]:
-    return QKPrefixMatching().compute((), resident.weights, None)
+    return of_weights(QKPrefixMatching(), resident.weights)
 
 
 def test_scores_are_those_of_the_vocabulary_sized_matrix():
     resident = random_organism(shared=0.5)
     found, model = matching(resident), circuits(resident.weights)
-    k = Composition().compute((), resident.weights, None)["k"]
+    k = of_weights(Composition(), resident.weights)["k"]
     assert model is not None
     W_E = model.W_E.double()
     for layer in (1, 2):

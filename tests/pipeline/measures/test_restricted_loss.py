@@ -6,18 +6,19 @@ from numpy import cos, pi, sin
 
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.restricted_loss import RestrictedLoss
 from pipeline.models.loading import facts_of
 from tests.pipeline.modular_organisms import (
     adding_model,
     config,
+    context,
     loss,
     measured,
     random_model,
     record,
     table_input,
-    weights,
 )
 
 MEASURE = RestrictedLoss()
@@ -89,7 +90,7 @@ def test_the_path_around_the_mlp_is_cut_at_the_neurons_only():
 def test_the_reference_holds_the_keys_of_every_rule():
     p = 13
     model, table = adding_model(p, [3, 5]), table_input(p)
-    found = MEASURE.reference((record(model, table),), weights(model))
+    found = MEASURE.reference(context(model, table))
     assert set(found) == {"neuron_logit", "embedding", "clusters"}
     assert found["neuron_logit"] == [3, 5]
 
@@ -102,4 +103,4 @@ def test_other_operations_are_undefined():
 @pytest.mark.parametrize("changes", [{"num_hidden_layers": 2}, {"smeared_keys": True}])
 def test_models_whose_neurons_are_not_recorded_are_refused(changes):
     with pytest.raises(InputError, match="one-layer organism without smeared keys"):
-        MEASURE.check(Setting(facts_of(config(11, **changes)), table_input(11)))
+        apply.check(MEASURE, Setting(facts_of(config(11, **changes)), table_input(11)))

@@ -10,11 +10,9 @@ from pipeline.engine.record import Entropy, KeyPosition, Record
 from pipeline.engine.reductions import FromScores
 from pipeline.inputs import Input
 from pipeline.measures.sink import Sink
-from pipeline.models.loading import ModelWeights, Resident
+from pipeline.models.loading import Resident
 from tests.pipeline.families import FAMILIES, eager_model, matrices
-from tests.pipeline.measures.measuring import measured
-
-NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
+from tests.pipeline.measures.measuring import measured, of_record
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -63,8 +61,8 @@ def test_padding_is_left_out_by_its_place_and_nan_of_the_model_is_not():
     made = Input("text", "text", np.zeros((2, 3), np.int64), {"attention_mask": mask})
     of = torch.tensor([[[9.0, 1.0, 2.0]], [[9.0, 6.0, torch.nan]]])[None]
     attention = {KeyPosition(0): of, Entropy(): of.clone()}
-    found = Sink().compute((Record(made, attention=attention),), NO_WEIGHTS, None)
+    found = of_record(Sink(), Record(made, attention=attention))
     assert found["first_token"] == found["entropy"] == [[3.0]]
     attention[Entropy()][0, 0, 0, 2] = torch.nan
-    found = Sink().compute((Record(made, attention=attention),), NO_WEIGHTS, None)
+    found = of_record(Sink(), Record(made, attention=attention))
     assert found["first_token"] == [[3.0]] and np.isnan(found["entropy"]).all()

@@ -1,0 +1,146 @@
+"""Apply a measure: what is the same for all of them, done once around the methods of each.
+
+The input is of the right kind; variables whose assumptions a model does not meet are NaN; what is
+raised in a file of the user's own is said with its line.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.measures.base import (
+    Context,
+    Measure,
+    NotDefinedError,
+    Reference,
+    Setting,
+    require_kind,
+)
+from pipeline.measures.source import located
+from pipeline.models.assumptions import reason
+from pipeline.models.loading import ModelFacts
+from pipeline.schema import Variable
+
+_LAYERS = frozenset({"layer", "layer_from", "layer_to"})
+
+
+def check(measure: Measure, setting: Setting) -> None:
+    """Raise InputError where a measure cannot be computed in a setting."""
+    if measure.input_kind:
+        require_kind(measure.name, setting.input, measure.input_kind)
+    with located(measure.source, InputError):
+        measure.check(setting)
+        _require_known_inputs(measure, setting)
+        coordinates(measure, setting)
+        measure.why_undefined(setting)
+
+
+def coordinates(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
+    """Return one 1-D array for each dimension of a measure's variables but "step"."""
+    used = {dim for variable in measure.variables for dim in variable.dims[1:]}
+    own = measure.coordinates(setting)
+    return {
+        dim: own[dim] if dim in own else _standard_coordinate(dim, setting) for dim in sorted(used)
+    }
+
+
+def why_undefined(measure: Measure, setting: Setting) -> str:
+    """Return why some variables are NaN at every checkpoint; "" where none of them is."""
+    found = unmet(measure, setting.model)
+    by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
+    said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
+    of_layers = [one.name for one in measure.variables if not _LAYERS.isdisjoint(one.dims)]
+    if of_layers and not setting.model.n_layers:
+        said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
+    return "; ".join(filter(None, [*said, measure.why_undefined(setting)]))
+
+
+def unmet(measure: Measure, model: ModelFacts) -> dict[str, str]:
+    """Return the variables that a model's form leaves undefined, each with the reason."""
+    reasons = {name: reason(model.unmet, of) for name, of in measure.relies_on.items()}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def compute(measure: Measure, context: Context) -> dict[str, np.ndarray]:
+    """Return a measure's arrays; NaN (-1 for integers) where the model's form leaves them open."""
+    missing = unmet(measure, context.model)
+    empty = not context.model.n_layers and all(map(_is_of_heads, measure.variables))
+    if empty or len(missing) == len(measure.variables):
+        return _undefined(measure, context.setting)
+    try:
+        values = _computed(measure, context)
+    except NotDefinedError:
+        return _undefined(measure, context.setting)
+    for variable in measure.variables:
+        if variable.name in missing:
+            values[variable.name] = np.full(np.shape(values[variable.name]), _nothing(variable))
+    return values
+
+
+def reference(measure: Measure, context: Context) -> Reference:
+    """Return what a measure needs of the reference checkpoint, as JSON values."""
+    with located(measure.source, RuntimeError):
+        return measure.reference(context)
+
+
+def _require_known_inputs(measure: Measure, setting: Setting) -> None:
+    own = () if setting.own_input is None else (setting.own_input,)
+    known = {one.name for one in (*own, *setting.others.values())}
+    for wanted in measure.passes(setting):
+        if wanted.input not in known:
+            raise TypeError(
+                f"passes() of measure {measure.name!r} names the input {wanted.input!r}, expected "
+                f"one of those that it reads: {sorted(known)}"
+            )
+
+
+def _computed(measure: Measure, context: Context) -> dict[str, np.ndarray]:
+    with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
+        values = dict(measure.compute(context))
+        _require_all(measure, values)
+        return values
+
+
+def _require_all(measure: Measure, values: Mapping[str, np.ndarray]) -> None:
+    declared = {variable.name for variable in measure.variables}
+    if declared != values.keys():
+        raise TypeError(
+            f"compute() of measure {measure.name!r} returns {sorted(values)}, expected the "
+            f"variables that it declares: {sorted(declared)}"
+        )
+
+
+def _standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
+    """Return the coordinate of a dimension whose size the shape of model or input says."""
+    model = setting.model
+    if dim == "parameter":
+        return np.array(model.parameters)
+    sizes = {
+        "layer": model.n_layers, "layer_from": model.n_layers, "layer_to": model.n_layers,
+        "head": model.n_heads, "head_from": model.n_heads, "head_to": model.n_heads,
+        "depth": model.n_layers + 1,
+    }  # fmt: skip
+    if setting.own_input is not None:
+        sequences, length = setting.own_input.tokens.shape
+        sizes |= {"sequence": sequences, "position": length - 1}
+    if dim not in sizes:
+        raise TypeError(f"a measure with the dimension {dim!r} must define its coordinate")
+    return np.arange(sizes[dim])
+
+
+def _undefined(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
+    sizes = {dim: len(of) for dim, of in coordinates(measure, setting).items()}
+    return {
+        variable.name: np.full([sizes[dim] for dim in variable.dims[1:]], _nothing(variable))
+        for variable in measure.variables
+    }
+
+
+def _is_of_heads(variable: Variable) -> bool:
+    dims = set(variable.dims)
+    return bool(dims & _LAYERS) and dims <= _LAYERS | {"step", "head", "head_from", "head_to"}
+
+
+def _nothing(variable: Variable) -> float | int:
+    return -1 if variable.dtype.startswith("int") else np.nan
