@@ -318,7 +318,11 @@ def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
     formed, score = onsets(heads, "previous_token"), heads.scores["previous_token"]
     if not formed:
         why = _none(heads, "previous_token")
-        yield f"No previous-token head by {at_step(int(score['step'][-1]))}: {why}."
+        excess = heads.excess("previous_token")
+        assert excess is not None
+        known = strongest(counted_steps(excess)).dropna("step")["step"]
+        last = (known if known.size else score["step"])[-1]
+        yield f"No previous-token head by {at_step(int(last))}: {why}."
         return
     yield (
         f"Previous-token heads (mean attention to the token before at least {heads.threshold:g} "
