@@ -61,7 +61,7 @@ def _flow_run_name() -> str:
 
 
 def _as_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
-    return flow(function, name="analyze", flow_run_name=_flow_run_name, persist_result=False)
+    return flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)(function)
 
 
 @flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)

@@ -39,7 +39,7 @@ class PrefectObserver(Observer):
     def stage(self, name: str, work: Callable[[], Result]) -> Result:
         """Do one stage of the run as a task of that name."""
         self.tasks += 1
-        return task(work, name=name, cache_policy=NO_CACHE)()
+        return task(name=name, cache_policy=NO_CACHE)(work)()
 
     def surveyed(self, surveyed: Survey) -> None:
         """Log what was listed and what was not; show the audit's table."""

@@ -79,7 +79,7 @@ class ActorWorker:
             .remote
         )
         self._actor: Any = None
-        self._payload = cloudpickle.dumps((worker, job))
+        self._payload = cloudpickle.dumps((worker, job))  # pyright: ignore[reportPrivateImportUsage]
         self._deaths = 0  # in a row, without an answer in between
         # Two threads wait for answers of one actor: its death starts one successor, not two.
         self._replacing = threading.Lock()

@@ -34,12 +34,10 @@ def test_an_unknown_name_is_refused() -> None:
         pipeline.open_rum  # noqa: B018
 
 
-def test_audit_can_be_called_though_a_package_has_its_name(tmp_path: Path) -> None:
-    importlib.import_module(
-        "pipeline.auditing.faults"
-    )  # Python sets `pipeline.auditing` to the package
+def test_audit_is_a_function_though_its_package_was_imported(tmp_path: Path) -> None:
+    importlib.import_module("pipeline.auditing.faults")
     with pytest.raises(pipeline.InputError, match="absent"):
-        pipeline.auditing(str(tmp_path / "absent"))
+        pipeline.audit(str(tmp_path / "absent"))
 
 
 def test_importing_the_package_imports_no_torch() -> None:
