@@ -20,7 +20,7 @@ from pipeline.store import Store
 from pipeline.store.verify import verify
 from tests.pipeline.circuit_families import config_of
 
-BLOCKS = {"kind": "repeated", "block_length": 6, "sequences": 2}
+BLOCKS = {"kind": "repeated", "block_length": 10, "sequences": 8}  # enough for a null
 
 
 def analyzed(folder: Path, config, *measures: str) -> tuple[Summary, str]:
