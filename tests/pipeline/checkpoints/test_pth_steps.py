@@ -41,9 +41,9 @@ def test_a_last_file_without_a_step_is_refused_and_not_called_step_0(tmp_path: P
     save(tmp_path, "final.pth", seed=1, train_losses=[1.0] * 600)
     with pytest.raises(InputError, match="its 600 train_losses do not prove it: rename the file"):
         steps(tmp_path)
-    with pytest.raises(InputError, match=r"final\.pth: its epoch is"):
+    with pytest.raises(InputError, match=r"final\.pth: does not say its step"):
         analyze(analysis(tmp_path))
-    with pytest.raises(InputError, match=r"final\.pth: its epoch is"):
+    with pytest.raises(InputError, match=r"final\.pth: does not say its step"):
         audit(str(tmp_path), model=RELU)
 
 
