@@ -192,7 +192,7 @@ class Worker:
             self._groups[name]
             for name in self._groups
             if name in cell.rows
-            and cell.committed.get(name) != fingerprint(plan.classes[name], digest)
+            and cell.committed.get(name) != fingerprint(plan.variants[name], digest)
         ]
 
     def _commit_in_memory(
@@ -265,7 +265,7 @@ class Worker:
         identity = Row(
             step=checkpoint.step,
             row=row,
-            fingerprint=fingerprint(plan.classes[group.name], str(checkpoint.digest)),
+            fingerprint=fingerprint(plan.variants[group.name], str(checkpoint.digest)),
             digest=str(checkpoint.digest),
             uri=checkpoint.uri,
             tokens_seen=checkpoint.tokens_seen,

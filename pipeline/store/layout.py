@@ -38,16 +38,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Template:
-    """The arrays of one group (one measure on one input) for one fingerprint class.
+    """The arrays of one group (one measure on one input) for one fingerprint variant.
 
     coordinates: a 1-D array of integers or strings for every dimension but "step".
     attributes: JSON (definition, version, parameters, the input's name and digest, ...).
     half: the float32 variables that are stored as float16, in half of the space (see `HALF`); part
-    of what a class is, so name them in its fingerprint. They are read as float32 again.
+    of what a variant is, so name them in its fingerprint. They are read as float32 again.
     """
 
     group: str
-    class_: str
+    variant: str
     variables: tuple[Variable, ...]
     coordinates: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -97,19 +97,19 @@ def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) 
 def prepare(root: zarr.Group, template: Template, uri: str) -> None:
     """Make what is missing of a template's arrays; InputError where other arrays are in place."""
     group = root.require_group(template.group)
-    found, wanted = group.get(template.class_), template.as_json()
+    found, wanted = group.get(template.variant), template.as_json()
     if isinstance(found, zarr.Group) and "template" in found.attrs:
         _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
         if found.attrs["template"] != wanted:
             found.update_attributes({"template": wanted})
     else:
-        _create_arrays(group.require_group(template.class_), template, wanted)
+        _create_arrays(group.require_group(template.variant), template, wanted)
     if "current" not in group.attrs:
-        group.update_attributes({"current": template.class_})
+        group.update_attributes({"current": template.variant})
 
 
 def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
-    """All arrays of a class, "step" first."""
+    """All arrays of a variant, "step" first."""
     arrays = dict(group.arrays())
     return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
 
@@ -177,7 +177,7 @@ def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
 
 
 def _fixed(template: Any) -> dict[str, Any]:
-    """What may never change within a class: the arrays and their coordinates."""
+    """What may never change within a variant: the arrays and their coordinates."""
     arrays = {
         name: [about["dims"], about["dtype"], about.get("stored_as")]
         for name, about in template["variables"].items()

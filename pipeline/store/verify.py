@@ -73,7 +73,7 @@ def _verified(store: Store) -> Verified:
 
 
 def _row_faults(group: Any, commit: Commit, expected: Mapping[str, str]) -> Iterator[Fault]:
-    arrays = group.get(commit.class_) if group is not None else None
+    arrays = group.get(commit.variant) if group is not None else None
     if arrays is None:
         yield _fault(commit, "its arrays are gone")
         return
@@ -136,7 +136,7 @@ def _repair(store: Store, faults: Iterable[Fault]) -> None:
 
 
 def _same_cell(one: Commit, other: Commit) -> bool:
-    return one.class_ == other.class_ and one.step == other.step
+    return one.variant == other.variant and one.step == other.step
 
 
 def _fault(commit: Commit, what: str) -> Fault:
