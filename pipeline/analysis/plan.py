@@ -147,7 +147,7 @@ class Prepared:
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
-    prepared = examine(analysis, surveyed)
+    prepared = resolve(analysis, surveyed)
     store = prepared.job.store
     store.create_or_open(
         {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
@@ -158,7 +158,7 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     return prepared
 
 
-def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
+def resolve(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
     checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
     shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
@@ -220,7 +220,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
-    job.store.prepare(
+    job.store.require_groups(
         _template(prepared, group, variants[group.name], references) for group in groups
     )
     for group in groups:
@@ -244,6 +244,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
 
 def variant_of(job: Job, group: Group, reference: Reference | None) -> str:
     """The fingerprint of everything but the weights that determines a group's rows."""
+    # The part is called `reference` in every store: another name would compute all rows again.
     return variant_id(**fingerprint_parts(job, group), reference=reference)
 
 
@@ -342,7 +343,7 @@ def _template(
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
         "input": setting.own_input.description() if setting.own_input else None,
-        "reference": references.get(group.name),
+        "reference_values": references.get(group.name),
         "undefined": apply.why_undefined(measure, setting),
         "computed_in": {
             "dtype": measure.computed_in(setting, workers.dtype),

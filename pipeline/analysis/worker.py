@@ -269,7 +269,11 @@ class Worker:
             digest=str(checkpoint.digest),
             uri=checkpoint.uri,
             tokens_seen=checkpoint.tokens_seen,
-            details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
+            details={
+                **fingerprint_parts(self.job, group),
+                "reference_values": reference,
+                **deviation,
+            },
         )
         if wrong := self._not_finite(group, values, context):
             commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)

@@ -18,7 +18,7 @@ from xarray.core import indexing
 from pipeline.errors import InputError, suggestion
 from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
 from pipeline.store import Store
-from pipeline.store.layout import DESCRIBED, ROW_ARRAYS
+from pipeline.store.layout import ROW_ARRAYS, group_attributes, variable_attributes
 from pipeline.store.lazy import Form, StoredArray, described
 from pipeline.store.markers import Commit, shown
 from pipeline.store.rows import ROWS
@@ -46,7 +46,7 @@ def open_run(
     and the reasons. `attrs["not_finite"]` has the steps with numbers that are NaN or infinite
     because the model's are, and names the variables; other NaN is undefined by definition.
     Variables carry `unit`,
-    `definition` and `reference`; groups carry what the measure was computed with.
+    `definition` and `references`; groups carry what the measure was computed with.
 
     What was opened does not change: rows that are written later appear when it is opened again.
     chunks: sizes of Dask arrays, or "stored" for those in which the numbers are stored (shards of
@@ -136,7 +136,7 @@ def _dataset(
         return xr.Variable(
             dims,
             data if prod(shape) > _KEPT else indexing.MemoryCachedArray(data),
-            {key: about[key] for key in DESCRIBED if key in about},
+            variable_attributes(about),
             {"preferred_chunks": dict(zip(dims, together, strict=True))},
         )
 
@@ -151,7 +151,7 @@ def _dataset(
     }
     coordinates["step"] = np.array([commit.step for commit in rows])
     coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
-    return xr.Dataset(variables, coordinates, template["attributes"])
+    return xr.Dataset(variables, coordinates, group_attributes(template))
 
 
 def _chunked(

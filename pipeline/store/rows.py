@@ -87,7 +87,9 @@ def _opened(uri: str, group: str, variant: str, process: int) -> dict[str, zarr.
     root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+", zarr_format=3)
     found = root.get(f"{group}/{variant}")
     if not isinstance(found, zarr.Group):
-        raise ValueError(f"{uri}: variant {variant} of {group!r} was not prepared: call prepare()")
+        raise ValueError(
+            f"{uri}: variant {variant} of {group!r} was not prepared: call require_groups()"
+        )
     # An all-NaN chunk that is left out could not be told from one that was lost.
     return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays_of(found).items()}
 

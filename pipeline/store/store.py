@@ -14,7 +14,7 @@ Arrays belong to one fingerprint variant (measure, version, parameters, input, .
 `fingerprint`). A changed input or parameter is another variant: it gets arrays of its own, of
 whatever shape, while readers keep what they have until `set_current` shows them the new ones.
 
-One coordinator calls what changes metadata (`create_or_open`, `prepare`, `reserve`,
+One coordinator calls what changes metadata (`create_or_open`, `require_groups`, `reserve`,
 `set_current`); workers call `write`, each for rows that were reserved for it. Metadata is
 consolidated after each change, before any row is written that depends on it; hence a reader that
 lists the markers FIRST finds every committed row within the consolidated shapes.
@@ -99,7 +99,7 @@ class Store:
                 "store"
             )
 
-    def prepare(self, templates: Iterable[Template]) -> None:
+    def require_groups(self, templates: Iterable[Template]) -> None:
         """Make the groups and arrays that are missing; existing rows and readers are untouched.
 
         A template whose variant is there must have the same variables, coordinates and dtypes
@@ -108,7 +108,7 @@ class Store:
         root = self._root()
         with access(self.uri):
             for template in templates:
-                layout.prepare(root, template, self.uri)
+                layout.require_arrays(root, template, self.uri)
         self._consolidate()
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
@@ -304,7 +304,7 @@ class Store:
         found = self._root().get(f"{group}/{variant}")
         if not isinstance(found, zarr.Group):
             raise ValueError(
-                f"variant {variant} of group {group!r} was not prepared: call prepare()"
+                f"variant {variant} of group {group!r} was not prepared: call require_groups()"
             )
         return found
 

@@ -23,7 +23,7 @@ from zarr.codecs import Crc32cCodec
 
 from pipeline.store import Store
 from pipeline.store.fingerprint import canonical_json, digest_of
-from pipeline.store.layout import DESCRIBED, ROW_ARRAYS, consolidate
+from pipeline.store.layout import ROW_ARRAYS, consolidate, variable_attributes
 from pipeline.store.lazy import Complete, described
 from pipeline.store.markers import Commit, shown
 from pipeline.store.objects import access
@@ -167,7 +167,7 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
         shards=shard if shard != chunk else None,
         fill_value=stored.metadata.fill_value,
         dimension_names=about["dims"] if about else ("step",),
-        attributes={key: about[key] for key in DESCRIBED if key in about} if about else {},
+        attributes=variable_attributes(about) if about else {},
         compressors=stored.compressors,
         config={"write_empty_chunks": True},
     )

@@ -73,7 +73,7 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
         store = Store(uri)
         store.create_or_open(IDENTITY)
         with owned(store) as lease:
-            store.prepare(TEMPLATES)
+            store.require_groups(TEMPLATES)
             while cells := _missing(store, steps, edition):
                 shares = [(uri, cells[i::WORKERS], edition, notes) for i in range(WORKERS)]
                 workers = [killed.process_of(work, *share) for share in shares]

@@ -56,7 +56,7 @@ def templates(layers: int, heads: int, sequences: int, positions: int) -> list[T
 def create(uri: str, templates: Iterable[Template]) -> Store:
     store = Store(uri)
     store.create_or_open({"made": "for measuring"})
-    store.prepare(templates)
+    store.require_groups(templates)
     return store
 
 

@@ -93,7 +93,7 @@ def run(
     """What an analysis does: make or open the store, and compute what is missing in it."""
     store, templates = Store(str(uri)), list(templates)
     store.create_or_open(IDENTITY)
-    store.prepare(templates)
+    store.require_groups(templates)
     for template in templates:
         done = latest(store.commits(template.group), template.variant)
         missing = [

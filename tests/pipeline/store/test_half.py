@@ -23,7 +23,7 @@ HALF = replace(losses(), half=frozenset({"loss"}), variant=variant_id(half=True)
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "run.zarr"))
     made.create_or_open({})
-    made.prepare([HALF])
+    made.require_groups([HALF])
     return made
 
 
@@ -81,7 +81,7 @@ def test_trajectories_and_checksums_are_of_what_is_stored(store: Store):
 
 def test_a_class_does_not_change_what_it_is_stored_as(store: Store):
     with pytest.raises(InputError, match=r"variables of group 'losses' is .*choose another store"):
-        store.prepare([replace(HALF, half=frozenset())])
+        store.require_groups([replace(HALF, half=frozenset())])
 
 
 def test_only_float32_variables_can_be_stored_so():

@@ -112,12 +112,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(template=templates)
     def prepare(self, template: Template) -> None:
-        self.store.prepare([template])
+        self.store.require_groups([template])
         self.prepared(template)
 
     @rule(template=templates, changes=st.integers(0, 60))
     def prepare_and_die(self, template: Template, changes: int) -> None:
-        if not killed_after(changes, lambda: self.store.prepare([template])):
+        if not killed_after(changes, lambda: self.store.require_groups([template])):
             self.prepared(template)
         self.catch_up()
 
@@ -125,7 +125,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), step=steps, edition=editions)
     def write(self, data: st.DataObject, step: int, edition: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
+        self.store.require_groups([template])
         synthetic.write(self.store, template, step, edition=edition)
         self.standing[template.variant][step] = edition
 
@@ -133,7 +133,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), step=steps, edition=editions, changes=st.integers(0, 40))
     def write_and_die(self, data: st.DataObject, step: int, edition: int, changes: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
+        self.store.require_groups([template])
         (row,) = self.store.reserve(template.group, template.variant, 1)
         values = values_of(template, step, edition)
         identity = row_of(template, step, row, edition)
@@ -146,7 +146,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 4), changes=st.integers(0, 12))
     def reserve_and_die(self, data: st.DataObject, count: int, changes: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
+        self.store.require_groups([template])
         group, variant = template.group, template.variant
         before = self.store.reserve(group, variant, 1)
         killed_after(changes, lambda: self.store.reserve(group, variant, count))
@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def set_current(self, data: st.DataObject) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
+        self.store.require_groups([template])
         self.store.set_current(template.group, template.variant)
         self.current[template.group] = template.variant
 

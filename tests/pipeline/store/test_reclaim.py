@@ -100,7 +100,7 @@ def test_the_old_class_stays_while_the_new_one_is_young(store: Store):
 
 
 def test_a_class_that_is_prepared_but_not_yet_current_is_left_alone(store: Store):
-    store.prepare([scores(version=2)])
+    store.require_groups([scores(version=2)])
     age(store)
     assert reclaim(store, older_than=60).objects == 0
     write(store, scores(version=2), 0)

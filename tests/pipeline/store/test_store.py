@@ -124,7 +124,7 @@ class TestPlace:
 class TestTemplates:
     def test_preparing_twice_changes_no_file(self, store: Store):
         before = {name: (Path(store.uri) / name).read_text() for name in files(Path(store.uri))}
-        store.prepare([scores()])
+        store.require_groups([scores()])
         after = {name: (Path(store.uri) / name).read_text() for name in files(Path(store.uri))}
         assert before == after
 
@@ -136,24 +136,26 @@ class TestTemplates:
         assert array.attrs.asdict() == {
             "unit": "1",
             "definition": "A score.",
-            "reference": "A paper",
+            "references": "A paper",
         }
 
     def test_one_class_never_changes_its_shapes(self, store: Store):
         write(store, scores(), 0)
         other = replace(scores(layers=4), variant=scores().variant)
         with pytest.raises(InputError, match=r"layer of group 'scores' is 2 values \[0, 1\] there"):
-            store.prepare([other])
+            store.require_groups([other])
         assert synthetic.wrong_rows(open_run(store), [scores()]) == []
 
     def test_one_class_never_changes_its_dtypes(self, store: Store):
         variables = tuple(replace(variable, dtype="float64") for variable in scores().variables)
         with pytest.raises(InputError, match="choose another store"):
-            store.prepare([replace(scores(), variables=variables)])
+            store.require_groups([replace(scores(), variables=variables)])
 
     def test_definitions_may_be_worded_anew(self, store: Store):
         write(store, scores(), 0)
-        store.prepare([replace(scores(), attributes={"version": 1, "definition": "Better."})])
+        store.require_groups(
+            [replace(scores(), attributes={"version": 1, "definition": "Better."})]
+        )
         assert open_run(store)["scores"].attrs["definition"] == "Better."
         assert open_run(store)["scores"].sizes["step"] == 1
 
@@ -219,7 +221,7 @@ class TestRows:
             write(store, scores(), 0, row=-1)
 
     def test_a_class_that_was_not_prepared_is_refused(self, store: Store):
-        with pytest.raises(ValueError, match=r"was not prepared: call prepare\(\)"):
+        with pytest.raises(ValueError, match=r"was not prepared: call require_groups\(\)"):
             write(store, scores(version=2), 0, row=0)
         with pytest.raises(ValueError, match="was not prepared"):
             store.set_current("scores", scores(version=2).variant)
@@ -306,7 +308,7 @@ class TestRecomputing:
     def test_another_class_is_not_mixed_in(self, store: Store):
         write(store, scores(), 0), write(store, scores(), 4)
         newer = scores(version=2, layers=5)
-        store.prepare([newer])
+        store.require_groups([newer])
         write(store, newer, 8)
         shown = open_run(store)
         assert shown["scores"]["step"].values.tolist() == [0, 4]
@@ -324,7 +326,7 @@ class TestRecomputing:
         reader = open_run(store)
         write(store, scores(), 4, edition=1)
         write(store, scores(), 5)
-        store.prepare([scores(version=2)])
+        store.require_groups([scores(version=2)])
         store.set_current("scores", scores(version=2).variant)
         assert reader["scores"]["step"].values.tolist() == [4]
         assert synthetic.wrong_rows(reader, [scores()]) == []

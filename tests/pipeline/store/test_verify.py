@@ -92,7 +92,7 @@ def test_a_repair_lets_no_older_row_show_through(store: Store):
 def test_arrays_that_are_gone_are_found(store: Store):
     root = zarr.open_group(f"{store.uri}/rows", mode="r+", use_consolidated=False)
     del root["scores"]
-    store.prepare([losses()])
+    store.require_groups([losses()])
     assert sentences(store) == [
         f"scores at step {step} (row {step}): its arrays are gone" for step in STEPS
     ]
