@@ -30,5 +30,5 @@ def announce(store_uri: str) -> list[str]:
             payload={"onset": key, "sentence": sentence, "store": store_uri},
         )
     if new:
-        objects.replace(_SAID, json.dumps({**said, **new}, indent=1).encode())
+        objects.put({_SAID: json.dumps({**said, **new}, indent=1).encode()})
     return list(new.values())

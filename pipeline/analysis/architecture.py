@@ -107,7 +107,7 @@ def _read(
 def _stored_digest(store: Store) -> str | None:
     """The digest of the config that a store was made with; None where there is no store yet."""
     with suppress(InputError):
-        return store.catalogue().identity.get("architecture")
+        return store.version().identity.get("architecture")
     return None
 
 

@@ -1,7 +1,7 @@
 """What is of another making than the rows that readers see."""
 
 from pipeline.analysis.plan import Group, Prepared, fingerprint_parts
-from pipeline.store.markers import latest
+from pipeline.store.commits import latest
 
 
 def outdated(prepared: Prepared) -> dict[str, str]:
@@ -15,12 +15,11 @@ def outdated(prepared: Prepared) -> dict[str, str]:
 
 
 def _difference(prepared: Prepared, group: Group) -> str:
-    store = prepared.job.store
-    commits = store.commits(group.name)
-    shown = store.catalogue().groups.get(group.name)
-    if shown is None or not (done := latest(commits, shown.attrs["current"])):
+    snapshot = prepared.job.store.snapshot()
+    current = snapshot.version.current(group.name)
+    if current is None or not (done := latest(snapshot.of(group.name), current)):
         return ""
-    before = store.marker(done[max(done)])["details"]
+    before = prepared.job.store.pack(done[max(done)]).header["details"]
     now = fingerprint_parts(prepared.job, group)
     return ", ".join(
         f"{part} {before.get(part)} -> {value}"

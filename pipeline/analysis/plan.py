@@ -28,9 +28,9 @@ from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
+from pipeline.store.commits import Commit, latest
 from pipeline.store.fingerprint import fingerprint, variant_id
-from pipeline.store.layout import Template, check_half
-from pipeline.store.markers import Commit, latest
+from pipeline.store.templates import Template, check_half
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,28 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint and the groups to compute there, each with the row reserved for it.
+    """One checkpoint and the names of the groups to compute there.
 
     committed: the fingerprint of each group's present row. Where the weights' digest is not known
     yet, the worker compares before it computes, so that planning reads no weights.
     """
 
     checkpoint: Checkpoint
-    rows: Mapping[str, int]
+    groups: tuple[str, ...]
     committed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that are missing from the store, and what their rows are fingerprinted with."""
+    """The cells that are missing from the store, and what their rows are fingerprinted with.
+
+    number: of the store's version that planned them.
+    """
 
     cells: tuple[Cell, ...]
     variants: Mapping[str, str]
+    templates: tuple[Template, ...]
+    number: int
     references: Mapping[str, Reference]
     complete: int
 
@@ -149,9 +154,7 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
     prepared = resolve(analysis, surveyed)
     store = prepared.job.store
-    store.create_or_open(
-        {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
-    )
+    store.create_or_open({"architecture": prepared.architecture}, analysis.checkpoints)
     for made in prepared.inputs.values():
         save_input(store, made)
     store.set_verdict(surveyed.verdict and surveyed.verdict.as_json(), surveyed.masked)
@@ -218,28 +221,33 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
         if not group.measure.reference_from or group.name in references
     ]
     variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
-    rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
-    committed: dict[int, dict[str, str]] = {step: {} for step in rows}
-    job.store.require_groups(
-        _template(prepared, group, variants[group.name], references) for group in groups
-    )
+    missing: dict[int, list[str]] = {checkpoint.step: [] for checkpoint in prepared.checkpoints}
+    committed: dict[int, dict[str, str]] = {step: {} for step in missing}
+    commits = job.store.commits()
     for group in groups:
-        name, variant = group.name, variants[group.name]
-        done = latest(job.store.commits(name), variant)
-        wanted = prepared.checkpoints_of(group)
-        missing = [c.step for c in wanted if not _is_done(c, variant, done)]
-        for step, row in zip(missing, job.store.reserve(name, variant, len(missing)), strict=True):
-            rows[step][name] = row
-            if step in done:
-                committed[step][name] = done[step].fingerprint
-        job.store.set_current(name, variant)
+        of_group = (commit for commit in commits if commit.group == group.name)
+        done = latest(of_group, variants[group.name])
+        for checkpoint in prepared.checkpoints_of(group):
+            if not _is_done(checkpoint, variants[group.name], done):
+                missing[checkpoint.step].append(group.name)
+                if checkpoint.step in done:
+                    committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
     # Without the listed files: a worker asks for those that are there when it begins to fetch.
     cells = tuple(
-        Cell(replace(checkpoint, files=None), rows[checkpoint.step], committed[checkpoint.step])
+        Cell(
+            replace(checkpoint, files=None),
+            tuple(missing[checkpoint.step]),
+            committed[checkpoint.step],
+        )
         for checkpoint in prepared.checkpoints
-        if rows[checkpoint.step]
+        if missing[checkpoint.step]
     )
-    return Plan(cells, variants, dict(references), len(prepared.checkpoints) - len(cells))
+    templates = tuple(
+        _template(prepared, group, variants[group.name], references) for group in groups
+    )
+    version = job.store.require_groups(templates, plan=bool(cells))
+    complete = len(prepared.checkpoints) - len(cells)
+    return Plan(cells, variants, templates, version.number, dict(references), complete)
 
 
 def variant_of(job: Job, group: Group, reference: Reference | None) -> str:

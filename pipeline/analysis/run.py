@@ -22,6 +22,7 @@ from pipeline.measures.base import Reference
 from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import steps_not_finite
+from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 
 Progress = Callable[[int, int, str], None]
@@ -115,7 +116,7 @@ def carry_out(
                 summary.settle(cell.checkpoint.step, result)
                 observer.settled(done, len(planned.cells), cell, result)
         lease.check()
-        observer.stage("trajectories", lambda: _finish(prepared, summary))
+        observer.stage("trajectories", lambda: _finish(prepared, planned, summary))
     return summary
 
 
@@ -145,15 +146,21 @@ def _from_last(prepared: Prepared, workers: Executor, summary: Summary) -> dict[
     return {}
 
 
-def _finish(prepared: Prepared, summary: Summary) -> None:
-    """Keep in the store, and in the summary, what is not finite; publish the trajectories."""
+def _finish(prepared: Prepared, planned: Plan, summary: Summary) -> None:
+    """Show readers what was computed; keep what is not finite; publish the trajectories.
+
+    A group whose parameters or version changed is shown as it was before until now.
+    """
     store, verdict = prepared.job.store, prepared.surveyed.verdict
     if verdict is not None:
         read = {step: summary.masked[step] for step in summary.masked.keys() - verdict.masked}
         why = {step: reason.removeprefix(NON_FINITE) for step, reason in read.items()}
         verdict = verdict.with_non_finite(why)
+    store.require_groups(planned.templates)  # another coordinator may have reclaimed them
     store.set_verdict(verdict and verdict.as_json(), summary.masked)
-    found = steps_not_finite(store)
+    store.set_current(planned.variants)
+    seal(store)
+    found = steps_not_finite(store, store.snapshot())
     store.set_not_finite(found)
     publish(store)
     steps = {checkpoint.step for checkpoint in prepared.checkpoints}

@@ -34,10 +34,10 @@ from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
-from pipeline.store import Commit
+from pipeline.store import Row
 from pipeline.store import non_finite as non_finite_store
 from pipeline.store.fingerprint import fingerprint
-from pipeline.store.rows import Row
+from pipeline.store.writer import NewRow, Writer
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ class Worker:
         self._copies = Copies(cache.checkpoints, cache.bytes)
         self._non_finite = non_finite_store.known_weights(self._store)
         self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
+        self._written_for: int | None = None
         self._free_since: float | None = None  # when it last ended to compute, or could have begun
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
@@ -145,7 +146,7 @@ class Worker:
             self._leave_out_if_known(str(checkpoint.digest))
             missing = self._missing(cell, plan, str(checkpoint.digest))
             if not missing:
-                return Outcome(checkpoint.step, (), tuple(cell.rows))
+                return Outcome(checkpoint.step, (), cell.groups)
             _ = copy.folder  # fetched beside what another thread fetches or reads
             reading = time.perf_counter() - started
             with self._reading:
@@ -160,11 +161,11 @@ class Worker:
             del weights
             started = time.perf_counter()
             idle = started - self._free_since
-            halved = self._commit_in_memory(checkpoint, missing, cell.rows, plan)
+            halved = self._commit_in_memory(checkpoint, missing, plan)
             self._free_since = time.perf_counter()
             computing = self._free_since - started
         names = tuple(group.name for group in missing)
-        present = tuple(name for name in cell.rows if name not in names)
+        present = tuple(name for name in cell.groups if name not in names)
         return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
 
     def _leave_out_if_known(self, digest: str) -> None:
@@ -191,17 +192,15 @@ class Worker:
         return [
             self._groups[name]
             for name in self._groups
-            if name in cell.rows
+            if name in cell.groups
             and cell.committed.get(name) != fingerprint(plan.variants[name], digest)
         ]
 
-    def _commit_in_memory(
-        self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan
-    ) -> bool:
+    def _commit_in_memory(self, checkpoint: Checkpoint, groups: list[Group], plan: Plan) -> bool:
         """Commit; where memory runs out, once more with batches of half the size, which is told."""
         done: set[str] = set()
         try:
-            self._commit(checkpoint, groups, rows, plan, done)
+            self._commit(checkpoint, groups, plan, done)
             return False
         except OUT_OF_MEMORY as error:
             reason = first_line(error)
@@ -211,7 +210,7 @@ class Worker:
             torch.cuda.empty_cache()
         left = [group for group in groups if group.name not in done]
         try:
-            self._commit(checkpoint, left, rows, plan, done, halved=True)
+            self._commit(checkpoint, left, plan, done, halved=True)
             return True
         except OUT_OF_MEMORY as error:
             raise CheckpointError(
@@ -224,47 +223,60 @@ class Worker:
         self,
         checkpoint: Checkpoint,
         groups: list[Group],
-        rows: Mapping[str, int],
         plan: Plan,
         done: set[str],
         halved: bool = False,
     ) -> None:
-        """Compute and commit groups one after another, and enter them in `done`."""
+        """Compute groups one after another, commit their rows together, and enter them in `done`.
+
+        Together, since the storage is waited for once then. What was computed is committed also
+        where another group fails.
+        """
         records = self._records(groups, halved)
         deviation = {"batch": "halved"} if halved else {}
-        failures = []
-        for group in groups:
-            try:
-                self._commit_one(checkpoint, group, rows[group.name], plan, records, deviation)
-                done.add(group.name)
-            except TRANSIENT:
-                raise
-            except Exception as error:
-                failures.append((group.name, error))
+        failures: list[tuple[str, Exception]] = []
+        rows: list[NewRow] = []
+        try:
+            for group in groups:
+                try:
+                    rows.append(self._row(checkpoint, group, plan, records, deviation))
+                except TRANSIENT:
+                    raise
+                except Exception as error:
+                    failures.append((group.name, error))
+        finally:
+            if rows:
+                self._writer(plan).write(rows)
+            done |= {name for name, _, _ in rows}
         if failures:
             name, error = failures[0]
             raise CheckpointError(
                 f"step {checkpoint.step} ({checkpoint.uri}): measure {name!r} failed: {error}"
             ) from error
 
+    def _writer(self, plan: Plan) -> Writer:
+        if self._written_for != plan.number:
+            self._written_for = plan.number
+            self._rows_of_plan = Writer(self._store, plan.number, plan.templates)
+        return self._rows_of_plan
+
     @_memory_errors()
-    def _commit_one(
+    def _row(
         self,
         checkpoint: Checkpoint,
         group: Group,
-        row: int,
         plan: Plan,
         records: Mapping[tuple[str, str], Record],
         deviation: Mapping[str, str],
-    ) -> None:
+    ) -> NewRow:
+        """Compute one group's row."""
         started = time.perf_counter()
         reference = plan.references.get(group.name)
         context = self._context(group, records, reference)
         values = apply.compute(group.measure, context)
         values = {name: np.asarray(value) for name, value in values.items()}
-        identity = Row(
+        row = Row(
             step=checkpoint.step,
-            row=row,
             fingerprint=fingerprint(plan.variants[group.name], str(checkpoint.digest)),
             digest=str(checkpoint.digest),
             uri=checkpoint.uri,
@@ -276,11 +288,10 @@ class Worker:
             },
         )
         if wrong := self._not_finite(group, values, context):
-            commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
-            non_finite_store.keep_row(self._store, commit, wrong)
-        self._store.write(group.name, identity, values)
+            non_finite_store.keep_row(self._store, group.name, row.fingerprint, wrong)
         seconds = time.perf_counter() - started
-        _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
+        _log.info("step %d: %s, %.2f s", checkpoint.step, group.name, seconds)
+        return group.name, row, values
 
     def _not_finite(
         self, group: Group, values: Mapping[str, np.ndarray], context: Context

@@ -12,18 +12,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import xarray as xr
-import zarr
 from xarray.core import indexing
 
 from pipeline.errors import InputError, suggestion
+from pipeline.query.old import open_old
 from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
-from pipeline.store import Store
-from pipeline.store.layout import ROW_ARRAYS, group_attributes, variable_attributes
-from pipeline.store.lazy import Form, StoredArray, described
-from pipeline.store.markers import Commit, shown
-from pipeline.store.rows import ROWS
+from pipeline.store import Commit, OldLayoutError, Store
+from pipeline.store.commits import shown
+from pipeline.store.lazy import StoredArray
+from pipeline.store.templates import LABELS, group_attributes, shape_of, variable_attributes
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
-from pipeline.store.trajectories import Published, blocks, published
+from pipeline.store.trajectories import along_steps, digest
+from pipeline.store.versions import Published
 
 __all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]
 
@@ -53,23 +53,26 @@ def open_run(
     trajectories, else some rows); None reads without Dask. InputError where there is no store.
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
-    commits = store.commits()  # before the groups: see pipeline.store
-    catalogue, trajectories = store.catalogue(), published(store)
+    try:
+        snapshot = store.snapshot()
+    except OldLayoutError:
+        return open_old(store.uri, variants)
+    version = snapshot.version
     datasets: dict[str, xr.Dataset] = {}
-    for name, group in catalogue.groups.items():
-        variant = (variants or {}).get(name) or str(group.attrs["current"])
-        rows = shown((c for c in commits if c.group == name), variant, catalogue.masked)
+    for name in sorted(version.groups):
+        variant = (variants or {}).get(name) or version.current(name) or ""
+        rows = shown(snapshot.of(name), variant, version.masked)
         if rows:
-            ready = trajectories.get(name)
-            ready = ready if ready and ready.holds(variant, rows) else None
-            datasets[name] = _dataset(store.uri, f"{name}/{variant}", group[variant], rows, ready)
+            published = version.published.get(name)
+            template = version.template(name, variant)
+            datasets[name] = _dataset(store.uri, template, rows, published)
     if chunks is not None:
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = {
-        "identity": dict(catalogue.identity),
-        "masked": dict(catalogue.masked),
-        "not_finite": dict(catalogue.not_finite),
+        "identity": dict(version.identity),
+        "masked": dict(version.masked),
+        "not_finite": dict(version.not_finite),
     }
     return tree
 
@@ -119,23 +122,23 @@ def parse_selection(text: str) -> Label:
 
 
 def _dataset(
-    uri: str, path: str, group: Any, rows: list[Commit], ready: Published | None
+    uri: str, template: Mapping[str, Any], rows: list[Commit], published: Published | None
 ) -> xr.Dataset:
-    template = group.attrs["template"]
-    numbers = tuple(commit.row for commit in rows)
+    arrays = published.arrays if published else {}
+    complete = published is not None and published.rows == digest(rows)
+    index = tuple(range(len(rows))) if complete else None  # None: found out when it is read
 
     def stored(name: str, dims: Sequence[str], dtype: str | type, about: Any) -> xr.Variable:
-        array: zarr.Array = group[name]
-        shape, chunk = (len(rows), *array.shape[1:]), array.chunks
-        forms = [Form(ROWS, f"{path}/{name}", chunk, chunk, described(array), numbers)]
-        together = (max(_TOGETHER // prod(chunk), 1), *chunk[1:])
-        if ready and name in ready.arrays:
-            folder, (chunk, together) = f"{TRAJECTORIES}/{ready.folder}", blocks(shape)
-            forms.append(Form(folder, name, chunk, together, ready.arrays[name]))
-        data = indexing.LazilyIndexedArray(StoredArray(uri, forms, shape, dtype))
+        shape = () if name in LABELS else shape_of(template, name)
+        along = None
+        if published and name in arrays:
+            along = along_steps(f"{TRAJECTORIES}/{published.folder}", name, arrays[name], index)
+        array = StoredArray(uri, name, rows, shape, dtype, along)
+        data = indexing.LazilyIndexedArray(array)
+        together = along.shard if along else (max(_TOGETHER // max(prod(shape), 1), 1), *shape)
         return xr.Variable(
             dims,
-            data if prod(shape) > _KEPT else indexing.MemoryCachedArray(data),
+            data if prod(array.shape) > _KEPT else indexing.MemoryCachedArray(data),
             variable_attributes(about),
             {"preferred_chunks": dict(zip(dims, together, strict=True))},
         )
@@ -145,8 +148,8 @@ def _dataset(
         for name, about in template["variables"].items()
     }
     coordinates: dict[str, Any] = {
-        name: stored(name, ("step",), object if dtype is str else dtype, {})
-        for name, (dtype, _) in ROW_ARRAYS.items()
+        name: stored(name, ("step",), dtype, {})
+        for name, dtype in LABELS.items()
         if name != "step"
     }
     coordinates["step"] = np.array([commit.step for commit in rows])

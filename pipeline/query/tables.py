@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.errors import InputError, suggestion
 from pipeline.schema import DIMENSIONS
-from pipeline.store.layout import ROW_ARRAYS
+from pipeline.store.templates import LABELS
 
 Format = Literal["table", "csv", "json", "parquet"]
 FORMATS = ("table", "csv", "json", "parquet")
@@ -208,7 +208,7 @@ def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     for name in ("step", "tokens_seen"):
         if name in frame:
             frame[name] = frame[name].astype("Int64")
-    kept = [c for c in dataset.coords if c not in labels and c not in ROW_ARRAYS]
+    kept = [c for c in dataset.coords if c not in labels and c not in LABELS]
     seen = [name for name in ("step", "tokens_seen") if name in frame and name not in labels]
     return frame.loc[:, [*labels, *kept, *seen, *dataset.data_vars]]
 

@@ -1,5 +1,5 @@
-"""The store: every measured number of one run, in rows that exist when their marker does."""
+"""The store: every measured number of one run, in rows that no writer ever changes."""
 
-from pipeline.store.store import Commit, Row, Store, Template
+from pipeline.store.store import Commit, OldLayoutError, Row, Store, Template
 
-__all__ = ["Commit", "Row", "Store", "Template"]
+__all__ = ["Commit", "OldLayoutError", "Row", "Store", "Template"]

@@ -1,66 +1,68 @@
 """What is known not to be finite: weights, by their digest, and rows.
 
-One small object for each, made before the row's own marker, so that no row is ever there without
-it:
+One small object for each, made before the row itself, so that no row is ever there without it:
 
-    _non_finite/weights/<digest>         the tensors and the counts, in words
-    _non_finite/rows/<group>/<marker>    {variable: "so many of so many"}
+    _non_finite/weights/<digest>               the tensors and the counts, in words
+    _non_finite/rows/<group>/<row's digest>    {variable: "so many of so many"}
+
+The second is named by what the row follows from, so that it holds for each row of the same name.
 """
 
-import json
 from collections.abc import Mapping
 
-from pipeline.store.markers import FOLDER as COMMITS
-from pipeline.store.markers import Commit, shown
-from pipeline.store.store import Store
+from pipeline.store.commits import shown
+from pipeline.store.sealed import DamagedError, seal, unseal
+from pipeline.store.store import Snapshot, Store
 
-_WEIGHTS, _ROWS = "_non_finite/weights", "_non_finite/rows"
+_WEIGHTS, ROWS = "_non_finite/weights", "_non_finite/rows"
 _MOST = 4  # variables that are named
 
 
 def keep_weights(store: Store, digest: str, why: str) -> None:
     """Remember that the weights with this digest are not finite."""
-    store.objects.replace(f"{_WEIGHTS}/{digest}", why.encode())
+    store.objects.put({f"{_WEIGHTS}/{digest}": seal(why)})
 
 
 def known_weights(store: Store) -> dict[str, str]:
-    """By digest, in words, what of a checkpoint's weights is not finite. {} without a store."""
+    """Return by digest, in words, which weights are not finite. {} without a store."""
     objects = store.objects
     found = {key.rpartition("/")[2]: objects.read(key) for key in objects.list(_WEIGHTS)}
-    return {digest: why.decode() for digest, why in found.items() if why is not None}
+    return {d: why for d, content in found.items() if isinstance(why := _opened(content), str)}
 
 
-def keep_row(store: Store, commit: Commit, counts: Mapping[str, str]) -> None:
+def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, str]) -> None:
     """Remember of a row, before it is committed, which variables are not finite."""
-    store.objects.replace(row_key(commit), json.dumps(dict(counts)).encode())
+    store.objects.put({f"{ROWS}/{group}/{fingerprint}": seal(dict(counts))})
 
 
-def row_key(commit: Commit) -> str:
-    """The key of what is remembered of a row."""
-    return commit.key.replace(COMMITS, _ROWS, 1)
-
-
-def steps_not_finite(store: Store) -> dict[int, str]:
-    """By step, in words: which variables are not finite because the model is not, and how many.
+def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
+    """Return by step, in words: which variables are not finite because the model is not.
 
     Of the rows that readers are shown. Where the weights are not finite, that is said first.
     """
-    keys, weights = set(store.objects.list(_ROWS)), known_weights(store)
+    keys, weights = set(store.objects.list(ROWS)), known_weights(store)
     if not keys and not weights:
         return {}
     found: dict[int, list[str]] = {}
-    commits, catalogue = store.commits(), store.catalogue()
-    for name, group in catalogue.groups.items():
-        of_group = (commit for commit in commits if commit.group == name)
-        for commit in shown(of_group, str(group.attrs["current"]), catalogue.masked):
+    version = snapshot.version
+    for group in version.groups:
+        for commit in shown(snapshot.of(group), version.current(group) or "", version.masked):
             said = found.setdefault(commit.step, [])
             said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
-            if row_key(commit) in keys:
-                counts = json.loads(store.objects.read(row_key(commit)) or b"{}")
-                said += [f"{name}/{variable} ({count})" for variable, count in counts.items()]
+            key = f"{ROWS}/{group}/{commit.fingerprint}"
+            if key in keys and isinstance(counts := _opened(store.objects.read(key)), dict):
+                said += [f"{group}/{variable} ({count})" for variable, count in counts.items()]
     return {
         step: _listed(list(dict.fromkeys(said))) for step, said in sorted(found.items()) if said
     }
+
+
+def _opened(content: bytes | None) -> object:
+    """Return what an object says; None where it is damaged, as it is only about other numbers."""
+    try:
+        return None if content is None else unseal(content)
+    except DamagedError:
+        return None
 
 
 def _listed(said: list[str]) -> str:

@@ -1,138 +1,171 @@
-"""Reclaiming: remove what no reader sees any more.
+"""Sealing and reclaiming: name the rows that are kept, and remove what no reader sees any more.
 
-That is: rows that were recomputed since, rows that a killed worker left without a marker, all rows
-of variants that are not current, and unfinished files. Nothing is removed before it has been left
-alone for a while: a reader may still have a recomputed row open, and a worker may be slow between
-its first chunk and its marker.
+The latter are rows that were computed again since, rows of variants that are not current, rows
+that were dropped, what a killed or sleeping writer left behind, old trajectories, old versions and
+unfinished files. Sealing makes that safe without clocks (see `versions`). An age is asked for
+beside it, as a comfort for readers that have an older version open.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass, replace
+from typing import Any
 
-from pipeline.store import Store, layout
+from pipeline.store.commits import LARGE, PACKS, Commit, latest
 from pipeline.store.lease import owned
-from pipeline.store.markers import Commit, latest
-from pipeline.store.non_finite import row_key
 from pipeline.store.objects import PARTIAL
-from pipeline.store.rows import ROWS
+from pipeline.store.store import Store, listed, rows_of
+from pipeline.store.trajectories import FOLDER as TRAJECTORIES
+from pipeline.store.versions import FOLDER as VERSIONS
+from pipeline.store.versions import Version, key_of
 
 DAY = 86400.0
-
-_Row = tuple[str, str, int]  # group, variant, storage row
-_Facts = Mapping[str, tuple[int, float]]  # by key: bytes, time of the last change
+_KEPT_VERSIONS = 10  # to go back to, where the newest is damaged
 
 
 @dataclass(frozen=True)
 class Reclaimed:
-    """What was removed, or would be: rows, whole variants, objects in all, and their bytes."""
+    """How much was removed, or would be: rows, objects in all, and their bytes."""
 
     rows: int = 0
-    variants: int = 0
     objects: int = 0
     bytes: int = 0
+
+
+def seal(store: Store) -> Version:
+    """Name all rows that are stored in a new version; return it.
+
+    Readers then list only the generation that begins with it. Where no row was written since the
+    last time, nothing changes.
+    """
+    version = store.version()
+    if not version.closing and set(rows_of(store.objects, version)) == set(version.rows):
+        return version
+    return _seal(store, lambda version, rows: replace(version, rows=tuple(rows)))
 
 
 def reclaim(
     store: Store, older_than: float = DAY, keep_variants: bool = False, dry_run: bool = False
 ) -> Reclaimed:
-    """Remove what no reader sees and what nobody has touched for `older_than` seconds.
+    """Remove what no reader sees and what is older than `older_than` seconds.
 
     keep_variants: leave the rows of variants that are not current (of other parameters, inputs or
     versions), so that going back to them costs nothing. dry_run: only say what would be removed.
     InputError while an analysis owns the store.
     """
     with owned(store):
-        commits, groups = store.commits(), store.catalogue().groups
-        current = {name: str(group.attrs["current"]) for name, group in groups.items()}
-        facts = store.objects.facts()
-        rows = _wasted_rows(commits, current, facts, time.time() - older_than, keep_variants)
-        variants = _emptied_variants(facts, current, rows)
-        keys = [key for row in rows.values() for key in row]
-        keys += [key for key in facts if _variant_of(key) in variants]
-        keys += [k for k in facts if k.endswith(PARTIAL) and facts[k][1] < time.time() - older_than]
+        facts, before = store.objects.facts(), time.time() - older_than
+        old = {key for key, (_, changed) in facts.items() if changed < before}
+
+        def keep(version: Version, rows: list[Commit]) -> Version:
+            kept = _kept(version, rows, old, keep_variants)
+            return replace(version, rows=tuple(kept), groups=_with_rows(version, kept))
+
+        if dry_run:
+            version = store.version()
+            version = keep(version, rows_of(store.objects, version))
+            version = replace(version, open=version.open + 1, closing=())
+        else:
+            version = _seal(store, keep)
+        unnamed = _unnamed(version, old)
         if not dry_run:
-            _remove(store, list(dict.fromkeys(keys)), variants)
-    removed = set(keys)
-    return Reclaimed(len(rows), len(variants), len(removed), sum(facts[key][0] for key in removed))
+            store.objects.delete_all(unnamed)
+    rows = sum(key.startswith(f"{PACKS}/") for key in unnamed)
+    return Reclaimed(rows, len(unnamed), sum(facts[key][0] for key in unnamed))
 
 
-def _wasted_rows(
-    commits: Iterable[Commit],
-    current: Mapping[str, str],
-    facts: _Facts,
-    before: float,
-    keep_variants: bool,
-) -> dict[_Row, list[str]]:
-    """The keys (markers and chunks) of each row that can go."""
-    commits = list(commits)
-    standing = {group: latest(_of(commits, group), variant) for group, variant in current.items()}
-    seen = {_row(commit) for rows in standing.values() for commit in rows.values()}
-    found = _keys_by_row(facts)
-    for commit in commits:
-        found[_row(commit)] += [commit.key, row_key(commit)]
-        # A row that was recomputed is young as long as the row in its place is.
-        if (later := standing.get(commit.group, {}).get(commit.step)) and later != commit:
-            found[_row(commit)].append(later.key)
+Keep = Callable[[Version, list[Commit]], Version]
 
-    def goes(row: _Row, keys: list[str]) -> bool:
-        group, variant, _ = row
-        if row in seen or group not in current or (keep_variants and variant != current[group]):
-            return False
-        return all(facts[key][1] < before for key in keys if key in facts)
 
-    kept = {commit.key for rows in standing.values() for commit in rows.values()}
+def _seal(store: Store, keep: Keep) -> Version:
+    """Close the open generation, list what is closed, and name the rows that `keep` keeps."""
+
+    def close(version: Version) -> Version:
+        return replace(version, closing=version.unsealed, open=version.open + 1)
+
+    closed = store.versions.change(close)
+    # Only now, when nobody counts a row of these generations as stored that is not there yet.
+    found = listed(store.objects, closed.closing)
+
+    def name(version: Version) -> Version:
+        if not set(closed.closing) <= set(version.closing):
+            return version  # another coordinator has sealed them
+        there = {*version.rows, *found}
+        rows = [commit for commit in there if commit.key not in version.dropped]
+        left = frozenset(k for k in version.dropped if _generation(k) not in closed.closing)
+        return replace(
+            keep(version, sorted(rows)),
+            closing=tuple(one for one in version.closing if one not in closed.closing),
+            dropped=left,
+        )
+
+    return store.versions.change(name)
+
+
+def _kept(version: Version, rows: list[Commit], old: Set[str], keep_variants: bool) -> list[Commit]:
+    """Return the rows that stand, of the variants that are kept, and those that are not old."""
+    stand = {
+        (group, variant): latest((c for c in rows if c.group == group), variant)
+        for group, entry in version.groups.items()
+        for variant in entry["variants"]
+        if keep_variants or variant == entry["current"]
+    }
+
+    def stays(commit: Commit) -> bool:
+        standing = stand.get((commit.group, commit.variant), {}).get(commit.step)
+        # A row that was computed again is young as long as the row in its place is.
+        return standing == commit or any(
+            one.key not in old for one in (commit, standing) if one is not None
+        )
+
+    return [commit for commit in rows if stays(commit)]
+
+
+def _with_rows(version: Version, rows: Iterable[Commit]) -> dict[str, Any]:
+    """Return the groups without variants that are neither current nor have any row."""
+    used = {(commit.group, commit.variant) for commit in rows}
     return {
-        row: [key for key in keys if key in facts and key not in kept]
-        for row, keys in found.items()
-        if goes(row, keys)
+        group: {
+            "current": entry["current"],
+            "variants": {
+                variant: template
+                for variant, template in entry["variants"].items()
+                if variant == entry["current"] or (group, variant) in used
+            },
+        }
+        for group, entry in version.groups.items()
     }
 
 
-def _emptied_variants(
-    facts: _Facts, current: Mapping[str, str], rows: Iterable[_Row]
-) -> set[tuple[str, str]]:
-    """The variants that are not current, and of which no row remains."""
-    others = {place for key in facts if (place := _variant_of(key)) is not None}
-    others = {(g, c) for g, c in others if g in current and current[g] != c}
-    going = set(rows)
-    remaining = {row[:2] for row in _keys_by_row(facts) if row not in going}
-    used = {row[:2] for row in going}
-    return {place for place in others & used if place not in remaining}
+def _unnamed(version: Version, keys: Iterable[str]) -> list[str]:
+    """Return the keys of closed generations that a version does not name, and other remains."""
+    packs = {commit.key for commit in version.rows}
+    large = {key.replace(PACKS, LARGE, 1) for key in packs}
+    folders = {
+        f"{TRAJECTORIES}/{folder}"
+        for one in version.published.values()
+        for folder in (one.folder, one.previous)
+    }
+    versions = {key_of(version.number - back) for back in range(_KEPT_VERSIONS)}
+
+    def goes(key: str) -> bool:
+        kind = key.partition("/")[0]
+        if key.endswith(PARTIAL):
+            return True
+        if kind in (PACKS, LARGE, TRAJECTORIES):
+            generation = _generation(key)
+            if generation is None or generation >= version.open or generation in version.closing:
+                return False
+            if kind == PACKS:
+                return key not in packs
+            folder = key.rpartition("/")[0] if kind == LARGE else "/".join(key.split("/")[:3])
+            return folder not in (large if kind == LARGE else folders)
+        return kind == VERSIONS and key not in versions
+
+    return sorted(key for key in keys if goes(key))
 
 
-def _remove(store: Store, keys: list[str], variants: Iterable[tuple[str, str]]) -> None:
-    """Markers go first: a row without its marker is invisible, a marker without its row is not."""
-    markers = [key for key in keys if not key.startswith(f"{ROWS}/")]
-    store.objects.delete_all(markers)
-    store.objects.delete_all([key for key in keys if key.startswith(f"{ROWS}/")])
-    for group, variant in variants:
-        store.objects.delete(f"{ROWS}/{group}/{variant}")
-    if variants:
-        layout.consolidate(store.objects.zarr(ROWS))
-
-
-def _of(commits: Iterable[Commit], group: str) -> list[Commit]:
-    return [commit for commit in commits if commit.group == group]
-
-
-def _row(commit: Commit) -> _Row:
-    return commit.group, commit.variant, commit.row
-
-
-def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
-    """The chunks `rows/<group>/<variant>/<array>/c/<row>[/...]` of each storage row."""
-    found: dict[_Row, list[str]] = defaultdict(list)
-    for key in facts:
-        parts = key.split("/")
-        if len(parts) > 5 and parts[0] == ROWS and parts[4] == "c":
-            number = parts[5].partition(".")[0]
-            if number.isdigit():
-                found[(parts[1], parts[2], int(number))].append(key)
-    return found
-
-
-def _variant_of(key: str) -> tuple[str, str] | None:
+def _generation(key: str) -> int | None:
+    """Return the generation of a row or of trajectories, None for a foreign object."""
     parts = key.split("/")
-    return (parts[1], parts[2]) if len(parts) > 3 and parts[0] == ROWS else None
+    return int(parts[1]) if len(parts) > 3 and parts[1].isdigit() else None

@@ -1,147 +1,213 @@
-"""Trajectories: the store's numbers a second time, contiguous along the steps.
+"""Trajectories: the store's numbers a second time, as plain Zarr arrays along the steps.
 
 Rows are written checkpoint by checkpoint, so that a question about one head over a run would read
-one chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new
-name, and then moves one pointer to it: readers see the old trajectories or the new ones, whole.
+one object per checkpoint. `publish` writes the arrays in order of step, sharded, into a folder of
+a fresh name, and then makes a version that refers to it: readers see the old trajectories or the
+new ones, whole.
 
-    trajectories/current.json          the pointer: for each group its folder and what it holds
-    trajectories/<group>.<number>/     one Zarr group, consolidated, with all its coordinates
+    published/<generation>/<group>.<id>/    one Zarr group, consolidated, with all its coordinates
 
-Without `large`, every array is rewritten but those that have both a sequence and a position.
+Shards that hold the same rows as before are not written again: their objects are copied, or get a
+second name where the file system has hard links.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
+from zarr.abc.store import Store as ZarrStore
+from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.store import Store
-from pipeline.store.fingerprint import canonical_json, digest_of
-from pipeline.store.layout import ROW_ARRAYS, consolidate, variable_attributes
-from pipeline.store.lazy import Complete, described
-from pipeline.store.markers import Commit, shown
+from pipeline.store.commits import Commit, fresh_id, shown
+from pipeline.store.fingerprint import digest_of
+from pipeline.store.lazy import Along, StoredArray, described, rows_in
 from pipeline.store.objects import access
+from pipeline.store.packs import LARGE
+from pipeline.store.store import Snapshot, Store
+from pipeline.store.templates import (
+    LABELS,
+    dtype_of,
+    group_attributes,
+    shape_of,
+    variable_attributes,
+)
+from pipeline.store.versions import Published, Version
 
-FOLDER = "trajectories"
-POINTER = f"{FOLDER}/current.json"
+FOLDER = "published"
 
 # In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read, and
 # costs about as much time itself as its numbers; a shard is one object; a slab is what is held in
 # memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
-_STEPS = 1024  # the most steps in one chunk
+_STEPS = 1024  # the most steps in one shard
+# The most steps in one shard of a large variable. New checkpoints are added to the last shard
+# only, so that publishing one writes the losses of so many checkpoints at most.
+_STEPS_LARGE = 64
+_FILLS = {"f": float("nan"), "i": 0}
 
 
-@dataclass(frozen=True)
-class Published:
-    """The trajectories of one group: where they are, and of which rows.
+def digest(commits: Sequence[Commit]) -> str:
+    """Return the digest of rows by which trajectories say what they hold."""
+    return digest_of([commit.key for commit in commits])
 
-    rows: digest of the commits they hold. arrays: the Zarr metadata of each, so that a reader
-    need not ask for it. previous: the folder before this one, kept for open readers.
+
+def publish(store: Store) -> Version:
+    """Bring the trajectories of every group's current variant up to date; return the version.
+
+    Rows that earlier trajectories hold are read from there, and only new rows one by one. Memory:
+    about 256 MiB.
     """
-
-    folder: str
-    variant: str
-    rows: str
-    arrays: Mapping[str, Any]
-    previous: str | None = None
-
-    def holds(self, variant: str, commits: Sequence[Commit]) -> bool:
-        """Whether these are exactly the trajectories of `commits`, which are in order of step."""
-        return self.variant == variant and self.rows == _digest(commits)
+    while True:
+        version, made = _publish_once(store)
+        if all(version.published.get(group) == one for group, one in made.items()):
+            return version
+        # The generation was closed meanwhile, and what was written in it may be removed.
 
 
-def published(store: Store) -> dict[str, Published]:
-    """What the pointer points to, by group."""
-    groups = _pointer(store)["groups"]
-    return {group: _published_from(entry) for group, entry in groups.items()}
+def _publish_once(store: Store) -> tuple[Version, Mapping[str, Published]]:
+    snapshot = store.snapshot()
+    found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
+    made = {group: one for group, one in found.items() if one is not None}
+    return store.versions.change(lambda now: _with(now, snapshot.version, made)), made
 
 
-def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
-    """Bring the trajectories of every group's current variant up to date; point readers to them.
+def withdraw(store: Store, folders: set[str]) -> None:
+    """Refer to these folders no longer: until the next `publish`, rows are read in their place."""
 
-    large: whether arrays with both sequence and position are included (None: as they were).
-    What earlier trajectories hold is read from there, and only new rows are read one by one.
-    For the coordinator, like all that changes metadata. Memory: about 256 MiB.
-    """
-    commits, catalogue = store.commits(), store.catalogue()
-    before, number = published(store), _pointer(store)["number"]
-    after: dict[str, Published] = {}
-    for name, group in catalogue.groups.items():
-        variant = str(group.attrs["current"])
-        rows = shown((c for c in commits if c.group == name), variant, catalogue.masked)
-        old = before.get(name)
-        arrays = _arrays(group[variant].attrs["template"], large, old)
-        if not rows or (old and old.holds(variant, rows) and arrays <= set(old.arrays)):
-            after |= {name: old} if old else {}
-            continue
-        number += 1
-        source = _Source(rows, group[variant], *_before(store, old, variant))
-        folder = f"{name}.{number:06d}"
-        metadata = _write(store, folder, arrays, source)
-        previous = old.folder if old else None
-        after[name] = Published(folder, variant, _digest(rows), metadata, previous)
-    if after != before:
-        _point_to(store, number, after)
-    _remove_unused(store, after)
-    return after
+    def change(version: Version) -> Version:
+        kept = {g: one for g, one in version.published.items() if one.folder not in folders}
+        return replace(version, published=kept)
+
+    store.versions.change(change)
 
 
-def withdraw(store: Store, folders: AbstractSet[str]) -> None:
-    """Point to these folders no longer: until the next `publish`, rows are read in their place."""
-    kept = {name: p for name, p in published(store).items() if p.folder not in folders}
-    _point_to(store, _pointer(store)["number"], kept)
+def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of a chunk and of a shard of an array of trajectories."""
+    large = prod(shape[1:]) * itemsize > LARGE
+    # Fixed for large variables, so that a shard which is full stays as it is when steps are added.
+    steps = _STEPS_LARGE if large else min(max(shape[0], 1), _STEPS)
+    chunk = _block((steps, *shape[1:]), _CHUNK)
+    whole = zip(_block((steps, *shape[1:]), _SHARD), chunk, strict=True)
+    return chunk, tuple(-(-most // size) * size for most, size in whole)
+
+
+def _with(version: Version, seen: Version, made: Mapping[str, Published]) -> Version:
+    """Refer to new trajectories, of groups that no other coordinator has published meanwhile."""
+    if version.open != seen.open:
+        return version
+    published = dict(version.published)
+    for group, one in made.items():
+        if version.published.get(group) == seen.published.get(group):
+            published[group] = one
+    return replace(version, published=published)
+
+
+def _published(store: Store, snapshot: Snapshot, group: str) -> Published | None:
+    """Write the trajectories of a group, unless they are there; None where it shows no row."""
+    version = snapshot.version
+    variant, old = version.current(group), version.published.get(group)
+    if variant is None:
+        return None
+    rows = shown(snapshot.of(group), variant, version.masked)
+    if not rows:
+        return None
+    if old is not None and (old.variant, old.rows) == (variant, digest(rows)):
+        return old
+    source = _Source.of(store, rows, version.template(group, variant), old)
+    folder = f"{version.open}/{group}.{fresh_id()}"
+    metadata = _write(store, f"{FOLDER}/{folder}", source)
+    return Published(folder, variant, digest(rows), metadata, old.folder if old else None)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the numbers of a group come from: from the last trajectories, and else from rows."""
+    """Where the numbers of a group come from.
 
+    before: the folder of the last trajectories, with the keys of the rows that it holds in order.
+    """
+
+    store: Store
     commits: Sequence[Commit]
-    rows: Any  # the Zarr group of the variant
-    before: Any  # the Zarr group of the last trajectories, or an empty mapping
-    held: Mapping[str, int]  # at which index they hold which commit
+    template: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+    before: str
+    held: Sequence[str]
 
-    def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-        """One array in order of step, of which `part` is taken along the other dimensions."""
-        array = self.rows[name]
-        index = self.held if name in self.before else {}
-        held = np.array([commit.key in index for commit in self.commits])
-        old = [index[commit.key] for commit in self.commits if commit.key in index]
-        new = [commit.row for commit in self.commits if commit.key not in index]
-        sizes = zip(part, array.shape[1:], strict=True)
-        shape = [len(range(*taken.indices(size))) for taken, size in sizes]
-        values = np.empty((len(held), *shape), dtype=array.dtype)
-        if old:
-            values[held] = self.before[name].oindex[(np.array(old), *part)]
-        if new:
-            values[~held] = array.oindex[(np.array(new), *part)]
-        return values
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        rows: Sequence[Commit],
+        template: Mapping[str, Any],
+        old: Published | None,
+    ) -> "_Source":
+        """Return the source of these rows, with the trajectories that hold some of them."""
+        if old is None or old.variant != rows[0].variant:
+            return cls(store, rows, template, {}, "", ())
+        before = f"{FOLDER}/{old.folder}"
+        return cls(store, rows, template, old.arrays, before, rows_in(store.uri, before))
+
+    def unchanged(self) -> int:
+        """Return how many rows, from the first, are where they were before."""
+        count = 0
+        for commit, key in zip(self.commits, self.held, strict=False):
+            if commit.key != key:
+                break
+            count += 1
+        return count
+
+    def array(self, name: str) -> StoredArray:
+        """Return a variable or label in order of step, from the last trajectories and packs."""
+        labels = name in LABELS
+        dtype = LABELS[name] if labels else dtype_of(self.template, name)
+        shape = () if labels else shape_of(self.template, name)
+        along = None
+        if name in self.arrays:
+            place = {key: index for index, key in enumerate(self.held)}
+            index = tuple(place.get(commit.key, -1) for commit in self.commits)
+            along = along_steps(self.before, name, self.arrays[name], index)
+        return StoredArray(self.store.uri, name, self.commits, shape, dtype, along)
 
 
-def _write(
-    store: Store, name: str, arrays: AbstractSet[str], source: _Source
-) -> dict[str, dict[str, Any]]:
-    """Write a folder of trajectories; returns the metadata of its arrays."""
-    template = source.rows.attrs["template"]
-    folder = store.objects.zarr(f"{FOLDER}/{name}")
-    attributes = {"template": template, "commits": [commit.key for commit in source.commits]}
+def along_steps(
+    folder: str, name: str, metadata: Mapping[str, Any], index: tuple[int, ...] | None
+) -> Along:
+    """Return an array of a folder of trajectories, for a reader of rows with these places in it."""
+    shard = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+    first = metadata["codecs"][0]
+    sharded = first["name"] == "sharding_indexed"
+    chunk = tuple(first["configuration"]["chunk_shape"]) if sharded else shard
+    return Along(folder, name, chunk, shard, index, metadata)
+
+
+def consolidate(folder: ZarrStore) -> None:
+    """Gather the metadata of all that is in a folder, so that opening it takes one request."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata")
+        warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
+        zarr.consolidate_metadata(folder, zarr_format=3)
+
+
+def _write(store: Store, folder: str, source: _Source) -> dict[str, dict[str, Any]]:
+    """Write a folder of trajectories; return the metadata of its arrays."""
+    template, commits = source.template, source.commits
+    attributes = {
+        **group_attributes(template),
+        "rows": [commit.key for commit in commits],
+    }
     with access(store.uri):
-        group = zarr.create_group(folder, overwrite=True, attributes=attributes)
+        group = zarr.create_group(store.objects.zarr(folder), attributes=attributes)
         for dim, values in template["coordinates"].items():
             _write_coordinate(group, dim, np.array(values))
-        _write_coordinate(group, "step", np.array([commit.step for commit in source.commits]))
-        written = {
-            name: _write_array(group, name, source, template["variables"].get(name))
-            for name in sorted(arrays | (set(ROW_ARRAYS) - {"step"}))
-        }
-        consolidate(folder)
+        _write_coordinate(group, "step", np.array([commit.step for commit in commits]))
+        names = sorted({*template["variables"], *LABELS} - {"step"})
+        written = {name: _write_array(folder, group, name, source) for name in names}
+        consolidate(store.objects.zarr(folder))
+        store.objects.sync(folder)
     return {name: described(array) for name, array in written.items()}
 
 
@@ -154,98 +220,73 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
     array[:] = values
 
 
-def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> zarr.Array:
-    """Copy one array slab by slab; each shard lies in one slab, so that it is written once."""
-    stored = source.rows[name]
-    shape = (len(source.commits), *stored.shape[1:])
-    chunk, shard = blocks(shape)
+def _write_array(folder: str, group: zarr.Group, name: str, source: _Source) -> zarr.Array:
+    """Write one array block by block; each shard lies in one block, so that it is written once."""
+    read, about = source.array(name), source.template["variables"].get(name)
+    dtype: Any = LABELS[name] if about is None else read.dtype
+    chunk, shard = blocks(read.shape, 8 if about is None else read.dtype.itemsize)
+    compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
     array = group.create_array(
         name,
-        shape=shape,
-        dtype=stored.dtype if about else ROW_ARRAYS[name][0],
+        shape=read.shape,
+        dtype=dtype,
         chunks=chunk,
         shards=shard if shard != chunk else None,
-        fill_value=stored.metadata.fill_value,
+        fill_value="" if dtype is str else _FILLS[np.dtype(dtype).kind],
         dimension_names=about["dims"] if about else ("step",),
         attributes=variable_attributes(about) if about else {},
-        compressors=stored.compressors,
+        compressors=[*compress, Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
-    if len(shape) == 1:
-        array[:] = source.read(name, ())
-        return array
-    others = max(prod((shape[0], *shape[2:])), 1)  # 0 where a model has no layers
-    width = max(_SLAB // others // shard[1], 1) * shard[1]
-    rest = (slice(None),) * (len(shape) - 2)
-    for start in range(0, shape[1], width):
-        part = (slice(start, start + width), *rest)
-        array[(slice(None), *part)] = source.read(name, part)
+    done = _copy_shards(folder, name, source, described(array))
+    for key in _slabs(read.shape, shard, done):
+        array[key] = read.read(key)
     return array
 
 
-def blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of a chunk and of a shard of an array of trajectories."""
-    chunk = _block(shape, _CHUNK)
-    whole = zip(_block(shape, _SHARD), chunk, strict=True)
-    return chunk, tuple(-(-most // size) * size for most, size in whole)
+def _copy_shards(folder: str, name: str, source: _Source, metadata: Mapping[str, Any]) -> int:
+    """Copy the shards that hold the same rows as before; return how many rows they hold."""
+    old = source.arrays.get(name)
+    if old is None or {**old, "shape": 0} != {**metadata, "shape": 0}:
+        return 0
+    if old["shape"][1:] != metadata["shape"][1:]:
+        return 0
+    steps = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
+    full = source.unchanged() // steps
+    before, after = f"{source.before}/{name}/c/", f"{folder}/{name}/c/"
+    for key in source.store.objects.list(f"{source.before}/{name}/c"):
+        shard = key.removeprefix(before)
+        if int(shard.partition("/")[0]) < full:
+            source.store.objects.copy(key, after + shard)
+    return full * steps
+
+
+def _slabs(
+    shape: tuple[int, ...], shard: tuple[int, ...], first: int
+) -> Iterator[tuple[slice, ...]]:
+    """Yield the parts of an array, from the row `first`, that are held in memory one by one."""
+    if not prod(shape):
+        return
+    steps = shard[0]
+    for start in range(first, shape[0], steps):
+        rows = slice(start, min(start + steps, shape[0]))
+        if len(shape) == 1:
+            yield (rows,)
+            continue
+        width = max(_SLAB // (steps * prod(shape[2:])) // shard[1], 1) * shard[1]
+        for left in range(0, shape[1], width):
+            part = slice(left, min(left + width, shape[1]))
+            yield (rows, part, *(slice(None),) * (len(shape) - 2))
 
 
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """The block of at most `most` numbers that cuts the leading dimensions first, steps last.
+    """Return the block of at most `most` numbers that cuts the leading dimensions, steps last.
 
     What is cut is cut to a power of two, so that blocks of both sizes fit into one another.
     """
-    block = [min(shape[0], _STEPS), *(max(size, 1) for size in shape[1:])]
+    block = [max(size, 1) for size in shape]
     for axis in range(1, len(block)):
         if prod(block) > most:
             fitting = max(most * block[axis] // prod(block), 1)
             block[axis] = 2 ** (fitting.bit_length() - 1)
     return tuple(block)
-
-
-def _pointer(store: Store) -> dict[str, Any]:
-    content = store.objects.read(POINTER)
-    return {"number": 0, "groups": {}} if content is None else json.loads(content)
-
-
-def _point_to(store: Store, number: int, groups: Mapping[str, Published]) -> None:
-    content = {"number": number, "groups": {name: asdict(p) for name, p in groups.items()}}
-    store.objects.replace(POINTER, canonical_json(content).encode())
-
-
-def _digest(commits: Sequence[Commit]) -> str:
-    return digest_of([commit.key for commit in commits])
-
-
-def _arrays(template: Any, large: bool | None, old: Published | None) -> set[str]:
-    variables: Mapping[str, Any] = template["variables"]
-    huge = {n for n, v in variables.items() if {"sequence", "position"} <= set(v["dims"])}
-    if large is None:
-        large = old is not None and bool(huge & set(old.arrays))
-    return set(variables) if large else set(variables) - huge
-
-
-def _published_from(entry: Mapping[str, Any]) -> Published:
-    """Return an entry of the pointer; older ones call the variant `class_`."""
-    entry = dict(entry)
-    if "class_" in entry:
-        entry["variant"] = entry.pop("class_")
-    return Published(**entry)
-
-
-def _before(store: Store, old: Published | None, variant: str) -> tuple[Any, dict[str, int]]:
-    """The last trajectories of a variant, and at which index they hold which commit."""
-    if old is None or old.variant != variant:
-        return {}, {}
-    folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
-    group = zarr.open_group(Complete(folder), mode="r", zarr_format=3)
-    keys: Any = group.attrs["commits"]
-    return group, {key: index for index, key in enumerate(keys)}
-
-
-def _remove_unused(store: Store, after: Mapping[str, Published]) -> None:
-    """Remove what is neither pointed to nor was until just now: a reader may have it open."""
-    kept = {folder for p in after.values() for folder in (p.folder, p.previous)}
-    folders = {key.split("/")[1] for key in store.objects.list(FOLDER) if key != POINTER}
-    for folder in sorted(folders - kept):
-        store.objects.delete(f"{FOLDER}/{folder}")

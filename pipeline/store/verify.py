@@ -1,32 +1,51 @@
-"""Verification: every committed row, and every trajectory, against the checksums in the markers."""
+"""Verification: every object of a store against the checksums that it was written with."""
 
 import hashlib
+import io
+import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 import zarr
 
 from pipeline.errors import InputError, first_line
-from pipeline.store import Store, trajectories
+from pipeline.store.commits import LARGE, PACKS, Commit
 from pipeline.store.lazy import Complete, open_described
+from pipeline.store.lease import FOLDER as LEASES
 from pipeline.store.lease import owned
-from pipeline.store.markers import Commit
-from pipeline.store.rows import checksum
-from pipeline.store.trajectories import Published
+from pipeline.store.objects import Objects
+from pipeline.store.packs import Pack, checksum, decode
+from pipeline.store.sealed import DamagedError, unseal
+from pipeline.store.store import INPUTS, REFERENCES, Store
+from pipeline.store.templates import LABELS
+from pipeline.store.trajectories import FOLDER as TRAJECTORIES
+from pipeline.store.trajectories import withdraw
+from pipeline.store.versions import FOLDER as VERSIONS
+from pipeline.store.versions import Published, key_of
 
 _SLAB = 2**24  # numbers held in memory at a time
+_OURS = (
+    VERSIONS, PACKS, LARGE, TRAJECTORIES, INPUTS, REFERENCES, LEASES,
+    "_non_finite", "_probe", "_announced.json", "zarr.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was committed. commit: the row; None in the trajectories."""
+    """Something that is not as it was written.
+
+    commit: the row. folder: of the trajectories. key: of an object that the next analysis makes
+    anew. At most one is given; none where nothing can be rebuilt.
+    """
 
     where: str
     what: str
     commit: Commit | None = None
+    folder: str | None = None
+    key: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -34,113 +53,210 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verified:
-    """How many rows were checked, what was found, and whether it was marked for recomputing."""
+    """How many rows were checked, what was found, and whether it was marked for recomputing.
+
+    foreign: keys of what no version of a store writes; nothing reads it.
+    """
 
     rows: int
     faults: tuple[Damage, ...]
     repaired: bool = False
+    foreign: tuple[str, ...] = ()
 
 
 def verify(store: Store, repair: bool = False) -> Verified:
-    """Read every committed row and all trajectories, and compare them with the rows' checksums.
+    """Read all that a store holds, and compare it with its checksums.
 
-    repair: what is damaged becomes invisible, so that the next analysis computes it again: the
-    row's marker is removed (with those of older rows of its step, which would otherwise show
-    through), and damaged trajectories are no longer pointed to. InputError where there is no
-    store, or, for a repair, while an analysis owns it.
+    repair: what is damaged becomes invisible, so that the next analysis makes it again: rows are
+    shown to nobody (nor are older rows of the same step), trajectories are referred to no longer,
+    inputs, references and foreign files are removed. Where the newest version is damaged, the one
+    before it becomes the newest, with all rows that are there. InputError where there is no store,
+    or, for a repair, while an analysis owns it.
     """
-    if not repair:
-        return _verified(store)
-    with owned(store):
+    versions = list(_version_faults(store, repair))
+    with owned(store) if repair else nullcontext():
         found = _verified(store)
-        _repair(store, found.faults)
-    return Verified(found.rows, found.faults, repaired=True)
+        if repair:
+            _repair(store, found.faults)
+    return replace(found, faults=(*versions, *found.faults), repaired=repair)
+
+
+def _version_faults(store: Store, repair: bool) -> Iterator[Damage]:
+    """Yield the versions that are damaged; with `repair`, put a good one in the newest's place."""
+    numbers = store.versions.numbers()
+    damaged: set[int] = set()
+    for number in numbers:
+        try:
+            store.versions.get(number)
+        except InputError as error:
+            damaged.add(number)
+            yield Damage(key_of(number), first_line(error).partition(f"{key_of(number)} ")[2])
+    good = [number for number in numbers if number not in damaged]
+    if repair and good and max(numbers) in damaged:
+        _restore(store, good[-1], max(numbers))
+    if repair and good:
+        store.objects.delete_all([key_of(number) for number in damaged])
+
+
+def _restore(store: Store, number: int, damaged: int) -> None:
+    """Make a good version the newest, with the rows of all generations that may have been sealed.
+
+    Rows that a damaged version dropped come back; they are verified next.
+    """
+    good = store.versions.get(number)
+    assert good is not None
+    generations = {
+        int(parts[1])
+        for key in store.objects.list(PACKS)
+        if len(parts := key.split("/")) > 3 and parts[1].isdigit()
+    }
+    opened = max({good.open, *generations}) + 1
+    closing = sorted(generations | {*good.closing, good.open})
+    store.versions.restore(replace(good, open=opened, closing=tuple(closing)), damaged)
 
 
 def _verified(store: Store) -> Verified:
-    commits, groups = store.commits(), store.catalogue().groups
-    markers, faults = {}, []
-    for commit in commits:
+    snapshot = store.snapshot()
+    packs: dict[str, Pack] = {}
+    faults: list[Damage] = []
+    for commit in snapshot.commits:
         try:
-            markers[commit.key] = store.marker(commit)["checksums"]
-        except (ValueError, KeyError, TypeError):
-            faults.append(_fault(commit, "its marker cannot be read"))
+            packs[commit.key] = decode(store.objects.read(commit.key) or b"")
+        except DamagedError as error:
+            faults.append(_of_row(commit, str(error)))
             continue
-        faults += _row_faults(groups.get(commit.group), commit, markers[commit.key])
-    for group, ready in trajectories.published(store).items():
-        faults += _trajectory_faults(store, group, ready, markers)
-    return Verified(len(commits), tuple(faults))
+        faults += _row_faults(store, commit, packs[commit.key])
+    sums = {key: {**_labels(pack), **pack.checksums} for key, pack in packs.items()}
+    for published in snapshot.version.published.values():
+        faults += _trajectory_faults(store, published, sums)
+    faults += _input_faults(store.objects)
+    faults += _reference_faults(store.objects)
+    foreign = tuple(key for key in store.objects.list() if not _is_ours(key))
+    return Verified(len(snapshot.commits), tuple(faults), foreign=foreign)
 
 
-def _row_faults(group: Any, commit: Commit, expected: Mapping[str, str]) -> Iterator[Damage]:
-    arrays = group.get(commit.variant) if group is not None else None
-    if arrays is None:
-        yield _fault(commit, "its arrays are gone")
+def _row_faults(store: Store, commit: Commit, pack: Pack) -> Iterator[Damage]:
+    row = pack.header["row"]
+    if (row["step"], row["fingerprint"]) != (commit.step, commit.fingerprint):
+        yield _of_row(commit, "is the object of another row")
         return
-    for name, wanted in expected.items():
+    for name, wanted in pack.checksums.items():
         try:
-            found = checksum(np.asarray(arrays[name][commit.row]))
-        except (InputError, ValueError, RuntimeError, LookupError) as error:
-            yield _fault(commit, f"{name} cannot be read ({_brief(error)})")
+            large = None
+            if (
+                pack.is_large(name)
+                and (large := store.objects.read(commit.large_key(name))) is None
+            ):
+                raise DamagedError(f"{name} is gone")
+            found = checksum(pack.array(name, large))
+        except (DamagedError, ValueError, RuntimeError) as error:
+            yield _of_row(commit, str(error))
             continue
         if found != wanted:
-            yield _fault(commit, f"{name} is not what was committed")
+            yield _of_row(commit, f"{name} is not what was committed")
+
+
+def _labels(pack: Pack) -> dict[str, str]:
+    """Return the checksums of what labels a row in trajectories."""
+    made = {name: np.asarray(pack.labels[name], dtype) for name, dtype in LABELS.items()}
+    return {name: _text_or_number(value) for name, value in made.items()}
 
 
 def _trajectory_faults(
-    store: Store, group: str, ready: Published, markers: Mapping[str, Mapping[str, str]]
+    store: Store, published: Published, sums: Mapping[str, Mapping[str, str]]
 ) -> Iterator[Damage]:
-    folder = f"{trajectories.FOLDER}/{ready.folder}"
+    folder = f"{TRAJECTORIES}/{published.folder}"
     opened = Complete(store.objects.zarr(folder, read_only=True))
     try:
-        keys: Any = zarr.open_group(opened, mode="r", zarr_format=3).attrs["commits"]
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        yield Damage(folder, f"cannot be opened ({_brief(error)})")
+        keys = list(zarr.open_group(opened, mode="r", zarr_format=3).attrs["rows"])  # type: ignore[call-overload]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        what = f"cannot be opened ({_brief(error)})"
+        yield Damage(folder, what, folder=published.folder)
         return
-    for name, metadata in ready.arrays.items():
+    for name, metadata in published.arrays.items():
+        where = f"{folder}/{name}"
         try:
             found = _checksums(open_described(opened, name, metadata))
         except (InputError, ValueError, RuntimeError) as error:
-            yield Damage(f"{folder}/{name}", f"cannot be read ({_brief(error)})")
+            yield Damage(where, f"cannot be read ({_brief(error)})", folder=published.folder)
             continue
         for key, one in zip(keys, found, strict=True):
-            if key in markers and markers[key][name] != one:
-                yield Damage(f"{folder}/{name}", f"differs from the committed row {key}")
+            if key in sums and sums[key][name] != one:
+                what = f"differs from the committed row {key}"
+                yield Damage(where, what, folder=published.folder)
                 break
 
 
 def _checksums(array: zarr.Array) -> list[str]:
-    """The checksum of each entry along the first dimension, one slab of the second at a time."""
+    """Return the checksum of each entry along the first dimension, one slab at a time."""
     if array.ndim == 1:
-        return [checksum(np.asarray(value)) for value in np.asarray(array[:])]
+        return [_text_or_number(np.asarray(value)) for value in np.asarray(array[:])]
     shards = array.shards or array.chunks
-    others = max(prod((array.shape[0], *array.shape[2:])), 1)  # 0 where a model has no layers
-    width = max(_SLAB // others // shards[1], 1) * shards[1]
-    running = [hashlib.sha256() for _ in range(array.shape[0])]
-    for start in range(0, array.shape[1], width):
-        slab = np.ascontiguousarray(array[:, start : start + width])
-        little = slab.astype(slab.dtype.newbyteorder("<"), copy=False)
-        for one, part in zip(running, little, strict=True):
-            one.update(np.ascontiguousarray(part).data)
-    return [one.hexdigest() for one in running]
+    sums = []
+    for start in range(0, array.shape[0], shards[0]):
+        count = min(shards[0], array.shape[0] - start)
+        others = max(prod((count, *array.shape[2:])), 1)  # 0 where a model has no layers
+        width = max(_SLAB // others // shards[1], 1) * shards[1]
+        running = [hashlib.sha256() for _ in range(count)]
+        for left in range(0, array.shape[1], width):
+            slab = np.ascontiguousarray(array[start : start + count, left : left + width])
+            little = slab.astype(slab.dtype.newbyteorder("<"), copy=False)
+            for one, part in zip(running, little, strict=True):
+                one.update(np.ascontiguousarray(part).data)
+        sums += [one.hexdigest() for one in running]
+    return sums
+
+
+def _text_or_number(value: np.ndarray) -> str:
+    if value.dtype.kind in "iuf":
+        return checksum(value)
+    return hashlib.sha256(str(value.item()).encode()).hexdigest()
+
+
+def _input_faults(objects: Objects) -> Iterator[Damage]:
+    """Every member of an input's file has a checksum, which reading it compares."""
+    for key in objects.list(INPUTS):
+        try:
+            with np.load(io.BytesIO(objects.read(key) or b""), allow_pickle=False) as arrays:
+                json.loads(arrays["attributes"].item())
+                _ = [arrays[name] for name in arrays.files]
+        except Exception as error:
+            yield Damage(key, f"cannot be read ({_brief(error)})", key=key)
+
+
+def _reference_faults(objects: Objects) -> Iterator[Damage]:
+    for key in objects.list(REFERENCES):
+        try:
+            unseal(objects.read(key) or b"")
+        except DamagedError as error:
+            yield Damage(key, str(error), key=key)
+
+
+def _is_ours(key: str) -> bool:
+    """Tell whether a key can be that of a store, or is of another program or of a file system."""
+    return key.partition("/")[0] in _OURS and not key.rpartition("/")[2].startswith(".")
 
 
 def _repair(store: Store, faults: Iterable[Damage]) -> None:
-    damaged = [fault.commit for fault in faults if fault.commit is not None]
-    for bad in damaged:
-        older = [c for c in store.commits(bad.group) if _same_cell(c, bad) and c.row <= bad.row]
-        store.objects.delete_all([commit.key for commit in older])
-    folders = {fault.where.split("/")[1] for fault in faults if fault.commit is None}
+    faults = list(faults)
+    bad = [fault.commit for fault in faults if fault.commit is not None]
+    if bad:
+        cells = {(one.group, one.variant, one.step): one for one in sorted(bad)}
+        older = [
+            commit
+            for commit in store.commits()
+            if (worst := cells.get((commit.group, commit.variant, commit.step))) is not None
+            and commit <= worst
+        ]
+        store.drop(older)
+    folders = {fault.folder for fault in faults if fault.folder is not None}
     if folders:
-        trajectories.withdraw(store, folders)
+        withdraw(store, folders)
+    store.objects.delete_all([fault.key for fault in faults if fault.key is not None])
 
 
-def _same_cell(one: Commit, other: Commit) -> bool:
-    return one.variant == other.variant and one.step == other.step
-
-
-def _fault(commit: Commit, what: str) -> Damage:
-    return Damage(f"{commit.group} at step {commit.step} (row {commit.row})", what, commit)
+def _of_row(commit: Commit, what: str) -> Damage:
+    return Damage(f"{commit.group} at step {commit.step} ({commit.key})", what, commit)
 
 
 def _brief(error: Exception) -> str:

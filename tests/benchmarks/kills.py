@@ -28,13 +28,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
 
 import fsspec
+from pipeline.store.markers import Commit, latest
 
 from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import owned
-from pipeline.store.markers import Commit, latest
 from pipeline.store.reclaim import reclaim
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify

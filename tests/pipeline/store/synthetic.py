@@ -1,4 +1,4 @@
-"""A synthetic run whose every number follows from its step, its weights and its class.
+"""A synthetic run whose every number follows from its step, its weights and its variant.
 
 So any row that a store shows can be checked without having watched it being written.
 """
@@ -12,8 +12,9 @@ import xarray as xr
 
 from pipeline.schema import Variable
 from pipeline.store import Commit, Row, Store, Template
+from pipeline.store.commits import latest
 from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
-from pipeline.store.markers import latest
+from pipeline.store.writer import Writer
 
 IDENTITY = {"architecture": "synthetic"}
 
@@ -51,11 +52,10 @@ def weights_of(step: int, edition: int = 0) -> str:
     return digest_of([step, edition])
 
 
-def row_of(template: Template, step: int, row: int, edition: int = 0) -> Row:
+def row_of(template: Template, step: int, edition: int = 0) -> Row:
     digest = weights_of(step, edition)
     return Row(
         step=step,
-        row=row,
         fingerprint=fingerprint(template.variant, digest),
         digest=digest,
         uri=f"run/step-{step}",
@@ -78,34 +78,30 @@ def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.n
 
 
 def write(
-    store: Store, template: Template, step: int, row: int | None = None, edition: int = 0
+    store: Store, template: Template, step: int, edition: int = 0, number: int | None = None
 ) -> Commit:
-    """One committed row, in a fresh storage row unless one is given."""
-    if row is None:
-        (row,) = store.reserve(template.group, template.variant, 1)
-    values = values_of(template, step, edition)
-    return store.write(template.group, row_of(template, step, row, edition), values)
+    """One committed row, planned now unless the number of a version is given."""
+    if number is None:
+        number = store.require_groups([template], plan=True).number
+    row, values = row_of(template, step, edition), values_of(template, step, edition)
+    (commit,) = Writer(store, number, [template]).write([(template.group, row, values)])
+    return commit
 
 
 def run(
     uri: str | Path, templates: Iterable[Template], steps: Iterable[int], edition: int = 0
 ) -> Store:
     """What an analysis does: make or open the store, and compute what is missing in it."""
-    store, templates = Store(str(uri)), list(templates)
+    store, templates, steps = Store(str(uri)), list(templates), list(steps)
     store.create_or_open(IDENTITY)
-    store.require_groups(templates)
+    number = store.require_groups(templates, plan=True).number
     for template in templates:
         done = latest(store.commits(template.group), template.variant)
-        missing = [
-            step
-            for step in steps
-            if step not in done
-            or done[step].fingerprint != fingerprint(template.variant, weights_of(step, edition))
-        ]
-        rows = store.reserve(template.group, template.variant, len(missing))
-        for step, row in zip(missing, rows, strict=True):
-            write(store, template, step, row, edition)
-        store.set_current(template.group, template.variant)
+        for step in steps:
+            wanted = fingerprint(template.variant, weights_of(step, edition))
+            if step not in done or done[step].fingerprint != wanted:
+                write(store, template, step, edition, number)
+    store.set_current({template.group: template.variant for template in templates})
     return store
 
 

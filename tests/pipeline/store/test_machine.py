@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from pipeline.store.markers import latest
+from pipeline.store.rows import _opened
 
 from pipeline.query import open_run
 from pipeline.store import Store, Template, lease
 from pipeline.store.fingerprint import fingerprint
-from pipeline.store.markers import latest
 from pipeline.store.reclaim import reclaim
-from pipeline.store.rows import _opened
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic

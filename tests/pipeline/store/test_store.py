@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from pipeline.store.markers import Commit, latest, parse
 
 from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
-from pipeline.store.markers import Commit, latest, parse
 from pipeline.store.objects import store_name
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, write

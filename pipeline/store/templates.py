@@ -1,43 +1,32 @@
-"""The arrays of a measure: which there are, of what shape, and how they are made.
-
-Every variable is a Zarr v3 array with one whole chunk per row, so that no two workers ever write
-the same chunk, and with a checksum in each chunk, so that a flipped bit is an error, no number.
-"""
+"""The variables of a group: which there are, of what shape, and what readers are told of them."""
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import InputError
 from pipeline.schema import Variable
 from pipeline.store.fingerprint import plain_json
 
-NO_STEP = -1
-
-# What a group carries for each row beside its variables: dtype and fill value.
-ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
-    "step": ("int64", NO_STEP),
-    "tokens_seen": ("float64", float("nan")),
-    "uri": (str, ""),
-    "digest": (str, ""),
+# What every group carries for each row beside its variables, along "step".
+LABELS: dict[str, type | str] = {
+    "step": "int64",
+    "tokens_seen": "float64",
+    "uri": str,
+    "digest": str,
 }
 
-# Half a unit in the last of float16's 11 bits. What a row lost by it stands in its marker.
+# Half a unit in the last of float16's 11 bits. What a row lost by it stands in its header.
 HALF = "float16: rounded by at most 0.002 below 8, 0.004 below 16, 0.0005 of the value above"
-_FILLS = {"f": float("nan"), "i": 0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Template:
-    """The arrays of one group (one measure on one input) for one fingerprint variant.
+    """The variables of one group (one measure on one input) for one fingerprint variant.
 
     coordinates: a 1-D array of integers or strings for every dimension but "step".
     attributes: JSON (definition, version, parameters, the input's name and digest, ...).
@@ -64,11 +53,11 @@ class Template:
         return sorted({dim for variable in self.variables for dim in variable.dims[1:]})
 
     def shape(self, variable: Variable) -> tuple[int, ...]:
-        """The shape of one row of a variable."""
+        """Return the shape of one row of a variable."""
         return tuple(len(self.coordinates[dim]) for dim in variable.dims[1:])
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored of it, in its group's attributes. Readers need no more to open it."""
+        """Return what is stored of it. Readers need no more to open its group."""
         described = ("dims", "dtype", "unit", "definition", "references")
         return plain_json(
             {
@@ -81,6 +70,21 @@ class Template:
                 },
             }
         )
+
+
+# What is stored of a template
+
+
+def shape_of(template: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Return the shape of one row of a variable."""
+    dims = template["variables"][name]["dims"]
+    return tuple(len(template["coordinates"][dim]) for dim in dims[1:])
+
+
+def dtype_of(template: Mapping[str, Any], name: str) -> np.dtype:
+    """Return the dtype that a variable is stored with."""
+    about = template["variables"][name]
+    return np.dtype("float16" if about.get("stored_as") else about["dtype"])
 
 
 def group_attributes(template: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def variable_attributes(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) -> None:
-    """InputError where something else than float32 variables is to be stored as float16."""
+    """Raise InputError where something else than float32 variables is to be stored as float16."""
     single = {variable.name for variable in variables if variable.dtype == "float32"}
     if wrong := half - single:
         raise InputError(
@@ -114,78 +118,15 @@ def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) 
         )
 
 
-def require_arrays(root: zarr.Group, template: Template, uri: str) -> None:
-    """Make what is missing of a template's arrays; InputError where other arrays are in place."""
-    group = root.require_group(template.group)
-    found, wanted = group.get(template.variant), template.as_json()
-    if isinstance(found, zarr.Group) and "template" in found.attrs:
-        _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
-        if found.attrs["template"] != wanted:
-            found.update_attributes({"template": wanted})
-    else:
-        _create_arrays(group.require_group(template.variant), template, wanted)
-    if "current" not in group.attrs:
-        group.update_attributes({"current": template.variant})
-
-
-def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
-    """All arrays of a variant, "step" first."""
-    arrays = dict(group.arrays())
-    return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
-
-
-def consolidate(folder: ZarrStore) -> None:
-    """Gather the metadata of all that is in a folder, so that opening it takes one request."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata")
-        warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
-        zarr.consolidate_metadata(folder, zarr_format=3)
-
-
 def checked_name(name: str, what: str) -> str:
-    """`name`, if it can be part of a key on any storage."""
+    """Return `name`, if it can be part of a key on any storage. Raises InputError."""
     if not _NAME.fullmatch(name):
         raise InputError(f"{what} {name!r}: use letters, digits, '_', '.' and '-' only")
     return name
 
 
-def _create_arrays(target: zarr.Group, template: Template, wanted: dict[str, Any]) -> None:
-    """The template is stored last: a group without one was left half-made by a kill."""
-    for name, (dtype, fill) in ROW_ARRAYS.items():
-        _create_array(target, name, (), dtype, fill, ("step",), {})
-    for variable in template.variables:
-        dtype = np.dtype("float16" if variable.name in template.half else variable.dtype)
-        about = wanted["variables"][variable.name]
-        attributes = variable_attributes(about)
-        shape, fill = template.shape(variable), _FILLS[dtype.kind]
-        _create_array(target, variable.name, shape, dtype, fill, variable.dims, attributes)
-    target.update_attributes({"template": wanted})
-
-
-def _create_array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: Any,
-    fill: Any,
-    dims: tuple[str, ...],
-    attributes: dict[str, Any],
-) -> None:
-    compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
-    group.create_array(
-        name,
-        shape=(0, *shape),
-        chunks=(1, *(max(size, 1) for size in shape)),
-        dtype=dtype,
-        fill_value=fill,
-        dimension_names=dims,
-        compressors=[*compress, Crc32cCodec()],
-        attributes=attributes,
-        overwrite=name in group,
-    )
-
-
-def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
+def check_same_variables(group: str, there: Any, wanted: Any, uri: str) -> None:
+    """Raise InputError where two stored templates of a variant have other variables."""
     there, wanted = _fixed(there), _fixed(wanted)
     for key in sorted({*there, *wanted}):
         if there.get(key) != wanted.get(key):
@@ -196,13 +137,63 @@ def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
             )
 
 
+def fitted(
+    where: str, template: Mapping[str, Any], values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the values of a row as they will be stored.
+
+    Raises ValueError where they are not those that the template declares, in its shapes and dtypes.
+    """
+    expected = set(template["variables"])
+    if expected != set(values):
+        raise ValueError(
+            f"{where}: expected the variables {sorted(expected)}, found {sorted(values)}: "
+            "the row would be incomplete; make compute() return what the measure declares"
+        )
+    return {name: _fitted(where, name, template, values[name]) for name in template["variables"]}
+
+
+def rounding(stored: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the largest difference that storing as float16 made, for each variable so stored."""
+    with np.errstate(invalid="ignore"):  # of infinities, which stay what they are
+        lost = {
+            name: np.abs(np.asarray(values[name], np.float64) - kept)
+            for name, kept in stored.items()
+            if kept.dtype == np.float16
+        }
+    return {name: float(np.max(d, where=np.isfinite(d), initial=0)) for name, d in lost.items()}
+
+
+def _fitted(where: str, name: str, template: Mapping[str, Any], value: Any) -> np.ndarray:
+    value, shape, dtype = np.asarray(value), shape_of(template, name), dtype_of(template, name)
+    if value.shape != shape:
+        raise ValueError(
+            f"{where}: {name!r} has shape {value.shape}, expected {shape}: make compute() return "
+            "the declared dims"
+        )
+    castable = np.can_cast(value.dtype, dtype, "same_kind")
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype) if castable else None
+    if stored is None or (stored.dtype.kind == "i" and not np.array_equal(stored, value)):
+        raise ValueError(
+            f"{where}: {name!r} has dtype {value.dtype}, expected {dtype}: its values would "
+            "change; declare the dtype that compute() returns"
+        )
+    if dtype == np.float16 and (np.isfinite(value) & ~np.isfinite(stored)).any():
+        raise ValueError(
+            f"{where}: {name!r} reaches {np.nanmax(np.abs(value)):.6g}, and float16 ends at 65504: "
+            "store it as float32"
+        )
+    return stored
+
+
 def _fixed(template: Any) -> dict[str, Any]:
-    """What may never change within a variant: the arrays and their coordinates."""
-    arrays = {
+    """Return what may never change within a variant: the variables and their coordinates."""
+    variables = {
         name: [about["dims"], about["dtype"], about.get("stored_as")]
         for name, about in template["variables"].items()
     }
-    return {"variables": arrays, **template["coordinates"]}
+    return {"variables": variables, **template["coordinates"]}
 
 
 def _shortened(value: Any) -> str:

@@ -1,0 +1,67 @@
+"""How a worker commits rows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pipeline.store.commits import Commit, fresh_id
+from pipeline.store.packs import Encoded, Row, encode
+from pipeline.store.store import Store
+from pipeline.store.templates import Template, fitted, rounding
+from pipeline.store.versions import Version
+
+NewRow = tuple[str, Row, Mapping[str, np.ndarray]]
+
+
+class Writer:
+    """Commits rows of one plan. Any number of processes may have one each, at the same time.
+
+    number: of the version that planned the rows. templates: of the groups that they are of.
+    """
+
+    def __init__(self, store: Store, number: int, templates: Iterable[Template]) -> None:
+        self._store, self._number = store, number
+        self._templates = {(one.group, one.variant): one.as_json() for one in templates}
+        self._version: Version | None = None
+
+    def write(self, rows: Sequence[NewRow]) -> list[Commit]:
+        """Commit rows, and return them once they are stored, in whole or not at all each.
+
+        rows: (group, row, an array per variable, without "step"). Raises ValueError where values
+        do not fit their group, InputError where the store is gone.
+        """
+        version = self._version or self._store.version()
+        encoded = [self._encoded(*one) for one in rows]
+        while True:
+            commits = [
+                Commit(group, row.step, self._number, fresh_id(), row.fingerprint, version.open)
+                for group, row, _ in rows
+            ]
+            self._put(commits, encoded)
+            generation, version = version.open, self._newest(version)
+            if version.open == generation:
+                self._version = version
+                return commits
+            # Closed meanwhile: who closed it may have listed its rows before these were there.
+
+    def _encoded(self, group: str, row: Row, values: Mapping[str, np.ndarray]) -> Encoded:
+        template = self._templates[group, row.variant]
+        stored = fitted(f"group {group!r}, step {row.step}", template, values)
+        return encode(row, stored, rounding(stored, values))
+
+    def _put(self, commits: Sequence[Commit], encoded: Sequence[Encoded]) -> None:
+        """Write the large variables first: a row that is there is complete."""
+        objects = self._store.objects
+        large = {
+            commit.large_key(name): content
+            for commit, made in zip(commits, encoded, strict=True)
+            for name, content in made.large.items()
+        }
+        if large:
+            objects.put(large)
+        objects.put({c.key: made.pack for c, made in zip(commits, encoded, strict=True)})
+
+    def _newest(self, known: Version) -> Version:
+        """Return the newest version: one request where it is the known one."""
+        newest = self._store.versions.newest_number()
+        return known if newest == known.number else self._store.version()
