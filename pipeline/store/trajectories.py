@@ -21,12 +21,13 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import WrapperStore
 
 from pipeline.store.commits import Commit, fresh_id, shown
 from pipeline.store.fingerprint import digest_of
 from pipeline.store.lazy import Along, StoredArray, described, rows_in
 from pipeline.store.objects import access
-from pipeline.store.packs import LARGE
 from pipeline.store.store import Snapshot, Store
 from pipeline.store.templates import (
     LABELS,
@@ -44,9 +45,9 @@ FOLDER = "published"
 # memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one shard
-# The most steps in one shard of a large variable. New checkpoints are added to the last shard
-# only, so that publishing one writes the losses of so many checkpoints at most.
-_STEPS_LARGE = 64
+# The steps in one shard of a variable of more bytes than that in a row, such as the losses. New
+# checkpoints are added to the last shard only: publishing one writes so many of them at most.
+_LARGE, _STEPS_LARGE = 2**16, 128
 _FILLS = {"f": float("nan"), "i": 0}
 
 
@@ -87,7 +88,7 @@ def withdraw(store: Store, folders: set[str]) -> None:
 
 def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of a chunk and of a shard of an array of trajectories."""
-    large = prod(shape[1:]) * itemsize > LARGE
+    large = prod(shape[1:]) * itemsize > _LARGE
     # Fixed for large variables, so that a shard which is full stays as it is when steps are added.
     steps = _STEPS_LARGE if large else min(max(shape[0], 1), _STEPS)
     chunk = _block((steps, *shape[1:]), _CHUNK)
@@ -184,6 +185,18 @@ def along_steps(
     return Along(folder, name, chunk, shard, index, metadata)
 
 
+class _OwnFolder(WrapperStore[ZarrStore]):
+    """A folder that no other process writes to.
+
+    Zarr makes the metadata of parents by hard links, which not every file system has.
+    """
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write an object unless it is there."""
+        if not await self._store.exists(key):
+            await self._store.set(key, value)
+
+
 def consolidate(folder: ZarrStore) -> None:
     """Gather the metadata of all that is in a folder, so that opening it takes one request."""
     with warnings.catch_warnings():
@@ -200,7 +213,7 @@ def _write(store: Store, folder: str, source: _Source) -> dict[str, dict[str, An
         "rows": [commit.key for commit in commits],
     }
     with access(store.uri):
-        group = zarr.create_group(store.objects.zarr(folder), attributes=attributes)
+        group = zarr.create_group(_OwnFolder(store.objects.zarr(folder)), attributes=attributes)
         for dim, values in template["coordinates"].items():
             _write_coordinate(group, dim, np.array(values))
         _write_coordinate(group, "step", np.array([commit.step for commit in commits]))

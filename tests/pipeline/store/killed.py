@@ -58,10 +58,11 @@ def run(uri: str, steps: list[int]) -> None:
     synthetic.run(uri, [synthetic.scores()], steps)
 
 
-def write_rows(uri: str, steps: list[int], rows: list[int]) -> None:
+def write_rows(uri: str, steps: list[int], number: int) -> None:
+    """Write rows of scores that a version planned."""
     store = synthetic.Store(uri)
-    for step, row in zip(steps, rows, strict=True):
-        synthetic.write(store, synthetic.scores(), step, row)
+    for step in steps:
+        synthetic.write(store, synthetic.scores(), step, number=number)
 
 
 def _in_environment(
