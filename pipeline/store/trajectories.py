@@ -96,6 +96,12 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tupl
     return chunk, tuple(-(-most // size) * size for most, size in whole)
 
 
+def shards(shape: tuple[int, ...], itemsize: int) -> int:
+    """Return how many objects an array of trajectories consists of, beside its metadata."""
+    shard = blocks(shape, itemsize)[1]
+    return prod(-(-size // most) for size, most in zip(shape, shard, strict=True))
+
+
 def _with(version: Version, seen: Version, made: Mapping[str, Published]) -> Version:
     """Refer to new trajectories, of groups that no other coordinator has published meanwhile."""
     if version.open != seen.open:
