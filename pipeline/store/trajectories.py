@@ -62,18 +62,28 @@ def publish(store: Store) -> Version:
     Rows that earlier trajectories hold are read from there, and only new rows one by one. Memory:
     about 256 MiB.
     """
-    while True:
-        version, made = _publish_once(store)
-        if all(version.published.get(group) == one for group, one in made.items()):
-            return version
-        # The generation was closed meanwhile, and what was written in it may be removed.
+    version = None
+    while version is None:
+        version = _publish_once(store)
+    return version
 
 
-def _publish_once(store: Store) -> tuple[Version, Mapping[str, Published]]:
+def _publish_once(store: Store) -> Version | None:
+    """Publish, or return None where the generation was closed meanwhile.
+
+    What was written in it may be removed at any moment then, also while it is being written.
+    """
     snapshot = store.snapshot()
-    found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
+    try:
+        found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
+    except Exception:
+        if store.version().open == snapshot.version.open:
+            raise
+        return None
     made = {group: one for group, one in found.items() if one is not None}
-    return store.versions.change(lambda now: _with(now, snapshot.version, made)), made
+    version = store.versions.change(lambda now: _with(now, snapshot.version, made))
+    is_there = all(version.published.get(group) == one for group, one in made.items())
+    return version if is_there else None
 
 
 def withdraw(store: Store, folders: set[str]) -> None:

@@ -73,7 +73,9 @@ def _in_environment(
     function(*args)
 
 
-def _watch(changed: Callable[[], None]) -> None:
+def watch(changed: Callable[[], None]) -> None:
+    """Call a function before each change that this process makes to the file system."""
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
         writes = (
             event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
@@ -86,7 +88,7 @@ def _watch(changed: Callable[[], None]) -> None:
 
 def _count(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     changes: list[None] = []
-    _watch(lambda: changes.append(None))
+    watch(lambda: changes.append(None))
     function(*args)
     sender.send(len(changes))
 
@@ -99,5 +101,5 @@ def _die(operation: int, function: Callable[..., Any], args: tuple[Any, ...]) ->
         if left[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _watch(changed)
+    watch(changed)
     function(*args)
