@@ -28,16 +28,14 @@ from botocore.exceptions import (
 )
 from tenacity import (
     Retrying,
-    retry_if_exception,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_random_exponential,
 )
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError
-from pipeline.retrying import status_of
+from pipeline.retrying import ATTEMPTS
 
 Result = TypeVar("Result")
 
@@ -47,13 +45,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "max_concurrency": 1,
         "use_listings_cache": False,
-        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 6}},
+        # Of botocore's modes only "legacy" tries again after 429, "too many requests".
+        "config_kwargs": {"retries": {"mode": "legacy", "total_max_attempts": 8}},
     },
 }
 PARTIAL = ".partial"  # the suffix of files in the making; zarr's own unfinished files have it too
 _INSIDE = "content"  # the file that stands for an object where folders are renamed to create one
 _SYNCS = 16  # files synced at a time: 48 took 407 ms one by one, and 26 ms so
-_TOO_MANY = (408, 425, 429)  # statuses that botocore does not try again by itself
 # What a file system answers to a request for a hard link if it has none. A read-only one never
 # comes so far: the temporary file could not be written.
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS, errno.EINVAL, errno.EXDEV}
@@ -91,7 +89,7 @@ class Objects:
         """Return the object's content, None where there is none."""
         with access(self.uri), suppress(FileNotFoundError, NotADirectoryError):
             try:
-                return _persistently(lambda: bytes(self._fs.cat_file(self.path(key))))  # pyright: ignore[reportArgumentType]
+                return bytes(self._fs.cat_file(self.path(key)))  # pyright: ignore[reportArgumentType]
             except IsADirectoryError:
                 return bytes(self._fs.cat_file(self.path(f"{key}/{_INSIDE}")))  # pyright: ignore[reportArgumentType]
         return None
@@ -103,7 +101,7 @@ class Objects:
             return {key: content for key, content in found.items() if content is not None}
         with access(self.uri):
             paths = [self.path(key) for key in keys]
-            got: Any = _persistently(lambda: self._fs.cat(paths, on_error="return"))
+            got: Any = self._fs.cat(paths, on_error="return")
             contents = {}
             for key in keys:
                 content = got[str(self._fs._strip_protocol(self.path(key)))]
@@ -126,7 +124,7 @@ class Objects:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             fitting = [n for n in names if n.startswith(begin) and not n.endswith(PARTIAL)]
-            return f"{folder}/{min(fitting)}" if fitting else None
+            return f"{folder}/{min(fitting)}".removeprefix("/") if fitting else None
         return next((str(one["Key"]) for one in self._pages(prefix, most=1)), None)
 
     def facts(self, prefix: str = "") -> dict[str, tuple[int, float]]:
@@ -141,15 +139,9 @@ class Objects:
         """Make an object that is whole or absent; FileExistsError where there is one already."""
         with access(self.uri):
             if not self.is_local:
-                _persistently(lambda: self._create_remotely(key, content))
+                self._create_remotely(key, content)
                 return
-            with self._beside(key, content) as temporary:
-                try:
-                    os.link(temporary, self.path(key))
-                except OSError as error:
-                    if error.errno not in _NO_LINKS:
-                        raise
-                    self._create_by_folder(key, temporary)
+            self._place(key, content, self._link)
             _sync(Path(self.path(key)).parent)
 
     def put(self, contents: Mapping[str, bytes]) -> None:
@@ -160,7 +152,7 @@ class Objects:
         with access(self.uri):
             if not self.is_local:
                 paths = {self.path(key): content for key, content in contents.items()}
-                _persistently(lambda: self._fs.pipe(paths))
+                self._fs.pipe(paths)
                 return
             with ThreadPoolExecutor(max_workers=min(_SYNCS, max(len(contents), 1))) as threads:
                 list(threads.map(self._put_file, contents, contents.values()))
@@ -174,7 +166,7 @@ class Objects:
         """
         with access(self.uri):
             if not self.is_local:
-                _persistently(lambda: self._fs.copy(self.path(source), self.path(target)))
+                self._fs.copy(self.path(source), self.path(target))
                 return
             there = Path(self.path(target))
             _make_folder(there.parent)
@@ -198,7 +190,7 @@ class Objects:
     def delete(self, key: str) -> None:
         """Remove one object, or a folder with all that is in it; absent is fine."""
         with access(self.uri), suppress(FileNotFoundError):
-            _persistently(lambda: self._fs.rm(self.path(key), recursive=True))
+            self._fs.rm(self.path(key), recursive=True)
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove many objects, with as few requests as the storage allows."""
@@ -208,7 +200,7 @@ class Objects:
             self._remove_empty_folders({Path(self.path(key)).parent for key in keys})
         elif keys:
             with access(self.uri), suppress(FileNotFoundError):
-                _persistently(lambda: self._fs.rm([self.path(key) for key in keys]))
+                self._fs.rm([self.path(key) for key in keys])
 
     def zarr(self, folder: str = "", read_only: bool = False) -> ZarrStore:
         """Return the folder as a Zarr store, opened in this process."""
@@ -241,7 +233,7 @@ class Objects:
         while True:
             answer: Any = {}
             with access(self.uri), suppress(FileNotFoundError):
-                answer = _persistently(lambda: self._fs.call_s3("list_objects_v2", **given))  # pyright: ignore[reportAttributeAccessIssue]
+                answer = self._fs.call_s3("list_objects_v2", **given)  # pyright: ignore[reportAttributeAccessIssue]
             for one in answer.get("Contents", ()):
                 yield {**one, "Key": str(one["Key"]).removeprefix(base), "size": one["Size"]}
             if most is not None or not answer.get("IsTruncated"):
@@ -258,24 +250,6 @@ class Objects:
                 except OSError:  # it is not empty
                     break
 
-    def _create_by_folder(self, key: str, temporary: Path) -> None:
-        """Rename a folder to the key: that fails where a folder that is not empty has the name.
-
-        So two processes cannot both succeed, on file systems without hard links too. (Filling a
-        file that was opened with O_EXCL would show it before it is whole.)
-        """
-        folder = temporary.with_name(f"{temporary.name}.folder{PARTIAL}")
-        folder.mkdir()
-        try:
-            temporary.rename(folder / _INSIDE)
-            _sync(folder)
-            folder.rename(self.path(key))
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise FileExistsError(errno.EEXIST, "exists", self.path(key)) from error
-            raise
-
     def _create_remotely(self, key: str, content: bytes) -> None:
         try:
             self._fs.pipe_file(self.path(key), content, mode="create")
@@ -288,8 +262,15 @@ class Objects:
             raise
 
     def _put_file(self, key: str, content: bytes) -> None:
-        with self._beside(key, content) as temporary:
-            temporary.replace(self.path(key))
+        self._place(key, content, lambda temporary, target: temporary.replace(target))
+
+    def _link(self, temporary: Path, target: Path) -> None:
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _rename_folder(temporary, target)
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
@@ -300,40 +281,54 @@ class Objects:
     def _scheme(self) -> str:
         return "file" if self.is_local else self.uri.partition("://")[0]
 
-    @contextmanager
-    def _beside(self, key: str, content: bytes) -> Iterator[Path]:
+    def _place(self, key: str, content: bytes, place: Callable[[Path, Path], Any]) -> None:
+        """Write a file of a fresh name beside the object's, sync it, and give it its name.
+
+        Done again where the file or its folder is gone: who reclaims removes empty folders, and
+        files that seem to be left behind.
+        """
         target = Path(self.path(key))
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
-        try:
-            _write(temporary, content)
-            yield temporary
-        finally:
-            temporary.unlink(missing_ok=True)
+        attempts = Retrying(
+            retry=retry_if_exception_type(FileNotFoundError),
+            stop=stop_after_attempt(ATTEMPTS),
+            reraise=True,
+        )
+        for attempt in attempts:
+            with attempt:
+                try:
+                    _make_folder(target.parent)
+                    _write(temporary, content)
+                    place(temporary, target)
+                finally:
+                    temporary.unlink(missing_ok=True)
 
 
-def _persistently(request: Callable[[], Result]) -> Result:
-    """Make a request again, after a while, where the server says that there are too many."""
-    attempts = Retrying(
-        retry=retry_if_exception(lambda error: status_of(error) in _TOO_MANY),
-        wait=wait_random_exponential(multiplier=0.5, max=30),
-        stop=stop_after_attempt(6),
-        reraise=True,
-    )
-    return attempts(request)
+def _rename_folder(temporary: Path, target: Path) -> None:
+    """Create a target by renaming a folder to it. Raises FileExistsError.
+
+    That fails where a folder that is not empty has the name, so that two processes cannot both
+    succeed, on file systems without hard links too. (Filling a file that was opened with O_EXCL
+    would show it before it is whole.)
+    """
+    folder = temporary.with_name(f"{temporary.name}.folder{PARTIAL}")
+    folder.mkdir()
+    try:
+        temporary.rename(folder / _INSIDE)
+        _sync(folder)
+        folder.rename(target)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, "exists", str(target)) from error
+        raise
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write and sync a file in a folder that another process may be removing, as it is empty."""
-    attempts = Retrying(
-        retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(5), reraise=True
-    )
-    for attempt in attempts:
-        with attempt:
-            _make_folder(path.parent)
-            with path.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _make_folder(folder: Path) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
 
 import fsspec
+import xarray as xr
 
 from infra.s3.ceph import running
 from pipeline.errors import InputError
@@ -191,8 +192,8 @@ def _look(store: Store, rows: list[tuple[str, int, int, int]], counts: Counts) -
                 print(f"{store.uri}: {group} at step {step} is lost", file=sys.stderr)
                 counts.lost += 1
             elif group == template.group:
-                wrong = synthetic.wrong_rows(tree.sel(step=[step]), [template], edition)
-                counts.damaged += len(wrong)
+                row = xr.DataTree.from_dict({group: shown.to_dataset().sel(step=[step])})
+                counts.damaged += len(synthetic.wrong_rows(row, [template], edition))
 
 
 def _rows(reported: Path) -> Iterator[tuple[str, int, int, int]]:

@@ -8,9 +8,11 @@ import hashlib
 import http.client
 import json
 import random
+import socket
+import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,8 @@ class Faults:
     """What a server does wrong: to `share` of its requests, drawn with `seed`.
 
     first: statuses for the first requests, one each. latency: seconds before every answer.
+    kinds: what may go wrong: a status, "cut" (in the middle of the body), "reset" (of the
+    connection, before the answer), "etag" (another one than the object's).
     """
 
     share: float = 0.0
@@ -32,6 +36,7 @@ class Faults:
     first: list[int] = field(default_factory=list)
     latency: float = 0.0
     done: int = 0
+    kinds: Sequence[str | int] = (500, 503, 429, "cut", "cut")
 
     def __post_init__(self) -> None:
         self._random, self._lock = random.Random(self.seed), threading.Lock()
@@ -45,7 +50,7 @@ class Faults:
             if self._random.random() >= self.share:
                 return None
             self.done += 1
-            return self._random.choice([500, 503, 429, "cut", "cut"])
+            return self._random.choice(self.kinds)
 
 
 class Server(AbstractContextManager):
@@ -99,9 +104,18 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             extra = {"Retry-After": "0"} if fault == 429 else {}
             status, body, headers = fault, b"told to fail", extra
+        elif fault == "reset":
+            # Unsent data is dropped, and the other side told so at once.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
         elif fault == "cut" and not body:
             self.close_connection = True
             return
+        elif fault == "etag":
+            headers = {k: '"0123456789abcdef"' if k.lower() == "etag" else v
+                       for k, v in headers.items()}  # fmt: skip
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -316,10 +330,15 @@ def _git_blob(path: Path) -> str:
 
 
 class Proxy(Server):
-    """Passes requests on to an S3 server at `target` (host:port), or lets them fail."""
+    """Passes requests on to an S3 server at `target` (host:port), or lets them fail.
+
+    A request that fails has taken effect, as when the answer to it is lost. ignored: headers, in
+    lower case, that the server behind is not told of.
+    """
 
     def __init__(self, target: str) -> None:
         self.target = target
+        self.ignored: set[str] = set()
         super().__init__(ProxyHandler)
 
 
@@ -331,7 +350,8 @@ class ProxyHandler(Handler):
         content = self.rfile.read(length)
         fault = self.setup_request()
         there = http.client.HTTPConnection(self.owner.target)
-        there.request(self.command, self.path, content, dict(self.headers.items()))
+        given = {k: v for k, v in self.headers.items() if k.lower() not in self.owner.ignored}
+        there.request(self.command, self.path, content, given)
         came = there.getresponse()
         body = came.read()
         dropped = ("connection", "transfer-encoding", "date", "server")

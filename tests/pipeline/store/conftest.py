@@ -33,7 +33,7 @@ def s3(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-secret-key-of-these-tests")
-    proxy.faults = Faults()
+    proxy.faults, proxy.ignored = Faults(), set()
     S3FileSystem.clear_instance_cache()
     filesystem = S3FileSystem(use_listings_cache=False)
     if filesystem.exists(BUCKET):
@@ -41,5 +41,5 @@ def s3(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     filesystem.mkdir(BUCKET)
     proxy.forget()
     yield proxy
-    proxy.faults = Faults()
+    proxy.faults, proxy.ignored = Faults(), set()
     S3FileSystem.clear_instance_cache()
