@@ -20,7 +20,8 @@ from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
 from pipeline.measures import apply
-from pipeline.models.loading import ModelFacts, torch_dtype
+from pipeline.models.architecture import torch_dtype
+from pipeline.models.facts import ModelFacts
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
 _SECONDS = 0.2  # for which products are timed

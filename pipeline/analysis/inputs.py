@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
 from pipeline.training import held_out, table_of, trained_vocabulary

@@ -26,7 +26,7 @@ from pipeline.measures import apply, measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
-from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.models.facts import ModelFacts, facts_of
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint, fingerprint_class
 from pipeline.store.layout import Template, check_half

@@ -32,7 +32,8 @@ from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError, first_line
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
 from pipeline.store import Commit
 from pipeline.store import non_finite as non_finite_store

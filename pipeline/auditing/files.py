@@ -19,7 +19,7 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import check_shapes
+from pipeline.models.fit import check_shapes
 from pipeline.models.meaning import grouped, meanings_of, usual_group
 
 _START = 2**16  # bytes, which hold most headers

@@ -28,7 +28,7 @@ from pipeline.checkpoints.floats import FLOATS, non_finite, refuse_quantised, wh
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.models.fit import is_computed_buffer
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 
 _LENGTH = 2**16
 _VERSION = 3  # of what is remembered

@@ -4,7 +4,7 @@ A local checkpoint is its own folder. One from elsewhere is fetched when it is a
 when it is released, so that a worker never has more of them on its disk than it may, however long
 the run: a thread that wants another one waits. While one thread computes, others fetch: the number
 of threads is how far the fetching runs ahead. Weights are read into memory and never stay mapped:
-what was removed takes no more disk, see `pipeline.models.loading.read_weights`.
+what was removed takes no more disk, see `pipeline.models.weights.read_weights`.
 """
 
 from __future__ import annotations

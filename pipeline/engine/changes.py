@@ -17,7 +17,7 @@ from pipeline.engine.head_edits import Edit
 from pipeline.engine.record import HeadChange, OutputOn, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 Records = Mapping[tuple, Record]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.engine.pairs import Pairs, resolve
 from pipeline.engine.record import AttentionRequest, LagMeans, Record
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 
 # Beyond this, products of a few numbers leave float32. No healthy model comes near it.
 BOUND = 2.0**20

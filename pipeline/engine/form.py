@@ -27,7 +27,7 @@ from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
 from pipeline.models.circuits import Circuits, FinalNorm, circuits
 from pipeline.models.families import Family, family_of
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 # Of the greatest number compared. Right float32 sums differ by 1e-5 of it; a norm, gain, bias or
 # factor that is not as assumed, by 1e-2 and more.

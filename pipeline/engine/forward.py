@@ -29,7 +29,8 @@ from pipeline.engine.streams import started_at, watched_stream, wide
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import ModelFacts, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
 
 # Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 2

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from pipeline.engine.streams import blocks
-from pipeline.models.loading import Resident, read_architecture
+from pipeline.models.architecture import read_architecture
+from pipeline.models.resident import Resident
 
 LAYERS, NEURONS, EXPERTS, IDS = 2, 64, 4, 64
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.inputs.text import load_tokenizer
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 
 # Files that say that a folder holds a tokenizer.
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")

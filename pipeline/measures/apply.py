@@ -19,7 +19,7 @@ from pipeline.measures.base import (
 )
 from pipeline.measures.source import located
 from pipeline.models.assumptions import reason
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.schema import Variable
 
 _LAYERS = frozenset({"layer", "layer_from", "layer_to"})

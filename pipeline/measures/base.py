@@ -21,7 +21,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.source import Source
 from pipeline.models.circuits import Circuits, circuits
-from pipeline.models.loading import ModelFacts, ModelWeights
+from pipeline.models.facts import ModelFacts
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Variable
 
 Reference = Mapping[str, Any]

@@ -8,8 +8,8 @@ from torch import Tensor
 from pipeline.engine.record import Pass
 from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular.table import TableMeasure
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
+from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
 

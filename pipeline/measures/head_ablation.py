@@ -17,7 +17,7 @@ from pipeline.measures.token_loss import (
     mean_by_position,
     refuse_tokens_beyond,
 )
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

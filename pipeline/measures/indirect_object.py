@@ -11,8 +11,8 @@ from pipeline.measures.base import Context, Measure, Setting, require_kind
 from pipeline.measures.head_ablation import chosen_heads, refuse_absent
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Variable
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild"

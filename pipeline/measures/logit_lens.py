@@ -11,7 +11,7 @@ from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.assumptions import LOGITS, relying
 from pipeline.models.circuits import Circuits
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Variable
 
 _NOSTALGEBRAIST = "nostalgebraist 2020, Interpreting GPT: the logit lens"

@@ -7,8 +7,8 @@ from torch import Tensor
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
+from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"

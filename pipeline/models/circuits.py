@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from pipeline.models.families import Family, family_of
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 
 Stream = Float[Tensor, "*batch d_model"]
 

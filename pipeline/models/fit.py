@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from pipeline.checkpoints.floats import refuse_quantised
 from pipeline.errors import CheckpointError
+from pipeline.models.architecture import build
 
 # Buffers that older versions of transformers saved and newer ones compute.
 _COMPUTED_BUFFERS = re.compile(
@@ -157,3 +161,48 @@ def tie(module: nn.Module, group: list[str]) -> None:
     for name in group[1:]:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, shared)
+
+
+def check_shapes(
+    architecture: str | Path | PreTrainedConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    dtypes: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise CheckpointError where tensors of these names and shapes are not the architecture's.
+
+    The rule of `Resident.swap`, without weights or memory for them; nothing is said of the shapes
+    of tensors that must be merged first. dtypes: as a safetensors header spells them; config: what
+    the config.json says; see `floats.refuse_quantised`.
+    """
+    plain = without_wrappers(shapes, source)
+    shapes = {plain[name]: shape for name, shape in shapes.items()}
+    with torch.device("meta"):
+        module = build(architecture)
+        tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    module.tie_weights()
+    names = renames(module, frozenset(shapes))
+    if dtypes is not None:
+        refuse_quantised(dtypes, floating_names(module, names, shapes), source, config)
+    if names is None:
+        return
+    state = {names[key]: tensors[key] for key in tensors if key in names}
+    for group in tied_groups(module):
+        if found := [name for name in group if name in state]:
+            state.update(dict.fromkeys(group, state[found[0]]))
+    buffers = {name for name, _ in module.named_buffers()}
+    check_fit(module.state_dict(), state, optional=buffers, source=source)
+
+
+def floating_names(
+    module: PreTrainedModel, names: Mapping[str, str] | None, keys: Iterable[str]
+) -> set[str]:
+    """Of a file's tensors those that floating-point parameters of the module are read from.
+
+    names: from the file to the module; None where tensors are merged first: then all that count.
+    """
+    if names is None:
+        return {key for key in keys if not ignored(module, key)}
+    own = module.state_dict()
+    return {key for key, name in names.items() if name in own and own[name].is_floating_point()}

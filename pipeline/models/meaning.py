@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from pipeline.errors import InputError
-from pipeline.models.loading import without_memory
+from pipeline.models.architecture import without_memory
 
 # About the file, the way of computing, other tasks than predicting tokens, and training.
 _WITHOUT_EFFECT = frozenset(

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.models.loading import ModelFacts, Weights
+from pipeline.models.facts import ModelFacts
+from pipeline.models.weights import Weights
 
 _W_E, _W_U = "model.embed_tokens.weight", "lm_head.weight"
 

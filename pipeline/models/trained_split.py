@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 
 _MOST_CHECKPOINTS = 4
 _AGREES, _DIFFERS = 0.05, 0.2  # of the noted loss

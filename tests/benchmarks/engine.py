@@ -44,7 +44,7 @@ from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
 from pipeline.measures.base import Context, Setting
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
 

@@ -33,8 +33,8 @@ from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
 from pipeline.measures import COSTS, apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 
 PYTHIA_70M = GPTNeoXConfig(
     hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048,

@@ -23,7 +23,7 @@ from pipeline.engine.record import Lag, Pass
 from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 PYTHIA_160M = GPTNeoXConfig(

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 LAYERS, HEADS, GROUPS, WIDTH = 2, 4, 2, 32
 TAKES_GROUPS = {

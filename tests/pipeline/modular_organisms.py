@@ -11,9 +11,10 @@ from pipeline.engine.record import Record
 from pipeline.inputs import Input, modular
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import ModelWeights, facts_of
+from pipeline.models.facts import facts_of
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.table_forward import forward_table
+from pipeline.models.weights import ModelWeights
 
 
 def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:

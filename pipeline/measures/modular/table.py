@@ -17,8 +17,8 @@ from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.neuron_waves import NeuronWaves, neuron_waves
-from pipeline.models.loading import Weights
 from pipeline.models.residues import ResidueWeights, require_residue_weights, residue_weights
+from pipeline.models.weights import Weights
 
 # Where the answer is a homomorphism of the pair, cos(w_k(a + b)) is a function of the answer.
 WITH_WAVES = ("add", "subtract")

@@ -10,7 +10,7 @@ from pipeline.analysis.plan import load_input, save_input
 from pipeline.config import ArrayInput, InputSpec, RepeatedInput, TableInput
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.store import Store
 
 

@@ -16,7 +16,7 @@ from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.config import MatchesInput, RepeatedInput, TextInput
 from pipeline.errors import InputError
 from pipeline.inputs import text
-from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.models.facts import ModelFacts, facts_of
 
 
 def model(vocabulary: int = 500, context: int | None = 128, bos: int | None = 0) -> ModelFacts:

@@ -16,7 +16,7 @@ from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 
 
 @pytest.fixture

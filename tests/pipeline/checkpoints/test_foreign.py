@@ -16,7 +16,9 @@ from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
 from pipeline.inputs import Input, modular
-from pipeline.models.loading import Resident, facts_of, read_weights
+from pipeline.models.facts import facts_of
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 
 P, D, HEADS, D_MLP = 7, 12, 3, 20
 D_HEAD = D // HEADS

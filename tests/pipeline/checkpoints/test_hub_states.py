@@ -17,7 +17,8 @@ from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.test_foreign import HEADS, TOKENS, D, P, lens, lens_logits
 
 EACH = 500_000_000  # tokens of a step, so that the last one is beyond 10^9

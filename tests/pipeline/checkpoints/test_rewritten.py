@@ -16,7 +16,7 @@ from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of, read_config
 from pipeline.errors import ChangedError, CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import ProxyHandler
 from tests.pipeline.checkpoints.test_s3 import upload

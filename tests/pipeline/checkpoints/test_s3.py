@@ -10,7 +10,7 @@ from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import read_config
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import Faults
 

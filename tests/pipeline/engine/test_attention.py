@@ -17,7 +17,7 @@ from pipeline.engine.pairs import resolve
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, WINDOW, eager_model, matrices
 
 SEQUENCES, LENGTH = 3, 24

@@ -16,7 +16,7 @@ from pipeline.engine.changes import run_changed
 from pipeline.engine.record import HeadChange, OutputOn, Pass, Record, merge
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.editing import edited, outputs
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, eager_model
 

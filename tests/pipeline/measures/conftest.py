@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline import hand_built as written
 
 

@@ -8,7 +8,9 @@ from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import ModelFacts, ModelWeights, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
+from pipeline.models.weights import ModelWeights
 
 # Of a model that is not run: records stand for it.
 FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")

@@ -7,7 +7,7 @@ from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import facts_of
+from pipeline.models.facts import facts_of
 from pipeline.models.organism import OrganismConfig
 from pipeline.schema import Variable
 from tests.pipeline.measures.measuring import FACTS, NO_WEIGHTS, of_record

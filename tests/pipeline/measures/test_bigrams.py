@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.bigrams import Bigrams
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 
 V, SMOOTHING = 12, 2.5

@@ -6,8 +6,8 @@ import torch
 
 from pipeline.measures.copying import Copying, eigenvalue_score
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 

@@ -11,8 +11,8 @@ from pipeline.inputs import Input
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions
 from pipeline.measures.logit_lens import LogitLens
 from pipeline.measures.residual_norm import ResidualNorm
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 
 

@@ -16,7 +16,8 @@ from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import ModelFacts, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured, of_record
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5

@@ -25,7 +25,7 @@ from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.families import FAMILIES as WITH_CIRCUITS
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from pipeline.store.fingerprint import canonical_json
 from tests.pipeline.circuit_families import config_of
 from tests.pipeline.families import DTYPES, FAMILIES, eager_model

@@ -13,8 +13,8 @@ from pipeline.findings import findings
 from pipeline.findings.onsets import onsets_of
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.hand_built import POSITION, POSITIONS, SHARP, hand_built
 from tests.pipeline.measures.measuring import measured
 

@@ -9,7 +9,7 @@ from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.restricted_loss import RestrictedLoss
-from pipeline.models.loading import facts_of
+from pipeline.models.facts import facts_of
 from tests.pipeline.modular_organisms import (
     adding_model,
     config,

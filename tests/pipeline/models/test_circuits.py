@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import repeat_kv
 
 from pipeline.models.circuits import circuits
 from pipeline.models.families import FAMILIES
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.circuit_families import WIDTH, config_of, resident
 
 NORMALISED_PER_HEAD = {"qwen3", "gemma3_text"}

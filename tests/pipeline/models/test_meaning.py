@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from pipeline.models.loading import without_memory
+from pipeline.models.architecture import without_memory
 from pipeline.models.meaning import grouped, meanings_of, usual_group
 from tests.pipeline.families import FAMILIES, eager_model
 
