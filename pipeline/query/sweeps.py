@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.query.run import open_run
 from pipeline.store.objects import store_name
 from pipeline.training import load_run
-from pipeline.training.config import RUN_FILE
+from pipeline.training.config import RUN_FILE, flattened
 
 
 def analyses_of(analysis: Analysis) -> list[Analysis]:
@@ -80,7 +80,7 @@ def _training_of(run: xr.DataTree) -> dict[str, Any]:
     folder = Path(run.attrs["identity"].get("checkpoints", ""))
     if not (folder / RUN_FILE).is_file():
         return {}
-    return _flat(load_run(folder).model_dump(mode="json"))
+    return flattened(load_run(folder).model_dump(mode="json"))
 
 
 def _differing(trainings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -88,11 +88,3 @@ def _differing(trainings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     keys = [key for key in trainings[0] if len({str(one.get(key)) for one in trainings}) > 1]
     kept = [key for key in keys if key not in ("name", "output")]
     return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in trainings]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
-    return flat

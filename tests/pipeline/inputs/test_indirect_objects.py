@@ -49,5 +49,5 @@ def test_corrupted_prompts_name_the_other_giver_and_nothing_else(tokenizer):
 
 
 def test_a_tokenizer_without_names_is_refused():
-    with pytest.raises(InputError, match="0 of 30 names whole, expected at least 2"):
+    with pytest.raises(InputError, match="for 0 of 30 names, expected at least 2"):
         prompts(text.train_tokenizer(["0123456789 " * 9], 260), 2, None, 0)
