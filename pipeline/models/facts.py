@@ -14,12 +14,12 @@ from pipeline.models.special_ids import named_special_ids
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What an architecture says of itself before any weights are read.
+    """The properties of an architecture that are known before any weights are read.
 
-    context: the longest sequence it can read, None where any length is allowed. parameters: the
+    context: the longest sequence (tokens) it can read, None if there is no limit. parameters: the
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
-    of each MLP, None where the config does not say. unmet: which of the `ASSUMPTIONS` it was found
-    not to meet, each with the reason; empty where none was, or before any was checked.
+    of each MLP, None if the config does not say. unmet: the `ASSUMPTIONS` that the architecture was
+    found not to meet, each with the reason; empty if all are met or none was checked yet.
     """
 
     n_layers: int
@@ -40,9 +40,10 @@ class ModelFacts:
 def facts_of(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> ModelFacts:
-    """The facts of a config, or of the config.json in a checkpoint's folder; reads no weights.
+    """Return the facts of a config, or of the config.json in a checkpoint's folder.
 
-    Of a folder, the special ids are those that its own files name, not the library's defaults.
+    Reads no weights. The special ids of a folder are those that its own files name, without the
+    library's defaults. Raises InputError for a config that describes no model.
     """
     facts = facts_of_module(without_memory(architecture, trust_remote_code))
     if isinstance(architecture, PreTrainedConfig):
@@ -76,6 +77,7 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
 
 
 def _key_value_heads(config: PreTrainedConfig) -> int:
+    # Falcon: `multi_query` means one head, but is ignored by its newer decoder architecture.
     if getattr(config, "multi_query", False) and not getattr(
         config, "new_decoder_architecture", False
     ):

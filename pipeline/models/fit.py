@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors are those of a module: by name, after renaming, and by shape."""
+"""Match a checkpoint's tensors with those of a module: by name, after renaming, and by shape."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,9 +20,11 @@ _COMPUTED_BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
 
-# Under which torch and what is built on it keep a module that they wrap, in the names of its parts.
+# Attributes in which wrappers keep the wrapped module, and which thus become parts of names:
+# torch.compile, FSDP, activation checkpointing, and Lightning Fabric.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-_OUTER_WRAPPERS = _WRAPPERS | {"module"}  # inside of a model that may be a part's own name
+# DDP's attribute is a common name of a submodule too: it is removed only as a common prefix.
+_OUTER_WRAPPERS = _WRAPPERS | {"module"}
 
 _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embeddings
 
@@ -30,8 +32,8 @@ _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embedd
 def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
     """Map each name in a file to the one it has without torch.compile, DDP and FSDP.
 
-    A prefix goes where all names have it, `module` only then. Raises CheckpointError where two
-    names become one.
+    `module` is removed only as a prefix of all names. Raises CheckpointError if two names become
+    equal.
     """
     plain = {name: name.split(".") for name in names}
     while plain and _common_wrapper(list(plain.values())):
@@ -46,15 +48,15 @@ def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
 
 
 def _common_wrapper(names: list[list[str]]) -> bool:
-    """Whether all names begin with the same wrapper, and go on after it."""
+    """Return whether all names begin with the same wrapper and have more parts after it."""
     first = names[0][0]
     return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)
 
 
 def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
-    """From names in a file to names in the module, by transformers' own rules for its family.
+    """Map names in a file to names in the module, by transformers' own rules for its family.
 
-    Left out: buffers that are computed. None where tensors must be merged or split as well.
+    Buffers that are computed are left out. Returns None if tensors must be merged or split too.
     """
     own = module.state_dict()
     mapping = get_model_conversion_mapping(module)
@@ -64,6 +66,7 @@ def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | N
     names: dict[str, str] = {}
     for key in keys:
         renamed, merged = rename_source_key(key, renamings, converters, prefix, own)
+        # Rules for old checkpoints may also match the current names of some families.
         if renamed not in own and key in own:
             renamed, merged = key, None
         if merged is not None:
@@ -74,7 +77,7 @@ def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | N
 
 
 def refuse_doubles(names: Mapping[str, str], source: str) -> None:
-    """Raise CheckpointError where two names of the file mean one tensor of the module."""
+    """Raise CheckpointError if two names of the file belong to one tensor of the module."""
     came_from: dict[str, str] = {}
     for key, name in sorted(names.items()):
         if name in came_from:
@@ -85,18 +88,19 @@ def refuse_doubles(names: Mapping[str, str], source: str) -> None:
 
 
 def is_computed_buffer(key: str) -> bool:
-    """Whether a tensor is a buffer that is computed anew, whatever a file holds of it."""
+    """Return whether a tensor is a buffer that is recomputed, so that the stored one is ignored."""
     return bool(_COMPUTED_BUFFERS.search(key))
 
 
 def ignored(module: PreTrainedModel, key: str) -> bool:
-    """Whether a tensor that the module has no place for may be dropped."""
+    """Return whether a tensor that the module does not have may be dropped."""
+    # The model class's own list of names that from_pretrained drops without a warning.
     patterns = module._keys_to_ignore_on_load_unexpected or ()
     return is_computed_buffer(key) or any(re.search(p, key) for p in patterns)
 
 
 def tied_groups(module: PreTrainedModel) -> list[list[str]]:
-    """Names that share one parameter, in groups of two or more."""
+    """Return the names that share one parameter, in groups of two or more."""
     groups: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
@@ -104,7 +108,10 @@ def tied_groups(module: PreTrainedModel) -> list[list[str]]:
 
 
 def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
-    """Give every name of a tied group the one tensor that the file has for them."""
+    """Give every name of a tied group the tensor that the file has for one of them.
+
+    Raises CheckpointError if the file has different tensors for them.
+    """
     found = [name for name in group if name in state]
     if not found:
         return
@@ -121,7 +128,7 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: set[str], source: str
 ) -> None:
-    """Raise CheckpointError unless `state` has the tensors of `own`, but for `optional` ones."""
+    """Raise CheckpointError unless `state` has the tensors of `own`, except `optional` ones."""
     shapes = {
         f"{name}: {list(state[name].shape)} for {list(own[name].shape)}"
         for name in own.keys() & state.keys()
@@ -134,7 +141,7 @@ def check_fit(
 def refuse_unless_fit(
     missing: set[str], unexpected: set[str], shapes: set[str], source: str
 ) -> None:
-    """Raise CheckpointError, listing them, where there are any."""
+    """Raise CheckpointError if there are any such tensors, and list them."""
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
     if parts:
@@ -145,7 +152,7 @@ def refuse_unless_fit(
 
 
 def _or_tie(missing: set[str]) -> str:
-    """What else helps where nothing is missing but the output embedding."""
+    """Return a further advice if nothing is missing but the output embedding."""
     only_heads = bool(missing) and all(_HEADS & set(name.split(".")) for name in missing)
     return ", or set tie_word_embeddings in it" if only_heads else ""
 
@@ -156,7 +163,7 @@ def _listed(names: set[str], most: int = 5) -> str:
 
 
 def tie(module: nn.Module, group: list[str]) -> None:
-    """Let all names of a group hold the first one's parameter again."""
+    """Make all names of a group refer to the parameter of the first one again."""
     shared = module.get_parameter(group[0])
     for name in group[1:]:
         owner, _, leaf = name.rpartition(".")
@@ -170,11 +177,11 @@ def check_shapes(
     dtypes: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raise CheckpointError where tensors of these names and shapes are not the architecture's.
+    """Raise CheckpointError if tensors of these names and shapes do not fit the architecture.
 
-    The rule of `Resident.swap`, without weights or memory for them; nothing is said of the shapes
-    of tensors that must be merged first. dtypes: as a safetensors header spells them; config: what
-    the config.json says; see `floats.refuse_quantised`.
+    Applies the rule of `Resident.swap` without reading weights; the shapes of tensors that must be
+    merged are not checked. dtypes: as spelt in a safetensors header; config: the content of
+    config.json; see `floats.refuse_quantised`.
     """
     plain = without_wrappers(shapes, source)
     shapes = {plain[name]: shape for name, shape in shapes.items()}
@@ -198,9 +205,9 @@ def check_shapes(
 def floating_names(
     module: PreTrainedModel, names: Mapping[str, str] | None, keys: Iterable[str]
 ) -> set[str]:
-    """Of a file's tensors those that floating-point parameters of the module are read from.
+    """Return the names of a file's tensors that are read into floating-point parameters.
 
-    names: from the file to the module; None where tensors are merged first: then all that count.
+    names: from the file to the module; None if tensors are merged, when all but ignored ones count.
     """
     if names is None:
         return {key for key in keys if not ignored(module, key)}

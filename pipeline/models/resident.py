@@ -1,4 +1,4 @@
-"""One model in memory, and checkpoint after checkpoint of weights put into it.
+"""Resident: one model in memory whose weights are replaced by those of each checkpoint.
 
 The architecture is built once, from a local config.json; a checkpoint is a dictionary of tensors
 whose names and shapes must be exactly the architecture's.
@@ -33,16 +33,18 @@ from pipeline.models.fit import (
 )
 from pipeline.models.weights import ModelWeights, Weights
 
-# `no_init_weights` replaces functions of torch for as long as it lasts.
+# `no_init_weights` replaces functions of torch.nn.init in the whole process while it is active. Of
+# two threads that build at once, the second would take the first's replacements for the originals
+# and restore those at its end.
 _BUILDING = threading.Lock()
 
 
 class Resident:
-    """A model that stays in memory while checkpoints pass through it.
+    """A model that stays in memory and is given the weights of one checkpoint after another.
 
-    architecture: a config, or a local folder with a config.json. dtype: a name like "float32";
-    weights of another dtype are converted to it. `module` is in eval mode, its parameters
-    undefined until the first `swap`.
+    architecture: a config, or a local folder with a config.json. dtype: a name such as "float32";
+    weights of another dtype are converted to it. `module` is in eval mode; its parameters are
+    uninitialised until the first `swap`.
     """
 
     def __init__(
@@ -63,16 +65,16 @@ class Resident:
 
     @property
     def weights(self) -> "ModelWeights":
-        """The current checkpoint's parameters by name, tied ones once."""
+        """Parameters of the current checkpoint by name, tied ones once."""
         return ModelWeights(self.module, self.facts)
 
     def used(
         self, weights: Weights, source: str = "this checkpoint", config: Mapping[str, Any] = {}
     ) -> dict[str, Tensor]:
-        """The tensors that floating-point parameters are read from, by their names in the file.
+        """Return the tensors that floating-point parameters are read from, by name in the file.
 
-        Raises QuantisedError where they, or what config.json says, are not those of a model as it
-        was trained; see `floats.refuse_quantised`.
+        Raises QuantisedError if the tensors or the config are those of a quantised model; see
+        `floats.refuse_quantised`.
         """
         floats = floating_names(self.module, self._renames(frozenset(weights)), weights)
         refuse_quantised({n: t.dtype for n, t in weights.items()}, floats, source, config)
@@ -80,13 +82,13 @@ class Resident:
 
     @torch.no_grad()
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
-        """Put a checkpoint's tensors in; takes them over where device and dtype already fit.
+        """Replace the weights by a checkpoint's; tensors are not copied if device and dtype match.
 
-        Infinite weights, and those that the resident's dtype cannot hold, become NaN: what depends
-        on them is NaN then, in every measure.
+        Infinite weights, and those that overflow in the resident's dtype, become NaN, so that every
+        number that depends on them is NaN in every measure.
 
-        Raises CheckpointError where names or shapes are not those of the architecture; the former
-        weights are kept then, but for models whose tensors must be merged (separate experts).
+        Raises CheckpointError if names or shapes are not those of the architecture. The former
+        weights are then kept, except in models whose tensors must be merged (separate experts).
         """
         self.used(weights, source)
         names = self._renames(frozenset(weights))
@@ -99,20 +101,23 @@ class Resident:
         self._stale = set(self._others)
 
     def _blank_infinities(self) -> None:
-        """Put NaN in place of infinite weights, which a softmax or an activation could hide.
+        """Replace infinite weights by NaN.
 
-        exp(-inf) is 0 and tanh(inf) is 1, while NaN reaches every number that depends on it.
+        A softmax or an activation could hide them: exp(-inf) is 0 and tanh(inf) is 1, whereas NaN
+        propagates to every number that depends on it.
         """
         for parameter in self.module.parameters():
+            # One reduction instead of a mask as large as the weights. A finite tensor whose sum
+            # overflows is only treated needlessly: nan_to_num leaves its numbers as they are.
             if parameter.is_floating_point() and not parameter.sum().isfinite():
                 nan = torch.nan
                 parameter.data = parameter.nan_to_num(nan=nan, posinf=nan, neginf=nan)
 
     @torch.no_grad()
     def module_in(self, dtype: str = "") -> PreTrainedModel:
-        """The model in another dtype, cast from the current weights; "" is the resident's own.
+        """Return the model in another dtype, cast from the current weights; "" is its own dtype.
 
-        A second copy is kept from the first such call on: meant for models that are small.
+        The second copy is kept from the first such call on, which suits small models only.
         """
         wanted = torch_dtype(dtype) if dtype else self.dtype
         if wanted == self.dtype:
@@ -130,17 +135,19 @@ class Resident:
     def _uninitialised(
         self, architecture: str | Path | PreTrainedConfig, dtype: torch.dtype
     ) -> PreTrainedModel:
-        # Moved to the dtype while it is built, not after: buffers such as the rotary frequencies
-        # stay in float32 then, as they do in the library's own loading.
+        # The dtype is set while the module is built, not by a cast afterwards: buffers such as the
+        # rotary frequencies then stay in float32, as in transformers' own from_pretrained.
         with _BUILDING, no_init_weights():
             module = build(architecture, dtype, self._trusted)
         module.tie_weights()
+        # torch's grouped matrix product has no float64. The private test guards against models
+        # without experts, for which there is no public one.
         if dtype == torch.float64 and module._can_set_experts_implementation():
-            module.set_experts_implementation("eager")  # the grouped product has no float64
+            module.set_experts_implementation("eager")
         return module.to(self.device)  # pyright: ignore[reportArgumentType]
 
     def _renames(self, keys: frozenset[str]) -> dict[str, str] | None:
-        """From names in the file to names in the module; None where tensors must be merged too."""
+        """Return the map of names in a file to those in the module; None if tensors are merged."""
         if keys not in self._names:
             self._names[keys] = renames(self.module, keys)
         return self._names[keys]
@@ -155,6 +162,8 @@ class Resident:
         converted = {
             name: tensor.to(self.device, own[name].dtype) for name, tensor in state.items()
         }
+        # assign=True takes the tensors over instead of copying into the old ones, and by that
+        # breaks ties: each name of a tied group would then have a parameter of its own.
         self.module.load_state_dict(converted, strict=False, assign=True)
         for group in groups:
             tie(self.module, group)
@@ -162,6 +171,8 @@ class Resident:
 
     def _convert(self, weights: Weights, source: str) -> None:
         """Load a checkpoint whose tensors must be merged or split (such as separate experts)."""
+        # The private functions of from_pretrained: the public one would read the files again and
+        # build another module for every checkpoint.
         load = LoadStateDictConfig(
             weight_mapping=cast(list, get_model_conversion_mapping(self.module)),
             dtype=self.dtype,
@@ -169,6 +180,7 @@ class Resident:
         )
         info, _ = convert_and_load_state_dict_in_model(self.module, dict(weights), load, None)
         missing = set(info.missing_keys)
+        # Removes from `missing` the names that tying supplies.
         self.module.tie_weights(missing_keys=missing, recompute_mapping=False)
         missing -= {name for name, _ in self.module.named_buffers()}
         unexpected = {key for key in info.unexpected_keys if not ignored(self.module, key)}

@@ -1,4 +1,4 @@
-"""Weights by the names of their parameters, and how they are read from a checkpoint's files."""
+"""Read the weights of a checkpoint's files; ModelWeights: those of a model, by parameter name."""
 
 import pickle
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ Weights = Mapping[str, Tensor]
 
 
 class ModelWeights(dict[str, Tensor]):
-    """A model's parameters by name, tied ones once, with what says what the names mean.
+    """A model's parameters by name, tied ones once.
 
-    config: the architecture's own description. facts: its sizes.
+    config: the architecture's config, that of the language model if it has several. facts: sizes.
     """
 
     def __init__(self, module: PreTrainedModel, facts: ModelFacts):
@@ -34,10 +34,11 @@ class ModelWeights(dict[str, Tensor]):
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """All tensors of a local checkpoint, by the names in its files, in memory of their own.
+    """Return all tensors of a local checkpoint by the names in its files, without wrappers.
 
-    Nothing stays mapped, so the files may change or go afterwards. Any thread may call this.
-    Raises CheckpointError, naming the file, where one is absent, truncated or not what it says.
+    The tensors are copies, not memory maps, so that the files may change or be removed afterwards.
+    Thread-safe. Raises CheckpointError, naming the file, if one is absent, truncated or of another
+    format.
     """
     weights: dict[str, Tensor] = {}
     for file in weight_files(folder):
@@ -51,6 +52,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: {found}")
     try:
         if file.suffix == ".safetensors":
+            # "pread" copies; the default maps the file: later writes to it would change the
+            # weights, and its truncation would kill the process with SIGBUS.
             return safetensors.torch.load_file(file, backend="pread")
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -75,5 +78,5 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return transformerlens.renamed(content)
     except (InputError, KeyError) as error:
         raise CheckpointError(
-            f"{file}: is no whole state dict of TransformerLens: {error}"
+            f"{file}: is no complete state dict of TransformerLens: {error}"
         ) from error
