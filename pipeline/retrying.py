@@ -105,7 +105,7 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def spoken_of(
+def translated_errors(
     uri: str, what: str, refusal: type[InputError] | type[CheckpointError]
 ) -> Iterator[None]:
     """Translate errors of storage clients into one sentence each.

@@ -68,7 +68,7 @@ class Audit:
         }
 
     def with_non_finite(self, found: Mapping[int, str]) -> "Audit":
-        """Return the audit with "non-finite" faults, by step, that were found when reading weights."""
+        """Return the audit with the "non-finite" faults, by step, found when reading weights."""
         known = {fault.step for fault in self.faults if fault.kind == "non-finite"}
         new = {Fault(step, "non-finite", what) for step, what in found.items() if step not in known}
         return replace(self, faults=tuple(sorted({*self.faults, *new})))

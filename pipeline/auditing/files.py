@@ -30,7 +30,7 @@ Tensors = Mapping[str, TensorFacts]
 
 @dataclass(frozen=True)
 class Looked:
-    """The result of reading the beginning of a file: its header, or the kind and detail of a fault."""
+    """The result of reading a file's beginning: its header, or the kind and detail of a fault."""
 
     header: Header | None = None
     kind: str = ""

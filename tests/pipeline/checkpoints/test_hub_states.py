@@ -118,7 +118,7 @@ def test_what_no_organism_has_is_refused(hub, suite):
 def test_tokens_without_a_step_size_are_refused(hub, suite):
     (suite / "config.json").write_text(json.dumps(CONFIG | {"tokens_per_step": None}))
     commit_of(hub, suite)
-    with pytest.raises(InputError, match="says no tokens_per_step"):
+    with pytest.raises(InputError, match="has no tokens_per_step"):
         list_checkpoints(URI)
 
 
