@@ -56,7 +56,7 @@ def files(address: Address) -> Files:
 
 
 def config(address: Address) -> bytes:
-    """Return an organism's config.json. Raises InputError for architectures that no organism has."""
+    """Return an organism's config.json. Raises InputError if no organism has the architecture."""
     commit = Address(address.repo, address.ref)
     try:
         described = transformerlens.described_by(_said(commit))

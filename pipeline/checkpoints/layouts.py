@@ -1,4 +1,4 @@
-"""Recognise folders in other layouts than a complete model's, with advice on how to convert them."""
+"""Recognise folders of other layouts than a complete model's, with advice on converting them."""
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase

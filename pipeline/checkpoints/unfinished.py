@@ -53,7 +53,7 @@ def unfinished_trainer_save(place: Place, folder: Folder) -> str:
 
 
 def unfinished_latest(place: Place, folder: Folder) -> str:
-    """Return the reason that `folder`, of the latest step, is unfinished by the second rule, or ""."""
+    """Return the reason that the latest step's folder is unfinished by the second rule, or ""."""
     if place.WRITTEN_BY_THE == "commit":
         return ""
     lacks = lack(place, folder, by_listing=place.WRITTEN_BY_THE == "file")

@@ -28,7 +28,7 @@ def remote(hub, write_checkpoint, tmp_path) -> list[Checkpoint]:
 
 
 def on_disk() -> int:
-    """Fetched checkpoints on this machine's disk."""
+    """Return the number of fetched checkpoints on this machine's disk."""
     return len(list((cache_folder() / "copies").glob("*/*/*.safetensors")))
 
 

@@ -1,4 +1,4 @@
-"""Files as grokking research saves them: read back, they compute what their own formulas say."""
+"""Files in the formats of grokking research: once read, they compute what their formulas give."""
 
 import random
 from pathlib import Path
@@ -41,7 +41,7 @@ def authors(seed: int) -> dict[str, Tensor]:
 
 
 def authors_logits(state: dict[str, Tensor], tokens: np.ndarray) -> np.ndarray:
-    """Appendix A of the paper, one pair and one head at a time."""
+    """Compute logits by appendix A of the paper, one pair and one head at a time."""
     w = {name: tensor.double().numpy() for name, tensor in state.items()}
     logits = []
     for pair in tokens:

@@ -1,4 +1,4 @@
-"""What lies where weights should be is named as what it is, with what to do."""
+"""Other contents in place of weights are recognised, and the message says how to convert them."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ EARLY_LATE = {"early_token": 2, "late_token": 6}
 
 
 def config(**changes) -> dict:
-    """All fields that TransformerLens 2.15 stores, of a model with two layers."""
+    """Return all fields that TransformerLens 2.15 stores, of a model with two layers."""
     return {
         "n_layers": LAYERS, "d_model": D, "n_ctx": N_CTX, "d_head": D_HEAD, "model_name": "custom",
         "n_heads": HEADS, "d_mlp": D_MLP, "act_fn": "gelu", "d_vocab": V, "eps": 1e-5,
@@ -80,7 +80,7 @@ ACTIVATIONS = {
 
 
 def lens_loss(state: dict[str, Tensor], cfg: dict) -> float:
-    """The mean loss (nats) of a HookedTransformer on TOKENS, in float64."""
+    """Return the mean loss (nats) of a HookedTransformer on TOKENS, in float64."""
     w = {n: t.double() for n, t in state.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -114,7 +114,7 @@ def lens_loss(state: dict[str, Tensor], cfg: dict) -> float:
 
 
 def stored_loss(folder: Path, **given) -> float:
-    """The mean loss that an analysis of `folder` stores for its last step."""
+    """Return the mean loss that an analysis of `folder` stores for its last step."""
     np.save(folder / "tokens.npy", TOKENS)
     analysis = Analysis.model_validate({
         "checkpoints": str(folder), "store": str(folder / "a.zarr"),

@@ -1,4 +1,4 @@
-"""A repository of state dicts, as TransformerLens' attention-only models have them."""
+"""A repository of state dicts, such as those of TransformerLens' attention-only models."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def expected_logits(state: dict[str, Tensor], tokens: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def suite(hub, tmp_path: Path) -> Path:
-    """The initialisation and steps 1 to 4, by the tokens that they have seen."""
+    """Return the initialisation and steps 1 to 4, by the tokens that they have seen."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     torch.save(attention_only(0), tmp_path / "model_init.pth")

@@ -1,4 +1,4 @@
-"""Which step a `.pth` file is of, which files are refused, and what is said of either."""
+"""The step of a `.pth` file, the files that are refused, and the messages about them."""
 
 import json
 from pathlib import Path
@@ -179,7 +179,7 @@ TABLE = {"kind": "table", "operation": "add", "train_share": 0.4, "split_seed": 
 
 
 def memorised(is_train: np.ndarray) -> dict[str, torch.Tensor]:
-    """Weights that were trained on a split, by the authors' formula written for all pairs."""
+    """Return weights trained on a split, by the authors' formula written for all pairs."""
     tokens, labels = (torch.from_numpy(array) for array in modular.table(P, "add"))
     w = {name: tensor / 3 for name, tensor in authors(0).items() if not name.endswith("mask")}
     optimizer = torch.optim.Adam([t.requires_grad_() for t in w.values()], lr=0.02)
@@ -198,7 +198,7 @@ def memorised(is_train: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 def mean_loss(state: dict[str, torch.Tensor], chosen: np.ndarray) -> float:
-    """The mean loss over some pairs by the authors' formula, one pair at a time."""
+    """Return the mean loss over some pairs by the authors' formula, one pair at a time."""
     tokens, labels = modular.table(P, "add")
     logits = authors_logits(state, tokens)
     losses = np.logaddexp.reduce(logits, -1) - logits[np.arange(P * P), labels]

@@ -22,7 +22,7 @@ def upload(folder: Path, place: str = "runs/a") -> str:
 
 @pytest.fixture
 def run(tmp_path, write_checkpoint):
-    """A local run in every format."""
+    """Make a local run in every format."""
     write_checkpoint(tmp_path / "run/step-10", 10, ".bin", sharded=True)
     write_checkpoint(tmp_path / "run/step-0", 0)
     write_checkpoint(tmp_path / "run/step-2", 2, sharded=True)

@@ -1,4 +1,4 @@
-"""Two configs are one model exactly if tiny models of both compute the same logits."""
+"""Two configs describe one model exactly if tiny models of both compute the same logits."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ TELLING: dict[str, Any] = {
 
 
 def logits(config: PreTrainedConfig) -> Tensor | None:
-    """Of a model of this config with given weights; None where they are not those of it."""
+    """Return the logits of a model of this config with given weights; None if they do not fit."""
     try:
         with torch.inference_mode():
             return eager_model(config, "float32")(TOKENS, use_cache=False).logits

@@ -1,4 +1,4 @@
-"""Checkpoints of every layout into one resident model, and what is refused."""
+"""Checkpoints of every layout are read into one resident model, or refused."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
