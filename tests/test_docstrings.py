@@ -37,7 +37,8 @@ def test_no_docstring_begins_with_a_clause(file: str) -> None:
 def test_a_clause_is_found_in_every_kind_of_docstring() -> None:
     source = (
         '"""What it does."""\n'
-        'class A:\n    """How it does it."""\n    async def f(self):\n        """Whether it is."""\n'
+        'class A:\n    """How it does it."""\n'
+        '    async def f(self):\n        """Whether it is."""\n'
         'def g():\n    """Return what it is."""\n'
     )
     assert sorted(clauses_in(source)) == [

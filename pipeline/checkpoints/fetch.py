@@ -303,7 +303,7 @@ def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path)
             return digest
         came.append(digest)
     raise DamagedError(
-        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as its place says: "
+        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as listed: "
         "upload the file again"
     )
 

@@ -123,9 +123,9 @@ def _foreign_files(path: Path) -> list[Path]:
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := _others(path)):
         raise InputError(
-            f"{path}: found {_listed(others)}, whose names do not say their step: "
+            f"{path}: found {_listed(others)}, whose names do not give their step: "
             f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
-            "says it"
+            "contains its step"
         )
     return files
 
@@ -179,7 +179,7 @@ class _Run:
     def _claim(self, step: int, place: str) -> None:
         if (other := self.places.setdefault(step, place)) != place:
             raise InputError(
-                f"both {other} and {place} hold step {step}, with other weights: keep one of them"
+                f"both {other} and {place} hold step {step}, with different weights: keep one"
             )
 
 
@@ -211,11 +211,11 @@ def _read_all(files: list[Path]) -> _Run:
 def _left_out(path: Path, run: _Run) -> Iterator[str]:
     """Yield a sentence for each reason for which files were left out."""
     if others := _others(path):
-        yield f"left out, for their names do not say their step: {_listed(others)}"
+        yield f"left out, since their names do not give their step: {_listed(others)}"
     if run.again:
-        yield f"left out, for another file of that step has their weights: {_listed(run.again)}"
+        yield f"left out, since another file of that step has their weights: {_listed(run.again)}"
     if beside := [one for saved in run.saved for one in saved.left_out]:
-        yield f"left out, for their step is not said: {_listed(beside)}"
+        yield f"left out, since their step is unknown: {_listed(beside)}"
 
 
 def _listed(names: list[str]) -> str:

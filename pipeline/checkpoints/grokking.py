@@ -128,8 +128,8 @@ def _described(
 def _notes(config: Mapping[str, Any]) -> Iterator[str]:
     if "act_type" not in config:
         yield (
-            "the files do not say act_type: act_fn is what `model` of the analysis gives, and not "
-            "proven"
+            "the files have no act_type: act_fn is taken from `model` of the analysis, and not "
+            "verified"
         )
 
 

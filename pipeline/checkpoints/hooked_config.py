@@ -120,7 +120,7 @@ def refuse_unknown(
     if unknown := sorted(str(name) for name in config if name not in everything):
         value = config.get(unknown[0])
         raise InputError(
-            f"its config has {unknown[0]} = {value!r}, which is not known here and may change the "
+            f"its config has {unknown[0]} = {value!r}, an unknown field that may change the "
             f"forward pass; if it does not, give `model: {{ignore: [{', '.join(unknown)}]}}` in "
             "the analysis"
         )
@@ -146,7 +146,7 @@ def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]
     )
     example = ", ".join(f"{name}: ..." for name in missing)
     raise InputError(
-        f"says nothing of {' and '.join(missing)}, and the forward pass depends on it: give "
+        f"has no {' and no '.join(missing)}, and the forward pass depends on it: give "
         f"`model: {{{example}}}` in the analysis, or --model NAME=VALUE ({choices})"
     )
 
@@ -221,8 +221,8 @@ def unsaid(found: Mapping[str, Any]) -> list[str]:
 
 def _uncomputable(name: str, value: Any, computed: str) -> InputError:
     return InputError(
-        f"{name} = {value!r}: changes the forward pass in a way that no organism computes, which "
-        f"is {computed}: this model cannot be read"
+        f"{name} = {value!r}: organisms compute {computed} only, and this changes the forward "
+        "pass: this model cannot be read"
     )
 
 

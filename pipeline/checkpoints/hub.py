@@ -115,7 +115,7 @@ def _compare(
     if digest.hexdigest() != identity.removeprefix(_GIT):
         raise DamagedError(
             f"{place}: its {digest.name} is {digest.hexdigest()}, expected "
-            f"{identity.removeprefix(_GIT)} as the hub says: try again later"
+            f"{identity.removeprefix(_GIT)} as listed by the Hub: try again later"
         )
 
 

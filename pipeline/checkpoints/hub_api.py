@@ -109,7 +109,7 @@ def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
             address.repo, path, revision=address.ref, local_dir=beside, endpoint=_endpoint()
         )
         if (found := Path(came).stat().st_size) != size:
-            raise OSError(f"{address}/{path}: {found} bytes came, expected {size}")
+            raise OSError(f"{address}/{path}: received {found} bytes, expected {size}")
         Path(came).replace(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

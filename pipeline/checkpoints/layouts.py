@@ -10,7 +10,7 @@ _MERGE = "a LoRA adapter: merge it into its base model and save the whole (merge
 _SHARDED = "a checkpoint of torch.distributed: join its shards with accelerate merge-weights"
 _DEEPSPEED = "a DeepSpeed checkpoint: join its parts with zero_to_fp32.py"
 _ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
-_UNNAMED = "another name: rename what holds a state dict of the whole model"
+_UNNAMED = "of another name: rename the file with the whole model's state dict"
 
 # Patterns of file names with a description, from the most specific: the first match counts.
 _LAYOUTS: tuple[tuple[str, str], ...] = (

@@ -273,7 +273,7 @@ def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> 
     said = _whole(content[inside], f"{file}: its {inside}")
     if by_name is not None and said != by_name:
         raise InputError(
-            f"{file}: its name says step {by_name}, its {inside} is {said}: rename the file to "
+            f"{file}: its name gives step {by_name}, its {inside} is {said}: rename the file to "
             f"{said}{file.suffix}, or correct the {inside}"
         )
     return said
@@ -284,7 +284,7 @@ def _unknown_step(file: Path, content: Mapping[str, Any]) -> InputError:
     losses = [f"{len(history)} {name}" for name, history in found.items()]
     history = f", and its {' and '.join(losses)} do not prove it" if losses else ""
     return InputError(
-        f"{file}: does not say its step: found {found_in(content)}, no 'epoch' and no 'step'"
+        f"{file}: has no step: found {found_in(content)}, no 'epoch' and no 'step'"
         f"{history}: rename the file to its step, as in 1000{file.suffix}"
     )
 

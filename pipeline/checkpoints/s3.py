@@ -39,7 +39,7 @@ WRITTEN_BY_THE: Unit = "file"
 # parts would hold more memory, since each is received as a whole.
 _STREAMS = 4
 _PART = 32 * 2**20  # bytes
-_ADVICE = ": the bytes were changed there or on their way, upload the file again"
+_ADVICE = ": the file was damaged on the server or in transfer, upload it again"
 
 # `persistently` retries; retries of botocore within each attempt would multiply the waiting.
 _CLIENT = {"retries": {"total_max_attempts": 1}}
@@ -131,7 +131,7 @@ def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
             raise _changed(place) from error
         raise
     if (size := target.stat().st_size) != file.size:
-        raise OSError(f"{place}: {size} bytes came, expected {file.size}")
+        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
 
 
 async def _download(filesystem: Any, asked: dict[str, str], size: int, target: Path) -> None:
@@ -168,7 +168,7 @@ def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
     for name, expected in list(_sums(bucket, facts))[:1]:
         if (found := sum_of(name)) != expected:
             raise DamagedError(
-                f"{place}: its {name} is {found}, expected {expected} as its place says{_ADVICE}"
+                f"{place}: its {name} is {found}, expected {expected} as on the server{_ADVICE}"
             )
 
 

@@ -21,8 +21,8 @@ def sizes_of(state: Mapping[str, Tensor], expected: Mapping[str, str]) -> dict[s
     """
     if unknown := [name for name in state if _generic(name) not in expected]:
         raise InputError(
-            f"has the tensor {unknown[0]!r}{_more(unknown)}, which changes the forward pass in a "
-            "way that is not known here: this model cannot be read"
+            f"has the tensor {unknown[0]!r}{_more(unknown)}, whose role in the forward pass is "
+            "unknown: this model cannot be read"
         )
     sizes: dict[str, int] = {}
     for generic, axes in expected.items():

@@ -279,9 +279,9 @@ def _notes(
     """Yield sentences on what was assumed, and on what the results do not cover."""
     if "attention_dir" not in config:  # present in every complete HookedTransformerConfig
         yield (
-            "the files hold no whole config of TransformerLens: what `model` of the analysis gives "
-            f"is taken, else its defaults ({', '.join(hooked_config.unsaid(found))}); neither is "
-            "proven"
+            "the files hold no complete config of TransformerLens: values are taken from `model` "
+            f"of the analysis, else its defaults ({', '.join(hooked_config.unsaid(found))}); "
+            "neither is verified"
         )
     if sizes["d_vocab_out"] < sizes["d_vocab"]:
         yield (

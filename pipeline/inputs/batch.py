@@ -42,13 +42,13 @@ class Input:
         match self.attributes.get("split_proven"):
             case True:
                 return (
-                    f"input {self.name!r}: split_generator is not said; {generator!r} is taken, "
-                    "under which the weights have the train loss that the files note"
+                    f"input {self.name!r}: split_generator is unknown; {generator!r} is used, "
+                    "with which the weights have the train loss that the files record"
                 )
             case False:
                 return (
-                    f"input {self.name!r}: split_generator is not said, and the files do not prove "
-                    f"it; the split of {generator!r} is taken, which may not be the run's: give "
+                    f"input {self.name!r}: split_generator is unknown, and the files do not prove "
+                    f"it; the split of {generator!r} is used, which may not be the run's: give "
                     "`split_generator: random` for files of the grokking paper's code"
                 )
         return ""

@@ -52,7 +52,7 @@ def _run(path: Path, content: dict[str, Any], combination: Mapping[str, Any]) ->
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"{path}: {SWEEP}.{key}: {parent!r} has no keys of its own")
+                raise InputError(f"{path}: {SWEEP}.{key}: {parent!r} is not a mapping")
         place[leaf] = value
     training = validated(Training, one, where=f"{path}, {SWEEP} {dict(combination)}")
     label = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in combination.items())
