@@ -55,15 +55,15 @@ class Variable:
     """The declaration of one array of a measure: how it is stored, documented and queried.
 
     `dims` are names in `DIMENSIONS`, the first of them "step"; `unit` is a key of `UNITS`;
-    `definition` is one sentence; `reference` cites the paper (or code) that defines the quantity.
-    Raises ValueError for an unknown dimension or unit.
+    `definition` is one sentence; `references` cites the paper (or code) that defines the quantity,
+    as the CF attribute does. Raises ValueError for an unknown dimension or unit.
     """
 
     name: str
     dims: tuple[str, ...]
     unit: str
     definition: str
-    reference: str = ""
+    references: str = ""
     dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
 
     def __post_init__(self) -> None:

@@ -65,7 +65,7 @@ def file_faults(
 
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
     """Check a file; of remote files of the same name and size, only the first one is read."""
-    if place.WRITTEN_BY_THE == "byte":
+    if place.ATOMIC_UNIT == "byte":
         return _look(place, one, part)
     key = part.name, part.size
     if key not in seen:
@@ -97,7 +97,7 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
     """Return a function that reads parts of a file; the beginning of a remote one is cached."""
     read = partial(place.read, one.folder.uri, part.name)
-    if place.WRITTEN_BY_THE == "byte" or part.identity is None:
+    if place.ATOMIC_UNIT == "byte" or part.identity is None:
         return read
     beginning = recall("beginnings", part.identity)
     if beginning is None:

@@ -28,7 +28,7 @@ _WINDOW = 5  # gaps on each side that determine the local pace
 
 
 @dataclass(frozen=True)
-class Finding:
+class Outlier:
     """A step that does not belong to the run.
 
     kind: "near" (a copy of another step), "off" (of no step) or "start" (an unrelated step 0).
@@ -40,8 +40,8 @@ class Finding:
     of: int | None = None
 
 
-def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Finding]:
-    """Return findings on the steps that do not belong to the run; `steps` are ascending.
+def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
+    """Return the steps that do not belong to the run; `steps` are ascending.
 
     norms: Euclidean norms of the checkpoints, on the scale of the distances.
     """
@@ -65,7 +65,7 @@ def distances_between(points: Float[np.ndarray, "checkpoint element"]) -> Distan
     return distances
 
 
-def _near(steps: Sequence[int], distances: Distances) -> list[Finding]:
+def _near(steps: Sequence[int], distances: Distances) -> list[Outlier]:
     """Return the steps that have the weights of another one, the largest detour first."""
     kept, found = list(range(len(steps))), []
     while pairs := _near_pairs(steps, distances, kept):
@@ -80,7 +80,7 @@ def _near(steps: Sequence[int], distances: Distances) -> list[Finding]:
         wrong = [(worst, other)] if sure else [(worst, other), (other, worst)]
         # In doubt the last step is right: it is the one that is most often copied.
         wrong = [(i, of) for i, of in wrong if sure or i != len(steps) - 1]
-        found += [Finding(steps[i], "near", steps[of]) for i, of in wrong]
+        found += [Outlier(steps[i], "near", steps[of]) for i, of in wrong]
         kept = [i for i in kept if i not in {i for i, _ in wrong}]
     return found
 
@@ -120,7 +120,7 @@ def _pace(distances: Distances) -> list[float]:
     ]
 
 
-def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) -> list[Finding]:
+def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) -> list[Outlier]:
     """Return checkpoints that are far from two neighbours that are near each other, worst first."""
     kept, found = list(kept), []
     while len(kept) >= 3:
@@ -138,12 +138,12 @@ def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) ->
         nearest = min(kept, key=lambda other: distances[worst, other])
         is_copy = distances[worst, nearest] < COPY * apart
         found.append(
-            Finding(steps[worst], "near" if is_copy else "off", steps[nearest] if is_copy else None)
+            Outlier(steps[worst], "near" if is_copy else "off", steps[nearest] if is_copy else None)
         )
     return found
 
 
-def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Finding]:
+def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
     """Return step 0 if it is as far from the next one as independent weights and the run is slow.
 
     That is: d(0, next) >= UNRELATED sqrt(|W_0|^2 + |W_next|^2), which is a fraction of the distance
@@ -158,4 +158,4 @@ def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -
         for a, b in pairwise(range(1, min(len(steps), 5)))
     )
     independent = UNRELATED * float(np.hypot(norms[0], norms[1]))
-    return [Finding(0, "start")] if slow and gap >= independent else []
+    return [Outlier(0, "start")] if slow and gap >= independent else []

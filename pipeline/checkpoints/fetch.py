@@ -68,9 +68,9 @@ class Copies:
         try:
             yield copy
         except CheckpointError as error:  # type(error), since callers handle subclasses differently
-            raise type(error)(copy.with_address(str(error))) from error
+            raise type(error)(copy.restated(str(error))) from error
         except (InputError, FileNotFoundError) as error:
-            raise CheckpointError(copy.with_address(str(error))) from error
+            raise CheckpointError(copy.restated(str(error))) from error
         finally:
             copy.release()
 
@@ -162,7 +162,7 @@ class Local:
             "analyse it again when nothing writes to it"
         )
 
-    def with_address(self, message: str) -> str:
+    def restated(self, message: str) -> str:
         """Return a message about its files, or another one if the folder no longer exists."""
         return message if self.folder.is_dir() else _gone(self._checkpoint.uri)
 
@@ -225,7 +225,7 @@ class Fetched:
         """Return `reader(folder)`."""
         return reader(self.folder)
 
-    def with_address(self, message: str) -> str:
+    def restated(self, message: str) -> str:
         """Return a message with the checkpoint's address in place of the copy's path."""
         return message.replace(str(self._folder), self._checkpoint.uri)
 

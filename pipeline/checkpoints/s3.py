@@ -23,18 +23,18 @@ from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import (
+    AtomicUnit,
     Entry,
     Files,
     Folder,
     PlaceContents,
     StoredFile,
-    Unit,
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.retrying import persistently, status_of, translated_errors
 
-WRITTEN_BY_THE: Unit = "file"
+ATOMIC_UNIT: AtomicUnit = "file"
 # Four parts of 32 MiB at once: a single connection to S3 is limited to some 100 MB/s, and more
 # parts would hold more memory, since each is received as a whole.
 _STREAMS = 4

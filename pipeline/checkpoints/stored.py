@@ -28,7 +28,7 @@ class StoredFile:
 Files = Mapping[str, StoredFile]
 
 # The smallest unit that is written atomically.
-Unit = Literal["byte", "file", "commit"]
+AtomicUnit = Literal["byte", "file", "commit"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class PlaceContents:
 class Place(Protocol):
     """A kind of storage, implemented by each of the modules `local`, `s3` and `hub`.
 
-    WRITTEN_BY_THE: the unit that is written atomically while a run is in progress.
+    ATOMIC_UNIT: the unit that is written atomically while a run is in progress.
     """
 
-    WRITTEN_BY_THE: Unit
+    ATOMIC_UNIT: AtomicUnit
 
     def contents(self, uri: str) -> PlaceContents:
         """Return the contents of the run at `uri`. Raises InputError if it is absent."""

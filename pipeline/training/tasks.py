@@ -120,7 +120,7 @@ def _streams(training: Training) -> tuple[Int[np.ndarray, "token"], Int[np.ndarr
     return stream, held_out
 
 
-def prepare(training: Training) -> None:
+def tokenise_text(training: Training) -> None:
     """Train the tokenizer of a text run and tokenise its corpus, once, into the run's folder.
 
     The tokens are kept, because the text may change: each version of Python has another library.

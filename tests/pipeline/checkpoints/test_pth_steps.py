@@ -127,7 +127,7 @@ def test_other_words_for_the_state_dict(tmp_path: Path, key):
         ({"model": authors(0), "train_data": [1]}, "train_indices or train_data are no list"),
         ({"model": authors(0), "config": {"act_type": "SiLU"}}, "act_type = 'SiLU'"),
         ({"model": authors(0), "config": {"use_ln": True}}, "use_ln = True"),
-        ({"model": authors(0), "config": {"use_rope": 1}}, "its config has use_rope = 1, which is"),
+        ({"model": authors(0), "config": {"use_rope": 1}}, "has use_rope = 1, an unknown field"),
         ({"model": authors(0) | {"blocks.0.ln1.w_ln": torch.ones(2)}}, "tensor 'blocks.0.ln1.w_ln"),
     ],
 )
