@@ -378,6 +378,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     """Return the analysis with its relative paths resolved against a folder."""
 
+    # Only paths, since a URI is absolute. The analysis must not depend on the working directory,
+    # which differs between the workers.
     def absolute(uri: str) -> str:
         return uri if "://" in uri else str((folder / uri).resolve())
 

@@ -117,6 +117,7 @@ def _samples(file: Path, size: int) -> str | None:
     try:
         with file.open("rb") as stream:
             for number in range(_SAMPLES):
+                # From the first to the last bytes of the file, evenly.
                 stream.seek(last * number // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE))
     except OSError:

@@ -77,6 +77,7 @@ def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
     floats = {name: weights[name] for name in sorted(weights) if weights[name].dtype in FLOATS}
     found = non_finite({n: t for n, t in floats.items() if not is_computed_buffer(n)})
     dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    # No config is read here: every matrix must be floating point, vectors may be counters.
     whole = {n for n, t in weights.items() if t.ndim > 1 and not is_computed_buffer(n)}
     refuse_quantised(dtypes, whole, "the checkpoint")
     matrices = {name: bool(tensor.any()) for name, tensor in floats.items() if tensor.ndim > 1}
@@ -98,7 +99,7 @@ def _kept(tensors: Iterable[Tensor]) -> Float[np.ndarray, "element"]:
     kept, start = [], 0
     for one in flat:
         kept.append(one[start::stride].float().numpy())
-        start = (start - len(one)) % stride
+        start = (start - len(one)) % stride  # the stride continues across tensors
     return np.concatenate(kept)
 
 

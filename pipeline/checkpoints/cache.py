@@ -41,4 +41,5 @@ def remember(kind: str, key: str, content: bytes) -> None:
 
 
 def _entry(kind: str, key: str) -> Path:
+    # Hashed, since keys contain paths and URLs, which are too long for a file name.
     return cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()

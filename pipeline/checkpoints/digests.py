@@ -67,6 +67,7 @@ def local_state(file: Path) -> str:
     """Return a string that changes whenever the content of a local file may have changed."""
     status = file.stat()
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    # The inode, since another file that is renamed to this name may have equal size and times.
     return f"{file.resolve()} {status.st_size} {status.st_ino} {times}"
 
 

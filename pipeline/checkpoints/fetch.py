@@ -325,6 +325,8 @@ def _check_space(folder: Path, needed: int) -> None:
 def _claimed(parent: Path) -> Path:
     """Return a new folder in `parent`, locked by this process; remove those of ended processes."""
     parent.mkdir(parents=True, exist_ok=True)
+    # Locked as a whole, or another process could take the new folder, whose claim is not yet
+    # acquired, for an abandoned one.
     with FileLock(parent / _LOCK):
         for other in parent.iterdir():
             if other.is_dir() and _is_abandoned(other):
@@ -346,4 +348,4 @@ def _is_abandoned(folder: Path) -> bool:
     except Timeout:
         return False
     except OSError:
-        return True
+        return True  # removed by another process meanwhile

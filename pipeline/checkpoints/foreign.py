@@ -67,6 +67,7 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
     kept = cache_folder() / "converted" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
         _convert(path, files, given, kept)
+        # A file that changed meanwhile would leave its conversion under the hash of another state.
         if [local_state(file) for file in files] != before:
             shutil.rmtree(kept, ignore_errors=True)
             raise InputError(f"{uri}: was changed while it was read: wait until it is written")

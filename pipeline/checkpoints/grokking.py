@@ -135,6 +135,8 @@ def _notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
     theirs, ours = _LAYER.format(layer), f"model.layers.{layer}."
+    # Their axes are [head, d_head, d_model], nn.Linear's are [head * d_head, d_model]; all other
+    # matrices are [outputs, inputs] in both.
     attention = {
         f"{ours}self_attn.{name}_proj.weight": state[f"{theirs}attn.W_{name.upper()}"].flatten(0, 1)
         for name in "qkv"

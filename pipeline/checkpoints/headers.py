@@ -55,7 +55,7 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
 def _parsed(text: bytes) -> Header:
     try:
         content = json.loads(text)
-        content.pop("__metadata__", None)
+        content.pop("__metadata__", None)  # free text; all other keys are tensors
         tensors = {name: _facts(facts) for name, facts in content.items()}
         end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
     except (

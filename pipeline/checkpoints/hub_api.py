@@ -63,6 +63,7 @@ def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
     # The files of a run, or of a pattern of refs, are those of the main branch.
     ref = None if address.ref is None or "*" in address.ref else address.ref
     pinned = ref is not None and _COMMIT.fullmatch(ref)
+    # With the endpoint: another one may be a mirror or a private hub, with other contents.
     key = f"{_endpoint()} hf://{address.repo}@{ref} {folder}"
     known = recall("trees", key) if pinned else None
     if known is None:

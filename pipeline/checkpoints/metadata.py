@@ -47,6 +47,7 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
         for name in sorted(folder.files)
         if _is_wanted(folder, name, suffixes)
     }
+    # Identities come from the content, so that equal files of two checkpoints share a folder.
     state = "\n".join(f"{path} {f.files[name].identity}" for path, (f, name) in wanted.items())
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
     if kept.is_dir():

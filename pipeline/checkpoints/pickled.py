@@ -88,6 +88,7 @@ class _NumberKind:
 def _number(kind: _NumberKind, raw: bytes) -> Any:
     """Return a numpy scalar as a Python number. Raises ValueError for other types."""
     dtype = np.dtype(kind.code).newbyteorder(kind.order)  # pyright: ignore[reportArgumentType]
+    # Only numbers: a dtype of objects would take the bytes for pointers.
     if dtype.kind not in "biuf":
         raise ValueError(f"a numpy scalar of type {kind.code}")
     return np.frombuffer(raw, dtype, count=1)[0].item()

@@ -63,6 +63,7 @@ def now(uri: str) -> float:
         return time.monotonic() + _server_time(bucket, prefix.partition("/")[0])
 
 
+# Cached: the two clocks run at the same rate, so that one request per address is enough.
 @lru_cache
 def _server_time(bucket: str, prefix: str) -> float:
     """Return the difference between a server's time and this process's monotonic clock, cached."""
@@ -120,8 +121,9 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     filesystem = _filesystem()
     bucket, key, _ = filesystem.split_path(place)
+    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
     asked = {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
-    target.write_bytes(b"")
+    target.write_bytes(b"")  # created here, since the parts open it with "r+b"
     try:
         sync(filesystem.loop, _download, filesystem, asked, file.size, target)
     except FlexibleChecksumError as error:  # botocore verifies checksums in the response's headers

@@ -45,6 +45,7 @@ def _log_spaced(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoin
     places = np.log1p([checkpoint.step for checkpoint in checkpoints])
     points = np.linspace(places[0], places[-1], max(count, 2))
     free = np.ones(len(checkpoints), dtype=bool)
+    # The ends first, so that no inner point takes the first or last checkpoint from them.
     for point in (points[0], points[-1], *points[1:-1]):
         distances = np.where(free, np.abs(places - point), np.inf)
         free[int(distances.argmin())] = False

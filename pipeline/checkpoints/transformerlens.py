@@ -46,11 +46,11 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _heads_out(tensor: Tensor) -> Tensor:
-    return tensor.mT.flatten(0, 1)
+    return tensor.mT.flatten(0, 1)  # [head, d_model, d_head] to [head * d_head, d_model]
 
 
 def _heads_in(tensor: Tensor) -> Tensor:
-    return tensor.flatten(0, 1).mT
+    return tensor.flatten(0, 1).mT  # [head, d_head, d_model] to [d_model, head * d_head]
 
 
 # The organism's name of each tensor in a block, and the change of axes.

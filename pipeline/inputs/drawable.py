@@ -55,6 +55,7 @@ def drawable_ids(
 def run_tokenizer(run_folder: str) -> PreTrainedTokenizerBase | str:
     """Return the tokenizer of a run's folder or of its checkpoints, or the reason for none."""
     folder = Path(run_folder)
+    # A Trainer saves the tokenizer with each checkpoint; they are the same, and one is enough.
     inside = sorted(path.parent for name in _TOKENIZERS for path in folder.glob(f"*/{name}"))
     for place in (folder, *inside[:1]):
         if any((place / name).is_file() for name in _TOKENIZERS):

@@ -71,7 +71,8 @@ def _sequence(
     block = longest + 1
     first, fresh = drawn[: strings * block].reshape(strings, block), drawn[strings * block :]
     tokens = np.concatenate([first.ravel(), np.empty(strings * (block + 1), np.int64)])
-    length, successor, other = np.zeros_like(tokens), *(np.full_like(tokens, -1) for _ in "so")
+    length = np.zeros_like(tokens)
+    successor, other = np.full_like(tokens, -1), np.full_like(tokens, -1)
     order = generator.permutation(strings)
     for place, string in enumerate(order):
         m = 1 + (turn + place) % longest

@@ -42,7 +42,7 @@ def block_lengths(n_sequences: int, longest: int, vary: bool) -> Int[np.ndarray,
     different ones as possible, so that no single distance matches in more than a few sequences.
     """
     shortest = min(longest // 2 + 1, longest) if vary else longest
-    shortest = max(shortest, 2)
+    shortest = max(shortest, 2)  # a block of one token would be a single token, repeated
     count = min(n_sequences, longest - shortest + 1)
     lengths = np.linspace(longest, shortest, count).round().astype(np.int64)
     return np.resize(lengths, n_sequences)
@@ -71,6 +71,7 @@ def repeated_blocks(
             f"{len(allowed)} can be drawn: shorten the block"
         )
     generator = np.random.default_rng(seed)
+    # np.resize repeats the block cyclically, unlike ndarray.resize, which pads with zeros.
     rows = [np.resize(generator.permutation(allowed)[:n], longest * repeats) for n in lengths]
     tokens = np.stack(rows)
     return tokens if bos_id is None else np.insert(tokens, 0, bos_id, axis=1)

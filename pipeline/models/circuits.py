@@ -133,6 +133,7 @@ class Circuits:
         self, matrix: Float[Tensor, "d_model columns"]
     ) -> Float[Tensor, "head d_model d_head"]:
         heads = matrix.unflatten(1, (-1, self.d_head)).transpose(0, 1)
+        # Consecutive query heads share a key and value head, as in transformers' repeat_kv.
         return heads.repeat_interleave(self.n_heads // heads.shape[0], dim=0)
 
     def _matrix(self, name: str) -> Float[Tensor, "inputs outputs"]:
@@ -143,6 +144,7 @@ class Circuits:
         """Return a norm's gain; None if there is no such norm or it has no gain."""
         if f"{norm}.weight" not in self._weights:
             return None
+        # Gemma's norms multiply by 1 + weight.
         return self._read(norm).flatten() + self._family.offset
 
     def _bias(self, name: str) -> Float[Tensor, " width"] | None:

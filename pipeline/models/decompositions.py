@@ -30,5 +30,6 @@ def _of_finite(decompose: Callable[[Tensor], Tensor], matrices: Tensor) -> Tenso
     finite = matrices.isfinite().all(dim=-1).all(dim=-1)
     if finite.all():
         return decompose(matrices)
+    # Any finite matrix would do in their place: its values are replaced by NaN.
     found = decompose(matrices.where(finite[..., None, None], 0))
     return found.masked_fill(~finite[..., None], torch.nan)

@@ -137,6 +137,8 @@ class Meaning:
             modules = [without_memory(one.config) for one in (self, other) if one.config]
         except InputError:
             return False
+        # The number of learned positions shows in a parameter's shape. That of rotary positions
+        # shows in none, but some kinds of scaling (dynamic, yarn, longrope) depend on it.
         shapes = [{name: p.shape for name, p in module.named_parameters()} for module in modules]
         if shapes[0] != shapes[1] or (padding and any(map(_depends_on_padding, modules))):
             return False
@@ -160,6 +162,7 @@ def grouped(meanings: Sequence[Meaning]) -> list[int]:
     first: list[Meaning] = []
     numbers: dict[int, int] = {}
     for one in meanings:
+        # By identity: `meanings_of` returns one object for equal configs, and comparing is slow.
         if id(one) not in numbers:
             same = (number for number, other in enumerate(first) if one.same_as(other))
             numbers[id(one)] = next(same, len(first))

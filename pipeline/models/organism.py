@@ -74,7 +74,7 @@ class OrganismConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        self.intermediate_size = self.intermediate_size or 0
+        self.intermediate_size = self.intermediate_size or 0  # None means no MLP, too
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,6 +176,8 @@ class OrganismAttention(nn.Module):
             cast(str, self.config._attn_implementation), eager_attention_forward
         )
         mask = attention_mask
+        # None: an implementation with a causal mask of its own, which for a single last query is
+        # no mask at all.
         if mask is not None and queries != slice(None):
             mask = mask[:, :, queries]
         z, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
@@ -238,7 +240,7 @@ class OrganismPreTrainedModel(PreTrainedModel):
 
     config: OrganismConfig
     config_class = OrganismConfig
-    base_model_prefix = "model"
+    base_model_prefix = "model"  # the attribute of OrganismForCausalLM that holds the body
     _no_split_modules = ["OrganismLayer"]  # noqa: RUF012 (transformers' own attributes)
     _supports_sdpa = True
     _supports_attention_backend = True

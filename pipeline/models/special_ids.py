@@ -24,6 +24,7 @@ def named_special_ids(folder: str | Path, rows: int) -> tuple[int | None, tuple[
     )
     if bos is None:
         bos = _tokenizer_bos(place, rows)
+    # eos_token_id may be a list, in the configs of Llama 3 and others.
     values = [one.get(key) for one in named for key in _KEYS]
     flat = [id_ for v in [*values, bos] for id_ in (v if isinstance(v, list) else [v])]
     return bos, tuple(sorted({id_ for id_ in flat if _is_id(id_, rows)}))

@@ -102,6 +102,7 @@ def _attention(
         equals.attention.scaling * (source.keys() @ q).squeeze(-1)
         for source in (first, second, equals)
     )
+    # No mask: '=' is the last position and attends to all three.
     scores = torch.broadcast_tensors(s_a[:, :, None], s_b[:, None, :], s_equals[:, :, None])
     return torch.stack(scores).softmax(dim=0).permute(0, 2, 3, 1).unbind()
 

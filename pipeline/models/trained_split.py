@@ -37,6 +37,7 @@ def split_told_by_losses(
     """
     steps = sorted(step for step, loss in noted.items() if np.isfinite(loss) and loss > 0)
     chosen = np.unique(np.linspace(len(steps) - 1, 0, _MOST_CHECKPOINTS).round().astype(int))
+    # The last one first: early checkpoints have the loss of an untrained model on every split.
     for step in (steps[i] for i in chosen[::-1] if steps):
         losses = _losses(Path(folder) / f"step-{step}", tokens, labels)
         off = {
@@ -54,6 +55,7 @@ def _losses(
 ) -> Float[np.ndarray, "pair"] | None:
     """Return the loss (nats) of each pair; None for an unreadable checkpoint or another table."""
     try:
+        # float64: after memorisation, losses are below the resolution of a float32 softmax.
         resident = Resident(folder, dtype="float64")
         resident.swap(read_weights(folder), str(folder))
     except (CheckpointError, InputError):

@@ -31,6 +31,7 @@ class ModularArithmetic(Strict):
 
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
+        # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
         modular.check(self.p, self.operation)
         modular.split(self.p, self.train_share, self.split_seed)
         return self
@@ -216,6 +217,7 @@ def claim(folder: Path, training: Training) -> None:
             draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
         return
     there, here = flattened(load_run(folder).model_dump()), flattened(training.model_dump())
+    # `output` may differ: the folder may have been moved, or be given by another path.
     for key in sorted((there.keys() | here.keys()) - {"output"}):
         if there.get(key) != here.get(key):
             raise InputError(

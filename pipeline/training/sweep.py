@@ -45,7 +45,7 @@ def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _run(path: Path, content: dict[str, Any], combination: Mapping[str, Any]) -> Training:
-    one = deepcopy(content)
+    one = deepcopy(content)  # nested mappings are shared by all combinations
     for key, value in combination.items():
         *parents, leaf = key.split(".")
         place = one

@@ -35,6 +35,7 @@ StepLoss = Callable[[OrganismForCausalLM, int], Float[Tensor, ""]]
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:
+    # A new generator for each step, so that a batch does not depend on the steps before it.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
@@ -97,6 +98,7 @@ def _windows(
     stream: Int[np.ndarray, "token"], n_sequences: int, length: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "sequence position"]:
     """Return sequences that start at uniformly drawn places of the stream."""
+    # endpoint=True: the last start is that of the window that ends with the stream.
     starts = generator.integers(len(stream) - length, size=(n_sequences, 1), endpoint=True)
     return stream[starts + np.arange(length)].astype(np.int64)
 
@@ -135,7 +137,7 @@ def tokenise_text(training: Training) -> None:
     tokenizer.save_pretrained(folder)
     ids = text.tokenise_corpus(texts, tokenizer)
     with whole_file(folder / "corpus.npy") as draft:
-        np.save(draft, ids.astype(np.uint32))
+        np.save(draft, ids.astype(np.uint32))  # half the size of int64; ids fit by far
 
 
 def tokens_per_step(training: Training) -> int:

@@ -60,6 +60,8 @@ def _train_from(first_missing: int, training: Training, progress: Progress | Non
     loss_of = step_loss(training)
     for step in range(start, training.steps + 1):
         if step in to_save:
+            # The checkpoint first: a run that is killed between the two resumes from an earlier
+            # state, and finds a checkpoint that is the same as the one it would write.
             _save(folder, step, model)
             _save_state(folder, step, model, optimizer)
         if step < training.steps:
@@ -91,6 +93,7 @@ def _take_step(
     training: Training,
 ) -> float:
     """Take the step after `step` steps and return the loss (nats) before it."""
+    # Set from the step, not by a torch scheduler, whose state would have to be saved and resumed.
     for group in optimizer.param_groups:
         group["lr"] = training.optimizer.rate(step)
     loss = loss_of(model, step)
@@ -130,6 +133,7 @@ def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most:
     """
     if not (folder / _STATE).exists():
         return 0
+    # A state that was cut off does not exist: `_save_state` replaces it atomically.
     state = torch.load(folder / _STATE, weights_only=True)
     if state["step"] > at_most:
         return 0
