@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline.store.trajectories import publish
-from tests.pipeline.store.questions import Question, fill, preamble, questions, templates
+from tests.pipeline.query.questions import Question, fill, preamble, questions, templates
 
 
 @pytest.fixture(scope="module", autouse=True)
