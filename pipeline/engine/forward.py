@@ -1,8 +1,8 @@
-"""One forward pass over one input: a Pass says what to keep, a Record holds it.
+"""One forward pass over one input: a `Pass` is the request, a `Record` the result.
 
-The model's own code computes. Three places are watched while it does: its attention
-(`attention.py`), the entrance of its blocks, and its unembedding, whose input is taken there and
-turned into losses tile by tile (`cross_entropy.py`) while the model itself goes on with a stand-in.
+The model's own code runs. Hooks record at three places: in its attention (`attention.py`), at the
+input of its blocks, and at its unembedding, whose input is turned into losses tile by tile
+(`cross_entropy.py`) while the model itself continues with a placeholder.
 """
 
 import inspect
@@ -31,7 +31,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.loading import ModelFacts, Resident
 
-# Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
+# Part of every fingerprint: raise it whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 2
 
 # Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
@@ -43,8 +43,8 @@ _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 class Resumed:
     """A pass that starts at `layer`, with heads changed from there on (`changes.py` makes them).
 
-    The rows of its input are `edit.copies` of each sequence; stream: what enters the layer, once
-    for each sequence (None for the first layer).
+    The rows of its input are `edit.copies` of each sequence. stream: the residual stream that
+    enters the layer, once for each sequence; None for the first layer.
     """
 
     layer: int
@@ -53,7 +53,7 @@ class Resumed:
 
     @property
     def copies(self) -> int:
-        """Rows for each sequence."""
+        """Number of rows for each sequence."""
         return len(self.edit.copies)
 
 
@@ -64,12 +64,12 @@ def run(
     memory_bytes: int | None = None,
     resumed: Resumed | None = None,
 ) -> Record:
-    """What `pass_` asks for, of the resident's current weights on `input`.
+    """Run one forward pass of the resident's current weights on `input`; return its record.
 
-    Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
-    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], where it
-    is there, marks padding with 0: what belongs to padding is NaN in the record. The whole table of
-    a one-layer organism goes through `modular_forward.py` where what is asked for allows it.
+    Sequences are split into batches by a fixed rule on shapes, so that at most about `memory_bytes`
+    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], if given,
+    marks padding with 0: entries of padding are NaN in the record. The whole table of a one-layer
+    organism is computed by `models/table_forward.py` where the request allows it.
 
     Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
     exactly.
@@ -92,9 +92,9 @@ def run(
 
 
 def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
-    """As few batches as have at most `most` rows, multiples of `together`, as even as they can be.
+    """Yield the fewest batches of at most `most` rows, in multiples of `together`, evenly sized.
 
-    A small last one would serve products badly.
+    Even sizes, because matrix products over a small last batch are slow.
     """
     groups = n // together
     size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
@@ -105,9 +105,11 @@ def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
 def batch_size(
     facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
 ) -> int:
-    """Sequences per batch, from shapes, dtype and kind of device alone; at least one."""
+    """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
     config = module.config.get_text_config()
     d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
+    # An estimate of the numbers alive at a time in one block: those of the stream and of attention,
+    # those of a gated MLP, and in eager attention the matrix, its softmax and a copy.
     per_token = 8 * facts.d_model + 3 * d_mlp
     if not uses_interface(module):
         per_token += 3 * facts.n_heads * length
@@ -116,25 +118,27 @@ def batch_size(
 
 
 def batch_bytes(device: str, memory_bytes: int | None) -> int:
-    """Bytes of activations of one batch, where the caller has `memory_bytes` for them."""
+    """Return the bytes of activations of one batch, of which the caller allows `memory_bytes`."""
     usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
     return min(usual, memory_bytes or usual)
 
 
 def uses_interface(module: PreTrainedModel) -> bool:
-    """Whether the model looks its attention function up by name."""
+    """Return whether the model looks up its attention function by name."""
+    # Private to transformers, whose public setter only warns where a model cannot do it.
     return module._can_set_attn_implementation()
 
 
 @dataclass(frozen=True)
 class _Served:
-    """What is found out once about a module: how its logits follow from its unembedding."""
+    """The properties of a module that are determined once, by running it on a few tokens."""
 
     scale: float
     softcap: float | None
     takes_positions: bool
 
 
+# By module, and weakly: the entry goes when the worker drops the model.
 _SERVED: WeakKeyDictionary[nn.Module, _Served] = WeakKeyDictionary()
 
 
@@ -144,7 +148,7 @@ def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
             module.set_attn_implementation(attention.NAME)
         products.serve(module)
         scale, softcap = logit_transform(module)
-        # The outer forward may only hand it on to the body, among its other arguments.
+        # The outer forward may pass `position_ids` on to the body within its **kwargs.
         takes_positions = any(
             "position_ids" in inspect.signature(part.forward).parameters
             for part in (module, module.base_model)
@@ -188,7 +192,7 @@ class _Job:
         self.streams: dict[int, list[Tensor]] = {layer: [] for layer in pass_.hidden_states}
 
     def compute(self, sequences: slice) -> None:
-        """Run the model on some of the sequences and fill in what they yield."""
+        """Run the model on some of the sequences and fill in their part of the record."""
         tokens = self.tokens[sequences].to(self.module.device)
         self.recorder.sequences = sequences
         hidden = self._hidden(tokens, sequences)
@@ -202,13 +206,13 @@ class _Job:
     def _hidden(
         self, tokens: Int[Tensor, "b position"], sequences: slice
     ) -> Float[Tensor, "b position d_model"]:
-        """What the model is about to unembed."""
+        """Run the model; return the input of its unembedding."""
         arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
         taken: list[Tensor] = []
 
         def take(h: Tensor) -> Tensor:
             taken.append(h)
-            return h.new_zeros(*h.shape[:-1], 1)
+            return h.new_zeros(*h.shape[:-1], 1)  # a vocabulary of one: nothing reads these logits
 
         with ExitStack() as stack:
             stack.enter_context(replaced_unembedding(self.module, take))
@@ -230,7 +234,7 @@ class _Job:
         return started_at(self.module, self.facts.n_layers, resumed.layer, stream)
 
     def _padding(self, sequences: slice) -> dict[str, Any]:
-        """Positions are counted from a sequence's first token, as they are when it stands alone."""
+        """Return the arguments for a padded batch; positions count from the first real token."""
         if self.seen is None:
             return {}
         seen = self.seen[sequences].to(self.module.device)
@@ -240,7 +244,7 @@ class _Job:
         return arguments
 
     def record(self) -> Record:
-        """The finished record."""
+        """Return the finished record."""
         if self.loss is not None and self.seen is not None:
             unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
             self.loss.masked_fill_(unseen, torch.nan)

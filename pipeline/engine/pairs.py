@@ -1,4 +1,4 @@
-"""Which key each query is asked about, in the form that costs least to look up."""
+"""Requested query-key pairs, in the form that is cheapest to look up."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, R
 
 @dataclass(frozen=True)
 class Pairs:
-    """One request, resolved on the shape of its input: which key each query is asked about.
+    """One request, resolved on the shape of its input: the key requested for each query.
 
     Queries `first` to the last one; each at a fixed `lag`, or all at one `key`, or, where neither
     is given, at `index`. undefined: where the record holds NaN besides the queries before `first`.
@@ -27,7 +27,7 @@ class Pairs:
     def keys(
         self, length: int, sequences: slice, device: torch.device
     ) -> Int[Tensor, "#sequence query"]:
-        """The key of each query from `first` on."""
+        """Return the key of each query from `first` on."""
         queries = torch.arange(self.first, length, device=device)[None]
         if self.lag is not None:
             return queries - self.lag
@@ -40,9 +40,9 @@ class Pairs:
 def resolve(
     request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]
 ) -> Pairs | Reduced:
-    """The cheapest form of a request: a map of one lag or of one key needs no index.
+    """Return the cheapest form of a request: a map with a single lag or key needs no index.
 
-    Raises ValueError where a query is asked about a key after it.
+    Raises ValueError where a requested key comes after its query.
     """
     match request:
         case Lag(lag):
