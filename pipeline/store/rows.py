@@ -1,4 +1,4 @@
-"""One row being written: what identifies it, and what keeps it within its own chunks."""
+"""Rows that are being written: their identity, and checks that each fills only its own chunks."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ ROWS = "rows"
 
 @dataclass(frozen=True)
 class Row:
-    """What identifies a row that is being written.
+    """The identity of a row that is being written.
 
     digest: of the checkpoint's weights. tokens_seen: None where unknown.
     details: JSON kept in the marker (parts of the fingerprint, deviations such as a halved batch).
@@ -33,7 +33,7 @@ class Row:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The row's values in the arrays that every group carries."""
+        """Return the row's values in the arrays that every group has (`ROW_ARRAYS`)."""
         tokens = float("nan") if self.tokens_seen is None else self.tokens_seen
         return {
             "step": np.asarray(self.step, np.int64),
@@ -44,11 +44,12 @@ class Row:
 
 
 def arrays_for(uri: str, group: str, class_: str, row: int) -> dict[str, zarr.Array]:
-    """The arrays in which `row` was reserved, opened once in each process.
+    """Return the arrays in which `row` was reserved, opened once in each process.
 
-    ValueError where the row was not reserved, or the class not prepared.
+    Raises ValueError where the row was not reserved, or the class not prepared.
     """
     arrays = _opened(uri, group, class_, os.getpid())
+    # The coordinator may have reserved more rows since the arrays were opened.
     if row >= arrays["step"].shape[0]:
         _opened.cache_clear()
         arrays = _opened(uri, group, class_, os.getpid())
@@ -64,7 +65,10 @@ def arrays_for(uri: str, group: str, class_: str, row: int) -> dict[str, zarr.Ar
 def checked(
     where: str, arrays: Mapping[str, zarr.Array], values: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The values as they will be stored; ValueError where they do not fill their chunks exactly."""
+    """Return the values as they will be stored.
+
+    Raises ValueError where they do not fill their chunks exactly, or would change when cast.
+    """
     expected = set(arrays) - set(ROW_ARRAYS)
     if expected != set(values):
         raise ValueError(
@@ -75,20 +79,21 @@ def checked(
 
 
 def checksum(value: np.ndarray) -> str:
-    """sha256, in hex, of an array's values in C order, little-endian; of strings, as UTF-8."""
+    """Return the sha256, in hex, of an array's values: little-endian in C order, strings as UTF-8."""
     if value.dtype.kind in "iuf":
         little = value.dtype.newbyteorder("<")
         return hashlib.sha256(np.ascontiguousarray(value, dtype=little).data).hexdigest()
     return hashlib.sha256("\0".join(map(str, value.ravel())).encode()).hexdigest()
 
 
+# `process` is part of the key, because open arrays cannot be used in a forked process.
 @lru_cache
 def _opened(uri: str, group: str, class_: str, process: int) -> dict[str, zarr.Array]:
     root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+", zarr_format=3)
     found = root.get(f"{group}/{class_}")
     if not isinstance(found, zarr.Group):
         raise ValueError(f"{uri}: class {class_} of {group!r} was not prepared: call prepare()")
-    # An all-NaN chunk that is left out could not be told from one that was lost.
+    # Zarr leaves out chunks of fill values by default; one of NaN would look like a lost chunk.
     return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays_of(found).items()}
 
 
@@ -116,8 +121,8 @@ def _fitted(where: str, name: str, array: zarr.Array, value: np.ndarray) -> np.n
 
 
 def rounding(stored: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, float]:
-    """The largest difference that storing as float16 made, for each variable so stored."""
-    with np.errstate(invalid="ignore"):  # of infinities, which stay what they are
+    """Return the largest rounding error of each variable that is stored as float16."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity; infinities are stored unchanged
         lost = {
             name: np.abs(np.asarray(values[name], np.float64) - kept)
             for name, kept in stored.items()

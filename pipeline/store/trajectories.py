@@ -1,13 +1,13 @@
-"""Trajectories: the store's numbers a second time, contiguous along the steps.
+"""Trajectories: a copy of the store's numbers that is contiguous along the steps.
 
-Rows are written checkpoint by checkpoint, so that a question about one head over a run would read
-one chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new
-name, and then moves one pointer to it: readers see the old trajectories or the new ones, whole.
+Rows are written checkpoint by checkpoint, so that a query for one head over a run would read one
+chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new name, and
+then replaces one pointer: readers see either the old trajectories or the new ones.
 
-    trajectories/current.json          the pointer: for each group its folder and what it holds
+    trajectories/current.json          the pointer: for each group its folder and its content
     trajectories/<group>.<number>/     one Zarr group, consolidated, with all its coordinates
 
-Without `large`, every array is rewritten but those that have both a sequence and a position.
+Without `large`, arrays that have both a sequence and a position are not rewritten.
 """
 
 import json
@@ -31,19 +31,19 @@ from pipeline.store.objects import access
 FOLDER = "trajectories"
 POINTER = f"{FOLDER}/current.json"
 
-# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read, and
-# costs about as much time itself as its numbers; a shard is one object; a slab is what is held in
-# memory at a time.
+# In numbers, not bytes. A chunk is the least that is read for the trajectory of one head or token:
+# of this size, its request takes about as long as its transfer. A shard is one object; a slab is
+# held in memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one chunk
 
 
 @dataclass(frozen=True)
 class Published:
-    """The trajectories of one group: where they are, and of which rows.
+    """The trajectories of one group: their folder and their rows.
 
-    rows: digest of the commits they hold. arrays: the Zarr metadata of each, so that a reader
-    need not ask for it. previous: the folder before this one, kept for open readers.
+    rows: digest of the commits they hold. arrays: the Zarr metadata of each, which saves readers a
+    request. previous: the folder before this one, kept for open readers.
     """
 
     folder: str
@@ -53,21 +53,21 @@ class Published:
     previous: str | None = None
 
     def holds(self, class_: str, commits: Sequence[Commit]) -> bool:
-        """Whether these are exactly the trajectories of `commits`, which are in order of step."""
+        """Return whether these are the trajectories of exactly `commits`, in order of step."""
         return self.class_ == class_ and self.rows == _digest(commits)
 
 
 def published(store: Store) -> dict[str, Published]:
-    """What the pointer points to, by group."""
+    """Return the current trajectories by group."""
     return {group: Published(**entry) for group, entry in _pointer(store)["groups"].items()}
 
 
 def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
-    """Bring the trajectories of every group's current class up to date, and point readers to them.
+    """Update the trajectories of every group's current class, point readers to them, return them.
 
-    large: whether arrays with both sequence and position are included (None: as they were).
-    What earlier trajectories hold is read from there, and only new rows are read one by one.
-    For the coordinator, like all that changes metadata. Memory: about 256 MiB.
+    large: whether arrays with both sequence and position are included (None: as before).
+    Rows in earlier trajectories are read from there; only new rows are read one by one.
+    For the coordinator, like all changes of metadata. Memory: about 256 MiB.
     """
     commits, catalogue = store.commits(), store.catalogue()
     before, number = published(store), _pointer(store)["number"]
@@ -93,14 +93,14 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
 
 
 def withdraw(store: Store, folders: AbstractSet[str]) -> None:
-    """Point to these folders no longer: until the next `publish`, rows are read in their place."""
+    """Remove these folders from the pointer: until the next `publish`, rows are read instead."""
     kept = {name: p for name, p in published(store).items() if p.folder not in folders}
     _point_to(store, _pointer(store)["number"], kept)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the numbers of a group come from: from the last trajectories, and else from rows."""
+    """The source of a group's numbers: its last trajectories, and the rows that they lack."""
 
     commits: Sequence[Commit]
     rows: Any  # the Zarr group of the class
@@ -108,7 +108,7 @@ class _Source:
     held: Mapping[str, int]  # at which index they hold which commit
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-        """One array in order of step, of which `part` is taken along the other dimensions."""
+        """Read `part` of the other dimensions of one array, in order of step."""
         array = self.rows[name]
         index = self.held if name in self.before else {}
         held = np.array([commit.key in index for commit in self.commits])
@@ -127,7 +127,7 @@ class _Source:
 def _write(
     store: Store, name: str, arrays: AbstractSet[str], source: _Source
 ) -> dict[str, dict[str, Any]]:
-    """Write a folder of trajectories; returns the metadata of its arrays."""
+    """Write a folder of trajectories; return the metadata of its arrays."""
     template = source.rows.attrs["template"]
     folder = store.objects.zarr(f"{FOLDER}/{name}")
     attributes = {"template": template, "commits": [commit.key for commit in source.commits]}
@@ -154,7 +154,7 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
 
 
 def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> zarr.Array:
-    """Copy one array slab by slab; each shard lies in one slab, so that it is written once."""
+    """Copy one array slab by slab. No shard spans two slabs, so each is written once."""
     stored = source.rows[name]
     shape = (len(source.commits), *stored.shape[1:])
     chunk, shard = blocks(shape)
@@ -168,7 +168,7 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
         dimension_names=about["dims"] if about else ("step",),
         attributes={key: about[key] for key in DESCRIBED if key in about} if about else {},
         compressors=stored.compressors,
-        config={"write_empty_chunks": True},
+        config={"write_empty_chunks": True},  # an absent chunk means damage (see `lazy.Complete`)
     )
     if len(shape) == 1:
         array[:] = source.read(name, ())
@@ -183,16 +183,18 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
 
 
 def blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of a chunk and of a shard of an array of trajectories."""
+    """Return the shapes of a chunk and of a shard of an array of trajectories."""
     chunk = _block(shape, _CHUNK)
     whole = zip(_block(shape, _SHARD), chunk, strict=True)
+    # Zarr requires shards to be multiples of chunks.
     return chunk, tuple(-(-most // size) * size for most, size in whole)
 
 
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """The block of at most `most` numbers that cuts the leading dimensions first, steps last.
+    """Return the shape of a block of at most `most` numbers.
 
-    What is cut is cut to a power of two, so that blocks of both sizes fit into one another.
+    Steps are limited to `_STEPS` only; the other dimensions are cut to powers of two, so that chunks
+    fit into shards, beginning with the first.
     """
     block = [min(shape[0], _STEPS), *(max(size, 1) for size in shape[1:])]
     for axis in range(1, len(block)):
@@ -225,7 +227,7 @@ def _arrays(template: Any, large: bool | None, old: Published | None) -> set[str
 
 
 def _before(store: Store, old: Published | None, class_: str) -> tuple[Any, dict[str, int]]:
-    """The last trajectories of a class, and at which index they hold which commit."""
+    """Open the last trajectories of a class; return them with the index of each commit in them."""
     if old is None or old.class_ != class_:
         return {}, {}
     folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
@@ -235,7 +237,7 @@ def _before(store: Store, old: Published | None, class_: str) -> tuple[Any, dict
 
 
 def _remove_unused(store: Store, after: Mapping[str, Published]) -> None:
-    """Remove what is neither pointed to nor was until just now: a reader may have it open."""
+    """Remove all folders but the current and the previous ones, which a reader may have open."""
     kept = {folder for p in after.values() for folder in (p.folder, p.previous)}
     folders = {key.split("/")[1] for key in store.objects.list(FOLDER) if key != POINTER}
     for folder in sorted(folders - kept):
