@@ -136,7 +136,7 @@ class Pass:
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether the record holds the input only, so that the model need not run."""
+        """True if the record holds the input only, so that the model need not run."""
         return self == Pass(self.input, change=self.change, dtype=self.dtype)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a head's queries match the tokens that an earlier head wrote into its keys."""
+"""Prefix matching in the weights: the eigenvalue score of the QK circuit of a pair of heads."""
 
 import numpy as np
 import torch
@@ -22,23 +22,23 @@ class QKPrefixMatching(Measure):
         score = sum_i Re(lambda_i) / sum_i |lambda_i|,
         lambda = eigenvalues of W_E W_QK(to) W_OV(from)^T W_E^T
 
-    The matrix says how strongly a query token x is drawn to a key into which the earlier head
+    The matrix gives the attention score of a query token x for a key into which the earlier head
     wrote token y. Positive eigenvalues mean that x prefers y = x: where the earlier head attends
-    to the previous token, the pair attends to what followed earlier occurrences of x, and is an
+    to the previous token, the pair attends to the successors of earlier occurrences of x, and is an
     induction pair. From -1 to 1. Only d_head x d_head matrices are formed, with the same non-zero
     eigenvalues; gains of the norms are folded in, rotary positions and biases left out.
 
     Every later head is scored with ONE earlier head: the one with which its K-composition is
     strongest (see `composition`), named in `partner_layer` and `partner_head`. That keeps the cost
-    linear in the number of heads, and takes no maximum over the scores themselves.
+    linear in the number of heads, and avoids a maximum over the scores themselves.
 
     `score_centred` has the mean over the vocabulary removed from the embeddings of the keys:
-    softmax sees scores relative to each other only, and what all embeddings share would score as
-    matching. For random weights it scatters around 0.
+    softmax depends on differences of scores only, and a component that all embeddings share would
+    score as matching. For random weights it scatters around 0.
 
     NaN (the partner: -1) for heads of the first layer, for heads without output or queries, for
     model families whose circuits are not defined (see `pipeline.models.circuits`), and where a
-    weight is not finite that decides which earlier head is the partner.
+    non-finite weight makes the choice of the partner uncertain.
     """
 
     name = "qk_prefix_matching"
@@ -59,7 +59,7 @@ class QKPrefixMatching(Measure):
     )
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return that one layer has none before it."""
+        """Return the reason that holds for models with one layer."""
         return why_alone(self, setting)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ class QKPrefixMatching(Measure):
             written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
             for name, middle in middles.items():
                 circuit = written_keys @ middle @ heads.W_Q
-                # Eigenvalues of what is not finite cannot be had; those of 0 score NaN.
+                # torch raises for eigenvalues of a matrix that is not finite; those of 0 score NaN.
                 known = (partners >= 0) & circuit.isfinite().all(dim=-1).all(dim=-1)
                 values[name][layer] = eigenvalue_score(circuit.where(known[:, None, None], 0))
             earlier.append(heads)
@@ -90,17 +90,17 @@ class QKPrefixMatching(Measure):
 def matches_of_embeddings(
     W_E: Float[Tensor, "vocabulary d_model"],
 ) -> dict[str, Float[Tensor, "d_model d_model"]]:
-    """W_E^T W_E for each score; the mean over the vocabulary is removed for the centred one."""
+    """Return W_E^T W_E for each score, without the mean over the vocabulary for the centred one."""
     mean = W_E.mean(dim=0, keepdim=True)
     centred = (W_E - mean).mT @ (W_E - mean)
     return {"score": centred + len(W_E) * mean.mT @ mean, "score_centred": centred}
 
 
 def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
-    """Of each head the earlier head (layer * n_heads + head) of greatest K-composition.
+    """Return for each head the earlier one (layer * n_heads + head) of largest K-composition.
 
     Heads without output have none. -1 for a head without queries or keys, where all earlier heads
-    are without output, and where a number that is not finite hides which head is the strongest.
+    are without output, and where the largest is unknown because a number is not finite.
     """
     writers, reader = map(writer_of, earlier), readers_of(heads)["k"]
     k_composition = torch.cat([ratios(writer, reader) for writer in writers])

@@ -1,4 +1,4 @@
-"""Figures that show several measures at once, with the moments of change marked."""
+"""Figures that show several measures at once, with marked changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -60,17 +60,17 @@ _PANEL, _GAP = 150, 0.035  # height in pixels, and the share of the figure betwe
 
 
 class Panel(NamedTuple):
-    """One of several plots above one step axis: its y axis, and lines with their colours."""
+    """One of several plots that share a step axis: its y axis, and lines with their colours."""
 
     axis: str
     lines: Mapping[str, tuple[xr.DataArray, str]]
 
 
 def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
-    """Return mean loss, in-context score and the strongest heads above one step axis.
+    """Return mean loss, in-context score and the strongest heads over one step axis.
 
-    The band is where the in-context score moved most; the line, the first induction head. Panels
-    without a finite number are left out; None where no loss is left.
+    The band marks the largest change of the in-context score; the line, the first induction head.
+    Panels without a finite number are left out; None where no panel of a loss is left.
     """
     score = losses["in_context_score"]
     each = {
@@ -111,7 +111,7 @@ def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | N
 
 
 def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
-    """Panels above one step axis, with room for `marks` lines of text above them."""
+    """Return panels over one step axis, with room for `marks` lines of text above them."""
     figure, share = go.Figure(), 1 / len(panels)
     for i, panel in enumerate(panels):
         below = _GAP if i < len(panels) - 1 else 0.0
@@ -126,10 +126,10 @@ def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
 
 
 def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.Figure:
-    """Loss by token at a few checkpoints (dims: step, position), dark to light as training goes on.
+    """Return loss by token at a few checkpoints (dims: step, position), later ones lighter.
 
-    tokens: the two that the in-context score compares, marked. Checkpoints without a finite loss
-    are left out.
+    tokens: those that the in-context score compares, which are marked. Checkpoints without a finite
+    loss are left out.
     """
     known = np.isfinite(by_position.transpose("step", ...).values).any(axis=1)
     by_position = by_position.isel(step=np.flatnonzero(known))
@@ -152,14 +152,14 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
 
 
 def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure:
-    """Loss by token (y, logarithmic) over training; dims: step, position."""
+    """Return loss by token (y, logarithmic) over training; dims: step, position."""
     tokens = by_position.assign_coords(position=by_position["position"] + 1)
     kept = thinned(tokens["position"].values, at_most)
     return heat_map(tokens.isel(position=kept), "position", "token predicted", "nats", log=True)
 
 
 def progress(group: xr.Dataset) -> go.Figure:
-    """Return the losses on one logarithmic axis, and from where on each stays below `SOLVED`."""
+    """Return the losses on one logarithmic axis, with the steps of the milestones."""
     losses = {in_words(name): group[name] for name in LOSSES if has_numbers(group[name])}
     reached = {name: step for name, step in milestones(group).items() if step is not None}
     top = TOP + LABEL_HEIGHT * len(reached)
@@ -178,7 +178,7 @@ def progress(group: xr.Dataset) -> go.Figure:
 
 
 def frequencies(norms: xr.DataArray, keys: Sequence[int] = ()) -> go.Figure:
-    """Norm of the embedding at each frequency over training; arrows point at the key ones.
+    """Return the norm of the embedding at each frequency over training; arrows mark key ones.
 
     norms: dims step, frequency.
     """
@@ -204,7 +204,7 @@ def _add_panel(figure: go.Figure, panel: Panel, index: int, domain: list[float])
 
 
 def _ref(index: int) -> str:
-    """How plotly calls the y axis of the panel with that index."""
+    """Return plotly's name of the y axis of the panel with that index."""
     return "y" if index == 0 else f"y{index + 1}"
 
 

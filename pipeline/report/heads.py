@@ -1,4 +1,4 @@
-"""Figures of a score that every head has: its trajectories, and the mosaic of all heads."""
+"""Figures of a score of heads: its trajectories, and the mosaic of all heads."""
 
 from html import escape
 from typing import Any
@@ -28,10 +28,11 @@ _NAMED = 4  # heads whose lines are strong and named
 
 
 def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
-    """The trajectory of every head (dims: step, layer, head), coloured by layer.
+    """Return the trajectory of every head (dims: step, layer, head), coloured by layer.
 
-    One trace per layer, its heads' lines joined by gaps: hundreds of heads stay quick to draw.
-    The heads that end highest, in the upper half of the scale, are drawn again, strong and named.
+    One trace per layer holds its heads' lines, separated by gaps: plotly is slow with hundreds of
+    traces. The heads that end highest, in the upper half of the scale, are drawn again, thicker and
+    with their names.
     """
     score = score.load().transpose("layer", "head", "step")
     layers = score.sizes["layer"]
@@ -58,9 +59,10 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
 
 
 def mosaic(score: xr.DataArray) -> go.Figure:
-    """Layer by head, a frame for each step (dims: step, layer, head); it shows the last step.
+    """Return a heat map of layer by head, with a frame for each step; it shows the last step.
 
-    All frames share one colour scale, so that what darkens has grown.
+    score: dims step, layer, head. All frames share one colour scale, so that colours are comparable
+    between steps.
     """
     score = score.transpose("step", "layer", "head")
     span, few = score_range(score), score[0].size <= _FEW
@@ -92,9 +94,9 @@ def mosaic(score: xr.DataArray) -> go.Figure:
 
 
 def score_range(score: xr.DataArray) -> Scale:
-    """The limits of a score's scale: [0, 1] or [-1, 1] where it lies within, else its own.
+    """Return the limits of a score's scale: [0, 1] or [-1, 1] if they hold it, else its own.
 
-    With negative values the limits are symmetric, so that the colour of 0 is the page's.
+    With negative values the limits are symmetric, so that 0 has the colour of the page.
     """
     values = score.values[np.isfinite(score.values)]
     largest = float(np.abs(values).max()) if values.size else 1.0
@@ -103,7 +105,7 @@ def score_range(score: xr.DataArray) -> Scale:
 
 
 def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
-    """The lines of one layer's heads (dims: head, step), with a gap after each."""
+    """Return the lines of one layer's heads (dims: head, step), with a gap after each."""
     layer, heads, steps = int(score["layer"]), score["head"].values, score["step"].values
     gap = np.full((len(heads), 1), np.nan)
     return go.Scatter(
@@ -119,7 +121,10 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
 
 
 def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
-    """One head's line (dims: step) again, above the others; these answer to the pointer."""
+    """Return one head's line (dims: step) for a second, thicker drawing.
+
+    Without hover: the line below it has the hover text.
+    """
     return go.Scatter(
         x=score["step"].values,
         y=score.values,
@@ -132,7 +137,10 @@ def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
 
 
 def _layer_colour_bar(layers: np.ndarray[tuple[int], np.dtype[Any]]) -> go.Scatter:
-    """A trace without points that carries the colour bar of the layers."""
+    """Return a trace without points that holds the colour bar of the layers.
+
+    In plotly a colour bar belongs to a trace with a colour scale; lines have none.
+    """
     colours = sequence(len(layers))
     scale = [[i / (len(layers) - 1), colour] for i, colour in enumerate(colours)]
     bar = colour_bar("layer") | {"x": 1.0, "xpad": 46}
@@ -148,7 +156,7 @@ def _layer_colour_bar(layers: np.ndarray[tuple[int], np.dtype[Any]]) -> go.Scatt
 
 
 def _highest(score: xr.DataArray, middle: float) -> list[tuple[int, int]]:
-    """Where in (layer, head, step) the heads are that end highest, of those above `middle`."""
+    """Return the indices of the heads that end highest, of those above `middle`."""
     final = np.nan_to_num(score.values[..., -1], nan=-np.inf)
     order = np.argsort(-final, axis=None, kind="stable")[:_NAMED]
     places = [divmod(int(i), final.shape[1]) for i in order]
@@ -160,5 +168,5 @@ def _name(score: xr.DataArray) -> str:
 
 
 def _whole_ticks(count: int) -> dict[str, Any]:
-    """A tick for every head or layer, or for every few where there are many."""
+    """Return a tick for every head or layer, or for every few where there are many."""
     return {"tickmode": "linear", "tick0": 0, "dtick": max(1, -(-count // 12))}

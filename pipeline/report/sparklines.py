@@ -1,4 +1,4 @@
-"""Small charts in one line of text, for places that render nothing else."""
+"""Sparklines: small charts in one line of text, for places that show only text."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _WIDTH = 32
 
 
 class Line(NamedTuple):
-    """One quantity over the training run. chart: as wide as there are steps, 32 at most."""
+    """One quantity over the training run. chart: one character per step, at most 32."""
 
     name: str
     chart: str
@@ -25,14 +25,14 @@ class Line(NamedTuple):
 
 
 def overview(store_uri: str) -> list[Line]:
-    """A line for every number of a checkpoint, and for the highest of any head's, in the store."""
+    """Return a line for every scalar variable of a store, and every head score's maximum."""
     return [line for name, node in open_run(store_uri).children.items() for line in _of(name, node)]
 
 
 def sparkline(series: xr.DataArray) -> str:
-    """`series` (dims: step) as bars from its lowest to its highest value; a gap where undefined.
+    """Return `series` (dims: step) as bars from its lowest to its highest value.
 
-    Where there are more steps than fit, those evenly spaced in log(1 + step).
+    Undefined values are gaps. Of more steps than fit, those evenly spaced in log(1 + step).
     """
     values = series.values[thinned(series["step"].values, _WIDTH)].astype(np.float64)
     defined = np.isfinite(values)

@@ -59,7 +59,7 @@ class Objects:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder on a mounted file system."""
+        """True if the objects are files on a mounted file system."""
         return "://" not in self.uri
 
     def path(self, key: str) -> str:

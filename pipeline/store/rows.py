@@ -79,7 +79,10 @@ def checked(
 
 
 def checksum(value: np.ndarray) -> str:
-    """Return the sha256, in hex, of an array's values: little-endian in C order, strings as UTF-8."""
+    """Return the sha256, in hex, of an array's values.
+
+    Numbers in C order, little-endian; strings as UTF-8, separated by NUL.
+    """
     if value.dtype.kind in "iuf":
         little = value.dtype.newbyteorder("<")
         return hashlib.sha256(np.ascontiguousarray(value, dtype=little).data).hexdigest()

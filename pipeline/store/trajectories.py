@@ -193,8 +193,8 @@ def blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Return the shape of a block of at most `most` numbers.
 
-    Steps are limited to `_STEPS` only; the other dimensions are cut to powers of two, so that chunks
-    fit into shards, beginning with the first.
+    Steps are limited to `_STEPS` only; the other dimensions are cut to powers of two, beginning
+    with the first, so that chunks fit into shards.
     """
     block = [min(shape[0], _STEPS), *(max(size, 1) for size in shape[1:])]
     for axis in range(1, len(block)):

@@ -222,7 +222,7 @@ def test_a_run_that_diverged_after_grokking_has_not_generalised():
         "at or below 0.010; excluded loss is not finite at step 40."
     )
     assert about("Phases", lines) == (
-        "Phases are not told apart: excluded loss is not finite at step 40 and test loss is not "
+        "Phases are not determined: excluded loss is not finite at step 40 and test loss is not "
         "finite at step 40."
     )
 
