@@ -106,9 +106,12 @@ def carry_out(
     summary = Summary.of(prepared)
     with owned(prepared.job.store) as lease:
         with executor(prepared) as workers:
-            references = _references(prepared, workers, observer, summary) # The reference may have
-            taken long; rows may only be reserved by the owner of the store. lease.check() planned =
-            plan(prepared, references) summary.complete = planned.complete observer.planned(planned)
+            references = _references(prepared, workers, observer, summary)
+            # The reference may have taken long, and only the owner of the store may reserve rows.
+            lease.check()
+            planned = plan(prepared, references)
+            summary.complete = planned.complete
+            observer.planned(planned)
             for done, (cell, result) in enumerate(workers.outcomes(planned), start=1):
                 summary.settle(cell.checkpoint.step, result)
                 observer.settled(done, len(planned.cells), cell, result)

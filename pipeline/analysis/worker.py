@@ -215,9 +215,10 @@ class Worker:
             return False
         except OUT_OF_MEMORY as error:
             reason = first_line(error)
-            # Outside the handler: the traceback of the error refers to the tensors of the batch that
-            # was too large. _log.warning("step %d: out of memory, halving the batch: %s",
-            # checkpoint.step, reason) if torch.cuda.is_available():
+        # Outside the handler: the traceback of the error refers to the tensors of the batch that
+        # was too large, which could not be freed.
+        _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
         left = [group for group in groups if group.name not in done]
         try:

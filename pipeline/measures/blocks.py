@@ -15,7 +15,7 @@ _MOST_CANDIDATES = 256
 
 # The most by which the score of a head that attends a fixed distance back may exceed its null. It
 # is exceeded with short or few blocks, in which few queries have room for the distances of others.
-# _MOST_BY_DISTANCE = 0.25
+_MOST_BY_DISTANCE = 0.25
 
 Keys = Int[np.ndarray, "occurrence sequence query"]
 

@@ -16,7 +16,8 @@ MEMBER = 0.85
 TIE = 1e-9
 
 # Rounding of the transform: the share of a constant neuron's squared norm that ends up in
-# components that are 0 in exact arithmetic. _ROUNDING = 1e-26
+# components that are 0 in exact arithmetic.
+_ROUNDING = 1e-26
 
 
 @dataclass(frozen=True)
