@@ -36,13 +36,13 @@ def random_model(p: int) -> OrganismForCausalLM:
 
 
 def amplitude(k: int, p: int) -> float:
-    """Ramps take second differences, which weigh a wave by this: all get equal parts of W_L."""
+    """Return the weight of a wave under second differences, so that W_L has equal parts."""
     return 1 / (1 - cos(2 * pi * k / p))
 
 
 @torch.no_grad()
 def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
-    """Logits are exactly sum_k alpha_k cos(w_k(a + b - c)), with `amplitude`'s alpha_k.
+    """Build a model with logits sum_k alpha_k cos(w_k(a + b - c)), alpha_k from `amplitude`.
 
     Attention is uniform and carries a + b to '='; one ReLU neuron per value of a + b turns on
     where it is exceeded, so that their combination takes any value at each integer.
@@ -71,7 +71,7 @@ def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
 
 @torch.no_grad()
 def record(model: OrganismForCausalLM, table: Input) -> Record:
-    """Logits of the plain pass; neurons by the factorised one, which has a test of its own."""
+    """Return logits of the plain pass and neurons of the factorised one (tested elsewhere)."""
     logits = model(torch.from_numpy(table.tokens)).logits[:, -1]
     neurons = forward_table(model, table.attributes["p"]).neurons
     return Record(table, logits={-1: logits}, neurons=neurons)
@@ -82,13 +82,13 @@ def weights(model: OrganismForCausalLM) -> ModelWeights:
 
 
 def context(model: OrganismForCausalLM, table: Input | None = None) -> Context:
-    """What a measure is given of a model: with a table, after one pass over it."""
+    """Return a measure's context for a model: with a table, after one pass over it."""
     records = () if table is None else (record(model, table),)
     return Context(Setting(facts_of(model.config), table), weights(model), records)
 
 
 def measured(measure: Measure, model: OrganismForCausalLM, table: Input, reference=None) -> dict:
-    """What a measure computes; without a reference given, with the model's own."""
+    """Compute a measure, by default with the model itself as the reference."""
     given = context(model, table)
     if reference is None and measure.reference_from:
         reference = json.loads(json.dumps(measure.reference(given)))

@@ -19,7 +19,7 @@ Change = Callable[[Path], object]
 
 
 def make(folder: Path, steps: Sequence[int]) -> dict[int, float]:
-    """Save a tiny llama at each step; returns its mean loss by plain transformers."""
+    """Save a tiny llama at each step; return its mean loss by plain transformers."""
     means = {}
     for step in steps:
         torch.manual_seed(step)

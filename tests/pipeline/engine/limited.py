@@ -35,7 +35,7 @@ def main(config: str) -> None:
 
 
 def _held() -> int:
-    """Bytes of private memory that this process may write to."""
+    """Return the bytes of this process's private writable memory."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmData:")[2].split()[0])
 

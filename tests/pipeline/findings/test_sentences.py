@@ -12,7 +12,7 @@ STEPS = np.array([0, 10, 20, 30, 40])
 
 
 def heads(induction, previous=None, null=0.0):
-    """Head scores of one layer; rows are heads, columns the steps of STEPS."""
+    """Return head scores of one layer; rows are heads, columns the steps of STEPS."""
     values = np.array(induction, float).T[:, None, :]
     before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
     arrays = {"induction": (fake.HEAD, values), "previous_token": (fake.HEAD, before)}

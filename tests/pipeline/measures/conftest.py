@@ -8,7 +8,7 @@ from tests.pipeline import hand_built as written
 
 @pytest.fixture
 def hand_built() -> Resident:
-    """See `tests.pipeline.hand_built`."""
+    """Return the hand-built model of `tests.pipeline.hand_built`."""
     model = written.hand_built()
     resident = Resident(model.config)
     resident.swap(model.state_dict())

@@ -41,7 +41,7 @@ TEXT = Input("text", "text", np.zeros((2, 8), np.int64))
 
 
 class OneNumber(Measure):
-    """A number of a record."""
+    """A measure with one number."""
 
     name = "one_number"
     version = 1

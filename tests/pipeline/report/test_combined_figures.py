@@ -16,7 +16,7 @@ def texts(figure):
 
 
 def verticals(figure):
-    """Steps at which the figure has a vertical line."""
+    """Return the steps at which the figure has a vertical line."""
     return sorted(s.x0 for s in figure.layout.shapes if s.type == "line" and s.x0 == s.x1)
 
 

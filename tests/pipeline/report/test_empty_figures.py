@@ -20,7 +20,7 @@ def titles_of(tree):
 
 
 def numbers_in(figure):
-    """Whether each trace of a figure has a finite number."""
+    """Return whether each trace of a figure has a finite number."""
     held = [np.asarray(t.z if t.type == "heatmap" else t.y, float) for t in figure.data]
     return [bool(np.isfinite(values).any()) for values in held]
 

@@ -17,7 +17,7 @@ def texts(figure):
 
 
 def trajectories(figure):
-    """The drawn line of each head, (layer, head) to values, split at the gaps."""
+    """Return the drawn line of each head, by (layer, head), split at the gaps."""
     found = {}
     for trace in figure.data:
         if trace.customdata is None:

@@ -17,7 +17,7 @@ _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.tru
 
 
 def process_of(function: Callable[..., Any], *args: Any) -> Any:
-    """A process, not started yet, in the environment that this one has now.
+    """Return a process, not started yet, with the current environment of this one.
 
     Left alone it would have the environment that the fork server was once started in.
     """
@@ -25,7 +25,7 @@ def process_of(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def operations(function: Callable[..., Any], *args: Any) -> int:
-    """How many changes to the file system a function makes, counted in a process of its own."""
+    """Return the number of changes to the file system that a function makes."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = process_of(_count, sender, function, args)
     process.start()
