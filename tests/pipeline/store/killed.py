@@ -19,7 +19,7 @@ _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.tru
 def process_of(function: Callable[..., Any], *args: Any) -> Any:
     """Return a process, not started yet, with the current environment of this one.
 
-    Left alone it would have the environment that the fork server was once started in.
+    By default it would have the environment in which the fork server was started.
     """
     return CONTEXT.Process(target=_in_environment, args=(dict(os.environ), function, args))
 
