@@ -43,9 +43,8 @@ class Bigrams(Measure):
     predicting the input from these tables, a baseline that is the same at all checkpoints.
 
     Corpus and input may be parts of one text, but not the same part: the table would be tested on
-    its own training data. NaN for model families whose circuits are not defined (see
-    `pipeline.models.circuits`). The record holds the stream at every token: choose an input of at
-    most some ten thousand tokens.
+    its own training data. NaN for model families whose circuits are not defined (see `pipeline.models.circuits`).
+    The record holds the stream at every token: choose an input of at most some ten thousand tokens.
     """
 
     name = "bigrams"
@@ -95,7 +94,9 @@ class Bigrams(Measure):
         tokens = torch.from_numpy(record.input.tokens)
         last, following = tokens[:, :-1][counted], tokens[:, 1:][counted]
         stream = record.hidden_states[model.n_layers][:, :-1][counted]
-        table = Table.of(torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing)
+        table = BigramTable.of(
+            torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing
+        )
         lens, W_E = Lens.of(model, context.weights), model.W_E * model.embedding_factor
         sums = np.zeros(5)
         for part in torch.arange(len(last)).split(_TOKENS_AT_A_TIME):
@@ -116,7 +117,7 @@ class Bigrams(Measure):
 
 
 @dataclass(frozen=True)
-class Table:
+class BigramTable:
     """Counts of pairs of tokens, smoothed towards the frequencies of single tokens.
 
     A sparse matrix by rows: the pairs with first token x are those from begins[x] to begins[x + 1];
@@ -132,7 +133,7 @@ class Table:
     @classmethod
     def of(
         cls, tokens: Int[Tensor, "sequence position"], vocabulary: int, smoothing: float
-    ) -> "Table":
+    ) -> "BigramTable":
         """Count the pairs within sequences, not across their ends."""
         unigrams = torch.bincount(tokens.flatten(), minlength=vocabulary) + 1.0
         pairs = (tokens[:, :-1] * vocabulary + tokens[:, 1:]).flatten()

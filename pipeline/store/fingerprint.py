@@ -1,8 +1,8 @@
 """Fingerprints: digests of everything that a stored number depends on.
 
-A fingerprint has two parts, `<class>-<weights>`. The class covers all but the weights (input,
+A fingerprint has two parts, `<variant>-<weights>`. The variant covers all but the weights (input,
 measure, version, parameters, engine, reference value, dtype, device type, ...), so that rows of
-one class can share an array, and the names of the markers alone show which rows are done.
+one variant can share an array, and the names of the markers alone show which rows are done.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # 64 bits each: short enough for the names of markers, and safe against chance collisions.
-CLASS_LENGTH = 16
+VARIANT_LENGTH = 16
 WEIGHTS_LENGTH = 16
 
 
@@ -40,19 +40,19 @@ def plain_json(value: Any) -> Any:
     return json.loads(canonical_json(value))
 
 
-def fingerprint_class(**parts: Any) -> str:
+def variant_id(**parts: Any) -> str:
     """Return 16 hex digits of everything in the fingerprint but the weights."""
-    return digest_of(parts)[:CLASS_LENGTH]
+    return digest_of(parts)[:VARIANT_LENGTH]
 
 
-def fingerprint(class_: str, weights_digest: str) -> str:
-    """Return `<class>-<weights>`, which identifies everything that one row depends on.
+def fingerprint(variant: str, weights_digest: str) -> str:
+    """Return `<variant>-<weights>`, which identifies everything that one row depends on.
 
     Raises ValueError where the digest of the weights is not one.
     """
     if not re.fullmatch(r"[0-9a-f]{16,}", weights_digest):
         raise ValueError(f"weights digest {weights_digest!r} is not a hex digest")
-    return f"{class_}-{weights_digest[:WEIGHTS_LENGTH]}"
+    return f"{variant}-{weights_digest[:WEIGHTS_LENGTH]}"
 
 
 def _plain(value: Any) -> Any:

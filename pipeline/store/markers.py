@@ -1,6 +1,6 @@
 """Commit markers: a row of a measure exists when its marker does.
 
-A marker is one small object, `_commits/<group>/<step>.<row>.<class>-<weights>`, created after all
+A marker is one small object, `_commits/<group>/<step>.<row>.<variant>-<weights>`, created after all
 arrays of its row and only if absent. Its name identifies the row, so that one listing shows
 everything that is stored; its content (JSON) holds checksums of the row's arrays and details.
 """
@@ -23,7 +23,7 @@ class Commit:
     fingerprint: str
 
     @property
-    def class_(self) -> str:
+    def variant(self) -> str:
         """The part of the fingerprint that rows read as one series share."""
         return self.fingerprint.partition("-")[0]
 
@@ -52,7 +52,7 @@ def parse(key: str) -> Commit | None:
     return Commit(group, int(match["step"]), int(match["row"]), match["fingerprint"])
 
 
-def latest(commits: Iterable[Commit], class_: str) -> dict[int, Commit]:
+def latest(commits: Iterable[Commit], variant: str) -> dict[int, Commit]:
     """Return the valid row of each step, in order of step: the last one that was reserved.
 
     A step is done when its LATEST row has the required fingerprint. An earlier one is not enough:
@@ -60,11 +60,11 @@ def latest(commits: Iterable[Commit], class_: str) -> dict[int, Commit]:
     """
     found: dict[int, Commit] = {}
     for commit in sorted(commits):
-        if commit.class_ == class_:
+        if commit.variant == variant:
             found[commit.step] = commit
     return found
 
 
-def shown(commits: Iterable[Commit], class_: str, masked: Container[int]) -> list[Commit]:
+def shown(commits: Iterable[Commit], variant: str, masked: Container[int]) -> list[Commit]:
     """Return the rows that readers see, in order of step: the latest ones, without masked steps."""
-    return [commit for commit in latest(commits, class_).values() if commit.step not in masked]
+    return [commit for commit in latest(commits, variant).values() if commit.step not in masked]

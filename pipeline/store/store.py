@@ -3,18 +3,18 @@
 Layout, under one URI:
 
     rows/zarr.json                     Zarr v3 group: layout version and the run's identity
-    rows/<group>/<class>/<variable>    one chunk per row, in order of arrival
+    rows/<group>/<variant>/<variable>    one chunk per row, in order of arrival
     _commits/<group>/<marker>          the committed rows (see `markers`)
     _inputs/, _references/             the tokens and reference values of the analysis
     _non_finite/                       weights and rows that are not finite (see `non_finite`)
     _audit.json                        the result of the audit, if the run was audited
     trajectories/                      the same numbers, contiguous along the steps
 
-Arrays belong to one fingerprint class (measure, version, parameters, input, ...; see
-`fingerprint`). A changed input or parameter makes another class: it gets its own arrays, of any
+Arrays belong to one fingerprint variant (measure, version, parameters, input, ...; see
+`fingerprint`). A changed input or parameter makes another variant: it gets its own arrays, of any
 shape, while readers see the old ones until `set_current` points to the new ones.
 
-One coordinator calls the methods that change metadata (`create_or_open`, `prepare`, `reserve`,
+One coordinator calls the methods that change metadata (`create_or_open`, `require_groups`, `reserve`,
 `set_current`); workers call `write`, each for rows that were reserved for it. Metadata is
 consolidated after each change, before any row is written that depends on it; hence a reader that
 lists the markers FIRST finds every committed row within the consolidated shapes.
@@ -51,7 +51,7 @@ VERDICT = "_audit.json"
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The content of a store: for each group, a Zarr group of classes, one of them current.
+    """The content of a store: for each group, a Zarr group of variants, one of them current.
 
     masked: the steps whose rows are hidden from readers, each with the reason. not_finite: the
     steps with numbers that are not finite because the model's are not, with the variables.
@@ -99,16 +99,16 @@ class Store:
                 "store"
             )
 
-    def prepare(self, templates: Iterable[Template]) -> None:
+    def require_groups(self, templates: Iterable[Template]) -> None:
         """Create the missing groups and arrays; existing rows and readers are not affected.
 
-        Raises InputError where a class exists with other variables, coordinates or dtypes;
-        definitions and attributes of an existing class may change.
+        Raises InputError where a variant exists with other variables, coordinates or dtypes;
+        definitions and attributes of an existing variant may change.
         """
         root = self._root()
         with access(self.uri):
             for template in templates:
-                layout.prepare(root, template, self.uri)
+                layout.require_arrays(root, template, self.uri)
         self._consolidate()
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
@@ -136,14 +136,14 @@ class Store:
             self._root().update_attributes({"not_finite": said})
         self._consolidate()
 
-    def reserve(self, group: str, class_: str, count: int) -> range:
-        """Reserve `count` rows, beyond any that were ever reserved in this class; return them.
+    def reserve(self, group: str, variant: str, count: int) -> range:
+        """Reserve `count` rows, beyond any that were ever reserved in this variant; return them.
 
         No row is reserved twice: a worker of a killed run may still be writing its own.
         """
         if count == 0:
             return range(0)
-        arrays = layout.arrays_of(self._class(group, class_))
+        arrays = layout.arrays_of(self._variant(group, variant))
         # A process that is killed between two resizes leaves different lengths: take the longest.
         start = max(array.shape[0] for array in arrays.values())
         with access(self.uri):
@@ -152,17 +152,17 @@ class Store:
         self._consolidate()
         return range(start, start + count)
 
-    def set_current(self, group: str, class_: str) -> None:
-        """Set the class of a group that readers see. A new group starts with its first class.
+    def set_current(self, group: str, variant: str) -> None:
+        """Set the variant of a group that readers see. A new group starts with its first variant.
 
-        While a changed analysis is computed, readers may keep the class that is complete.
+        While a changed analysis is computed, readers may keep the variant that is complete.
         """
-        self._class(group, class_)
+        self._variant(group, variant)
         with access(self.uri):
             found = self._root().require_group(group)
-            if found.attrs["current"] == class_:
+            if found.attrs["current"] == variant:
                 return
-            found.update_attributes({"current": class_})
+            found.update_attributes({"current": variant})
         self._consolidate()
 
     # Methods for workers
@@ -176,7 +176,7 @@ class Store:
         """
         commit = Commit(group, row.step, row.row, row.fingerprint)
         with access(self.uri):
-            arrays = arrays_for(self.uri, group, commit.class_, row.row)
+            arrays = arrays_for(self.uri, group, commit.variant, row.row)
         fitted = checked(f"group {group!r}, step {row.step}", arrays, values)
         content = {**fitted, **row.arrays()}
         marker = {
@@ -227,13 +227,13 @@ class Store:
             )
         groups: dict[str, Any] = {}
         if root.metadata.consolidated_metadata is not None:
-            # A group without a current class was left incomplete by a process that was killed.
+            # A group without a current variant was left incomplete by a process that was killed.
             groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
         masked, not_finite = _by_step(root, "masked"), _by_step(root, "not_finite")
         return Catalogue(plain_json(root.attrs["identity"]), groups, masked, not_finite)
 
     def commits(self, group: str | None = None) -> list[Commit]:
-        """List all committed rows of a group, or of the store, of all classes."""
+        """List all committed rows of a group, or of the store, of all variants."""
         folder = COMMITS if group is None else f"{COMMITS}/{group}"
         return [commit for key in self.objects.list(folder) if (commit := parse(key))]
 
@@ -311,10 +311,12 @@ class Store:
             folder = self.objects.zarr(ROWS)
             return zarr.open_group(folder, mode="r+", use_consolidated=False, zarr_format=3)
 
-    def _class(self, group: str, class_: str) -> zarr.Group:
-        found = self._root().get(f"{group}/{class_}")
+    def _variant(self, group: str, variant: str) -> zarr.Group:
+        found = self._root().get(f"{group}/{variant}")
         if not isinstance(found, zarr.Group):
-            raise ValueError(f"class {class_} of group {group!r} was not prepared: call prepare()")
+            raise ValueError(
+                f"variant {variant} of group {group!r} was not prepared: call require_groups()"
+            )
         return found
 
     def _consolidate(self) -> None:
