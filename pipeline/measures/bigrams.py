@@ -43,8 +43,9 @@ class Bigrams(Measure):
     predicting the input from these tables, a baseline that is the same at all checkpoints.
 
     Corpus and input may be parts of one text, but not the same part: the table would be tested on
-    its own training data. NaN for model families whose circuits are not defined (see `pipeline.models.circuits`).
-    The record holds the stream at every token: choose an input of at most some ten thousand tokens.
+    its own training data. NaN for model families whose circuits are not defined (see
+    `pipeline.models.circuits`). The record holds the stream at every token: choose an input of at
+    most some ten thousand tokens.
     """
 
     name = "bigrams"

@@ -32,7 +32,8 @@ class RestrictedLoss(TableMeasure):
 
     NaN for operations other than add and subtract, and with a rule whose key frequencies are not
     defined because the last checkpoint is not finite. Departures: none of the sources states all of
-    rule, split and mean; the names here state them. Losses are in nats, forward pass and losses float64.
+    rule, split and mean; the names here state them. Losses are in nats, forward pass and losses
+    float64.
     """
 
     name = "restricted_loss"

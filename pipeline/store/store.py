@@ -14,9 +14,9 @@ Arrays belong to one fingerprint variant (measure, version, parameters, input, .
 `fingerprint`). A changed input or parameter makes another variant: it gets its own arrays, of any
 shape, while readers see the old ones until `set_current` points to the new ones.
 
-One coordinator calls the methods that change metadata (`create_or_open`, `require_groups`, `reserve`,
-`set_current`); workers call `write`, each for rows that were reserved for it. Metadata is
-consolidated after each change, before any row is written that depends on it; hence a reader that
+One coordinator calls the methods that change metadata (`create_or_open`, `require_groups`,
+`reserve`, `set_current`); workers call `write`, each for rows that were reserved for it. Metadata
+is consolidated after each change, before any row is written that depends on it; hence a reader that
 lists the markers FIRST finds every committed row within the consolidated shapes.
 """
 

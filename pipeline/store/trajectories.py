@@ -236,7 +236,7 @@ def _published_from(entry: Mapping[str, Any]) -> Published:
 
 
 def _before(store: Store, old: Published | None, variant: str) -> tuple[Any, dict[str, int]]:
-    """Open the last trajectories of a variant; return them with the index of each commit in them."""
+    """Open the last trajectories of a variant; return them with the index of each commit."""
     if old is None or old.variant != variant:
         return {}, {}
     folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
