@@ -39,7 +39,7 @@ def first_crossing(
     """
     steps, values = _ordered(series)
     past = values < threshold if direction == "below" else values > threshold
-    past &= np.isfinite(values)
+    past &= np.isfinite(values)  # -inf is below every threshold
     if stays:
         past = np.logical_and.accumulate(past[::-1])[::-1]
     # `argmax` of booleans is the first True.

@@ -65,6 +65,7 @@ def phases(progress: xr.Dataset) -> list[Phase]:
     left out together with all later ones.
     """
     losses = progress.sortby("step")[["excluded_loss", "test_loss"]]
+    # The minimum and the maximum that the rules need might be at the missing steps.
     if losses.sizes["step"] < 2 or not np.isfinite(losses.to_array()).all():
         return []
     first, last = int(losses["step"][0]), int(losses["step"][-1])

@@ -68,6 +68,7 @@ def architecture_of(
         raise InputError(next(iter(failed.values())) + more)
     known = _stored_digest(store)
     former = None if known is None else _config_of(known, configs, checkpoints, listed)
+    # In one call, so that equal configs, that of the store included, become one object.
     *found, last = meanings_of([*configs.values(), former or {}], trusted)
     meanings = dict(zip(configs, found, strict=True))
     chosen = last if former and any(_same_by_id(found, last).values()) else _usual(found)
@@ -99,6 +100,7 @@ def _read(
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 
+    # Threads, because reading from S3 or the Hub waits for the network.
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         results = list(threads.map(attempt, checkpoints))
     configs = {one: config for one, config in results if isinstance(config, dict)}

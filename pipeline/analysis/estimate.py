@@ -22,7 +22,7 @@ from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.models.loading import ModelFacts, torch_dtype
 
-_OVERHEAD = 1.25  # time of a forward pass over that of its matrix products (measured)
+_OVERHEAD = 1.25  # time of a forward pass over that of its matrix products
 _SECONDS = 0.2  # duration of the timing of products
 
 
@@ -143,9 +143,11 @@ def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
 def _products_per_second(analysis: Analysis, d_model: int) -> float:
     workers = analysis.workers
     device = torch.device(workers.device if torch.cuda.is_available() else "cpu")
+    # The product of the MLP, for 512 tokens: enough to reach the speed of large batches.
     left = torch.ones(512, d_model, dtype=torch_dtype(workers.dtype), device=device)
     right = torch.ones(d_model, 4 * d_model, dtype=left.dtype, device=device)
     times, started = [], time.perf_counter()
+    # Several times, and then the median: the first product also loads libraries.
     while time.perf_counter() - started < _SECONDS or len(times) < 3:
         before = time.perf_counter()
         torch.matmul(left, right)

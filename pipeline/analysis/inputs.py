@@ -75,6 +75,7 @@ def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Inp
     ids = text.tokenise(Path(spec.path), tokenizer)
     attributes = {"full_stop_ids": text.full_stops(tokenizer)}
     tokens = _cut(ids, spec.sequences, spec.length, spec.path)
+    # Of the ids in use, because tokenizers and embeddings may be padded to different sizes.
     _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
     return Input(name, spec.kind, tokens, attributes=attributes)
 
@@ -206,6 +207,7 @@ def _check_tokenizer(
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     given = spec.model_dump(exclude={"kind"}, exclude_none=True)
+    # From the weakest source to the strongest: converted files, training.yaml, the analysis.
     facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
     listed = None
     if {"train_share", "split_seed"} <= given.keys():

@@ -167,6 +167,7 @@ def resolve(analysis: Analysis, surveyed: Survey) -> Prepared:
     folder = metadata_folder(source, code=trusted)
     facts = facts_of(folder, trusted)
     groups = _groups(analysis)
+    # The check builds and runs a small model, which takes some seconds.
     if any(group.measure.relies_on for group in groups):
         facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
     run_folder = metadata_folder(surveyed.run, source)
@@ -275,6 +276,7 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
         "engine": ENGINE_VERSION,
         "dtype": workers.dtype,
         "device": workers.device,
+        # A setting of the process, which changes digits of float32 products on GPUs.
         "tf32": workers.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
     }
 

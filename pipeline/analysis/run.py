@@ -180,6 +180,7 @@ class Serial:
         if not planned.cells:
             return
         worker = self._worker  # created here, because `cached_property` takes no lock
+        # Two: one computes while the other reads ahead (see `Worker`).
         with ThreadPoolExecutor(max_workers=2) as threads:
             yield from zip(
                 planned.cells,
@@ -191,5 +192,5 @@ class Serial:
 def _attempt(worker: Worker, cell: Cell, planned: Plan) -> Outcome | Exception:
     try:
         return worker.compute(cell, planned)
-    except (CheckpointError, *TRANSIENT) as error:
+    except (CheckpointError, *TRANSIENT) as error:  # others are bugs, and end the run
         return error

@@ -51,6 +51,8 @@ def survey(analysis: Analysis) -> Survey:
     listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
     tokens = analysis.tokens_per_step or _declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
+    # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
+    # missing steps from the whole schedule.
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")

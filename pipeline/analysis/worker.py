@@ -219,7 +219,7 @@ class Worker:
         # was too large, which could not be freed.
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]
         try:
             self._commit(checkpoint, left, rows, plan, done, halved=True)
@@ -249,7 +249,8 @@ class Worker:
                 self._commit_one(checkpoint, group, rows[group.name], plan, records, deviation)
                 done.add(group.name)
             except TRANSIENT:
-                raise
+                raise  # the whole checkpoint is tried again
+            # Any other error ends this measure only: the others are still committed.
             except Exception as error:
                 failures.append((group.name, error))
         if failures:
@@ -288,6 +289,7 @@ class Worker:
         )
         if wrong := self._not_finite(group, values, context):
             commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
+            # Before the row itself, so that no reader sees the row without this record.
             non_finite_store.keep_row(self._store, commit, wrong)
         self._store.write(group.name, identity, values)
         seconds = time.perf_counter() - started

@@ -72,6 +72,8 @@ class Recorder:
         Raises InputError where the module states another index.
         """
         layer, self.layers_seen = self.layers_seen, self.layers_seen + 1
+        # Most attention modules state their layer; the comparison finds models that share one
+        # module between layers, or call them in another order.
         claimed = getattr(module, "layer_idx", None)
         if claimed is not None and claimed != layer:
             raise InputError(
@@ -100,6 +102,7 @@ class Recorder:
                 target[:] = self._reduced(pairs, FromMatrix(weights))
                 continue
             keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
+            # `gather` does not broadcast; `expand` takes no memory.
             index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
             target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
             self._blank(target, pairs)
@@ -134,6 +137,7 @@ class Scored(FromScores):
         self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
     ) -> Float[Tensor, "batch head query"]:
         """Return exp(score - lse) for the queries from `pairs.first` on, each with its key."""
+        # With grouped queries (GQA), heads [kv_head, group] broadcast over the keys they share.
         q = self.q[:, :, pairs.first :].unflatten(1, (self.k.shape[1], -1))
         k = self._keys(pairs, keys)[:, :, None]
         # Fused kernels accumulate half-precision scores in float32, and so is their log-sum-exp.
@@ -173,6 +177,7 @@ def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
 
     Raises InputError unless every layer attends exactly once.
     """
+    # A resumed pass skips the layers below `first_layer`, which therefore make no calls.
     recorder.layers_seen = recorder.outputs_seen = recorder.first_layer
     token = _RECORDER.set(recorder)
     try:
@@ -214,6 +219,7 @@ def attention_function(
     Raises InputError for attention that cannot be recorded exactly.
     """
     _refuse_unknown(module, attention_mask, is_causal, others)
+    # Scores are computed from positions, which a cache or cross-attention would shift.
     if query.shape[2] != key.shape[2]:
         raise InputError(
             f"{type(module).__name__} attends from {query.shape[2]} queries to {key.shape[2]} keys "
@@ -223,6 +229,7 @@ def attention_function(
     recorder = _RECORDER.get()
     if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
         query, key = recorder.edit.as_the_first(query), recorder.edit.as_the_first(key)
+    # `s_aux` is transformers' name of learned sinks (GPT-OSS).
     out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
     if recorder is not None:
         layer = recorder.layer_of(module)

@@ -38,6 +38,7 @@ def attention_modules(module: nn.Module) -> list[nn.Module]:
     A family may wrap its attention (GPT-Neo's `GPTNeoAttention` holds `GPTNeoSelfAttention`);
     hooks on both would count a layer twice.
     """
+    # transformers has no common base class of attention modules, only this convention.
     named = [m for m in module.modules() if "Attention" in type(m).__name__]
     return [m for m in named if not any(inner in named for inner in list(m.modules())[1:])]
 
@@ -59,6 +60,7 @@ def _on_head_outputs(n_heads: int) -> Callable[[nn.Module, tuple[Any, ...]], tup
         if (recorder := current_recorder()) is None:
             return args
         heads = args[0].unflatten(-1, (n_heads, -1))
+        # W_O runs within its attention module, whose own hook counts the layer afterwards.
         return (recorder.take_output(recorder.layers_seen, heads).flatten(-2), *args[1:])
 
     return hook
@@ -71,6 +73,7 @@ def _reduce_weights(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
     layer = recorder.layer_of(module)
     if not recorder.pairs:
         return output
+    # Families return their attention at different places of the tuple: found by its shape.
     weights = [part for part in output if isinstance(part, Tensor) and _is_matrix(part)]
     if len(weights) != 1:
         raise InputError(

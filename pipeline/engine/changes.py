@@ -35,6 +35,7 @@ def run_changed(
     InputError where attention is to be frozen in a model whose own code computes it.
     """
     found: dict[tuple, Record] = {}
+    # `groupby` needs its input sorted by the same key.
     for _, alike in groupby(sorted(passes, key=_alike), key=_alike):
         group = list(alike)
         input = inputs[group[0].input]
@@ -69,7 +70,7 @@ def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: i
             "kept as it is without a change: leave out the measures that freeze it"
         )
     fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    return max(1, fit - frozen)
+    return max(1, fit - frozen)  # a frozen batch holds the unchanged copy too
 
 
 def _run_beside(
@@ -82,6 +83,7 @@ def _run_beside(
     changes = [_change(one) for one in passes]
     first, frozen = changes[0].first_layer, changes[0].frozen
     outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
+    # The unchanged copy must be the first: `Edit.as_the_first` reads its queries and keys.
     edit = Edit([{}, *outputs] if frozen else outputs, frozen)
     stream = before[(input.name, None, passes[0].dtype)].hidden_states[first] if first else None
     wanted = Pass(
@@ -104,7 +106,7 @@ def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int
     name = change.to.input if isinstance(change.to, OutputOn) else pass_.input
     source = before[(name, None, pass_.dtype)]
     if change.to == "zero":
-        return {where: torch.zeros(()) for where in change.heads}
+        return {where: torch.zeros(()) for where in change.heads}  # broadcasts over d_value
     of_heads = {(at, head): source.head_outputs[at][:, :, head] for at, head in change.heads}
     if isinstance(change.to, OutputOn):
         return of_heads

@@ -78,8 +78,10 @@ def _sum_of_powers(
     A target's logit is taken from the tile itself: computed separately, it could round differently,
     and the loss of a certain prediction would not be exactly 0.
     """
+    # A scalar, so that the first sum sets the dtype and shape.
     total, found = torch.zeros((), device=logits.h.device), []
     for first, tile in logits.tiles():
+        # From the first tile; later ones must use the same shift for their sums to add up.
         shift = _near_maximum(tile) if shift is None else shift
         if isinstance(shift, Tensor):
             tile -= shift
@@ -93,6 +95,7 @@ def _sum_of_powers(
 def _near_maximum(tile: Float[Tensor, "token entry"]) -> Float[Tensor, "token 1"] | float:
     """Return each token's largest logit in a tile, or 0 where all are too small to need a shift."""
     top = tile.amax(dim=1, keepdim=True)
+    # Reading the maximum synchronises with the GPU, but once per batch of tokens only.
     return 0.0 if float(top.abs().max()) < _SMALL else top
 
 
@@ -104,6 +107,7 @@ class _Logits:
     ) -> None:
         self.weight, self.softcap = unembedding.weight, unembedding.softcap
         self.n_entries = n_entries
+        # A softcap applies to natural units, so that `_tile` converts to units of log 2 after it.
         factor = unembedding.scale if self.softcap else unembedding.scale * math.log2(math.e)
         # Scaling h instead of the logits saves a pass; in half precision it would cost digits.
         early = h.dtype == _wide(h.dtype)

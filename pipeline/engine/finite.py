@@ -90,6 +90,7 @@ def _tame_record(record: Record, random: torch.Generator) -> Record:
 
     def next_one() -> Tensor:
         tensor, undefined = next(parts)
+        # What is undefined by definition stays NaN, as in the record of a finite model.
         return torch.where(undefined, tensor, _tame(tensor, random))
 
     if record.loss is not None:
@@ -109,6 +110,7 @@ def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
     seen, nowhere = _seen(record), torch.tensor(False)
     parts = []
     if record.loss is not None:
+        # A loss needs two tokens: the last one seen and the predicted one.
         parts.append((record.loss, ~(seen[:, :-1] & seen[:, 1:])))
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
@@ -148,6 +150,8 @@ def _tame(tensor: Tensor, random: torch.Generator) -> Tensor:
     """Return the tensor with random numbers between 0 and 1 where it is out of bounds."""
     if not (wild := _out_of_bounds(tensor)).any():
         return tensor
+    # Random rather than constant: equal numbers would make differences and variances 0, and so
+    # results undefined that are not.
     ordinary = torch.rand(tensor.shape, generator=random, dtype=torch.float32)
     return torch.where(wild, ordinary.to(tensor), tensor)
 

@@ -33,7 +33,7 @@ from pipeline.models.loading import Resident
 # gain, bias or factor that is not as assumed, they differ by 1e-2 or more.
 TOLERANCE = 1e-3
 
-_TOKENS = 8
+_TOKENS = 8  # each comparison has this many vectors per head
 _SCALES = (0.01, 1.0, 30.0)  # of streams: short ones show the norm's epsilon, long ones a softcap
 
 
@@ -66,6 +66,7 @@ class _Seen(attention.Recorder):
     keys: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
 
     def take_scores(self, layer: int, scored: attention.Scored) -> None:
+        # One key per query head, as circuits have them, also where heads share keys.
         repeated = scored.k.repeat_interleave(scored.q.shape[1] // scored.k.shape[1], dim=1)
         self.queries[layer], self.keys[layer] = scored.q[:, :, 0], repeated[:, :, 0]
 
@@ -101,6 +102,7 @@ class _Check:
         norm = FinalNorm.of_blocks(resident.weights.config)
         self.norm: Callable[[Tensor], Tensor] = norm if family.norm else lambda stream: stream
         self.layers = range(made.n_layers)
+        # Different tokens: equal ones would have equal streams, whose differences are 0.
         self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
         if uses_interface(self.module):
             self.module.set_attn_implementation(attention.NAME)
@@ -293,6 +295,7 @@ def _random_weights(module: nn.Module) -> dict[str, Tensor]:
         if parameter.ndim > 1:
             drawn /= min(parameter.shape[-2:]) ** 0.5
         else:
+            # Gains are named weight, as matrices are, but have one dimension.
             drawn = 0.3 * drawn + float(name.endswith("weight"))
         weights[name] = drawn
     return weights
@@ -310,10 +313,12 @@ def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 def close(own: Tensor, made: Tensor) -> bool:
     """Return whether two computations of the same numbers agree; False unless both are finite."""
     scale = own.abs().max()
+    # Two tensors of zeros show nothing, and NaN makes the comparison False.
     return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
 
 
 def proportional(own: Tensor, made: Tensor) -> bool:
     """Return whether two tensors agree up to one positive factor."""
+    # The least-squares factor; a sign would turn attention round, hence positive only.
     factor = (own * made).sum() / made.square().sum()
     return bool(factor > 0) and close(own, factor * made)

@@ -97,6 +97,7 @@ def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
     Even sizes, because matrix products over a small last batch are slow.
     """
     groups = n // together
+    # The inner quotient is the number of batches, the outer one their even size.
     size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
     for first in range(0, n, size):
         yield slice(first, min(first + size, n))
@@ -107,6 +108,7 @@ def batch_size(
 ) -> int:
     """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
     config = module.config.get_text_config()
+    # GPT-2 has no such setting; its MLP has 4 d_model neurons by default.
     d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
     # An estimate of the numbers alive at a time in one block: those of the stream and of attention,
     # those of a gated MLP, and in eager attention the matrix, its softmax and a copy.
@@ -185,6 +187,7 @@ class _Job:
             edit=resumed.edit if resumed else None,
             padding=None if self.seen is None else ~self.seen,
         )
+        # On the CPU: a record may be larger than a GPU's memory, and measures work on it there.
         self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
         self.logits = {
             p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
@@ -240,6 +243,7 @@ class _Job:
         seen = self.seen[sequences].to(self.module.device)
         arguments = {"attention_mask": seen.long()}
         if self.served.takes_positions:
+            # Models would otherwise number padding too; their outputs for it are never read.
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments
 
@@ -264,6 +268,7 @@ def _joined(batches: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
 
 def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
     mask = input.arrays.get("attention_mask")
+    # A mask without padding would only choose slower kernels.
     return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
 
 

@@ -24,6 +24,7 @@ class Edit:
     def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
         """Return a layer's outputs with those of the changed heads replaced."""
         sequences = slice(rows.start // len(self.copies), rows.stop // len(self.copies))
+        # A copy, because the output may be a view of a tensor that the kernel returned.
         changed = self._by_copy(out).clone()
         for i, copy in enumerate(self.copies):
             for (at, head), value in copy.items():

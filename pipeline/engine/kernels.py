@@ -100,7 +100,7 @@ def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple
 def _cuda_flash(
     q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
 ) -> tuple[Output, LogSumExp]:
-    assert bias is None
+    assert bias is None  # `choose` never picks it under a mask: the kernel has no argument for one
     k, v = _repeated(k, q), _repeated(v, q)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, True, False, scale=scale
@@ -176,11 +176,13 @@ def _exact_rows(
     the largest tensor, and a copy of it would double the memory.
     """
     kv_heads, rows = k.shape[1], q.shape[2]
+    # The dtype of the mask is float32 or wider, and so are scores, softmax and output.
     q, k, v = (x.to(bias.dtype) for x in (q, k, v))
     scores = (q.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k.mT).mul_(scale)
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     scores.unflatten(2, (-1, rows)).add_(bias[:, :, None])
+    # Never -inf: a mask leaves no query without a key (see `RuleMask.tile`).
     top = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
     out = (scores @ v).div_(total).unflatten(2, (-1, rows)).flatten(1, 2)

@@ -76,6 +76,7 @@ class RuleMask:
 
     def _seen(self, q: Int[Tensor, "..."], k: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
         batch = torch.arange(self.batch_size, device=self.device).view(-1, *(1,) * (q.ndim - 1))
+        # Mask functions take a head index, which causal and sliding-window ones do not use.
         head = torch.zeros((), dtype=torch.long, device=self.device)
         seen = self.rule(batch, head, q, k)
         return seen if self.padding is None else seen & self.padding[batch, k]
@@ -110,6 +111,7 @@ def make_mask(
             "(it has a cache or a custom overlay): its attention cannot be recorded exactly"
         )
     padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+    # A window as long as the sequence is no limit: plain causal attention, with faster kernels.
     reach = None if local_size is None or q_length <= local_size else local_size
     mask = RuleMask(mask_function, padding, reach, batch_size, torch.device(device))
     if mask.sees_ahead(q_length):
@@ -117,6 +119,7 @@ def make_mask(
             "this model lets a token attend to later tokens, so its losses are no predictions: "
             "give checkpoints of a causal decoder"
         )
+    # transformers forbids the skip for masks with an overlay, which are not plainly causal.
     if allow_is_causal_skip and padding is None and reach is None:
         return None
     return mask

@@ -34,6 +34,7 @@ class Pairs:
         if self.key is not None:
             return torch.full_like(queries, self.key)
         assert self.index is not None
+        # Queries without a key look up key 0; `undefined` then replaces the result by NaN.
         return self.index[sequences, self.first :].to(device).clamp(min=0)
 
 
@@ -65,7 +66,7 @@ def _resolve_map(index: Int[np.ndarray, "sequence query"]) -> Pairs:
     length = index.shape[1]
     defined = index >= 0
     lags = (np.arange(length) - index)[defined]
-    if not len(lags):
+    if not len(lags):  # no query has a key: `first` beyond the last query leaves NaN throughout
         return Pairs(first=length, lag=0)
     _require(int(lags.min()) >= 0, "a key map asks for keys after their queries")
     first = int(np.flatnonzero(defined.any(axis=0))[0])

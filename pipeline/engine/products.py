@@ -41,7 +41,7 @@ def serve(module: nn.Module) -> None:
             # An attribute of the instance takes precedence over the method of the class, and
             # hooks, which `__call__` runs, still work.
             vars(part)["forward"] = partial(_linear_map, part)
-        elif type(part) is Conv1D:
+        elif type(part) is Conv1D:  # GPT-2's linear maps, with weights [d_in, d_out]
             vars(part)["forward"] = partial(_transposed_map, part)
 
 

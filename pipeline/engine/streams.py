@@ -45,6 +45,7 @@ def watched_stream(
             handle = _final_norm(module).register_forward_pre_hook(entering(0), with_kwargs=True)
             stack.callback(handle.remove)
         for layer in streams if n_layers else ():
+            # The last stream has no block that it enters; it is the output of the last block.
             block = blocks(module, n_layers)[min(layer, n_layers - 1)]
             if layer < n_layers:
                 handle = block.register_forward_pre_hook(entering(layer), with_kwargs=True)

@@ -24,6 +24,8 @@ def replaced_unembedding(
         calls += 1
         return stand_in(h)
 
+    # An attribute of the instance shadows the method; a hook would run after the product of the
+    # whole vocabulary, which is to be avoided.
     vars(head)["forward"] = counted
     try:
         yield
@@ -82,6 +84,7 @@ def _said_by_config(module: PreTrainedModel) -> tuple[float, float | None]:
 
 def _matrix(module: PreTrainedModel) -> nn.Linear:
     head = module.get_output_embeddings()
+    # A subclass with a `forward` of its own may compute anything.
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise InputError(
             f"{type(module).__name__} has no plain unembedding matrix: its logits cannot be "

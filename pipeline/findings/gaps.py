@@ -53,6 +53,7 @@ def _broken(values: xr.DataArray) -> Bool[np.ndarray, " step"]:
     """Return a mask of the steps at which a variable is not finite."""
     finite = np.isfinite(values.transpose("step", ...).values)
     finite = finite.reshape(len(finite), -1)
+    # Without numbers that are finite at no step: they are undefined by definition.
     known = finite[:, finite.any(axis=0)]
     if not known.shape[1]:
         return np.ones(len(finite), dtype=bool)

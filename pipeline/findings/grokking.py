@@ -133,7 +133,7 @@ def _excluded(group: xr.Dataset, general: int | None) -> Iterator[str]:
         said = f"was lowest, {value} nats, at {at}, {_end_of(loss, lowest[0])}"
     elif highest[1] <= lowest[1]:
         said = f"did not rise after {at}, where it was lowest{of} ({value} nats)"
-    elif number(highest[1]) == value:
+    elif number(highest[1]) == value:  # a rise that rounding hides
         rise = number(highest[1] - lowest[1])
         said = f"rose by no more than {rise} nats after {at}, where it was {value} nats"
     else:

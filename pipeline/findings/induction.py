@@ -174,6 +174,7 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
         if not is_undefined(losses, "in_context_score"):
             yield f"{named} {_unmoved(score)}."
         return
+    # A sentence "from 0.00 to 0.00" would be true but useless.
     if (most := number(round(change.value_before, 3))) == number(round(change.value_after, 3)):
         yield (
             f"{named} moved by no more than {number(abs(change.size))} nats between two saved "
@@ -216,6 +217,7 @@ def half_of_range(series: xr.DataArray) -> tuple[int, int]:
     steps, values = series["step"].values, series.values.astype(np.float64)
     needed = (values.max() - values.min()) / 2
     found: tuple[int, int] = (int(steps[0]), int(steps[-1]))
+    # From each step, the first later one that is far enough: quadratic, over some hundred steps.
     for i in range(len(steps) - 1):
         far = np.flatnonzero(np.abs(values[i:] - values[i]) >= needed)
         if far.size and steps[i + far[0]] - steps[i] < found[1] - found[0]:
@@ -360,6 +362,7 @@ def _beside(change: tuple[int, int], formed: Formation | None, score: xr.DataArr
         return ""
     before, after = change
     saved = sorted({int(step) for step in score["step"].values} | {*formed, before, after})
+    # Saved checkpoints between the two intervals; negative where they overlap.
     gap = max(
         saved.index(formed.before) - saved.index(after),
         saved.index(before) - saved.index(formed.after),

@@ -50,7 +50,7 @@ def findings_of(run: xr.DataTree) -> list[str]:
     groups, masked = by_measure(run), list(_left_out(run.attrs.get("masked", {})))
     if not groups:
         return [*masked, "No measure of any checkpoint is stored yet."]
-    formed = _formation(groups)
+    formed = _formation(groups)  # also for the sentence on the in-context score
     said = [
         *_heads(groups),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),

@@ -19,7 +19,7 @@ from pipeline.measures.own import announced, announced_class, class_at
 COSTS = Path(__file__).parent / "costs.yaml"
 
 
-@cache
+@cache  # importing all measures takes a while, and they do not change
 def registry() -> dict[str, type[Measure]]:
     """Return every measure of this folder by its name. Raises TypeError for a name used twice."""
     found: dict[str, type[Measure]] = {}

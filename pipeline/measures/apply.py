@@ -69,6 +69,7 @@ def compute(measure: Measure, context: Context) -> dict[str, np.ndarray]:
     """
     missing = unmet(measure, context.model)
     empty = not context.model.n_layers and all(map(_is_of_heads, measure.variables))
+    # Nothing would remain of the computation, which might fail on such a model.
     if empty or len(missing) == len(measure.variables):
         return _undefined(measure, context.setting)
     try:
@@ -100,7 +101,7 @@ def _require_known_inputs(measure: Measure, setting: Setting) -> None:
 
 def _computed(measure: Measure, context: Context) -> dict[str, np.ndarray]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
-        values = dict(measure.compute(context))
+        values = dict(measure.compute(context))  # a copy: NaN is filled in, and it may be shared
         _require_all(measure, values)
         return values
 

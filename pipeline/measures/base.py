@@ -165,6 +165,8 @@ class Measure(BaseModel):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle a user's class with its code, which other processes may be unable to import."""
+        # pickle stores a class by module and name. Classes of this package can be imported in every
+        # process; a class from a user's file cannot.
         kind = type(self)
         if kind.source is None:
             return super().__reduce_ex__(protocol)

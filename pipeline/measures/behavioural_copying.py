@@ -75,6 +75,7 @@ class BehaviouralCopying(Measure):
             )
             z = (record.head_outputs[layer] * scale[..., None, None])[:, start:].transpose(1, 2)
             score.append(_attended(p, z, read))
+            # Rolling over sequences keeps position and block structure, and changes the token.
             null.append(_attended(p, z, read.roll(-1, dims=0)))
         return {"score": np.stack(score), "null": np.stack(null)}
 
@@ -83,9 +84,9 @@ def matrix(record: Record, layer: int) -> Float[Tensor, "sequence head query key
     """Return a layer's whole attention matrix, from a record of all its lags."""
     length = record.input.tokens.shape[1]
     first = record.attention[Lag(0)][layer]
-    whole = first.new_zeros(*first.shape, length)
+    whole = first.new_zeros(*first.shape, length)  # 0 for keys after their query
     for lag in range(length):
-        of_lag = record.attention[Lag(lag)][layer][..., lag:]
+        of_lag = record.attention[Lag(lag)][layer][..., lag:]  # NaN for earlier queries
         whole.diagonal(-lag, dim1=-2, dim2=-1).copy_(of_lag)
     return whole
 

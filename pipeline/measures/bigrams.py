@@ -112,6 +112,7 @@ class Bigrams(Measure):
                 -unigrams[chosen].double().sum(),
                 -bigrams.gather(1, chosen).double().sum(),
             )
+            # Sums now, one division at the end: parts may have different sizes.
             sums += [float(one) for one in of_part]
         names = (variable.name for variable in self.variables)
         return dict(zip(names, sums / len(last), strict=True))
@@ -136,7 +137,9 @@ class BigramTable:
         cls, tokens: Int[Tensor, "sequence position"], vocabulary: int, smoothing: float
     ) -> "BigramTable":
         """Count the pairs within sequences, not across their ends."""
+        # Add one, so that no token, and with it no pair, has probability 0.
         unigrams = torch.bincount(tokens.flatten(), minlength=vocabulary) + 1.0
+        # One integer per pair; sorted by `unique`, the pairs of one first token are contiguous.
         pairs = (tokens[:, :-1] * vocabulary + tokens[:, 1:]).flatten()
         pair, count = pairs.unique(return_counts=True)
         begins = torch.searchsorted(pair, torch.arange(vocabulary + 1) * vocabulary)

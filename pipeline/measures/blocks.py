@@ -106,7 +106,7 @@ class Asked(NamedTuple):
     @classmethod
     def of(cls, keys: Keys) -> "Asked":
         """Return the requests for these keys and the ones after them."""
-        keys = keys[(keys >= 0).any(axis=(1, 2))]
+        keys = keys[(keys >= 0).any(axis=(1, 2))]  # each occurrence costs a request
         after = np.where(keys >= 0, keys + 1, -1)
         return cls(keys, tuple(map(KeyMap, keys)), tuple(map(KeyMap, after)))
 
@@ -135,10 +135,12 @@ def _earlier_occurrences(tokens: Int[np.ndarray, "sequence query"], start: int) 
     -1 where there is none.
     """
     previous = np.full(tokens.shape, -1)
+    # A stable sort groups equal tokens in order of position: neighbours are successive occurrences.
     order = start + np.argsort(tokens[:, start:], axis=1, kind="stable")
     ordered = np.take_along_axis(tokens, order, axis=1)
     same = ordered[:, 1:] == ordered[:, :-1]
     np.put_along_axis(previous, order[:, 1:], np.where(same, order[:, :-1], -1), axis=1)
+    # Following `previous` from each occurrence gives the one before it, until no token has one.
     found = [previous]
     while (last := found[-1]).max(initial=-1) >= 0:
         earlier = np.take_along_axis(previous, last.clip(min=0), axis=1)

@@ -67,6 +67,7 @@ class Composition(Measure):
         for layer_to in range(model.n_layers):
             heads = model.layer(layer_to)
             readers = readers_of(heads)
+            # Heads of one layer do not read each other: only earlier layers are writers.
             for layer_from, writer in enumerate(writers):
                 for path in _PATHS:
                     values[path][layer_from, :, layer_to] = ratios(writer, readers[path]).cpu()
@@ -105,6 +106,7 @@ def ratios(
     reader: Float[Tensor, "head_to d_model d_head"],
 ) -> Float[Tensor, "head_from head_to"]:
     """Return |writer reader|_F of all pairs, from one matrix product."""
+    # In this order of axes it is one matrix product, of all writers' rows and readers' columns.
     products = torch.einsum("fik,tkj->fitj", writer, reader)
     return torch.linalg.vector_norm(products, dim=(1, 3))
 

@@ -78,4 +78,5 @@ def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*b
     """
     matrices = matrices.double().cpu()  # eigenvalues of small matrices are fastest on the CPU
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)  # the sum of the eigenvalues
+    # A matrix of zeros gives 0 / 0, and so NaN.
     return trace / eigenvalues(matrices).abs().sum(-1)

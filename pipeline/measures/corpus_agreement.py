@@ -77,6 +77,7 @@ def _scores(record: Record) -> Float[np.ndarray, "head_score layer head"]:
 
 def correlation(a: Float[np.ndarray, "*heads"], b: Float[np.ndarray, "*heads"]) -> float:
     """Return Pearson's r over all entries; NaN where one of the two is constant or not finite."""
+    # Not `np.corrcoef`, which warns where one of the two is constant.
     x, y = a.ravel() - a.mean(), b.ravel() - b.mean()
     norms = np.linalg.norm(x) * np.linalg.norm(y)
     return float(x @ y / norms) if 0 < norms < np.inf else np.nan

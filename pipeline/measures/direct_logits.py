@@ -73,6 +73,8 @@ class DirectLogits(Measure):
         targets = tokens[:, 1:][counted]
         stream = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
         scale, directions = readout.scale(stream[-1]), readout.directions(targets)
+        # Contributions of blocks are differences of streams, so the parts sum to the logit exactly,
+        # whatever the family's blocks contain.
         streams = torch.stack([shares(x, directions, scale).double().mean() for x in stream])
         heads = np.full((model.n_layers, model.n_heads), np.nan)
         for layer in range(model.n_layers if not model.heads_are_normed else 0):

@@ -77,9 +77,10 @@ def _direct_singular_values(model: Circuits) -> Float[Tensor, " d_model"]:
     float64, because a Gram matrix squares the condition number.
     """
     of_embedding, of_unembedding = _gram(model.W_E), _gram(model.W_U.mT)
-    if not of_embedding.isfinite().all():
+    if not of_embedding.isfinite().all():  # for which `eigh` raises
         return torch.full((model.d_model,), torch.nan, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(of_embedding)
+    # Eigenvalues of a Gram matrix are not negative; rounding may make some of them so.
     root = values.clamp(min=0).sqrt()[:, None] * vectors.mT
     squares = decompositions.eigenvalues_of_symmetric(root @ of_unembedding @ root.mT)
     return squares.clamp(min=0).sqrt().cpu()

@@ -56,10 +56,11 @@ class EmbeddingPlane(TableMeasure):
 
     def reference(self, context: Context) -> Reference:
         embedding = _centred_embedding(context.weights)
-        if not embedding.isfinite().all():
+        if not embedding.isfinite().all():  # for which `svd` raises
             return {"axes": None, "undefined": "W_E of the last checkpoint is not finite"}
         _, _, components = torch.linalg.svd(embedding, full_matrices=False)
         axes = components[:2]
+        # The sign of a principal component is arbitrary, and may differ between machines.
         largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
         return {"axes": (axes * largest.sign()).tolist()}
 
@@ -84,6 +85,7 @@ def circle(
     plane: Float[Tensor, "residue 2"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the circularity of a closed polygon in the plane, and its dominant frequency."""
+    # Without k = 0, which is 0 for centred residues; k and p - k differ in the sense of rotation.
     power = torch.fft.fft(torch.complex(plane[:, 0], plane[:, 1])).abs().square()[1:]
     best = power.argmax() + 1
     share = power.max() / power.sum()

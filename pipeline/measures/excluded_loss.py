@@ -87,8 +87,10 @@ def train_losses_without(
     the range of float64, each loss is computed separately instead.
     """
     margins, own = _train_margins(table)
+    # Relative to the answer's own logit, of which the loss depends on differences only.
     removed = waves - waves.diagonal(dim1=1, dim2=2)[:, :, None]
     top = margins.amax(dim=2, keepdim=True)
+    # Both exponents are shifted to at most 0, so that no term overflows.
     shift = -removed.amin(dim=2)
     kept = (-removed - shift[:, :, None]).exp().permute(1, 2, 0)
     sums = (margins - top).exp() @ kept  # [answer, pair, frequency]

@@ -68,6 +68,7 @@ class FullStop(Measure):
     def _requests(self, made: Input) -> tuple[KeyMap, KeyMap]:
         is_stop = np.isin(made.tokens, self._ids(made))
         keys = last_before(is_stop)
+        # The next sequence's keys, at the same queries: same distances, unrelated tokens.
         elsewhere = np.roll(keys, -1, axis=0)
         on_a_stop = np.take_along_axis(is_stop, elsewhere.clip(min=0), axis=1)
         return KeyMap(keys), KeyMap(np.where(on_a_stop, -1, elsewhere))
@@ -79,4 +80,5 @@ def last_before(
     """Return for each position the last marked one strictly before it; -1 where there is none."""
     positions = np.where(marked, np.arange(marked.shape[1]), -1)
     last = np.maximum.accumulate(positions, axis=1)
+    # Shifted by one, so that a marked position is not its own last one.
     return np.concatenate([np.full((len(marked), 1), -1), last[:, :-1]], axis=1)

@@ -110,6 +110,7 @@ class HeadAblation(Measure):
             HeadChange(heads, self.ablated_to, self.attention_stays)
             for heads in [*chosen, *([self.heads] if self.heads else [])]
         ]
+        # `compute` relies on the order: without change first, all together last.
         name = setting.input.name
         return tuple(Pass(name, losses=True, change=change) for change in [None, *ablated])
 
@@ -121,6 +122,7 @@ class HeadAblation(Measure):
         for where, losses in zip(chosen, ablated[: len(chosen)], strict=True):
             for name, value in losses.items():
                 effects[name][where] = value - clean[name]
+        # Without `heads` all are ablated one by one, and there is no pass for all of them.
         together = ablated[-1] if self.heads else dict.fromkeys(clean, np.nan)
         for name in ("loss", "repeated_loss"):
             effects[f"together_{name}"] = np.array(together[name] - clean[name])

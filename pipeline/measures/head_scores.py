@@ -121,7 +121,7 @@ def mean_over(
     Other queries are left out by their position, not because they are NaN: a NaN of the model at a
     query that counts makes the mean NaN.
     """
-    return _total(attention, queries) / (queries.sum() or np.nan)
+    return _total(attention, queries) / (queries.sum() or np.nan)  # NaN instead of 0 / 0
 
 
 def _sum_over(
@@ -141,4 +141,6 @@ def _total(
     counted: Bool[np.ndarray, "sequence query"],
 ) -> Float[np.ndarray, "layer head"]:
     kept = torch.from_numpy(counted).to(attention.device)[:, None]
+    # `where` instead of a product with the mask, because NaN * 0 is NaN; float64, because sums are
+    # over all tokens of the input.
     return torch.where(kept, attention.double(), 0).sum(dim=(1, 3)).cpu().numpy()

@@ -117,7 +117,7 @@ class IndirectObject(Measure):
         attention = [_at_the_end(clean, request) for request in _keys(clean.input)]
         patching = np.full((model.n_layers, model.n_heads), np.nan)
         whole = difference.mean() - corrupted.mean()
-        divides = np.isfinite(whole) and whole != 0
+        divides = np.isfinite(whole) and whole != 0  # numpy would warn, and return an infinity
         for where, of in zip(chosen_heads(self.heads, model), patched, strict=True):
             patching[where] = (difference.mean() - of.mean()) / whole if divides else np.nan
         return {
@@ -139,6 +139,7 @@ def _differences(record: Record) -> Float[np.ndarray, " sequence"]:
 
 def share_positive(differences: Float[np.ndarray, " sequence"]) -> float:
     """Return the share of positive differences; NaN where any is not finite."""
+    # A comparison with NaN is False: it would count as a wrong answer.
     return float((differences > 0).mean()) if np.isfinite(differences).all() else np.nan
 
 

@@ -90,6 +90,7 @@ class Lens:
         for stream in streams:
             here = self.log_probabilities(stream)
             loss = -here.gather(1, chosen).double().sum()
+            # By hand: `torch.nn.functional.kl_div` takes its arguments the other way round.
             divergence = (final.exp() * (final - here)).double().sum()
             sums.append([loss.item(), divergence.item()])
         return np.array(sums).T

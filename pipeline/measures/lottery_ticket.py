@@ -115,11 +115,13 @@ class LotteryTicket(TableMeasure):
 
 def encoded(matrix: Float[Tensor, "residue d_model"]) -> str:
     """Return a matrix as base64 of its entries in float32, little-endian, row by row."""
+    # References are JSON, in which the digits of a list of numbers take several times the space.
     return b64encode(matrix.cpu().numpy().astype("<f4").tobytes()).decode()
 
 
 def decoded(text: str, shape: tuple[int, ...]) -> Float[Tensor, "residue d_model"]:
     """Return the matrix of that shape that was encoded by `encoded`."""
+    # `frombuffer` is read-only, which torch does not support.
     return torch.from_numpy(np.frombuffer(b64decode(text), "<f4").reshape(shape).copy())
 
 
@@ -146,6 +148,7 @@ def _standings(
     waves = fourier.fourier_basis(p)[1:].to(W_E.device) @ last
     along = W_E @ (waves / waves.norm(dim=1, keepdim=True)).T
     power = fourier.powers(along)  # [frequency, direction]
+    # Directions are cos 1, sin 1, cos 2, ...; for even p the last one has no sine.
     of = torch.arange(p - 1, device=W_E.device) // 2  # the frequency of each direction
     own, components = power.gather(0, of[None])[0], torch.bincount(of, minlength=n)
     ratio = own / power.sum(dim=0) * (p - 1) / components[of]

@@ -80,12 +80,14 @@ class NeuronClusters(TableMeasure):
         for k in clusters.any(dim=1).nonzero().flatten().tolist():
             held = _shares_held(neurons[:, clusters[k]])
             rank[k] = int((held < self.rank_share).sum()) + 1
-            top_nine[k] = held[:9][-1]
+            top_nine[k] = held[:9][-1]  # all, in clusters of fewer than nine neurons
         return rank, top_nine
 
 
 def _shares_held(activations: Float[Tensor, "pair neuron"]) -> Float[Tensor, " neuron"]:
     """Return the share of the sum of squares in the r + 1 largest singular values, for each r."""
+    # Squared singular values as eigenvalues of the Gram matrix [neuron, neuron], which is much
+    # smaller than the table; ascending, hence the flip.
     squared = torch.linalg.eigvalsh(activations.T @ activations).flip(0).clamp(min=0)
     held = squared.cumsum(dim=0)
     return held / held[-1]

@@ -48,6 +48,7 @@ def announced() -> dict[str, EntryPoint]:
     Raises InputError where two packages use one name.
     """
     found: dict[str, EntryPoint] = {}
+    # One package may be found twice on `sys.path`: only different values are a conflict.
     for point in entry_points(group=ENTRY_POINTS):
         if found.setdefault(point.name, point).value != point.value:
             raise InputError(

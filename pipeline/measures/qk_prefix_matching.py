@@ -77,6 +77,7 @@ class QKPrefixMatching(Measure):
             values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
             W_V = torch.cat([one.W_V for one in earlier])[partners]
             W_O = torch.cat([one.W_O for one in earlier])[partners]
+            # A product of matrices and its cyclic permutations have the same non-zero eigenvalues.
             written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
             for name, middle in middles.items():
                 circuit = written_keys @ middle @ heads.W_Q
@@ -107,6 +108,7 @@ def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head
     silent = torch.cat([_are_zero(one.W_V @ one.W_O) for one in earlier])
     undefined = silent[:, None] | _are_zero(heads.W_Q @ heads.W_K.mT)
     hidden = (k_composition.isnan() & ~undefined).any(dim=0)
+    # Below every K-composition, which is not negative.
     strongest = k_composition.where(~undefined, -1).argmax(dim=0)
     return strongest.where(~hidden & ~undefined.all(dim=0), -1)
 

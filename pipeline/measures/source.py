@@ -87,11 +87,12 @@ class Source:
             len(self.text), None, self.text.splitlines(keepends=True), self.place,
         )  # fmt: skip
         sys.modules[name] = module  # dataclasses and pydantic look up the module of a class
+        # `exec` runs the user's own code, which the user names in a file or on the command line.
         try:
             with located(self, InputError):
                 exec(compile(self.text, self.place, "exec"), module.__dict__)
         except BaseException:
-            del sys.modules[name]
+            del sys.modules[name]  # else the next call would return a half-made module
             raise
         return module
 

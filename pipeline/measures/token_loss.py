@@ -57,7 +57,7 @@ class TokenLoss(Measure):
         return (Pass(setting.input.name, losses=True),)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        loss = context.record.kept_loss.float().numpy()
+        loss = context.record.kept_loss.float().numpy()  # the dtype of the store
         defined = defined_predictions(context.input)
         by_position = mean_by_position(loss, defined)
         return {

@@ -146,6 +146,7 @@ def _places(group: str, run: str, dataset: xr.Dataset, align: str) -> np.ndarray
 
 
 def _on_axis(dataset: xr.Dataset, axis: str, places: np.ndarray) -> xr.Dataset:
+    # Floats, because the outer join fills missing labels with NaN.
     labels = {name: dataset[name].values.astype(float) for name in ("step", "tokens_seen")}
     bare = dataset.drop_vars(["uri", "digest", *labels])
     moved = bare if axis == "step" else bare.rename_dims(step=axis)

@@ -62,6 +62,7 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     ]
     steps = ("memorised", "circuit", "generalised", "test_falls")
     shares = ("lead", "restricted_then")
+    # "Int64" has missing values; int would become float, and steps print with ".0".
     return pd.DataFrame(rows).astype(dict.fromkeys(steps, "Int64") | dict.fromkeys(shares, float))
 
 

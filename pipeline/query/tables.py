@@ -23,8 +23,8 @@ Format = Literal["table", "csv", "json", "parquet"]
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 200  # the format "table" is for reading; the other formats have all rows
 _PIECE = 2**19  # numbers that are converted to rows of a table at a time
-# The syntax of conditions. They reach `DataFrame.eval`, which would also call functions and read
-# attributes; `ontogeny query` may get them from elsewhere than its user.
+# The syntax of conditions. Anything else is refused, because `DataFrame.eval`, which evaluates them,
+# would also call functions and read attributes.
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare,
     ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.Name, ast.Load, ast.Constant,
@@ -65,6 +65,7 @@ def answer(array: xr.DataArray, group: xr.Dataset, asked: Asked) -> Iterator[pd.
     if asked.where is not None:
         _check_condition(asked.where, columns)
     pieces = (_filtered(piece, asked.where) for piece in frames(dataset))
+    # Sorting needs all pieces at once; without it, memory is that of one piece.
     if asked.sort is not None:
         whole = pd.concat(list(pieces), ignore_index=True)
         pieces = iter([whole.sort_values(asked.sort, ascending=not asked.descending)])
@@ -210,7 +211,7 @@ def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     frame = whole.to_dataframe(dim_order=labels).reset_index()
     for name in ("step", "tokens_seen"):
         if name in frame:
-            frame[name] = frame[name].astype("Int64")
+            frame[name] = frame[name].astype("Int64")  # integers with missing values
     kept = [c for c in dataset.coords if c not in labels and c not in ROW_ARRAYS]
     seen = [name for name in ("step", "tokens_seen") if name in frame and name not in labels]
     return frame.loc[:, [*labels, *kept, *seen, *dataset.data_vars]]
@@ -233,6 +234,7 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
     between = "["
     for piece in pieces:
         if len(piece):
+            # 15 digits is the most that pandas writes; its default of 10 would lose some.
             text = str(piece.to_json(orient="records", double_precision=15))
             stream.write(between + text[1:-1])
             between = ","
@@ -242,6 +244,7 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
 def _write_parquet(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
     first = next(pieces)
     schema = pa.Schema.from_pandas(first, preserve_index=False)
+    # The schema of the first piece for all: a later piece of missing values would have another.
     with pq.ParquetWriter(getattr(stream, "buffer", stream), schema) as writer:
         for piece in chain([first], pieces):
             writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
@@ -259,7 +262,7 @@ def _write_table(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*map(_shown, row))
-    console = Console(file=stream, soft_wrap=True)
+    console = Console(file=stream, soft_wrap=True)  # keeps long lines whole when piped
     console.print(table)
     if more := total - len(rows):
         console.print(f"... and {more} more rows: narrow the selection, or ask for csv or parquet")

@@ -38,6 +38,7 @@ def scale_of(series: Sequence[xr.DataArray], log: bool = False) -> Scale:
     if not values.size:
         return Scale(-1.0, 0.0, log) if log else Scale(0.0, 1.0)
     values = np.log10(values) if log else values
+    # A constant series has no range: it gets room around its value, or around 0.
     room = 0.05 * (values.max() - values.min()) or 0.5 * abs(values[0]) or 0.5
     return Scale(float(values.min() - room), float(values.max() + room), log)
 
@@ -161,6 +162,7 @@ def _spread(places: Sequence[float], apart: float, low: float, high: float) -> l
         moved = np.linspace(low, high, len(places))
     else:
         moved = np.clip(np.array(places, dtype=float)[order], low, high)
+        # Upwards, each at least `apart` above the one below; then down again from the ceiling.
         for i in range(1, len(moved)):
             moved[i] = max(moved[i], moved[i - 1] + apart)
         ceiling = high
@@ -172,7 +174,7 @@ def _spread(places: Sequence[float], apart: float, low: float, high: float) -> l
 
 def _tick_text(value: float) -> str:
     """Return a tick's text: plain from a thousandth to ten thousand, else with a power of ten."""
-    power = math.floor(math.log10(value) + 1e-9)
+    power = math.floor(math.log10(value) + 1e-9)  # log10(1000) may come out below 3
     if -4 < power < 5:
         return f"{value:,.{max(0, -power)}f}"
     leading = round(value / 10.0**power)

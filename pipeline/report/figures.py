@@ -103,7 +103,7 @@ def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
     names = [str(name) for name in kept["parameter"].values]
     colours = [*LINES[:_NAMED], *[FAINT] * len(names)]
     figure = go.Figure()
-    for i in reversed(range(len(names))):  # the largest last, on top
+    for i in reversed(range(len(names))):  # plotly draws later traces on top
         figure.add_trace(line(names[i], kept.isel(parameter=i), colours[i]))
     shown = [_shortened(name) for name in names[:_NAMED]]
     styled(figure, HEIGHT, (LEFT, room_for(shown), TOP, BOTTOM))

@@ -100,7 +100,7 @@ def score_range(score: xr.DataArray) -> Scale:
     """
     values = score.values[np.isfinite(score.values)]
     largest = float(np.abs(values).max()) if values.size else 1.0
-    largest = 1.0 if largest <= 1 + 1e-6 else largest
+    largest = 1.0 if largest <= 1 + 1e-6 else largest  # rounding may exceed 1
     return Scale(-largest if values.size and values.min() < -1e-6 else 0.0, largest)
 
 

@@ -51,6 +51,7 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     html = render([run_of(uri, run, i) for i, (uri, run) in enumerate(opened)])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # The library first: a page that is opened between the two writes would not find it.
     _replace(folder / LIBRARY, plotly.offline.get_plotlyjs())
     _replace(folder / PAGE, html)
     return folder / PAGE
@@ -89,6 +90,7 @@ def render(runs: Sequence[Run]) -> str:
         runs=runs,
         style=Markup(_resource("style.css")),
         library=LIBRARY,
+        # Plotly's JSON escapes <, > and /, so that no name can end the <script> element.
         plot_json=lambda figure: Markup(figure.to_json()),
     )
 

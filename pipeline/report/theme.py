@@ -37,6 +37,7 @@ def sequence(count: int) -> list[str]:
     return [str(c) for c in sample_colorscale("Plasma", np.linspace(0, _LIGHTEST, count).tolist())]
 
 
+# `automargin` off, because figures compute their margins (see `drawing.room_for`).
 _AXIS = {
     "showgrid": True, "gridcolor": GRID, "gridwidth": 1, "zeroline": False, "linecolor": FAINT,
     "showline": True, "ticks": "outside", "tickcolor": FAINT, "ticklen": 4,

@@ -52,6 +52,7 @@ def fingerprint(variant: str, weights_digest: str) -> str:
     """
     if not re.fullmatch(r"[0-9a-f]{16,}", weights_digest):
         raise ValueError(f"weights digest {weights_digest!r} is not a hex digest")
+    # A part of the digest is enough to tell the checkpoints of one run apart.
     return f"{variant}-{weights_digest[:WEIGHTS_LENGTH]}"
 
 
@@ -61,5 +62,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, set | frozenset):
-        return sorted(value)
+        return sorted(value)  # sets have no order, and equal ones must have one digest
     raise TypeError(f"{type(value).__name__} is not a JSON value")

@@ -31,7 +31,7 @@ ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
 
 # Half a unit in the last of float16's 11 bits. Each marker holds the largest error of its row.
 HALF = "float16: rounded by at most 0.002 below 8, 0.004 below 16, 0.0005 of the value above"
-_FILLS = {"f": float("nan"), "i": 0}
+_FILLS = {"f": float("nan"), "i": 0}  # never read: every committed row has all of its chunks
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -120,10 +120,12 @@ def require_arrays(root: zarr.Group, template: Template, uri: str) -> None:
     found, wanted = group.get(template.variant), template.as_json()
     if isinstance(found, zarr.Group) and "template" in found.attrs:
         _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
+        # Definitions may have been reworded; arrays and coordinates are the same.
         if found.attrs["template"] != wanted:
             found.update_attributes({"template": wanted})
     else:
         _create_arrays(group.require_group(template.variant), template, wanted)
+    # Last, because a group counts as existing once it has a current variant.
     if "current" not in group.attrs:
         group.update_attributes({"current": template.variant})
 
@@ -181,7 +183,7 @@ def _create_array(
     compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
     group.create_array(
         name,
-        shape=(0, *shape),
+        shape=(0, *shape),  # `Store.reserve` makes room for rows
         chunks=(1, *(max(size, 1) for size in shape)),  # 0 in a model without layers
         dtype=dtype,
         fill_value=fill,

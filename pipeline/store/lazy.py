@@ -67,7 +67,7 @@ class Form:
 
         A lower bound: it assumes that the entries share as few chunks as they can.
         """
-        sharded = 2 if self.shard != self.chunk else 1  # its index, and a part of it
+        sharded = 2 if self.shard != self.chunk else 1  # reads of the index and of a part
         requests = prod(ceil(n / size) for n, size in zip(counts, self.shard, strict=True))
         numbers = prod(ceil(n / size) * size for n, size in zip(counts, self.chunk, strict=True))
         return requests * sharded * _REQUEST + numbers
@@ -109,11 +109,13 @@ class StoredArray(BackendArray):
                 values = self._open(form).oindex[tuple(shown)]
         except InputError:
             raise
+        # zarr-python and numcodecs raise these for checksums and compressed data that are wrong.
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"{self.uri}: {form.folder}/{form.path} is damaged ({error}): run "
                 "`ontogeny store verify --repair` and the analysis again"
             ) from error
+        # float16 becomes float32 again; Zarr's own string dtype becomes object.
         return np.asarray(values, dtype=self.dtype)
 
     def _open(self, form: Form) -> zarr.Array:

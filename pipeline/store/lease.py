@@ -34,9 +34,10 @@ def owned(store: Store, seconds: float = SECONDS) -> Iterator["Lease"]:
     A thread renews the lease. After long work, call `check` before an action that requires
     ownership: a laptop that slept may have lost the lease.
     """
-    store.catalogue()
+    store.catalogue()  # raises where there is no store, before a lease is written
     lease = _take(store.objects, seconds)
     ended = threading.Event()
+    # A daemon, so that it does not keep a process alive whose main thread has died.
     renewing = threading.Thread(target=lease.keep, args=(ended,), daemon=True)
     renewing.start()
     try:
@@ -78,6 +79,7 @@ class Lease:
     def renew(self) -> bool:
         """Extend the deadline; return False where another owner has taken the store."""
         found = _last(self.objects)
+        # Once expired it stays lost, even if nobody took it: another process may be about to.
         if time.monotonic() > self._until or (found and found[0] != self.number):
             self._until = 0.0
             return False
@@ -108,6 +110,7 @@ class Lease:
     def content(self, released: bool = False) -> bytes:
         """Return the owner of the store and the deadline as JSON."""
         owner = {**_this_process(), "token": self.token, "released": released}
+        # Wall-clock time, because other machines compare it with their own clocks.
         return json.dumps({**owner, "deadline": time.time() + self.seconds}).encode()
 
 
@@ -122,6 +125,7 @@ def _take(objects: Objects, seconds: float) -> Lease:
         raise InputError(
             f"{objects.uri}: another analysis took the store a moment ago: wait until it has ended"
         ) from None
+    # Lower numbers are superseded by the new one.
     for key in objects.list(FOLDER):
         if _number(key) < lease.number:
             objects.delete(key)

@@ -44,6 +44,7 @@ class Commit:
 
 def parse(key: str) -> Commit | None:
     """Return the commit that a key of the store identifies; None for a file that is no marker."""
+    # Files of other tools, or of another version, are no error.
     folder, _, rest = key.partition("/")
     group, _, name = rest.rpartition("/")
     match = _NAME.fullmatch(name)
@@ -59,7 +60,7 @@ def latest(commits: Iterable[Commit], variant: str) -> dict[int, Commit]:
     where weights changed and changed back, readers would be shown the row in between.
     """
     found: dict[int, Commit] = {}
-    for commit in sorted(commits):
+    for commit in sorted(commits):  # by group, step and row: later rows replace earlier ones
         if commit.variant == variant:
             found[commit.step] = commit
     return found

@@ -49,7 +49,7 @@ def steps_not_finite(store: Store) -> dict[int, str]:
     if not keys and not weights:
         return {}
     found: dict[int, list[str]] = {}
-    commits, catalogue = store.commits(), store.catalogue()
+    commits, catalogue = store.commits(), store.catalogue()  # in this order: see `store`
     for name, group in catalogue.groups.items():
         of_group = (commit for commit in commits if commit.group == name)
         for commit in shown(of_group, str(group.attrs["current"]), catalogue.masked):

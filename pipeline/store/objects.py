@@ -55,6 +55,7 @@ class Objects:
             uri = str(Path(uri).expanduser().absolute())
         elif (scheme := uri.partition("://")[0]) not in _OPTIONS:
             raise InputError(f"{uri}: cannot keep a store on {scheme}://; use a path or s3://")
+        # The way for a frozen dataclass to normalise a field of its own.
         object.__setattr__(self, "uri", uri.rstrip("/"))
 
     @property
@@ -130,6 +131,7 @@ class Objects:
 
     def _create_remotely(self, key: str, content: bytes) -> None:
         try:
+            # s3fs sends `If-None-Match: *`, with which S3 creates an object only if absent.
             self._fs.pipe_file(self.path(key), content, mode="create")
         except OSError as error:
             # s3fs translates a failed precondition by the server's error code, and servers differ;
@@ -155,6 +157,7 @@ class Objects:
     def _beside(self, key: str, content: bytes) -> Iterator[Path]:
         target = Path(self.path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, and so on the same file system, where links and renames are atomic.
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             temporary.write_bytes(content)
@@ -164,6 +167,7 @@ class Objects:
 
 
 def _changed(facts: dict[str, Any]) -> float:
+    # fsspec passes on the names of each backend: those of local files, and those of S3.
     return float(facts["mtime"]) if "mtime" in facts else facts["LastModified"].timestamp()
 
 

@@ -82,6 +82,7 @@ def _wasted_rows(
             return False
         return all(facts[key][1] < before for key in keys if key in facts)
 
+    # The markers of current rows were listed above only for their age.
     kept = {commit.key for rows in standing.values() for commit in rows.values()}
     return {
         row: [key for key in keys if key in facts and key not in kept]
@@ -112,7 +113,7 @@ def _remove(store: Store, keys: list[str], variants: Iterable[tuple[str, str]]) 
     store.objects.delete_all([key for key in keys if key.startswith(f"{ROWS}/")])
     for group, variant in variants:
         store.objects.delete(f"{ROWS}/{group}/{variant}")
-    if variants:
+    if variants:  # chunks are not part of the metadata, arrays are
         layout.consolidate(store.objects.zarr(ROWS))
 
 
@@ -130,6 +131,7 @@ def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
     for key in facts:
         parts = key.split("/")
         if len(parts) > 5 and parts[0] == ROWS and parts[4] == "c":
+            # Also of unfinished chunks, `<row>.<random>.partial`.
             number = parts[5].partition(".")[0]
             if number.isdigit():
                 found[(parts[1], parts[2], int(number))].append(key)

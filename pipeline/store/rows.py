@@ -51,7 +51,7 @@ def arrays_for(uri: str, group: str, variant: str, row: int) -> dict[str, zarr.A
     arrays = _opened(uri, group, variant, os.getpid())
     # The coordinator may have reserved more rows since the arrays were opened.
     if row >= arrays["step"].shape[0]:
-        _opened.cache_clear()
+        _opened.cache_clear()  # an `lru_cache` cannot drop a single entry
         arrays = _opened(uri, group, variant, os.getpid())
     reserved = arrays["step"].shape[0]
     if not 0 <= row < reserved:
@@ -109,9 +109,11 @@ def _fitted(where: str, name: str, array: zarr.Array, value: np.ndarray) -> np.n
             f"{where}: {name!r} has shape {value.shape}, expected {array.shape[1:]}: it would not "
             "fill the one chunk that this row owns; make compute() return the declared dims"
         )
+    # "same_kind" allows float64 to float32, which loses digits as declared, but no float to int.
     castable = np.can_cast(value.dtype, array.dtype, "same_kind")
     with np.errstate(over="ignore"):
         stored = value.astype(array.dtype) if castable else None
+    # An integer that overflows would wrap around silently.
     if stored is None or (stored.dtype.kind == "i" and not np.array_equal(stored, value)):
         raise ValueError(
             f"{where}: {name!r} has dtype {value.dtype}, expected {array.dtype}: its values would "

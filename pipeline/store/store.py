@@ -70,6 +70,7 @@ class Store:
     uri: str
 
     def __post_init__(self) -> None:
+        # Normalised, so that equal stores have equal URIs: the dataclass is frozen.
         object.__setattr__(self, "uri", Objects(self.uri).uri)
 
     @property
@@ -89,6 +90,7 @@ class Store:
         if self.objects.read(f"{ROWS}/zarr.json") is None:
             self._refuse_foreign_files()
             self._create({"layout": LAYOUT, "identity": wanted})
+        # Read back also after creating it: another process may have created it first.
         found = self.catalogue().identity
         if found != wanted:
             key = next(k for k in (*wanted, *found) if wanted.get(k) != found.get(k))
@@ -192,10 +194,11 @@ class Store:
             return commit
         with access(self.uri):
             for name, value in content.items():
+                # A slice of one row, because it writes exactly one chunk, whole.
                 arrays[name][row.row : row.row + 1] = value[np.newaxis]
         try:
             self.objects.create(commit.key, canonical_json(marker).encode())
-        except FileExistsError:
+        except FileExistsError:  # another attempt at this row was faster
             self._check_same_row(commit, self.marker(commit), marker)
         return commit
 
@@ -262,6 +265,7 @@ class Store:
         arrays |= {"tokens": tokens, "attributes": np.array(canonical_json(attributes))}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+        # The digest is part of the key: an existing object has the same content.
         with suppress(FileExistsError):
             self.objects.create(_input_key(name, digest), buffer.getvalue())
 
@@ -275,6 +279,7 @@ class Store:
         content = self.objects.read(_input_key(name, digest))
         if content is None:
             raise InputError(f"{self.uri}: input {name!r} ({digest[:16]}) is not in the store")
+        # No pickles: a store may come from anywhere, and unpickling runs code.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
             return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
@@ -294,7 +299,7 @@ class Store:
     def _create(self, attributes: dict[str, Any]) -> None:
         """Create the Zarr group of the rows, unless another process creates it first.
 
-        Written by hand, because zarr-python cannot create a group only if it is absent.
+        Its metadata are written directly, because zarr-python does not create groups atomically.
         """
         group = GroupMetadata(attributes=attributes).to_buffer_dict(default_buffer_prototype())
         try:

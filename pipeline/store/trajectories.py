@@ -87,7 +87,7 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
         metadata = _write(store, folder, arrays, source)
         previous = old.folder if old else None
         after[name] = Published(folder, variant, _digest(rows), metadata, previous)
-    if after != before:
+    if after != before:  # the folders are complete now
         _point_to(store, number, after)
     _remove_unused(store, after)
     return after
@@ -174,6 +174,7 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
     if len(shape) == 1:
         array[:] = source.read(name, ())
         return array
+    # Slabs run along the second dimension, in multiples of its shards.
     others = max(prod((shape[0], *shape[2:])), 1)  # 0 where a model has no layers
     width = max(_SLAB // others // shard[1], 1) * shard[1]
     rest = (slice(None),) * (len(shape) - 2)
@@ -201,7 +202,7 @@ def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     for axis in range(1, len(block)):
         if prod(block) > most:
             fitting = max(most * block[axis] // prod(block), 1)
-            block[axis] = 2 ** (fitting.bit_length() - 1)
+            block[axis] = 2 ** (fitting.bit_length() - 1)  # the largest power of two that fits
     return tuple(block)
 
 

@@ -18,7 +18,7 @@ def n_frequencies(p: int) -> int:
     return p // 2
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # every measure of a table asks for the same one, at every checkpoint
 def fourier_basis(p: int) -> Float[Tensor, "component residue"]:
     """Return the p orthonormal real waves on Z_p, as rows: 1, cos 1, sin 1, cos 2, sin 2, ...
 
@@ -63,6 +63,7 @@ def _components(x: Float[Tensor, "residue n"]) -> Float[Tensor, "component n"]:
 
 def pairwise_sum(components: Float[Tensor, "component *n"]) -> Float[Tensor, "frequency *n"]:
     """Add up the cosine and the sine of each frequency; components are all but the constant."""
+    # For even p the last frequency has a cosine but no sine: one row less.
     cosines, sines = components[0::2].clone(), components[1::2]
     cosines[: len(sines)] += sines
     return cosines
@@ -87,6 +88,7 @@ def largest(power_by_frequency: Float[Tensor, "frequency"], share: float) -> lis
     if not power_by_frequency.isfinite().all():
         return None
     threshold = share * power_by_frequency.max()
+    # The second condition counts if all powers are 0: then no frequency is key.
     above = (power_by_frequency >= threshold) & (power_by_frequency > 0)
     return [int(k) + 1 for k in above.nonzero().flatten()]
 
@@ -101,7 +103,7 @@ def cross_entropy(
     """
     index = labels[:, None]
     others = (logits - logits.gather(1, index)).scatter(1, index, -torch.inf).logsumexp(dim=1)
-    return torch.logaddexp(others, torch.zeros_like(others))
+    return torch.logaddexp(others, torch.zeros_like(others))  # log(1 + exp(others)), stably
 
 
 def projected(

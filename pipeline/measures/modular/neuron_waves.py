@@ -39,6 +39,7 @@ class NeuronWaves:
     @cached_property
     def best(self) -> Int[Tensor, " neuron"]:
         """Index of each neuron's best frequency: of tied ones (see `TIE`) the lowest."""
+        # Plain `argmax` would decide ties by rounding, which differs between machines.
         tied = self.shares >= self.largest * (1 - TIE)
         return tied.int().argmax(dim=0)
 
@@ -71,6 +72,8 @@ def neuron_waves(neurons: Float[Tensor, "pair neuron"], p: int) -> NeuronWaves:
     over_a = (basis @ neurons.reshape(p, -1)).view(p, p, -1)  # [component, b, neuron]
     constant, constant_in_a = (basis @ over_a[0]).square().split([1, p - 1])
     blocks, variance = fourier.pairwise_sum(constant_in_a), constant_in_a.sum(dim=0)
+    # A loop, because the full transform [component, component, neuron] is as large as the table of
+    # neurons, and only its blocks on the diagonal are needed.
     for k in range(1, fourier.n_frequencies(p) + 1):
         waves = slice(2 * k - 1, 2 * k + 1)  # one row where p is even and k = p / 2
         block = torch.cat([basis[:1], basis[waves]]) @ over_a[waves]

@@ -138,6 +138,7 @@ class PairTable:
 
     def mean_by_answer(self, x: Float[Tensor, "pair n"]) -> Float[Tensor, "answer n"]:
         """Return the mean of x over the p pairs of each answer, which occurs once for every a."""
+        # In each row a, every answer occurs once: sorting by answer gives the pair of each.
         pairs_of = self.answers.view(self.p, self.p).argsort(dim=1)
         total = torch.zeros_like(x[: self.p])
         for row, order in zip(x.unflatten(0, (self.p, self.p)), pairs_of, strict=True):
