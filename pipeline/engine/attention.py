@@ -228,7 +228,7 @@ def attention_function(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     recorder = _RECORDER.get()
     if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
-        query, key = recorder.edit.as_the_first(query), recorder.edit.as_the_first(key)
+        query, key = recorder.edit.of_first_copy(query), recorder.edit.of_first_copy(key)
     # `s_aux` is transformers' name of learned sinks (GPT-OSS).
     out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
     if recorder is not None:

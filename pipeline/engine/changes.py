@@ -36,17 +36,17 @@ def run_changed(
     """
     found: dict[tuple, Record] = {}
     # `groupby` needs its input sorted by the same key.
-    for _, alike in groupby(sorted(passes, key=_alike), key=_alike):
+    for _, alike in groupby(sorted(passes, key=_batch_key), key=_batch_key):
         group = list(alike)
         input = inputs[group[0].input]
-        at_a_time = _side_by_side(resident, input, group[0], memory_bytes)
+        at_a_time = _copies_per_batch(resident, input, group[0], memory_bytes)
         for i in range(0, len(group), at_a_time):
             some = group[i : i + at_a_time]
-            found |= _run_beside(resident, input, some, before, memory_bytes)
+            found |= _run_in_one_batch(resident, input, some, before, memory_bytes)
     return found
 
 
-def _alike(pass_: Pass) -> tuple:
+def _batch_key(pass_: Pass) -> tuple:
     """Return the properties that passes in one batch must share."""
     change = _change(pass_)
     return (pass_.input, pass_.dtype, change.first_layer, change.frozen)
@@ -58,7 +58,9 @@ def _change(pass_: Pass) -> HeadChange:
     return pass_.change
 
 
-def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None) -> int:
+def _copies_per_batch(
+    resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None
+) -> int:
     """Return how many changed copies of a sequence fit into a batch.
 
     Frozen attention takes one more copy, without change, whose queries and keys the others use.
@@ -73,7 +75,7 @@ def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: i
     return max(1, fit - frozen)  # a frozen batch holds the unchanged copy too
 
 
-def _run_beside(
+def _run_in_one_batch(
     resident: Resident,
     input: Input,
     passes: Sequence[Pass],
@@ -83,7 +85,7 @@ def _run_beside(
     changes = [_change(one) for one in passes]
     first, frozen = changes[0].first_layer, changes[0].frozen
     outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
-    # The unchanged copy must be the first: `Edit.as_the_first` reads its queries and keys.
+    # The unchanged copy must be the first: `Edit.of_first_copy` reads its queries and keys.
     edit = Edit([{}, *outputs] if frozen else outputs, frozen)
     stream = before[(input.name, None, passes[0].dtype)].hidden_states[first] if first else None
     wanted = Pass(

@@ -74,24 +74,24 @@ def _undefined_anyway(
     """Return, by variable, a mask of what is NaN for ordinary numbers too; {} if unknown."""
     random = torch.Generator().manual_seed(0)
     # A shallow copy keeps the class, and with it the config that measures read beside the weights.
-    tame = copy.copy(weights)
-    tame.update({name: _tame(tensor, random) for name, tensor in weights.items()})
+    bounded = copy.copy(weights)
+    bounded.update({name: _bounded(tensor, random) for name, tensor in weights.items()})
     try:
-        values = compute(tuple(_tame_record(record, random) for record in records), tame)
+        values = compute(tuple(_bounded_record(record, random) for record in records), bounded)
     # Random numbers in place of some weights may be no valid model (a matrix without an inverse).
     except (ArithmeticError, ValueError, RuntimeError):
         return {}
     return {name: np.isnan(value) for name, value in values.items() if _is_float(value)}
 
 
-def _tame_record(record: Record, random: torch.Generator) -> Record:
+def _bounded_record(record: Record, random: torch.Generator) -> Record:
     parts = iter(_parts(record))
     found: dict[str, Any] = {}
 
     def next_one() -> Tensor:
         tensor, undefined = next(parts)
         # What is undefined by definition stays NaN, as in the record of a finite model.
-        return torch.where(undefined, tensor, _tame(tensor, random))
+        return torch.where(undefined, tensor, _bounded(tensor, random))
 
     if record.loss is not None:
         found["loss"] = next_one()
@@ -105,7 +105,7 @@ def _tame_record(record: Record, random: torch.Generator) -> Record:
 def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
     """Return all tensors of a record, each with a mask of what is undefined by definition.
 
-    `_tame_record` relies on the order.
+    `_bounded_record` relies on the order.
     """
     seen, nowhere = _seen(record), torch.tensor(False)
     parts = []
@@ -146,7 +146,7 @@ def _out_of_bounds(tensor: Tensor) -> Tensor:
     return ~(tensor.abs() <= BOUND)  # not `> BOUND`, which is False for NaN
 
 
-def _tame(tensor: Tensor, random: torch.Generator) -> Tensor:
+def _bounded(tensor: Tensor, random: torch.Generator) -> Tensor:
     """Return the tensor with random numbers between 0 and 1 where it is out of bounds."""
     if not (wild := _out_of_bounds(tensor)).any():
         return tensor

@@ -116,9 +116,9 @@ class _Check:
         whole = self._observed()
         logits_hold = self._unembedding_holds(whole)
         pairs = None if uses_interface(self.module) else self._scores_hold_in_matrices()
-        self._silence(lambda name: not self._in_attention(name))
+        self._set_to_zero(lambda name: not self._in_attention(name))
         silent = self._observed()
-        self._silence(lambda name: name.endswith("bias"))
+        self._set_to_zero(lambda name: name.endswith("bias"))
         bare = self._observed()
         if self.model.heads_are_normed:
             yield "heads_apart", "there is a norm between the heads and the stream"
@@ -172,7 +172,7 @@ class _Check:
             lambda _, __, output: written.update({layer: output.flatten(0, 1)})
         )
 
-    def _silence(self, chosen: Callable[[str], bool]) -> None:
+    def _set_to_zero(self, chosen: Callable[[str], bool]) -> None:
         for name, parameter in self.module.named_parameters():
             if chosen(name):
                 parameter.data.zero_()

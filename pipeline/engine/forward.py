@@ -81,10 +81,10 @@ def run(
             return Record(input)
         if (made := table_record(module, input, pass_)) is not None:
             return made
-        served = _served(module, resident.facts)
+        traits = _set_up(module, resident.facts)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
-    job = _Job(module, served, resident.facts, input, pass_, resumed)
+    job = _Job(module, traits, resident.facts, input, pass_, resumed)
     with torch.inference_mode():
         for sequences in _even_batches(len(input.tokens), most, together):
             job.compute(sequences)
@@ -132,7 +132,7 @@ def uses_interface(module: PreTrainedModel) -> bool:
 
 
 @dataclass(frozen=True)
-class _Served:
+class _Traits:
     """The properties of a module that are determined once, by running it on a few tokens."""
 
     scale: float
@@ -141,22 +141,22 @@ class _Served:
 
 
 # By module, and weakly: the entry goes when the worker drops the model.
-_SERVED: WeakKeyDictionary[nn.Module, _Served] = WeakKeyDictionary()
+_TRAITS: WeakKeyDictionary[nn.Module, _Traits] = WeakKeyDictionary()
 
 
-def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
-    if module not in _SERVED:
+def _set_up(module: PreTrainedModel, facts: ModelFacts) -> _Traits:
+    if module not in _TRAITS:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
-        products.serve(module)
+        products.replace_linear(module)
         scale, softcap = logit_transform(module)
         # The outer forward may pass `position_ids` on to the body within its **kwargs.
         takes_positions = any(
             "position_ids" in inspect.signature(part.forward).parameters
             for part in (module, module.base_model)
         )
-        _SERVED[module] = _Served(scale, softcap, takes_positions)
-    return _SERVED[module]
+        _TRAITS[module] = _Traits(scale, softcap, takes_positions)
+    return _TRAITS[module]
 
 
 class _Job:
@@ -165,15 +165,15 @@ class _Job:
     def __init__(
         self,
         module: PreTrainedModel,
-        served: _Served,
+        traits: _Traits,
         facts: ModelFacts,
         input: Input,
         pass_: Pass,
         resumed: Resumed | None,
     ) -> None:
         self.resumed = resumed
-        self.module, self.served, self.facts, self.input = module, served, facts, input
-        self.unembedding = unembedding_of(module, served.scale, served.softcap)
+        self.module, self.traits, self.facts, self.input = module, traits, facts, input
+        self.unembedding = unembedding_of(module, traits.scale, traits.softcap)
         sequences, length = input.tokens.shape
         self.tokens = torch.from_numpy(input.tokens)
         self.seen = _seen(input)
@@ -242,7 +242,7 @@ class _Job:
             return {}
         seen = self.seen[sequences].to(self.module.device)
         arguments = {"attention_mask": seen.long()}
-        if self.served.takes_positions:
+        if self.traits.takes_positions:
             # Models would otherwise number padding too; their outputs for it are never read.
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments

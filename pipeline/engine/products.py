@@ -31,7 +31,7 @@ def linear(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def serve(module: nn.Module) -> None:
+def replace_linear(module: nn.Module) -> None:
     """Make `linear` compute every plain linear map of a model from now on.
 
     A subclass may compute something else in its `forward`, hence the comparison of exact types.

@@ -188,7 +188,7 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
         f"{named} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}{gaps(score, 'the score')}."
+        f"{_relative_to_formation(span, formed, score)}{gaps(score, 'the score')}."
     )
 
 
@@ -277,7 +277,7 @@ def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> 
         return
     if not formed:
         yield f"No induction head formed by {at_step(int(series['step'][-1]))}: {_none(heads)}."
-        yield from _mimic(heads)
+        yield from _high_on_null(heads)
         return
     when = formation(heads)
     if when is None:
@@ -312,7 +312,7 @@ def _none(heads: Heads, pattern: str = "induction") -> str:
     )
 
 
-def _mimic(heads: Heads) -> Iterator[str]:
+def _high_on_null(heads: Heads) -> Iterator[str]:
     """Yield the head that scores as high as an induction head, but as high on its null."""
     score = heads.scores["induction"]
     found = extreme(strongest(score), "highest")
@@ -356,7 +356,9 @@ def _lead(heads: list[Onset], induction: list[Onset]) -> str:
     return f"; the first {counted(abs(lead), 'step')} {order} the first induction head"
 
 
-def _beside(change: tuple[int, int], formed: Formation | None, score: xr.DataArray) -> str:
+def _relative_to_formation(
+    change: tuple[int, int], formed: Formation | None, score: xr.DataArray
+) -> str:
     """Return a clause on the order of a change and the formation, in saved checkpoints."""
     if formed is None:
         return ""

@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
-from pipeline.measures.own import announced, announced_class, class_at
+from pipeline.measures.own import class_at, entry_point_class, measures_of_entry_points
 
 # Cost of each measure, in forward passes over its input; see tests/benchmarks/measure_costs.py.
 COSTS = Path(__file__).parent / "costs.yaml"
@@ -42,11 +42,11 @@ def measure_class(name: str) -> type[Measure]:
     measures = registry()
     if name in measures:
         return measures[name]
-    installed = announced()
+    installed = measures_of_entry_points()
     if ":" not in name and name not in installed:
         known = {*measures, *installed}
         raise InputError(f"there is no measure {name!r}: {suggestion(name, known)}")
-    kind = class_at(name) if ":" in name else announced_class(installed[name])
+    kind = class_at(name) if ":" in name else entry_point_class(installed[name])
     if kind.name in measures:
         raise InputError(
             f"{name}: there is a measure {kind.name!r} in this package: give yours another `name`"
@@ -56,7 +56,9 @@ def measure_class(name: str) -> type[Measure]:
 
 def known_measures() -> dict[str, type[Measure]]:
     """Return the measures that are known by name: this package's, and those of entry points."""
-    return {name: measure_class(name) for name in (*registry(), *sorted(announced()))}
+    return {
+        name: measure_class(name) for name in (*registry(), *sorted(measures_of_entry_points()))
+    }
 
 
 def describe(measures: Iterable[type[Measure]] | None = None) -> list[dict[str, Any]]:

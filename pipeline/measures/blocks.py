@@ -53,13 +53,13 @@ class Blocks:
         return self._places >= self.lengths[:, None]
 
     @cached_property
-    def matches(self) -> "Asked":
+    def matches(self) -> "KeyRequests":
         """All earlier occurrences of each later query's token, and the tokens after them."""
         occurrences = _earlier_occurrences(self.input.tokens, self.start)
-        return Asked.of(np.where(self.later_blocks, occurrences, -1))
+        return KeyRequests.of(np.where(self.later_blocks, occurrences, -1))
 
     @cached_property
-    def null(self) -> "Asked":
+    def null(self) -> "KeyRequests":
         """Keys that match nothing, at the distances of other queries' matches.
 
         Each query gets the distances of another query with as many matches: a set of distances at
@@ -71,9 +71,9 @@ class Blocks:
         the null: a head that attends that far back would exceed it.
         """
         matches = self.matches
-        null = Asked.of(_null_keys(matches.keys, self.start))
+        null = KeyRequests.of(_null_keys(matches.keys, self.start))
         by_distance = matches.share_by_distance - null.share_by_distance
-        return null if by_distance.max() <= _MOST_BY_DISTANCE else Asked.of(null.keys[:0])
+        return null if by_distance.max() <= _MOST_BY_DISTANCE else KeyRequests.of(null.keys[:0])
 
     @property
     def requests(self) -> tuple[AttentionRequest, ...]:
@@ -93,7 +93,7 @@ class Blocks:
         return np.arange(self.input.tokens.shape[1])[None] - self.start
 
 
-class Asked(NamedTuple):
+class KeyRequests(NamedTuple):
     """The keys of each query, and the keys right after them, with one request per occurrence.
 
     keys: the most recent first; -1 where there is none.
@@ -104,7 +104,7 @@ class Asked(NamedTuple):
     successors: tuple[KeyMap, ...]
 
     @classmethod
-    def of(cls, keys: Keys) -> "Asked":
+    def of(cls, keys: Keys) -> "KeyRequests":
         """Return the requests for these keys and the ones after them."""
         keys = keys[(keys >= 0).any(axis=(1, 2))]  # each occurrence costs a request
         after = np.where(keys >= 0, keys + 1, -1)

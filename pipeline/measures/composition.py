@@ -56,7 +56,7 @@ class Composition(Measure):
 
     def why_undefined(self, setting: Setting) -> str:
         """Return the reason that holds for models with one layer."""
-        return why_alone(self, setting)
+        return why_no_earlier_layer(self, setting)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
@@ -76,7 +76,7 @@ class Composition(Measure):
         return values
 
 
-def why_alone(measure: Measure, setting: Setting) -> str:
+def why_no_earlier_layer(measure: Measure, setting: Setting) -> str:
     """Return why variables that relate a head to an earlier layer's are NaN; "" with two layers."""
     names = ", ".join(one.name for one in measure.variables if one.dtype.startswith("float"))
     alone = "NaN, because the model has one layer, and so no head of an earlier layer"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.engine.record import KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.measures.blocks import Asked, blocks_of
+from pipeline.measures.blocks import KeyRequests, blocks_of
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -125,7 +125,7 @@ def mean_over(
 
 
 def _sum_over(
-    record: Record, asked: Asked, maps: tuple[KeyMap, ...]
+    record: Record, asked: KeyRequests, maps: tuple[KeyMap, ...]
 ) -> Float[np.ndarray, "layer head"]:
     """Return the sum over each query's keys, averaged over the queries that have keys."""
     has_key = asked.keys >= 0

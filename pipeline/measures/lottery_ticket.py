@@ -97,7 +97,7 @@ class LotteryTicket(TableMeasure):
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         W_E = residue_weights(context.weights).W_E
         last = decoded(context.reference["embedding"], W_E.shape).to(W_E)
-        ratio, rank = _standings(W_E, last)
+        ratio, rank = _power_and_rank(W_E, last)
         keys = defined_keys(context.reference)
         is_key = np.isin(np.arange(1, len(ratio) + 1), keys or [])
         others = ~is_key if keys is not None else is_key
@@ -140,7 +140,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _standings(
+def _power_and_rank(
     W_E: Float[Tensor, "residue d_model"], last: Float[Tensor, "residue d_model"]
 ) -> tuple[Float[np.ndarray, " frequency"], Float[np.ndarray, " frequency"]]:
     """Return power over chance, and rank, of each frequency along its final directions."""

@@ -42,7 +42,7 @@ def class_at(named: str) -> type[Measure]:
     return _complete(found[name])
 
 
-def announced() -> dict[str, EntryPoint]:
+def measures_of_entry_points() -> dict[str, EntryPoint]:
     """Return the entry points of installed packages by name, without importing their measures.
 
     Raises InputError where two packages use one name.
@@ -58,7 +58,7 @@ def announced() -> dict[str, EntryPoint]:
     return found
 
 
-def announced_class(point: EntryPoint) -> type[Measure]:
+def entry_point_class(point: EntryPoint) -> type[Measure]:
     """Return the measure of an entry point. Raises InputError where their names differ."""
     kind = class_at(point.value)
     if kind.name != point.name:

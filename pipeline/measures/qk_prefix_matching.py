@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.measures.composition import ratios, readers_of, why_alone, writer_of
+from pipeline.measures.composition import ratios, readers_of, why_no_earlier_layer, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
 from pipeline.models.circuits import Heads
@@ -60,7 +60,7 @@ class QKPrefixMatching(Measure):
 
     def why_undefined(self, setting: Setting) -> str:
         """Return the reason that holds for models with one layer."""
-        return why_alone(self, setting)
+        return why_no_earlier_layer(self, setting)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         shape = context.model.n_layers, context.model.n_heads

@@ -23,7 +23,7 @@ Format = Literal["table", "csv", "json", "parquet"]
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 200  # the format "table" is for reading; the other formats have all rows
 _PIECE = 2**19  # numbers that are converted to rows of a table at a time
-# The syntax of conditions. Anything else is refused, because `DataFrame.eval`, which evaluates them,
+# The syntax of conditions. Anything else is refused: `DataFrame.eval`, which evaluates them,
 # would also call functions and read attributes.
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare,

@@ -18,7 +18,7 @@ from pipeline.findings.induction import (
     strongest,
 )
 from pipeline.findings.number_format import in_words
-from pipeline.report.downsample import thinned
+from pipeline.report.downsample import kept_indices
 from pipeline.report.drawing import (
     BOTTOM,
     LABEL_HEIGHT,
@@ -66,7 +66,7 @@ class Panel(NamedTuple):
     lines: Mapping[str, tuple[xr.DataArray, str]]
 
 
-def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
+def losses_and_heads(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
     """Return mean loss, in-context score and the strongest heads over one step axis.
 
     The band marks the largest change of the in-context score; the line, the first induction head.
@@ -133,7 +133,7 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
     """
     known = np.isfinite(by_position.transpose("step", ...).values).any(axis=1)
     by_position = by_position.isel(step=np.flatnonzero(known))
-    chosen = by_position.isel(step=thinned(by_position["step"].values, _PROFILES))
+    chosen = by_position.isel(step=kept_indices(by_position["step"].values, _PROFILES))
     colours, scale = sequence(chosen.sizes["step"]), scale_of([chosen])
     figure = go.Figure([_profile(one, colour) for one, colour in zip(chosen, colours, strict=True)])
     names = [f"step {int(step):,}" for step in chosen["step"].values]
@@ -154,7 +154,7 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
 def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure:
     """Return loss by token (y, logarithmic) over training; dims: step, position."""
     tokens = by_position.assign_coords(position=by_position["position"] + 1)
-    kept = thinned(tokens["position"].values, at_most)
+    kept = kept_indices(tokens["position"].values, at_most)
     return heat_map(tokens.isel(position=kept), "position", "token predicted", "nats", log=True)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Int
 RULE = "evenly spaced in log(1 + step)"
 
 
-def thinned(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " kept"]:
+def kept_indices(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " kept"]:
     """Return indices of at most `at_most` of ascending `steps`, with the first and the last.
 
     The steps nearest to points evenly spaced in log(1 + step), the scale on which training
@@ -28,9 +28,9 @@ def thinned(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " 
     return _nearest(place, fewest)
 
 
-def thinned_steps(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
+def downsampled(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
     """Return `values` (dims: step, ...) at the steps to draw, and a note if some are left out."""
-    kept = thinned(values["step"].values, at_most)
+    kept = kept_indices(values["step"].values, at_most)
     if len(kept) == values.sizes["step"]:
         return values, ""
     return values.isel(step=kept), (

@@ -43,7 +43,7 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
     span = score_range(score)
     highest = _highest(score, middle=(max(span.low, 0) + span.high) / 2)
     for layer, head in highest:
-        figure.add_trace(_strong(score[layer, head], colours[layer]))
+        figure.add_trace(_highlighted(score[layer, head], colours[layer]))
     in_legend = layers <= _IN_LEGEND
     if not in_legend:
         figure.update_traces(showlegend=False)
@@ -120,7 +120,7 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
     )
 
 
-def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
+def _highlighted(score: xr.DataArray, colour: str) -> go.Scatter:
     """Return one head's line (dims: step) for a second, thicker drawing.
 
     Without hover: the line below it has the hover text.

@@ -20,7 +20,7 @@ from pipeline.findings.number_format import in_words, listed, number, why_undefi
 from pipeline.findings.sentences import by_measure, without_heads
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
 from pipeline.report import combined_figures
-from pipeline.report.downsample import thinned_steps
+from pipeline.report.downsample import downsampled
 from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.heads import head_lines, mosaic
 from pipeline.report.phases import three_phases
@@ -121,7 +121,7 @@ def _token_loss(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
         )
     if heads is not None:
         caption += _above_null(heads)
-    if (figure := combined_figures.what_happened_when(group, heads)) is not None:
+    if (figure := combined_figures.losses_and_heads(group, heads)) is not None:
         yield Plate("What happened when", caption, (figure,), wide=True)
     if has_numbers(group["mean_by_position"]):
         yield from _by_position(group)
@@ -139,7 +139,7 @@ def _above_null(heads: Heads) -> str:
 
 
 def _by_position(group: xr.Dataset) -> Iterator[Plate]:
-    by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
+    by_position, note = downsampled(group["mean_by_position"], MOST_STEPS)
     yield Plate(
         "Loss by position over training",
         f"{_meaning(by_position)} {note}",
@@ -176,7 +176,7 @@ def _modular_addition(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]
             wide=True,
         )
     if has_numbers(group["embedding_norm"]):
-        norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
+        norms, note = downsampled(group["embedding_norm"], MOST_STEPS)
         keys = key_frequencies(group)
         pointed = "Arrows: the key frequencies." if keys else ""
         yield Plate(
@@ -198,7 +198,7 @@ def _weight_norm(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     if has_numbers(total):
         yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
     if has_numbers(each):
-        drawn, thin = thinned_steps(each, MOST_STEPS)
+        drawn, thin = downsampled(each, MOST_STEPS)
         figure, note = parameter_lines(drawn, "sum of squares")
         yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
 
@@ -245,8 +245,8 @@ def _null_of(group: xr.Dataset, score: str) -> str:
 
 
 def _heads(title: str, score: xr.DataArray, null: str) -> Plate:
-    frames, _ = thinned_steps(score, MOST_FRAMES)
-    drawn, note = thinned_steps(score, MOST_STEPS)
+    frames, _ = downsampled(score, MOST_FRAMES)
+    drawn, note = downsampled(score, MOST_STEPS)
     drawn_here = "Every head over training, and all heads at one step."
     caption = " ".join(part for part in (_meaning(score), null, drawn_here, note) if part)
     plots = (head_lines(drawn, _axis(score)), mosaic(frames))
@@ -256,7 +256,7 @@ def _heads(title: str, score: xr.DataArray, null: str) -> Plate:
 
 def _over_training(title: str, values: xr.DataArray) -> Plate:
     dim = str(next(dim for dim in values.dims if dim != "step"))
-    drawn, note = thinned_steps(values, MOST_STEPS)
+    drawn, note = downsampled(values, MOST_STEPS)
     figure = heat_map(drawn, dim, in_words(dim), _unit(values))
     return Plate(title, f"{_meaning(values)} {note}", (figure,))
 

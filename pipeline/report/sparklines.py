@@ -9,7 +9,7 @@ import xarray as xr
 from pipeline.findings.induction import strongest
 from pipeline.findings.number_format import number
 from pipeline.query import open_run
-from pipeline.report.downsample import thinned
+from pipeline.report.downsample import kept_indices
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32
@@ -34,7 +34,7 @@ def sparkline(series: xr.DataArray) -> str:
 
     Undefined values are gaps. Of more steps than fit, those evenly spaced in log(1 + step).
     """
-    values = series.values[thinned(series["step"].values, _WIDTH)].astype(np.float64)
+    values = series.values[kept_indices(series["step"].values, _WIDTH)].astype(np.float64)
     defined = np.isfinite(values)
     if not defined.any():
         return " " * len(values)

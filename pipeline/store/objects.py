@@ -90,7 +90,7 @@ class Objects:
             if not self.is_local:
                 self._create_remotely(key, content)
                 return
-            with self._beside(key, content) as temporary:
+            with self._temporary_file(key, content) as temporary:
                 # Atomic like `rename`, which would replace an existing file instead of failing.
                 os.link(temporary, self.path(key))
 
@@ -100,7 +100,7 @@ class Objects:
             if not self.is_local:
                 self._fs.pipe_file(self.path(key), content)
                 return
-            with self._beside(key, content) as temporary:
+            with self._temporary_file(key, content) as temporary:
                 temporary.replace(self.path(key))
 
     def delete(self, key: str) -> None:
@@ -154,7 +154,7 @@ class Objects:
         return "file" if self.is_local else self.uri.partition("://")[0]
 
     @contextmanager
-    def _beside(self, key: str, content: bytes) -> Iterator[Path]:
+    def _temporary_file(self, key: str, content: bytes) -> Iterator[Path]:
         target = Path(self.path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, and so on the same file system, where links and renames are atomic.
