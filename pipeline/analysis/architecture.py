@@ -73,6 +73,7 @@ def architecture_of(
     meanings = dict(zip(configs, found, strict=True))
     chosen = last if former and any(_same_by_id(found, last).values()) else _usual(found)
     is_same = _same_by_id(found, chosen)
+    # Of checkpoints with another model only the reason is kept.
     kept = {one: meaning for one, meaning in meanings.items() if is_same[id(meaning)]}
     source = _source(kept, chosen if chosen is last else None)
     failed |= {

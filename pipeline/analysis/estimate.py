@@ -77,6 +77,7 @@ def dry_run(analysis: Analysis) -> Estimate:
     read = sum(_weight_bytes(prepared))
     facts = next(iter(prepared.settings.values())).model
     forward_passes, products = 0, 0.0
+    # Most checkpoints compute the same groups, and so the same passes: these are merged once.
     for groups, checkpoints in Counter(_groups_by_checkpoint(prepared)).items():
         passes = _passes(prepared, groups)
         forward_passes += checkpoints * len(passes)

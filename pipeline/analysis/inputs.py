@@ -277,6 +277,7 @@ def _check_fits(made: Input, model: ModelFacts) -> None:
             f"input {made.name!r}: its sequences have {length} tokens, but the model's context is "
             f"{model.context}: shorten the input"
         )
+    # Checked here and in the engine: here before anything is written.
     outside = made.tokens[(made.tokens < 0) | (made.tokens >= model.vocabulary)]
     if outside.size:
         raise InputError(

@@ -199,7 +199,7 @@ def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
     job, last = prepared.job, prepared.surveyed.checkpoints[-1]
     if not job.needing_reference() or last.step in prepared.failed:
         return {}
-    if last.digest is None:
+    if last.digest is None:  # only reading the weights can tell: a worker does it
         return None
     found = {
         group.name: job.store.load_reference(group.name, reference_key(job, group, last.digest))
@@ -283,6 +283,7 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
 
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
     groups: dict[str, Group] = {}
+    # A measure of the user's own may have the name of another one from another file.
     kinds: dict[str, type[Measure]] = {}
     for key, parameters in analysis.measures.items():
         group = _group(key, parameters)

@@ -115,7 +115,7 @@ def carry_out(
             for done, (cell, result) in enumerate(workers.outcomes(planned), start=1):
                 summary.settle(cell.checkpoint.step, result)
                 observer.settled(done, len(planned.cells), cell, result)
-        lease.check()
+        lease.check()  # trajectories and verdict are changes for the owner only
         observer.stage("trajectories", lambda: _finish(prepared, summary))
     return summary
 

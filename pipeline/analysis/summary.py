@@ -62,7 +62,7 @@ class Summary:
             self.failed[step] = str(result)
 
     def _add(self, outcome: Outcome) -> None:
-        if outcome.computed:
+        if outcome.computed:  # empty where all rows turned out to be present
             self.computed.append(outcome.step)
         else:
             self.complete += 1

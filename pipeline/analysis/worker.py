@@ -146,7 +146,7 @@ class Worker:
         checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure
         that could be computed is committed before that.
         """
-        if self._free_since is None:
+        if self._free_since is None:  # idle time counts from the first call
             self._free_since = time.perf_counter()
         with self._copies.of(cell.checkpoint) as copy:
             started = time.perf_counter()

@@ -47,7 +47,7 @@ def resolve(
     """
     match request:
         case Lag(lag):
-            _require(lag >= 0, f"{request} asks for keys after their queries")
+            _require(lag >= 0, f"{request} requests keys after their queries")
             return Pairs(first=lag, lag=lag)
         case KeyPosition(position):
             _require(position >= 0, f"{request} is no position from the start")
@@ -68,7 +68,7 @@ def _resolve_map(index: Int[np.ndarray, "sequence query"]) -> Pairs:
     lags = (np.arange(length) - index)[defined]
     if not len(lags):  # no query has a key: `first` beyond the last query leaves NaN throughout
         return Pairs(first=length, lag=0)
-    _require(int(lags.min()) >= 0, "a key map asks for keys after their queries")
+    _require(int(lags.min()) >= 0, "a key map requests keys after their queries")
     first = int(np.flatnonzero(defined.any(axis=0))[0])
     undefined = None if defined[:, first:].all() else torch.from_numpy(~defined)
     keys = index[defined]

@@ -202,14 +202,14 @@ class Record:
 
     @property
     def kept_loss(self) -> Float[Tensor, "sequence position"]:
-        """The loss. Raises TypeError where the pass did not ask for it."""
+        """The loss. Raises TypeError where the pass did not record it."""
         if self.loss is None:
-            raise TypeError("the pass did not ask for losses: give Pass(..., losses=True)")
+            raise TypeError("the pass did not record losses: give Pass(..., losses=True)")
         return self.loss
 
     @property
     def kept_neurons(self) -> Float[Tensor, "sequence neuron"]:
-        """The neurons. Raises TypeError where the pass did not ask for them."""
+        """The neurons. Raises TypeError where the pass did not record them."""
         if self.neurons is None:
-            raise TypeError("the pass did not ask for neurons: give Pass(..., neurons=True)")
+            raise TypeError("the pass did not record neurons: give Pass(..., neurons=True)")
         return self.neurons

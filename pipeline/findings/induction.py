@@ -29,6 +29,7 @@ from pipeline.measures.head_patterns import (
     threshold_of,
 )
 
+# Choices of this package.
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 TOGETHER = 2  # saved checkpoints within which two changes count as one event
 _NOWHERE_WHOLE = "at no saved step are the scores of all heads finite"
@@ -138,7 +139,7 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
         assert step is not None
         last = float(score[i, j, -1])
         found.append(Onset(step, int(one["layer"]), int(one["head"]), last, stays))
-    return sorted(found)
+    return sorted(found)  # by step, then layer and head: the order of the fields
 
 
 def head_findings(heads: Heads) -> Iterator[str]:
@@ -260,7 +261,7 @@ def _not_finite(scores: xr.Dataset) -> Iterator[str]:
     bad = sum(_bad_steps(scores[name].compute()) for name in _PATTERN)
     steps = [f"{int(step):,}" for step in scores["step"].values[np.asarray(bad > 0)]]
     if steps:
-        yield f"Head scores are not finite at {_steps(steps)}: nothing is said of them there."
+        yield f"Head scores are not finite at {_steps(steps)}, left out of the findings on heads."
     never = ~xr.apply_ufunc(np.isfinite, scores["induction"].compute()).any("step")
     if 0 < (count := int(never.sum())) < never.size:
         yield f"The scores of {counted(count, 'head')} are finite at no step."
@@ -281,7 +282,7 @@ def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> 
         return
     when = formation(heads)
     if when is None:
-        yield f"Induction heads were there at the first saved step ({int(series['step'][0]):,})."
+        yield f"Induction heads existed at the first saved step ({int(series['step'][0]):,})."
     else:
         yield (
             f"Induction heads formed between steps {when.before:,} and {when.after:,}: the "

@@ -71,6 +71,7 @@ def extreme(series: xr.DataArray, which: Literal["lowest", "highest"]) -> tuple[
 
     Of equal values the first in order of the array.
     """
+    # Not xarray's `idxmin`, which skips NaN but not infinities.
     values = series.values.astype(np.float64)
     finite = np.flatnonzero(np.isfinite(values))
     if not finite.size:
@@ -108,6 +109,7 @@ def at_steps(some: Sequence[int] | np.ndarray, every: Sequence[int] | np.ndarray
         return f"at {at_step(int(some[0]))}"
     if len(some) == len(every):
         return "at any step"
+    # Both are ascending: this means that `some` is the end of `every`.
     if some[0] == every[-len(some)]:
         return f"from {at_step(int(some[0]))} on"
     if len(some) <= MOST_STEPS:
@@ -121,6 +123,7 @@ def why_undefined(group: xr.Dataset, name: str) -> str:
     The attribute `undefined` reads "a, b: NaN, because …".
     """
     said = str(group.attrs.get("undefined") or "")
+    # A whole word, because one name may be part of another ("loss" of "repeated_loss").
     if not re.search(rf"\b{re.escape(name)}\b", said):
         return ""
     return said.partition("because ")[2] or said

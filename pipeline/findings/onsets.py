@@ -21,6 +21,7 @@ def onsets_of(store_uri: str) -> dict[str, str]:
     found: dict[str, str] = {}
     groups = by_measure(open_run(store_uri))
     for name in groups.get("head_scores", {}):
+        # The group is part of the key: one measure on two inputs has two onsets.
         said_of = _heads(heads_of(groups, name))
         found |= {f"{name}: {key}": said for key, said in said_of.items()}
     for name, group in groups.get("modular_addition", {}).items():

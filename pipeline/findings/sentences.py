@@ -51,6 +51,8 @@ def findings_of(run: xr.DataTree) -> list[str]:
     if not groups:
         return [*masked, "No measure of any checkpoint is stored yet."]
     formed = _formation(groups)  # also for the sentence on the in-context score
+    # First what is specific to a language model or to modular arithmetic; mean loss and weights,
+    # which every run has, come last.
     said = [
         *_heads(groups),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
@@ -70,6 +72,7 @@ def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
     Variables without entries (of the heads of a model of no layers) are left out.
     """
     found: dict[str, dict[str, xr.Dataset]] = {}
+    # "head_scores" sorts before "head_scores.text": the default input comes first.
     for name, node in sorted(run.children.items()):
         group = node.to_dataset()
         group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
@@ -108,7 +111,7 @@ def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
 
 def _on_input(name: str, sentences: Sentences) -> Sentences:
     """Yield sentences with the name of their group's input where it is not the default one."""
-    _, _, other_input = name.partition(".")
+    _, _, other_input = name.partition(".")  # groups are named <measure> or <measure>.<input>
     for sentence in sentences:
         yield f"On input '{other_input}': {sentence}" if other_input else sentence
 
@@ -127,9 +130,9 @@ def without_heads(scores: xr.Dataset) -> bool:
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
     if "token_loss" in groups and "head_scores" not in groups:
-        yield "Head scores are not in the store: it does not tell whether induction heads formed."
+        yield "Head scores are not in the store: it is unknown whether induction heads formed."
     if "head_scores" in groups and "token_loss" not in groups:
-        yield "Token losses are not in the store: it does not tell whether the loss changed then."
+        yield "Token losses are not in the store: it is unknown whether the loss changed then."
 
 
 def _loss_findings(group: xr.Dataset) -> Sentences:

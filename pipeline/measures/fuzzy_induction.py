@@ -81,6 +81,7 @@ def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
 
     There may be axes between sequence and position, as in a record's attention.
     """
+    # A record's attention is [layer, sequence, head, query]; losses are [sequence, position].
     by_position = np.moveaxis(values, -3, 0) if values.ndim == 4 else values
     means = []
     for length in _lengths(made):

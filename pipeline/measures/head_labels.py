@@ -70,6 +70,7 @@ class HeadLabels(Measure):
         return (*HeadScores().passes(setting), *BehaviouralCopying().passes(setting))
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
+        # The records are in the order of `passes`: first those of the scores, then of the copying.
         scores = HeadScores().compute(replace(context, records=context.records[:1]))
         has = {
             score: has_pattern(scores[score] - scores[null], self.threshold)

@@ -101,7 +101,7 @@ class IndirectObject(Measure):
         clean = Pass(
             made.name,
             attention=frozenset(_keys(made)),
-            logit_positions=(-1,),
+            logit_positions=(-1,),  # all prompts have one length
             head_outputs=tuple(range(layers)),
             hidden_states=(layers,),
         )
@@ -133,6 +133,7 @@ class IndirectObject(Measure):
 
 def _differences(record: Record) -> Float[np.ndarray, " sequence"]:
     logits, arrays = record.logits[-1].double().numpy(), record.input.arrays
+    # The same two names for every record, so that all differences have the sign of the clean task.
     row = np.arange(len(logits))
     return logits[row, arrays["indirect_object"]] - logits[row, arrays["subject"]]
 

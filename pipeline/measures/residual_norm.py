@@ -34,6 +34,7 @@ class ResidualNorm(Measure):
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         made, states = context.input, context.record.hidden_states
         mask = made.arrays.get("attention_mask", np.ones_like(made.tokens)).astype(bool)
+        # In float64: the squares of outliers are far from those of other dimensions.
         lengths = [states[k].double().norm(dim=-1).numpy() for k in range(len(states))]
         return {
             "norm": np.array([of[:, 1:][mask[:, 1:]].mean() for of in lengths]),

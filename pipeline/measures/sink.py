@@ -54,7 +54,7 @@ class Sink(Measure):
         return {
             "first_token": mean_after_the_first(context.record, KeyPosition(0)),
             "entropy": mean_after_the_first(context.record, Entropy()),
-            "uniform_entropy": np.log(np.arange(2, length + 1)).mean(),
+            "uniform_entropy": np.log(np.arange(2, length + 1)).mean(),  # query i has i + 1 keys
         }
 
 

@@ -86,7 +86,7 @@ def _training_of(run: xr.DataTree) -> dict[str, Any]:
 def _differing(trainings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return for each run the settings that differ between runs, by the last part of their key."""
     keys = [key for key in trainings[0] if len({str(one.get(key)) for one in trainings}) > 1]
-    kept = [key for key in keys if key not in ("name", "output")]
+    kept = [key for key in keys if key not in ("name", "output")]  # which always differ
     return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in trainings]
 
 

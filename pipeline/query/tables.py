@@ -151,7 +151,9 @@ def _mean(dataset: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
         means[name] = in_chunks(array).mean(over, dtype="float64") if over else array
     asked = next(iter(dataset.data_vars.values()))
     means["left_out"] = in_chunks(asked).isnull().sum(dims)
+    # Labels along an averaged dimension have no value for the mean.
     labels = {n: c for n, c in dataset.coords.items() if not set(c.dims) & set(dims)}
+    # One `compute` for all, so that Dask reads each chunk once.
     found = xr.Dataset(means, labels).compute()
     return found if found["left_out"].any() else found.drop_vars("left_out")
 
@@ -225,7 +227,7 @@ def _labels(dataset: xr.Dataset) -> list[Hashable]:
 
 
 def _write_csv(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(pieces):  # one header for all pieces
         piece.to_csv(stream, index=False, header=number == 0)
 
 

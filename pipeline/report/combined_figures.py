@@ -116,12 +116,13 @@ def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
     for i, panel in enumerate(panels):
         below = _GAP if i < len(panels) - 1 else 0.0
         _add_panel(figure, panel, i, [1 - (i + 1) * share + below, 1 - i * share])
+    # The axis title names the line of a panel that has only one.
     named = [name for panel in panels if len(panel.lines) > 1 for name in panel.lines]
     top = TOP + LABEL_HEIGHT * marks
     height = _PANEL * len(panels) + top + BOTTOM
     styled(figure, height, (LEFT, room_for(named), top, BOTTOM))
     step_axis(figure)
-    figure.update_xaxes(anchor=_ref(len(panels) - 1))
+    figure.update_xaxes(anchor=_ref(len(panels) - 1))  # below the lowest panel
     return figure
 
 
@@ -153,6 +154,7 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
 
 def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure:
     """Return loss by token (y, logarithmic) over training; dims: step, position."""
+    # Position t holds the loss of token t + 1; the shift also makes the axis positive, for its log.
     tokens = by_position.assign_coords(position=by_position["position"] + 1)
     kept = kept_indices(tokens["position"].values, at_most)
     return heat_map(tokens.isel(position=kept), "position", "token predicted", "nats", log=True)
@@ -167,6 +169,7 @@ def progress(group: xr.Dataset) -> go.Figure:
     figure = lines(losses, "loss (nats)", log=True, colours=colours, height=380 + top, top=top)
     figure.add_hline(SOLVED, line={"color": QUIET, "width": 1, "dash": "dot"})
     figure.add_annotation(
+        # On logarithmic axes plotly takes annotations in powers of ten, but lines in plain numbers.
         text=f"{SOLVED} nats", x=1, xref="paper", xanchor="right", xshift=-4, y=np.log10(SOLVED),
         yanchor="top", showarrow=False, font={"size": 11, "color": QUIET},
     )  # fmt: skip

@@ -58,7 +58,7 @@ def y_axis(figure: go.Figure, title: str, scale: Scale, name: str = "yaxis") -> 
 def log_ticks(scale: Scale) -> dict[str, Any]:
     """Return a logarithmic axis with ticks at decades, or at 1, 2 and 5 for few decades."""
     powers = range(math.floor(scale.low), math.ceil(scale.high) + 1)
-    every = max(1, len(powers) // 9)
+    every = max(1, len(powers) // 9)  # about nine labels fit
     multiples = (1, 2, 5) if scale.high - scale.low < 2 else (1,)
     candidates = [m * 10.0**power for power in powers[::every] for m in multiples]
     ticks = [tick for tick in candidates if scale.low <= math.log10(tick) <= scale.high]

@@ -22,7 +22,7 @@ from pipeline.report.theme import AROUND_ZERO, FROM_ZERO, sequence, styled
 
 HEIGHT = 300
 _LEGEND = 20  # pixels, above the plot
-_IN_LEGEND = 6  # layers; more are told apart by a colour bar
+_IN_LEGEND = 6  # the most layers in a legend; more are shown by a colour bar
 _FEW = 80  # heads: lines can be strong, and scores can be written into the cells of a mosaic
 _NAMED = 4  # heads whose lines are strong and named
 
@@ -40,6 +40,7 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
     figure = go.Figure()
     for one, colour in zip(score, colours, strict=True):
         figure.add_trace(_layer_lines(one, colour, crowd))
+    # For a score that can be negative the middle of its positive half: strong means far above 0.
     span = score_range(score)
     highest = _highest(score, middle=(max(span.low, 0) + span.high) / 2)
     for layer, head in highest:
@@ -89,7 +90,7 @@ def mosaic(score: xr.DataArray) -> go.Figure:
     styled(figure, HEIGHT, (46, 10, TOP + _LEGEND, BOTTOM))
     figure.update_xaxes(title_text="head", showgrid=False, **_whole_ticks(score.sizes["head"]))
     figure.update_yaxes(title_text="layer", showgrid=False, **_whole_ticks(score.sizes["layer"]))
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed")  # layer 0 at the top, as in a matrix
     return figure
 
 
@@ -109,6 +110,7 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
     layer, heads, steps = int(score["layer"]), score["head"].values, score["step"].values
     gap = np.full((len(heads), 1), np.nan)
     return go.Scatter(
+        # Plotly breaks a line at NaN; the gap needs an x, and repeats the last step.
         x=np.tile(np.append(steps, steps[-1:]), len(heads)),
         y=np.hstack([score.values, gap]).astype(np.float32).ravel(),
         customdata=np.repeat(heads, len(steps) + 1),

@@ -47,6 +47,7 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     The page needs only the file beside it, no network and no server. Raises InputError, before
     anything is written, where one of the URIs holds no store.
     """
+    # All stores are opened before the first file is written.
     opened = [(str(uri), open_run(str(uri))) for uri in stores]
     html = render([run_of(uri, run, i) for i, (uri, run) in enumerate(opened)])
     folder = Path(folder)
@@ -83,7 +84,7 @@ def render(runs: Sequence[Run]) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name raises instead of printing nothing
     )
     template = environment.get_template("template.html.j2")
     return template.render(

@@ -77,6 +77,7 @@ def sections(run: xr.DataTree) -> list[Section]:
     """Return the sections of an opened run, in reading order."""
     groups = by_measure(run)
     scores = next(iter(groups.get("head_scores", {})), None)
+    # One group of head scores for all figures: the first, on the default input if that exists.
     heads = None if scores is None else heads_of(groups, scores)
     if heads is not None and (
         without_heads(heads.scores) or not has_numbers(heads.scores["induction"])

@@ -39,6 +39,7 @@ def sparkline(series: xr.DataArray) -> str:
     if not defined.any():
         return " " * len(values)
     low, high = values[defined].min(), values[defined].max()
+    # A constant series is drawn at the bottom, instead of 0 / 0.
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return "".join(
         _BARS[min(int(one * len(_BARS)), len(_BARS) - 1)] if ok else " "

@@ -52,7 +52,7 @@ def fingerprint(variant: str, weights_digest: str) -> str:
     """
     if not re.fullmatch(r"[0-9a-f]{16,}", weights_digest):
         raise ValueError(f"weights digest {weights_digest!r} is not a hex digest")
-    # A part of the digest is enough to tell the checkpoints of one run apart.
+    # A part of the digest is enough to distinguish the checkpoints of one run.
     return f"{variant}-{weights_digest[:WEIGHTS_LENGTH]}"
 
 

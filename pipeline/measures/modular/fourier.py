@@ -18,7 +18,7 @@ def n_frequencies(p: int) -> int:
     return p // 2
 
 
-@lru_cache(maxsize=8)  # every measure of a table asks for the same one, at every checkpoint
+@lru_cache(maxsize=8)  # all measures of a table use the same one, at every checkpoint
 def fourier_basis(p: int) -> Float[Tensor, "component residue"]:
     """Return the p orthonormal real waves on Z_p, as rows: 1, cos 1, sin 1, cos 2, sin 2, ...
 
