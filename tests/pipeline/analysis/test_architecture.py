@@ -1,4 +1,4 @@
-"""One config.json that is missing, torn or another model's ends its own checkpoint, no other."""
+"""A config.json that is missing, truncated or another model's fails its own checkpoint only."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The main path: what is missing is computed, nothing else is, and it is right."""
+"""The main path: missing rows, and only those, are computed, and correctly."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Each checkpoint with less memory than the last: `python -m tests.pipeline.engine.limited JSON`.
+"""Compute each checkpoint with less memory: `python -m tests.pipeline.engine.limited JSON`.
 
 The argument is an analysis. What a checkpoint may take beyond what the process holds
 is limited by the kernel. Prints for each what became of it, until there is too little even for

@@ -1,4 +1,4 @@
-"""Which numbers of a measure are not finite because the model's are not, and which by definition.
+"""Non-finite numbers of a measure: because the model's are not finite, or by definition.
 
 What is undefined by definition is known here from the healthy model: those indices, and no others.
 """

@@ -1,4 +1,4 @@
-"""Findings on series made by hand; what the sentences must say is read off the series here."""
+"""Findings on series made by hand; the expected sentences follow from the series."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A model whose mechanisms are known, as a worker holds it."""
+"""A resident model whose mechanisms are known."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A measure computed on one resident, as a worker does it."""
+"""Computation of one measure on a resident model, as in a worker."""
 
 import numpy as np
 

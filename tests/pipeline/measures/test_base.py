@@ -1,4 +1,4 @@
-"""What a measure says of itself beside its numbers."""
+"""The declaration of a measure, and the errors of its context."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What parts of the stream do to logits and losses: identities, and second computations."""
+"""Effects of parts of the stream on logits and losses: identities, and second computations."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What depends on a weight is NaN where the weight is: every measure, in models of every family.
+"""Numbers that depend on a NaN weight are NaN: every measure, in models of every family.
 
 Which elements of a measure's arrays depend on a weight is found without any NaN: the weight is
 moved by a finite amount in the sound model, and what then changes depends on it. What does not

@@ -1,4 +1,4 @@
-"""Measures of the user's own: named by a path, carried by value, told apart, and their errors."""
+"""Measures of the user's own: named by a path, pickled by value, distinct, and their errors."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""The page that leads a user through a measure of their own, followed to the letter."""
+"""The page on writing a measure: its files and commands, as a user would run them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Questions are answered by label, lazily, and refused with a sentence where there is no answer."""
+"""Selection by label, lazily, and the errors for unknown names and labels."""
 
 import io
 import json

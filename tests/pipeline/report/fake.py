@@ -1,4 +1,4 @@
-"""Runs made by hand, with the names, dimensions and attributes that `open_run` gives."""
+"""Runs made by hand, with the names, dimensions and attributes of `open_run`."""
 
 import numpy as np
 import xarray as xr

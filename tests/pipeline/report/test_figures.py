@@ -1,4 +1,4 @@
-"""Figures carry the numbers of the store, at their steps."""
+"""Figures hold the numbers of the store, at their steps."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The page: what appears, what does not, and that it needs nothing from outside."""
+"""The page: its content, and that it needs no network."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One coordinator at a time: refused while it lives, taken over once it is dead."""
+"""One coordinator at a time: others are refused while it lives, and can take over afterwards."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What no reader sees is removed, once it has been left alone; what a reader sees never is."""
+"""Objects that no reader sees are removed once they are old; visible ones never are."""
 
 import os
 import time
