@@ -30,7 +30,8 @@ from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run, to_frame
 from pipeline.store import Store
 from pipeline.store.trajectories import publish
-from tests.pipeline.store import killed, questions, synthetic
+from tests.pipeline.query import questions
+from tests.pipeline.store import killed, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
 

@@ -20,7 +20,7 @@ def projections(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], object]]) -> Iterator[None]:
-    """Let each edit change a layer's outputs [sequence, position, head, d_value] in place."""
+    """Apply each edit to a layer's outputs [sequence, position, head, d_value] in place."""
 
     def hook(edit: Callable[[Tensor], object]) -> Callable:
         def change(_: nn.Module, args: tuple) -> tuple:

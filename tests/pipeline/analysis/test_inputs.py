@@ -1,4 +1,4 @@
-"""Inputs are made once, identified by what they hold, and refused where they do not fit."""
+"""Inputs are made once, identified by their content, and refused where they do not fit."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_text_knows_its_full_stops(tmp_path):
 
 
 def _tokenizer(folder, words, bos=None):
-    """A tokenizer of these words, with its files in a folder."""
+    """Make a tokenizer of these words, with its files in a folder."""
     vocabulary = {word: i for i, word in enumerate(words)}
     of_words = Tokenizer(WordLevel(vocabulary, unk_token=words[0]))
     of_words.pre_tokenizer = WhitespaceSplit()

@@ -99,7 +99,7 @@ def test_changed_heads_are_what_the_model_computes_on_with(name: str) -> None:
 
 @contextmanager
 def patterns(model: PreTrainedModel, kept: list[Tensor], replay: bool) -> Iterator[None]:
-    """Keep each layer's attention matrix, or attend by the kept ones."""
+    """Record each layer's attention matrix, or use the recorded ones."""
 
     def attend(module, query, key, value, mask, scaling, **_):
         groups = query.shape[1] // key.shape[1]

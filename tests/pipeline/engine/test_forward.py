@@ -1,4 +1,4 @@
-"""One pass over one input: batches, dtypes, what is kept, what is refused, and its memory."""
+"""One pass over one input: batches, dtypes, its record, refused inputs, and its memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The engine takes the factorised way where it may, and gives what the plain way gives."""
+"""The factorised pass is used where it applies, with the results of the plain pass."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Profiles and entropies that the engine reduces on its way, against whole attention matrices."""
+"""Profiles and entropies that are reduced during a pass, against whole attention matrices."""
 
 import numpy as np
 import pytest

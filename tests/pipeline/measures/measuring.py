@@ -1,4 +1,4 @@
-"""A measure computed on one resident, as a worker does it."""
+"""Computation of one measure on a resident model, as in a worker."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
 def measured(
     measure: Measure, resident: Resident, made: Input | None, **others: Input
 ) -> dict[str, np.ndarray]:
-    """The variables of a measure on its input and, by name, those that it reads beside it."""
+    """Compute a measure on its input, and the other inputs that it reads, by name."""
     setting = Setting(resident.facts, made, others)
     apply.check(measure, setting)
     passes = measure.passes(setting)
@@ -33,12 +33,12 @@ def measured(
 
 
 def of_weights(measure: Measure, weights: ModelWeights) -> dict[str, np.ndarray]:
-    """The variables of a measure that reads weights only."""
+    """Compute a measure that reads weights only."""
     return apply.compute(measure, Context(Setting(weights.facts), weights))
 
 
 def of_record(
     measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS
 ) -> dict[str, np.ndarray]:
-    """The variables of a measure with one pass, which yielded this record."""
+    """Compute a measure with one pass from its record."""
     return apply.compute(measure, Context(Setting(FACTS, record.input), weights, (record,)))

@@ -1,4 +1,4 @@
-"""What a measure says of itself beside its numbers."""
+"""The declaration of a measure, and the errors of its context."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ TEXT = Input("text", "text", np.zeros((2, 8), np.int64))
 
 
 class OneNumber(Measure):
-    """A number of a record."""
+    """A measure with one number."""
 
     name = "one_number"
     version = 1

@@ -1,4 +1,4 @@
-"""What parts of the stream do to logits and losses: identities, and second computations."""
+"""Effects of parts of the stream on logits and losses: identities, and second computations."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from tests.pipeline.measures.measuring import measured
 
 
 def organism(**options):
-    """A resident and a plain transformers model with the same weights."""
+    """Return a resident and a plain transformers model with the same weights."""
     torch.manual_seed(0)
     config = OrganismConfig(**{"hidden_size": 32, "num_attention_heads": 4, **options})
     plain = AutoModelForCausalLM.from_config(config).eval()

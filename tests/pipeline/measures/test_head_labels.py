@@ -1,4 +1,4 @@
-"""Copying by what heads do, labels by rule against nulls, and the passes that they share."""
+"""Copying from head outputs, labels by rule against nulls, and their shared passes."""
 
 import numpy as np
 import pytest

@@ -53,7 +53,7 @@ def shards(run: Path, number: int) -> list[Path]:
 
 
 def change(file: Path, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Save a weight file anew, with all its tensors changed."""
+    """Save a weight file again, with all its tensors changed."""
     save_file({name: how(tensor) for name, tensor in load_file(file).items()}, file)
 
 
