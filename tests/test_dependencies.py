@@ -32,7 +32,7 @@ LEFT_OUT = {"servers", "transformer_lens", "workload"}
 
 
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
-    imported = distributions(ROOT / "ontogeny.py", *python_in("pipeline", "flows", "infra"))
+    imported = distributions(ROOT / "ontogeny.py", *python_in("pipeline", "flows"))
     assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys()
 
 

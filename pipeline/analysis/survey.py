@@ -48,7 +48,7 @@ def survey(analysis: Analysis) -> Survey:
     """
     place = place_of(analysis.checkpoints)
     listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
-    tokens = analysis.tokens_per_step or _said_tokens_per_step(listing.run)
+    tokens = analysis.tokens_per_step or _declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
     verdict = None
     if analysis.audit != "off":
@@ -79,11 +79,11 @@ def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, 
     """List a run as `list_run` does, with the tokens that its own training.yaml tells of."""
     place = place_of(uri)
     listing = finished(place, converted_uri(uri, model))
-    tokens = tokens_per_step or _said_tokens_per_step(listing.run)
+    tokens = tokens_per_step or _declared_tokens_per_step(listing.run)
     return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
 
 
-def _said_tokens_per_step(run: Folder | str) -> int | None:
-    """The training tokens of one step, as the run's own training.yaml says; None without."""
+def _declared_tokens_per_step(run: Folder | str) -> int | None:
+    """Return the training tokens per step that the run's own training.yaml declares, or None."""
     run_folder = metadata_folder(run)
     return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

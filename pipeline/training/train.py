@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,17 +13,16 @@ from transformers.utils import logging
 
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.progress import TrainingProgress
 from pipeline.training.config import Training, claim
 from pipeline.training.tasks import StepLoss, prepare, step_loss
 from pipeline.writing import whole_file, whole_folder
-
-Progress = Callable[[int, int, float], None]
 
 _STATE = ".resume.pt"
 _LOCK = ".lock"
 
 
-def train(training: Training, progress: Progress | None = None) -> Path:
+def train(training: Training, progress: TrainingProgress | None = None) -> Path:
     """Train one organism and return its folder: `training.yaml`, `step-N/` for every saved step.
 
     A run that was interrupted goes on from its last checkpoint and ends with the checkpoints that
@@ -51,7 +50,7 @@ def _place(folder: Path, step: int) -> Path:
     return folder / f"step-{step}"
 
 
-def _train_from(first_missing: int, training: Training, progress: Progress | None) -> None:
+def _train_from(first_missing: int, training: Training, progress: TrainingProgress | None) -> None:
     folder, to_save = Path(training.output), set(_steps(training))
     model, optimizer = _fresh(training)
     start = _resume(folder, model, optimizer, at_most=first_missing)

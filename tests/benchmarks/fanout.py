@@ -97,13 +97,13 @@ def overhead(_: argparse.Namespace) -> dict[str, Any]:
     """A thousand short checkpoints: by bare Ray actors, and by the flow's tasks."""
     import flows  # noqa: F401  (the settings under which a server records every task run)
     from flows.dispatch import Pool
-    from flows.workers import ActorWorker, connect
+    from flows.workers import ActorWorker, connect_to_ray
 
     job = _job(2)
-    connect(job.analysis.workers)
+    connect_to_ray(job.analysis.workers)
     bare = _bare_seconds(job)
     with Pool(lambda: [ActorWorker(job, Sleeper) for _ in range(2)]) as pool:
-        pool.assign(_plan(2))
+        pool.set_plan(_plan(2))
         for cell in _plan(2).cells:
             pool.compute(cell)
         seconds, recorded = _by_flow(_plan(CHECKPOINTS), pool, 2)
@@ -159,16 +159,16 @@ def _by_flow(plan: Any, pool: Any, workers: int) -> tuple[float, int]:
     """Seconds until all is computed and recorded, and how many task runs the server has."""
     from prefect import flow
 
-    from flows.fanout import await_records, computed, threads_for
+    from flows.fanout import compute_cells, make_task_runner, wait_for_task_records
 
     @flow(name="fan out")
     def fan_out() -> tuple[float, int]:
         started = time.perf_counter()
-        with threads_for(workers) as threads:
-            outcomes = list(computed(plan, pool, threads, lambda plan: None))
+        with make_task_runner(workers) as threads:
+            outcomes = list(compute_cells(plan, pool, threads, lambda plan: None))
         failed = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
         assert not failed, failed[:3]
-        recorded = await_records(len(plan.cells))
+        recorded = wait_for_task_records(len(plan.cells))
         return time.perf_counter() - started, recorded
 
     return fan_out()
@@ -227,7 +227,7 @@ def simulated(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass
 class Simulated:
-    """A worker as `dispatch.Worker`: one thread reads ahead while another computes.
+    """A `dispatch.PoolWorker`: one thread reads ahead while another computes.
 
     spans: when it computed, on the clock of this process, failed attempts included.
     """
@@ -267,7 +267,7 @@ class Simulated:
     def replace(self) -> None:
         raise AssertionError("nothing hangs here")
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         pass
 
     def _lognormal(self, mean: float) -> float:

@@ -145,7 +145,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "query: absent step": (["query", STORE, "token_loss/mean", "--step", "3"], ["step", "0, 1, 2"]),
     "query: no such dimension": (["query", STORE, "token_loss/mean", "--layer", "0"], ["'layer'"]),
     "query: not a label": (
-        ["query", STORE, "token_loss/mean", "--at", "frequency"], ["DIMENSION=LABEL"],
+        ["query", STORE, "token_loss/mean", "--at", "frequency"], ["DIMENSION=LABELS"],
     ),
     "query: not a condition": (
         ["query", STORE, "token_loss/mean", "--where", "mean = 3"], ["cannot be read"],

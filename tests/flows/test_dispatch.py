@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from flows.dispatch import HungError, LostError, Pool, StillWorkingError
-from flows.workers import may_pass
+from flows.dispatch import NotReadyError, Pool, WorkerHungError, WorkerLostError
+from flows.workers import is_transient
 
 
 class Threaded:
     """A worker whose work is a function of the cell, in a thread for each."""
 
     def __init__(self, work: Any) -> None:
-        self.work, self.replaced, self.dismissed = work, 0, False
+        self.work, self.replaced, self.stopped = work, 0, False
         self.calls: list[Any] = []
         self.pending: list[Future[Any]] = []
         self.threads = ThreadPoolExecutor(8)
@@ -34,18 +34,18 @@ class Threaded:
             answer = pending.result(seconds)
         except NotYetError:
             if pending in self.pending:
-                raise StillWorkingError from None
+                raise NotReadyError from None
         else:
             if pending in self.pending:
                 return answer
-        raise LostError from ConnectionError("the worker went away")
+        raise WorkerLostError from ConnectionError("the worker went away")
 
     def replace(self) -> None:
         self.replaced += 1
         self.pending = []
 
-    def dismiss(self) -> None:
-        self.dismissed = True
+    def stop(self) -> None:
+        self.stopped = True
 
 
 def test_work_goes_to_the_least_loaded_and_never_more_than_two_at_once() -> None:
@@ -59,7 +59,7 @@ def test_work_goes_to_the_least_loaded_and_never_more_than_two_at_once() -> None
         assert [len(worker.calls) for worker in workers] == [2, 2, 2]
         gate.set()
         assert [answer.result(10) for answer in answers] == list(range(10))
-    assert all(worker.dismissed for worker in workers)
+    assert all(worker.stopped for worker in workers)
     assert Counter(cell for worker in workers for cell in worker.calls) == Counter(range(10))
 
 
@@ -72,9 +72,9 @@ def test_a_hung_worker_is_replaced_and_only_its_oldest_work_fails() -> None:
             threading.Event().wait(0.01)
         stuck.work = lambda cell: hanging.wait(20) if stuck.replaced == 0 else cell
         second = callers.submit(pool.compute, 1)
-        with pytest.raises(HungError, match=r"workers\.timeout") as hung:
+        with pytest.raises(WorkerHungError, match=r"workers\.timeout") as hung:
             first.result(20)
-        assert may_pass(hung.value)
+        assert is_transient(hung.value)
         assert second.result(20) == 1
         hanging.set()
     assert (stuck.replaced, stuck.calls) == (1, [0, 1, 1])
@@ -103,8 +103,8 @@ def test_a_lost_worker_is_told_by_its_cause() -> None:
         pool.compute(0)
 
 
-def _lost() -> LostError:
-    error = LostError()
+def _lost() -> WorkerLostError:
+    error = WorkerLostError()
     error.__cause__ = ConnectionError("gone")
     return error
 

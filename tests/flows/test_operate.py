@@ -1,4 +1,4 @@
-"""What an operator configures: the standing server's notice, deployments, automations, names."""
+"""What an operator configures: the persistent server, deployments, automations, names."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import pages
 from flows.artifacts import run_name
 from flows.observer import PrefectObserver
-from flows.server import link_to, reach_server, serve_ui, use_standing_server
+from flows.server import report_url, require_server, serve_ui, use_persistent_server
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
@@ -55,7 +55,7 @@ def notice(home: Path, process: int, port: int) -> None:
 
 def test_a_run_reports_to_the_server_of_the_notice_if_it_stands(home: Path, listener: int) -> None:
     notice(home, os.getpid(), listener)
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{listener}/api"
 
 
@@ -63,13 +63,13 @@ def test_a_notice_that_was_left_behind_is_ignored(home: Path, listener: int) -> 
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     notice(home, ended.pid, listener)
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
     notice(home, os.getpid(), 1)  # a process with this number lives, nothing listens there
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
     (home / "ontogeny-ui.json").write_text("{")
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
 
 
@@ -78,12 +78,12 @@ def test_what_is_configured_stands(
 ) -> None:
     notice(home, os.getpid(), listener)
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
 
 
 def test_a_taken_port_is_refused(home: Path, listener: int) -> None:
-    with pytest.raises(InputError, match=f"port {listener} is taken.*--port"):
+    with pytest.raises(InputError, match=f"port {listener} is in use.*--port"):
         serve_ui(listener)
     assert not (home / "ontogeny-ui.json").exists()
 
@@ -94,7 +94,7 @@ def test_a_server_that_is_away_is_named_at_once() -> None:
         temporary_settings({PREFECT_API_URL: away}),
         pytest.raises(InputError, match=f"{away} does not answer.*--serial"),
     ):
-        reach_server()
+        require_server()
 
 
 def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
@@ -105,13 +105,13 @@ def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
     page.write_text("found")
     notice(home, os.getpid(), listener)
     with temporary_settings({PREFECT_API_URL: "http://elsewhere/api"}):
-        assert link_to(page) == page.as_uri()
+        assert report_url(page) == page.as_uri()
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{listener}/api"}):
-        link = link_to(page)
-        assert link == link_to(page)
+        link = report_url(page)
+        assert link == report_url(page)
     address, _, path = link.removeprefix("http://").partition("/")
     assert address == f"127.0.0.1:{listener + 1}"
-    with pages.served(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
+    with pages.serve_folder(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
         assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found"
         page.write_text("found again")
         assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found again"
