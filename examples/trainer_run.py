@@ -72,7 +72,7 @@ def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> N
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
-            include_num_input_tokens_seen="all",  # `tokens_seen` of the checkpoints is read from this
+            include_num_input_tokens_seen="all",  # checkpoints then say how many tokens they saw
         ),
         train_dataset=[{"input_ids": row, "labels": row} for row in sequences],
         data_collator=default_data_collator,

@@ -1,4 +1,4 @@
-"""The Ray actors: whose code they run, and what becomes of one that cannot start."""
+"""Ray actors: the code that they run, and the errors of those that cannot start."""
 
 import os
 import subprocess

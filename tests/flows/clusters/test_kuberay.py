@@ -1,4 +1,4 @@
-"""The manifests against the schemas that KubeRay's operator publishes."""
+"""The manifests, validated against the schemas of KubeRay's operator."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def analysis(**changes: Any) -> Analysis:
 
 
 def strict(schema: Any) -> Any:
-    """The schema with unknown fields refused, where it does not say what others may be."""
+    """Return the schema with unknown fields refused wherever it does not allow them explicitly."""
     if isinstance(schema, list):
         return [strict(part) for part in schema]
     if not isinstance(schema, dict):
