@@ -69,6 +69,7 @@ def _flow_run_name() -> str:
 
 
 def _make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+    # The results are in the store: persisting them would pickle them into Prefect's own storage.
     return flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)(function)
 
 

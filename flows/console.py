@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 @contextmanager
 def show_progress(what: str) -> Iterator[Progress]:
     """Show on stderr how far `what` has come; yield the function that is told."""
-    console = Console(stderr=True)
+    console = Console(stderr=True)  # stdout is for the result, which may be JSON
     with _bar(what, console) if console.is_terminal else _lines(what) as progress:
         yield progress
 

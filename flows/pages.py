@@ -16,6 +16,7 @@ def serve_folder(folder: Path, host: str, port: int) -> Iterator[None]:
     """Serve the files of a folder at a port during the block."""
     folder.mkdir(parents=True, exist_ok=True)
     server = ThreadingHTTPServer((host, port), partial(_QuietHandler, directory=str(folder)))
+    # A daemon thread: a request that is still served does not delay the end of the process.
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield

@@ -95,6 +95,7 @@ def slurm_script(
         memory=memory,
         grace=grace,
         options=options,
+        # The job's shell may have another PATH: this environment is named explicitly.
         python_folder=str(Path(sys.executable).parent),
         machines=str(Path(__file__).resolve().parent / "machines"),
     )
@@ -157,13 +158,14 @@ def send(target: str, text: str) -> int:
             f"{command[0]}: not found on this machine: run this on a machine that submits to "
             f"{target}, or leave out --send and copy the text there"
         )
+    # Its output is the cluster's own message with the job's number, so it is not captured.
     return subprocess.run(command, input=text, text=True).returncode
 
 
 def _render(template: str, analysis: Analysis, **facts: Any) -> str:
     environment = Environment(
         loader=PackageLoader("flows", "templates"),
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelt name fails here instead of printing nothing
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -36,6 +36,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the module for the exit codes of its errors."""
+        # As an exception, SIGTERM runs the `finally` blocks that end workers and release the store.
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)

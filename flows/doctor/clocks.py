@@ -44,6 +44,6 @@ def _seconds_ahead(url: str) -> float | None:
             date = response.headers["Date"]
     except urllib.error.HTTPError as error:  # a refused request has the header too
         date = error.headers["Date"]
-    except OSError:
+    except OSError:  # reported by the check of that server
         return None
     return time.time() - parsedate_to_datetime(date).timestamp() if date else None

@@ -31,7 +31,8 @@ def query_resources(address: str, seconds: float) -> Resources:
 
     Raises TimeoutError after so many seconds, and RuntimeError with Ray's own message.
     """
-    command = [sys.executable, "-m", "flows.doctor.cluster", address]
+    # By path and with -P: by -m, a `flows/` in the working folder would be run instead.
+    command = [sys.executable, "-P", __file__, address]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as stderr:
@@ -52,7 +53,7 @@ def _output(process: subprocess.Popen, log: Path, deadline: float) -> str | None
     """Return what the process prints; empty if its token is refused, None after the deadline."""
     while time.monotonic() < deadline:
         try:
-            return process.communicate(timeout=0.2)[0]
+            return process.communicate(timeout=0.2)[0]  # short, to notice a refused token soon
         except subprocess.TimeoutExpired:
             if _REFUSED in log.read_text(errors="replace"):
                 return ""

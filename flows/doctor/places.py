@@ -16,7 +16,7 @@ from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store.objects import Objects
 
-_FREE_BYTES = 2 * 2**30
+_FREE_BYTES = 2 * 2**30  # Ray's object store and logs, and one checkpoint of a small model
 _FREE_SHARE = 0.05  # with less, Ray refuses to store objects
 
 
@@ -49,9 +49,9 @@ def _write_read_delete(store: str) -> None:
     objects = Objects(store)
     if objects.is_local:
         # The store itself may not exist yet, and must not be created by a check.
-        folder = _existing(Path(objects.uri))
-        _write_temporarily(folder)
+        _write_temporary_file(_existing(Path(objects.uri)))
         return
+    # Random, so that neither an older object nor a cache of the storage can pass for it.
     key, content = f"_doctor/{uuid.uuid4().hex}", os.urandom(64)
     objects.create(key, content)
     try:
@@ -85,12 +85,12 @@ def _disk(what: str, folder: Path) -> Check:
     return Check(what, True, message)
 
 
-def _write_temporarily(folder: Path) -> None:
+def _write_temporary_file(folder: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        reason = f"{error.strerror}: choose a place that can be written"
-        raise InputError(f"{folder}: {reason}") from error
+        remedy = "choose a place that can be written"
+        raise InputError(f"{folder}: {error.strerror}: {remedy}") from error
 
 
 def _existing(folder: Path) -> Path:

@@ -27,6 +27,7 @@ def check_prefect() -> Check:
             f"{url}: {reason(error)}: start it (`ontogeny ui`), or correct PREFECT_API_URL",
         )
     ours = version("prefect")
+    # Prefect supports servers that are newer than their clients, and not the reverse.
     if _minor(server) < _minor(ours):
         message = f"{url} runs {server}, older than {ours} here: upgrade the server first"
         return Check("Prefect", False, message)
@@ -37,6 +38,7 @@ def _server_version(url: str) -> str:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
 
+    # Not `get_client`: PREFECT_API_URL may have been set after Prefect read its settings.
     key, string = PREFECT_API_KEY.value(), PREFECT_API_AUTH_STRING.value()
     with SyncPrefectClient(
         url,
@@ -93,6 +95,7 @@ def _connect_once(address: str) -> None:
 
 
 def _gpus_here() -> int:
+    # Not `torch.cuda`, whose import and initialisation take seconds.
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=SECONDS)
@@ -112,6 +115,7 @@ def check_hub_token(needed: bool) -> Check:
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedy = "create another at https://huggingface.co/settings/tokens and `hf auth login`"
+        # Other errors say nothing about the token: they fail only an analysis that reads the Hub.
         if status in (401, 403):
             return Check("hub token", False, f"the Hub refuses it ({status}): {remedy}")
         return Check("hub token", not needed, f"unknown, the Hub answers {status}: try later")
