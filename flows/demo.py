@@ -29,7 +29,6 @@ def run_demo(show_progress: ShowProgress) -> DemoResult:
 
     Checkpoints and results that are there are kept. show_progress: see `flows.console`.
     """
-    # Both are trained first: after that, Ray and the Prefect server stay up for both analyses.
     for preset in PRESETS:
         _train(preset, show_progress)
     summaries = {preset: _analyze(preset, show_progress) for preset in PRESETS}

@@ -39,7 +39,7 @@ class PrefectObserver(Observer):
     def stage(self, name: str, work: Callable[[], Result]) -> Result:
         """Run one stage of the analysis as a task of that name."""
         self.tasks += 1
-        # The default cache policy would hash the arguments and reuse results of earlier runs.
+        # By default Prefect computes a cache key from the arguments of each task.
         return task(name=name, cache_policy=NO_CACHE)(work)()
 
     def surveyed(self, surveyed: Survey) -> None:

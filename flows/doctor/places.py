@@ -16,7 +16,7 @@ from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store.objects import Objects
 
-_FREE_BYTES = 2 * 2**30  # Ray's object store and logs, and one checkpoint of a small model
+_FREE_BYTES = 2 * 2**30
 _FREE_SHARE = 0.05  # with less, Ray refuses to store objects
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.progress import TrainingProgress
 from pipeline.training.config import Training, claim
-from pipeline.training.tasks import StepLoss, prepare, step_loss
+from pipeline.training.tasks import StepLoss, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
 
 _STATE = ".resume.pt"
@@ -36,7 +36,7 @@ def train(training: Training, progress: TrainingProgress | None = None) -> Path:
     with _alone_in(folder), _settings(training.threads):
         claim(folder, training)
         if missing := [step for step in _steps(training) if not _place(folder, step).exists()]:
-            prepare(training)
+            tokenise_text(training)
             _train_from(missing[0], training, progress)
             (folder / _STATE).unlink()
     return folder
