@@ -47,7 +47,7 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 
 def distributions(*files: Path) -> set[str]:
-    """The distributions of all modules that the files import, in functions too."""
+    """Return the distributions of all modules that the files import, also inside functions."""
     known = packages_distributions()
     modules = {module for file in files for module in imported_by(file)}
     outside = modules - OWN - LEFT_OUT - sys.stdlib_module_names

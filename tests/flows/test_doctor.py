@@ -229,7 +229,12 @@ def test_a_clock_that_is_off_and_a_token_that_is_refused(
     assert "the Hub refuses it (401)" in refused.message
 
 
-def test_a_ray_that_does_not_answer_is_given_up(silent: str) -> None:
+def test_a_silent_ray_times_out_and_no_module_of_the_user_is_run(
+    silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemError('a module of the user')")
+    monkeypatch.chdir(tmp_path)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="no answer within 3 s"):
         cluster.query_resources(silent, 3)
