@@ -19,12 +19,12 @@ from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.progress import Progress
 from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import steps_not_finite
 from pipeline.store.trajectories import publish
 
-Progress = Callable[[int, int, str], None]
 Result = TypeVar("Result")
 
 

@@ -87,6 +87,6 @@ def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, 
 
 
 def _declared_tokens_per_step(run: Folder | str) -> int | None:
-    """Return the training tokens of one step from the run's training.yaml; None without it."""
+    """Return the training tokens per step that the run's own training.yaml declares, or None."""
     run_folder = metadata_folder(run)
     return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.auditing.copies import copies
-from pipeline.auditing.deep import Progress, deep_faults
+from pipeline.auditing.deep import deep_faults
 from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
 from pipeline.auditing.files import config_faults, file_faults
@@ -14,6 +14,7 @@ from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place
 from pipeline.config import saved_model
+from pipeline.progress import Progress
 
 __all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
 

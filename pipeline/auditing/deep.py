@@ -1,7 +1,7 @@
 """Find faults that only the weights show: NaN, weights of another step, weights of another run."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,8 +14,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import QuantisedError
 from pipeline.errors import CheckpointError
-
-Progress = Callable[[int, int, str], None]
+from pipeline.progress import Progress
 
 Outliers = Sequence[Outlier]
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,17 +13,16 @@ from transformers.utils import logging
 
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.progress import TrainingProgress
 from pipeline.training.config import Training, claim
 from pipeline.training.tasks import StepLoss, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
-
-Progress = Callable[[int, int, float], None]
 
 _STATE = ".resume.pt"
 _LOCK = ".lock"
 
 
-def train(training: Training, progress: Progress | None = None) -> Path:
+def train(training: Training, progress: TrainingProgress | None = None) -> Path:
     """Train one organism and return its folder: `training.yaml`, `step-N/` for every saved step.
 
     An interrupted run is resumed from its last checkpoint and gives the same checkpoints as an
@@ -53,7 +52,7 @@ def _place(folder: Path, step: int) -> Path:
     return folder / f"step-{step}"
 
 
-def _train_from(first_missing: int, training: Training, progress: Progress | None) -> None:
+def _train_from(first_missing: int, training: Training, progress: TrainingProgress | None) -> None:
     folder, to_save = Path(training.output), set(_steps(training))
     model, optimizer = _fresh(training)
     start = _resume(folder, model, optimizer, at_most=first_missing)
