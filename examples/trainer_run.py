@@ -1,10 +1,10 @@
-"""Train a tiny language model with transformers' own Trainer: a run as anybody may have one.
+"""Train a tiny language model with transformers' Trainer, as an example of a run to analyse.
 
     python examples/trainer_run.py gpt_neox examples/trainer-run
     ontogeny analyze examples/trainer-run.yaml
 
-Families: gpt_neox (rotary positions, layers in parallel), gpt2 (learned positions), llama (rotary,
-grouped keys and values). The text is this repository's own source code.
+Families: gpt_neox (rotary positions, parallel attention and MLP), gpt2 (learned positions), llama
+(rotary positions, grouped keys and values). The training text is the source code of `pipeline/`.
 """
 
 import sys
@@ -31,7 +31,7 @@ SHAPES = {
 
 
 def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of the text, with an end-of-text token."""
+    """Train a byte-pair tokenizer on the text, with an end-of-text token."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([text], vocab_size=512, special_tokens=["<|endoftext|>"])
     return PreTrainedTokenizerFast(
@@ -40,7 +40,7 @@ def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
 
 
 def model_of(family: str, vocabulary: int) -> torch.nn.Module:
-    """A model of two layers with four heads each, with random weights."""
+    """Return a model with random weights: two layers of four heads."""
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": 64,
@@ -55,7 +55,7 @@ def model_of(family: str, vocabulary: int) -> torch.nn.Module:
 
 
 def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> None:
-    """Train on the source's text; saves `checkpoint-N` folders as any Trainer does."""
+    """Train on the source code; save `checkpoint-N` folders, as any Trainer does."""
     text = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
     tokenizer = tokenizer_of(text)
     ids = torch.tensor(tokenizer(text)["input_ids"])
