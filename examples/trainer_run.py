@@ -1,4 +1,4 @@
-"""Train a tiny language model with transformers' Trainer, as an example of a run to analyse.
+"""Train a tiny language model with the Trainer of transformers, as an example of a user's run.
 
     python examples/trainer_run.py gpt_neox examples/trainer-run
     ontogeny analyze examples/trainer-run.yaml
@@ -30,7 +30,7 @@ SHAPES = {
 }
 
 
-def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
+def train_tokenizer(text: str) -> PreTrainedTokenizerFast:
     """Train a byte-pair tokenizer on the text, with an end-of-text token."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([text], vocab_size=512, special_tokens=["<|endoftext|>"])
@@ -39,8 +39,8 @@ def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
     )
 
 
-def model_of(family: str, vocabulary: int) -> torch.nn.Module:
-    """Return a model with random weights: two layers of four heads."""
+def make_model(family: str, vocabulary: int) -> torch.nn.Module:
+    """Make a model with two layers of four heads each, with random weights."""
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": 64,
@@ -55,14 +55,14 @@ def model_of(family: str, vocabulary: int) -> torch.nn.Module:
 
 
 def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> None:
-    """Train on the source code; save `checkpoint-N` folders, as any Trainer does."""
+    """Train on the source code of this repository; the Trainer saves `checkpoint-N` folders."""
     text = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
-    tokenizer = tokenizer_of(text)
+    tokenizer = train_tokenizer(text)
     ids = torch.tensor(tokenizer(text)["input_ids"])
     sequences = ids[: len(ids) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     torch.manual_seed(0)
     Trainer(
-        model=model_of(family, len(tokenizer)),
+        model=make_model(family, len(tokenizer)),
         args=TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
@@ -72,7 +72,7 @@ def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> N
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
-            include_num_input_tokens_seen="all",
+            include_num_input_tokens_seen="all",  # checkpoints then say how many tokens they saw
         ),
         train_dataset=[{"input_ids": row, "labels": row} for row in sequences],
         data_collator=default_data_collator,
