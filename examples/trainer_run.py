@@ -3,8 +3,8 @@
     python examples/trainer_run.py gpt_neox examples/trainer-run
     ontogeny analyze examples/trainer-run.yaml
 
-Families: gpt_neox (rotary positions, layers in parallel), gpt2 (learned positions), llama (rotary,
-grouped keys and values). The text is this repository's own source code.
+Families: gpt_neox (rotary positions, parallel attention and MLP), gpt2 (learned positions), llama
+(rotary positions, grouped keys and values). The training text is the source code of `pipeline/`.
 """
 
 import sys
