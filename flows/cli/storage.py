@@ -16,13 +16,14 @@ app.add_typer(store, name="store")
 def verify(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Have the next analysis compute again what is damaged.")
+        bool,
+        typer.Option("--repair", help="Mark damaged rows as missing, so they are recomputed."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare all that a store holds with the checksums that it was written with.
 
-    Exit code 1 where something is damaged, repaired or not.
+    Exit code 1 if anything is damaged, also after --repair.
     """
     from pipeline.store import Store
     from pipeline.store.verify import verify
@@ -44,22 +45,26 @@ def verify(
     for key in found.foreign:
         typer.echo(f"{key}: is no file of a store, and is ignored", err=True)
     if faults:
-        what = "run the analysis again" if repair else "run this with --repair, then the analysis"
-        typer.echo(f"{uri}: {len(faults)} faults: {what}", err=True)
+        remedy = "run the analysis again" if repair else "run this with --repair, then the analysis"
+        typer.echo(f"{uri}: {len(faults)} faults: {remedy}", err=True)
         raise typer.Exit(1)
 
 
 @store.command()
 def gc(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
-    older_than: Annotated[float, typer.Option(metavar="HOURS", help="Leave younger ones.")] = 24.0,
+    older_than: Annotated[
+        float, typer.Option(metavar="HOURS", help="Keep objects that are younger.")
+    ] = 24.0,
     keep_variants: Annotated[
         bool, typer.Option("--keep-variants", help="Keep rows of other parameters and inputs.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what no reader sees: recomputed and unfinished rows, and rows of other parameters."""
+    """Remove rows that no reader uses: replaced, unfinished, or of other parameters."""
     from pipeline.store import Store
     from pipeline.store.reclaim import reclaim
 

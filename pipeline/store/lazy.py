@@ -1,4 +1,4 @@
-"""Stored arrays as xarray reads them: nothing is read before its values are needed.
+"""Stored arrays as xarray reads them, lazily.
 
 What is damaged is an error here, never a number: packs and the chunks of trajectories carry
 checksums, and an absent chunk, which Zarr would read as NaN, is refused.
@@ -30,6 +30,7 @@ from pipeline.store.packs import Pack, decode
 from pipeline.store.sealed import DamagedError
 from pipeline.store.templates import LABELS
 
+# Zarr's default encoding of the key of a chunk: <array>/c/<index>/<index>/...
 _CHUNK = re.compile(r".+/c(/\d+)+")
 _REQUEST = 2**16  # a request costs about as much as reading so many numbers
 _AT_ONCE = 256  # packs that are asked for together
@@ -40,7 +41,7 @@ _packs_lock = Lock()
 
 
 class Complete(WrapperStore[ZarrStore]):
-    """A Zarr store in which an absent chunk is an error."""
+    """A Zarr store that raises InputError for an absent chunk."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -103,9 +104,11 @@ class StoredArray(BackendArray):
         self.shape, self.along = (len(commits), *shape), along
         self._opened: zarr.Array | None = None
 
+    # An open Zarr array holds locks and sessions, which other processes cannot use.
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
+    # With a deterministic token, xarray and dask recognise the same array without pickling it.
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (self.uri, self.name, self.commits, self.along)
 
@@ -149,6 +152,7 @@ class StoredArray(BackendArray):
                 return np.asarray(self._opened.oindex[(index, *parts)])
         except InputError:
             raise
+        # zarr-python and numcodecs raise these for checksums and compressed data that are wrong.
         except (ValueError, RuntimeError) as error:
             raise _damaged(self.uri, f"{along.folder}/{along.name}", error) from error
 

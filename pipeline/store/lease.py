@@ -43,6 +43,7 @@ def owned(
     store.version()
     lease = _take(store.objects, seconds, waiting)
     ended = threading.Event()
+    # A daemon, so that it does not keep a process alive whose main thread has died.
     renewing = threading.Thread(target=lease.keep, args=(ended,), daemon=True)
     renewing.start()
     try:
@@ -66,7 +67,7 @@ def unlock(store: Store) -> str | None:
 
 @dataclass
 class Lease:
-    """A lease that this process took."""
+    """A lease that this process holds, or held."""
 
     objects: Objects
     number: int
@@ -132,6 +133,7 @@ def _take(objects: Objects, seconds: float, waiting: Callable[[str], None]) -> L
         raise InputError(
             f"{objects.uri}: another analysis took the store a moment ago: wait until it has ended"
         ) from None
+    # Lower numbers are superseded by the new one.
     for key in objects.list(FOLDER):
         if (_number(key) or 0) < lease.number:
             objects.delete(key)
@@ -215,7 +217,10 @@ def _is_here(owner: Mapping[str, Any]) -> bool:
 
 
 def _machine() -> str | None:
-    """This boot of this machine and this name space of process ids, where Linux tells."""
+    """Return an identifier of this boot and of this namespace of process ids; None without Linux.
+
+    Two containers on one machine may number their processes alike.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""What is known not to be finite: weights, by their digest, and rows.
+"""Known non-finite numbers: of weights, by their digest, and of rows.
 
 One small object for each, made before the row itself, so that no row is ever there without it:
 
@@ -38,7 +38,7 @@ def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, st
 def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
     """Return by step, in words: which variables are not finite because the model is not.
 
-    Of the rows that readers are shown. Where the weights are not finite, that is said first.
+    Covers the rows that readers see. Weights that are not finite are named first.
     """
     keys, weights = set(store.objects.list(ROWS)), known_weights(store)
     if not keys and not weights:

@@ -1,6 +1,6 @@
 """Objects of a store, on disk or on S3: read, list, delete, put, and create only if absent.
 
-A handle holds the URI alone: it can be sent to any process, which opens the storage for itself.
+A handle holds the URI only: it can be sent to any process, which opens the storage itself.
 Credentials and an endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
 ...), never from here, so that none of them travels or is written down.
 
@@ -74,11 +74,12 @@ class Objects:
             uri = str(Path(uri).expanduser().absolute())
         elif (scheme := uri.partition("://")[0]) not in _OPTIONS:
             raise InputError(f"{uri}: cannot keep a store on {scheme}://; use a path or s3://")
+        # The way for a frozen dataclass to normalise a field of its own.
         object.__setattr__(self, "uri", uri.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder on a mounted file system."""
+        """True if the objects are files on a mounted file system."""
         return "://" not in self.uri
 
     def path(self, key: str) -> str:
@@ -136,7 +137,7 @@ class Objects:
         return {key: (int(f["size"]), _changed(f)) for key, f in found.items()}
 
     def create(self, key: str, content: bytes) -> None:
-        """Make an object that is whole or absent; FileExistsError where there is one already."""
+        """Create an object atomically. Raises FileExistsError where there is one already."""
         with access(self.uri):
             if not self.is_local:
                 self._create_remotely(key, content)
@@ -188,7 +189,7 @@ class Objects:
         _sync(Path(self.path(folder)).parent)
 
     def delete(self, key: str) -> None:
-        """Remove one object, or a folder with all that is in it; absent is fine."""
+        """Remove one object, or a folder with its content, if it exists."""
         with access(self.uri), suppress(FileNotFoundError):
             self._fs.rm(self.path(key), recursive=True)
 
@@ -252,9 +253,11 @@ class Objects:
 
     def _create_remotely(self, key: str, content: bytes) -> None:
         try:
+            # s3fs sends `If-None-Match: *`, with which S3 creates an object only if absent.
             self._fs.pipe_file(self.path(key), content, mode="create")
         except OSError as error:
-            # What s3fs makes of a failed precondition depends on how the server words it.
+            # s3fs translates a failed precondition by the server's error code, and servers differ;
+            # the HTTP status is always 412.
             response = getattr(error.__cause__, "response", {})
             # 409: another request for this key is on its way, and S3 lets the first one win.
             if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
@@ -274,7 +277,10 @@ class Objects:
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        """fsspec keeps one per process: a forked child cannot use its parent's S3 session."""
+        """The file system, looked up at each use.
+
+        fsspec caches one per process; a forked child cannot use its parent's S3 session.
+        """
         return fsspec.filesystem(self._scheme, **_OPTIONS.get(self._scheme, {}))
 
     @property
@@ -353,6 +359,7 @@ def _sync(path: Path) -> None:
 
 
 def _changed(facts: dict[str, Any]) -> float:
+    # fsspec passes on the names of each backend: those of local files, and those of S3.
     return float(facts["mtime"]) if "mtime" in facts else facts["LastModified"].timestamp()
 
 
@@ -368,9 +375,10 @@ _REFUSED = {
 
 @contextmanager
 def access(uri: str) -> Iterator[None]:
-    """Say in one sentence why the storage refuses (InputError).
+    """Raise InputError where the storage refuses access for good, with the reason.
 
-    What may pass goes on as an OSError that names the place; what is absent, as it was raised.
+    Errors that may be temporary become an OSError that names the URI. FileNotFoundError,
+    FileExistsError and NotADirectoryError pass unchanged.
     """
     try:
         yield

@@ -50,9 +50,9 @@ def reclaim(
 ) -> Reclaimed:
     """Remove what no reader sees and what is older than `older_than` seconds.
 
-    keep_variants: leave the rows of variants that are not current (of other parameters, inputs or
-    versions), so that going back to them costs nothing. dry_run: only say what would be removed.
-    InputError while an analysis owns the store.
+    keep_variants: keep the rows of variants that are not current (of other parameters, inputs or
+    versions), so that returning to them needs no computation. dry_run: only count what would be
+    removed. Raises InputError while an analysis owns the store.
     """
     with owned(store):
         facts, before = store.objects.facts(), time.time() - older_than

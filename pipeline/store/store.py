@@ -66,11 +66,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Store:
-    """One store. It holds its URI alone: send it to any process, which opens it for itself."""
+    """One store. It holds its URI only, so it can be sent to any process, which opens it itself."""
 
     uri: str
 
     def __post_init__(self) -> None:
+        # Normalised, so that equal stores have equal URIs: the dataclass is frozen.
         object.__setattr__(self, "uri", Objects(self.uri).uri)
 
     @property
@@ -131,9 +132,9 @@ class Store:
         return self.versions.change(change)
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
-        """Keep the verdict on the run's checkpoints, None for none, and the steps that it masks.
+        """Store the audit's verdict on the run (None: no audit) and the steps that it masks.
 
-        Rows of masked steps that are committed stay, and come back when they are masked no longer.
+        Committed rows of masked steps are kept, and are visible again once their step is unmasked.
         """
         kept, masked = plain_json(verdict), dict(sorted(masked.items()))
         self.versions.change(lambda version: replace(version, verdict=kept, masked=masked))
@@ -165,7 +166,7 @@ class Store:
 
         self.versions.change(change)
 
-    # What everyone may read
+    # Methods for all readers
 
     def version(self) -> Version:
         """Return the newest version. InputError where there is no store."""

@@ -30,8 +30,8 @@ class Template:
 
     coordinates: a 1-D array of integers or strings for every dimension but "step".
     attributes: JSON (definition, version, parameters, the input's name and digest, ...).
-    half: the float32 variables that are stored as float16, in half of the space (see `HALF`); part
-    of what a variant is, so name them in its fingerprint. They are read as float32 again.
+    half: the float32 variables that are stored as float16, in half of the space (see `HALF`), and
+    read as float32. They belong to the variant, so its fingerprint must cover them.
     """
 
     group: str
@@ -49,7 +49,7 @@ class Template:
 
     @property
     def dims(self) -> list[str]:
-        """The dimensions of its variables, without "step"."""
+        """The sorted dimensions of its variables, without "step"."""
         return sorted({dim for variable in self.variables for dim in variable.dims[1:]})
 
     def shape(self, variable: Variable) -> tuple[int, ...]:

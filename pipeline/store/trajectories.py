@@ -40,9 +40,9 @@ from pipeline.store.versions import Published, Version
 
 FOLDER = "published"
 
-# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read, and
-# costs about as much time itself as its numbers; a shard is one object; a slab is what is held in
-# memory at a time.
+# In numbers, not bytes. A chunk is the least that is read for the trajectory of one head or token:
+# of this size, its request takes about as long as its transfer. A shard is one object; a slab is
+# held in memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one shard
 # The steps in one shard of a variable of more bytes than that in a row, such as the losses. New
@@ -311,11 +311,12 @@ def _slabs(
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
     """Return the block of at most `most` numbers that cuts the leading dimensions, steps last.
 
-    What is cut is cut to a power of two, so that blocks of both sizes fit into one another.
+    Steps are limited to `_STEPS` only; the other dimensions are cut to powers of two, beginning
+    with the first, so that chunks fit into shards.
     """
     block = [max(size, 1) for size in shape]
     for axis in range(1, len(block)):
         if prod(block) > most:
             fitting = max(most * block[axis] // prod(block), 1)
-            block[axis] = 2 ** (fitting.bit_length() - 1)
+            block[axis] = 2 ** (fitting.bit_length() - 1)  # the largest power of two that fits
     return tuple(block)

@@ -1,4 +1,4 @@
-"""What the store costs: opening it, the ten questions of docs/queries.md, and requests to S3.
+"""Cost of the store: opening it, the ten questions of docs/queries.md, and requests to S3.
 
     python tests/benchmarks/store.py [--json]         a store of 600 checkpoints on disk
     python tests/benchmarks/store.py --s3 [--json]    200 checkpoints on S3 (Ceph, infra/s3/ceph.py)
@@ -63,7 +63,7 @@ def answer() -> dict[str, Any]:
 
 
 def answered(expression: str) -> np.ndarray:
-    """The numbers of an answer, from a store that was opened for it."""
+    """Open a store and return the numbers of an answer."""
     return np.asarray(eval(expression, questions.preamble()).values)
 
 
@@ -116,7 +116,7 @@ def _requests_to_write(store: Store, made: list[Any], requests: Callable[..., in
 
 
 def crowd(processes: int, steps: int) -> dict[str, int]:
-    """Several processes at once, each writing so many checkpoints into one store."""
+    """Write into one store from several processes at once, so many checkpoints each."""
     store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
     number, rows = store.version().number, list(range(processes * steps))
     shares = [(store.uri, rows[i::processes], number) for i in range(processes)]

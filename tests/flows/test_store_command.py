@@ -1,4 +1,4 @@
-"""`ontogeny store …`, and what the command says of a store that was harmed: never exit code 0."""
+"""`ontogeny store …`, and commands on damaged stores, which never exit with code 0."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_an_old_store_is_upgraded(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
+    """Mount a disk of 256 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]

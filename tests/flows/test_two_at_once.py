@@ -1,4 +1,4 @@
-"""Two analyses of one store: the second is refused, and takes over once the first is killed."""
+"""Two analyses of one store: the second is refused until the first has ended."""
 
 import json
 import time

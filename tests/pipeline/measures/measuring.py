@@ -1,4 +1,4 @@
-"""A measure computed on one resident, as a worker does it."""
+"""Computation of one measure on a resident model, as in a worker."""
 
 import numpy as np
 
@@ -8,7 +8,9 @@ from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import ModelFacts, ModelWeights, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
+from pipeline.models.weights import ModelWeights
 
 # Of a model that is not run: records stand for it.
 FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")
@@ -18,7 +20,7 @@ NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
 def measured(
     measure: Measure, resident: Resident, made: Input | None, **others: Input
 ) -> dict[str, np.ndarray]:
-    """The variables of a measure on its input and, by name, those that it reads beside it."""
+    """Compute a measure on its input, and the other inputs that it reads, by name."""
     setting = Setting(resident.facts, made, others)
     apply.check(measure, setting)
     passes = measure.passes(setting)
@@ -31,12 +33,12 @@ def measured(
 
 
 def of_weights(measure: Measure, weights: ModelWeights) -> dict[str, np.ndarray]:
-    """The variables of a measure that reads weights only."""
+    """Compute a measure that reads weights only."""
     return apply.compute(measure, Context(Setting(weights.facts), weights))
 
 
 def of_record(
     measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS
 ) -> dict[str, np.ndarray]:
-    """The variables of a measure with one pass, which yielded this record."""
+    """Compute a measure with one pass from its record."""
     return apply.compute(measure, Context(Setting(FACTS, record.input), weights, (record,)))

@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def age(store: Store, seconds: float = 3600) -> None:
-    """Let everything that is in the store be so much older."""
+    """Make everything in the store older by so many seconds."""
     then = time.time() - seconds
     for path in Path(store.uri).rglob("*"):
         if path.is_file():

@@ -31,7 +31,7 @@ def questions() -> list[Question]:
 
 
 def preamble() -> dict[str, Any]:
-    """The names that the page defines before its questions, in the folder of the stores."""
+    """Return the names that the page defines before its questions."""
     (block,) = re.findall(
         r"```python\n(.+?)\n```", PAGE.read_text().partition("**1.")[0], re.DOTALL
     )
@@ -41,7 +41,7 @@ def preamble() -> dict[str, Any]:
 
 
 def templates(layers: int, heads: int, sequences: int, positions: int) -> list[Template]:
-    """The groups `head_scores` and `token_loss` as their measures declare them, in a given size."""
+    """Return templates of `head_scores` and `token_loss` in a given size."""
     from pipeline.measures import measure_class
 
     sizes = {"layer": layers, "head": heads, "sequence": sequences, "position": positions}
@@ -69,7 +69,7 @@ def row(template: Template, step: int) -> Row:
 
 
 def values(template: Template, dice: np.random.Generator) -> dict[str, Any]:
-    """Random numbers in the range of scores."""
+    """Return random numbers in the range of scores."""
     return {
         variable.name: dice.random(template.shape(variable), dtype=np.float32)
         for variable in template.variables
