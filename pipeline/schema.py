@@ -1,7 +1,15 @@
 """What a stored number is: its dimensions, unit, dtype and one-sentence definition."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+
+# A variable at one checkpoint, and all of them by name. NumPy's operations yield a number of type
+# np.generic in place of an array without dimensions.
+Value = np.ndarray | np.generic
+Values = Mapping[str, Value]
 
 # Every dimension that a variable may have. A measure that needs another adds it here,
 # so that one word never means two things in one store.

@@ -76,10 +76,10 @@ def query(
         selection = {dim: parse_selection(text) for dim, text in labels.items()}
         pieces = ask(tree, address, asked, **selection)
         if output is None:
-            write(pieces, format, sys.stdout)  # pyright: ignore[reportArgumentType]
+            write(pieces, format, sys.stdout)
             return
         with output.open("wb" if format == "parquet" else "w") as stream:
-            write(pieces, format, stream)  # pyright: ignore[reportArgumentType]
+            write(pieces, format, stream)
 
 
 def _opened(stores: list[str], align: str, origin: list[str] | None, mixed: bool) -> "xr.DataTree":
@@ -89,7 +89,7 @@ def _opened(stores: list[str], align: str, origin: list[str] | None, mixed: bool
 
     if len(stores) == 1:
         return open_run(stores[0])
-    return open_runs(stores, align, _origin(origin or []), mixed)  # pyright: ignore[reportArgumentType]
+    return open_runs(stores, align, _origin(origin or []), mixed)
 
 
 def _origin(given: list[str]) -> dict[str, float] | str | None:

@@ -100,7 +100,9 @@ def _array(name: str, spec: ArrayInput) -> Input:
     return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
 
 
-def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndarray, "s t"]:
+def _cut(
+    ids: np.ndarray, sequences: int, length: int, path: str
+) -> Int[np.ndarray, "sequence position"]:
     if len(ids) < sequences * length:
         raise InputError(
             f"{path}: holds {len(ids)} tokens, expected at least {sequences} x {length} = "

@@ -34,6 +34,7 @@ from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.loading import Resident, read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
+from pipeline.schema import Values
 from pipeline.store import Commit
 from pipeline.store import non_finite as non_finite_store
 from pipeline.store.fingerprint import fingerprint
@@ -254,7 +255,7 @@ class Worker:
         group: Group,
         row: int,
         plan: Plan,
-        records: Mapping[tuple[str, str], Record],
+        records: Mapping[tuple, Record],
         deviation: Mapping[str, str],
     ) -> None:
         started = time.perf_counter()
@@ -278,9 +279,7 @@ class Worker:
         seconds = time.perf_counter() - started
         _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
 
-    def _not_finite(
-        self, group: Group, values: Mapping[str, np.ndarray], context: Context
-    ) -> dict[str, str]:
+    def _not_finite(self, group: Group, values: Values, context: Context) -> dict[str, str]:
         """By variable, how many of its numbers are not finite because the model's are not."""
         # Where only those are NaN that were found to be so by definition before, nothing is asked.
         pattern = tuple(
@@ -305,7 +304,7 @@ class Worker:
     @_memory_errors()
     def _records(
         self, groups: Sequence[Group], halved: bool = False
-    ) -> dict[tuple[str, str], Record]:
+    ) -> dict[tuple, Record]:
         """One forward pass for each input (and dtype and change), however many measures read it."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         workers = self.job.analysis.workers
@@ -321,7 +320,7 @@ class Worker:
     def _context(
         self,
         group: Group,
-        records: Mapping[tuple[str, str], Record],
+        records: Mapping[tuple, Record],
         reference: Reference | None = None,
     ) -> Context:
         """Return what a group's measure is given of the resident checkpoint."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.checkpoints.cache import recall, remember
 
@@ -68,6 +68,7 @@ class PlaceContents:
     others: Sequence[Entry] = ()
 
 
+@runtime_checkable
 class Place(Protocol):
     """A kind of place. The modules `local`, `s3` and `hub` are one each.
 
@@ -104,6 +105,7 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
 class RemotePlace(Place, Protocol):
     """A place whose files must come to this machine before they can be used."""
 

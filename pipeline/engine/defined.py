@@ -19,7 +19,7 @@ def real_tokens(made: Input) -> Bool[np.ndarray, "sequence position"]:
     return np.ones(made.tokens.shape, dtype=bool) if mask is None else mask.astype(bool)
 
 
-def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
+def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
     """Return which predictions t -> t + 1 are made from a real token, of a real one."""
     real = real_tokens(made)
     return real[:, 1:] & real[:, :-1]

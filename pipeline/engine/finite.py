@@ -19,13 +19,13 @@ from torch import Tensor
 from pipeline.engine.pairs import Pairs, resolve
 from pipeline.engine.record import AttentionRequest, LagMeans, Record
 from pipeline.models.loading import ModelWeights
+from pipeline.schema import Value, Values
 
 # Beyond this, products of a few numbers leave float32. No healthy model comes near it.
 BOUND = 2.0**20
 
-Values = Mapping[str, np.ndarray]
 Compute = Callable[[tuple[Record, ...], ModelWeights], Values]
-Masks = dict[str, np.ndarray]
+Masks = Mapping[str, Value]
 
 
 def caused_by_the_model(
@@ -146,5 +146,5 @@ def _tame(tensor: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(wild, ordinary.to(tensor), tensor)
 
 
-def _is_float(value: np.ndarray) -> bool:
+def _is_float(value: Value) -> bool:
     return np.asarray(value).dtype.kind == "f"

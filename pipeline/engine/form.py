@@ -279,7 +279,7 @@ def _random_weights(module: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _differences(of: Float[Tensor, "token *others"]) -> Float[Tensor, "token *others"]:
+def _differences(of: Float[Tensor, " token *others"]) -> Float[Tensor, " token *others"]:
     """From the mean over tokens: what is the same for all of them is gone."""
     return of - of.mean(dim=0)
 

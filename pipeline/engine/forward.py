@@ -200,8 +200,8 @@ class _Job:
             logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
 
     def _hidden(
-        self, tokens: Int[Tensor, "b position"], sequences: slice
-    ) -> Float[Tensor, "b position d_model"]:
+        self, tokens: Int[Tensor, "batch position"], sequences: slice
+    ) -> Float[Tensor, "batch position d_model"]:
         """What the model is about to unembed."""
         arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
         taken: list[Tensor] = []

@@ -32,7 +32,7 @@ class Edit:
                     changed[:, i, :, head] = given.to(out)
         return changed.flatten(0, 1)
 
-    def as_the_first(self, x: Float[Tensor, "row *rest"]) -> Float[Tensor, "row *rest"]:
+    def as_the_first(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
         """Queries or keys of the first copy of each sequence, for all of its copies."""
         return self._by_copy(x)[:, :1].expand_as(self._by_copy(x)).flatten(0, 1)
 

@@ -40,7 +40,7 @@ def attend(
     mask: RuleMask | None,
     scale: float,
     softcap: float | None = None,
-    sinks: Float[Tensor, "head"] | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
 ) -> tuple[Output, LogSumExp]:
     """Attention output and log-sum-exp (natural, in float32 at least) of every query.
 

@@ -21,7 +21,7 @@ _OP = "_linear_pointwise"
 def linear(
     x: Float[Tensor, "*n d_in"],
     weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, "d_out"] | None = None,
+    bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*n d_out"]:
     """x weight^T + bias."""
     if not _serves(x, weight):

@@ -5,7 +5,7 @@ rows are multiplied with the band of keys before them, and the band is summed al
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ from pipeline.engine.record import Entropy, LagMeans, Reduced
 _ROWS = 128
 
 
+@runtime_checkable
 class Attention(Protocol):
     """One layer's attention, to be looked at in rectangles."""
 
@@ -27,7 +28,7 @@ class Attention(Protocol):
         """Number of positions."""
         ...
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """Attention of a range of queries to a range of keys; keys after a query are undefined."""
         ...
 
@@ -71,8 +72,8 @@ def mean_by_lag(
 
 
 def _along_diagonals(
-    band: Float[Tensor, "batch head q k"], n_lags: int
-) -> Float[Tensor, "batch head q lag"]:
+    band: Float[Tensor, "batch head query key"], n_lags: int
+) -> Float[Tensor, "batch head query lag"]:
     """Of row r its entries r .. r + n_lags - 1, the last one first: a view by strides, no copy."""
     *outer, rows, width = band.shape
     *steps, _, _ = band.contiguous().stride()
@@ -80,7 +81,7 @@ def _along_diagonals(
     return view.flip(-1)
 
 
-def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "q lag"]:
+def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "query lag"]:
     position = torch.arange(queries.start, queries.stop, device=device)
     return position[:, None] >= torch.arange(n_lags, device=device)
 
@@ -96,7 +97,7 @@ class FromMatrix:
         """Number of positions."""
         return self.weights.shape[-1]
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """See `Attention`."""
         return self.weights[..., queries.start : queries.stop, keys.start : keys.stop]
 
@@ -121,7 +122,7 @@ class FromScores:
         """Number of positions."""
         return self.q.shape[2]
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """See `Attention`."""
         rows, columns = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
         q = self.q[:, :, rows].unflatten(1, (self.k.shape[1], -1)).to(self.lse.dtype)

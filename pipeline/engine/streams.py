@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.models.families import family_of
 
-Stream = Float[Tensor, "b position d_model"]
+Stream = Float[Tensor, "batch position d_model"]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Matches:
 
 def controlled_matches(
     n_sequences: int,
-    vocabulary: Int[np.ndarray, "id"],
+    vocabulary: Int[np.ndarray, " id"],
     strings: int,
     longest: int,
     bos_id: int | None,
@@ -61,7 +61,7 @@ def controlled_matches(
 
 def _sequence(
     generator: np.random.Generator,
-    allowed: Int[np.ndarray, "id"],
+    allowed: Int[np.ndarray, " id"],
     strings: int,
     longest: int,
     turn: int,

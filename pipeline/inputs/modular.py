@@ -28,7 +28,7 @@ OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
 }
 
 
-def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"]]:
+def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"]]:
     """All p * p problems as tokens (a, b, '='), and their answers `operation(a, b) mod p`.
 
     Row a * p + b is the pair (a, b); the token '=' has id p, so the vocabulary has p + 1 ids.
@@ -51,7 +51,7 @@ def check(p: int, operation: str) -> None:
 
 def split(
     p: int, train_share: float, seed: int, generator: Literal["numpy", "random"] = "numpy"
-) -> Bool[np.ndarray, "pair"]:
+) -> Bool[np.ndarray, " pair"]:
     """Which pairs are trained on: the first int(train_share * p * p) of a seeded permutation.
 
     generator "random": Python's `random.seed(seed)` and `shuffle` of the pairs in row-major order,

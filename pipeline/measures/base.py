@@ -22,7 +22,7 @@ from pipeline.inputs import Input
 from pipeline.measures.source import Source
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.loading import ModelFacts, ModelWeights
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 Reference = Mapping[str, Any]
 
@@ -159,7 +159,7 @@ class Measure(BaseModel):
         """Return what `compute` needs of the reference checkpoint, as JSON values."""
         raise TypeError(f"{self.name} sets `reference_from` without defining reference()")
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         """Return an array for each variable, without its "step" dimension. Pure."""
         raise TypeError(f"{self.name} does not define compute()")
 

@@ -87,7 +87,7 @@ class DirectLogits(Measure):
         }
 
 
-def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
+def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
     """Which predictions t -> t + 1 count: those at repeated tokens, or all; never of padding."""
     sequences, length = made.tokens.shape
     counted = np.ones((sequences, length - 1), dtype=bool)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
@@ -100,7 +100,7 @@ def train_losses_without(
 
 def _train_margins(
     table: Table,
-) -> tuple[Float[Tensor, "answer pair residue"], Float[Tensor, "answer pair"]]:
+) -> tuple[Float[Tensor, "answer pair residue"], Bool[Tensor, "answer pair"]]:
     """l_c - l_answer of the train pairs, grouped by answer; which places of a group are filled.
 
     The answer's own margin is -inf, so that it is left out of every sum over the others.

@@ -1,12 +1,12 @@
 """How attention and loss respond to the length of a match: from exact to fuzzy induction."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pipeline.engine.record import KeyMap, Pass
 from pipeline.inputs import Input
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _HEAD = ("step", "layer", "head")
 _BY_LENGTH = (*_HEAD, "match_length")
@@ -52,7 +52,7 @@ class FuzzyInduction(Measure):
         """Match lengths from 1."""
         return {"match_length": _lengths(setting.input)}
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         record, made = context.record, context.input
         matching, other = _requests(made)
         attention = _by_length(record.attention[matching].double().numpy(), made)
@@ -88,8 +88,8 @@ def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
 
 
 def slope(
-    x: Float[np.ndarray, "point"], y: Float[np.ndarray, "*others point"]
-) -> Float[np.ndarray, "*others"]:
+    x: Int[np.ndarray, " point"], y: Float[np.ndarray, "*others point"]
+) -> Float[np.ndarray, "*others"] | np.floating:
     """Of the least-squares line y = a + b x, b."""
     centred = x - x.mean()
     return y @ centred / (centred**2).sum()

@@ -15,7 +15,7 @@ grokking via mechanistic interpretability (no LayerNorm, weights drawn at 1/sqrt
 """
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, no_type_check
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -34,6 +34,8 @@ from transformers.utils.output_capturing import capture_outputs
 from pipeline.errors import InputError
 
 
+# `strict` checks the types itself, and takes arguments that the signature it shows does not have.
+@no_type_check
 @strict
 class OrganismConfig(PreTrainedConfig):
     """What an organism is made of; the usual names are those of every transformers model.
@@ -106,7 +108,7 @@ class OrganismConfig(PreTrainedConfig):
 
 
 def smear(
-    k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, "head"]
+    k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, " head"]
 ) -> Float[Tensor, "batch head position d_head"]:
     """Smeared keys: k_j <- s k_j + (1 - s) k_{j-1}, with s = sigmoid(alpha); k_0 is unchanged.
 
@@ -156,7 +158,7 @@ class OrganismAttention(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
-        attention_mask: Tensor | None,
+        attention_mask,
         queries: slice,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
@@ -216,7 +218,7 @@ class OrganismLayer(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
-        attention_mask: Tensor | None,
+        attention_mask,
         queries: slice,
         **kwargs,
     ) -> Float[Tensor, "batch query d_model"]:

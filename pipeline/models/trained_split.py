@@ -13,14 +13,14 @@ from pipeline.models.loading import Resident, read_weights
 _MOST_CHECKPOINTS = 4
 _AGREES, _DIFFERS = 0.05, 0.2  # of the noted loss
 
-Split = Bool[np.ndarray, "pair"]
+Split = Bool[np.ndarray, " pair"]
 
 
 def split_told_by_losses(
     folder: str | Path,
     noted: Mapping[int, float],
     tokens: Int[np.ndarray, "pair position"],
-    labels: Int[np.ndarray, "pair"],
+    labels: Int[np.ndarray, " pair"],
     splits: Mapping[str, Split],
 ) -> str | None:
     """The one of `splits` under which the weights have the train losses that their files note.
@@ -46,7 +46,7 @@ def split_told_by_losses(
 
 def _losses(
     folder: Path, tokens: np.ndarray, labels: np.ndarray
-) -> Float[np.ndarray, "pair"] | None:
+) -> Float[np.ndarray, " pair"] | None:
     """The loss of each pair; None of a checkpoint that cannot be read, or for another table."""
     try:
         resident = Resident(folder, dtype="float64")

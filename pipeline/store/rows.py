@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from pipeline.schema import Value, Values
 from pipeline.store.layout import ROW_ARRAYS, arrays_of
 from pipeline.store.objects import Objects
 
@@ -61,9 +62,7 @@ def arrays_for(uri: str, group: str, class_: str, row: int) -> dict[str, zarr.Ar
     return arrays
 
 
-def checked(
-    where: str, arrays: Mapping[str, zarr.Array], values: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def checked(where: str, arrays: Mapping[str, zarr.Array], values: Values) -> dict[str, np.ndarray]:
     """The values as they will be stored; ValueError where they do not fill their chunks exactly."""
     expected = set(arrays) - set(ROW_ARRAYS)
     if expected != set(values):
@@ -92,7 +91,7 @@ def _opened(uri: str, group: str, class_: str, process: int) -> dict[str, zarr.A
     return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays_of(found).items()}
 
 
-def _fitted(where: str, name: str, array: zarr.Array, value: np.ndarray) -> np.ndarray:
+def _fitted(where: str, name: str, array: zarr.Array, value: Value) -> np.ndarray:
     value = np.asarray(value)
     if value.shape != array.shape[1:]:
         raise ValueError(
@@ -115,7 +114,7 @@ def _fitted(where: str, name: str, array: zarr.Array, value: np.ndarray) -> np.n
     return stored
 
 
-def rounding(stored: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> dict[str, float]:
+def rounding(stored: Mapping[str, np.ndarray], values: Values) -> dict[str, float]:
     """The largest difference that storing as float16 made, for each variable so stored."""
     with np.errstate(invalid="ignore"):  # of infinities, which stay what they are
         lost = {

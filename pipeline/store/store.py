@@ -34,6 +34,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 
 from pipeline.errors import InputError
+from pipeline.schema import Values
 from pipeline.store import layout
 from pipeline.store.fingerprint import canonical_json, plain_json
 from pipeline.store.layout import Template, checked_name
@@ -167,7 +168,7 @@ class Store:
 
     # What workers call
 
-    def write(self, group: str, row: Row, values: Mapping[str, np.ndarray]) -> Commit:
+    def write(self, group: str, row: Row, values: Values) -> Commit:
         """Write a row's chunks, then its marker. `values`: an array per variable, without "step".
 
         A row that is committed with the same values is left as it is (a retry may not know that

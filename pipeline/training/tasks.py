@@ -93,14 +93,14 @@ def _substrings(
 
 
 def _windows(
-    stream: Int[np.ndarray, "token"], n_sequences: int, length: int, generator: np.random.Generator
+    stream: Int[np.ndarray, " token"], n_sequences: int, length: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "sequence position"]:
     """Sequences that begin anywhere in the stream."""
     starts = generator.integers(len(stream) - length, size=(n_sequences, 1), endpoint=True)
     return stream[starts + np.arange(length)].astype(np.int64)
 
 
-def _streams(training: Training) -> tuple[Int[np.ndarray, "token"], Int[np.ndarray, "token"]]:
+def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
     """The token streams to train on and to hold out, as they lie in the run's folder."""
     assert isinstance(training.task, Text)
     path = Path(training.output) / "corpus.npy"
@@ -145,7 +145,7 @@ def tokens_per_step(training: Training) -> int:
 
 def table_and_split(
     task: ModularArithmetic,
-) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"], Bool[np.ndarray, "pair"]]:
+) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
     """All problems (a, b, '='), their answers, and which of them are trained on."""
     tokens, labels = modular.table(task.p, task.operation)
     return tokens, labels, modular.split(task.p, task.train_share, task.split_seed)
