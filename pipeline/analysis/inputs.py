@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.checkpoints.foreign import is_converted, table_facts
@@ -101,7 +101,7 @@ def _array(name: str, spec: ArrayInput) -> Input:
 
 
 def _cut(
-    ids: np.ndarray, sequences: int, length: int, path: str
+    ids: Int[np.ndarray, " token"], sequences: int, length: int, path: str
 ) -> Int[np.ndarray, "sequence position"]:
     if len(ids) < sequences * length:
         raise InputError(
@@ -190,7 +190,7 @@ def _indirect_object(
 
 def _check_tokenizer(
     name: str,
-    tokens: np.ndarray,
+    tokens: Int[np.ndarray, "sequence position"],
     tokenizer: PreTrainedTokenizerBase,
     given: str | None,
     model: ModelFacts,
@@ -234,7 +234,7 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     return Input(name, spec.kind, tokens, {"labels": labels, "is_train": is_train}, attributes)
 
 
-def _split(facts: dict[str, Any]) -> np.ndarray:
+def _split(facts: dict[str, Any]) -> Bool[np.ndarray, " pair"]:
     """Which pairs are trained on: as the run lists them, or as its seed makes them."""
     p = facts["p"]
     if "train_pairs" in facts:
@@ -247,8 +247,8 @@ def _unsaid_generator(
     facts: Mapping[str, Any],
     listed: list[int] | None,
     run_folder: str,
-    tokens: np.ndarray,
-    labels: np.ndarray,
+    tokens: Int[np.ndarray, "pair 3"],
+    labels: Int[np.ndarray, " pair"],
 ) -> dict[str, Any]:
     """How the seed made the split of a run of others, where neither it nor the analysis says so.
 

@@ -302,9 +302,7 @@ class Worker:
         return {name: f"{mask.sum():,} of {mask.size:,}" for name, mask in wrong.items()}
 
     @_memory_errors()
-    def _records(
-        self, groups: Sequence[Group], halved: bool = False
-    ) -> dict[tuple, Record]:
+    def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
         """One forward pass for each input (and dtype and change), however many measures read it."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         workers = self.job.analysis.workers

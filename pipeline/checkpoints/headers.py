@@ -66,7 +66,7 @@ def _parsed(text: bytes) -> Header:
     return Header(tensors, _PREFIX + len(text) + end)
 
 
-def _facts(facts: Mapping[str, Any]) -> TensorFacts:
+def _facts(facts: Any) -> TensorFacts:
     """What a header says of one tensor. ValueError for a shape that its bytes cannot have."""
     shape, (start, stop) = facts["shape"], facts["data_offsets"]
     if not all(type(size) is int and 0 <= size < 2**63 for size in (*shape, start, stop)):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.engine.pairs import Pairs, resolve
@@ -98,7 +99,7 @@ def _tame_record(record: Record, random: torch.Generator) -> Record:
     return replace(record, **found)
 
 
-def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
+def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "..."]]]:
     """All tensors of a record, each with where it is undefined by definition."""
     seen, nowhere = _seen(record), torch.tensor(False)
     parts = []
@@ -114,14 +115,16 @@ def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
     return parts
 
 
-def _seen(record: Record) -> Tensor:
+def _seen(record: Record) -> Bool[Tensor, "sequence position"]:
     """Which tokens [sequence, position] are none of padding."""
     tokens = record.input.tokens
     mask = record.input.arrays.get("attention_mask", np.ones_like(tokens))
     return torch.from_numpy(np.asarray(mask).astype(bool))
 
 
-def _undefined(request: AttentionRequest, record: Record, seen: Tensor) -> Tensor:
+def _undefined(
+    request: AttentionRequest, record: Record, seen: Bool[Tensor, "sequence position"]
+) -> Bool[Tensor, "sequence _"]:
     """Where the record of a request is NaN by definition: [sequence, query], or [sequence, lag]."""
     if isinstance(request, LagMeans):
         return torch.arange(request.n_lags) >= seen.sum(dim=1, keepdim=True)
@@ -134,11 +137,11 @@ def _undefined(request: AttentionRequest, record: Record, seen: Tensor) -> Tenso
     return undefined
 
 
-def _out_of_bounds(tensor: Tensor) -> Tensor:
+def _out_of_bounds(tensor: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     return ~(tensor.abs() <= BOUND)  # of NaN, too
 
 
-def _tame(tensor: Tensor, random: torch.Generator) -> Tensor:
+def _tame(tensor: Float[Tensor, "*shape"], random: torch.Generator) -> Float[Tensor, "*shape"]:
     """The tensor with ordinary numbers between 0 and 1 where it is out of bounds."""
     if not (wild := _out_of_bounds(tensor)).any():
         return tensor

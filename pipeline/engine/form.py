@@ -25,7 +25,7 @@ from pipeline.engine.kernels import capped
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
-from pipeline.models.circuits import Circuits, FinalNorm, circuits
+from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
 from pipeline.models.loading import Resident
 
@@ -98,7 +98,7 @@ class _Check:
             raise ValueError("projections stand between the embedding and the stream")
         self.model: Circuits = made
         norm = FinalNorm.of_blocks(resident.weights.config)
-        self.norm: Callable[[Tensor], Tensor] = norm if family.norm else lambda stream: stream
+        self.norm: Callable[[Stream], Stream] = norm if family.norm else lambda stream: stream
         self.layers = range(made.n_layers)
         self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
         if uses_interface(self.module):
@@ -133,10 +133,12 @@ class _Check:
 
     def _observed(self) -> _Pass:
         n, module = len(self.layers), self.module
-        streams: dict[int, list[Tensor]] = {k: [] for k in range(n + 1)}
+        streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
+            k: [] for k in range(n + 1)
+        }
         recorder = _Seen({}, {}, head_outputs={k: [] for k in self.layers})
         recorder.sequences = slice(0, len(self.tokens))
-        written: dict[int, Tensor] = {}
+        written: dict[int, Float[Tensor, "token d_model"]] = {}
         with ExitStack() as stack:
             stack.enter_context(watched_stream(module, n, streams))
             stack.enter_context(attention.recording(recorder, n))
@@ -157,7 +159,7 @@ class _Check:
         )
 
     def _watch_output(
-        self, layer: int, written: dict[int, Tensor]
+        self, layer: int, written: dict[int, Float[Tensor, "token d_model"]]
     ) -> torch.utils.hooks.RemovableHandle:
         name = self.family.output_norm or self.family.output
         part = self.module.get_submodule(f"{self.family.layer.format(layer)}.{name}")
@@ -223,7 +225,9 @@ class _Check:
         """
         n = len(self.layers)
         tokens = torch.randint(self.resident.facts.vocabulary, (_TOKENS, 3))
-        streams: dict[int, list[Tensor]] = {k: [] for k in range(n)}
+        streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
+            k: [] for k in range(n)
+        }
         with watched_stream(self.module, n, streams):
             out = self.module(
                 input_ids=tokens,
@@ -288,13 +292,13 @@ def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
     return of / torch.linalg.vector_norm(of, dim=-1, keepdim=True)
 
 
-def close(own: Tensor, made: Tensor) -> bool:
+def close(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
     """Whether two computations of the same numbers agree; not where one of them is not finite."""
     scale = own.abs().max()
     return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
 
 
-def proportional(own: Tensor, made: Tensor) -> bool:
+def proportional(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
     """Whether they agree but for one positive factor."""
     factor = (own * made).sum() / made.square().sum()
     return bool(factor > 0) and close(own, factor * made)

@@ -27,7 +27,9 @@ Key = Float[Tensor, "batch kv_head key d_head"]
 Value = Float[Tensor, "batch kv_head key d_value"]
 Output = Float[Tensor, "batch query head d_value"]
 LogSumExp = Float[Tensor, "batch head query"]
-Kernel = Callable[[Query, Key, Value, Tensor | None, float], tuple[Tensor, Tensor]]
+Bias = Float[Tensor, "#batch _ query key"]  # a mask, the same for all heads or one for each
+Kernel = Callable[[Query, Key, Value, Bias | None, float], tuple[Output, LogSumExp]]
+Part = tuple[Float[Tensor, "batch _ head d_value"], Float[Tensor, "batch head _"]]
 
 # Entries of a tile of scores or of a mask: bounds the memory that a mask or `exact` takes.
 TILE = 1 << 22
@@ -85,7 +87,7 @@ def _has_flash(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple[Output, LogSumExp]:
+def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[Output, LogSumExp]:
     """The output comes out with heads beside each other: turning it round costs nothing."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
@@ -94,7 +96,7 @@ def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple
 
 
 def _cuda_flash(
-    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+    q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
     assert bias is None
     k, v = _repeated(k, q), _repeated(v, q)
@@ -105,7 +107,7 @@ def _cuda_flash(
 
 
 def _cuda_efficient(
-    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+    q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
     """Wants the rows of a mask to begin at multiples of 16 entries; pads the log-sum-exp."""
     k, v = _repeated(k, q), _repeated(v, q)
@@ -160,7 +162,7 @@ def exact(
 
 
 def _exact_rows(
-    q: Query, k: Key, v: Value, bias: Tensor, scale: float, softcap: float | None
+    q: Query, k: Key, v: Value, bias: Bias, scale: float, softcap: float | None
 ) -> tuple[Output, LogSumExp]:
     """In place throughout, and the queries of heads that share keys side by side: no copies."""
     kv_heads, rows = k.shape[1], q.shape[2]
@@ -176,7 +178,7 @@ def _exact_rows(
     return out.transpose(1, 2), lse
 
 
-def capped(scores: Tensor, softcap: float | None) -> Tensor:
+def capped(scores: Float[Tensor, "*shape"], softcap: float | None) -> Float[Tensor, "*shape"]:
     """c tanh(score / c); None leaves scores as they are."""
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
@@ -190,7 +192,7 @@ def _s(positions: range) -> slice:
     return slice(positions.start, positions.stop)
 
 
-def _joined(parts: list[tuple[Output, LogSumExp]]) -> tuple[Output, LogSumExp]:
+def _joined(parts: list[Part]) -> tuple[Output, LogSumExp]:
     if len(parts) == 1:
         return parts[0]
     outs, lses = zip(*parts, strict=True)

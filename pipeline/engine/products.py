@@ -40,11 +40,11 @@ def serve(module: nn.Module) -> None:
             vars(part)["forward"] = partial(_transposed_map, part)
 
 
-def _linear_map(part: nn.Linear, input: Tensor) -> Tensor:
+def _linear_map(part: nn.Linear, input: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
     return linear(input, part.weight, part.bias)
 
 
-def _transposed_map(part: Conv1D, x: Tensor) -> Tensor:
+def _transposed_map(part: Conv1D, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
     return linear(x, part.weight.T, part.bias)
 
 

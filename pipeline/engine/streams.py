@@ -18,7 +18,7 @@ Stream = Float[Tensor, "batch position d_model"]
 
 @contextmanager
 def watched_stream(
-    module: nn.Module, n_layers: int, streams: Mapping[int, list[Tensor]]
+    module: nn.Module, n_layers: int, streams: Mapping[int, list[Stream]]
 ) -> Iterator[None]:
     """Append copies of the residual stream at the asked-for layers: what enters each block.
 

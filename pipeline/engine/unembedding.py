@@ -9,18 +9,19 @@ from transformers import PreTrainedModel
 
 from pipeline.engine.cross_entropy import Unembedding
 from pipeline.engine.kernels import capped
+from pipeline.engine.streams import Stream
 from pipeline.errors import InputError
 
 
 @contextmanager
 def replaced_unembedding(
-    module: PreTrainedModel, stand_in: Callable[[Tensor], Tensor]
+    module: PreTrainedModel, stand_in: Callable[[Stream], Tensor]
 ) -> Iterator[None]:
     """Let `stand_in` be called in place of the unembedding: exactly once, or an error."""
     head = _matrix(module)
     calls = 0
 
-    def counted(h: Tensor) -> Tensor:
+    def counted(h: Stream) -> Tensor:
         nonlocal calls
         calls += 1
         return stand_in(h)

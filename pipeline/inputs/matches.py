@@ -65,7 +65,7 @@ def _sequence(
     strings: int,
     longest: int,
     turn: int,
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Int[np.ndarray, " position"], ...]:
     drawn = generator.permutation(allowed)
     block = longest + 1
     first, fresh = drawn[: strings * block].reshape(strings, block), drawn[strings * block :]

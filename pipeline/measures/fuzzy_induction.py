@@ -73,11 +73,13 @@ def _requests(made: Input) -> tuple[KeyMap, KeyMap]:
     return KeyMap(made.arrays["successor"]), KeyMap(made.arrays["other"])
 
 
-def _lengths(made: Input) -> np.ndarray:
+def _lengths(made: Input) -> Int[np.ndarray, " point"]:
     return np.arange(1, int(made.attributes["longest"]) + 1)
 
 
-def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
+def _by_length(
+    values: Float[np.ndarray, "*others position"], made: Input
+) -> Float[np.ndarray, "*heads point"]:
     """Means over the probes of each match length; sequence and position may have axes between."""
     by_position = np.moveaxis(values, -3, 0) if values.ndim == 4 else values
     means = []
@@ -88,8 +90,8 @@ def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
 
 
 def slope(
-    x: Int[np.ndarray, " point"], y: Float[np.ndarray, "*others point"]
-) -> Float[np.ndarray, "*others"] | np.floating:
+    x: Int[np.ndarray, " point"], y: Float[np.ndarray, "*heads point"]
+) -> Float[np.ndarray, "*heads"] | np.floating:
     """Of the least-squares line y = a + b x, b."""
     centred = x - x.mean()
     return y @ centred / (centred**2).sum()

@@ -161,7 +161,9 @@ class OrganismAttention(nn.Module):
         attention_mask,
         queries: slice,
         **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[
+        Float[Tensor, "batch query d_model"], Float[Tensor, "batch head query position"] | None
+    ]:
         """The contribution to the residual stream at `queries`, and the weights where they exist.
 
         `position_vectors` is added to what queries and keys are made from, never to values.

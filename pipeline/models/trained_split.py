@@ -45,7 +45,7 @@ def split_told_by_losses(
 
 
 def _losses(
-    folder: Path, tokens: np.ndarray, labels: np.ndarray
+    folder: Path, tokens: Int[np.ndarray, "pair position"], labels: Int[np.ndarray, " pair"]
 ) -> Float[np.ndarray, " pair"] | None:
     """The loss of each pair; None of a checkpoint that cannot be read, or for another table."""
     try:

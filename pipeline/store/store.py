@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from jaxtyping import Int
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.group import GroupMetadata
 
@@ -249,7 +250,7 @@ class Store:
         self,
         name: str,
         digest: str,
-        tokens: np.ndarray,
+        tokens: Int[np.ndarray, "sequence position"],
         extras: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
     ) -> None:
@@ -263,7 +264,7 @@ class Store:
 
     def load_input(
         self, name: str, digest: str
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
         """An input's tokens [sequence, position], its extra arrays and its attributes."""
         content = self.objects.read(_input_key(name, digest))
         if content is None:
