@@ -35,5 +35,5 @@ def offer(page: Path, folder: Path) -> str:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Nobody reads who asked for what."""

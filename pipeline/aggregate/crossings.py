@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 
 Direction = Literal["below", "above"]
 
@@ -64,7 +64,7 @@ def largest_change(series: xr.DataArray) -> Change | None:
 
 def _ordered(
     series: xr.DataArray,
-) -> tuple[Int[np.ndarray, " step"], Float[np.ndarray, " step"]]:
+) -> tuple[Real[np.ndarray, " step"], Float[np.ndarray, " step"]]:
     """Return the steps in ascending order and the values there."""
     if series.dims != ("step",):
         raise ValueError(f"a series over step alone is needed, not one over {series.dims}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.checkpoints.foreign import is_converted, table_facts
@@ -101,7 +101,7 @@ def _array(name: str, spec: ArrayInput) -> Input:
 
 
 def _cut(
-    ids: Int[np.ndarray, " token"], sequences: int, length: int, path: str
+    ids: Integer[np.ndarray, " token"], sequences: int, length: int, path: str
 ) -> Int[np.ndarray, "sequence position"]:
     if len(ids) < sequences * length:
         raise InputError(
