@@ -7,7 +7,7 @@ from prefect.states import Completed, Failed
 
 from flows.analyze import analyze
 from pipeline.analysis.outdated import outdated
-from pipeline.analysis.plan import examine
+from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
 
@@ -30,7 +30,7 @@ def reanalyze(analyses: list[str]) -> State:
 @task(name="compare", task_run_name="{config}", cache_policy=NO_CACHE)
 def _changed(config: str, analysis: Analysis) -> dict[str, str]:
     """Which measures differ from the rows in the store, and in what."""
-    found = outdated(examine(analysis, survey(analysis)))
+    found = outdated(resolve(analysis, survey(analysis)))
     for name, difference in found.items():
         get_run_logger().info("%s: %s", name, difference)
     return found

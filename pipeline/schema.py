@@ -61,14 +61,14 @@ class Variable:
     """One array of a measure, as it is stored, documented and queried.
 
     `dims` name entries of `DIMENSIONS` and begin with "step"; `definition` is one sentence;
-    `reference` names the paper (or code) whose quantity it is.
+    `references` names the paper (or code) whose quantity it is, as the CF attribute does.
     """
 
     name: str
     dims: tuple[str, ...]
     unit: str
     definition: str
-    reference: str = ""
+    references: str = ""
     dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
 
     def __post_init__(self) -> None:

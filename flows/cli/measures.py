@@ -98,7 +98,7 @@ def _section(measure: dict[str, Any]) -> Iterator[str]:
     yield "| variable | dimensions | unit | meaning |"
     yield "| --- | --- | --- | --- |"
     for variable in measure["variables"]:
-        source = f" ({variable['reference']})" if variable["reference"] else ""
+        source = f" ({variable['references']})" if variable["references"] else ""
         meaning = f"{variable['definition']}{source}".replace("|", "\\|")
         dims = ", ".join(variable["dims"])
         yield f"| `{variable['name']}` | {dims} | {variable['unit']} | {meaning} |"

@@ -46,8 +46,8 @@ def verify(
 def gc(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
     older_than: Annotated[float, typer.Option(metavar="HOURS", help="Leave younger ones.")] = 24.0,
-    keep_classes: Annotated[
-        bool, typer.Option("--keep-classes", help="Keep rows of other parameters and inputs.")
+    keep_variants: Annotated[
+        bool, typer.Option("--keep-variants", help="Keep rows of other parameters and inputs.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
@@ -56,13 +56,13 @@ def gc(
     from pipeline.store import Store
     from pipeline.store.reclaim import reclaim
 
-    done = reclaim(Store(uri), older_than * 3600, keep_classes, dry_run)
+    done = reclaim(Store(uri), older_than * 3600, keep_variants, dry_run)
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
     verb = "would remove" if dry_run else "removed"
     typer.echo(
-        f"{verb} {done.rows} rows and {done.classes} classes: {done.objects} objects, "
+        f"{verb} {done.rows} rows and {done.variants} variants: {done.objects} objects, "
         f"{done.bytes / 1e6:.1f} MB"
     )
 

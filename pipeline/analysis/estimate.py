@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.filesize import decimal
 
-from pipeline.analysis.plan import Group, Prepared, examine
+from pipeline.analysis.plan import Group, Prepared, resolve
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.contents import weight_parts
@@ -72,7 +72,7 @@ class Estimate:
 def dry_run(analysis: Analysis) -> Estimate:
     """Estimate an analysis. Raises InputError for all that the analysis itself would refuse."""
     surveyed = survey(analysis)
-    prepared = examine(analysis, surveyed)
+    prepared = resolve(analysis, surveyed)
     count = len(prepared.checkpoints)
     read = sum(_weight_bytes(prepared))
     facts = next(iter(prepared.settings.values())).model

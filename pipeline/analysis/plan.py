@@ -28,7 +28,7 @@ from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
 from pipeline.models.loading import ModelFacts, facts_of
 from pipeline.store import Store
-from pipeline.store.fingerprint import fingerprint, fingerprint_class
+from pipeline.store.fingerprint import fingerprint, variant_id
 from pipeline.store.layout import Template, check_half
 from pipeline.store.markers import Commit, latest
 
@@ -89,7 +89,7 @@ class Plan:
     """The cells that are missing from the store, and what their rows are fingerprinted with."""
 
     cells: tuple[Cell, ...]
-    classes: Mapping[str, str]
+    variants: Mapping[str, str]
     references: Mapping[str, Reference]
     complete: int
 
@@ -147,7 +147,7 @@ class Prepared:
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
-    prepared = examine(analysis, surveyed)
+    prepared = resolve(analysis, surveyed)
     store = prepared.job.store
     store.create_or_open(
         {"checkpoints": analysis.checkpoints, "architecture": prepared.architecture}
@@ -158,7 +158,7 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     return prepared
 
 
-def examine(analysis: Analysis, surveyed: Survey) -> Prepared:
+def resolve(analysis: Analysis, surveyed: Survey) -> Prepared:
     """All that can be found out about an analysis before anything is written."""
     checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
     shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
@@ -217,39 +217,40 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
         for group in job.groups
         if not group.measure.reference_from or group.name in references
     ]
-    classes = {group.name: class_of(job, group, references.get(group.name)) for group in groups}
+    variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
     rows: dict[int, dict[str, int]] = {checkpoint.step: {} for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in rows}
-    job.store.prepare(
-        _template(prepared, group, classes[group.name], references) for group in groups
+    job.store.require_groups(
+        _template(prepared, group, variants[group.name], references) for group in groups
     )
     for group in groups:
-        name, class_ = group.name, classes[group.name]
-        done = latest(job.store.commits(name), class_)
+        name, variant = group.name, variants[group.name]
+        done = latest(job.store.commits(name), variant)
         wanted = prepared.checkpoints_of(group)
-        missing = [c.step for c in wanted if not _is_done(c, class_, done)]
-        for step, row in zip(missing, job.store.reserve(name, class_, len(missing)), strict=True):
+        missing = [c.step for c in wanted if not _is_done(c, variant, done)]
+        for step, row in zip(missing, job.store.reserve(name, variant, len(missing)), strict=True):
             rows[step][name] = row
             if step in done:
                 committed[step][name] = done[step].fingerprint
-        job.store.set_current(name, class_)
+        job.store.set_current(name, variant)
     # Without the listed files: a worker asks for those that are there when it begins to fetch.
     cells = tuple(
         Cell(replace(checkpoint, files=None), rows[checkpoint.step], committed[checkpoint.step])
         for checkpoint in prepared.checkpoints
         if rows[checkpoint.step]
     )
-    return Plan(cells, classes, dict(references), len(prepared.checkpoints) - len(cells))
+    return Plan(cells, variants, dict(references), len(prepared.checkpoints) - len(cells))
 
 
-def class_of(job: Job, group: Group, reference: Reference | None) -> str:
+def variant_of(job: Job, group: Group, reference: Reference | None) -> str:
     """The fingerprint of everything but the weights that determines a group's rows."""
-    return fingerprint_class(**fingerprint_parts(job, group), reference=reference)
+    # The part is called `reference` in every store: another name would compute all rows again.
+    return variant_id(**fingerprint_parts(job, group), reference=reference)
 
 
 def reference_key(job: Job, group: Group, weights_digest: str) -> str:
     """Under which a reference is stored: all that determines its value."""
-    return fingerprint(fingerprint_class(**fingerprint_parts(job, group)), weights_digest)
+    return fingerprint(variant_id(**fingerprint_parts(job, group)), weights_digest)
 
 
 def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
@@ -332,7 +333,7 @@ def _inputs(
 
 
 def _template(
-    prepared: Prepared, group: Group, class_: str, references: Mapping[str, Reference]
+    prepared: Prepared, group: Group, variant: str, references: Mapping[str, Reference]
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
@@ -342,7 +343,7 @@ def _template(
         "version": measure.version,
         "parameters": measure.model_dump(mode="json"),
         "input": setting.own_input.description() if setting.own_input else None,
-        "reference": references.get(group.name),
+        "reference_values": references.get(group.name),
         "undefined": apply.why_undefined(measure, setting),
         "computed_in": {
             "dtype": measure.computed_in(setting, workers.dtype),
@@ -352,7 +353,7 @@ def _template(
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)
-    return Template(group.name, class_, measure.variables, coordinates, attributes, half)
+    return Template(group.name, variant, measure.variables, coordinates, attributes, half)
 
 
 def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
@@ -377,11 +378,11 @@ def load_input(store: Store, name: str, digest: str) -> Input:
     return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
-def _is_done(checkpoint: Checkpoint, class_: str, done: Mapping[int, Commit]) -> bool:
+def _is_done(checkpoint: Checkpoint, variant: str, done: Mapping[int, Commit]) -> bool:
     """Whether the store's row for this step and class is of these very weights."""
     commit = done.get(checkpoint.step)
     return (
         commit is not None
         and checkpoint.digest is not None
-        and commit.fingerprint == fingerprint(class_, checkpoint.digest)
+        and commit.fingerprint == fingerprint(variant, checkpoint.digest)
     )

@@ -193,7 +193,7 @@ class Worker:
             self._groups[name]
             for name in self._groups
             if name in cell.rows
-            and cell.committed.get(name) != fingerprint(plan.classes[name], digest)
+            and cell.committed.get(name) != fingerprint(plan.variants[name], digest)
         ]
 
     def _commit_in_memory(
@@ -266,11 +266,15 @@ class Worker:
         identity = Row(
             step=checkpoint.step,
             row=row,
-            fingerprint=fingerprint(plan.classes[group.name], str(checkpoint.digest)),
+            fingerprint=fingerprint(plan.variants[group.name], str(checkpoint.digest)),
             digest=str(checkpoint.digest),
             uri=checkpoint.uri,
             tokens_seen=checkpoint.tokens_seen,
-            details={**fingerprint_parts(self.job, group), "reference": reference, **deviation},
+            details={
+                **fingerprint_parts(self.job, group),
+                "reference_values": reference,
+                **deviation,
+            },
         )
         if wrong := self._not_finite(group, values, context):
             commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)

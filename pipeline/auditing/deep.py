@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
 from pipeline.auditing.sketches import Sketch, sketch_of
-from pipeline.auditing.trend import Finding, distances_between, off_trend
+from pipeline.auditing.trend import Outlier, distances_between, off_trend
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import QuantisedError
@@ -18,7 +18,7 @@ from pipeline.errors import CheckpointError
 
 Progress = Callable[[int, int, str], None]
 
-Findings = Sequence[Finding]
+Outliers = Sequence[Outlier]
 
 _COPIES = ("byte-identical", "final-weights", "foreign-shard")
 
@@ -91,8 +91,8 @@ def _with_trend(faults: Sequence[Fault], sketches: Mapping[int, Sketch]) -> list
     if not moving:
         return list(faults)
     points = {part: np.stack([s.parts[part] for s in usable.values()]) for part in moving}
-    in_parts = {part: _findings(list(usable), kept) for part, kept in points.items()}
-    in_all = _findings(list(usable), np.concatenate(list(points.values()), axis=1))
+    in_parts = {part: _outliers(list(usable), kept) for part, kept in points.items()}
+    in_all = _outliers(list(usable), np.concatenate(list(points.values()), axis=1))
     kept = [f for f in faults if f.kind not in _COPIES or f.step not in _cleared(in_all, in_parts)]
     known = {f.step for f in kept if f.kind in _COPIES}
     shown = _faults_of(in_all, in_parts, last=max(sketches))
@@ -121,51 +121,51 @@ def _moving_parts(sketches: Mapping[int, Sketch]) -> list[str]:
     ]
 
 
-def _findings(
+def _outliers(
     steps: Sequence[int], points: Float[np.ndarray, "checkpoint element"]
-) -> list[Finding]:
+) -> list[Outlier]:
     norms = np.linalg.norm(points.astype(np.float64), axis=1)
     return off_trend(steps, distances_between(points), norms.tolist())
 
 
-def _cleared(in_all: Findings, in_parts: Mapping[str, Findings]) -> set[int]:
+def _cleared(in_all: Outliers, in_parts: Mapping[str, Outliers]) -> set[int]:
     """Steps whose weights are found elsewhere too, and are right where they are."""
-    findings = [*in_all, *(finding for found in in_parts.values() for finding in found)]
-    originals = {finding.of for finding in findings if finding.of is not None}
-    return originals - {finding.step for finding in findings}
+    outliers = [*in_all, *(outlier for found in in_parts.values() for outlier in found)]
+    originals = {outlier.of for outlier in outliers if outlier.of is not None}
+    return originals - {outlier.step for outlier in outliers}
 
 
-def _faults_of(in_all: Findings, in_parts: Mapping[str, Findings], last: int) -> list[Fault]:
+def _faults_of(in_all: Outliers, in_parts: Mapping[str, Outliers], last: int) -> list[Fault]:
     """A step that is another one as a whole, or wrong in most of its files, is wrong.
 
     In fewer of them, these are foreign. (Of two files one is foreign, of one none.)
     """
-    whole = {finding.step: finding for finding in in_all}
-    wrong: dict[int, dict[str, Finding]] = defaultdict(dict)
-    for part, findings in in_parts.items():
-        for finding in findings:
-            wrong[finding.step][part] = finding
+    whole = {outlier.step: outlier for outlier in in_all}
+    wrong: dict[int, dict[str, Outlier]] = defaultdict(dict)
+    for part, outliers in in_parts.items():
+        for outlier in outliers:
+            wrong[outlier.step][part] = outlier
     faults = []
     for step in sorted(whole.keys() | wrong.keys()):
         found = whole.get(step)
         if found and (found.kind == "near" or len(wrong[step]) > len(in_parts) / 2):
             faults.append(_whole(found, last))
         else:
-            faults += [_foreign(part, finding) for part, finding in wrong[step].items()]
+            faults += [_foreign(part, outlier) for part, outlier in wrong[step].items()]
     return faults
 
 
-def _whole(finding: Finding, last: int) -> Fault:
-    if finding.kind == "start":
+def _whole(outlier: Outlier, last: int) -> Fault:
+    if outlier.kind == "start":
         detail = "as far from the next step as weights of another seed, which then move little"
-        return Fault(finding.step, "unrelated-start", detail)
-    if finding.kind == "off":
+        return Fault(outlier.step, "unrelated-start", detail)
+    if outlier.kind == "off":
         detail = "far from the steps before and after it, which are near each other"
-        return Fault(finding.step, "off-trend", detail)
-    kind = "final-weights" if finding.of == last else "near-duplicate"
-    return Fault(finding.step, kind, f"the weights of step {finding.of}, nearly")
+        return Fault(outlier.step, "off-trend", detail)
+    kind = "final-weights" if outlier.of == last else "near-duplicate"
+    return Fault(outlier.step, kind, f"the weights of step {outlier.of}, nearly")
 
 
-def _foreign(part: str, finding: Finding) -> Fault:
-    of = "elsewhere" if finding.of is None else f"step {finding.of}"
-    return Fault(finding.step, "foreign-shard", f"{part} holds weights of {of}")
+def _foreign(part: str, outlier: Outlier) -> Fault:
+    of = "elsewhere" if outlier.of is None else f"step {outlier.of}"
+    return Fault(outlier.step, "foreign-shard", f"{part} holds weights of {of}")

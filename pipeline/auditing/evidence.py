@@ -48,7 +48,7 @@ def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """The evidence of each checkpoint, in order."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         evidence = list(threads.map(lambda one: _of(place, one.name.step, one.folder), found))
-    return _identified_on_disk(evidence) if place.WRITTEN_BY_THE == "byte" else evidence
+    return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
 
 
 def _of(place: Place, step: int, folder: Folder) -> Evidence:

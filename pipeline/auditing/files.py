@@ -65,7 +65,7 @@ def file_faults(
 
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
     """Elsewhere a file is taken to have the header of another one of its name and size."""
-    if place.WRITTEN_BY_THE == "byte":
+    if place.ATOMIC_UNIT == "byte":
         return _look(place, one, part)
     key = part.name, part.size
     if key not in seen:
@@ -96,7 +96,7 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
     """Reads parts of a file, its beginning once and for all where that costs a request."""
     read = partial(place.read, one.folder.uri, part.name)
-    if place.WRITTEN_BY_THE == "byte" or part.identity is None:
+    if place.ATOMIC_UNIT == "byte" or part.identity is None:
         return read
     beginning = recall("beginnings", part.identity)
     if beginning is None:

@@ -28,7 +28,7 @@ _WINDOW = 5  # gaps to either side that make the pace at a place
 
 
 @dataclass(frozen=True)
-class Finding:
+class Outlier:
     """One step that does not belong: of: the step whose weights it has, None if it is none's.
 
     kind: "near", "off" or "start".
@@ -39,7 +39,7 @@ class Finding:
     of: int | None = None
 
 
-def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Finding]:
+def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
     """The steps that do not belong to the run, of checkpoints at ascending `steps`.
 
     norms: those of the checkpoints, on the scale of the distances.
@@ -63,7 +63,7 @@ def distances_between(points: Float[np.ndarray, "checkpoint element"]) -> Distan
     return distances
 
 
-def _near(steps: Sequence[int], distances: Distances) -> list[Finding]:
+def _near(steps: Sequence[int], distances: Distances) -> list[Outlier]:
     """Steps that have the weights of another one; the one that is most out of its place first."""
     kept, found = list(range(len(steps))), []
     while pairs := _near_pairs(steps, distances, kept):
@@ -77,7 +77,7 @@ def _near(steps: Sequence[int], distances: Distances) -> list[Finding]:
         sure = ways[other] < SURE * ways[worst]
         wrong = [(worst, other)] if sure else [(worst, other), (other, worst)]
         wrong = [(i, of) for i, of in wrong if sure or i != len(steps) - 1]
-        found += [Finding(steps[i], "near", steps[of]) for i, of in wrong]
+        found += [Outlier(steps[i], "near", steps[of]) for i, of in wrong]
         kept = [i for i in kept if i not in {i for i, _ in wrong}]
     return found
 
@@ -117,7 +117,7 @@ def _pace(distances: Distances) -> list[float]:
     ]
 
 
-def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) -> list[Finding]:
+def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) -> list[Outlier]:
     """Checkpoints that are far from both neighbours, which are near each other; the worst first."""
     kept, found = list(kept), []
     while len(kept) >= 3:
@@ -134,12 +134,12 @@ def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) ->
         nearest = min(kept, key=lambda other: distances[worst, other])
         is_copy = distances[worst, nearest] < COPY * apart
         found.append(
-            Finding(steps[worst], "near" if is_copy else "off", steps[nearest] if is_copy else None)
+            Outlier(steps[worst], "near" if is_copy else "off", steps[nearest] if is_copy else None)
         )
     return found
 
 
-def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Finding]:
+def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
     """Step 0, if it is as far from the next one as independent weights are, and the run is slow.
 
     d(0, next) >= UNRELATED sqrt(|W_0|^2 + |W_next|^2), and >= JUMP times each of the next three
@@ -153,4 +153,4 @@ def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -
         for a, b in pairwise(range(1, min(len(steps), 5)))
     )
     independent = UNRELATED * float(np.hypot(norms[0], norms[1]))
-    return [Finding(0, "start")] if slow and gap >= independent else []
+    return [Outlier(0, "start")] if slow and gap >= independent else []

@@ -64,9 +64,9 @@ class Copies:
         try:
             yield copy
         except CheckpointError as error:  # of whatever kind: callers tell them apart
-            raise type(error)(copy.in_its_words(str(error))) from error
+            raise type(error)(copy.restated(str(error))) from error
         except (InputError, FileNotFoundError) as error:
-            raise CheckpointError(copy.in_its_words(str(error))) from error
+            raise CheckpointError(copy.restated(str(error))) from error
         finally:
             copy.release()
 
@@ -156,7 +156,7 @@ class Local:
             "analyse it again when nothing writes to it"
         )
 
-    def in_its_words(self, message: str) -> str:
+    def restated(self, message: str) -> str:
         """A message about its files; or that they are no longer there."""
         return message if self.folder.is_dir() else _gone(self._checkpoint.uri)
 
@@ -219,7 +219,7 @@ class Fetched:
         """What `reader` makes of the folder."""
         return reader(self.folder)
 
-    def in_its_words(self, message: str) -> str:
+    def restated(self, message: str) -> str:
         """A message about the copy, as one about the checkpoint: only that place is known."""
         return message.replace(str(self._folder), self._checkpoint.uri)
 

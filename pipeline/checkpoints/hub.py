@@ -24,10 +24,10 @@ from pipeline.checkpoints.hub_api import (
 )
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.stored import Entry, Files, Folder, PlaceContents, StoredFile, Unit
+from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
 from pipeline.errors import DamagedError, InputError
 
-WRITTEN_BY_THE: Unit = "commit"
+ATOMIC_UNIT: AtomicUnit = "commit"
 _GIT = "git "  # how the identity of a file begins that is a git object
 
 

@@ -10,17 +10,17 @@ from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pickled import step_in_name
 from pipeline.checkpoints.stored import (
+    AtomicUnit,
     Entry,
     Files,
     Folder,
     PlaceContents,
     StoredFile,
-    Unit,
     known_sha256,
 )
 from pipeline.errors import InputError
 
-WRITTEN_BY_THE: Unit = "byte"
+ATOMIC_UNIT: AtomicUnit = "byte"
 WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
 
 

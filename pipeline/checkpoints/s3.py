@@ -23,18 +23,18 @@ from fsspec.asyn import sync
 
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import (
+    AtomicUnit,
     Entry,
     Files,
     Folder,
     PlaceContents,
     StoredFile,
-    Unit,
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.retrying import persistently, spoken_of, status_of
 
-WRITTEN_BY_THE: Unit = "file"
+ATOMIC_UNIT: AtomicUnit = "file"
 _STREAMS = 4  # parts of one large file that are fetched side by side
 _PART = 32 * 2**20  # bytes
 _ADVICE = ": the bytes were changed there or on their way, upload the file again"

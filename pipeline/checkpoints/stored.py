@@ -27,7 +27,7 @@ class StoredFile:
 # The files directly in one folder, by name.
 Files = Mapping[str, StoredFile]
 
-Unit = Literal["byte", "file", "commit"]
+AtomicUnit = Literal["byte", "file", "commit"]
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class PlaceContents:
 class Place(Protocol):
     """A kind of place. The modules `local`, `s3` and `hub` are one each.
 
-    WRITTEN_BY_THE: what appears here whole or not at all, while a run is being written.
+    ATOMIC_UNIT: the unit that appears here whole or not at all while a run is written.
     """
 
-    WRITTEN_BY_THE: Unit
+    ATOMIC_UNIT: AtomicUnit
 
     def contents(self, uri: str) -> PlaceContents:
         """All that lies at the place of the run at `uri`. Raises InputError."""

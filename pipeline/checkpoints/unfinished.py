@@ -34,7 +34,7 @@ _TRAINER_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_stat
 
 def unfinished_trainer_save(place: Place, folder: Folder) -> str:
     """Why the first rule says that `folder` is not finished, "" where it does not."""
-    if place.WRITTEN_BY_THE == "commit" or not folder.name.startswith("checkpoint-"):
+    if place.ATOMIC_UNIT == "commit" or not folder.name.startswith("checkpoint-"):
         return ""
     if "trainer_state.json" in folder.files:
         return ""
@@ -53,9 +53,9 @@ def unfinished_trainer_save(place: Place, folder: Folder) -> str:
 
 def unfinished_latest(place: Place, folder: Folder) -> str:
     """Why the second rule says that `folder`, of the latest step, is not finished; or ""."""
-    if place.WRITTEN_BY_THE == "commit":
+    if place.ATOMIC_UNIT == "commit":
         return ""
-    lacks = lack(place, folder, by_listing=place.WRITTEN_BY_THE == "file")
+    lacks = lack(place, folder, by_listing=place.ATOMIC_UNIT == "file")
     if not lacks or (age := unchanged_for(place, folder)) >= SETTLED_AFTER:
         return ""
     return f"{lacks}; changed {age:.0f} s ago" if place.is_growing(folder) else ""

@@ -45,10 +45,10 @@ def key_frequencies(group: xr.Dataset) -> list[int]:
 
     Empty where none are stored, and where these losses are undefined for the operation.
     """
-    reference = group.attrs.get("reference")
-    if not isinstance(reference, dict) or is_undefined(group, "restricted_loss"):
+    values = group.attrs.get("reference_values")
+    if not isinstance(values, dict) or is_undefined(group, "restricted_loss"):
         return []
-    return list(reference.get("key_frequencies") or [])
+    return list(values.get("key_frequencies") or [])
 
 
 def _solved(loss: xr.DataArray, did: str, step: int | None) -> str:

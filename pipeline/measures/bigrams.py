@@ -94,7 +94,9 @@ class Bigrams(Measure):
         tokens = torch.from_numpy(record.input.tokens)
         last, following = tokens[:, :-1][counted], tokens[:, 1:][counted]
         stream = record.hidden_states[model.n_layers][:, :-1][counted]
-        table = Table.of(torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing)
+        table = BigramTable.of(
+            torch.from_numpy(corpus.input.tokens), len(model.W_E), self.smoothing
+        )
         lens, W_E = Lens.of(model, context.weights), model.W_E * model.embedding_factor
         sums = np.zeros(5)
         for part in torch.arange(len(last)).split(_TOKENS_AT_A_TIME):
@@ -115,7 +117,7 @@ class Bigrams(Measure):
 
 
 @dataclass(frozen=True)
-class Table:
+class BigramTable:
     """How often pairs of tokens follow each other, smoothed towards how often tokens are.
 
     following, count: those of all pairs, by first token; that of x begins at begins[x].
@@ -130,7 +132,7 @@ class Table:
     @classmethod
     def of(
         cls, tokens: Int[Tensor, "sequence position"], vocabulary: int, smoothing: float
-    ) -> "Table":
+    ) -> "BigramTable":
         """Counted in sequences, not across their ends."""
         unigrams = torch.bincount(tokens.flatten(), minlength=vocabulary) + 1.0
         pairs = (tokens[:, :-1] * vocabulary + tokens[:, 1:]).flatten()

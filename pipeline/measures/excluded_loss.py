@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
+from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
@@ -55,10 +55,10 @@ class ExcludedLoss(TableMeasure):
     needs_waves = tuple(variable.name for variable in variables)
 
     def reference(self, context: Context) -> Reference:
-        return key_frequencies(Table.of(context.record), context.weights, self.key_share)
+        return key_frequencies(PairTable.of(context.record), context.weights, self.key_share)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         frequencies = range(1, fourier.n_frequencies(table.p) + 1)
         if not table.has_waves:
             undefined = {variable.name: np.array(np.nan) for variable in self.variables}
@@ -71,14 +71,14 @@ class ExcludedLoss(TableMeasure):
         return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-def _without_keys(table: Table, keys: list[int] | None) -> Float[Tensor, ""]:
+def _without_keys(table: PairTable, keys: list[int] | None) -> Float[Tensor, ""]:
     if keys is None:
         return torch.tensor(torch.nan, dtype=torch.float64)
     return table.train_loss_without(fourier.projected(table.by_answer, keys))
 
 
 def train_losses_without(
-    table: Table, waves: Float[Tensor, "frequency answer residue"]
+    table: PairTable, waves: Float[Tensor, "frequency answer residue"]
 ) -> Float[Tensor, " frequency"]:
     """The mean train loss with each of several functions of the answer taken off the logits.
 
@@ -99,7 +99,7 @@ def train_losses_without(
 
 
 def _train_margins(
-    table: Table,
+    table: PairTable,
 ) -> tuple[Float[Tensor, "answer pair residue"], Bool[Tensor, "answer pair"]]:
     """l_c - l_answer of the train pairs, grouped by answer; which places of a group are filled.
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
+from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
 
@@ -49,7 +49,7 @@ class KeyFrequencies(TableMeasure):
     needs_waves = ("by_neuron_logit", "by_embedding", "by_clusters")
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         acting = residue_weights(context.weights)
         rules = key_frequencies(table, context.weights, self.key_share)
         count = fourier.n_frequencies(table.p)

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table, TableMeasure
+from pipeline.measures.modular.table import PairTable, TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"
@@ -36,7 +36,7 @@ class LogitWaves(TableMeasure):
     needs_waves = tuple(variable.name for variable in variables)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         if not table.has_waves:
             nan = np.full(fourier.n_frequencies(table.p), np.nan)
             return {variable.name: nan for variable in self.variables}

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table, TableMeasure, defined_keys, main_key_frequencies
+from pipeline.measures.modular.table import (
+    PairTable,
+    TableMeasure,
+    defined_keys,
+    main_key_frequencies,
+)
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
 
@@ -78,7 +83,7 @@ class ModularAddition(TableMeasure):
         return main_key_frequencies(context.input, context.weights, self.key_share)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         acting = residue_weights(context.weights)
         loss = fourier.cross_entropy(table.logits, table.answers)
         values = {
@@ -92,7 +97,7 @@ class ModularAddition(TableMeasure):
         return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-def _wave_measures(table: Table, keys: list[int] | None) -> dict[str, Float[Tensor, ""]]:
+def _wave_measures(table: PairTable, keys: list[int] | None) -> dict[str, Float[Tensor, ""]]:
     """What is defined by waves in the answer."""
     names = ModularAddition.needs_waves
     if not table.has_waves or keys is None:

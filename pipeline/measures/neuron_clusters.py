@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.measures.base import Context
-from pipeline.measures.modular.table import Table, TableMeasure
+from pipeline.measures.modular.table import PairTable, TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
@@ -57,7 +57,7 @@ class NeuronClusters(TableMeasure):
     rank_share: float = Field(0.95, gt=0, le=1)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         waves, neurons = table.neuron_waves, table.neurons
         clusters = waves.members
         size, (rank, top_nine) = clusters.sum(dim=1).double(), self._ranks(neurons, clusters)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table, TableMeasure, key_frequencies
+from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
 from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
 from pipeline.schema import Variable
@@ -66,10 +66,10 @@ class RestrictedLoss(TableMeasure):
     needs_waves = tuple(variable.name for variable in variables)
 
     def reference(self, context: Context) -> Reference:
-        return key_frequencies(Table.of(context.record), context.weights, self.key_share)
+        return key_frequencies(PairTable.of(context.record), context.weights, self.key_share)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        table = Table.of(context.record)
+        table = PairTable.of(context.record)
         values = {variable.name: np.array(np.nan) for variable in self.variables}
         if not table.has_waves:
             return values
@@ -81,7 +81,7 @@ class RestrictedLoss(TableMeasure):
         return values
 
 
-def _by_main_keys(table: Table, weights: Weights, keys: list[int]) -> dict[str, np.ndarray]:
+def _by_main_keys(table: PairTable, weights: Weights, keys: list[int]) -> dict[str, np.ndarray]:
     """The variants with the key frequencies of W_L."""
     mean, waves = table.mean_logits, fourier.projected(table.by_answer, keys)
     at_logits, bare = table.loss_by_answer(waves + mean), table.loss_by_answer(waves)
@@ -97,13 +97,13 @@ def _by_main_keys(table: Table, weights: Weights, keys: list[int]) -> dict[str, 
     return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-def _with_keys(table: Table, keys: list[int]) -> Float[Tensor, ""]:
+def _with_keys(table: PairTable, keys: list[int]) -> Float[Tensor, ""]:
     restricted = fourier.projected(table.by_answer, keys) + table.mean_logits
     return table.loss_by_answer(restricted).mean()
 
 
 def _through_neurons(
-    table: Table, weights: Weights, keys: list[int]
+    table: PairTable, weights: Weights, keys: list[int]
 ) -> Float[Tensor, "answer residue"]:
     """The neurons' waves in the answer as logits, by the MLP's own path."""
     W_L = residue_weights(weights).W_L.to(table.neurons.device)

@@ -21,7 +21,7 @@ def _described(name: str, group: xr.Dataset) -> dict[str, Any]:
         "name": name,
         "version": about["version"],
         "default_input": (about["input"] or {}).get("name"),
-        "reference_from": "last" if about["reference"] else None,
+        "reference_from": "last" if about["reference_values"] else None,
         "definition": about["definition"],
         "cost": None,
         "parameters": about["parameters"],
@@ -31,7 +31,7 @@ def _described(name: str, group: xr.Dataset) -> dict[str, Any]:
                 "dims": list(values.dims),
                 "unit": values.attrs["unit"],
                 "definition": values.attrs["definition"],
-                "reference": values.attrs.get("reference", ""),
+                "references": values.attrs.get("references", ""),
                 "dtype": str(values.dtype),
             }
             for variable, values in group.data_vars.items()

@@ -18,7 +18,7 @@ from xarray.core import indexing
 from pipeline.errors import InputError, suggestion
 from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
 from pipeline.store import Store
-from pipeline.store.layout import DESCRIBED, ROW_ARRAYS
+from pipeline.store.layout import ROW_ARRAYS, group_attributes, variable_attributes
 from pipeline.store.lazy import Form, StoredArray, described
 from pipeline.store.markers import Commit, shown
 from pipeline.store.rows import ROWS
@@ -34,19 +34,19 @@ _TOGETHER = 2**22  # numbers of one Dask chunk of rows
 
 def open_run(
     uri: str | Path | Store,
-    classes: Mapping[str, str] | None = None,
+    variants: Mapping[str, str] | None = None,
     chunks: Mapping[str, int] | Literal["stored"] | None = None,
 ) -> xr.DataTree:
     """The committed rows of a store, lazily: a group per measure, in order of step.
 
     Each group has the coordinates step, tokens_seen (NaN where unknown), uri and digest (of the
-    weights) along "step", and shows one fingerprint class: its current one, or the one that
-    `classes` names. A group without a committed row is left out. So are the rows of checkpoints
+    weights) along "step", and shows one fingerprint variant: its current one, or the one that
+    `variants` names. A group without a committed row is left out. So are the rows of checkpoints
     that an audit found to be others than they seem: `attrs["masked"]` of the tree has their steps
     and the reasons. `attrs["not_finite"]` has the steps with numbers that are NaN or infinite
     because the model's are, and names the variables; other NaN is undefined by definition.
     Variables carry `unit`,
-    `definition` and `reference`; groups carry what the measure was computed with.
+    `definition` and `references`; groups carry what the measure was computed with.
 
     What was opened does not change: rows that are written later appear when it is opened again.
     chunks: sizes of Dask arrays, or "stored" for those in which the numbers are stored (shards of
@@ -57,12 +57,12 @@ def open_run(
     catalogue, trajectories = store.catalogue(), published(store)
     datasets: dict[str, xr.Dataset] = {}
     for name, group in catalogue.groups.items():
-        class_ = (classes or {}).get(name) or str(group.attrs["current"])
-        rows = shown((c for c in commits if c.group == name), class_, catalogue.masked)
+        variant = (variants or {}).get(name) or str(group.attrs["current"])
+        rows = shown((c for c in commits if c.group == name), variant, catalogue.masked)
         if rows:
             ready = trajectories.get(name)
-            ready = ready if ready and ready.holds(class_, rows) else None
-            datasets[name] = _dataset(store.uri, f"{name}/{class_}", group[class_], rows, ready)
+            ready = ready if ready and ready.holds(variant, rows) else None
+            datasets[name] = _dataset(store.uri, f"{name}/{variant}", group[variant], rows, ready)
     if chunks is not None:
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
@@ -136,7 +136,7 @@ def _dataset(
         return xr.Variable(
             dims,
             data if prod(shape) > _KEPT else indexing.MemoryCachedArray(data),
-            {key: about[key] for key in DESCRIBED if key in about},
+            variable_attributes(about),
             {"preferred_chunks": dict(zip(dims, together, strict=True))},
         )
 
@@ -151,7 +151,7 @@ def _dataset(
     }
     coordinates["step"] = np.array([commit.step for commit in rows])
     coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
-    return xr.Dataset(variables, coordinates, template["attributes"])
+    return xr.Dataset(variables, coordinates, group_attributes(template))
 
 
 def _chunked(

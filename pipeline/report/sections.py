@@ -298,7 +298,7 @@ def _definition(values: xr.DataArray) -> str:
 
 
 def _sources(shown: list[xr.DataArray]) -> str:
-    sources = dict.fromkeys(str(one.attrs.get("reference", "")) for one in shown)
+    sources = dict.fromkeys(str(one.attrs.get("references", "")) for one in shown)
     named = [source for source in sources if source]
     return f" ({'; '.join(named)}.)" if named else ""
 

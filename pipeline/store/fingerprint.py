@@ -1,8 +1,8 @@
 """What makes a stored number valid: a digest of everything that it follows from.
 
-A fingerprint has two parts, `<class>-<weights>`. The class covers all but the weights (input,
+A fingerprint has two parts, `<variant>-<weights>`. The variant covers all but the weights (input,
 measure, version, parameters, engine, reference value, dtype, device type, ...), so that rows of
-one class may stand in one array, and the names of the markers alone tell what is done.
+one variant may stand in one array, and the names of the markers alone tell what is done.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-CLASS_LENGTH = 16
+VARIANT_LENGTH = 16
 WEIGHTS_LENGTH = 16
 
 
@@ -36,16 +36,16 @@ def plain_json(value: Any) -> Any:
     return json.loads(canonical_json(value))
 
 
-def fingerprint_class(**parts: Any) -> str:
+def variant_id(**parts: Any) -> str:
     """16 hex digits of everything in the fingerprint but the weights."""
-    return digest_of(parts)[:CLASS_LENGTH]
+    return digest_of(parts)[:VARIANT_LENGTH]
 
 
-def fingerprint(class_: str, weights_digest: str) -> str:
-    """`<class>-<weights>`: what one row of a measure follows from."""
+def fingerprint(variant: str, weights_digest: str) -> str:
+    """`<variant>-<weights>`: what one row of a measure follows from."""
     if not re.fullmatch(r"[0-9a-f]{16,}", weights_digest):
         raise ValueError(f"weights digest {weights_digest!r} is not a hex digest")
-    return f"{class_}-{weights_digest[:WEIGHTS_LENGTH]}"
+    return f"{variant}-{weights_digest[:WEIGHTS_LENGTH]}"
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,6 @@ ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
     "uri": (str, ""),
     "digest": (str, ""),
 }
-DESCRIBED = ("unit", "definition", "reference", "stored_as")  # attributes of variables
 
 # Half a unit in the last of float16's 11 bits. What a row lost by it stands in its marker.
 HALF = "float16: rounded by at most 0.002 below 8, 0.004 below 16, 0.0005 of the value above"
@@ -38,16 +37,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Template:
-    """The arrays of one group (one measure on one input) for one fingerprint class.
+    """The arrays of one group (one measure on one input) for one fingerprint variant.
 
     coordinates: a 1-D array of integers or strings for every dimension but "step".
     attributes: JSON (definition, version, parameters, the input's name and digest, ...).
     half: the float32 variables that are stored as float16, in half of the space (see `HALF`); part
-    of what a class is, so name them in its fingerprint. They are read as float32 again.
+    of what a variant is, so name them in its fingerprint. They are read as float32 again.
     """
 
     group: str
-    class_: str
+    variant: str
     variables: tuple[Variable, ...]
     coordinates: Mapping[str, np.ndarray]
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class Template:
 
     def as_json(self) -> dict[str, Any]:
         """What is stored of it, in its group's attributes. Readers need no more to open it."""
-        described = ("dims", "dtype", "unit", "definition", "reference")
+        described = ("dims", "dtype", "unit", "definition", "references")
         return plain_json(
             {
                 "attributes": self.attributes,
@@ -84,6 +83,27 @@ class Template:
         )
 
 
+def group_attributes(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a group, from its stored template.
+
+    Older stores call the reference checkpoint's numbers `reference`, as they do citations.
+    """
+    attributes = dict(template["attributes"])
+    if "reference" in attributes:
+        attributes["reference_values"] = attributes.pop("reference")
+    return attributes
+
+
+def variable_attributes(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attributes of a variable, from its entry in a stored template.
+
+    Older stores call the citation `reference`: the word for the reference checkpoint's numbers.
+    """
+    renamed = {"references": about["reference"], **about} if "reference" in about else about
+    shown = ("unit", "definition", "references", "stored_as")
+    return {key: renamed[key] for key in shown if key in renamed}
+
+
 def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) -> None:
     """InputError where something else than float32 variables is to be stored as float16."""
     single = {variable.name for variable in variables if variable.dtype == "float32"}
@@ -94,22 +114,22 @@ def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) 
         )
 
 
-def prepare(root: zarr.Group, template: Template, uri: str) -> None:
+def require_arrays(root: zarr.Group, template: Template, uri: str) -> None:
     """Make what is missing of a template's arrays; InputError where other arrays are in place."""
     group = root.require_group(template.group)
-    found, wanted = group.get(template.class_), template.as_json()
+    found, wanted = group.get(template.variant), template.as_json()
     if isinstance(found, zarr.Group) and "template" in found.attrs:
         _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
         if found.attrs["template"] != wanted:
             found.update_attributes({"template": wanted})
     else:
-        _create_arrays(group.require_group(template.class_), template, wanted)
+        _create_arrays(group.require_group(template.variant), template, wanted)
     if "current" not in group.attrs:
-        group.update_attributes({"current": template.class_})
+        group.update_attributes({"current": template.variant})
 
 
 def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
-    """All arrays of a class, "step" first."""
+    """All arrays of a variant, "step" first."""
     arrays = dict(group.arrays())
     return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
 
@@ -136,7 +156,7 @@ def _create_arrays(target: zarr.Group, template: Template, wanted: dict[str, Any
     for variable in template.variables:
         dtype = np.dtype("float16" if variable.name in template.half else variable.dtype)
         about = wanted["variables"][variable.name]
-        attributes = {key: about[key] for key in DESCRIBED if key in about}
+        attributes = variable_attributes(about)
         shape, fill = template.shape(variable), _FILLS[dtype.kind]
         _create_array(target, variable.name, shape, dtype, fill, variable.dims, attributes)
     target.update_attributes({"template": wanted})
@@ -177,7 +197,7 @@ def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
 
 
 def _fixed(template: Any) -> dict[str, Any]:
-    """What may never change within a class: the arrays and their coordinates."""
+    """What may never change within a variant: the arrays and their coordinates."""
     arrays = {
         name: [about["dims"], about["dtype"], about.get("stored_as")]
         for name, about in template["variables"].items()

@@ -1,6 +1,6 @@
 """Commit markers: a row of a measure exists when its marker does.
 
-A marker is one small object, `_commits/<group>/<step>.<row>.<class>-<weights>`, made after all
+A marker is one small object, `_commits/<group>/<step>.<row>.<variant>-<weights>`, made after all
 arrays of its row and only if absent. Its name says what the row is, so that one listing tells
 everything that is stored; its content (JSON) holds checksums of the row's arrays and details.
 """
@@ -23,7 +23,7 @@ class Commit:
     fingerprint: str
 
     @property
-    def class_(self) -> str:
+    def variant(self) -> str:
         """What the row shares with all rows it may be shown beside."""
         return self.fingerprint.partition("-")[0]
 
@@ -52,7 +52,7 @@ def parse(key: str) -> Commit | None:
     return Commit(group, int(match["step"]), int(match["row"]), match["fingerprint"])
 
 
-def latest(commits: Iterable[Commit], class_: str) -> dict[int, Commit]:
+def latest(commits: Iterable[Commit], variant: str) -> dict[int, Commit]:
     """The row of each step that stands, in order of step: the last one that was reserved.
 
     A step is done when its LATEST row has the wanted fingerprint. An earlier one is not enough:
@@ -60,11 +60,11 @@ def latest(commits: Iterable[Commit], class_: str) -> dict[int, Commit]:
     """
     found: dict[int, Commit] = {}
     for commit in sorted(commits):
-        if commit.class_ == class_:
+        if commit.variant == variant:
             found[commit.step] = commit
     return found
 
 
-def shown(commits: Iterable[Commit], class_: str, masked: Container[int]) -> list[Commit]:
+def shown(commits: Iterable[Commit], variant: str, masked: Container[int]) -> list[Commit]:
     """The rows that readers are shown, in order of step: those that stand, of no masked step."""
-    return [commit for commit in latest(commits, class_).values() if commit.step not in masked]
+    return [commit for commit in latest(commits, variant).values() if commit.step not in masked]

@@ -1,7 +1,7 @@
 """Reclaiming: remove what no reader sees any more.
 
 That is: rows that were recomputed since, rows that a killed worker left without a marker, all rows
-of classes that are not current, and unfinished files. Nothing is removed before it has been left
+of variants that are not current, and unfinished files. Nothing is removed before it has been left
 alone for a while: a reader may still have a recomputed row open, and a worker may be slow between
 its first chunk and its marker.
 """
@@ -20,26 +20,26 @@ from pipeline.store.rows import ROWS
 
 DAY = 86400.0
 
-_Row = tuple[str, str, int]  # group, class, storage row
+_Row = tuple[str, str, int]  # group, variant, storage row
 _Facts = Mapping[str, tuple[int, float]]  # by key: bytes, time of the last change
 
 
 @dataclass(frozen=True)
 class Reclaimed:
-    """What was removed, or would be: rows, whole classes, objects in all, and their bytes."""
+    """What was removed, or would be: rows, whole variants, objects in all, and their bytes."""
 
     rows: int = 0
-    classes: int = 0
+    variants: int = 0
     objects: int = 0
     bytes: int = 0
 
 
 def reclaim(
-    store: Store, older_than: float = DAY, keep_classes: bool = False, dry_run: bool = False
+    store: Store, older_than: float = DAY, keep_variants: bool = False, dry_run: bool = False
 ) -> Reclaimed:
     """Remove what no reader sees and what nobody has touched for `older_than` seconds.
 
-    keep_classes: leave the rows of classes that are not current (of other parameters, inputs or
+    keep_variants: leave the rows of variants that are not current (of other parameters, inputs or
     versions), so that going back to them costs nothing. dry_run: only say what would be removed.
     InputError while an analysis owns the store.
     """
@@ -47,15 +47,15 @@ def reclaim(
         commits, groups = store.commits(), store.catalogue().groups
         current = {name: str(group.attrs["current"]) for name, group in groups.items()}
         facts = store.objects.facts()
-        rows = _wasted_rows(commits, current, facts, time.time() - older_than, keep_classes)
-        classes = _emptied_classes(facts, current, rows)
+        rows = _wasted_rows(commits, current, facts, time.time() - older_than, keep_variants)
+        variants = _emptied_variants(facts, current, rows)
         keys = [key for row in rows.values() for key in row]
-        keys += [key for key in facts if _class_of(key) in classes]
+        keys += [key for key in facts if _variant_of(key) in variants]
         keys += [k for k in facts if k.endswith(PARTIAL) and facts[k][1] < time.time() - older_than]
         if not dry_run:
-            _remove(store, list(dict.fromkeys(keys)), classes)
+            _remove(store, list(dict.fromkeys(keys)), variants)
     removed = set(keys)
-    return Reclaimed(len(rows), len(classes), len(removed), sum(facts[key][0] for key in removed))
+    return Reclaimed(len(rows), len(variants), len(removed), sum(facts[key][0] for key in removed))
 
 
 def _wasted_rows(
@@ -63,11 +63,11 @@ def _wasted_rows(
     current: Mapping[str, str],
     facts: _Facts,
     before: float,
-    keep_classes: bool,
+    keep_variants: bool,
 ) -> dict[_Row, list[str]]:
     """The keys (markers and chunks) of each row that can go."""
     commits = list(commits)
-    standing = {group: latest(_of(commits, group), class_) for group, class_ in current.items()}
+    standing = {group: latest(_of(commits, group), variant) for group, variant in current.items()}
     seen = {_row(commit) for rows in standing.values() for commit in rows.values()}
     found = _keys_by_row(facts)
     for commit in commits:
@@ -77,8 +77,8 @@ def _wasted_rows(
             found[_row(commit)].append(later.key)
 
     def goes(row: _Row, keys: list[str]) -> bool:
-        group, class_, _ = row
-        if row in seen or group not in current or (keep_classes and class_ != current[group]):
+        group, variant, _ = row
+        if row in seen or group not in current or (keep_variants and variant != current[group]):
             return False
         return all(facts[key][1] < before for key in keys if key in facts)
 
@@ -90,11 +90,11 @@ def _wasted_rows(
     }
 
 
-def _emptied_classes(
+def _emptied_variants(
     facts: _Facts, current: Mapping[str, str], rows: Iterable[_Row]
 ) -> set[tuple[str, str]]:
-    """The classes that are not current, and of which no row remains."""
-    others = {place for key in facts if (place := _class_of(key)) is not None}
+    """The variants that are not current, and of which no row remains."""
+    others = {place for key in facts if (place := _variant_of(key)) is not None}
     others = {(g, c) for g, c in others if g in current and current[g] != c}
     going = set(rows)
     remaining = {row[:2] for row in _keys_by_row(facts) if row not in going}
@@ -102,14 +102,14 @@ def _emptied_classes(
     return {place for place in others & used if place not in remaining}
 
 
-def _remove(store: Store, keys: list[str], classes: Iterable[tuple[str, str]]) -> None:
+def _remove(store: Store, keys: list[str], variants: Iterable[tuple[str, str]]) -> None:
     """Markers go first: a row without its marker is invisible, a marker without its row is not."""
     markers = [key for key in keys if not key.startswith(f"{ROWS}/")]
     store.objects.delete_all(markers)
     store.objects.delete_all([key for key in keys if key.startswith(f"{ROWS}/")])
-    for group, class_ in classes:
-        store.objects.delete(f"{ROWS}/{group}/{class_}")
-    if classes:
+    for group, variant in variants:
+        store.objects.delete(f"{ROWS}/{group}/{variant}")
+    if variants:
         layout.consolidate(store.objects.zarr(ROWS))
 
 
@@ -118,11 +118,11 @@ def _of(commits: Iterable[Commit], group: str) -> list[Commit]:
 
 
 def _row(commit: Commit) -> _Row:
-    return commit.group, commit.class_, commit.row
+    return commit.group, commit.variant, commit.row
 
 
 def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
-    """The chunks `rows/<group>/<class>/<array>/c/<row>[/...]` of each storage row."""
+    """The chunks `rows/<group>/<variant>/<array>/c/<row>[/...]` of each storage row."""
     found: dict[_Row, list[str]] = defaultdict(list)
     for key in facts:
         parts = key.split("/")
@@ -133,6 +133,6 @@ def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
     return found
 
 
-def _class_of(key: str) -> tuple[str, str] | None:
+def _variant_of(key: str) -> tuple[str, str] | None:
     parts = key.split("/")
     return (parts[1], parts[2]) if len(parts) > 3 and parts[0] == ROWS else None

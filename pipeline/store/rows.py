@@ -44,15 +44,15 @@ class Row:
         }
 
 
-def arrays_for(uri: str, group: str, class_: str, row: int) -> dict[str, zarr.Array]:
+def arrays_for(uri: str, group: str, variant: str, row: int) -> dict[str, zarr.Array]:
     """The arrays in which `row` was reserved, opened once in each process.
 
-    ValueError where the row was not reserved, or the class not prepared.
+    ValueError where the row was not reserved, or the variant not prepared.
     """
-    arrays = _opened(uri, group, class_, os.getpid())
+    arrays = _opened(uri, group, variant, os.getpid())
     if row >= arrays["step"].shape[0]:
         _opened.cache_clear()
-        arrays = _opened(uri, group, class_, os.getpid())
+        arrays = _opened(uri, group, variant, os.getpid())
     reserved = arrays["step"].shape[0]
     if not 0 <= row < reserved:
         raise ValueError(
@@ -82,11 +82,13 @@ def checksum(value: np.ndarray) -> str:
 
 
 @lru_cache
-def _opened(uri: str, group: str, class_: str, process: int) -> dict[str, zarr.Array]:
+def _opened(uri: str, group: str, variant: str, process: int) -> dict[str, zarr.Array]:
     root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+", zarr_format=3)
-    found = root.get(f"{group}/{class_}")
+    found = root.get(f"{group}/{variant}")
     if not isinstance(found, zarr.Group):
-        raise ValueError(f"{uri}: class {class_} of {group!r} was not prepared: call prepare()")
+        raise ValueError(
+            f"{uri}: variant {variant} of {group!r} was not prepared: call require_groups()"
+        )
     # An all-NaN chunk that is left out could not be told from one that was lost.
     return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays_of(found).items()}
 

@@ -3,18 +3,18 @@
 Layout, under one URI:
 
     rows/zarr.json                     Zarr v3 group: layout version and the run's identity
-    rows/<group>/<class>/<variable>    one chunk per row, in order of arrival
+    rows/<group>/<variant>/<variable>    one chunk per row, in order of arrival
     _commits/<group>/<marker>          what is committed (see `markers`)
     _inputs/, _references/             the tokens and reference values it was computed from
     _non_finite/                       which weights and rows are not finite (see `non_finite`)
     _audit.json                        the verdict on the run's checkpoints, where one was asked for
     trajectories/                      the same numbers, contiguous along the steps
 
-Arrays belong to one fingerprint class (measure, version, parameters, input, ...; see
-`fingerprint`). A changed input or parameter is another class: it gets arrays of its own, of
+Arrays belong to one fingerprint variant (measure, version, parameters, input, ...; see
+`fingerprint`). A changed input or parameter is another variant: it gets arrays of its own, of
 whatever shape, while readers keep what they have until `set_current` shows them the new ones.
 
-One coordinator calls what changes metadata (`create_or_open`, `prepare`, `reserve`,
+One coordinator calls what changes metadata (`create_or_open`, `require_groups`, `reserve`,
 `set_current`); workers call `write`, each for rows that were reserved for it. Metadata is
 consolidated after each change, before any row is written that depends on it; hence a reader that
 lists the markers FIRST finds every committed row within the consolidated shapes.
@@ -53,7 +53,7 @@ VERDICT = "_audit.json"
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a store holds arrays for: by group, a Zarr group of classes, one of them current.
+    """What a store holds arrays for: by group, a Zarr group of variants, one of them current.
 
     masked: the steps whose rows no reader is shown, each with the reason. not_finite: the steps
     that have numbers which are not finite because the model's are, with the variables.
@@ -101,16 +101,16 @@ class Store:
                 "store"
             )
 
-    def prepare(self, templates: Iterable[Template]) -> None:
+    def require_groups(self, templates: Iterable[Template]) -> None:
         """Make the groups and arrays that are missing; existing rows and readers are untouched.
 
-        A template whose class is there must have the same variables, coordinates and dtypes
+        A template whose variant is there must have the same variables, coordinates and dtypes
         (InputError otherwise); its definitions and attributes may be worded anew.
         """
         root = self._root()
         with access(self.uri):
             for template in templates:
-                layout.prepare(root, template, self.uri)
+                layout.require_arrays(root, template, self.uri)
         self._consolidate()
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
@@ -138,14 +138,14 @@ class Store:
             self._root().update_attributes({"not_finite": said})
         self._consolidate()
 
-    def reserve(self, group: str, class_: str, count: int) -> range:
-        """`count` fresh rows, beyond any that were ever reserved in this class.
+    def reserve(self, group: str, variant: str, count: int) -> range:
+        """`count` fresh rows, beyond any that were ever reserved in this variant.
 
         A worker of a killed run may still be writing its row: no row is handed out twice.
         """
         if count == 0:
             return range(0)
-        arrays = layout.arrays_of(self._class(group, class_))
+        arrays = layout.arrays_of(self._variant(group, variant))
         # A kill between two resizes leaves lengths that differ; the longest one counts.
         start = max(array.shape[0] for array in arrays.values())
         with access(self.uri):
@@ -154,17 +154,17 @@ class Store:
         self._consolidate()
         return range(start, start + count)
 
-    def set_current(self, group: str, class_: str) -> None:
-        """Say which class of a group readers see; a new group shows the first that it was given.
+    def set_current(self, group: str, variant: str) -> None:
+        """Say which variant of a group readers see; a new group shows the first that it was given.
 
-        While a changed analysis is computed, readers may be left with the class that is complete.
+        While a changed analysis is computed, readers may be left with the variant that is complete.
         """
-        self._class(group, class_)
+        self._variant(group, variant)
         with access(self.uri):
             found = self._root().require_group(group)
-            if found.attrs["current"] == class_:
+            if found.attrs["current"] == variant:
                 return
-            found.update_attributes({"current": class_})
+            found.update_attributes({"current": variant})
         self._consolidate()
 
     # What workers call
@@ -177,7 +177,7 @@ class Store:
         """
         commit = Commit(group, row.step, row.row, row.fingerprint)
         with access(self.uri):
-            arrays = arrays_for(self.uri, group, commit.class_, row.row)
+            arrays = arrays_for(self.uri, group, commit.variant, row.row)
         fitted = checked(f"group {group!r}, step {row.step}", arrays, values)
         content = {**fitted, **row.arrays()}
         marker = {
@@ -227,13 +227,13 @@ class Store:
             )
         groups: dict[str, Any] = {}
         if root.metadata.consolidated_metadata is not None:
-            # What a kill left half-made is no group yet: it has no current class.
+            # What a kill left half-made is no group yet: it has no current variant.
             groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
         masked, not_finite = _by_step(root, "masked"), _by_step(root, "not_finite")
         return Catalogue(plain_json(root.attrs["identity"]), groups, masked, not_finite)
 
     def commits(self, group: str | None = None) -> list[Commit]:
-        """All committed rows, of all classes, from one fresh listing."""
+        """All committed rows, of all variants, from one fresh listing."""
         folder = COMMITS if group is None else f"{COMMITS}/{group}"
         return [commit for key in self.objects.list(folder) if (commit := parse(key))]
 
@@ -302,10 +302,12 @@ class Store:
             folder = self.objects.zarr(ROWS)
             return zarr.open_group(folder, mode="r+", use_consolidated=False, zarr_format=3)
 
-    def _class(self, group: str, class_: str) -> zarr.Group:
-        found = self._root().get(f"{group}/{class_}")
+    def _variant(self, group: str, variant: str) -> zarr.Group:
+        found = self._root().get(f"{group}/{variant}")
         if not isinstance(found, zarr.Group):
-            raise ValueError(f"class {class_} of group {group!r} was not prepared: call prepare()")
+            raise ValueError(
+                f"variant {variant} of group {group!r} was not prepared: call require_groups()"
+            )
         return found
 
     def _consolidate(self) -> None:

@@ -23,7 +23,7 @@ from zarr.codecs import Crc32cCodec
 
 from pipeline.store import Store
 from pipeline.store.fingerprint import canonical_json, digest_of
-from pipeline.store.layout import DESCRIBED, ROW_ARRAYS, consolidate
+from pipeline.store.layout import ROW_ARRAYS, consolidate, variable_attributes
 from pipeline.store.lazy import Complete, described
 from pipeline.store.markers import Commit, shown
 from pipeline.store.objects import access
@@ -47,23 +47,24 @@ class Published:
     """
 
     folder: str
-    class_: str
+    variant: str
     rows: str
     arrays: Mapping[str, Any]
     previous: str | None = None
 
-    def holds(self, class_: str, commits: Sequence[Commit]) -> bool:
+    def holds(self, variant: str, commits: Sequence[Commit]) -> bool:
         """Whether these are exactly the trajectories of `commits`, which are in order of step."""
-        return self.class_ == class_ and self.rows == _digest(commits)
+        return self.variant == variant and self.rows == _digest(commits)
 
 
 def published(store: Store) -> dict[str, Published]:
     """What the pointer points to, by group."""
-    return {group: Published(**entry) for group, entry in _pointer(store)["groups"].items()}
+    groups = _pointer(store)["groups"]
+    return {group: _published_from(entry) for group, entry in groups.items()}
 
 
 def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
-    """Bring the trajectories of every group's current class up to date, and point readers to them.
+    """Bring the trajectories of every group's current variant up to date; point readers to them.
 
     large: whether arrays with both sequence and position are included (None: as they were).
     What earlier trajectories hold is read from there, and only new rows are read one by one.
@@ -73,19 +74,19 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
     before, number = published(store), _pointer(store)["number"]
     after: dict[str, Published] = {}
     for name, group in catalogue.groups.items():
-        class_ = str(group.attrs["current"])
-        rows = shown((c for c in commits if c.group == name), class_, catalogue.masked)
+        variant = str(group.attrs["current"])
+        rows = shown((c for c in commits if c.group == name), variant, catalogue.masked)
         old = before.get(name)
-        arrays = _arrays(group[class_].attrs["template"], large, old)
-        if not rows or (old and old.holds(class_, rows) and arrays <= set(old.arrays)):
+        arrays = _arrays(group[variant].attrs["template"], large, old)
+        if not rows or (old and old.holds(variant, rows) and arrays <= set(old.arrays)):
             after |= {name: old} if old else {}
             continue
         number += 1
-        source = _Source(rows, group[class_], *_before(store, old, class_))
+        source = _Source(rows, group[variant], *_before(store, old, variant))
         folder = f"{name}.{number:06d}"
         metadata = _write(store, folder, arrays, source)
         previous = old.folder if old else None
-        after[name] = Published(folder, class_, _digest(rows), metadata, previous)
+        after[name] = Published(folder, variant, _digest(rows), metadata, previous)
     if after != before:
         _point_to(store, number, after)
     _remove_unused(store, after)
@@ -103,7 +104,7 @@ class _Source:
     """Where the numbers of a group come from: from the last trajectories, and else from rows."""
 
     commits: Sequence[Commit]
-    rows: Any  # the Zarr group of the class
+    rows: Any  # the Zarr group of the variant
     before: Any  # the Zarr group of the last trajectories, or an empty mapping
     held: Mapping[str, int]  # at which index they hold which commit
 
@@ -166,7 +167,7 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
         shards=shard if shard != chunk else None,
         fill_value=stored.metadata.fill_value,
         dimension_names=about["dims"] if about else ("step",),
-        attributes={key: about[key] for key in DESCRIBED if key in about} if about else {},
+        attributes=variable_attributes(about) if about else {},
         compressors=stored.compressors,
         config={"write_empty_chunks": True},
     )
@@ -224,9 +225,17 @@ def _arrays(template: Any, large: bool | None, old: Published | None) -> set[str
     return set(variables) if large else set(variables) - huge
 
 
-def _before(store: Store, old: Published | None, class_: str) -> tuple[Any, dict[str, int]]:
-    """The last trajectories of a class, and at which index they hold which commit."""
-    if old is None or old.class_ != class_:
+def _published_from(entry: Mapping[str, Any]) -> Published:
+    """Return an entry of the pointer; older ones call the variant `class_`."""
+    entry = dict(entry)
+    if "class_" in entry:
+        entry["variant"] = entry.pop("class_")
+    return Published(**entry)
+
+
+def _before(store: Store, old: Published | None, variant: str) -> tuple[Any, dict[str, int]]:
+    """The last trajectories of a variant, and at which index they hold which commit."""
+    if old is None or old.variant != variant:
         return {}, {}
     folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
     group = zarr.open_group(Complete(folder), mode="r", zarr_format=3)

@@ -21,7 +21,7 @@ _SLAB = 2**24  # numbers held in memory at a time
 
 
 @dataclass(frozen=True)
-class Fault:
+class Damage:
     """Something that is not as it was committed. commit: the row; None in the trajectories."""
 
     where: str
@@ -37,7 +37,7 @@ class Verified:
     """How many rows were checked, what was found, and whether it was marked for recomputing."""
 
     rows: int
-    faults: tuple[Fault, ...]
+    faults: tuple[Damage, ...]
     repaired: bool = False
 
 
@@ -72,8 +72,8 @@ def _verified(store: Store) -> Verified:
     return Verified(len(commits), tuple(faults))
 
 
-def _row_faults(group: Any, commit: Commit, expected: Mapping[str, str]) -> Iterator[Fault]:
-    arrays = group.get(commit.class_) if group is not None else None
+def _row_faults(group: Any, commit: Commit, expected: Mapping[str, str]) -> Iterator[Damage]:
+    arrays = group.get(commit.variant) if group is not None else None
     if arrays is None:
         yield _fault(commit, "its arrays are gone")
         return
@@ -89,23 +89,23 @@ def _row_faults(group: Any, commit: Commit, expected: Mapping[str, str]) -> Iter
 
 def _trajectory_faults(
     store: Store, group: str, ready: Published, markers: Mapping[str, Mapping[str, str]]
-) -> Iterator[Fault]:
+) -> Iterator[Damage]:
     folder = f"{trajectories.FOLDER}/{ready.folder}"
     opened = Complete(store.objects.zarr(folder, read_only=True))
     try:
         keys: Any = zarr.open_group(opened, mode="r", zarr_format=3).attrs["commits"]
     except (FileNotFoundError, ValueError, KeyError) as error:
-        yield Fault(folder, f"cannot be opened ({_brief(error)})")
+        yield Damage(folder, f"cannot be opened ({_brief(error)})")
         return
     for name, metadata in ready.arrays.items():
         try:
             found = _checksums(open_described(opened, name, metadata))
         except (InputError, ValueError, RuntimeError) as error:
-            yield Fault(f"{folder}/{name}", f"cannot be read ({_brief(error)})")
+            yield Damage(f"{folder}/{name}", f"cannot be read ({_brief(error)})")
             continue
         for key, one in zip(keys, found, strict=True):
             if key in markers and markers[key][name] != one:
-                yield Fault(f"{folder}/{name}", f"differs from the committed row {key}")
+                yield Damage(f"{folder}/{name}", f"differs from the committed row {key}")
                 break
 
 
@@ -125,7 +125,7 @@ def _checksums(array: zarr.Array) -> list[str]:
     return [one.hexdigest() for one in running]
 
 
-def _repair(store: Store, faults: Iterable[Fault]) -> None:
+def _repair(store: Store, faults: Iterable[Damage]) -> None:
     damaged = [fault.commit for fault in faults if fault.commit is not None]
     for bad in damaged:
         older = [c for c in store.commits(bad.group) if _same_cell(c, bad) and c.row <= bad.row]
@@ -136,11 +136,11 @@ def _repair(store: Store, faults: Iterable[Fault]) -> None:
 
 
 def _same_cell(one: Commit, other: Commit) -> bool:
-    return one.class_ == other.class_ and one.step == other.step
+    return one.variant == other.variant and one.step == other.step
 
 
-def _fault(commit: Commit, what: str) -> Fault:
-    return Fault(f"{commit.group} at step {commit.step} (row {commit.row})", what, commit)
+def _fault(commit: Commit, what: str) -> Damage:
+    return Damage(f"{commit.group} at step {commit.step} (row {commit.row})", what, commit)
 
 
 def _brief(error: Exception) -> str:

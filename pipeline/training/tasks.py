@@ -116,7 +116,7 @@ def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndar
     return stream, held_out
 
 
-def prepare(training: Training) -> None:
+def tokenise_text(training: Training) -> None:
     """For text: train the run's tokenizer and tokenise the corpus, once, into its folder.
 
     Kept there because the text itself may change: another Python has another library.

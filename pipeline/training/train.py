@@ -14,7 +14,7 @@ from transformers.utils import logging
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training.config import Training, claim
-from pipeline.training.tasks import StepLoss, prepare, step_loss
+from pipeline.training.tasks import StepLoss, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
 
 Progress = Callable[[int, int, float], None]
@@ -37,7 +37,7 @@ def train(training: Training, progress: Progress | None = None) -> Path:
     with _alone_in(folder), _settings(training.threads):
         claim(folder, training)
         if missing := [step for step in _steps(training) if not _place(folder, step).exists()]:
-            prepare(training)
+            tokenise_text(training)
             _train_from(missing[0], training, progress)
             (folder / _STATE).unlink()
     return folder

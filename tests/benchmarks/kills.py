@@ -73,7 +73,7 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
         store = Store(uri)
         store.create_or_open(IDENTITY)
         with owned(store) as lease:
-            store.prepare(TEMPLATES)
+            store.require_groups(TEMPLATES)
             while cells := _missing(store, steps, edition):
                 shares = [(uri, cells[i::WORKERS], edition, notes) for i in range(WORKERS)]
                 workers = [killed.process_of(work, *share) for share in shares]
@@ -95,10 +95,10 @@ def work(uri: str, cells: list[tuple[int, int, int]], edition: int, notes: str) 
 def _missing(store: Store, steps: range, edition: int) -> list[tuple[int, int, int]]:
     cells = []
     for number, template in enumerate(TEMPLATES):
-        done = latest(store.commits(template.group), template.class_)
-        wanted = {s: fingerprint(template.class_, weights_of(s, edition)) for s in steps}
+        done = latest(store.commits(template.group), template.variant)
+        wanted = {s: fingerprint(template.variant, weights_of(s, edition)) for s in steps}
         missing = [s for s in steps if s not in done or done[s].fingerprint != wanted[s]]
-        rows = store.reserve(template.group, template.class_, len(missing))
+        rows = store.reserve(template.group, template.variant, len(missing))
         cells += [(number, step, row) for step, row in zip(missing, rows, strict=True)]
     return cells
 

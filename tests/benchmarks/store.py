@@ -108,7 +108,7 @@ def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> i
 def crowd(processes: int, steps: int) -> dict[str, int]:
     """Several processes at once, each writing so many checkpoints into one store."""
     store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
-    rows = list(store.reserve("scores", synthetic.scores().class_, processes * steps))
+    rows = list(store.reserve("scores", synthetic.scores().variant, processes * steps))
     shares = [rows[i::processes] for i in range(processes)]
     killed.side_by_side(killed.write_rows, [(store.uri, share, share) for share in shares])
     shown = open_run(store)

@@ -87,14 +87,14 @@ def _one_layer(setting: Setting) -> bool:
     return model.architecture == "OrganismForCausalLM" and model.n_layers == 1 and not smeared
 
 
-class Table:
+class PairTable:
     """The logits of all pairs (and the neurons, where recorded) with the pairs' answers and split.
 
     Rows are the pairs, a * p + b; the logit of '=' is dropped.
     """
 
     @classmethod
-    def of(cls, record: Record) -> "Table":
+    def of(cls, record: Record) -> "PairTable":
         """The table of a record: one for all measures that read it, so that none repeats work."""
         if record not in _TABLES:
             _TABLES[record] = cls(record)
@@ -177,7 +177,7 @@ class Table:
         return fourier.cross_entropy(logits, answers).mean()
 
 
-_TABLES: MutableMapping[Record, Table] = WeakIdKeyDictionary()
+_TABLES: MutableMapping[Record, PairTable] = WeakIdKeyDictionary()
 
 
 def has_waves(made: Input) -> bool:
@@ -219,7 +219,9 @@ def defined_keys(reference: Reference) -> list[int] | None:
     return None if reference.get("undefined") else list(reference["key_frequencies"])
 
 
-def key_frequencies(table: Table, weights: Weights, share: float) -> dict[str, list[int] | None]:
+def key_frequencies(
+    table: PairTable, weights: Weights, share: float
+) -> dict[str, list[int] | None]:
     """Return the key frequencies of one checkpoint, by each of the rules.
 
     None where they are not defined: for operations without waves in the answer, and where what a

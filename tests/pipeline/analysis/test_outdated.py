@@ -7,14 +7,14 @@ import pytest
 
 from pipeline import Analysis, analyze
 from pipeline.analysis.outdated import outdated
-from pipeline.analysis.plan import examine
+from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.measures.weight_norm import WeightNorm
 from tests.pipeline.analysis.test_run import analysis
 
 
 def changed(analysis: Analysis) -> dict[str, str]:
-    return outdated(examine(analysis, survey(analysis)))
+    return outdated(resolve(analysis, survey(analysis)))
 
 
 def test_only_what_determines_rows_is_a_change(

@@ -257,7 +257,7 @@ GROKKED = grokking(
     test=[4, 6, 6, 2, 0.09],
     restricted=[4, 3, 0.08, 0.01, 0.01],
     excluded=[4, 0.6, 2, 10, 9],
-    reference={"key_frequencies": [5, 11]},
+    reference_values={"key_frequencies": [5, 11]},
 )
 
 
@@ -304,7 +304,9 @@ def test_losses_that_are_undefined_for_an_operation_are_said_to_be():
     undefined = [float("nan")] * 5
     why = "restricted_loss, excluded_loss: NaN, because no wave gives the answer"
     keys = {"key_frequencies": [1, 2, 3]}  # as rows of earlier versions hold them
-    group = grokking([0.01] * 5, [4] * 5, undefined, undefined, undefined=why, reference=keys)
+    group = grokking(
+        [0.01] * 5, [4] * 5, undefined, undefined, undefined=why, reference_values=keys
+    )
     text = said(modular_addition=group)
     assert (
         "Restricted loss, excluded loss and key frequencies are undefined: no wave gives the "

@@ -70,7 +70,7 @@ def about(words: str, lines: list[str]) -> str:
 @pytest.mark.parametrize("value", [0.05, 0.1, 3.0, NAN])
 def test_one_checkpoint_compares_nothing_in_grokking(value):
     one = [value]
-    keys = {"reference": {"key_frequencies": [3]}}
+    keys = {"reference_values": {"key_frequencies": [3]}}
     for line in said(modular_addition=grokking(one, one, one, one, **keys)):
         assert not COMPARING.search(line.replace("from the last checkpoint", "")), line
 
@@ -256,7 +256,7 @@ def test_a_variable_that_was_not_asked_for_is_not_called_not_finite():
 def test_what_is_undefined_by_definition_is_not_called_not_finite():
     undefined = [NAN] * 3
     group = grokking([4, 3, 2], [4] * 3, undefined, undefined, undefined=WAVES,
-                     reference={"key_frequencies": list(range(1, 12))})  # fmt: skip
+                     reference_values={"key_frequencies": list(range(1, 12))})  # fmt: skip
     lines = said(modular_addition=group)
     assert about("undefined", lines) == (
         "Restricted loss, excluded loss and key frequencies are undefined: for the operation "

@@ -9,7 +9,7 @@ from pipeline.engine.record import Record
 from pipeline.inputs import Input
 from pipeline.measures.excluded_loss import ExcludedLoss, train_losses_without
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import Table
+from pipeline.measures.modular.table import PairTable
 from tests.pipeline.modular_organisms import loss, measured, random_model, record, table_input
 
 MEASURE = ExcludedLoss()
@@ -46,7 +46,7 @@ def test_tiny_losses_and_logits_beyond_the_range_of_exp_stay_exact(scale):
     noise = np.random.default_rng(0).normal(size=(p * p, p))
     right = np.eye(p)[table.arrays["labels"]]
     logits = scale * (right + 0.1 * noise)
-    found = Table(Record(table, logits={-1: torch.tensor(logits)}))
+    found = PairTable(Record(table, logits={-1: torch.tensor(logits)}))
     waves = torch.stack([fourier.projected(found.by_answer, [k]) for k in (1, 2, 3)])
     expected = [without(logits, table, [k]) for k in (1, 2, 3)]
     np.testing.assert_allclose(train_losses_without(found, waves), expected, rtol=1e-9, atol=1e-300)

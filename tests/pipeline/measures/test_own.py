@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pipeline.measures
-from pipeline.analysis.plan import examine
+from pipeline.analysis.plan import resolve
 from pipeline.analysis.run import analyze
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
@@ -122,7 +122,7 @@ def test_two_classes_of_one_name_are_refused(file: Path, make_run):
     other.write_text(TEXT.replace("Largest absolute", "The largest absolute"))
     asked = analysis(make_run((0,)), f"{file}:Largest", f"{other}:Largest")
     with pytest.raises(InputError, match="'largest' would be the name of two groups"):
-        examine(asked, survey(asked))
+        resolve(asked, survey(asked))
 
 
 def test_an_entry_point_is_known_by_its_name(file: Path, monkeypatch):

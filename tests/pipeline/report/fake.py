@@ -30,13 +30,13 @@ def group(
             "digest": ("step", [f"{step:08x}" for step in steps]),
             **(coords or {}),
         },
-        {"measure": measure, "version": 1, "parameters": {}, "reference": None,
+        {"measure": measure, "version": 1, "parameters": {}, "reference_values": None,
          "input": input and {"name": input, "kind": "random", "digest": f"digest of {input}"},
          "definition": f"What {measure} is.", **attributes},
     )  # fmt: skip
     for name, values in dataset.data_vars.items():
         unit = "nats" if "loss" in str(name) or str(name).startswith(("mean", "in_")) else "1"
-        values.attrs = {"unit": unit, "definition": f"Meaning of {name}.", "reference": "A paper"}
+        values.attrs = {"unit": unit, "definition": f"Meaning of {name}.", "references": "A paper"}
     for dim in ("layer", "head", "position", "sequence"):
         if dim in dataset.sizes and dim not in dataset.coords:
             dataset = dataset.assign_coords({dim: np.arange(dataset.sizes[dim])})
@@ -110,7 +110,7 @@ def modular_addition(steps=None, p=59, **attributes) -> xr.Dataset:
         "logit_variance_explained": ("step", rising(steps, 350, 0.0, 0.95, 60)),
         "embedding_norm": (("step", "frequency"), norms),
     }  # fmt: skip
-    keys = {"reference": {"key_frequencies": [3, 14, 22]}}
+    keys = {"reference_values": {"key_frequencies": [3, 14, 22]}}
     attributes = {"input": "table", "parameters": {"key_share": 0.1}, **keys, **attributes}
     return group("modular_addition", arrays, steps, coords={"frequency": frequency}, **attributes)
 

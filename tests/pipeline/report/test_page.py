@@ -135,7 +135,7 @@ def test_checkpoints_that_one_measure_lacks_are_named():
 def test_a_hostile_name_stays_text():
     evil = {"input": EVIL, "definition": EVIL, "parameters": {EVIL: EVIL}}
     scores = fake.head_scores(**evil)
-    scores["induction"].attrs |= {"definition": EVIL, "unit": EVIL, "reference": EVIL}
+    scores["induction"].attrs |= {"definition": EVIL, "unit": EVIL, "references": EVIL}
     scores = scores.rename({"duplicate_token": EVIL_NAME})
     norms = fake.weight_norm(parameters=[EVIL, "</script><img src=x>"])
     tree = fake.run_of(head_scores=scores, weight_norm=norms)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.store import Row, Store, Template
-from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
 
 PAGE = Path(__file__).parents[3] / "docs" / "queries.md"
 _QUESTION = re.compile(
@@ -49,24 +49,24 @@ def templates(layers: int, heads: int, sequences: int, positions: int) -> list[T
         variables = measure_class(name).variables
         dims = {dim for variable in variables for dim in variable.dims[1:]}
         coordinates = {dim: np.arange(sizes[dim]) for dim in sorted(dims)}
-        made.append(Template(name, fingerprint_class(of=name, sizes=sizes), variables, coordinates))
+        made.append(Template(name, variant_id(of=name, sizes=sizes), variables, coordinates))
     return made
 
 
 def create(uri: str, templates: Iterable[Template]) -> Store:
     store = Store(uri)
     store.create_or_open({"made": "for measuring"})
-    store.prepare(templates)
+    store.require_groups(templates)
     return store
 
 
 def reserve(store: Store, template: Template, steps: Iterable[int]) -> Iterator[Row]:
     """A reserved row for each step; a step has seen a thousand times as many tokens."""
     steps = list(steps)
-    rows = store.reserve(template.group, template.class_, len(steps))
+    rows = store.reserve(template.group, template.variant, len(steps))
     for step, row in zip(steps, rows, strict=True):
         digest = digest_of(step)
-        mark = fingerprint(template.class_, digest)
+        mark = fingerprint(template.variant, digest)
         yield Row(step, row, mark, digest, f"run/step-{step}", tokens_seen=step * 1000)
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from pipeline.schema import Variable
 from pipeline.store import Commit, Row, Store, Template
-from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
 from pipeline.store.markers import latest
 
 IDENTITY = {"architecture": "synthetic"}
@@ -22,7 +22,7 @@ def scores(version: int = 1, layers: int = 2, heads: int = 3) -> Template:
     """A small measure: one score per head (NaN for the first head) and one number per step."""
     return Template(
         "scores",
-        fingerprint_class(measure="scores", version=version, layers=layers),
+        variant_id(measure="scores", version=version, layers=layers),
         (
             Variable("induction", ("step", "layer", "head"), "1", "A score.", "A paper"),
             Variable("count", ("step",), "tokens", "A number.", dtype="int64"),
@@ -36,7 +36,7 @@ def losses(sequences: int = 4, positions: int = 6) -> Template:
     """A large measure: one loss per token, and their mean."""
     return Template(
         "losses",
-        fingerprint_class(measure="losses", sequences=sequences, positions=positions),
+        variant_id(measure="losses", sequences=sequences, positions=positions),
         (
             Variable("loss", ("step", "sequence", "position"), "nats", "A loss."),
             Variable("mean", ("step",), "nats", "A mean.", dtype="float64"),
@@ -56,7 +56,7 @@ def row_of(template: Template, step: int, row: int, edition: int = 0) -> Row:
     return Row(
         step=step,
         row=row,
-        fingerprint=fingerprint(template.class_, digest),
+        fingerprint=fingerprint(template.variant, digest),
         digest=digest,
         uri=f"run/step-{step}",
         tokens_seen=None if step % 2 else step * 1000,
@@ -68,7 +68,7 @@ def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.n
     """What the measure has at a step. The first entry of each float array is NaN."""
     values = {}
     for variable in template.variables:
-        seed = zlib.crc32(f"{template.class_} {variable.name} {step} {edition}".encode())
+        seed = zlib.crc32(f"{template.variant} {variable.name} {step} {edition}".encode())
         made = np.random.default_rng(seed).uniform(0, 100, template.shape(variable))
         made = np.asarray(made).astype(variable.dtype)
         if made.ndim and made.dtype.kind == "f":
@@ -82,7 +82,7 @@ def write(
 ) -> Commit:
     """One committed row, in a fresh storage row unless one is given."""
     if row is None:
-        (row,) = store.reserve(template.group, template.class_, 1)
+        (row,) = store.reserve(template.group, template.variant, 1)
     values = values_of(template, step, edition)
     return store.write(template.group, row_of(template, step, row, edition), values)
 
@@ -93,19 +93,19 @@ def run(
     """What an analysis does: make or open the store, and compute what is missing in it."""
     store, templates = Store(str(uri)), list(templates)
     store.create_or_open(IDENTITY)
-    store.prepare(templates)
+    store.require_groups(templates)
     for template in templates:
-        done = latest(store.commits(template.group), template.class_)
+        done = latest(store.commits(template.group), template.variant)
         missing = [
             step
             for step in steps
             if step not in done
-            or done[step].fingerprint != fingerprint(template.class_, weights_of(step, edition))
+            or done[step].fingerprint != fingerprint(template.variant, weights_of(step, edition))
         ]
-        rows = store.reserve(template.group, template.class_, len(missing))
+        rows = store.reserve(template.group, template.variant, len(missing))
         for step, row in zip(missing, rows, strict=True):
             write(store, template, step, row, edition)
-        store.set_current(template.group, template.class_)
+        store.set_current(template.group, template.variant)
     return store
 
 

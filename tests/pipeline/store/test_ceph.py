@@ -76,7 +76,7 @@ def test_of_twelve_that_create_at_once_one_wins(store: Store):
 
 def test_processes_writing_at_once_lose_nothing(server: Ceph):
     store = synthetic.run("s3://stores/crowd.zarr", [scores()], [])
-    rows = list(store.reserve("scores", scores().class_, 16))
+    rows = list(store.reserve("scores", scores().variant, 16))
     killed.side_by_side(killed.write_rows, [(store.uri, rows[i::4], rows[i::4]) for i in range(4)])
     assert open_run(store)["scores"]["step"].values.tolist() == rows
     assert verify(store).faults == ()

@@ -10,25 +10,25 @@ import zarr
 from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
-from pipeline.store.fingerprint import fingerprint_class
+from pipeline.store.fingerprint import variant_id
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of
 
-HALF = replace(losses(), half=frozenset({"loss"}), class_=fingerprint_class(half=True))
+HALF = replace(losses(), half=frozenset({"loss"}), variant=variant_id(half=True))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "run.zarr"))
     made.create_or_open({})
-    made.prepare([HALF])
+    made.require_groups([HALF])
     return made
 
 
 def write(store: Store, loss: np.ndarray, step: int = 0):
-    (row,) = store.reserve("losses", HALF.class_, 1)
+    (row,) = store.reserve("losses", HALF.variant, 1)
     values = {**values_of(HALF, step), "loss": loss}
     return store.write("losses", row_of(HALF, step, row), values)
 
@@ -46,13 +46,13 @@ def test_they_are_read_as_float32_within_the_stated_error(store: Store):
 
 
 def test_they_take_half_the_bytes(store: Store):
-    array = zarr.open_array(f"{store.uri}/rows/losses/{HALF.class_}/loss", mode="r")
+    array = zarr.open_array(f"{store.uri}/rows/losses/{HALF.variant}/loss", mode="r")
     assert array.dtype == np.float16
     assert array.attrs["stored_as"] == open_template(store)["variables"]["loss"]["stored_as"]
 
 
 def open_template(store: Store):
-    return store.catalogue().groups["losses"][HALF.class_].attrs["template"]
+    return store.catalogue().groups["losses"][HALF.variant].attrs["template"]
 
 
 def test_what_is_undefined_or_infinite_stays_so(store: Store):
@@ -81,7 +81,7 @@ def test_trajectories_and_checksums_are_of_what_is_stored(store: Store):
 
 def test_a_class_does_not_change_what_it_is_stored_as(store: Store):
     with pytest.raises(InputError, match=r"variables of group 'losses' is .*choose another store"):
-        store.prepare([replace(HALF, half=frozenset())])
+        store.require_groups([replace(HALF, half=frozenset())])
 
 
 def test_only_float32_variables_can_be_stored_so():

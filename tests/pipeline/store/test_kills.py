@@ -38,10 +38,10 @@ def test_a_run_killed_anywhere_is_completed_by_the_next_one(tmp_path: Path, undi
 
 def test_a_row_killed_anywhere_is_shown_whole_or_not_at_all(tmp_path: Path):
     store = synthetic.run(tmp_path / "killed.zarr", [scores()], STEPS[:1])
-    (counted,) = store.reserve("scores", scores().class_, 1)
+    (counted,) = store.reserve("scores", scores().variant, 1)
     total = killed.operations(killed.write_rows, store.uri, [1000], [counted])
     points = [*range(0, total, 4), total - 1, total]
-    rows = store.reserve("scores", scores().class_, len(points))
+    rows = store.reserve("scores", scores().variant, len(points))
     for number, row in zip(points, rows, strict=True):
         step = 2000 + number
         killed.killed_before(number, killed.write_rows, store.uri, [step], [row])
@@ -54,7 +54,7 @@ def test_a_row_killed_anywhere_is_shown_whole_or_not_at_all(tmp_path: Path):
 
 def test_a_row_half_written_by_a_killed_worker_can_be_written_again(tmp_path: Path):
     store = synthetic.run(tmp_path / "s.zarr", [scores()], [])
-    (row,) = store.reserve("scores", scores().class_, 1)
+    (row,) = store.reserve("scores", scores().variant, 1)
     killed.killed_before(9, killed.write_rows, store.uri, [7], [row])
     assert store.commits() == []
     synthetic.write(store, scores(), 7, row)
@@ -63,7 +63,7 @@ def test_a_row_half_written_by_a_killed_worker_can_be_written_again(tmp_path: Pa
 
 def test_four_processes_writing_at_once_lose_nothing(tmp_path: Path):
     store = synthetic.run(tmp_path / "s.zarr", [scores()], [])
-    rows = store.reserve("scores", scores().class_, 40)
+    rows = store.reserve("scores", scores().variant, 40)
     shares = [([10 * row for row in rows[i::4]], list(rows[i::4])) for i in range(4)]
     killed.side_by_side(killed.write_rows, [(store.uri, *share) for share in shares])
     shown = open_run(store)

@@ -31,7 +31,7 @@ from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, we
 
 STEPS = int(os.environ.get("ONTOGENY_MACHINE_STEPS", "120"))
 TEMPLATES = [scores(), scores(version=2, layers=3), losses()]
-CLASSES = {template.class_: template for template in TEMPLATES}
+CLASSES = {template.variant: template for template in TEMPLATES}
 _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 templates = st.sampled_from(TEMPLATES)
@@ -99,25 +99,25 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def prepared(self, template: Template) -> None:
-        self.standing.setdefault(template.class_, {})
-        self.current.setdefault(template.group, template.class_)
+        self.standing.setdefault(template.variant, {})
+        self.current.setdefault(template.group, template.variant)
 
     def catch_up(self) -> None:
         """After a kill the model learns what took place; it must be one of what may have."""
         for group in self.store.catalogue().groups.values():
-            for class_ in dict(group.groups()):
-                self.standing.setdefault(class_, {})
+            for variant in dict(group.groups()):
+                self.standing.setdefault(variant, {})
         for name, group in self.store.catalogue().groups.items():
             self.current.setdefault(name, str(group.attrs["current"]))
 
     @rule(template=templates)
     def prepare(self, template: Template) -> None:
-        self.store.prepare([template])
+        self.store.require_groups([template])
         self.prepared(template)
 
     @rule(template=templates, changes=st.integers(0, 60))
     def prepare_and_die(self, template: Template, changes: int) -> None:
-        if not killed_after(changes, lambda: self.store.prepare([template])):
+        if not killed_after(changes, lambda: self.store.require_groups([template])):
             self.prepared(template)
         self.catch_up()
 
@@ -125,48 +125,48 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), step=steps, edition=editions)
     def write(self, data: st.DataObject, step: int, edition: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
+        self.store.require_groups([template])
         synthetic.write(self.store, template, step, edition=edition)
-        self.standing[template.class_][step] = edition
+        self.standing[template.variant][step] = edition
 
     @precondition(lambda self: self.standing)
     @rule(data=st.data(), step=steps, edition=editions, changes=st.integers(0, 40))
     def write_and_die(self, data: st.DataObject, step: int, edition: int, changes: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
-        (row,) = self.store.reserve(template.group, template.class_, 1)
+        self.store.require_groups([template])
+        (row,) = self.store.reserve(template.group, template.variant, 1)
         values = values_of(template, step, edition)
         identity = row_of(template, step, row, edition)
         killed_after(changes, lambda: self.store.write(template.group, identity, values))
-        done = latest(self.store.commits(template.group), template.class_)
+        done = latest(self.store.commits(template.group), template.variant)
         if step in done and done[step].row == row:
-            self.standing[template.class_][step] = edition
+            self.standing[template.variant][step] = edition
 
     @precondition(lambda self: self.standing)
     @rule(data=st.data(), count=st.integers(1, 4), changes=st.integers(0, 12))
     def reserve_and_die(self, data: st.DataObject, count: int, changes: int) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
-        group, class_ = template.group, template.class_
-        before = self.store.reserve(group, class_, 1)
-        killed_after(changes, lambda: self.store.reserve(group, class_, count))
-        assert self.store.reserve(group, class_, 1)[0] > before[0]
+        self.store.require_groups([template])
+        group, variant = template.group, template.variant
+        before = self.store.reserve(group, variant, 1)
+        killed_after(changes, lambda: self.store.reserve(group, variant, count))
+        assert self.store.reserve(group, variant, 1)[0] > before[0]
 
     @rule(grown=st.integers(1, 6), edition=editions)
     def run_an_analysis(self, grown: int, edition: int) -> None:
         template = scores()
         synthetic.run(self.store.uri, [template], range(grown), edition)
         self.prepared(template)
-        self.current[template.group] = template.class_
-        self.standing[template.class_] |= dict.fromkeys(range(grown), edition)
+        self.current[template.group] = template.variant
+        self.standing[template.variant] |= dict.fromkeys(range(grown), edition)
 
     @precondition(lambda self: self.standing)
     @rule(data=st.data())
     def set_current(self, data: st.DataObject) -> None:
         template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.prepare([template])
-        self.store.set_current(template.group, template.class_)
-        self.current[template.group] = template.class_
+        self.store.require_groups([template])
+        self.store.set_current(template.group, template.variant)
+        self.current[template.group] = template.variant
 
     @rule(large=st.sampled_from([None, True, False]))
     def publish(self, large: bool | None) -> None:
@@ -180,26 +180,26 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def invalidate(self, data: st.DataObject) -> None:
         """A marker is lost to a repair: the step is to be computed again."""
-        written = sorted(class_ for class_, rows in self.standing.items() if rows)
-        class_ = data.draw(st.sampled_from(written))
-        step = data.draw(st.sampled_from(sorted(self.standing[class_])))
-        group = CLASSES[class_].group
+        written = sorted(variant for variant, rows in self.standing.items() if rows)
+        variant = data.draw(st.sampled_from(written))
+        step = data.draw(st.sampled_from(sorted(self.standing[variant])))
+        group = CLASSES[variant].group
         for commit in self.store.commits(group):
-            if (commit.class_, commit.step) == (class_, step):
+            if (commit.variant, commit.step) == (variant, step):
                 self.store.objects.delete(commit.key)
-        del self.standing[class_][step]
+        del self.standing[variant][step]
 
     @rule()
     def reclaim(self) -> None:
         reclaim(self.store, older_than=-60)
         self.readers.clear()  # a reader is safe for as long as waste is left alone, here not at all
-        for class_ in list(self.standing):
-            if self.current[CLASSES[class_].group] != class_:
-                self.standing[class_] = {}
+        for variant in list(self.standing):
+            if self.current[CLASSES[variant].group] != variant:
+                self.standing[variant] = {}
 
     @rule(changes=st.integers(0, 30))
     def reclaim_and_die(self, changes: int) -> None:
-        killed_after(changes, lambda: reclaim(self.store, older_than=-60, keep_classes=True))
+        killed_after(changes, lambda: reclaim(self.store, older_than=-60, keep_variants=True))
         self.readers.clear()
 
     @rule()
@@ -210,11 +210,11 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_shown_is_what_stands(self) -> None:
         tree = open_run(self.store)
-        expected = {g for g, class_ in self.current.items() if self.standing.get(class_)}
+        expected = {g for g, variant in self.current.items() if self.standing.get(variant)}
         assert set(tree.children) == expected
         for group in expected:
-            class_ = self.current[group]
-            standing, template = self.standing[class_], CLASSES[class_]
+            variant = self.current[group]
+            standing, template = self.standing[variant], CLASSES[variant]
             shown = tree[group].to_dataset().load()
             assert shown["step"].values.tolist() == sorted(standing)
             for step, edition in standing.items():
@@ -226,10 +226,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_done_is_what_stands(self) -> None:
         commits = self.store.commits()
-        for class_, standing in self.standing.items():
-            ours = [c for c in commits if c.group == CLASSES[class_].group]
-            done = {step: c.fingerprint for step, c in latest(ours, class_).items()}
-            expected = {s: fingerprint(class_, weights_of(s, e)) for s, e in standing.items()}
+        for variant, standing in self.standing.items():
+            ours = [c for c in commits if c.group == CLASSES[variant].group]
+            done = {step: c.fingerprint for step, c in latest(ours, variant).items()}
+            expected = {s: fingerprint(variant, weights_of(s, e)) for s, e in standing.items()}
             assert done == expected
 
     @invariant()

@@ -48,7 +48,7 @@ class TestOpening:
         assert group["induction"].attrs == {
             "unit": "1",
             "definition": "A score.",
-            "reference": "A paper",
+            "references": "A paper",
         }
         assert group.attrs == {"version": 1, "parameters": {"layers": 2}}
         assert tree.attrs == {"identity": synthetic.IDENTITY, "masked": {}, "not_finite": {}}

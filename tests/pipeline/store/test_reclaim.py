@@ -64,13 +64,13 @@ def test_a_row_that_was_recomputed_just_now_may_still_be_open(store: Store):
 
 
 def test_a_row_without_a_marker_is_removed(store: Store):
-    (row,) = store.reserve("scores", scores().class_, 1)
+    (row,) = store.reserve("scores", scores().variant, 1)
     killed.killed_before(9, killed.write_rows, store.uri, [7], [row])
     assert reclaim(store, older_than=60).objects == 0, "its worker may be slow"
     age(store)
     assert reclaim(store, older_than=60).rows == 1
     assert synthetic.wrong_rows(open_run(store), [scores(), losses()]) == []
-    assert store.reserve("scores", scores().class_, 1)[0] > row, "it is not handed out again"
+    assert store.reserve("scores", scores().variant, 1)[0] > row, "it is not handed out again"
 
 
 def test_unfinished_files_are_removed(store: Store):
@@ -84,10 +84,10 @@ def test_classes_that_are_not_current_are_removed_unless_kept(store: Store):
     newer = scores(version=2)
     synthetic.run(store.uri, [newer], [0, 1, 2])
     age(store)
-    assert reclaim(store, older_than=60, keep_classes=True).objects == 0
+    assert reclaim(store, older_than=60, keep_variants=True).objects == 0
     found = reclaim(store, older_than=60)
-    assert (found.rows, found.classes) == (2, 1)
-    assert not (Path(store.uri) / f"rows/scores/{scores().class_}").exists()
+    assert (found.rows, found.variants) == (2, 1)
+    assert not (Path(store.uri) / f"rows/scores/{scores().variant}").exists()
     assert synthetic.wrong_rows(open_run(store), [newer, losses()]) == []
     synthetic.run(store.uri, [scores()], [0, 1])
     assert synthetic.wrong_rows(open_run(store), [scores()]) == []
@@ -100,7 +100,7 @@ def test_the_old_class_stays_while_the_new_one_is_young(store: Store):
 
 
 def test_a_class_that_is_prepared_but_not_yet_current_is_left_alone(store: Store):
-    store.prepare([scores(version=2)])
+    store.require_groups([scores(version=2)])
     age(store)
     assert reclaim(store, older_than=60).objects == 0
     write(store, scores(version=2), 0)

@@ -36,7 +36,7 @@ def test_a_run_on_s3_is_the_same_as_on_disk(s3: Proxy, tmp_path):
 
 def test_each_question_takes_few_requests(s3: Proxy):
     store = synthetic.run(URI, TEMPLATES, range(5))
-    row = store.reserve("scores", scores().class_, 1)[0]
+    row = store.reserve("scores", scores().variant, 1)[0]
     synthetic.write(store, scores(), 6)
     s3.forget()
     synthetic.write(store, scores(), 5, row)
@@ -57,7 +57,7 @@ def test_each_question_takes_few_requests(s3: Proxy):
 
 def test_processes_writing_to_s3_at_once_lose_nothing(s3: Proxy):
     store = synthetic.run(URI, [scores()], [])
-    rows = list(store.reserve("scores", scores().class_, 24))
+    rows = list(store.reserve("scores", scores().variant, 24))
     shares = [(store.uri, rows[i::4], rows[i::4]) for i in range(4)]
     killed.side_by_side(killed.write_rows, shares)
     assert open_run(store)["scores"]["step"].values.tolist() == rows

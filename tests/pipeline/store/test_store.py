@@ -12,7 +12,7 @@ import zarr
 from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
-from pipeline.store.fingerprint import digest_of, fingerprint, fingerprint_class
+from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
 from pipeline.store.markers import Commit, latest, parse
 from pipeline.store.objects import store_name
 from tests.pipeline.store import synthetic
@@ -40,16 +40,16 @@ class TestFingerprints:
             digest_of(float("nan"))
 
     def test_every_part_changes_the_class(self):
-        one = fingerprint_class(measure="m", version=1, input="abc")
-        assert one == fingerprint_class(input="abc", version=1, measure="m")
-        assert one != fingerprint_class(measure="m", version=2, input="abc")
+        one = variant_id(measure="m", version=1, input="abc")
+        assert one == variant_id(input="abc", version=1, measure="m")
+        assert one != variant_id(measure="m", version=2, input="abc")
         assert len(one) == 16
 
     def test_a_marker_is_understood_by_its_name_alone(self):
         made = Commit("token_loss.code", 0, 12, fingerprint("ab" * 8, "0123456789abcdef" * 4))
         assert made.key == "_commits/token_loss.code/0.12.abababababababab-0123456789abcdef"
         assert parse(made.key) == made
-        assert (made.class_, made.weights) == ("ab" * 8, "0123456789abcdef")
+        assert (made.variant, made.weights) == ("ab" * 8, "0123456789abcdef")
         assert parse("_commits/token_loss.code/0.12.partial") is None
 
     def test_the_row_that_was_reserved_last_stands(self):
@@ -111,7 +111,7 @@ class TestPlace:
         assert len(pickle.dumps(store)) < 500
 
     def test_a_disk_that_is_full_is_one_sentence(self, store: Store, monkeypatch):
-        (row,) = store.reserve("scores", scores().class_, 1)
+        (row,) = store.reserve("scores", scores().variant, 1)
 
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device")
@@ -124,36 +124,38 @@ class TestPlace:
 class TestTemplates:
     def test_preparing_twice_changes_no_file(self, store: Store):
         before = {name: (Path(store.uri) / name).read_text() for name in files(Path(store.uri))}
-        store.prepare([scores()])
+        store.require_groups([scores()])
         after = {name: (Path(store.uri) / name).read_text() for name in files(Path(store.uri))}
         assert before == after
 
     def test_arrays_say_what_they_hold(self, store: Store):
-        group = zarr.open_group(f"{store.uri}/rows", mode="r")[f"scores/{scores().class_}"]
+        group = zarr.open_group(f"{store.uri}/rows", mode="r")[f"scores/{scores().variant}"]
         array = group["induction"]
         assert array.metadata.dimension_names == ("step", "layer", "head")
         assert array.chunks == (1, 2, 3)
         assert array.attrs.asdict() == {
             "unit": "1",
             "definition": "A score.",
-            "reference": "A paper",
+            "references": "A paper",
         }
 
     def test_one_class_never_changes_its_shapes(self, store: Store):
         write(store, scores(), 0)
-        other = replace(scores(layers=4), class_=scores().class_)
+        other = replace(scores(layers=4), variant=scores().variant)
         with pytest.raises(InputError, match=r"layer of group 'scores' is 2 values \[0, 1\] there"):
-            store.prepare([other])
+            store.require_groups([other])
         assert synthetic.wrong_rows(open_run(store), [scores()]) == []
 
     def test_one_class_never_changes_its_dtypes(self, store: Store):
         variables = tuple(replace(variable, dtype="float64") for variable in scores().variables)
         with pytest.raises(InputError, match="choose another store"):
-            store.prepare([replace(scores(), variables=variables)])
+            store.require_groups([replace(scores(), variables=variables)])
 
     def test_definitions_may_be_worded_anew(self, store: Store):
         write(store, scores(), 0)
-        store.prepare([replace(scores(), attributes={"version": 1, "definition": "Better."})])
+        store.require_groups(
+            [replace(scores(), attributes={"version": 1, "definition": "Better."})]
+        )
         assert open_run(store)["scores"].attrs["definition"] == "Better."
         assert open_run(store)["scores"].sizes["step"] == 1
 
@@ -169,17 +171,17 @@ class TestTemplates:
 
 class TestRows:
     def test_no_row_is_handed_out_twice(self, store: Store):
-        assert store.reserve("scores", scores().class_, 3) == range(0, 3)
-        assert store.reserve("scores", scores().class_, 0) == range(0)
-        assert Store(store.uri).reserve("scores", scores().class_, 2) == range(3, 5)
+        assert store.reserve("scores", scores().variant, 3) == range(0, 3)
+        assert store.reserve("scores", scores().variant, 0) == range(0)
+        assert Store(store.uri).reserve("scores", scores().variant, 2) == range(3, 5)
 
     def test_rows_of_a_killed_reservation_are_not_handed_out(self, store: Store):
-        array = zarr.open_array(f"{store.uri}/rows/scores/{scores().class_}/step", mode="r+")
+        array = zarr.open_array(f"{store.uri}/rows/scores/{scores().variant}/step", mode="r+")
         array.resize((8,))
-        assert store.reserve("scores", scores().class_, 1) == range(8, 9)
+        assert store.reserve("scores", scores().variant, 1) == range(8, 9)
 
     def test_reserved_rows_are_invisible(self, store: Store):
-        store.reserve("scores", scores().class_, 5)
+        store.reserve("scores", scores().variant, 5)
         assert list(open_run(store).children) == []
         write(store, scores(), 6)
         assert open_run(store)["scores"]["step"].values.tolist() == [6]
@@ -198,12 +200,12 @@ class TestRows:
 
     def test_a_row_of_nan_is_committed_and_written(self, store: Store):
         values = {"induction": np.full((2, 3), np.nan, np.float32), "count": np.int64(0)}
-        (row,) = store.reserve("scores", scores().class_, 1)
+        (row,) = store.reserve("scores", scores().variant, 1)
         store.write("scores", row_of(scores(), 4, row), values)
         shown = open_run(store)["scores"]
         assert shown["step"].values.tolist() == [4]
         assert np.isnan(shown["induction"].values).all()
-        chunk = f"rows/scores/{scores().class_}/induction/c/{row}/0/0"
+        chunk = f"rows/scores/{scores().variant}/induction/c/{row}/0/0"
         assert (Path(store.uri) / chunk).exists()
 
     def test_unknown_tokens_are_nan(self, store: Store):
@@ -219,14 +221,14 @@ class TestRows:
             write(store, scores(), 0, row=-1)
 
     def test_a_class_that_was_not_prepared_is_refused(self, store: Store):
-        with pytest.raises(ValueError, match=r"was not prepared: call prepare\(\)"):
+        with pytest.raises(ValueError, match=r"was not prepared: call require_groups\(\)"):
             write(store, scores(version=2), 0, row=0)
         with pytest.raises(ValueError, match="was not prepared"):
-            store.set_current("scores", scores(version=2).class_)
+            store.set_current("scores", scores(version=2).variant)
 
     def test_an_open_worker_sees_rows_reserved_later(self, store: Store):
         write(store, scores(), 0)
-        Store(store.uri).reserve("scores", scores().class_, 4)
+        Store(store.uri).reserve("scores", scores().variant, 4)
         write(store, scores(), 1, row=3)
         assert len(store.commits()) == 2
 
@@ -263,19 +265,19 @@ class TestRows:
     def test_values_that_do_not_fit_are_refused_before_anything_is_written(
         self, store: Store, change, sentence
     ):
-        (row,) = store.reserve("scores", scores().class_, 1)
+        (row,) = store.reserve("scores", scores().variant, 1)
         before = files(Path(store.uri))
         with pytest.raises(ValueError, match=sentence):
             store.write("scores", row_of(scores(), 4, row), {**values_of(scores(), 4), **change})
         assert files(Path(store.uri)) == before
 
     def test_a_missing_variable_is_refused(self, store: Store):
-        (row,) = store.reserve("scores", scores().class_, 1)
+        (row,) = store.reserve("scores", scores().variant, 1)
         with pytest.raises(ValueError, match="the row would be incomplete"):
             store.write("scores", row_of(scores(), 4, row), {"count": np.int64(1)})
 
     def test_float64_is_rounded_to_the_declared_float32(self, store: Store):
-        (row,) = store.reserve("scores", scores().class_, 1)
+        (row,) = store.reserve("scores", scores().variant, 1)
         values = {"induction": np.full((2, 3), 1 / 3), "count": np.int32(1)}
         store.write("scores", row_of(scores(), 4, row), values)
         shown = open_run(store)["scores"]["induction"]
@@ -306,17 +308,17 @@ class TestRecomputing:
     def test_another_class_is_not_mixed_in(self, store: Store):
         write(store, scores(), 0), write(store, scores(), 4)
         newer = scores(version=2, layers=5)
-        store.prepare([newer])
+        store.require_groups([newer])
         write(store, newer, 8)
         shown = open_run(store)
         assert shown["scores"]["step"].values.tolist() == [0, 4]
         assert shown["scores"].attrs["version"] == 1
-        store.set_current("scores", newer.class_)
+        store.set_current("scores", newer.variant)
         shown = open_run(store)
         assert shown["scores"]["step"].values.tolist() == [8]
         assert shown["scores"].sizes["layer"] == 5
         assert synthetic.wrong_rows(shown, [newer]) == []
-        old = open_run(store, classes={"scores": scores().class_})
+        old = open_run(store, variants={"scores": scores().variant})
         assert synthetic.wrong_rows(old, [scores()]) == []
 
     def test_an_open_reader_keeps_what_it_has(self, store: Store):
@@ -324,8 +326,8 @@ class TestRecomputing:
         reader = open_run(store)
         write(store, scores(), 4, edition=1)
         write(store, scores(), 5)
-        store.prepare([scores(version=2)])
-        store.set_current("scores", scores(version=2).class_)
+        store.require_groups([scores(version=2)])
+        store.set_current("scores", scores(version=2).variant)
         assert reader["scores"]["step"].values.tolist() == [4]
         assert synthetic.wrong_rows(reader, [scores()]) == []
 

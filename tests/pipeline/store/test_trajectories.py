@@ -77,9 +77,9 @@ def test_they_are_not_used_when_a_row_was_added_or_recomputed(store: Store):
 
 def test_they_are_not_used_for_another_class(store: Store):
     publish(store)
-    store.prepare([scores(version=2)])
+    store.require_groups([scores(version=2)])
     write(store, scores(version=2), 8)
-    store.set_current("scores", scores(version=2).class_)
+    store.set_current("scores", scores(version=2).variant)
     run = open_run(store)
     assert read_from(run["scores/count"]) == "rows"
     assert synthetic.wrong_rows(run, [scores(version=2)]) == []

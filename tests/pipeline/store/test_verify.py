@@ -92,7 +92,7 @@ def test_a_repair_lets_no_older_row_show_through(store: Store):
 def test_arrays_that_are_gone_are_found(store: Store):
     root = zarr.open_group(f"{store.uri}/rows", mode="r+", use_consolidated=False)
     del root["scores"]
-    store.prepare([losses()])
+    store.require_groups([losses()])
     assert sentences(store) == [
         f"scores at step {step} (row {step}): its arrays are gone" for step in STEPS
     ]
@@ -142,7 +142,7 @@ def test_a_repair_needs_the_store_to_itself(store: Store):
 def test_on_s3_it_is_the_same(s3):
     store = synthetic.run("s3://stores/run.zarr", [scores()], [0, 1])
     publish(store)
-    key = f"rows/scores/{scores().class_}/count/c/1"
+    key = f"rows/scores/{scores().variant}/count/c/1"
     content = bytearray(store.objects.read(key) or b"")
     content[0] ^= 1
     store.objects.replace(key, bytes(content))

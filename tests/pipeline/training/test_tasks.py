@@ -9,7 +9,7 @@ from pipeline.inputs import text
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training import Training, held_out, table_and_split, table_of, tokens_per_step
 from pipeline.training.config import claim
-from pipeline.training.tasks import prepare, step_loss
+from pipeline.training.tasks import step_loss, tokenise_text
 
 MODULAR = {"kind": "modular_arithmetic", "p": 7, "train_share": 0.5}
 REPEATS = {
@@ -43,7 +43,7 @@ def text_run(tmp_path_factory) -> Training:
     (folder / "run").mkdir()
     run = training({**TEXT, "path": str(folder / "squares.txt")}, folder / "run", batch_size=3)
     claim(folder / "run", run)
-    prepare(run)
+    tokenise_text(run)
     return run
 
 

@@ -279,5 +279,5 @@ def test_any_p_and_operation_and_a_reason_for_every_nan(tmp_path: Path, p: int, 
         for name in set(data.data_vars) - set(named) - {"cluster_rank", "cluster_top_nine"}:
             assert data[name].notnull().any(), f"{group}/{name}"
         assert data.attrs["computed_in"]["dtype"] == "float64"
-    keys = tree["modular_addition"].attrs["reference"]["key_frequencies"]
+    keys = tree["modular_addition"].attrs["reference_values"]["key_frequencies"]
     assert bool(keys) == (operation == "subtract")
