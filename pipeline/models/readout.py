@@ -41,10 +41,10 @@ class Readout:
 
 
 def shares(
-    parts: Float[Tensor, "*batch d_model"],
-    directions: Float[Tensor, "*batch d_model"],
-    scale: Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch"]:
+    parts: Float[Tensor, "*#batch d_model"],
+    directions: Float[Tensor, "*#batch d_model"],
+    scale: Float[Tensor, "*#batch"],
+) -> Float[Tensor, "*#batch"]:
     """What a part of the stream adds to a logit."""
     return torch.linalg.vecdot(parts, directions) * scale
 
