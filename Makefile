@@ -1,4 +1,4 @@
-# Two commands for a fresh clone: `make demo` and `make test`.
+# After cloning: `make demo` and `make test`.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,12 +7,14 @@ BIN := .venv/bin
 .PHONY: help setup demo test quick lint clean
 
 help:
-	@echo "make demo   train two small models, analyse all their checkpoints, show when they changed"
-	@echo "make test   check style and types, then run the tests"
-	@echo "make quick  the same without the tests that start servers, Ray, Prefect or training"
-	@echo "make clean  remove the environment and everything that demo and tests wrote"
+	@echo "make setup  install the package and its test dependencies in .venv"
+	@echo "make demo   train two small models, analyse all their checkpoints, report what formed when"
+	@echo "make lint   check style and types"
+	@echo "make test   check style and types, then run all tests"
+	@echo "make quick  the same without tests that start servers, Ray, Prefect or training"
+	@echo "make clean  remove the environment and everything that the demo and tests wrote"
 
-# Reinstalled when what is required changes, and only then.
+# Reinstall only when the requirements change.
 .venv/ready: pyproject.toml constraints.txt
 	@echo "==> setting up .venv (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11")'

@@ -1,27 +1,28 @@
-"""The command `ontogeny`: its packages are those beside this file, whatever else can be imported.
+"""The command `ontogeny`, which always imports the packages that lie beside this file.
 
-`pipeline`, `flows` and `infra` are common names. A module of one of these names in the working
-folder or on PYTHONPATH comes before an installed package on Python's import path; so they are
-imported from where this file lies, by their path, before anything asks for them by name.
+`pipeline` and `flows` are common names. Modules with these names in the working folder or on
+PYTHONPATH come before an installed package on Python's import path. Therefore both packages are
+imported here by their file paths, before anything imports them by name.
 """
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-PACKAGES = ("pipeline", "flows", "infra")
+PACKAGES = ("pipeline", "flows")
 
 
 def import_own_packages() -> None:
-    """Have the names in `PACKAGES` be the packages beside this file, in this process.
+    """Bind the names in `PACKAGES` to the packages beside this file, in this process.
 
-    Replaces modules of these names that were imported from elsewhere.
+    Modules with these names that were imported from elsewhere are replaced.
     """
     for name in PACKAGES:
         source = Path(__file__).resolve().parent / name / "__init__.py"
         present = sys.modules.get(name)
         if present is not None and _is_from(present, source):
             continue
+        # Submodules of the other package would otherwise be found as submodules of ours.
         for other in [one for one in sys.modules if one.partition(".")[0] == name]:
             del sys.modules[other]
         spec = spec_from_file_location(
@@ -29,6 +30,7 @@ def import_own_packages() -> None:
         )
         assert spec is not None and spec.loader is not None
         module = module_from_spec(spec)
+        # Registered before it is executed, because its own modules import it by name.
         sys.modules[name] = module
         spec.loader.exec_module(module)
 

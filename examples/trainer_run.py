@@ -1,10 +1,10 @@
-"""Train a tiny language model with transformers' own Trainer: a run as anybody may have one.
+"""Train a tiny language model with the Trainer of transformers, as an example of a user's run.
 
     python examples/trainer_run.py gpt_neox examples/trainer-run
     ontogeny analyze examples/trainer-run.yaml
 
-Families: gpt_neox (rotary positions, layers in parallel), gpt2 (learned positions), llama (rotary,
-grouped keys and values). The text is this repository's own source code.
+Families: gpt_neox (rotary positions, parallel attention and MLP), gpt2 (learned positions), llama
+(rotary positions, grouped keys and values). The training text is the source code of `pipeline/`.
 """
 
 import sys
@@ -30,8 +30,8 @@ SHAPES = {
 }
 
 
-def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of the text, with an end-of-text token."""
+def train_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """Train a byte-pair tokenizer on the text, with an end-of-text token."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator([text], vocab_size=512, special_tokens=["<|endoftext|>"])
     return PreTrainedTokenizerFast(
@@ -39,8 +39,8 @@ def tokenizer_of(text: str) -> PreTrainedTokenizerFast:
     )
 
 
-def model_of(family: str, vocabulary: int) -> torch.nn.Module:
-    """A model of two layers with four heads each, with random weights."""
+def make_model(family: str, vocabulary: int) -> torch.nn.Module:
+    """Make a model with two layers of four heads each, with random weights."""
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": 64,
@@ -55,14 +55,14 @@ def model_of(family: str, vocabulary: int) -> torch.nn.Module:
 
 
 def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> None:
-    """Train on the source's text; saves `checkpoint-N` folders as any Trainer does."""
+    """Train on the source code of this repository; the Trainer saves `checkpoint-N` folders."""
     text = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
-    tokenizer = tokenizer_of(text)
+    tokenizer = train_tokenizer(text)
     ids = torch.tensor(tokenizer(text)["input_ids"])
     sequences = ids[: len(ids) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     torch.manual_seed(0)
     Trainer(
-        model=model_of(family, len(tokenizer)),
+        model=make_model(family, len(tokenizer)),
         args=TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
@@ -72,7 +72,7 @@ def train(family: str, folder: Path, steps: int = 60, save_every: int = 10) -> N
             use_cpu=True,
             report_to=[],
             disable_tqdm=True,
-            include_num_input_tokens_seen="all",
+            include_num_input_tokens_seen="all",  # checkpoints then say how many tokens they saw
         ),
         train_dataset=[{"input_ids": row, "labels": row} for row in sequences],
         data_collator=default_data_collator,

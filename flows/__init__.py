@@ -1,38 +1,44 @@
-"""Orchestration: Prefect flows whose work is done by a pool of Ray actors; and the command."""
+"""Orchestration: Prefect flows that compute on a pool of Ray actors; and the command line."""
 
 import os
 from pathlib import Path
 
-# Prefect and Ray read these when they are imported, the servers that they start inherit them;
-# what the user has set stands.
+# Prefect and Ray read these variables when they are imported, and the servers that they start
+# inherit them. Values that the user has set take precedence.
 _ENVIRONMENT = {
-    # An embedded server records task runs in batches, and forgets those that are not full when
-    # its flow ends: small batches, written often, are complete within a second or two.
+    # An embedded server ends with its flow and loses the records of an incomplete batch: with small
+    # batches that are written every second, all task runs are recorded soon after they end.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # less becomes 0, a busy loop
+    # A fraction of a second would be rounded down to 0, which makes the recorder a busy loop.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+    # The default of 20 s is too short where torch and Ray start at the same time on few cores.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # The handlers that `flows.worker_logs` adds also get records that are logged outside of a flow.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # While a server is away, events are kept to be sent again: not an error, and not for each.
+    # While the server is unreachable, Prefect keeps the events and sends them later, but logs an
+    # error for each of them.
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-    # By its absence the server can tell a run that was killed; see examples/automations.yaml.
+    # The server recognises a killed run by missing heartbeats; see examples/automations.yaml.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    # Nobody is told what is computed here.
+    # No usage statistics are sent to anybody.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # What Ray holds back to say it only once, it says at the very end.
+    # Deduplication holds back repeated lines and prints them after our own last line.
     "RAY_DEDUP_LOGS": "0",
-    # `device: cuda` with `gpus: 0` means that Ray shall not count GPUs, not that it hides them.
+    # By default Ray hides all GPUs from an actor with `gpus: 0`. With `device: cuda`, `gpus: 0`
+    # means that Ray does not schedule by GPUs, and the worker still uses one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 if not os.environ.get("PREFECT_API_URL"):
-    os.environ.pop("PREFECT_API_URL", None)  # Prefect's events take "" for an address
+    # Prefect's settings treat an empty value as unset, but its events client as an address.
+    os.environ.pop("PREFECT_API_URL", None)
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 if "RAY_ADDRESS" in os.environ and (
     any(name in os.environ for name in _TOKENS) or Path("~/.ray/auth_token").expanduser().exists()
 ):
-    # At an address that it is given, Ray shows its token only if it is told to.
+    # A client presents its token to an existing cluster only in this mode.
     os.environ.setdefault("RAY_AUTH_MODE", "token")

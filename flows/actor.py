@@ -1,8 +1,8 @@
-"""What a Ray actor runs. Sent to it by value, so that nothing of ours must be found there first.
+"""The class of the Ray actors. Ray sends it by value, so an actor needs no import of ours for it.
 
-Ray puts the driver's working folder first on an actor's import path, and a `pipeline.py` or a
-`flows/` of the user's may lie in it. So this module imports nothing of ours when it is loaded, and
-what an actor is made of travels pickled until the right packages are there.
+Ray puts the driver's working folder first on an actor's import path, and that folder may contain a
+`pipeline.py` or a `flows/` of the user. Therefore this module imports nothing of ours when it is
+loaded, and the actor's arguments stay pickled until the right packages are imported.
 """
 
 import importlib
@@ -14,14 +14,14 @@ from typing import Any
 
 
 class WorkerActor:
-    """One worker (see `pipeline.analysis.worker`) with the code of the driver; hands its log over.
+    """A worker (see `pipeline.analysis.worker`) that runs the driver's code and returns its logs.
 
     start: path of the driver's `ontogeny.py`. code: digest of the driver's code, see
     `flows.workers.code_digest`. payload: the worker's class and its job, pickled.
     """
 
     def __init__(self, start: str, code: str, payload: bytes) -> None:
-        # Kept, not raised: what a constructor raises reaches the driver as text alone.
+        # Kept for `ready`: Ray passes an exception of a constructor to the driver only as text.
         self._error: Exception | None = None
         try:
             _import_packages(Path(start))
@@ -31,18 +31,18 @@ class WorkerActor:
         except Exception as error:
             self._error = error
 
-    def started(self) -> None:
-        """Raise what the construction raised, if it did."""
+    def ready(self) -> None:
+        """Return when the worker is constructed. Raises the exception of its construction."""
         if self._error is not None:
             raise self._error
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """See `flows.workers.LoggedWorker.call`."""
+        """Call a method of the worker; see `flows.workers.LoggedWorker.call`."""
         return self._worker.call(method, *arguments)
 
 
 def _import_packages(start: Path) -> None:
-    """Import our packages from the driver's folder; on a machine without it, as installed there."""
+    """Import our packages from the driver's folder, or the installed ones if that is not here."""
     if start.is_file():
         spec = importlib.util.spec_from_file_location("ontogeny", start)
         assert spec is not None and spec.loader is not None

@@ -1,6 +1,6 @@
-"""The flow: `pipeline.analysis.run` on Ray workers, with a task for each checkpoint.
+"""The flow `analyze`: `pipeline.analysis.run` with one Prefect task per checkpoint.
 
-Its executor is a pool of Ray actors, its observer Prefect.
+The executor is a pool of Ray actors, the observer reports to Prefect.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,38 +18,46 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts
 from flows.dispatch import Pool
-from flows.fanout import await_records, await_server, computed, dropping_unsent_events, threads_for
+from flows.fanout import (
+    compute_cells,
+    drop_unsent_events,
+    make_task_runner,
+    wait_for_server,
+    wait_for_task_records,
+)
 from flows.observer import PrefectObserver
-from flows.server import reach_server
-from flows.workers import hire
+from flows.server import require_server
+from flows.workers import start_workers
 from pipeline.analysis.plan import Cell, Plan, Prepared
-from pipeline.analysis.run import Progress, carry_out
+from pipeline.analysis.run import carry_out
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.measures.base import Reference
+from pipeline.progress import Progress
 from pipeline.store.objects import store_name
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
-    """Run the flow here and now; returns what it did. Raises what it raised.
+    """Run the flow in this process; return its summary. Raises what the flow raises.
 
-    progress(done, total, what) is called after each checkpoint. The store is that of
-    `pipeline.analyze`, which does the same in one process, without Ray and Prefect.
+    progress(done, total, what) is called after each checkpoint. The store has the same content as
+    that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
-    reach_server()
+    require_server()
     observer = PrefectObserver(progress)
 
+    # A flow's parameters are stored by the server as JSON: the observer is passed as a closure.
     def observed(analysis: Analysis) -> State:
-        return _analyzed(analysis, observer)
+        return _run(analysis, observer)
 
     try:
-        state = _as_flow(observed)(analysis, return_state=True)
+        state = _make_flow(observed)(analysis, return_state=True)
     except httpx.TransportError:
         if observer.summary is None:
             raise
-        return observer.summary  # all is done, and the server has gone without being told
+        return observer.summary  # the store is complete; only the server's record is not
     if observer.summary is None:
         state.result()
         raise RuntimeError(f"the flow ended as {state.name} without a summary: {state.message}")
@@ -60,7 +68,8 @@ def _flow_run_name() -> str:
     return artifacts.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
 
 
-def _as_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+def _make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+    # The results are in the store: persisting them would pickle them into Prefect's own storage.
     return flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)(function)
 
 
@@ -68,48 +77,49 @@ def _as_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
 def analyze(analysis: Analysis) -> State:
     """Compute what the store lacks, with one task for each checkpoint.
 
-    Checkpoints that cannot be analysed, or are not finite, are named in the final state, which then
-    is Failed; all others are computed. Running it again computes what is missing, and nothing else.
+    Checkpoints that cannot be analysed or are not finite are named in the final state, which then
+    is Failed; all others are computed. Another run computes only what is missing.
     """
-    return _analyzed(analysis, PrefectObserver())
+    return _run(analysis, PrefectObserver())
 
 
-def _analyzed(analysis: Analysis, observer: PrefectObserver) -> State:
-    with dropping_unsent_events():
+def _run(analysis: Analysis, observer: PrefectObserver) -> State:
+    with drop_unsent_events():
         artifacts.tag("ontogeny", store_name(analysis.store))
-        summary = carry_out(analysis, _on_ray, observer)
-        there = await_server()
+        summary = carry_out(analysis, _ray_executor, observer)
+        reachable = wait_for_server()
         observer.stage("report", lambda: observer.report(summary))
-        if there:
-            await_records(observer.tasks)
+        if reachable:
+            wait_for_task_records(observer.tasks)
     observer.ended(summary)
     return (Completed if summary.worked else Failed)(message=summary.sentence())
 
 
 @dataclass
 class _RayExecutor:
-    """Computes checkpoints on a pool of Ray actors, as Prefect tasks in threads."""
+    """An executor that computes on a pool of Ray actors, with a Prefect task per checkpoint."""
 
     pool: Pool
     threads: ThreadPoolTaskRunner
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `pipeline.analysis.worker.Worker.references`."""
+        """Compute the reference numbers of a checkpoint on a worker."""
         return self.pool.references(checkpoint)
 
     def outcomes(self, planned: Plan) -> Iterator[tuple[Cell, Outcome | Exception]]:
-        """Compute all cells; yield each with its outcome, as they come."""
-        return computed(planned, self.pool, self.threads, ray.put)
+        """Compute all cells; yield each with its outcome as soon as it is computed."""
+        return compute_cells(planned, self.pool, self.threads, ray.put)
 
 
 @contextmanager
-def _on_ray(prepared: Prepared) -> Iterator[_RayExecutor]:
+def _ray_executor(prepared: Prepared) -> Iterator[_RayExecutor]:
     workers = prepared.job.analysis.workers
-    # The pool ends first: what waits for a worker then fails at once instead of holding the exit.
-    with threads_for(workers.count) as threads, make_pool(prepared) as pool:
+    # The pool is closed before the threads are joined: a task that still waits for a worker then
+    # fails at once instead of blocking the exit.
+    with make_task_runner(workers.count) as threads, make_pool(prepared) as pool:
         yield _RayExecutor(pool, threads)
 
 
 def make_pool(prepared: Prepared) -> Pool:
-    """The workers that the analysis asks for, each a Ray actor."""
-    return Pool(lambda: hire(prepared.job), prepared.job.analysis.workers.timeout)
+    """Make the pool of Ray actors that the analysis asks for."""
+    return Pool(lambda: start_workers(prepared.job), prepared.job.analysis.workers.timeout)

@@ -1,6 +1,6 @@
-"""What a run shows of itself in the Prefect UI: tags, progress, and artifacts.
+"""Tags, progress and artifacts of a flow run in the Prefect UI.
 
-Nothing of it is worth failing or waiting for: a server that is away costs the picture, not the run.
+A run neither fails nor waits because of them: if the server is unreachable, they are left out.
 """
 
 import time
@@ -22,34 +22,39 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
-from flows.server import link_to, server_answers
+from flows.server import is_server_reachable, report_url
 from pipeline.analysis.summary import Summary
 from pipeline.config import Analysis
 from pipeline.findings import findings
 from pipeline.report.sparklines import overview
 from pipeline.store.objects import store_name
 
-_SECONDS_BETWEEN = 2.0
+# Each update is a request to the server. With one per checkpoint, a run of many short checkpoints
+# would spend most of its time on them.
+_SECONDS_BETWEEN_UPDATES = 2.0
 
 
 def run_name(analysis: Analysis) -> str:
-    """Which run is analysed, and which of its steps are asked for."""
+    """Return the name of a flow run: which run is analysed, and at which steps."""
     chosen = {} if analysis.select is None else analysis.select.model_dump(exclude_none=True)
-    said = "all steps"
+    steps = "all steps"
     for how, what in chosen.items():
-        said = {
+        steps = {
             "steps": f"steps {what}",
             "every": f"every {what} checkpoints",
             "log_spaced": f"{what} log-spaced steps",
         }[how]
     if chosen.get("steps"):
-        said = f"steps {min(chosen['steps'])} to {max(chosen['steps'])}"
-    return f"{store_name(analysis.store)}: {said}"
+        steps = f"steps {min(chosen['steps'])} to {max(chosen['steps'])}"
+    return f"{store_name(analysis.store)}: {steps}"
 
 
 def tag(*tags: str) -> None:
-    """Tag the present flow run alone: a task's tags would each cost it a request."""
-    _shown(_add_tags, tags)
+    """Add tags to the current flow run.
+
+    Prefect's context manager `tags` would also tag each task run, at one request each.
+    """
+    _if_reachable(_add_tags, tags)
 
 
 def _add_tags(tags: Sequence[str]) -> None:
@@ -60,45 +65,46 @@ def _add_tags(tags: Sequence[str]) -> None:
 
 
 class ProgressBar:
-    """A bar beside the flow run, moved at most every two seconds."""
+    """A progress artifact of the flow run, updated at most every two seconds."""
 
     def __init__(self, total: int) -> None:
-        self._total, self._moved, self._away = total, time.monotonic(), False
+        self._total, self._updated, self._unreachable = total, time.monotonic(), False
         at = 0.0 if total else 100.0
-        self._artifact = _shown(
+        self._artifact = _if_reachable(
             create_progress_artifact, at, key="progress", description=f"of {total}"
         )
 
     def move(self, done: int) -> None:
-        """So many of the total are done."""
-        if done < self._total and time.monotonic() - self._moved < _SECONDS_BETWEEN:
+        """Show that so many of the total are done."""
+        if done < self._total and time.monotonic() - self._updated < _SECONDS_BETWEEN_UPDATES:
             return
-        self._moved = time.monotonic()
-        if self._artifact is None or self._is_away():
+        self._updated = time.monotonic()
+        if self._artifact is None or self._is_server_away():
             return
         description = f"{done} of {self._total} checkpoints"
         at = 100 * done / self._total
-        _taken(update_progress_artifact, self._artifact, at, description=description)
+        _if_accepted(update_progress_artifact, self._artifact, at, description=description)
 
-    def _is_away(self) -> bool:
-        """Whether the server does not answer; said when it changes."""
-        was, self._away = self._away, not server_answers()
-        if self._away and not was:
+    def _is_server_away(self) -> bool:
+        """Return whether the server is unreachable; log each change of that once."""
+        before, self._unreachable = self._unreachable, not is_server_reachable()
+        if self._unreachable and not before:
             get_run_logger().warning(
-                "the Prefect server does not answer: computing goes on, and it is told later"
+                "the Prefect server does not answer: computing continues, and its records are sent "
+                "later"
             )
-        if was and not self._away:
+        if before and not self._unreachable:
             get_run_logger().info("the Prefect server answers again")
-        return self._away
+        return self._unreachable
 
 
 def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
-    """Rows with the same columns, beside the flow run."""
-    _shown(create_table_artifact, table, key=key, description=description)
+    """Create a table artifact of rows with the same columns."""
+    _if_reachable(create_table_artifact, table, key=key, description=description)
 
 
 def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
-    """What the store shows, in sentences and small charts, and where its report is."""
+    """Create an artifact with the findings and small charts, and a link to the report."""
     lines = [f"**{summary.sentence()}**", "", summary.loading(), ""]
     if exceptions := summary.exceptions():
         lines += [*(f"- **{exception}**" for exception in exceptions), ""]
@@ -111,20 +117,21 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         f"| {line.name} | `{line.chart}` | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
-    lines += ["", f"[Report]({link_to(page)}), `{page.resolve()}`"]
+    lines += ["", f"[Report]({report_url(page)}), `{page.resolve()}`"]
     markdown = "\n".join(lines)
-    _shown(create_markdown_artifact, markdown, key="findings", description=summary.store)
-    _shown(create_link_artifact, link_to(page), key="report", link_text=str(page))
+    _if_reachable(create_markdown_artifact, markdown, key="findings", description=summary.store)
+    _if_reachable(create_link_artifact, report_url(page), key="report", link_text=str(page))
 
 
-def _shown(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `make` returns; None where the server is away, or does not take it."""
-    return _taken(make, *arguments, **options) if server_answers() else None
+def _if_reachable(request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Make a request if the server is reachable; return its result, or None."""
+    return _if_accepted(request, *arguments, **options) if is_server_reachable() else None
 
 
-def _taken(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def _if_accepted(request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Make a request; return its result, or None with a warning if the server refuses it."""
     try:
-        return make(*arguments, **options)
+        return request(*arguments, **options)
     except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        get_run_logger().warning("not shown, the server did not take it: %s", error)
+        get_run_logger().warning("not shown, the server did not accept it: %s", error)
         return None

@@ -1,12 +1,10 @@
-"""The demonstration: two organisms are trained, analysed by the flow, and reported on one page."""
+"""The demonstration: train two small models, analyse both runs, and write one report."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.analyze import run_analysis
-from pipeline.analysis.run import Progress
+from flows.console import ShowProgress, loss_progress
 from pipeline.analysis.summary import Summary
 from pipeline.config import load_analysis
 from pipeline.findings import findings
@@ -16,42 +14,40 @@ from pipeline.training import load_training, train
 FOLDER = Path("demo")
 PRESETS = ("induction", "modular-addition")
 
-Showing = Callable[[str], AbstractContextManager[Progress]]
-
 
 @dataclass(frozen=True)
-class Demonstration:
-    """What it leaves: one summary and the findings of each store, and the page to open."""
+class DemoResult:
+    """The summary and the findings of each preset, and the page of the report."""
 
     summaries: dict[str, Summary]
     findings: dict[str, list[str]]
     page: Path
 
 
-def demonstrate(showing: Showing) -> Demonstration:
-    """Train, analyse and report into `demo/` of the working directory; what is there is kept.
+def run_demo(show_progress: ShowProgress) -> DemoResult:
+    """Train, analyse and report into `demo/` of the working directory.
 
-    showing(what): a context that gives the progress function for one piece of the work.
+    Checkpoints and results that are there are kept. show_progress: see `flows.console`.
     """
     for preset in PRESETS:
-        _train(preset, showing)
-    summaries = {preset: _analyze(preset, showing) for preset in PRESETS}
+        _train(preset, show_progress)
+    summaries = {preset: _analyze(preset, show_progress) for preset in PRESETS}
     stores = [summary.store for summary in summaries.values()]
     page = write_report(stores, FOLDER / "report")
-    return Demonstration(summaries, {p: findings(s.store) for p, s in summaries.items()}, page)
+    return DemoResult(summaries, {p: findings(s.store) for p, s in summaries.items()}, page)
 
 
-def _train(preset: str, showing: Showing) -> None:
+def _train(preset: str, show_progress: ShowProgress) -> None:
     output = str(FOLDER / "checkpoints" / preset)
     training = load_training(preset).model_copy(update={"output": output})
-    with showing(f"train {preset}") as step:
-        train(training, lambda done, total, loss: step(done, total, f"loss {loss:.3g} nats"))
+    with show_progress(f"train {preset}") as progress:
+        train(training, loss_progress(progress))
 
 
-def _analyze(preset: str, showing: Showing) -> Summary:
-    places = {
+def _analyze(preset: str, show_progress: ShowProgress) -> Summary:
+    paths = {
         "checkpoints": str(FOLDER / "checkpoints" / preset),
         "store": str(FOLDER / f"{preset}.zarr"),
     }
-    with showing(f"analyse {preset}") as step:
-        return run_analysis(load_analysis(preset).model_copy(update=places), step)
+    with show_progress(f"analyse {preset}") as progress:
+        return run_analysis(load_analysis(preset).model_copy(update=paths), progress)

@@ -1,7 +1,7 @@
-"""Who of the workers gets the next checkpoint, and what becomes of one that answers no more.
+"""Pool: which worker gets the next checkpoint, and how hung and lost workers are replaced.
 
-Nothing here knows what a worker is: `flows.workers` seats Ray actors, the benchmark of the
-scheduling (`tests/benchmarks/fanout.py`) simulated ones.
+Nothing here depends on how workers run: `flows.workers` supplies Ray actors, the benchmark of the
+scheduling (`tests/benchmarks/fanout.py`) simulated workers.
 """
 
 import threading
@@ -16,77 +16,83 @@ from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.measures.base import Reference
 
-_LOOK_EVERY = 0.5  # seconds between two looks at whether a worker hangs
+_HUNG_CHECK_SECONDS = 0.5  # between two checks for a hung worker
 
 
-class StillWorkingError(Exception):
+class NotReadyError(Exception):
     """There is no answer yet."""
 
 
-class LostError(Exception):
-    """The worker went away with the work; its cause says how."""
+class WorkerLostError(Exception):
+    """The worker ended before it answered; `__cause__` is the reason."""
 
 
-class HungError(TimeoutError):
-    """A worker finished nothing within the time that a checkpoint may take."""
+class WorkerHungError(TimeoutError):
+    """The worker finished nothing within the time limit of a checkpoint."""
 
 
-class Worker(Protocol):
-    """One worker, wherever it is. Any thread may call any of its methods."""
+class PoolWorker(Protocol):
+    """A worker as the pool uses it. Its methods may be called from any thread."""
 
     def is_usable(self) -> bool:
-        """Whether it can be given work now. Raises what made it impossible for good."""
+        """Return whether it accepts work now. Raises what makes it permanently unusable."""
         ...
 
     def send(self, method: str, *arguments: Any) -> Any:
-        """Begin some work; returns what `receive` asks for."""
+        """Start a call; return the handle that `receive` takes."""
         ...
 
     def receive(self, pending: Any, seconds: float | None) -> Any:
-        """The answer. Raises what the work raised, LostError, or, in time, StillWorkingError."""
+        """Return the answer to a call, or raise the call's exception.
+
+        Raises WorkerLostError if the worker ended, and NotReadyError after so many seconds.
+        """
         ...
 
     def replace(self) -> None:
-        """End it and all that it has in hand, and start another in its place."""
+        """End the worker with all its calls, and start another in its place."""
         ...
 
-    def dismiss(self) -> None:
-        """End it for good."""
+    def stop(self) -> None:
+        """End the worker without replacement."""
         ...
 
 
 @dataclass(eq=False)
-class _Work:
-    """One call under way. redo: its worker was replaced because of another call's checkpoint."""
+class _Call:
+    """A call in progress. repeat: its worker was replaced because an older call hung."""
 
-    redo: bool = False
+    repeat: bool = False
 
 
 @dataclass(eq=False)
-class _Seat:
-    """A worker, what it has in hand (the oldest first), and when it last began or ended a work."""
+class _WorkerState:
+    """A worker, its calls in progress (oldest first), and when a call last started or ended."""
 
-    worker: Worker
-    in_hand: list[_Work] = field(default_factory=list)
-    heard: float = 0.0
+    worker: PoolWorker
+    calls: list[_Call] = field(default_factory=list)
+    last_activity: float = 0.0
 
 
 class Pool:
-    """Workers for one job, from the first call on until the end of the `with` block.
+    """Workers for one job, started by the first call and stopped at the end of the `with` block.
 
-    Any thread may call; a call waits for the worker with the fewest checkpoints in hand.
+    Calls may come from any thread; each waits for the worker with the fewest calls in progress.
 
-    hire: makes the workers. timeout: seconds that a worker may take to finish the oldest work that
-    it has; then it is replaced, the oldest work fails (HungError), and what came after it is begun
-    again.
+    start: starts the workers. timeout: seconds that a worker may take for the oldest of its calls.
+    After that the worker is replaced, the call fails (WorkerHungError), and its other calls are
+    repeated.
     """
 
-    # What one worker has in hand: one checkpoint computes while the next is read; see `Worker`.
+    # Calls in progress per worker: one checkpoint is computed while the next is read, see
+    # `pipeline.analysis.worker.Worker`.
     IN_FLIGHT = 2
 
-    def __init__(self, hire: Callable[[], Sequence[Worker]], timeout: float | None = None) -> None:
-        self._hire, self._timeout = hire, timeout
-        self._seats: list[_Seat] = []
+    def __init__(
+        self, start: Callable[[], Sequence[PoolWorker]], timeout: float | None = None
+    ) -> None:
+        self._start_workers, self._timeout = start, timeout
+        self._workers: list[_WorkerState] = []
         self._plan: Any = None
         self._changed = threading.Condition()
         self._closed = False
@@ -97,87 +103,91 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         with self._changed:
             self._closed = True
-            for seat in self._seats:
-                seat.worker.dismiss()
+            for state in self._workers:
+                state.worker.stop()
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `pipeline.analysis.worker.Worker.references`."""
+        """Compute the reference numbers of a checkpoint on a worker."""
         return self._call("references", checkpoint)
 
-    def assign(self, plan: Plan, share: Callable[[Plan], Any] = lambda plan: plan) -> None:
-        """Give the plan to all workers at once; `compute` is about its cells.
+    def set_plan(self, plan: Plan, put: Callable[[Plan], Any] = lambda plan: plan) -> None:
+        """Set the plan that is sent with every cell.
 
-        share: makes of it what is sent with each cell, once the workers are there.
+        put: called once when the workers run; returns what is sent in place of the plan, such as a
+        Ray object reference.
         """
-        self._start()
-        self._plan = share(plan)
+        self._ensure_started()
+        self._plan = put(plan)
 
     def compute(self, cell: Cell) -> Outcome:
-        """See `pipeline.analysis.worker.Worker.compute`. Raises what it raised, or its loss."""
+        """Compute a cell on a worker; raises the worker's exception, or why it was lost."""
         return self._call("compute", cell, self._plan)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        self._start()
+        self._ensure_started()
         while True:
-            with self._work() as (seat, work):
+            with self._reserve() as (state, call):
                 try:
-                    return self._answer(seat, work, seat.worker.send(method, *arguments))
-                except LostError as lost:
-                    if not work.redo:
+                    return self._receive(state, call, state.worker.send(method, *arguments))
+                except WorkerLostError as lost:
+                    # Only a call that was lost through another's timeout is repeated here; the
+                    # retries of other losses are Prefect's, so that they appear in its records.
+                    if not call.repeat:
                         raise lost.__cause__ or lost from None
 
-    def _answer(self, seat: _Seat, work: _Work, pending: Any) -> Any:
+    def _receive(self, state: _WorkerState, call: _Call, pending: Any) -> Any:
         while True:
             try:
-                return seat.worker.receive(pending, self._timeout and _LOOK_EVERY)
-            except StillWorkingError:
-                self._end_if_hung(seat, work)
+                return state.worker.receive(pending, self._timeout and _HUNG_CHECK_SECONDS)
+            except NotReadyError:
+                self._replace_if_hung(state, call)
 
-    def _end_if_hung(self, seat: _Seat, work: _Work) -> None:
+    def _replace_if_hung(self, state: _WorkerState, call: _Call) -> None:
         with self._changed:
-            waited = time.monotonic() - seat.heard
-            if self._timeout is None or waited < self._timeout or seat.in_hand[0] is not work:
+            waited = time.monotonic() - state.last_activity
+            # A younger call waits for the oldest one, so only the oldest can be the one that hangs.
+            if self._timeout is None or waited < self._timeout or state.calls[0] is not call:
                 return
-            for other in seat.in_hand[1:]:
-                other.redo = True
-            seat.worker.replace()
-        raise HungError(
+            for other in state.calls[1:]:
+                other.repeat = True
+            state.worker.replace()
+        raise WorkerHungError(
             f"nothing was finished within {self._timeout:g} s (workers.timeout): the worker was "
             "replaced; allow more time if the checkpoint is sound"
         )
 
-    def _start(self) -> None:
+    def _ensure_started(self) -> None:
         with self._changed:
             if self._closed:
-                raise RuntimeError("the pool is closed: it computes nothing more")
-            if not self._seats:
-                self._seats = [_Seat(worker) for worker in self._hire()]
+                raise RuntimeError("the pool is closed")
+            if not self._workers:
+                self._workers = [_WorkerState(worker) for worker in self._start_workers()]
 
     @contextmanager
-    def _work(self) -> Iterator[tuple[_Seat, _Work]]:
-        """A seat that has room, taken for one work."""
-        work = _Work()
+    def _reserve(self) -> Iterator[tuple[_WorkerState, _Call]]:
+        """Wait for a worker with capacity, and count one call as in progress during the block."""
+        call = _Call()
         with self._changed:
-            while (seat := self._least_loaded()) is None:
-                # Workers that start or come back tell nobody: look again now and then.
+            while (state := self._least_loaded()) is None:
+                # A worker that becomes usable does not notify this condition, so poll as well.
                 self._changed.wait(timeout=0.1)
-            if not seat.in_hand:
-                seat.heard = time.monotonic()
-            seat.in_hand.append(work)
+            if not state.calls:
+                state.last_activity = time.monotonic()
+            state.calls.append(call)
         try:
-            yield seat, work
+            yield state, call
         finally:
             with self._changed:
-                seat.in_hand.remove(work)
-                seat.heard = time.monotonic()
+                state.calls.remove(call)
+                state.last_activity = time.monotonic()
                 self._changed.notify()
 
-    def _least_loaded(self) -> _Seat | None:
+    def _least_loaded(self) -> _WorkerState | None:
         if self._closed:
-            raise RuntimeError("the pool is closed: it computes nothing more")
+            raise RuntimeError("the pool is closed")
         free = [
-            seat
-            for seat in self._seats
-            if len(seat.in_hand) < self.IN_FLIGHT and seat.worker.is_usable()
+            state
+            for state in self._workers
+            if len(state.calls) < self.IN_FLIGHT and state.worker.is_usable()
         ]
-        return min(free, key=lambda seat: len(seat.in_hand), default=None)
+        return min(free, key=lambda state: len(state.calls), default=None)

@@ -1,4 +1,4 @@
-"""One task for each checkpoint, each waiting for a worker; and a record of every one."""
+"""One Prefect task per checkpoint, each of which waits for a worker, and the server's records."""
 
 import queue
 import time
@@ -17,27 +17,28 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dispatch import Pool
-from flows.server import asked_once, server_answers
-from flows.worker_logs import tell_prefect
-from flows.workers import may_pass
+from flows.server import is_server_reachable, without_retries
+from flows.worker_logs import add_prefect_handlers
+from flows.workers import is_transient
 from pipeline.analysis.plan import Cell, Plan
 from pipeline.analysis.worker import Outcome
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-_AWAY_SECONDS = 120  # a server that is gone for a minute and starts again is waited for
+_SERVER_SECONDS = 120  # enough for a server that is restarted after a minute
 
 
 def _worth_retrying(_task: object, _task_run: object, state: State) -> bool:
-    return may_pass(state.result(raise_on_failure=False))
+    return is_transient(state.result(raise_on_failure=False))
 
 
 @task(
     name="checkpoint",
     task_run_name="step {step}",
     retries=2,
+    # A replaced worker is usable after seconds, S3 or the Hub after a short outage.
     retry_delay_seconds=[1, 10],
     retry_condition_fn=_worth_retrying,
-    cache_policy=NO_CACHE,
+    cache_policy=NO_CACHE,  # the store itself says what is computed already
 )
 def checkpoint(step: int, cell: Cell, pool: Pool) -> Outcome:
     """Compute and commit what is missing at one checkpoint."""
@@ -57,14 +58,14 @@ def checkpoint(step: int, cell: Cell, pool: Pool) -> Outcome:
     return outcome
 
 
-def computed(
-    planned: Plan, pool: Pool, threads: ThreadPoolTaskRunner, share: Callable[[Plan], Any]
+def compute_cells(
+    planned: Plan, pool: Pool, threads: ThreadPoolTaskRunner, put: Callable[[Plan], Any]
 ) -> Iterator[tuple[Cell, Outcome | Exception]]:
-    """Each cell with its outcome, as they come. share: see `Pool.assign`."""
+    """Yield each cell with its outcome as soon as it is computed. put: see `Pool.set_plan`."""
     if not planned.cells:
         return
-    tell_prefect()
-    pool.assign(planned, share)
+    add_prefect_handlers()
+    pool.set_plan(planned, put)
     futures: dict[PrefectFuture[Outcome], Cell] = {
         threads.submit(checkpoint, {"step": cell.checkpoint.step, "cell": cell, "pool": pool}): cell
         for cell in planned.cells
@@ -73,50 +74,53 @@ def computed(
         yield futures[future], future.result(raise_on_failure=False)
 
 
-def threads_for(workers: int) -> ThreadPoolTaskRunner:
-    """As many threads as checkpoints can be in hand."""
+def make_task_runner(workers: int) -> ThreadPoolTaskRunner:
+    """Return a task runner with one thread per call that the pool allows in progress."""
     return ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers)
 
 
 @contextmanager
-def dropping_unsent_events() -> Iterator[None]:
-    """Where the server is away at the end of the block, it is told no more of what was in it.
+def drop_unsent_events() -> Iterator[None]:
+    """Drop the events that are still queued after the block if the server is unreachable then.
 
-    For each of these events the process would try for seven seconds before it ends.
+    Otherwise Prefect tries to send each of them for seven seconds before the process can exit.
     """
     try:
         yield
     finally:
-        if not server_answers():
+        if not is_server_reachable():
             with suppress(queue.Empty):
                 while True:
+                    # Prefect offers no public way to clear this queue.
                     EventsWorker.instance()._queue.get_nowait()
 
 
-def await_server() -> bool:
-    """Wait until the server answers, for a while; returns whether it does."""
-    deadline = time.monotonic() + _AWAY_SECONDS
-    while not (there := server_answers()) and time.monotonic() < deadline:
+def wait_for_server() -> bool:
+    """Wait until the server is reachable, but not for long; return whether it is."""
+    deadline = time.monotonic() + _SERVER_SECONDS
+    while not (reachable := is_server_reachable()) and time.monotonic() < deadline:
         time.sleep(1)
-    if not there:
-        get_run_logger().warning("the Prefect server is not told what else became of this run")
-    return there
+    if not reachable:
+        get_run_logger().warning(
+            "the Prefect server is unreachable: it does not record the end of this run"
+        )
+    return reachable
 
 
-def await_records(tasks: int) -> int:
-    """Wait until the server has recorded how every task ended; returns how many it has.
+def wait_for_task_records(tasks: int) -> int:
+    """Wait until the server has recorded the final state of every task; return for how many.
 
-    An embedded server ends with this process, and drops the records that it has not written.
+    An embedded server ends with this process and loses the records that it has not written yet.
     """
-    question = {
+    query = {
         "flow_runs": {"id": {"any_": [str(flow_run.id)]}},
         "task_runs": {"state": {"type": {"any_": _ENDED}}},
     }
-    deadline, recorded = time.monotonic() + _AWAY_SECONDS, 0
-    with asked_once(), get_client(sync_client=True) as client:
+    deadline, recorded = time.monotonic() + _SERVER_SECONDS, 0
+    with without_retries(), get_client(sync_client=True) as client:
         while recorded < tasks and time.monotonic() < deadline:
             with suppress(httpx.HTTPError):
-                recorded = client.request("POST", "/task_runs/count", json=question).json()
+                recorded = client.request("POST", "/task_runs/count", json=query).json()
             time.sleep(0.1)
     if recorded < tasks:
         get_run_logger().warning("the server has recorded %d of %d tasks", recorded, tasks)

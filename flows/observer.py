@@ -1,4 +1,4 @@
-"""What a run of the flow tells Prefect, and whoever runs it here: tasks, tables, progress."""
+"""PrefectObserver: reports the progress of an analysis as tasks, logs and artifacts."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -8,24 +8,24 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.onset_events import announce
-from flows.reporting import write_beside
+from flows.onset_events import emit_onset_events
+from flows.reporting import write_store_report
 from pipeline.analysis.plan import Cell, Plan, Prepared
-from pipeline.analysis.run import Observer, Progress
+from pipeline.analysis.run import Observer
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import Survey
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints.left_out import in_lines
+from pipeline.progress import Progress
 
 Result = TypeVar("Result")
 
 
 class PrefectObserver(Observer):
-    """Makes each stage a task, and logs and shows what comes of it beside the flow run.
+    """An observer that runs each stage as a Prefect task, and logs and shows the results.
 
-    progress: is told too; None where nobody waits for the run in this process. tasks: how many
-    task runs there were. summary, new: what the run did, and what has set in since the store was
-    last looked at; both are there when it has ended.
+    progress: called too; None if no caller in this process waits for the run. tasks: number of task
+    runs. summary: the result, and new: the onsets found for the first time, both set at the end.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -37,12 +37,13 @@ class PrefectObserver(Observer):
         self.new: list[str] = []
 
     def stage(self, name: str, work: Callable[[], Result]) -> Result:
-        """Do one stage of the run as a task of that name."""
+        """Run one stage of the analysis as a task of that name."""
         self.tasks += 1
+        # By default Prefect computes a cache key from the arguments of each task.
         return task(name=name, cache_policy=NO_CACHE)(work)()
 
     def surveyed(self, surveyed: Survey) -> None:
-        """Log what was listed and what was not; show the audit's table."""
+        """Log what was listed and what was left out; show the audit as a table."""
         log = get_run_logger()
         log.info("%d checkpoints to analyse", len(surveyed.checkpoints))
         for line in in_lines(surveyed.left_out):
@@ -52,17 +53,17 @@ class PrefectObserver(Observer):
             artifacts.show_table("audit", verdict.as_json()["faults"], verdict.sentence())
 
     def prepared(self, prepared: Prepared) -> None:
-        """Log the notes; enter the checkpoints that cannot be computed into the table."""
+        """Log the notes; add the checkpoints that cannot be computed to the table."""
         for note in prepared.notes:
             get_run_logger().warning(note)
         self._table += [_failed_row(step, reason) for step, reason in prepared.failed.items()]
 
     def planned(self, planned: Plan) -> None:
-        """Show a bar."""
+        """Create the progress bar."""
         self._bar = artifacts.ProgressBar(len(planned.cells))
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
-        """Enter one checkpoint into the table; move the bar."""
+        """Add one checkpoint to the table; update the progress bar."""
         self.tasks += 1
         self._table.append(_table_row(cell, result))
         if self._bar is not None:
@@ -71,11 +72,11 @@ class PrefectObserver(Observer):
             self._progress(done, total, f"step {cell.checkpoint.step}")
 
     def report(self, summary: Summary) -> None:
-        """Write the pages; put what was found and computed beside the flow run."""
+        """Write the report; show the findings and the table of checkpoints."""
         for exception in summary.exceptions():
             get_run_logger().warning("%s", exception)
-        page = write_beside(summary.store)
-        self.new = announce(summary.store)
+        page = write_store_report(summary.store)
+        self.new = emit_onset_events(summary.store)
         artifacts.show_findings(summary, page, self.new)
         table = [
             {**row, "not_finite": summary.not_finite.get(row["step"], "")}
@@ -84,17 +85,15 @@ class PrefectObserver(Observer):
         artifacts.show_table("checkpoints", table, summary.sentence())
 
     def ended(self, summary: Summary) -> None:
-        """Keep the summary for whoever runs the flow here; else print it.
-
-        Without such a caller the flow is served: whoever serves it may read its terminal.
-        """
+        """Keep the summary for the caller; print it if there is none in this process."""
         self.summary = summary
+        # Without a caller the flow is served, and the terminal that serves it shows the result.
         if self._progress is None:
             print_result(summary, self.new)
 
 
 def print_result(summary: Summary, new: Sequence[str]) -> None:
-    """Print what a run did, what was left out of it, and what has newly set in."""
+    """Print the summary of a run, what was left out of it, and the new onsets."""
     left_out = (f"left out, {line}" for line in in_lines(summary.left_out))
     for line in (f"{summary.store}: {summary.sentence()}", *left_out, *new):
         print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
@@ -108,7 +107,7 @@ def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:
         "computed": ", ".join(result.computed),
         "read_s": round(result.reading, 3),
         "computed_s": round(result.computing, 3),
-        "deviation": "batch halved for want of memory" if result.halved else "",
+        "deviation": "batch halved because memory was short" if result.halved else "",
         "failure": "",
     }
 

@@ -1,4 +1,4 @@
-"""What has set in since the store was last looked at, said once: as a warning and as an event."""
+"""Onsets that were found for the first time: each is logged and emitted once as a Prefect event."""
 
 import json
 
@@ -9,19 +9,19 @@ from pipeline.findings.onsets import onsets_of
 from pipeline.store import Store
 
 EVENT = "ontogeny.onset"
-_SAID = "_announced.json"
+_EMITTED = "_announced.json"  # in the store
 
 
-def announce(store_uri: str) -> list[str]:
-    """Announce each onset that was not announced before; returns the new sentences.
+def emit_onset_events(store_uri: str) -> list[str]:
+    """Log and emit each onset that was not emitted before; return the new sentences.
 
-    An automation may react to the event `ontogeny.onset`. What was said is kept in the store, after
-    it was said: a run that is killed between the two says it again.
+    An automation may react to the event `ontogeny.onset`. The onsets are recorded in the store
+    after the events: a run that is killed between the two emits them again rather than never.
     """
     objects = Store(store_uri).objects
-    said = json.loads(objects.read(_SAID) or b"{}")
+    emitted = json.loads(objects.read(_EMITTED) or b"{}")
     found = onsets_of(store_uri)
-    new = {key: sentence for key, sentence in found.items() if key not in said}
+    new = {key: sentence for key, sentence in found.items() if key not in emitted}
     for key, sentence in new.items():
         get_run_logger().warning("%s", sentence)
         emit_event(
@@ -30,5 +30,5 @@ def announce(store_uri: str) -> list[str]:
             payload={"onset": key, "sentence": sentence, "store": store_uri},
         )
     if new:
-        objects.replace(_SAID, json.dumps({**said, **new}, indent=1).encode())
+        objects.replace(_EMITTED, json.dumps({**emitted, **new}, indent=1).encode())
     return list(new.values())

@@ -1,4 +1,4 @@
-"""Reports where a browser can open them: a folder of links to them, served to this machine."""
+"""Serve reports over HTTP on this machine, from a folder of links to them."""
 
 import hashlib
 import threading
@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 
 @contextmanager
-def served(folder: Path, host: str, port: int) -> Iterator[None]:
-    """What is offered in the folder can be read at the port during the block."""
+def serve_folder(folder: Path, host: str, port: int) -> Iterator[None]:
+    """Serve the files of a folder at a port during the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = ThreadingHTTPServer((host, port), partial(_Quiet, directory=str(folder)))
+    server = ThreadingHTTPServer((host, port), partial(_QuietHandler, directory=str(folder)))
+    # A daemon thread: a request that is still served does not delay the end of the process.
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield
@@ -24,9 +25,10 @@ def served(folder: Path, host: str, port: int) -> Iterator[None]:
         server.server_close()
 
 
-def offer(page: Path, folder: Path) -> str:
-    """Link a page's folder into the one that is served; returns the URL of the page in it."""
+def add_link(page: Path, folder: Path) -> str:
+    """Link a page's folder into the served folder; return the page's URL relative to that."""
     source = page.resolve().parent
+    # Many reports lie in folders of the same name: the digest of the path tells them apart.
     link = folder / f"{source.name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
@@ -34,6 +36,6 @@ def offer(page: Path, folder: Path) -> str:
     return quote(f"{link.name}/{page.name}")
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads who asked for what."""
+        """Log nothing: by default each request is printed to stderr."""

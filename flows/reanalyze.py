@@ -1,4 +1,4 @@
-"""The flow for when a measure has changed: what it changes is computed again, the rest is kept."""
+"""The flow `reanalyze`: run the analyses whose measures have changed since they were computed."""
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -14,22 +14,22 @@ from pipeline.config import Analysis, load_analysis
 
 @flow(name="reanalyze", persist_result=False)
 def reanalyze(analyses: list[str]) -> State:
-    """Run those analyses (YAML files, or presets) of which a measure is not what it was.
+    """Run those analyses (YAML files or presets) in which a measure has changed.
 
-    That is: its version, parameters, input or engine is another than that of the rows in the store.
-    New checkpoints alone are no reason; see the deployment `watch`.
+    A measure has changed if its version, parameters, input or engine differ from those of the rows
+    in the store. For new checkpoints, use the deployment `watch`.
     """
-    again = {config: load_analysis(config) for config in analyses}
-    changed = {config: found for config, one in again.items() if (found := _changed(config, one))}
-    states = {config: analyze(again[config], return_state=True) for config in changed}
+    loaded = {config: load_analysis(config) for config in analyses}
+    changed = {config: found for config, one in loaded.items() if (found := _changes(config, one))}
+    states = {config: analyze(loaded[config], return_state=True) for config in changed}
     failed = sorted(config for config, state in states.items() if not state.is_completed())
-    said = f"{len(changed)} of {len(analyses)} analyses changed, {len(failed)} failed"
-    return (Failed if failed else Completed)(message=f"{said}: {failed}" if failed else said)
+    message = f"{len(changed)} of {len(analyses)} analyses changed, {len(failed)} failed"
+    return (Failed if failed else Completed)(message=f"{message}: {failed}" if failed else message)
 
 
 @task(name="compare", task_run_name="{config}", cache_policy=NO_CACHE)
-def _changed(config: str, analysis: Analysis) -> dict[str, str]:
-    """Which measures differ from the rows in the store, and in what."""
+def _changes(config: str, analysis: Analysis) -> dict[str, str]:
+    """Return the measures that differ from the rows in the store, each with the difference."""
     found = outdated(resolve(analysis, survey(analysis)))
     for name, difference in found.items():
         get_run_logger().info("%s: %s", name, difference)

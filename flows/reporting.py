@@ -1,4 +1,4 @@
-"""Where the report of a store goes, and writing it."""
+"""Write the report of a store to its default folder."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from pipeline.store.objects import store_name
 
 
 def report_folder(store: str) -> Path:
-    """Beside a store on disk; in the working directory for one that is elsewhere."""
+    """Return the folder beside a local store, or in the working directory for a remote one."""
     name = f"{store_name(store)}-report"
     return Path(name) if "://" in store else Path(store).parent / name
 
 
-def page_of(store: str) -> Path:
-    """The page that `write_beside` writes."""
+def report_page(store: str) -> Path:
+    """Return the page that `write_store_report` writes."""
     return report_folder(store) / "index.html"
 
 
-def write_beside(store: str) -> Path:
-    """Write the report of one store to its own folder; returns the page to open."""
+def write_store_report(store: str) -> Path:
+    """Write the report of a store to its default folder; return the page to open."""
     return write_report([store], report_folder(store))

@@ -1,7 +1,8 @@
-"""What runs an analysis on a cluster: scripts and manifests, filled in from its configuration.
+"""Scripts and manifests that run an analysis on a cluster.
 
-The templates are in `infra/`; each target is one text, and a command that takes it from its
-standard input. The text holds the whole analysis, so that what is printed is what runs.
+The templates are in `flows/templates/`. For each target one text is rendered, which the target's
+own command reads from standard input. It contains the whole analysis, so that later changes of the
+configuration file do not affect it.
 """
 
 import json
@@ -26,7 +27,7 @@ from pipeline.config import Analysis, Workers, measure_files
 from pipeline.errors import InputError
 from pipeline.store.objects import store_name
 
-SENDERS = {
+COMMANDS = {
     "slurm": ["sbatch"],
     "kuberay": ["kubectl", "create", "-f", "-"],
     "ray": ["bash"],
@@ -34,8 +35,8 @@ SENDERS = {
 
 
 @dataclass(frozen=True)
-class Share:
-    """What each of `nodes` equal nodes needs for its workers: whole CPUs and whole GPUs."""
+class Allocation:
+    """Equal nodes: the workers on each, and the CPUs and GPUs that these need."""
 
     nodes: int
     workers: int
@@ -43,34 +44,36 @@ class Share:
     gpus: int
 
 
-def share_of(workers: Workers, nodes: int) -> Share:
-    """Spread the workers over nodes. Several workers share a GPU where each asks for a part."""
+def allocate(workers: Workers, nodes: int) -> Allocation:
+    """Spread the workers over nodes. Workers that ask for a part of a GPU share GPUs."""
     if nodes > workers.count:
         raise InputError(
             f"{nodes} nodes for {workers.count} workers: raise workers.count or lower --nodes"
         )
     if workers.device == "cuda" and not workers.gpus:
         raise InputError(
-            "workers.gpus is 0 with device cuda: a cluster gives GPUs to those who ask; say what "
+            "workers.gpus is 0 with device cuda: clusters assign GPUs on request; set what "
             "each worker needs, as in gpus: 1, or gpus: 0.25 for four workers on each GPU"
         )
     each = math.ceil(workers.count / nodes)
-    return Share(nodes, each, math.ceil(each * workers.cpus), _whole_gpus(each, workers.gpus))
+    return Allocation(nodes, each, math.ceil(each * workers.cpus), _whole_gpus(each, workers.gpus))
 
 
 def _whole_gpus(workers: int, each: float) -> int:
-    """A worker never spans two GPUs in part: three with 0.4 each need two GPUs."""
+    """Return the GPUs that so many workers need on one node."""
     if each == int(each):
         return workers * int(each)
     if each > 1:
         raise InputError(
-            f"workers.gpus is {each:g}: more than one GPU must be a whole number, Ray gives no "
-            "parts beyond the first"
+            f"workers.gpus is {each:g}: more than one GPU must be a whole number, as Ray "
+            "divides only single GPUs"
         )
+    # A worker never uses parts of two GPUs: three with 0.4 each need two. The small number keeps a
+    # rounding error from costing a worker: 1 / 0.1 may be a little less than 10.
     return math.ceil(workers / math.floor(1 / each + 1e-9))
 
 
-def for_slurm(
+def slurm_script(
     analysis: Analysis,
     nodes: int = 1,
     *,
@@ -79,24 +82,26 @@ def for_slurm(
     grace: int = 120,
     options: Sequence[str] = (),
 ) -> str:
-    """A batch script: one allocation, in it a Ray cluster, in that the flow.
+    """Return a batch script that starts a Ray cluster in its allocation and runs the flow in it.
 
-    duration: the job's time limit. memory: GiB on each node. grace: seconds before its end at
-    which the analysis is told to stop. options: further ones of sbatch.
+    duration: the job's time limit. memory: GiB on each node. grace: seconds before the time limit
+    at which the analysis is stopped and requeued. options: further options of sbatch.
     """
-    return _rendered(
+    return _render(
         "slurm/job.sbatch.j2",
         analysis,
-        share=share_of(analysis.workers, nodes),
+        allocation=allocate(analysis.workers, nodes),
         time=duration,
         memory=memory,
         grace=grace,
         options=options,
+        # The job's shell may have another PATH: this environment is named explicitly.
         python_folder=str(Path(sys.executable).parent),
+        machines=str(Path(__file__).resolve().parent / "machines"),
     )
 
 
-def for_kuberay(
+def kuberay_manifest(
     analysis: Analysis,
     image: str,
     nodes: int = 1,
@@ -107,18 +112,20 @@ def for_kuberay(
     secret: str = "ontogeny-s3",
     volumes: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """A RayJob with its analysis in a ConfigMap; standing: a RayCluster that is there for others.
+    """Return a RayJob with its analysis in a ConfigMap, or a RayCluster without an analysis.
 
-    image: see `infra/docker`. memory: GiB of each worker's pod. secret: whose keys become the
-    pods' environment, credentials above all. volumes: claims, and where they are mounted.
+    image: built from `infra/docker/Dockerfile`. standing: return a persistent RayCluster. memory:
+    GiB of each worker's pod. secret: its keys, such as credentials, become environment variables of
+    the pods. volumes: volume claims and their mount paths.
     """
-    _refuse_what_pods_lack(analysis, [path for _, path in volumes])
-    return _rendered(
+    _require_visible_in_pods(analysis, [path for _, path in volumes])
+    return _render(
         "kuberay/cluster.yaml.j2" if standing else "kuberay/job.yaml.j2",
         analysis,
-        # A finished job keeps its name; a standing cluster is found by its own.
+        # A finished job keeps its name, so each job needs another one. A persistent cluster is
+        # found by its name, which therefore stays the same.
         name=_name(analysis) if standing else _unique(_name(analysis)),
-        share=share_of(analysis.workers, nodes),
+        allocation=allocate(analysis.workers, nodes),
         image=image,
         memory=memory,
         namespace=namespace,
@@ -130,11 +137,11 @@ def for_kuberay(
     )
 
 
-def for_ray(analysis: Analysis, address: str) -> str:
-    """A shell script: `ray job submit` to a cluster that stands, at its dashboard's URL."""
+def ray_job_script(analysis: Analysis, address: str) -> str:
+    """Return a shell script that submits the flow to the Ray cluster with this dashboard URL."""
     variables = _environment()
-    return _rendered(
-        "machines/ray-job.sh.j2",
+    return _render(
+        "ray/job.sh.j2",
         analysis,
         name=_unique(_name(analysis)),
         address=address,
@@ -144,20 +151,21 @@ def for_ray(analysis: Analysis, address: str) -> str:
 
 
 def send(target: str, text: str) -> int:
-    """Hand the text to the target's own command; its exit code."""
-    command = SENDERS[target]
+    """Pass the text to the target's own command; return its exit code."""
+    command = COMMANDS[target]
     if shutil.which(command[0]) is None:
         raise InputError(
-            f"{command[0]}: not found on this machine: run this where {target} is submitted from, "
-            "or leave out --send and take the text there"
+            f"{command[0]}: not found on this machine: run this on a machine that submits to "
+            f"{target}, or leave out --send and copy the text there"
         )
+    # Its output is the cluster's own message with the job's number, so it is not captured.
     return subprocess.run(command, input=text, text=True).returncode
 
 
-def _rendered(template: str, analysis: Analysis, **facts: Any) -> str:
+def _render(template: str, analysis: Analysis, **facts: Any) -> str:
     environment = Environment(
-        loader=PackageLoader("infra", ""),
-        undefined=StrictUndefined,
+        loader=PackageLoader("flows", "templates"),
+        undefined=StrictUndefined,  # a misspelt name fails here instead of printing nothing
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -174,19 +182,21 @@ def _rendered(template: str, analysis: Analysis, **facts: Any) -> str:
 
 
 def _config(analysis: Analysis) -> str:
-    """The analysis as YAML. Unset is left out, not what is at its default: that names kinds."""
+    """Return the analysis as YAML, without the fields that are not set."""
+    # Fields that are set to their default stay: the `kind` of an input is one of them.
     given = analysis.model_dump(mode="json", exclude_unset=True)
     return yaml.safe_dump(given, sort_keys=False, allow_unicode=True).rstrip()
 
 
 def _environment() -> dict[str, str]:
-    """What a flow elsewhere has to know of this environment; secrets are not printed."""
+    """Return the environment variables that a remote flow needs; never those with secrets."""
     url = os.environ.get("PREFECT_API_URL")
     return {"PREFECT_API_URL": url} if url else {}
 
 
 def _name(analysis: Analysis) -> str:
-    """After the store, in letters that Kubernetes allows (and within KubeRay's 47 of them)."""
+    """Return a name that Kubernetes accepts, made from the store's name."""
+    # KubeRay allows 47 characters; `_unique` adds 14.
     store = store_name(analysis.store).lower()
     return f"ontogeny-{re.sub('[^a-z0-9]+', '-', store).strip('-')}"[:31].rstrip("-")
 
@@ -196,15 +206,16 @@ def _unique(name: str) -> str:
 
 
 def _places(analysis: Analysis) -> list[str]:
-    """Everything that the analysis reads or writes."""
+    """Return all addresses that the analysis reads or writes."""
     paths = [getattr(spec, "path", None) for spec in analysis.inputs.values()]
     return [analysis.checkpoints, analysis.store, *filter(None, paths), *measure_files(analysis)]
 
 
-def _refuse_what_pods_lack(analysis: Analysis, mounted: Sequence[str]) -> None:
+def _require_visible_in_pods(analysis: Analysis, mounted: Sequence[str]) -> None:
+    """Raise InputError for a path that is neither on S3 nor on a mounted claim."""
     for place in _places(analysis):
         if "://" not in place and not any(Path(place).is_relative_to(path) for path in mounted):
             raise InputError(
-                f"{place}: is on this machine, pods do not see it: use s3://, or mount a claim "
-                "there with --volume CLAIM:PATH"
+                f"{place}: is on this machine, where pods cannot read it: use s3://, or mount a "
+                "claim there with --volume CLAIM:PATH"
             )

@@ -1,4 +1,4 @@
-"""The flow that reads every stored number again: for a schedule at night."""
+"""The flow `verify`: compare stores with their checksums, for instance every night."""
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
@@ -15,7 +15,7 @@ from pipeline.store.verify import verify as verify_store
 def verify(stores: list[str], repair: bool = False) -> State:
     """Compare every row and trajectory of some stores with the checksums of their commits.
 
-    repair: have the next analysis compute again what is damaged.
+    repair: mark damaged rows as missing, so that the next analysis computes them again.
     """
     found = {store: _verify(store, repair) for store in stores}
     faults = [
@@ -24,9 +24,9 @@ def verify(stores: list[str], repair: bool = False) -> State:
         for fault in verified.faults
     ]
     rows = sum(verified.rows for verified in found.values())
-    said = f"stores: {len(stores)}, rows: {rows}, faults: {len(faults)}"
-    create_table_artifact(faults, key="faults", description=said)
-    return (Failed if faults else Completed)(message=said)
+    message = f"stores: {len(stores)}, rows: {rows}, faults: {len(faults)}"
+    create_table_artifact(faults, key="faults", description=message)
+    return (Failed if faults else Completed)(message=message)
 
 
 @task(name="verify store", task_run_name="{store}", cache_policy=NO_CACHE)

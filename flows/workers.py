@@ -1,8 +1,8 @@
-"""The workers: Ray actors that each hold a resident model.
+"""The workers: Ray actors, each with a model that stays in memory.
 
-A killed actor is replaced by another, which builds the model anew; what it had in hand is reported
-as failed (`may_pass` tells that trying again helps) and it gets no work until it answers again. A
-worker that dies again and again before it has answered once ends the run.
+A killed actor is replaced by another one, which builds its model first and gets no work before it
+is ready. The calls in progress on the killed actor fail; `is_transient` says that they may be
+retried. A worker that dies several times in a row before it is ready ends the run.
 """
 
 import hashlib
@@ -25,44 +25,48 @@ from ray import cloudpickle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from flows import actor
-from flows.dispatch import LostError, Pool, StillWorkingError
-from flows.worker_logs import overheard, say_again
+from flows.dispatch import NotReadyError, Pool, WorkerLostError
+from flows.worker_logs import capture_records, replay
 from pipeline.analysis.plan import Job
 from pipeline.analysis.worker import Worker
 from pipeline.config import Workers
 from pipeline.errors import InputError
 from pipeline.retrying import TRANSIENT
 
-# Nothing large passes through Ray: weights are read, and rows written, by the workers themselves.
+# Ray reserves 30% of the memory by default, which the models need. Nothing large passes through
+# Ray: workers read weights and write rows themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20
-_DEATHS_BEFORE_WORK = 3  # of one worker in a row: then it is not bad luck
+_MAX_DEATHS_AT_START = 3  # of one worker in a row; after that, another start will not help
 
 
-def may_pass(error: BaseException | None) -> bool:
-    """Whether trying again may help: a lost worker, reading or writing, memory."""
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether a retry may succeed: after a lost worker, and errors of storage or memory."""
     return isinstance(error, (RayError, *TRANSIENT))
 
 
 class LoggedWorker:
-    """A worker that hands its log over with its answers."""
+    """A worker of the pipeline whose log records are returned with its answers."""
 
     def __init__(self, worker: type, job: Job) -> None:
         logging.captureWarnings(True)
         self._worker = worker(job)
 
     def call(self, method: str, *arguments: Any) -> tuple[Any, list[logging.LogRecord]]:
-        """An answer and what was logged meanwhile; an error has its log as notes."""
-        with overheard() as said:
+        """Call a method; return its answer and the records that it logged.
+
+        The notes of an exception are the messages of these records.
+        """
+        with capture_records() as records:
             try:
-                return getattr(self._worker, method)(*arguments), said
+                return getattr(self._worker, method)(*arguments), records
             except Exception as error:
-                for record in said:
+                for record in records:
                     error.add_note(record.getMessage())
                 raise
 
 
 class ActorWorker:
-    """A Ray actor as `dispatch.Worker`; one that died is replaced by the next."""
+    """A `dispatch.PoolWorker` that is a Ray actor; an actor that died is replaced by another."""
 
     def __init__(self, job: Job, worker: type = Worker) -> None:
         workers = job.analysis.workers
@@ -72,21 +76,26 @@ class ActorWorker:
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
                 max_concurrency=Pool.IN_FLIGHT,
-                max_restarts=0,  # Ray would restart one that cannot start for ever, and say nothing
-                max_task_retries=0,
+                # Replaced by `_start`: Ray would restart an actor that cannot start for ever,
+                # without a message.
+                max_restarts=0,
+                max_task_retries=0,  # retries are Prefect's, which records them
                 scheduling_strategy="SPREAD",
             )
             .remote
         )
         self._actor: Any = None
         self._payload = cloudpickle.dumps((worker, job))  # pyright: ignore[reportPrivateImportUsage]
-        self._deaths = 0  # in a row, without an answer in between
-        # Two threads wait for answers of one actor: its death starts one successor, not two.
+        self._deaths = 0  # in a row, without being ready in between
+        # Two threads wait for answers of one actor: its death must start one successor, not two.
         self._replacing = threading.Lock()
         self._start()
 
     def is_usable(self) -> bool:
-        """Raises what its construction raised; InputError where it died too often meanwhile."""
+        """Return whether the actor is ready.
+
+        Raises the exception of its construction, and InputError if it died too often before.
+        """
         if self._starting is None or not ray.wait([self._starting], timeout=0)[0]:
             return self._starting is None
         try:
@@ -95,7 +104,7 @@ class ActorWorker:
             raise error.cause from error
         except RayActorError as error:
             self._deaths += 1
-            if self._deaths == _DEATHS_BEFORE_WORK:
+            if self._deaths == _MAX_DEATHS_AT_START:
                 raise InputError(
                     f"a worker died {self._deaths} times before it could begin "
                     f"({' '.join(str(error).split())}): see that its machine has enough memory, "
@@ -107,52 +116,54 @@ class ActorWorker:
         return True
 
     def send(self, method: str, *arguments: Any) -> tuple[Any, ray.ObjectRef]:
-        """Begin some work; returns the actor that was given it, and the answer to come."""
-        sent_to = self._actor
-        return sent_to, sent_to.call.remote(method, *arguments)
+        """Start a call; return the actor and the reference to its answer."""
+        called = self._actor
+        return called, called.call.remote(method, *arguments)
 
     def receive(self, pending: tuple[Any, ray.ObjectRef], seconds: float | None) -> Any:
-        """See `dispatch.Worker`. What was logged there is logged here."""
-        sent_to, answer_to_come = pending
+        """Return the answer to a call, and replay its log here; see `dispatch.PoolWorker`."""
+        called, reference = pending
         try:
-            answer, said = ray.get(answer_to_come, timeout=seconds)
+            answer, records = ray.get(reference, timeout=seconds)
         except GetTimeoutError:
-            raise StillWorkingError from None
+            raise NotReadyError from None
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
             with self._replacing:
-                if sent_to is self._actor:  # else it has a successor already
+                if called is self._actor:  # else the other thread has replaced it already
                     self._start()
-            raise LostError from error
-        say_again(said)
+            raise WorkerLostError from error
+        replay(records)
         return answer
 
     def replace(self) -> None:
-        """See `dispatch.Worker`."""
+        """Kill the actor, and start another."""
         with self._replacing:
             self._start()
 
-    def dismiss(self) -> None:
-        """See `dispatch.Worker`."""
+    def stop(self) -> None:
+        """Kill the actor."""
         ray.kill(self._actor)
 
     def _start(self) -> None:
-        """Start an actor; end the one before, which may be out of reach only for now."""
+        """Start an actor, and kill the one before."""
+        # An actor that Ray reports as lost may only be unreachable for a while, and still write.
         if self._actor is not None:
             ray.kill(self._actor)
         start = str(Path(actor.__file__).parents[1] / "ontogeny.py")
         self._actor = self._make(start, code_digest(), self._payload)
-        self._starting: ray.ObjectRef | None = self._actor.started.remote()
+        self._starting: ray.ObjectRef | None = self._actor.ready.remote()
 
 
-# What an actor needs before it can import anything of ours.
+# By default a class is pickled as the name of its module, which the actor would have to import
+# from a path on which the user's folder comes first; see `flows.actor`.
 cloudpickle.register_pickle_by_value(actor)
 
 
 @cache
 def code_digest() -> str:
-    """sha256 of the source of `pipeline` and `flows`, as imported in this process."""
+    """Return the sha256 of the source of `pipeline` and `flows`, as imported in this process."""
     state, root = hashlib.sha256(), Path(__file__).parents[1]
     for file in sorted(
         path for name in ("pipeline", "flows") for path in root.glob(f"{name}/**/*.py")
@@ -162,39 +173,40 @@ def code_digest() -> str:
 
 
 def check_code(digest: str) -> None:
-    """Raise InputError where this process has other code than that of the digest."""
+    """Raise InputError if the code of this process has another digest."""
     if code_digest() != digest:
         raise InputError(
-            f"a worker on {platform.node()} has imported {Path(__file__).parents[1]}, where other "
-            "code lies than in this process: install the same version of ontogeny on all machines"
+            f"a worker on {platform.node()} has imported {Path(__file__).parents[1]}, which "
+            "differs from this run's code: install the same version of ontogeny on every machine"
         )
 
 
-def hire(job: Job, worker: type = Worker) -> list[ActorWorker]:
-    """The workers of a job, of which the first has built its model."""
-    connect(job.analysis.workers)
-    hired = [ActorWorker(job, worker) for _ in range(job.analysis.workers.count)]
-    # A model that cannot be built is one error here, not one for every checkpoint.
-    while not any(one.is_usable() for one in hired):
+def start_workers(job: Job, worker: type = Worker) -> list[ActorWorker]:
+    """Start the workers of a job; return them when the first one is ready."""
+    connect_to_ray(job.analysis.workers)
+    started = [ActorWorker(job, worker) for _ in range(job.analysis.workers.count)]
+    # A model that cannot be built then raises one error here, not one for every checkpoint.
+    while not any(one.is_usable() for one in started):
         time.sleep(0.02)
-    return hired
+    return started
 
 
-def connect(workers: Workers) -> None:
-    """Be connected to a Ray that has room: the one at RAY_ADDRESS, else one on this machine.
+def connect_to_ray(workers: Workers) -> None:
+    """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine.
 
-    Raises InputError where this machine lacks the GPUs that were asked for.
+    Raises InputError if this machine has fewer GPUs than the workers ask for.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if not ray.is_initialized():
-            with _own_sigterm():
+            with _sigterm_handler_kept():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
+    # An earlier analysis of this process may have started Ray for fewer workers.
     if ray.is_initialized() and not _has_room(workers):
         ray.shutdown()
     if not ray.is_initialized():
-        _start_here(workers)
+        _start_local_ray(workers)
     if not _has_room(workers):
         found = ray.cluster_resources().get("GPU", 0)
         raise InputError(
@@ -203,16 +215,15 @@ def connect(workers: Workers) -> None:
         )
 
 
-def _start_here(workers: Workers) -> None:
-    """A Ray of our own on this machine, which asks for a token that lives as long as this process.
-
-    CPUs are bookkeeping: more workers than cores is the user's choice.
-    """
+def _start_local_ray(workers: Workers) -> None:
+    """Start Ray on this machine, with a token of its own unless the user has set one."""
+    # Without a token, every user of the machine could run code in this Ray.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with _own_sigterm():
+    with _sigterm_handler_kept():
         ray.init(
-            address="local",  # not the cluster that somebody else has started on this machine
+            address="local",  # never join a cluster that somebody else runs on this machine
+            # Ray counts CPUs but does not bind them: more workers than cores are allowed.
             num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
             include_dashboard=False,
             log_to_driver=False,
@@ -222,8 +233,11 @@ def _start_here(workers: Workers) -> None:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; Prefect's way of ending a cancelled run is to stand."""
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restore the SIGTERM handler after the block.
+
+    `ray.init` installs its own handler, but Prefect cancels a run through the handler before.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():

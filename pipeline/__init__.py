@@ -1,4 +1,4 @@
-"""Ontogeny: what formed inside a language model, and when, read from its checkpoints.
+"""Ontogeny: an analysis of what formed inside a language model, and when, from its checkpoints.
 
 >>> from pipeline import analyze, load_analysis, open_run
 >>> summary = analyze(load_analysis("analysis.yaml"))  # checkpoints in, a store of measures out
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Imported when they are asked for: reading a store needs no torch, listing one no xarray.
+# Imported at their first use: reading a store needs no torch, listing checkpoints no xarray.
 _HOME = {
     "Analysis": "config",
     "Audit": "auditing",

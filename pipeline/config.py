@@ -22,13 +22,13 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 class Strict(BaseModel):
-    """Frozen, and an unknown key is an error rather than a silent default."""
+    """A frozen pydantic model that rejects unknown keys, so that no misspelt key is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TextInput(Strict):
-    """Text files, tokenised with the run's own tokenizer (or `tokenizer`) and cut to sequences."""
+    """A text file, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences."""
 
     kind: Literal["text"] = "text"
     path: str
@@ -51,14 +51,14 @@ class RepeatedInput(Strict):
     """Repeated random tokens: BOS where the run's files name one, then a block of ids drawn
     without replacement, repeated.
 
-    block_length: of the longest blocks. vary: the sequences' blocks have different lengths, from
-    over half of `block_length` up to it, so that a head that attends a fixed distance back meets
-    the matches of few sequences; the rest of a sequence with a shorter block repeats it further.
-    shuffled: each later block is in an order of its own, so that nothing is repeated but single
-    tokens. ids: the first id that may be drawn, and the one after the last; else those of the
-    run's own tokenizer, else all (see `pipeline.inputs.drawable`). skip_commonest, skip_rarest:
-    shares of these ids not drawn from, counted from the first and the last; byte-pair
-    vocabularies are in the order in which pairs were merged, the commonest first.
+    block_length: length of the longest blocks, in tokens. vary: give the sequences' blocks
+    different lengths, from just over half of `block_length` up to it, so that a head that attends
+    a fixed distance back finds the match in few sequences only; a shorter block is repeated until
+    its sequence is full. shuffled: permute the tokens of each later block, so that only single
+    tokens are repeated. ids: the first id that may be drawn, and the one after the last; by
+    default those of the run's own tokenizer, else all (see `pipeline.inputs.drawable`).
+    skip_commonest, skip_rarest: fractions of these ids to leave out at the start and at the end;
+    byte-pair vocabularies are in the order in which pairs were merged, the commonest first.
     """
 
     kind: Literal["repeated"] = "repeated"
@@ -75,8 +75,9 @@ class RepeatedInput(Strict):
 
 
 class MatchesInput(Strict):
-    """Random tokens in which the ends of earlier strings come again, 1 to `longest` tokens long,
-    with what followed them: a dose of context, and the response to it. ids: see `repeated`."""
+    """Random tokens in which the last 1 to `longest` tokens of earlier strings are repeated with
+    the token that followed them, to measure a response by length of match. ids: as in `repeated`.
+    """
 
     kind: Literal["matches"] = "matches"
     strings: int = Field(default=3, ge=2)
@@ -88,8 +89,8 @@ class MatchesInput(Strict):
 
 
 class IndirectObjectInput(Strict):
-    """Prompts that end where the name of the indirect object belongs, in the run's own tokenizer
-    (or `tokenizer`); corrupted: the same prompts with the other person as the subject."""
+    """Prompts whose next token is the name of the indirect object, in the run's own tokenizer
+    (or `tokenizer`). corrupted: the same prompts with the other person as the subject."""
 
     kind: Literal["indirect_object"] = "indirect_object"
     corrupted: bool = False
@@ -110,8 +111,8 @@ class HeldOutInput(Strict):
 class TableInput(Strict):
     """The whole p x p table of a modular operation with its split into train and test pairs.
 
-    What is not given is read from the run's `training.yaml`, or from its own files where they say
-    so. split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
+    Values that are not given are read from the run's `training.yaml` or from its own files.
+    split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
     """
 
     kind: Literal["table"] = "table"
@@ -135,11 +136,12 @@ InputSpec = Annotated[
 
 
 class Workers(Strict):
-    """How many workers compute side by side, and what each of them has.
+    """The number of workers that compute in parallel, and the resources of each.
 
-    threads: of torch in each worker; part of what makes two runs equal bit for bit.
-    memory: bytes that the activations of one forward pass may take; batches are cut to it.
-    timeout: seconds that one checkpoint may take before its worker is held to hang and replaced.
+    threads: torch threads of each worker; two runs are equal bit for bit only if they use the same
+    number. memory: bytes that the activations of one forward pass may take; batch sizes follow
+    from it. timeout: seconds that one checkpoint may take before its worker is considered hung and
+    is replaced.
     """
 
     count: int = Field(default=2, ge=1)
@@ -153,9 +155,9 @@ class Workers(Strict):
 
 
 class Cache(Strict):
-    """What fetched checkpoints may take of the disk of each worker, which waits for room.
+    """A limit on each worker's disk use for fetched checkpoints; at the limit, fetching waits.
 
-    checkpoints: how many at one time. bytes: of their weights in all; None for any number.
+    checkpoints: number on disk at one time. bytes: total size of their weights; None: no limit.
     """
 
     checkpoints: int = Field(default=2, ge=1)
@@ -163,9 +165,9 @@ class Cache(Strict):
 
 
 class Selection(Strict):
-    """Some of the run's checkpoints: these steps, every n-th, or so many evenly in log(1 + step).
+    """A subset of checkpoints: given steps, every n-th, or n evenly spaced in log(1 + step).
 
-    The last two always keep the first and the last checkpoint.
+    The last two always include the first and the last checkpoint.
     """
 
     steps: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
@@ -180,11 +182,12 @@ class Selection(Strict):
 
 
 class GroupOptions(Strict):
-    """What may be said of any measure beside its own parameters.
+    """Options that every measure accepts beside its own parameters.
 
-    select: some of the analysis's checkpoints only, as for a measure that costs many passes.
-    float16: variables to store in half of the space, each number rounded: by at most 0.002 below 8,
-    0.004 below 16, a 2,000th above. What was lost is measured, and stands beside every row.
+    select: a subset of the analysis's checkpoints, for measures that need many forward passes.
+    float16: variables to store as float16, in half of the space; the rounding error is at most
+    0.002 for numbers below 8, 0.004 below 16, and 1/2000 of larger ones. The largest error is
+    stored with every row.
     """
 
     select: Selection | None = None
@@ -192,12 +195,12 @@ class GroupOptions(Strict):
 
 
 class SavedModel(Strict):
-    """What `.pth` and `.pt` files do not say of their model, as TransformerLens names it.
+    """Fields of a model's config that its `.pth` and `.pt` files lack, named as in TransformerLens.
 
-    The names and meanings are those of its HookedTransformerConfig; so are the defaults of those
-    that neither the files nor the analysis say, but for `act_fn` and `normalization_type` (null:
-    none), which must be said. What contradicts a file is refused. ignore: fields of the files' own
-    config that are known to be without effect on the forward pass.
+    Names, meanings and defaults are those of HookedTransformerConfig, except that `act_fn` and
+    `normalization_type` (null: no norm) have no default and must be given if no file has them. A
+    value that contradicts a file is an error. ignore: fields of the files' own config that are
+    known not to affect the forward pass.
     """
 
     act_fn: str | None = None
@@ -224,23 +227,22 @@ class SavedModel(Strict):
     ignore: tuple[str, ...] = ()
 
     def given(self) -> dict[str, Any]:
-        """The fields that were given, and no defaults."""
+        """Return the fields that were given, without defaults."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Analysis(Strict):
-    """What to compute, from what, into which store.
+    """An analysis: checkpoints, inputs, measures, and the store that results are written to.
 
-    select: some of the checkpoints only. audit: how the checkpoints are looked at first, so that
-    those which would look right and be wrong are left out: by their metadata, by their bytes too
-    ("deep": reads all of them once), or not at all ("off": whatever is there is computed).
-    inputs: by name; a measure reads its default input unless its key is `<measure>.<input>`.
-    measures: by group name, or as `<path>.py:<Class>` for one of the user's own (see
-    `pipeline.measures.own`), each with its parameters, and with what `GroupOptions` has.
-    tokens_per_step: where the checkpoints do not say how many tokens they have seen.
-    model: what `.pth` files do not say of their model, see `SavedModel`.
-    cache: how much of a remote run is on this machine's disk at one time.
-    trust_remote_code: whether code that comes with a checkpoint may be run to build its model.
+    select: a subset of the checkpoints. audit: how checkpoints are checked before anything is
+    computed, so that faulty ones are excluded: by their metadata, by their bytes too ("deep":
+    reads all of them once), or not at all ("off"). inputs: by name; a measure reads its default
+    input unless its key is `<measure>.<input>`. measures: by group name, or as
+    `<path>.py:<Class>` for one of the user's own (see `pipeline.measures.own`), each with its
+    parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
+    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`.
+    cache: limit on the disk use of a remote run. trust_remote_code: allow running code that comes
+    with a checkpoint to build its model.
     """
 
     checkpoints: str
@@ -258,7 +260,7 @@ class Analysis(Strict):
     @field_validator("model")
     @classmethod
     def _fields_of_a_saved_model(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """A dictionary, so that what is given stays apart from defaults when it is passed on."""
+        """Validate `model`, and keep a dictionary: it tells given fields from defaults later on."""
         try:
             return SavedModel.model_validate(data).given()
         except ValidationError as error:
@@ -267,13 +269,14 @@ class Analysis(Strict):
     @field_validator("audit", mode="before")
     @classmethod
     def _off_is_a_word(cls, given: Any) -> Any:
-        """`audit: off`, which YAML reads as false, means "off"."""
+        """Read `audit: off` as the string "off"."""
+        # YAML 1.1, which PyYAML implements, reads an unquoted `off` as false.
         return "off" if given is False else given
 
     @model_validator(mode="before")
     @classmethod
     def _measures_without_parameters(cls, data: Any) -> Any:
-        """`measures: [a, b]` and `a:` with nothing after it both mean default parameters."""
+        """Give default parameters to measures in a list, and to a key without a value."""
         if isinstance(data, dict) and isinstance(data.get("measures"), list):
             data = {**data, "measures": dict.fromkeys(data["measures"])}
         if isinstance(data, dict) and isinstance(data.get("measures"), dict):
@@ -294,9 +297,9 @@ def load_analysis(source: str | Path) -> Analysis:
 
 
 def load_preset(name: str, otherwise: str = "there is no such preset") -> Analysis:
-    """A packaged analysis by its name; relative paths in it are relative to the working directory.
+    """Return a packaged analysis; its relative paths are relative to the working directory.
 
-    otherwise: what the InputError says of a name that is none.
+    Raises InputError for an unknown name; `otherwise` is that message's first clause.
     """
     known = {found.stem: found for found in PRESETS.glob("*.yaml")}
     if name not in known:
@@ -305,7 +308,7 @@ def load_preset(name: str, otherwise: str = "there is no such preset") -> Analys
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Return the mapping in a YAML file. Raises InputError if it is absent or no valid mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -321,7 +324,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
-    """`content` as a model, or one sentence about the first thing that is wrong with it."""
+    """Return `content` as a model. Raises InputError with one sentence about its first fault."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -329,7 +332,7 @@ def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
 
 
 def saved_model(fields: Mapping[str, Any] | None, where: str = "model") -> dict[str, Any]:
-    """What is given of a saved model, checked; see `SavedModel`. Raises InputError."""
+    """Return the given fields of a `SavedModel`. Raises InputError if one is not valid."""
     return validated(SavedModel, dict(fields), where).given() if fields else {}
 
 
@@ -350,7 +353,9 @@ def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known where an unknown one was found."""
+    """Return the keys that are valid at the location of an unknown one."""
+    # pydantic's location of an error in a discriminated union holds the tag (`kind`), which is no
+    # field: such a part selects a member of the union instead.
     here = [model]
     for part in location:
         tagged = [one for one in here if "kind" in one.model_fields and part == _kind(one)]
@@ -364,15 +369,17 @@ def _kind(model: type[BaseModel]) -> str:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field's type consists of, unions and containers taken apart."""
+    """Return the models within a field's type, such as the members of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def paths_from(analysis: Analysis, folder: Path) -> Analysis:
-    """The analysis with its relative paths taken from a folder, and so absolute."""
+    """Return the analysis with its relative paths resolved against a folder."""
 
+    # Only paths, since a URI is absolute. The analysis must not depend on the working directory,
+    # which differs between the workers.
     def absolute(uri: str) -> str:
         return uri if "://" in uri else str((folder / uri).resolve())
 

@@ -1,6 +1,7 @@
-"""The ways in which what a user brings can be wrong: as a whole, or one checkpoint.
+"""Exceptions for invalid input: InputError ends the request, CheckpointError one checkpoint.
 
-All carry one sentence: what is wrong, where, what was expected against what was found, what to do.
+Every message is one sentence: what is wrong and where, the expected against the found value, and
+how to correct it.
 """
 
 import difflib
@@ -8,28 +9,28 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The configuration, or something it names, cannot be used: nothing is computed or written."""
+    """An invalid configuration, or invalid data that it names; nothing is computed or written."""
 
 
 class CheckpointError(Exception):
-    """One checkpoint cannot be analysed: it is reported by name, the others are computed."""
+    """A checkpoint that cannot be analysed; it is reported, and the others are computed."""
 
 
 class ChangedError(CheckpointError):
-    """Something was written to a checkpoint while it was read: another try may find it still."""
+    """A checkpoint that was written to while it was read; reading it again may succeed."""
 
 
 class DamagedError(CheckpointError):
-    """The bytes that came are not those that the place says it sent: another try may help."""
+    """A transfer whose bytes do not match the server's checksum; a retry may succeed."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def suggestion(unknown: str, known: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: the nearest known one, or all of them."""
+    """Return the end of a message about an unknown name: the closest known name, or all of them."""
     names = sorted(known)
     if not names:
         return "none is known here"

@@ -1,7 +1,7 @@
-"""What may be tried again: a request (`may_pass`), and a checkpoint that failed (`TRANSIENT`).
+"""Retries of requests (`persistently`), and the errors that are transient (`TRANSIENT`).
 
-A place that is busy or a transfer that was cut is no reason to stop. The libraries beneath retry
-some of it themselves, each in its own way; what still fails comes here.
+A busy server or an interrupted transfer should not end a run. botocore and huggingface_hub retry
+some errors themselves; those that remain are handled here.
 """
 
 import errno
@@ -25,14 +25,17 @@ from pipeline.errors import CheckpointError, InputError, first_line
 
 Result = TypeVar("Result")
 
+# Six attempts wait up to 15.5 seconds in all: rate limits per second and short outages pass, and a
+# longer outage is reported before a user takes the run for hung. The waits are random, so that
+# workers that failed together do not ask again together.
 ATTEMPTS = 6
-FIRST_WAIT = 0.5  # seconds; doubled each time, with a random part, up to LONGEST_WAIT
+FIRST_WAIT = 0.5  # seconds; the upper bound, which doubles with each attempt
 LONGEST_WAIT = 30.0
 
 _QUERY = re.compile(r"\?[^\s'\")]+")
 
 _DENIED = (401, 403)
-_PASSING = (408, 425, 429)  # beside all of 500 and above
+_PASSING = (408, 425, 429)  # timeout, too early, too many requests; and all of 500 and above
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_KEYS = (NoCredentialsError, PartialCredentialsError)
 _FINAL = (
@@ -41,18 +44,20 @@ _FINAL = (
 )  # fmt: skip
 _ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
 
-# Trying a whole checkpoint again may help with these; whatever else was raised would be again.
+# Errors after which a whole checkpoint is tried again; any other would be raised again.
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 TRANSIENT = (OSError, *OUT_OF_MEMORY)
 
-_answered = threading.Event()  # set once any place has answered this process
+# Set once any server has answered this process. Until then a refused connection means a wrong
+# address, and retrying would only delay the message.
+_answered = threading.Event()
 
 
 def persistently(call: Callable[[], Result]) -> Result:
-    """The result of `call`, made again while it fails in a way that may pass.
+    """Return the result of `call`, retried with exponential backoff after transient errors.
 
-    What another try cannot help (absent, denied, a full disk) is raised at once; so is a refused
-    connection as long as no place has ever answered. The rest is raised after the last attempt.
+    Permanent errors (absent, denied, a full disk) are raised at once; so is a refused connection
+    as long as no server has ever answered. Others are raised after the last attempt.
     """
     attempts = Retrying(
         retry=retry_if_exception(
@@ -68,7 +73,7 @@ def persistently(call: Callable[[], Result]) -> Result:
 
 
 def is_absent(error: BaseException | None) -> bool:
-    """Whether there is nobody at the address: a refused connection, or a name that is unknown."""
+    """Return whether no server answers at the address: connection refused, or unknown host."""
     while error is not None:
         if isinstance(error, _ABSENT):
             return True
@@ -77,7 +82,7 @@ def is_absent(error: BaseException | None) -> bool:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed if it is made again."""
+    """Return whether the same request may succeed if it is made again."""
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in _PASSING
@@ -87,7 +92,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException | None) -> int | None:
-    """The HTTP status that an error is about, of itself or of what caused it; None without."""
+    """Return the HTTP status of an error or of one that caused it; None if there is none."""
     while error is not None:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
@@ -100,12 +105,13 @@ def status_of(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def spoken_of(
+def translated_errors(
     uri: str, what: str, refusal: type[InputError] | type[CheckpointError]
 ) -> Iterator[None]:
-    """Turn a place's refusal into one sentence: `what` is absent, or access is denied.
+    """Translate errors of storage clients into one sentence each.
 
-    Raises `refusal`. What may pass goes on as an OSError that names the place.
+    Raises `refusal` where `what` is absent or access is denied, and an OSError that names the
+    address for all other errors, which may be transient.
     """
     try:
         yield
@@ -136,5 +142,5 @@ def spoken_of(
 
 
 def _brief(error: Exception) -> str:
-    """The first line, without what follows the "?" of an address: it may be a signature."""
+    """Return the first line of an error, without the query of a URL: it may hold a signature."""
     return _QUERY.sub("?...", first_line(error))[:200]

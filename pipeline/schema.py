@@ -1,4 +1,4 @@
-"""What a stored number is: its dimensions, unit, dtype and one-sentence definition."""
+"""Dimensions, units, and Variable: the declaration of a stored array."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import numpy as np
 Value = np.ndarray | np.generic
 Values = Mapping[str, Value]
 
-# Every dimension that a variable may have. A measure that needs another adds it here,
-# so that one word never means two things in one store.
+# Every dimension that a variable may have, in one place, so that a name has the same meaning in
+# every measure of a store and datasets can be merged along it.
 DIMENSIONS: dict[str, str] = {
     "step": "optimizer steps taken when the checkpoint was saved",
     "sequence": "index of the sequence within its input",
@@ -33,14 +33,16 @@ DIMENSIONS: dict[str, str] = {
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 
-# Those that measures of the user's own have declared in this process.
+# Dimensions that the user's own measures have declared in this process. Kept apart from
+# DIMENSIONS, so that a user's file cannot change the meaning of a packaged one.
 _OWN_DIMENSIONS: dict[str, str] = {}
 
 
 def declare_dimension(name: str, meaning: str) -> str:
-    """Let variables of a measure of one's own have a dimension that is not in `DIMENSIONS`.
+    """Declare a dimension that is not in `DIMENSIONS`, for variables of a user's own measure.
 
-    The measure's `coordinates` then says its size. Returns the name.
+    The size comes from the measure's `coordinates`. Returns the name; raises ValueError if the
+    name is one of `DIMENSIONS`.
     """
     if name in DIMENSIONS:
         raise ValueError(f"the dimension {name!r} is {DIMENSIONS[name]!r}: take another name")
@@ -58,10 +60,11 @@ UNITS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Variable:
-    """One array of a measure, as it is stored, documented and queried.
+    """The declaration of one array of a measure: how it is stored, documented and queried.
 
-    `dims` name entries of `DIMENSIONS` and begin with "step"; `definition` is one sentence;
-    `references` names the paper (or code) whose quantity it is, as the CF attribute does.
+    `dims` are names in `DIMENSIONS`, the first of them "step"; `unit` is a key of `UNITS`;
+    `definition` is one sentence; `references` cites the paper (or code) that defines the quantity,
+    as the CF attribute does. Raises ValueError for an unknown dimension or unit.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Files and folders that appear under their name whole, or not at all."""
+"""Write files and folders atomically: complete under their name, or not at all."""
 
 import shutil
 import uuid
@@ -9,12 +9,13 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `path` when the block ends without error.
+    """Yield a path to write to, which replaces `path` when the block ends without error.
 
-    draft: what to write to, where only one process ever writes `path`: what it left there when it
-    was killed is overwritten. Otherwise it is a hidden file beside `path`, with the same suffix.
+    draft: the path to write to, if only one process ever writes `path`; remains of a killed
+    process are then overwritten. By default it is a hidden file beside `path`.
     """
-    # The suffix stays: numpy, for one, adds its own to a name without it.
+    # Beside `path`, since a rename is atomic only within one file system. With its suffix, since
+    # numpy.save appends `.npy` to a name without it.
     beside = draft or path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         yield beside
@@ -25,9 +26,9 @@ def whole_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, draft: Path | None = None) -> Iterator[Path]:
-    """Give a path to make a folder at, which becomes `path` when the block ends without error.
+    """Yield a path to make a folder at, which is renamed to `path` if the block ends without error.
 
-    Where another process has made `path` meanwhile, that folder stays. draft: as for `whole_file`.
+    If another process has made `path` meanwhile, that folder is kept. draft: as for `whole_file`.
     """
     beside = draft or path.with_name(uuid.uuid4().hex)
     shutil.rmtree(beside, ignore_errors=True)
@@ -35,6 +36,7 @@ def whole_folder(path: Path, draft: Path | None = None) -> Iterator[Path]:
         yield beside
         beside.rename(path)
     except OSError:
+        # Renaming onto a non-empty folder fails: another process was faster, with equal content.
         if not path.is_dir():
             raise
     finally:

@@ -1,8 +1,8 @@
-"""What most tests need: small runs of real checkpoints, and a cache that is thrown away."""
+"""Fixtures of most tests: small runs of real checkpoints, and a temporary cache."""
 
 import os
 
-# Small matrices gain nothing from a second thread, and lose much where cores are busy.
+# Small matrices gain nothing from a second thread, and lose much when all cores are busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ jaxtyping.install_import_hook(
 
 MakeRun = Callable[..., Path]
 
-# Files and folders whose tests start Ray, Prefect, a cluster or many processes, or train.
+# Files and folders whose tests start Ray, Prefect, a cluster or many processes, or train models.
 SLOW = (
     "flows/",
     "pipeline/query/test_sweeps.py",
@@ -39,7 +39,7 @@ SERVERS = frozenset({"hub", "moto", "proxy", "s3", "s3_server", "server"})  # fi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what `make quick` leaves out: by its path, or by a server among its fixtures."""
+    """Mark slow tests, which `make quick` leaves out: by path, or by a server as fixture."""
     folder = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(folder).as_posix()
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Digests are remembered for this session only, not among the user's own."""
+    """Keep digests in a temporary cache, not in the user's own."""
     before = os.environ.get("ONTOGENY_CACHE")
     os.environ["ONTOGENY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -61,7 +61,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """`make_run(steps=(0, 1, 2), name="run", **config)`: a folder of small random organisms."""
+    """Return `make_run(steps=(0, 1, 2), name="run", **config)`, which writes random organisms."""
 
     def make(steps: Sequence[int] = (0, 1, 2, 4), name: str = "run", **config: object) -> Path:
         from pipeline.models.organism import OrganismConfig, OrganismForCausalLM

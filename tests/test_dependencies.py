@@ -32,7 +32,7 @@ LEFT_OUT = {"servers", "transformer_lens", "workload"}
 
 
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
-    imported = distributions(ROOT / "ontogeny.py", *python_in("pipeline", "flows", "infra"))
+    imported = distributions(ROOT / "ontogeny.py", *python_in("pipeline", "flows"))
     assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys()
 
 
@@ -47,7 +47,7 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 
 def distributions(*files: Path) -> set[str]:
-    """The distributions of all modules that the files import, in functions too."""
+    """Return the distributions of all modules that the files import, also inside functions."""
     known = packages_distributions()
     modules = {module for file in files for module in imported_by(file)}
     outside = modules - OWN - LEFT_OUT - sys.stdlib_module_names

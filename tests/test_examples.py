@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from pipeline.config import Analysis
-from tests.pipeline.store.questions import fill, templates
+from tests.pipeline.query.questions import fill, templates
 
 ROOT = Path(__file__).resolve().parents[1]
 # A page whose blocks need files of their own is run by the test that is named here.

@@ -15,6 +15,7 @@ ORDER = [
         "config",
         "writing",
         "retrying",
+        "progress",
         "checkpoints",
         "models",
         "auditing",
@@ -23,7 +24,7 @@ ORDER = [
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
-AT_THE_TOP = {"__init__", "config", "errors", "retrying", "schema", "writing"}
+AT_THE_TOP = {"__init__", "config", "errors", "progress", "retrying", "schema", "writing"}
 
 
 def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:

@@ -1,7 +1,7 @@
-"""The command `ontogeny`: the one package that sees everything, a module for each kind of command.
+"""The command line `ontogeny`, with a module for each group of commands.
 
-Each command imports what it needs when it runs: a word of help should not wait for torch, Prefect
-and Ray.
+Each command imports what it needs when it runs: `--help` should not wait for torch, Prefect and
+Ray, which take seconds to import.
 """
 
 from flows.cli import clusters, measures, operate, runs, storage, stores

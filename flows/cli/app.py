@@ -1,8 +1,8 @@
-"""The app that all commands belong to, and what they have in common.
+"""The typer app, how errors become exit codes, and options that commands share.
 
-Exit codes: 0 only when all of it worked, 1 where some checkpoints could not be analysed, where a
-store is damaged or where a storage does not answer, 2 where what was asked for cannot be done as it
-stands, 130 after an interruption, 143 after SIGTERM.
+Exit codes: 0 if everything succeeded, 1 if some checkpoints could not be analysed, a store is
+damaged or a storage does not answer, 2 if the request itself is invalid, 130 after Ctrl-C, 143
+after SIGTERM.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.server import use_standing_server
+from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
-# What these have to say in passing goes to the run's log (see the Prefect UI), not to the user.
+# The console shows the result only; Prefect's logs are in its UI.
 _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -24,7 +24,7 @@ _QUIET = {
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: whoever lent the machine wants it back, in a moment."""
+    """SIGTERM was received, as when a scheduler reclaims the machine."""
 
 
 def _terminate(*_: object) -> None:
@@ -32,10 +32,11 @@ def _terminate(*_: object) -> None:
 
 
 class Commands(TyperGroup):
-    """Turns what the user can put right into one sentence and an exit code."""
+    """A group of commands that prints errors of the user as one sentence and sets the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; see the module for what becomes of its errors."""
+        """Run a command; see the module for the exit codes of its errors."""
+        # As an exception, SIGTERM runs the `finally` blocks that end workers and release the store.
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
@@ -43,15 +44,15 @@ class Commands(TyperGroup):
             typer.echo(str(error), err=True)
             raise typer.Exit(2) from None
         except BrokenPipeError:
-            raise  # the reader has seen enough: click ends quietly
+            raise  # a reader such as `head` has closed the pipe: click exits without a message
         except OSError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
         except Terminated:
-            typer.echo("terminated: what was computed is kept, run it again to go on", err=True)
+            typer.echo("terminated: computed results are kept, run it again to continue", err=True)
             raise typer.Exit(143) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted: what was computed is kept, run it again to go on", err=True)
+            typer.echo("interrupted: computed results are kept, run it again to continue", err=True)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -65,18 +66,18 @@ app = typer.Typer(
     help="When did each mechanism inside a language model form? Read it from its checkpoints.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for a program.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
 def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    use_standing_server()
+    use_persistent_server()
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table for a person, with its first row as heading."""
+    """Print a table to the console."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Commands about where an analysis runs: submit it to a cluster, see whether all is in order."""
+"""Commands about clusters and set-up: `ontogeny submit` and `ontogeny doctor`."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from pipeline.config import Analysis
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")]
-Nodes = Annotated[int, typer.Option(min=1, help="Spread the workers over so many nodes.")]
+Nodes = Annotated[int, typer.Option(min=1, help="Number of nodes to spread the workers over.")]
 Memory = Annotated[int, typer.Option(min=1, help="GiB on each node.")]
-Send = Annotated[bool, typer.Option("--send", help="Submit it, in place of printing it.")]
+Send = Annotated[bool, typer.Option("--send", help="Submit it instead of printing it.")]
 
 submit = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Print what runs an analysis on a cluster, or --send it there.",
+    help="Print a script or manifest that runs an analysis on a cluster, or --send it.",
 )
 app.add_typer(submit, name="submit")
 
@@ -32,17 +32,17 @@ def slurm(
     time: Annotated[str, typer.Option(help="The job's time limit.")] = "24:00:00",
     memory: Memory = 16,
     grace: Annotated[
-        int, typer.Option(min=0, help="Seconds before the limit at which it stops and requeues.")
+        int, typer.Option(min=0, help="Stop and requeue so many seconds before the limit.")
     ] = 120,
     option: Annotated[
-        list[str] | None, typer.Option(help="One more of sbatch, as in --option=--partition=gpu.")
+        list[str] | None, typer.Option(help="A further option of sbatch: --option=--partition=gpu.")
     ] = None,
     send: Send = False,
 ) -> None:
-    """A batch script for Slurm, sent by `sbatch`."""
-    from flows.submit import for_slurm
+    """Print a batch script for Slurm, or submit it by `sbatch`."""
+    from flows.submit import slurm_script
 
-    text = for_slurm(
+    text = slurm_script(
         _analysis(config), nodes, duration=time, memory=memory, grace=grace, options=option or ()
     )
     _print_or_send("slurm", text, send)
@@ -51,11 +51,13 @@ def slurm(
 @submit.command()
 def kuberay(
     config: Config,
-    image: Annotated[str, typer.Option(help="A container image, see infra/docker.")],
+    image: Annotated[
+        str, typer.Option(help="Container image, built from infra/docker/Dockerfile.")
+    ],
     nodes: Nodes = 1,
     memory: Memory = 16,
     standing: Annotated[
-        bool, typer.Option(help="A Ray cluster that stays, without the analysis.")
+        bool, typer.Option(help="A persistent Ray cluster, without the analysis.")
     ] = False,
     namespace: Annotated[str | None, typer.Option()] = None,
     secret: Annotated[
@@ -66,10 +68,10 @@ def kuberay(
     ] = None,
     send: Send = False,
 ) -> None:
-    """Manifests for Kubernetes with the KubeRay operator, sent by `kubectl create`."""
-    from flows.submit import for_kuberay
+    """Print manifests for the KubeRay operator, or submit them by `kubectl create`."""
+    from flows.submit import kuberay_manifest
 
-    text = for_kuberay(
+    text = kuberay_manifest(
         _analysis(config),
         image,
         nodes,
@@ -86,33 +88,33 @@ def kuberay(
 def ray(
     config: Config,
     address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The URL of its dashboard.")
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
     send: Send = False,
 ) -> None:
-    """A script for a Ray cluster that stands: its flow runs there, by `ray job submit`."""
-    from flows.submit import for_ray
+    """Print a script that submits to an existing Ray cluster by `ray job submit`, or run it."""
+    from flows.submit import ray_job_script
 
-    _print_or_send("ray", for_ray(_analysis(config), address), send)
+    _print_or_send("ray", ray_job_script(_analysis(config), address), send)
 
 
 @app.command()
 def doctor(
     config: Annotated[
-        str | None, typer.Argument(help="Also look at what this analysis needs.")
+        str | None, typer.Argument(help="Also check what this analysis needs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at all that a run depends on; each line is good, or says what to do."""
-    from flows.doctor import examine
+    """Check everything that a run depends on; each failed check says what to do."""
+    from flows.doctor import run_checks
 
-    found = examine(_analysis(config) if config else None)
+    checks = run_checks(_analysis(config) if config else None)
     if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in found], indent=1))
+        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
     else:
-        for finding in found:
-            typer.echo(f"{'good' if finding.good else 'BAD '}  {finding.what}: {finding.said}")
-    if not all(finding.good for finding in found):
+        for check in checks:
+            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.message}")
+    if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
 

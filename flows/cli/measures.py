@@ -1,4 +1,4 @@
-"""The command that says what each measure is: for a person, for a program, and for docs/."""
+"""`ontogeny measures`: describe measures as text, as JSON, or as the page docs/measures.md."""
 
 import json
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ def measures(
         list[str] | None,
         typer.Argument(
             metavar="[NAME...]",
-            help="Measures; or an analysis (.yaml) or a store, for all that it names.",
+            help="Names of measures, or an analysis (.yaml) or store, for all of its measures.",
         ),
     ] = None,
     as_json: Json = False,
     format: Annotated[str, typer.Option(help="text or markdown")] = "text",
 ) -> None:
-    """Say what the measures (or those named) compute, from what, in which units, at what cost."""
+    """Describe measures: what each computes, from which input, in which units, at what cost."""
     from pipeline.measures import describe
 
     described = [one for name in names for one in _described(name)] if names else describe()
@@ -45,7 +45,7 @@ def measures(
 
 
 def _described(name: str) -> list[dict[str, Any]]:
-    """What is declared by a measure, or by all that an analysis or a store names."""
+    """Describe a measure, or all measures of an analysis or a store."""
     from pipeline.config import load_analysis
     from pipeline.measures import describe, measure_class
     from pipeline.measures.own import split_key
@@ -55,7 +55,7 @@ def _described(name: str) -> list[dict[str, Any]]:
     if name.endswith((".yaml", ".yml")):
         keys = load_analysis(name).measures
         return describe({measure_class(split_key(key)[0]): None for key in keys})
-    if place.endswith(".py"):  # typed by the person at the machine, so relative to where that is
+    if place.endswith(".py"):  # relative to the working folder, not to an analysis
         return describe([measure_class(f"{Path(place).resolve()}{colon}{kind}")])
     if "/" in name or name.endswith(".zarr"):
         return stored_measures(name)

@@ -1,4 +1,4 @@
-"""Commands for operating: a server with its UI, and a growing run that is watched."""
+"""Commands for operation: `ontogeny ui` and `ontogeny watch`."""
 
 from typing import Annotated
 
@@ -9,11 +9,13 @@ from flows.cli.app import app
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="On this machine alone; reports take the next.")] = 4200,
+    port: Annotated[
+        int, typer.Option(help="Port on the loopback interface; reports use the next one.")
+    ] = 4200,
 ) -> None:
     """Run a Prefect server whose UI shows past and live runs; this user's later runs report to it.
 
-    Ends with Ctrl-C. What it has recorded is kept, and shown by the next.
+    Ctrl-C ends it. Its records are kept for the next time.
     """
     from flows.server import serve_ui
 
@@ -27,15 +29,15 @@ def ui(
 @app.command()
 def watch(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
-    every: Annotated[float, typer.Option(help="Seconds from one look to the next.")] = 300,
+    every: Annotated[float, typer.Option(help="Seconds between two analyses.")] = 300,
 ) -> None:
-    """Analyse a run that is still growing: every so often, what has come is computed.
+    """Analyse a growing run on a schedule: each time, only new checkpoints are computed.
 
-    Needs a server that stands, as `ontogeny ui` is. Ends with Ctrl-C.
+    Needs a persistent server, such as `ontogeny ui`. Ctrl-C ends it.
     """
     from flows.watching import watch_run
     from pipeline.config import load_analysis
 
     analysis = load_analysis(config)
-    typer.echo(f"{analysis.checkpoints}: looked at every {every:g} s; Ctrl-C ends the watch")
+    typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
     watch_run(analysis, every)

@@ -1,4 +1,4 @@
-"""Commands that look after a store: `ontogeny store verify | gc | trajectories`."""
+"""Commands that maintain a store: `ontogeny store verify`, `gc` and `trajectories`."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,9 @@ import typer
 
 from flows.cli.app import Json, app
 
-store = typer.Typer(no_args_is_help=True, help="Verify a store, reclaim its space, rewrite it.")
+store = typer.Typer(
+    no_args_is_help=True, help="Verify a store, reclaim space, rewrite its trajectories."
+)
 app.add_typer(store, name="store")
 
 
@@ -16,13 +18,14 @@ app.add_typer(store, name="store")
 def verify(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Have the next analysis compute again what is damaged.")
+        bool,
+        typer.Option("--repair", help="Mark damaged rows as missing, so they are recomputed."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every committed row, and all trajectories, with the checksums in their markers.
+    """Compare all committed rows and all trajectories with their checksums.
 
-    Exit code 1 where something is damaged, repaired or not.
+    Exit code 1 if anything is damaged, also after --repair.
     """
     from pipeline.store import Store
     from pipeline.store.verify import verify
@@ -30,29 +33,33 @@ def verify(
     found = verify(Store(uri), repair)
     faults = [{"where": fault.where, "what": fault.what} for fault in found.faults]
     if as_json:
-        told = {"rows": found.rows, "faults": faults, "repaired": found.repaired}
-        typer.echo(json.dumps(told, indent=1))
+        result = {"rows": found.rows, "faults": faults, "repaired": found.repaired}
+        typer.echo(json.dumps(result, indent=1))
     else:
         typer.echo(f"{found.rows} committed rows, {len(faults)} faults")
     for fault in found.faults:
         typer.echo(str(fault), err=True)
     if faults:
-        what = "run the analysis again" if repair else "run this with --repair, then the analysis"
-        typer.echo(f"{uri}: {len(faults)} faults: {what}", err=True)
+        remedy = "run the analysis again" if repair else "run this with --repair, then the analysis"
+        typer.echo(f"{uri}: {len(faults)} faults: {remedy}", err=True)
         raise typer.Exit(1)
 
 
 @store.command()
 def gc(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
-    older_than: Annotated[float, typer.Option(metavar="HOURS", help="Leave younger ones.")] = 24.0,
+    older_than: Annotated[
+        float, typer.Option(metavar="HOURS", help="Keep objects that are younger.")
+    ] = 24.0,
     keep_variants: Annotated[
         bool, typer.Option("--keep-variants", help="Keep rows of other parameters and inputs.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what no reader sees: recomputed and unfinished rows, and rows of other parameters."""
+    """Remove rows that no reader uses: replaced, unfinished, or of other parameters."""
     from pipeline.store import Store
     from pipeline.store.reclaim import reclaim
 
@@ -72,10 +79,10 @@ def trajectories(
     uri: Annotated[str, typer.Argument(metavar="STORE")],
     losses: Annotated[
         bool | None,
-        typer.Option("--losses/--no-losses", help="Also what has a sequence and a position."),
+        typer.Option("--losses/--no-losses", help="Also variables by sequence and position."),
     ] = None,
 ) -> None:
-    """Rewrite the numbers contiguous along the steps; an analysis does so for the small ones."""
+    """Rewrite stored variables contiguously along the steps; an analysis does so for small ones."""
     from pipeline.store import Store
     from pipeline.store.lease import owned
     from pipeline.store.trajectories import publish

@@ -1,23 +1,23 @@
-"""Whether all that a run depends on is in order: each finding is good, or says what to do."""
+"""`ontogeny doctor`: check everything that a run depends on; a failed check says what to do."""
 
 from flows.doctor import clocks, places, services, versions
-from flows.doctor.finding import Finding
-from flows.server import use_standing_server
+from flows.doctor.check import Check
+from flows.server import use_persistent_server
 from pipeline.config import Analysis
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Check", "run_checks"]
 
 
-def examine(analysis: Analysis | None = None) -> list[Finding]:
-    """Look at everything; with an analysis, also at its places and at room for its workers."""
-    use_standing_server()
-    found = [*versions.of_libraries(), services.of_prefect()]
-    found.append(services.of_ray(analysis.workers if analysis else None))
+def run_checks(analysis: Analysis | None = None) -> list[Check]:
+    """Run all checks; with an analysis, also those of its paths and of room for its workers."""
+    use_persistent_server()
+    checks = [*versions.check_libraries(), services.check_prefect()]
+    checks.append(services.check_ray(analysis.workers if analysis else None))
     if analysis:
-        found += [
-            places.of_checkpoints(analysis.checkpoints, analysis.model),
-            places.of_store(analysis.store),
+        checks += [
+            places.check_checkpoints(analysis.checkpoints, analysis.model),
+            places.check_store(analysis.store),
         ]
     on_hub = analysis is not None and analysis.checkpoints.startswith("hf://")
-    found.append(services.of_hub_token(on_hub))
-    return [*found, *places.of_disks(analysis), *clocks.of_servers(analysis)]
+    checks.append(services.check_hub_token(on_hub))
+    return [*checks, *places.check_disks(analysis), *clocks.check_clocks(analysis)]

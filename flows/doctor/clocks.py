@@ -1,4 +1,4 @@
-"""Our clock against those of the servers in play."""
+"""Compare the clock of this machine with those of the servers that a run uses."""
 
 import os
 import time
@@ -7,19 +7,23 @@ import urllib.request
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
-from flows.doctor.finding import Finding
+from flows.doctor.check import Check
 from pipeline.config import Analysis
 
-_SKEW_SECONDS = 30.0  # S3 refuses whoever is a quarter of an hour off; logs in two times confuse
+# S3 refuses requests that are 15 minutes off. Much smaller differences already make it hard to
+# compare logs of two machines.
+_MAX_SKEW_SECONDS = 30.0
 
 
-def of_servers(analysis: Analysis | None) -> Iterator[Finding]:
-    """One finding for each server that says what time it is."""
+def check_clocks(analysis: Analysis | None) -> Iterator[Check]:
+    """Yield a check for each server whose answers contain its time."""
     for server in sorted(filter(None, _servers(analysis))):
         if (ahead := _seconds_ahead(server)) is not None:
-            good = abs(ahead) <= _SKEW_SECONDS
-            said = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {server}"
-            yield Finding("clock", good, said if good else f"{said}: set it, as with chrony")
+            ok = abs(ahead) <= _MAX_SKEW_SECONDS
+            message = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {server}"
+            yield Check(
+                "clock", ok, message if ok else f"{message}: set the clock, for instance by chrony"
+            )
 
 
 def _servers(analysis: Analysis | None) -> set[str]:
@@ -33,12 +37,13 @@ def _servers(analysis: Analysis | None) -> set[str]:
 
 
 def _seconds_ahead(url: str) -> float | None:
-    """None where the server says no time, or nothing."""
+    """Return how far our clock is ahead of a server's; None if it does not answer with its time."""
+    request = urllib.request.Request(url, method="HEAD")
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5) as said:
-            date = said.headers["Date"]
-    except urllib.error.HTTPError as error:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            date = response.headers["Date"]
+    except urllib.error.HTTPError as error:  # a refused request has the header too
         date = error.headers["Date"]
-    except OSError:
+    except OSError:  # reported by the check of that server
         return None
     return time.time() - parsedate_to_datetime(date).timestamp() if date else None

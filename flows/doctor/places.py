@@ -1,4 +1,4 @@
-"""Where a run reads and writes, and how much room there is."""
+"""Checks of the places where a run reads and writes, and of free disk space."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.doctor.finding import SECONDS, Finding, brief, within
+from flows.doctor.check import SECONDS, Check, call_within, reason
 from pipeline.checkpoints import list_run
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.left_out import in_short
@@ -17,57 +17,52 @@ from pipeline.errors import InputError
 from pipeline.store.objects import Objects
 
 _FREE_BYTES = 2 * 2**30
-_FREE_SHARE = 0.05  # below it Ray stores no more objects
+_FREE_SHARE = 0.05  # with less, Ray refuses to store objects
 
 
-def of_checkpoints(checkpoints: str, model: Mapping[str, Any] | None = None) -> Finding:
-    """Whether a run's checkpoints can be listed; model: see `Analysis`."""
+def check_checkpoints(checkpoints: str, model: Mapping[str, Any] | None = None) -> Check:
+    """Check that a run's checkpoints can be listed. model: see `Analysis`."""
     try:
-        found = within(SECONDS, lambda: list_run(checkpoints, model=model))
+        found = call_within(SECONDS, lambda: list_run(checkpoints, model=model))
     except Exception as error:
-        return Finding("checkpoints", False, _of(checkpoints, error))
-    said = f"{checkpoints}: {len(found.checkpoints)} listed{in_short(found.left_out)}"
-    return Finding("checkpoints", True, said)
+        return Check("checkpoints", False, _located(checkpoints, error))
+    message = f"{checkpoints}: {len(found.checkpoints)} listed{in_short(found.left_out)}"
+    return Check("checkpoints", True, message)
 
 
-def of_store(store: str) -> Finding:
-    """Whether a store's place can be written, read and deleted from; it is left as it was."""
+def check_store(store: str) -> Check:
+    """Check that a store's place allows writing, reading and deleting. Leaves no object there."""
     try:
-        within(SECONDS, lambda: _write_read_delete(store))
+        call_within(SECONDS, lambda: _write_read_delete(store))
     except Exception as error:
-        return Finding("store", False, _of(store, error))
-    return Finding("store", True, f"{store}: can be written, read and deleted")
+        return Check("store", False, _located(store, error))
+    return Check("store", True, f"{store}: can be written, read and deleted")
 
 
-def _of(place: str, error: Exception) -> str:
-    said = brief(error)
-    return said if "/" in said else f"{place}: {said}"
+def _located(place: str, error: Exception) -> str:
+    """Return the reason of an error, with the place if the error names none."""
+    message = reason(error)
+    return message if "/" in message else f"{place}: {message}"
 
 
 def _write_read_delete(store: str) -> None:
     objects = Objects(store)
     if objects.is_local:
-        folder = Path(objects.uri)
-        while not folder.exists():
-            folder = folder.parent
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise InputError(
-                f"{folder}: {error.strerror}: choose a place that can be written"
-            ) from error
+        # The store itself may not exist yet, and must not be created by a check.
+        _write_temporary_file(_existing(Path(objects.uri)))
         return
+    # Random, so that neither an older object nor a cache of the storage can pass for it.
     key, content = f"_doctor/{uuid.uuid4().hex}", os.urandom(64)
     objects.create(key, content)
     try:
         if objects.read(key) != content:
-            raise InputError(f"{store}: gave back other bytes than were written: do not use it")
+            raise InputError(f"{store}: returned other bytes than were written: do not use it")
     finally:
         objects.delete(key)
 
 
-def of_disks(analysis: Analysis | None) -> Iterator[Finding]:
-    """Free space where something is written, each file system once."""
+def check_disks(analysis: Analysis | None) -> Iterator[Check]:
+    """Yield a check of free space for each file system that a run writes to."""
     folders = {"temporary files": Path(tempfile.gettempdir()), "cache": cache_folder()}
     if analysis and "://" not in analysis.store:
         folders["store"] = Path(analysis.store)
@@ -79,25 +74,25 @@ def of_disks(analysis: Analysis | None) -> Iterator[Finding]:
             yield _disk(f"disk for {use}", folder)
 
 
-def _disk(what: str, folder: Path) -> Finding:
+def _disk(what: str, folder: Path) -> Check:
     usage = shutil.disk_usage(folder)
-    share = usage.free / max(usage.total, 1)  # file systems of the kernel have no size
-    said = f"{folder}: {usage.free / 2**30:.1f} GiB free ({share:.0%})"
+    share = usage.free / max(usage.total, 1)  # virtual file systems have size 0
+    message = f"{folder}: {usage.free / 2**30:.1f} GiB free ({share:.0%})"
     if usage.free < _FREE_BYTES or share < _FREE_SHARE:
-        return Finding(
-            what, False, f"{said}: free some, Ray stores nothing on a disk over 95% full"
+        return Check(
+            what, False, f"{message}: free some, Ray stores nothing on a disk over 95% full"
         )
-    return Finding(what, True, said)
+    return Check(what, True, message)
 
 
-def _write_temporarily(folder: Path) -> None:
+def _write_temporary_file(folder: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        reason = f"{error.strerror}: choose a place that can be written"
-        raise InputError(f"{folder}: {reason}") from error
+        remedy = "choose a place that can be written"
+        raise InputError(f"{folder}: {error.strerror}: {remedy}") from error
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     return next(found for found in (folder, *folder.absolute().parents) if found.exists())

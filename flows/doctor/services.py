@@ -1,4 +1,4 @@
-"""The servers that a run talks to: Prefect, Ray, the Hub."""
+"""Checks of the servers that a run uses: Prefect, Ray, the Hub."""
 
 import os
 import shutil
@@ -6,37 +6,39 @@ import socket
 import subprocess
 from importlib.metadata import version
 
-from flows.doctor.cluster import Resources, ask
-from flows.doctor.finding import SECONDS, Finding, brief, within
+from flows.doctor.check import SECONDS, Check, call_within, reason
+from flows.doctor.cluster import Resources, query_resources
 from pipeline.config import Workers
 
 
-def of_prefect() -> Finding:
-    """Whether the server that PREFECT_API_URL names answers, and is as new as we are."""
+def check_prefect() -> Check:
+    """Check that the server at PREFECT_API_URL answers and is not older than our Prefect."""
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        return Finding(
-            "Prefect", True, "no server is named: each run brings its own, which ends with it"
+        return Check(
+            "Prefect", True, "no server is configured: each run starts one that ends with it"
         )
     try:
-        server = within(SECONDS, lambda: _server_version(url))
+        server = call_within(SECONDS, lambda: _server_version(url))
     except Exception as error:
-        return Finding(
+        return Check(
             "Prefect",
             False,
-            f"{url}: {brief(error)}: start it (`ontogeny ui`), or correct PREFECT_API_URL",
+            f"{url}: {reason(error)}: start it (`ontogeny ui`), or correct PREFECT_API_URL",
         )
     ours = version("prefect")
+    # Prefect supports servers that are newer than their clients, and not the reverse.
     if _minor(server) < _minor(ours):
-        said = f"{url} runs {server}, older than {ours} here: upgrade the server first"
-        return Finding("Prefect", False, said)
-    return Finding("Prefect", True, f"{url} answers, version {server}")
+        message = f"{url} runs {server}, older than {ours} here: upgrade the server first"
+        return Check("Prefect", False, message)
+    return Check("Prefect", True, f"{url} answers, version {server}")
 
 
 def _server_version(url: str) -> str:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
 
+    # Not `get_client`: PREFECT_API_URL may have been set after Prefect read its settings.
     key, string = PREFECT_API_KEY.value(), PREFECT_API_AUTH_STRING.value()
     with SyncPrefectClient(
         url,
@@ -52,68 +54,71 @@ def _minor(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-def of_ray(workers: Workers | None) -> Finding:
-    """Whether the cluster at RAY_ADDRESS answers, and has room for these workers."""
+def check_ray(workers: Workers | None) -> Check:
+    """Check that the cluster at RAY_ADDRESS answers and has room for these workers."""
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _knock(address)
-            has, where = ask(address, SECONDS), f"{address} answers"
+            _connect_once(address)
+            found, where = query_resources(address, SECONDS), f"{address} answers"
         else:
-            has = Resources(1, os.cpu_count() or 1, _gpus_here())
-            where = "no RAY_ADDRESS: each run starts its own on this machine"
+            found = Resources(1, os.cpu_count() or 1, _gpus_here())
+            where = "no RAY_ADDRESS: each run starts Ray on this machine"
     except (OSError, RuntimeError) as error:
-        remedy = _TOKEN if "token" in str(error) else _HEAD
-        return Finding("Ray", False, f"{address}: {brief(error)}: {remedy}")
-    said = f"{where}, with {has.nodes} nodes, {has.cpus:g} CPUs and {has.gpus:g} GPUs"
-    if lacking := workers and _lacking(workers, has, ours=not address):
-        return Finding("Ray", False, f"{said}; {lacking}")
-    return Finding("Ray", True, said)
+        remedy = _TOKEN_REMEDY if "token" in str(error) else _HEAD_REMEDY
+        return Check("Ray", False, f"{address}: {reason(error)}: {remedy}")
+    message = f"{where}, with {found.nodes} nodes, {found.cpus:g} CPUs and {found.gpus:g} GPUs"
+    if missing := workers and _missing(workers, found, local=not address):
+        return Check("Ray", False, f"{message}; {missing}")
+    return Check("Ray", True, message)
 
 
-def _lacking(workers: Workers, has: Resources, ours: bool) -> str:
-    """What there is no room for, and what to do. ours: CPUs are bookkeeping, see `connect`."""
+def _missing(workers: Workers, found: Resources, local: bool) -> str:
+    """Return which resources are missing and what to do, or an empty text."""
     gpus, cpus = workers.count * workers.gpus, workers.count * workers.cpus
-    if has.gpus >= gpus and (ours or has.cpus >= cpus):
+    # A local Ray is started with as many CPUs as the workers ask for, see `flows.workers`.
+    if found.gpus >= gpus and (local or found.cpus >= cpus):
         return ""
     wanted = f"{workers.count} workers ask for {cpus:g} CPUs and {gpus:g} GPUs"
     return f"{wanted}: add nodes, or lower workers in the config"
 
 
-_HEAD = "see that its head runs and RAY_ADDRESS is right (infra/machines/start_head.sh)"
-_TOKEN = "copy ~/.ray/auth_token from its head, or set RAY_AUTH_TOKEN_PATH"
+_HEAD_REMEDY = "check that its head runs and RAY_ADDRESS is right (flows/machines/start_head.sh)"
+_TOKEN_REMEDY = "copy ~/.ray/auth_token from its head, or set RAY_AUTH_TOKEN_PATH"
 
 
-def _knock(address: str) -> None:
-    """Raises OSError at once where nobody listens; Ray itself would try for long."""
+def _connect_once(address: str) -> None:
+    """Raise OSError at once if nothing listens at the address; Ray itself retries for long."""
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _gpus_here() -> int:
+    # Not `torch.cuda`, whose import and initialisation take seconds.
     if shutil.which("nvidia-smi") is None:
         return 0
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=SECONDS)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def of_hub_token(needed: bool) -> Finding:
-    """Whether the Hub takes our token. needed: the checkpoints are there."""
+def check_hub_token(needed: bool) -> Check:
+    """Check that the Hub accepts our token. needed: the checkpoints are on the Hub."""
     from huggingface_hub import get_token, whoami
     from huggingface_hub.errors import HfHubHTTPError
 
     token = get_token()
     if token is None:
-        return Finding("hub token", True, "none: public repositories only (`hf auth login`)")
+        return Check("hub token", True, "none: public repositories only (`hf auth login`)")
     try:
-        name = within(SECONDS, lambda: whoami(token))["name"]
+        name = call_within(SECONDS, lambda: whoami(token))["name"]
     except HfHubHTTPError as error:
         status = error.response.status_code
-        remedy = "make another at https://huggingface.co/settings/tokens and `hf auth login`"
+        remedy = "create another at https://huggingface.co/settings/tokens and `hf auth login`"
+        # Other errors say nothing about the token: they fail only an analysis that reads the Hub.
         if status in (401, 403):
-            return Finding("hub token", False, f"the Hub refuses it ({status}): {remedy}")
-        return Finding("hub token", not needed, f"not asked, the Hub answers {status}: try later")
+            return Check("hub token", False, f"the Hub refuses it ({status}): {remedy}")
+        return Check("hub token", not needed, f"unknown, the Hub answers {status}: try later")
     except Exception as error:
-        return Finding("hub token", not needed, f"not asked, the Hub is away: {brief(error)}")
-    return Finding("hub token", True, f"of {name}")
+        return Check("hub token", not needed, f"unknown, the Hub does not answer: {reason(error)}")
+    return Check("hub token", True, f"of {name}")

@@ -1,4 +1,4 @@
-"""Versions that install without complaint, and with which something then fails."""
+"""Check for versions of libraries that pip installs together although something then fails."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,34 +6,34 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.specifiers import SpecifierSet
 
-from flows.doctor.finding import Finding
+from flows.doctor.check import Check
 
 
 @dataclass(frozen=True)
-class _Break:
-    """Versions of a distribution with which something fails. only_with: where that matters."""
+class _Incompatibility:
+    """Versions of a distribution with which something fails. only_with: a condition on another."""
 
     distribution: str
     broken: str
-    then: str
+    consequence: str
     remedy: str
     only_with: tuple[str, str] | None = None
 
 
-_BREAKS = (
-    _Break(
+_INCOMPATIBILITIES = (
+    _Incompatibility(
         "fastapi",
         ">=0.151.dev0",
         "the Prefect server fails on import",
         "pip install 'fastapi<0.151'",
     ),
-    _Break(
+    _Incompatibility(
         "sqlalchemy",
         ">=2.1.dev0",
         "Prefect's scheduler fails on every pass and no scheduled run is ever created",
         "pip install 'sqlalchemy<2.1'",
     ),
-    _Break(
+    _Incompatibility(
         "certifi",
         "<2026.10.19",
         "prefect 3.9.1 and later ask for a newer one",
@@ -43,25 +43,25 @@ _BREAKS = (
 )
 
 
-def of_libraries() -> Iterator[Finding]:
-    """One finding for each distribution that is known to break something."""
-    for known in _BREAKS:
+def check_libraries() -> Iterator[Check]:
+    """Yield a check for each distribution with a known incompatibility."""
+    for known in _INCOMPATIBILITIES:
         try:
             found = version(known.distribution)
-            broken = _lies_in(found, known.broken) and _matters(known)
+            broken = _contains(found, known.broken) and _applies(known)
         except PackageNotFoundError as error:
-            yield Finding(known.distribution, False, f"{error.name} is missing: install it again")
+            yield Check(known.distribution, False, f"{error.name} is missing: install it again")
             continue
-        said = f"{found}: {known.then}: {known.remedy}" if broken else found
-        yield Finding(known.distribution, not broken, said)
+        message = f"{found}: {known.consequence}: {known.remedy}" if broken else found
+        yield Check(known.distribution, not broken, message)
 
 
-def _matters(known: _Break) -> bool:
+def _applies(known: _Incompatibility) -> bool:
     if known.only_with is None:
         return True
     other, versions = known.only_with
-    return _lies_in(version(other), versions)
+    return _contains(version(other), versions)
 
 
-def _lies_in(found: str, versions: str) -> bool:
+def _contains(found: str, versions: str) -> bool:
     return SpecifierSet(versions).contains(found, prereleases=True)

@@ -1,11 +1,11 @@
-"""A real S3 server on this machine: Ceph's RADOS Gateway over one monitor and one disk in memory.
+"""An S3 server for tests: Ceph's RADOS Gateway with one monitor and one disk in memory.
 
-    python infra/s3/ceph.py start FOLDER [--port 7480]     prints the environment to use it with
+    python infra/s3/ceph.py start FOLDER [--port 7480]     prints the environment of its clients
     python infra/s3/ceph.py stop FOLDER
-    python infra/s3/ceph.py requests FOLDER                what it was asked, by method
+    python infra/s3/ceph.py requests FOLDER                number of requests by method
 
 On Debian: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
-It listens on the loopback only and forgets everything when it is stopped.
+It listens on the loopback interface only. All data are lost when it is stopped.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph")
 USER = "ontogeny"
-SECONDS = 120  # for everything to come up, on a busy machine
+SECONDS = 120  # time for all daemons to start on a busy machine
 
 # Without "ms mon client mode" the gateway hangs where authentication is off. Admin sockets are off,
 # because a socket's path may have no more than 107 bytes.
@@ -65,22 +65,22 @@ rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw lifecycle work time = 00:00-00:01
 """
 
-# What fetches its configuration from the monitor forgets the cluster's id until the monitor tells
-# it again: a command that is quicker than that is refused ("wrong fsid"), and the disk then ends.
-# Daemons can do without; the command `ceph` cannot, and is asked again.
-_BY_FILE_ALONE = "--no-mon-config"
+# A program that fetches its configuration from the monitor has no cluster id until that answers. A
+# command before that is refused ("wrong fsid"), which ends the disk's daemon. Daemons do not need
+# that configuration; the command `ceph` does, and is retried.
+_NO_MON_CONFIG = "--no-mon-config"
 
 _REQUEST = re.compile(r'beast: .* "(?P<method>[A-Z]+) (?P<path>\S+) HTTP')
 
 
 class Ceph:
-    """One server, whose files and process ids are in `folder`."""
+    """An S3 server whose files and process ids are in `folder`."""
 
     def __init__(self, folder: str | Path, port: int = 7480) -> None:
         self.folder, self.port = Path(folder).absolute(), port
 
     def start(self) -> dict[str, str]:
-        """Start everything; returns the environment that a client needs."""
+        """Start all daemons; return the environment that a client needs."""
         if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
             raise RuntimeError(f"{', '.join(missing)} not found; see {Path(__file__).name}")
         self.folder.mkdir(parents=True)
@@ -117,21 +117,21 @@ class Ceph:
         return environment
 
     def start_gateway(self) -> None:
-        """Start the gateway alone, as after `kill_gateway`."""
+        """Start only the gateway, as after `kill_gateway`."""
         process = self._spawn("radosgw", "-n", "client.rgw")
         self._wait_for("radosgw", process, lambda: _answers(self.port))
 
     def kill_gateway(self) -> None:
-        """End the gateway as by `kill -9`; what it has acknowledged stays."""
+        """Kill the gateway by SIGKILL; acknowledged writes are kept."""
         self._kill("radosgw")
 
     def stop(self) -> None:
-        """End every process that was started here."""
+        """Kill all daemons."""
         for name in ("radosgw", "ceph-osd", "ceph-mon"):
             self._kill(name)
 
     def requests(self) -> list[tuple[str, str]]:
-        """Method and path of every request, from the gateway's own log."""
+        """Return method and path of every request, from the gateway's log."""
         log = self.folder / "client.rgw.log"
         return [(m["method"], m["path"]) for m in _REQUEST.finditer(log.read_text())]
 
@@ -145,13 +145,13 @@ class Ceph:
         self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap)
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
         process = self._spawn("ceph-mon", "-i", "a")
-        self._wait_for("ceph-mon", process, lambda: self._told("osd", "new", disk) != "")
+        self._wait_for("ceph-mon", process, lambda: self._ask_monitor("osd", "new", disk) != "")
 
     def _start_disk(self, disk: str) -> None:
         (self.folder / "osd").mkdir()
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", disk)
         process = self._spawn("ceph-osd", "-i", "0")
-        self._wait_for("ceph-osd", process, lambda: "1 up" in self._told("osd", "stat"))
+        self._wait_for("ceph-osd", process, lambda: "1 up" in self._ask_monitor("osd", "stat"))
 
     def _run(self, program: str, *arguments: str) -> None:
         self._output(program, *arguments)
@@ -159,24 +159,24 @@ class Ceph:
     def _output(self, program: str, *arguments: str) -> str:
         command = [program, *arguments]
         if program != "monmaptool":
-            command += ["--conf", str(self._configuration), _BY_FILE_ALONE]
+            command += ["--conf", str(self._configuration), _NO_MON_CONFIG]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-2000:]}")
         return done.stdout
 
-    def _told(self, *question: str) -> str:
-        """What the monitor says; nothing where it does not, or not yet."""
+    def _ask_monitor(self, *command: str) -> str:
+        """Return the monitor's answer to a command; empty if it does not answer (yet)."""
         try:
-            return self._output("ceph", "--connect-timeout", "5", *question)
+            return self._output("ceph", "--connect-timeout", "5", *command)
         except (RuntimeError, subprocess.TimeoutExpired):
             return ""
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen:
         command = [program, "--foreground", *arguments, "--conf", str(self._configuration)]
-        with self._said_by(program).open("a") as output:
+        with self._output_of(program).open("a") as output:
             process = subprocess.Popen(
-                [*command, _BY_FILE_ALONE],
+                [*command, _NO_MON_CONFIG],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -186,16 +186,18 @@ class Ceph:
         return process
 
     def _wait_for(self, program: str, process: subprocess.Popen, is_up: Callable[[], bool]) -> None:
-        """Return once it is up; RuntimeError at once where it ended, or when it took too long."""
+        """Wait until a daemon is up; raise RuntimeError if it ends or takes too long."""
         until = time.monotonic() + SECONDS
         while not is_up():
             code = process.poll()
             if code is not None or time.monotonic() > until:
                 how = f"did not come up in {SECONDS} s" if code is None else f"ended with {code}"
-                raise RuntimeError(f"{program} {how}: {self._said_by(program).read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"{program} {how}: {self._output_of(program).read_text()[-2000:]}"
+                )
             time.sleep(0.3)
 
-    def _said_by(self, program: str) -> Path:
+    def _output_of(self, program: str) -> Path:
         return self.folder / f"{program}.out"
 
     def _kill(self, program: str) -> None:
@@ -213,7 +215,7 @@ class Ceph:
 
 @contextmanager
 def running() -> Iterator[Ceph]:
-    """A server in a folder that is thrown away; the environment names it meanwhile."""
+    """Run a server in a temporary folder, and set the environment of its clients."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         server = Ceph(f"{folder}/ceph", free_port())
@@ -227,7 +229,7 @@ def running() -> Iterator[Ceph]:
 
 
 def free_port() -> int:
-    """A port on the loopback that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -243,8 +245,8 @@ def _answers(port: int) -> bool:
 
 
 def main() -> None:
-    """Start, stop or question a server."""
-    parser = argparse.ArgumentParser(description="Start, stop or question a server.")
+    """Start or stop a server, or count its requests."""
+    parser = argparse.ArgumentParser(description="Start or stop a server, or count its requests.")
     parser.add_argument("action", choices=("start", "stop", "requests"))
     parser.add_argument("folder")
     parser.add_argument("--port", type=int, default=7480)

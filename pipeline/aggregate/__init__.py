@@ -1,1 +1,1 @@
-"""What is computed over checkpoints, from what is stored."""
+"""Computations over the checkpoints of a run, from stored arrays."""

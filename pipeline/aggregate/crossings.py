@@ -1,6 +1,6 @@
-"""When a series over training steps passed a threshold, and where it moved most.
+"""Threshold crossings and largest changes of series over training steps.
 
-Both answers are saved steps: between two checkpoints nothing is known, and nothing is interpolated.
+Results are saved steps: nothing is interpolated between two checkpoints.
 """
 
 from typing import Literal, NamedTuple
@@ -13,7 +13,7 @@ Direction = Literal["below", "above"]
 
 
 class Change(NamedTuple):
-    """A move between two neighbouring saved steps, and the values there."""
+    """A change between two neighbouring saved steps, with the values there."""
 
     before: int
     after: int
@@ -34,23 +34,26 @@ def first_crossing(
     Past means finite and strictly below, or strictly above, the threshold. A series that begins
     past it crosses at its first step. NaN and infinity are never past it.
     stays: the first step from which on ALL saved values are past the threshold. A later value that
-    is not finite is not past it either. The last step alone is enough: nothing that is saved
-    contradicts it, but sentences must say that no later step confirms it.
+    is not finite is not past it either. The last step alone is enough: no saved value contradicts
+    it, but sentences must say that no later step confirms it. Raises ValueError for a series with
+    dimensions other than step.
     """
     steps, values = _ordered(series)
     past = values < threshold if direction == "below" else values > threshold
-    past &= np.isfinite(values)
+    past &= np.isfinite(values)  # -inf is below every threshold
     if stays:
         past = np.logical_and.accumulate(past[::-1])[::-1]
+    # `argmax` of booleans is the first True.
     return int(steps[past.argmax()]) if past.any() else None
 
 
 def largest_change(series: xr.DataArray) -> Change | None:
-    """The neighbouring saved steps between which `series` (dims: step) moved most, up or down.
+    """Return the neighbouring saved steps between which `series` (dims: step) changed most.
 
-    The move is the absolute difference of the two values, whatever the number of steps between
-    them. Of equal moves the earliest counts. Steps whose value is not finite are passed over: the
-    steps on either side of one are neighbours. None where the series never moves.
+    The change is the absolute difference of the two values, whatever the number of steps between
+    them. Of equal changes the earliest is returned. Steps whose value is not finite are skipped:
+    the steps on either side of one are neighbours. None where the series never changes. Raises
+    ValueError for a series with dimensions other than step.
     """
     steps, values = _ordered(series)
     finite = np.isfinite(values)

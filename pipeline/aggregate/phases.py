@@ -1,4 +1,4 @@
-"""When a run memorised and generalised, and its three phases, by rules on its progress measures.
+"""Milestones and phases of grokking, by rules on a run's progress measures.
 
 `milestones` is the one definition of "memorised", "circuit formed" and "generalised": the first
 saved step from which on a loss stays below `SOLVED` at every saved step.
@@ -7,11 +7,11 @@ Nanda et al. 2023, section 5.2, describe them and give steps for one run, but no
 
 - memorisation: train and excluded loss fall together, test and restricted loss stay high;
 - circuit formation: excluded loss rises and restricted loss falls, train loss stays low;
-- cleanup: test loss falls, and the weights that memorised go.
+- cleanup: test loss falls, and the weights that memorised decay.
 
-Here each ends at a saved step that a rule names (see `RULES`); nothing is interpolated. The first
-rule dates the step from which on the model needs what is removed with the key frequencies; only
-steps up to the end of cleanup count for it.
+Here each phase ends at a saved step given by a rule (see `RULES`); nothing is interpolated. By the
+first rule memorisation ends at the minimum of excluded loss, from which on the model depends on the
+key frequencies; only steps up to the end of cleanup count for it.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ import xarray as xr
 
 from pipeline.aggregate.crossings import first_crossing
 
-SOLVED = 0.1  # nats
+SOLVED = 0.1  # nats: the label's probability is then 0.9 (in the geometric mean)
 NAMES = ("memorisation", "circuit formation", "cleanup")
 
-# What it means that a loss stays below SOLVED, in the order in which it is expected to happen.
+# The milestone of each loss that stays below SOLVED, in the order in which they are expected.
 MILESTONES = {
     "train_loss": "memorised",
     "restricted_loss": "circuit formed",
@@ -40,7 +40,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase with its first and last step; end is None where the run stops within it."""
+    """One phase with its first and last step; end is None where the run ends within it."""
 
     name: str
     start: int
@@ -60,11 +60,12 @@ def phases(progress: xr.Dataset) -> list[Phase]:
     """Return the phases that a run reached, in order. `progress`: the group `modular_addition`.
 
     Empty where there is only one step, or where excluded or test loss is not finite at some step
-    (for other operations than add and subtract excluded loss is undefined). A phase without a step
-    of its own (memorisation that the first step has ended, circuit formation that never began) is
+    (for operations other than add and subtract excluded loss is undefined). A phase without a step
+    of its own (memorisation that ended by the first step, circuit formation that never began) is
     left out together with all later ones.
     """
     losses = progress.sortby("step")[["excluded_loss", "test_loss"]]
+    # The minimum and the maximum that the rules need might be at the missing steps.
     if losses.sizes["step"] < 2 or not np.isfinite(losses.to_array()).all():
         return []
     first, last = int(losses["step"][0]), int(losses["step"][-1])
@@ -84,6 +85,8 @@ def _ends(losses: xr.Dataset) -> tuple[int | None, int | None, int | None]:
     solved = first_crossing(test, SOLVED, stays=True)
     until = losses["excluded_loss"].sel(step=slice(None, solved))
     lowest = int(until["step"][int(until.values.argmin())])
+    # A minimum at the last step is no end while test loss is still to fall: excluded loss may go on
+    # falling.
     unended = solved is None and lowest == int(losses["step"][-1])
     return None if unended else lowest, fall_of(test), solved
 
@@ -98,7 +101,7 @@ def fall_of(test_loss: xr.DataArray) -> int | None:
 
 
 def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, float | None]:
-    """Return when a run memorised, had its circuit and generalised, and restricted loss then.
+    """Return when a run memorised, formed its circuit and generalised, with derived numbers.
 
     `memorised`, `circuit`, `generalised`: see `milestones`, of train, restricted and test loss.
     `lead`: (generalised - circuit) / generalised. `test_falls`: see `fall_of`; `restricted_then`:

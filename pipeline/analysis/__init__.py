@@ -1,1 +1,1 @@
-"""Carry out an analysis: survey, plan, compute one checkpoint after another, publish."""
+"""Running an analysis: survey, plan, compute one checkpoint after another, publish."""

@@ -1,4 +1,4 @@
-"""The one architecture of an analysis, and which of its checkpoints have another or none."""
+"""The one architecture of an analysis, and the checkpoints that have another one or none."""
 
 import json
 from collections import Counter
@@ -20,12 +20,12 @@ from pipeline.store.fingerprint import digest_of
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the checkpoints of an analysis share.
+    """The architecture that the checkpoints of an analysis share.
 
-    source: the checkpoint whose config.json the model is built from: the first one with the store's
-    own, else with the commonest. digest: of that config, by
-    which a store is known again. failed: the steps whose config is missing, torn or another
-    model's, each with the reason. meanings: of the others, by step.
+    source: the checkpoint whose config.json the model is built from: the first one with the config
+    of the store, else with the most common one. digest: of that config; it identifies the store.
+    failed: the steps whose config is missing, truncated or another model's, each with the reason.
+    meanings: of the other steps' configs.
     """
 
     source: Checkpoint
@@ -34,9 +34,10 @@ class Architecture:
     meanings: Mapping[int, Meaning]
 
     def too_short(self, longest: int) -> dict[int, str]:
-        """The steps whose config allows fewer positions than the longest input has, with that.
+        """Return the steps whose config allows fewer positions than the longest input has.
 
-        (The source is not among them: its own limit is checked when the inputs are made.)
+        Each with the reason. (The source is not among them: its own limit is checked when the
+        inputs are made.)
         """
         allowed = self.meanings[self.source.step].positions
         return {
@@ -54,12 +55,12 @@ def architecture_of(
     store: Store,
     trusted: bool = False,
 ) -> Architecture:
-    """Compare the configs of an analysis's checkpoints by what they mean.
+    """Compare the configs of an analysis's checkpoints by the models that they describe.
 
-    The model is that of the store, where there is one; else that of most checkpoints, of equally
-    many that of the last one. listed: all checkpoints of the run, in which the store's config is
-    looked for. trusted: whether code that comes with the checkpoints counts. Raises InputError
-    where no config can be read.
+    The model is that of the store, where there is one; else that of most checkpoints; in a tie,
+    that of the last one. listed: all checkpoints of the run, among which the store's config is
+    searched. trusted: whether code that comes with the checkpoints may run. Raises InputError where
+    no config can be read.
     """
     configs, failed = _read(checkpoints)
     if not configs:
@@ -67,10 +68,12 @@ def architecture_of(
         raise InputError(next(iter(failed.values())) + more)
     known = _stored_digest(store)
     former = None if known is None else _config_of(known, configs, checkpoints, listed)
+    # In one call, so that equal configs, that of the store included, become one object.
     *found, last = meanings_of([*configs.values(), former or {}], trusted)
     meanings = dict(zip(configs, found, strict=True))
-    chosen = last if former and any(_distinct(found, last).values()) else _usual(found)
-    is_same = _distinct(found, chosen)
+    chosen = last if former and any(_same_by_id(found, last).values()) else _usual(found)
+    is_same = _same_by_id(found, chosen)
+    # Of checkpoints with another model only the reason is kept.
     kept = {one: meaning for one, meaning in meanings.items() if is_same[id(meaning)]}
     source = _source(kept, chosen if chosen is last else None)
     failed |= {
@@ -90,7 +93,7 @@ def architecture_of(
 def _read(
     checkpoints: Iterable[Checkpoint],
 ) -> tuple[dict[Checkpoint, dict[str, Any]], dict[Checkpoint, str]]:
-    """The config of each checkpoint, and of those that have none to read the reason."""
+    """Read the config of each checkpoint; return the configs, and the reasons of failures."""
 
     def attempt(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any] | str]:
         try:
@@ -98,6 +101,7 @@ def _read(
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 
+    # Threads, because reading from S3 or the Hub waits for the network.
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         results = list(threads.map(attempt, checkpoints))
     configs = {one: config for one, config in results if isinstance(config, dict)}
@@ -105,7 +109,7 @@ def _read(
 
 
 def _stored_digest(store: Store) -> str | None:
-    """The digest of the config that a store was made with; None where there is no store yet."""
+    """Return the digest of a store's config; None where there is no store yet."""
     with suppress(InputError):
         return store.catalogue().identity.get("architecture")
     return None
@@ -117,7 +121,7 @@ def _config_of(
     checkpoints: Sequence[Checkpoint],
     listed: Iterable[Checkpoint],
 ) -> dict[str, Any] | None:
-    """The config of this digest: of the checkpoints, else of any other one of the run."""
+    """Return the config with this digest, of the checkpoints or else of any other of the run."""
     for config in configs.values():
         if _digest(config) == digest:
             return config
@@ -126,7 +130,7 @@ def _config_of(
 
 
 def _source(kept: Mapping[Checkpoint, Meaning], former: Meaning | None) -> Checkpoint:
-    """The first checkpoint with the store's very config, else with the commonest one."""
+    """Return the first checkpoint with the store's config, or else with the most common one."""
     commonest = Counter(map(id, kept.values())).most_common(1)[0][0]
     wanted = id(former) if former in kept.values() else commonest
     return next(one for one, meaning in kept.items() if id(meaning) == wanted)
@@ -137,13 +141,13 @@ def _usual(meanings: Sequence[Meaning]) -> Meaning:
     return meanings[groups.index(usual_group(meanings, groups))]
 
 
-def _distinct(meanings: Iterable[Meaning], chosen: Meaning) -> dict[int, bool]:
-    """Whether each is the same as `chosen`, by identity: equal configs are compared once."""
+def _same_by_id(meanings: Iterable[Meaning], chosen: Meaning) -> dict[int, bool]:
+    """Return, by `id`, whether each is the same as `chosen`; equal configs share one object."""
     return {id(one): one.same_as(chosen) for one in {id(one): one for one in meanings}.values()}
 
 
 def _digest(config: Mapping[str, Any]) -> str:
     try:
         return digest_of(config)
-    except ValueError:  # NaN or Infinity, which Python reads though JSON has none
+    except ValueError:  # NaN or Infinity, which Python's reader accepts, although JSON has none
         return digest_of(json.dumps(config, sort_keys=True))

@@ -1,4 +1,4 @@
-"""What an analysis would take, before it is run: nothing is written, and no weights are read."""
+"""Estimate of the cost of an analysis: nothing is written, and no weights are read."""
 
 import time
 from collections import Counter
@@ -20,23 +20,24 @@ from pipeline.engine.record import Pass, merge
 from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
 from pipeline.measures import apply
-from pipeline.models.loading import ModelFacts, torch_dtype
+from pipeline.models.architecture import torch_dtype
+from pipeline.models.facts import ModelFacts
 
-_OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
-_SECONDS = 0.2  # for which products are timed
+_OVERHEAD = 1.25  # time of a forward pass over that of its matrix products
+_SECONDS = 0.2  # duration of the timing of products
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a first run of an analysis takes, if its store is empty.
+    """The cost of a first run of an analysis, with an empty store.
 
-    left_out: what lies beside the checkpoints and may be one, each with the reason.
-    bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
+    left_out: files and folders that may be checkpoints but were not listed, with the reasons.
+    bytes_to_fetch: over the network; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
-    and their speed on this machine now; fetching, reading and the measures come on top where they
+    and their speed on this machine now; fetching, reading and the measures add to it where they
     take longer. store_bytes: before compression. notes: see `pipeline.analysis.plan.Prepared`.
-    failed: the steps whose config.json is missing, torn or another model's, each with the reason.
-    drawn_from: which token ids each random input draws from, and why these.
+    failed: the steps whose config.json is missing, truncated or another model's, with the reasons.
+    drawn_from: the token ids from which each random input draws, and the reason.
     """
 
     checkpoints: int
@@ -53,7 +54,7 @@ class Estimate:
     drawn_from: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """What a person reads: a name and an amount with its unit for each."""
+        """Yield the rows of a table for people: a name, and an amount with its unit."""
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
         failed = f" ({len(self.failed)} cannot be computed)" if self.failed else ""
         yield "checkpoints", f"{self.checkpoints}{masked}{failed}"
@@ -70,13 +71,14 @@ class Estimate:
 
 
 def dry_run(analysis: Analysis) -> Estimate:
-    """Estimate an analysis. Raises InputError for all that the analysis itself would refuse."""
+    """Estimate an analysis. Raises InputError for everything that the analysis would refuse."""
     surveyed = survey(analysis)
     prepared = resolve(analysis, surveyed)
     count = len(prepared.checkpoints)
     read = sum(_weight_bytes(prepared))
     facts = next(iter(prepared.settings.values())).model
     forward_passes, products = 0, 0.0
+    # Most checkpoints compute the same groups, and so the same passes: these are merged once.
     for groups, checkpoints in Counter(_groups_by_checkpoint(prepared)).items():
         passes = _passes(prepared, groups)
         forward_passes += checkpoints * len(passes)
@@ -101,7 +103,7 @@ def dry_run(analysis: Analysis) -> Estimate:
 
 
 def _groups_by_checkpoint(prepared: Prepared) -> Iterable[tuple[Group, ...]]:
-    """What is computed at each checkpoint."""
+    """Return the groups to compute at each checkpoint."""
     groups: dict[int, tuple[Group, ...]] = {one.step: () for one in prepared.checkpoints}
     for group in prepared.job.groups:
         for checkpoint in prepared.checkpoints_of(group):
@@ -116,7 +118,7 @@ def _passes(prepared: Prepared, groups: Iterable[Group]) -> list[Pass]:
 
 
 def _weight_bytes(prepared: Prepared) -> list[int]:
-    """The bytes of each checkpoint's weights; those that are broken count as nothing."""
+    """Return the bytes of each checkpoint's weights; 0 for those that are broken."""
     place = place_of(prepared.checkpoints[0].uri)
     sizes = []
     for checkpoint in prepared.checkpoints:
@@ -128,7 +130,11 @@ def _weight_bytes(prepared: Prepared) -> list[int]:
 
 
 def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
-    """Multiplications and additions of one pass: 12 d^2 weights per layer, the attention, W_U."""
+    """Return the multiplications and additions of one pass.
+
+    Each weight is used once per token, with 12 d^2 weights per layer (4 d^2 in attention, 8 d^2 in
+    the MLP) and those of W_U; attention adds two products over all positions.
+    """
     sequences, length = made.tokens.shape
     layers = facts.n_layers - (pass_.change.first_layer if pass_.change else 0)
     per_layer = 12 * facts.d_model**2 + 2 * length * facts.d_model
@@ -139,20 +145,22 @@ def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
 def _products_per_second(analysis: Analysis, d_model: int) -> float:
     workers = analysis.workers
     device = torch.device(workers.device if torch.cuda.is_available() else "cpu")
+    # The product of the MLP, for 512 tokens: enough to reach the speed of large batches.
     left = torch.ones(512, d_model, dtype=torch_dtype(workers.dtype), device=device)
     right = torch.ones(d_model, 4 * d_model, dtype=left.dtype, device=device)
     times, started = [], time.perf_counter()
+    # Several times, and then the median: the first product also loads libraries.
     while time.perf_counter() - started < _SECONDS or len(times) < 3:
         before = time.perf_counter()
         torch.matmul(left, right)
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize()  # kernels run asynchronously
         times.append(time.perf_counter() - before)
     return 2.0 * left.numel() * 4 * d_model / float(np.median(times))
 
 
 def _row_bytes(prepared: Prepared) -> int:
-    """Of all rows of all groups."""
+    """Return the uncompressed bytes of all rows of all groups."""
     total = 0
     for group in prepared.job.groups:
         rows = len(prepared.checkpoints_of(group))

@@ -1,4 +1,4 @@
-"""Build the inputs that an analysis asks for: from its configuration, the run and the model."""
+"""Building the inputs of an analysis, from its configuration, the run and the model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +23,16 @@ from pipeline.errors import InputError
 from pipeline.inputs import indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
 from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
 
-# Inputs that need no configuration: a measure whose default input is named so works as it stands.
+# Inputs that need no configuration: measures with these default inputs work without any.
 # "repeated_4x25" is the protocol of Olsson et al. 2022 for prefix matching, in which all blocks
-# have one length: it cannot tell an induction head from a head that attends a fixed distance back.
+# have one length: on it an induction head scores like a head that attends a fixed distance back.
 STANDARD_INPUTS: dict[str, InputSpec] = {
     "repeated": RepeatedInput(),
     "shuffled": RepeatedInput(shuffled=True),
@@ -75,6 +75,7 @@ def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Inp
     ids = text.tokenise(Path(spec.path), tokenizer)
     attributes = {"full_stop_ids": text.full_stops(tokenizer)}
     tokens = _cut(ids, spec.sequences, spec.length, spec.path)
+    # Of the ids in use, because tokenizers and embeddings may be padded to different sizes.
     _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
     return Input(name, spec.kind, tokens, attributes=attributes)
 
@@ -153,7 +154,7 @@ def _matches(name: str, spec: MatchesInput, run_folder: str, model: ModelFacts) 
 def _bos(
     spec: RepeatedInput | MatchesInput | IndirectObjectInput, run_folder: str, model: ModelFacts
 ) -> int | None:
-    """The id to begin with: what the checkpoints' files name, or else those of the run's folder."""
+    """Return the id of BOS, from the checkpoints' files or else those of the run's folder."""
     if not spec.bos:
         return None
     named = model.bos_token_id
@@ -163,7 +164,7 @@ def _bos(
 def _drawable(
     name: str, spec: RepeatedInput | MatchesInput, run_folder: str, model: ModelFacts
 ) -> Drawable:
-    """The ids that the input draws from. Raises InputError, naming the input."""
+    """Return the ids from which the input draws. Raises InputError, naming the input."""
     try:
         return drawable_ids(spec.ids, run_folder, trained_vocabulary(run_folder), model)
     except InputError as error:
@@ -195,7 +196,7 @@ def _check_tokenizer(
     given: str | None,
     model: ModelFacts,
 ) -> None:
-    """Raise InputError where a tokenizer has given ids that the model has no row for."""
+    """Raise InputError where a tokenizer returned ids beyond the model's embedding."""
     if tokens.max(initial=-1) < model.vocabulary:
         return
     whose = f"the tokenizer {given}" if given else "the run's tokenizer"
@@ -208,6 +209,7 @@ def _check_tokenizer(
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     given = spec.model_dump(exclude={"kind"}, exclude_none=True)
+    # From the weakest source to the strongest: converted files, training.yaml, the analysis.
     facts: dict[str, Any] = table_facts(run_folder) | table_of(run_folder) | given
     listed = None
     if {"train_share", "split_seed"} <= given.keys():
@@ -220,7 +222,7 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
             "training.yaml of a modular task that would say: add them to the input"
         )
     tokens, labels = modular.table(facts["p"], facts["operation"])
-    facts |= _unsaid_generator(facts, listed, run_folder, tokens, labels)
+    facts |= _undeclared_generator(facts, listed, run_folder, tokens, labels)
     is_train = _split(facts)
     if listed is not None and not np.array_equal(np.flatnonzero(is_train), listed):
         raise InputError(
@@ -235,7 +237,7 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
 
 
 def _split(facts: dict[str, Any]) -> Bool[np.ndarray, " pair"]:
-    """Which pairs are trained on: as the run lists them, or as its seed makes them."""
+    """Return a mask of the train pairs: as the run lists them, or as its seed makes them."""
     p = facts["p"]
     if "train_pairs" in facts:
         return np.isin(np.arange(p * p), facts["train_pairs"])
@@ -243,20 +245,20 @@ def _split(facts: dict[str, Any]) -> Bool[np.ndarray, " pair"]:
     return modular.split(p, facts["train_share"], facts["split_seed"], generator)
 
 
-def _unsaid_generator(
+def _undeclared_generator(
     facts: Mapping[str, Any],
     listed: list[int] | None,
     run_folder: str,
     tokens: Int[np.ndarray, "pair 3"],
     labels: Int[np.ndarray, " pair"],
 ) -> dict[str, Any]:
-    """How the seed made the split of a run of others, where neither it nor the analysis says so.
+    """Return the generator that made a converted run's split, where it is not declared.
 
-    Told by the train pairs that its files list, or by the losses that they note, if these decide;
-    else numpy's, which `Input.note` says.
+    Inferred from the train pairs that the run's files list, or from the losses that they record, if
+    these decide; else numpy's, which `Input.note` states.
     """
-    is_said = {"train_pairs", "split_generator"} & facts.keys()
-    if is_said or not is_converted(run_folder):
+    is_declared = {"train_pairs", "split_generator"} & facts.keys()
+    if is_declared or not is_converted(run_folder):
         return {}
     splits = {
         generator: modular.split(facts["p"], facts["train_share"], facts["split_seed"], generator)
@@ -266,8 +268,8 @@ def _unsaid_generator(
         same = [one for one in splits if np.array_equal(np.flatnonzero(splits[one]), listed)]
         return {"split_generator": same[0]} if same else {}
     noted = {int(step): loss for step, loss in facts.get("train_losses", {}).items()}
-    told = split_told_by_losses(run_folder, noted, tokens, labels, splits)
-    return {"split_generator": told or "numpy", "split_proven": told is not None}
+    found = split_told_by_losses(run_folder, noted, tokens, labels, splits)
+    return {"split_generator": found or "numpy", "split_proven": found is not None}
 
 
 def _check_fits(made: Input, model: ModelFacts) -> None:
@@ -277,6 +279,7 @@ def _check_fits(made: Input, model: ModelFacts) -> None:
             f"input {made.name!r}: its sequences have {length} tokens, but the model's context is "
             f"{model.context}: shorten the input"
         )
+    # Checked here and in the engine: here before anything is written.
     outside = made.tokens[(made.tokens < 0) | (made.tokens >= model.vocabulary)]
     if outside.size:
         raise InputError(

@@ -1,14 +1,14 @@
-"""What is of another making than the rows that readers see."""
+"""Groups whose stored rows were computed with a different version, input or parameter."""
 
 from pipeline.analysis.plan import Group, Prepared, fingerprint_parts
 from pipeline.store.markers import latest
 
 
 def outdated(prepared: Prepared) -> dict[str, str]:
-    """By group, how what determines its rows differs from what determined those in the store.
+    """Return, by group, how the fingerprint of its stored rows differs from the present one.
 
-    A changed version of a measure, other parameters, another input, engine, dtype or device. Empty
-    where the rows are of today; groups that have no row yet are left out.
+    A different version of a measure, parameter, input, engine, dtype or device. Empty where all
+    rows are up to date; groups without rows are left out.
     """
     found = {group.name: _difference(prepared, group) for group in prepared.job.groups}
     return {name: difference for name, difference in found.items() if difference}

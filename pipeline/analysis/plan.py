@@ -1,5 +1,6 @@
-"""What an analysis has to compute: everything that can be refused is refused here, before any
-weights are read, and everything that is already stored is left out.
+"""The plan of an analysis: the rows that its store lacks.
+
+Everything that can be refused is refused here, before any weights are read.
 """
 
 import inspect
@@ -26,7 +27,7 @@ from pipeline.measures import apply, measure_class
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
-from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.models.facts import ModelFacts, facts_of
 from pipeline.store import Store
 from pipeline.store.fingerprint import fingerprint, variant_id
 from pipeline.store.layout import Template, check_half
@@ -43,16 +44,16 @@ class Group:
     options: GroupOptions
 
     def applies_to(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Those of an analysis's checkpoints at which it is to be computed."""
+        """Return those of an analysis's checkpoints at which the group is to be computed."""
         chosen = self.options.select
         return select(checkpoints, **({} if chosen is None else chosen.model_dump()))
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of an analysis needs to know. Small: inputs are read from the store.
+    """The part of an analysis that every worker gets. Small: inputs are read from the store.
 
-    unmet: what the model's form was found not to meet, once for all workers.
+    unmet: the assumptions that the model does not meet, checked once for all workers.
     """
 
     analysis: Analysis
@@ -63,11 +64,11 @@ class Job:
 
     @property
     def store(self) -> Store:
-        """The store that the results go to."""
+        """The store of the results."""
         return Store(self.analysis.store)
 
     def needing_reference(self) -> tuple[Group, ...]:
-        """The groups that need a quantity of another checkpoint first."""
+        """Return the groups that need a quantity of the reference checkpoint first."""
         return tuple(group for group in self.groups if group.measure.reference_from)
 
 
@@ -86,7 +87,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that are missing from the store, and what their rows are fingerprinted with."""
+    """The cells that are missing from the store, with the variants and references of their rows."""
 
     cells: tuple[Cell, ...]
     variants: Mapping[str, str]
@@ -96,11 +97,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An analysis that was found good: its checkpoints, and what each measure is applied to.
+    """A validated analysis: its checkpoints, and the setting of each measure.
 
-    surveyed: which checkpoints these were chosen from, and the verdict on them. notes: what was
-    left out of the run, or taken though nothing proves it, a sentence each. failed: the steps of
-    those that cannot be computed because of their config.json, each with the reason.
+    surveyed: the listing from which the checkpoints were selected, with the verdict on them. notes:
+    sentences on parts of the run that were left out, and on assumptions that nothing proves.
+    failed: the steps that cannot be computed because of their config.json, each with the reason.
     """
 
     job: Job
@@ -117,10 +118,10 @@ class Prepared:
         return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
 
     def checkpoints_of(self, group: Group) -> list[Checkpoint]:
-        """The checkpoints at which a group is to be computed.
+        """Return the checkpoints at which a group is to be computed.
 
-        A group's selection is made among all of them: which others it takes does not depend on
-        whether one can be computed.
+        The group's selection is applied before failed checkpoints are removed, so that a failure
+        does not change the rest of the selection.
         """
         chosen = group.applies_to(self.surveyed.checkpoints)
         return [one for one in chosen if one.step not in self.failed]
@@ -136,7 +137,7 @@ class Prepared:
 
     @property
     def drawn_from(self) -> dict[str, str]:
-        """By the name of each random input, which token ids it draws from, and why these."""
+        """The token ids from which each random input draws, and the reason, by input."""
         made = self.inputs.items()
         return {
             name: one.attributes["drawn_from"]
@@ -146,7 +147,7 @@ class Prepared:
 
 
 def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
-    """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
+    """Make the inputs and the store, and save the verdict in it. Raises InputError."""
     prepared = resolve(analysis, surveyed)
     store = prepared.job.store
     store.create_or_open(
@@ -159,13 +160,14 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
 
 
 def resolve(analysis: Analysis, surveyed: Survey) -> Prepared:
-    """All that can be found out about an analysis before anything is written."""
+    """Validate an analysis and build its inputs, without writing. Raises InputError."""
     checkpoints, trusted = surveyed.checkpoints, analysis.trust_remote_code
     shared = architecture_of(checkpoints, surveyed.listed, Store(analysis.store), trusted)
     source = listed_folder(shared.source)
     folder = metadata_folder(source, code=trusted)
     facts = facts_of(folder, trusted)
     groups = _groups(analysis)
+    # The check builds and runs a small model, which takes some seconds.
     if any(group.measure.relies_on for group in groups):
         facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
     run_folder = metadata_folder(surveyed.run, source)
@@ -184,20 +186,20 @@ def resolve(analysis: Analysis, surveyed: Survey) -> Prepared:
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
-    """What a group's measure is applied to."""
+    """Return the setting to which a group's measure is applied."""
     others = {name: inputs[name] for name in group.measure.other_inputs}
     return Setting(facts, inputs.get(group.input_name or ""), others)
 
 
 def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
-    """The references that the last checkpoint's weights gave before; None if one is missing.
+    """Return the stored references of the last checkpoint's weights; None if one is missing.
 
-    None of them can be had where that checkpoint cannot be computed.
+    {} where no group needs one, or where that checkpoint cannot be computed.
     """
     job, last = prepared.job, prepared.surveyed.checkpoints[-1]
     if not job.needing_reference() or last.step in prepared.failed:
         return {}
-    if last.digest is None:
+    if last.digest is None:  # only reading the weights can tell: a worker does it
         return None
     found = {
         group.name: job.store.load_reference(group.name, reference_key(job, group, last.digest))
@@ -207,9 +209,10 @@ def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
 
 
 def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
-    """What is missing, with fresh rows reserved for it. Coordinator only: it alone reserves.
+    """Reserve rows for everything that is missing; return them. For the coordinator only.
 
-    A group whose reference could not be had is left out: its rows would mean something else.
+    A group whose reference could not be computed is left out: without it, its rows would have
+    another meaning.
     """
     job = prepared.job
     groups = [
@@ -233,7 +236,7 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
             if step in done:
                 committed[step][name] = done[step].fingerprint
         job.store.set_current(name, variant)
-    # Without the listed files: a worker asks for those that are there when it begins to fetch.
+    # Without the listed files: a worker lists those that exist when it begins to fetch.
     cells = tuple(
         Cell(replace(checkpoint, files=None), rows[checkpoint.step], committed[checkpoint.step])
         for checkpoint in prepared.checkpoints
@@ -243,22 +246,24 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
 
 
 def variant_of(job: Job, group: Group, reference: Reference | None) -> str:
-    """The fingerprint of everything but the weights that determines a group's rows."""
+    """Return the fingerprint of everything but the weights that determines a group's rows."""
     # The part is called `reference` in every store: another name would compute all rows again.
     return variant_id(**fingerprint_parts(job, group), reference=reference)
 
 
 def reference_key(job: Job, group: Group, weights_digest: str) -> str:
-    """Under which a reference is stored: all that determines its value."""
+    """Return the key under which a reference is stored: a digest of all that determines it."""
     return fingerprint(variant_id(**fingerprint_parts(job, group)), weights_digest)
 
 
 def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
-    """What determines a group's rows, but for the weights and the reference."""
+    """Return everything that determines a group's rows, except the weights and the reference."""
     workers, measure = job.analysis.workers, group.measure
     others = {name: job.input_digests[name] for name in measure.other_inputs}
     relied = {name for of in measure.relies_on.values() for name in of}
     unmet = sorted(relied & job.unmet.keys())
+    # Keys that were added later are present only where they apply: rows that were stored before
+    # then keep their fingerprint.
     return {
         **({"unmet": unmet} if unmet else {}),
         **({"source": measure.source.digest} if measure.source else {}),
@@ -271,12 +276,14 @@ def fingerprint_parts(job: Job, group: Group) -> dict[str, Any]:
         "engine": ENGINE_VERSION,
         "dtype": workers.dtype,
         "device": workers.device,
+        # A setting of the process, which changes digits of float32 products on GPUs.
         "tf32": workers.device == "cuda" and torch.backends.cuda.matmul.allow_tf32,
     }
 
 
 def _groups(analysis: Analysis) -> tuple[Group, ...]:
     groups: dict[str, Group] = {}
+    # A measure of the user's own may have the name of another one from another file.
     kinds: dict[str, type[Measure]] = {}
     for key, parameters in analysis.measures.items():
         group = _group(key, parameters)
@@ -357,9 +364,9 @@ def _template(
 
 
 def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
-    """Return the steps at which a group is asked for, None where that is all of the run's.
+    """Return the steps selected for a group; None where these are all steps of the run.
 
-    So that readers can tell a step that was left out from one that is missing.
+    With them readers can distinguish steps that were not selected from missing ones.
     """
     if prepared.job.analysis.select is None and group.options.select is None:
         return None
@@ -367,19 +374,19 @@ def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
 
 
 def save_input(store: Store, made: Input) -> None:
-    """Keep an input with the results, so that a worker needs no access to where it came from."""
+    """Save an input beside the results, so that workers need no access to its source."""
     attributes = {"kind": made.kind, "attributes": made.attributes}
     store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes)
 
 
 def load_input(store: Store, name: str, digest: str) -> Input:
-    """An input as it was saved."""
+    """Return an input as it was saved."""
     tokens, arrays, about = store.load_input(name, digest)
     return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
 def _is_done(checkpoint: Checkpoint, variant: str, done: Mapping[int, Commit]) -> bool:
-    """Whether the store's row for this step and class is of these very weights."""
+    """Return whether the store's row for this step and variant is of this checkpoint's weights."""
     commit = done.get(checkpoint.step)
     return (
         commit is not None

@@ -1,7 +1,7 @@
 """The main path: checkpoints in, a store of measures out.
 
-`carry_out` is the one loop. Where checkpoints are computed (in this process, on Ray) is its
-executor; who is told of it (a progress bar, Prefect) is its observer.
+`carry_out` is the one loop. Its executor computes checkpoints (in this process, or on Ray), and its
+observer is notified of progress (a progress bar, Prefect).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,56 +19,56 @@ from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
+from pipeline.progress import Progress
 from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import steps_not_finite
 from pipeline.store.trajectories import publish
 
-Progress = Callable[[int, int, str], None]
 Result = TypeVar("Result")
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Where checkpoints are computed."""
+    """A way to compute checkpoints."""
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `pipeline.analysis.worker.Worker.references`."""
+        """Return the references of a checkpoint, as `Worker.references` does."""
         ...
 
     def outcomes(self, planned: Plan) -> Iterator[tuple[Cell, Outcome | Exception]]:
-        """Compute all cells of a plan; yield each with what became of it, in any order."""
+        """Compute all cells of a plan; yield each with its outcome or error, in any order."""
         ...
 
 
 class Observer:
-    """Is told of a run while it goes on. This one does nothing with it."""
+    """A receiver of a run's events. This base class ignores them."""
 
     def stage(self, name: str, work: Callable[[], Result]) -> Result:
-        """Do one stage of the run ("audit", "prepare", "reference" or "trajectories")."""
+        """Run one stage of the run ("audit", "prepare", "reference" or "trajectories")."""
         return work()
 
     def surveyed(self, surveyed: Survey) -> None:
-        """The checkpoints are listed and audited."""
+        """Handle the end of the survey: the checkpoints are listed and audited."""
 
     def prepared(self, prepared: Prepared) -> None:
-        """The inputs and the store are made."""
+        """Handle the end of preparation: the inputs and the store exist."""
 
     def planned(self, planned: Plan) -> None:
-        """It is known what the store lacks."""
+        """Handle the plan: the cells that the store lacks."""
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
-        """One checkpoint is computed, or has failed: `done` of `total`."""
+        """Handle one checkpoint that was computed or has failed, `done` of `total`."""
 
 
 class ProgressObserver(Observer):
-    """Calls progress(done, total, what) after each checkpoint."""
+    """An observer that calls progress(done, total, what) after each checkpoint."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
-        """Tell how many checkpoints are done."""
+        """Report the number of finished checkpoints."""
         self._progress(done, total, f"step {cell.checkpoint.step}")
 
 
@@ -76,15 +76,15 @@ def analyze(
     analysis: Analysis,
     progress: Progress = lambda done, total, what: None,
 ) -> Summary:
-    """Compute all that the store lacks, in this process, one checkpoint after another.
+    """Compute everything that the store lacks, in this process, one checkpoint after another.
 
     The command `ontogeny analyze` runs the same analysis as a Prefect flow with a pool of Ray
     workers, and writes the report; its option `--serial` calls this function. Both write the same
     store.
 
-    progress(done, total, what) is called after each checkpoint. A bad checkpoint is recorded in
-    the summary, the others are computed. Raises InputError before anything is written; also where
-    another analysis owns the store.
+    progress(done, total, what) is called after each checkpoint. A checkpoint that fails is
+    recorded in the summary, and the others are computed. Raises InputError before anything is
+    written, also where another analysis owns the store.
     """
     return carry_out(
         analysis, lambda prepared: nullcontext(Serial(prepared.job)), ProgressObserver(progress)
@@ -98,7 +98,7 @@ def carry_out(
 ) -> Summary:
     """Survey a run, compute what the store lacks, and publish it. Raises InputError.
 
-    executor: gives, for as long as the block lasts, what computes the checkpoints.
+    executor: returns a context manager of the executor that computes the checkpoints.
     """
     surveyed = observer.stage("audit", lambda: survey(analysis))
     observer.surveyed(surveyed)
@@ -108,6 +108,7 @@ def carry_out(
     with owned(prepared.job.store) as lease:
         with executor(prepared) as workers:
             references = _references(prepared, workers, observer, summary)
+            # The reference may have taken long, and only the owner of the store may reserve rows.
             lease.check()
             planned = plan(prepared, references)
             summary.complete = planned.complete
@@ -115,7 +116,7 @@ def carry_out(
             for done, (cell, result) in enumerate(workers.outcomes(planned), start=1):
                 summary.settle(cell.checkpoint.step, result)
                 observer.settled(done, len(planned.cells), cell, result)
-        lease.check()
+        lease.check()  # trajectories and verdict are changes for the owner only
         observer.stage("trajectories", lambda: _finish(prepared, summary))
     return summary
 
@@ -123,7 +124,7 @@ def carry_out(
 def _references(
     prepared: Prepared, workers: Executor, observer: Observer, summary: Summary
 ) -> dict[str, Reference]:
-    """The references that are stored; else from the last checkpoint."""
+    """Return the stored references, or else compute them from the last checkpoint."""
     stored = stored_references(prepared)
     if stored is not None:
         return stored
@@ -131,9 +132,9 @@ def _references(
 
 
 def _from_last(prepared: Prepared, workers: Executor, summary: Summary) -> dict[str, Reference]:
-    """The references from the last checkpoint; none (and a failure) where it cannot be read.
+    """Return the references from the last checkpoint; {} and a failure where it cannot be read.
 
-    From the last but one where the last one's weights are not finite: the audit leaves it out.
+    Checkpoints at the end whose weights are not finite are skipped, as the audit masks them.
     """
     for last in reversed(prepared.checkpoints):
         try:
@@ -147,7 +148,7 @@ def _from_last(prepared: Prepared, workers: Executor, summary: Summary) -> dict[
 
 
 def _finish(prepared: Prepared, summary: Summary) -> None:
-    """Keep in the store, and in the summary, what is not finite; publish the trajectories."""
+    """Record non-finite steps in the store and the summary; publish the trajectories."""
     store, verdict = prepared.job.store, prepared.surveyed.verdict
     if verdict is not None:
         read = {step: summary.masked[step] for step in summary.masked.keys() - verdict.masked}
@@ -162,7 +163,7 @@ def _finish(prepared: Prepared, summary: Summary) -> None:
 
 
 class Serial:
-    """Computes in this process; the next checkpoint is read while one computes."""
+    """An executor in this process; it reads the next checkpoint while it computes one."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -172,14 +173,15 @@ class Serial:
         return Worker(self._job)
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """See `pipeline.analysis.worker.Worker.references`."""
+        """Return the references of a checkpoint, as `Worker.references` does."""
         return self._worker.references(checkpoint)
 
     def outcomes(self, planned: Plan) -> Iterator[tuple[Cell, Outcome | Exception]]:
         """Compute all cells; yield each with its outcome, in order."""
         if not planned.cells:
             return
-        worker = self._worker  # made before the threads ask for it
+        worker = self._worker  # created here, because `cached_property` takes no lock
+        # Two: one computes while the other reads ahead (see `Worker`).
         with ThreadPoolExecutor(max_workers=2) as threads:
             yield from zip(
                 planned.cells,
@@ -191,5 +193,5 @@ class Serial:
 def _attempt(worker: Worker, cell: Cell, planned: Plan) -> Outcome | Exception:
     try:
         return worker.compute(cell, planned)
-    except (CheckpointError, *TRANSIENT) as error:
+    except (CheckpointError, *TRANSIENT) as error:  # others are bugs, and end the run
         return error

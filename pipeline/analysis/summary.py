@@ -1,4 +1,4 @@
-"""What an analysis did, as it is told to people and programs."""
+"""The summary of an analysis, for people and programs."""
 
 from dataclasses import dataclass, field
 
@@ -8,21 +8,21 @@ from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.checkpoints.left_out import in_short
 
-NON_FINITE = "non-finite: "  # how the audit names this kind of fault
+NON_FINITE = "non-finite: "  # the audit's name of this kind of fault
 
 
 @dataclass
 class Summary:
-    """What an analysis did: how many checkpoints were complete before, computed, or failed.
+    """The result of an analysis: checkpoints that were complete before, computed, or failed.
 
-    masked: steps that the audit left out, each with the reason; also those whose weights proved
-    not to be finite when they were read. left_out: what lies beside the checkpoints and may be
-    one, but is not listed, each with the reason. not_finite: steps whose rows have numbers that are
-    NaN or infinite because the model's are, with the variables. undefined: groups with variables
-    that are NaN at every checkpoint, each with the reason. drawn_from: which token ids each random
-    input draws from, and why these. notes: see `pipeline.analysis.plan.Prepared`. computing, idle:
-    seconds that the workers computed, and waited with checkpoints to do because none was loaded;
-    summed over them.
+    masked: steps that the audit left out, each with the reason; also those whose weights turned out
+    not to be finite when they were read. left_out: files and folders that may be checkpoints but
+    were not listed, each with the reason. not_finite: steps whose rows have numbers that are NaN or
+    infinite because the model's are, with the variables. undefined: groups with variables that are
+    NaN at every checkpoint, each with the reason. drawn_from: the token ids from which each random
+    input draws, and the reason. notes: see `pipeline.analysis.plan.Prepared`. computing, idle:
+    seconds in which the workers computed, and in which they waited because no checkpoint was
+    loaded, summed over workers.
     """
 
     store: str
@@ -53,7 +53,7 @@ class Summary:
         )
 
     def settle(self, step: int, result: Outcome | Exception) -> None:
-        """Enter what became of one checkpoint."""
+        """Add the outcome or error of one checkpoint."""
         if isinstance(result, Outcome):
             self._add(result)
         elif isinstance(result, NonFiniteError):
@@ -62,7 +62,7 @@ class Summary:
             self.failed[step] = str(result)
 
     def _add(self, outcome: Outcome) -> None:
-        if outcome.computed:
+        if outcome.computed:  # empty where all rows turned out to be present
             self.computed.append(outcome.step)
         else:
             self.complete += 1
@@ -71,11 +71,11 @@ class Summary:
 
     @property
     def idle_share(self) -> float:
-        """The share of their time in which the workers waited for weights."""
+        """Share of the workers' time in which they waited for weights."""
         return self.idle / (self.idle + self.computing) if self.computing else 0.0
 
     def drawn(self) -> str:
-        """Which token ids the random inputs draw from, in one line; "" without such an input."""
+        """Return one line on the token ids of random inputs; "" without such an input."""
         by_source: dict[str, list[str]] = {}
         for name, source in sorted(self.drawn_from.items()):
             by_source.setdefault(source, []).append(name)
@@ -83,7 +83,7 @@ class Summary:
         return f"Random tokens are drawn from ({'; '.join(each)})" if each else ""
 
     def loading(self) -> str:
-        """How well loading was hidden behind computing, in one line."""
+        """Return one line on the time that workers waited for weights."""
         return (
             f"Workers computed for {self.computing:.1f} s and waited for weights for "
             f"{self.idle:.1f} s: {self.idle_share:.0%} idle"
@@ -91,19 +91,19 @@ class Summary:
 
     @property
     def worked(self) -> bool:
-        """Whether nothing failed, and nothing was left out or is NaN for want of finite numbers."""
+        """True if no checkpoint failed, was left out as non-finite, or has numbers that are."""
         left_out = any(reason.startswith(NON_FINITE) for reason in self.masked.values())
         return not (self.failed or self.not_finite or left_out)
 
     def exceptions(self) -> list[str]:
-        """A line for each step that was left out, and for each with numbers that are not finite."""
+        """Return a line for each step that was left out or has numbers that are not finite."""
         return [
             *(f"step {step:,} is left out: {why}" for step, why in sorted(self.masked.items())),
             *(f"not finite at step {at:,}: {what}" for at, what in sorted(self.not_finite.items())),
         ]
 
     def sentence(self) -> str:
-        """The result in one line, naming the steps that failed, were masked or are not finite."""
+        """Return the result in one line, with the steps that failed, were masked or not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
         wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""

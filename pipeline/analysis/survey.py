@@ -1,4 +1,4 @@
-"""Which checkpoints an analysis is about, and the truth about them: found before anything else."""
+"""The survey of an analysis: its checkpoints, with the result of their audit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +22,12 @@ from pipeline.training.config import RUN_FILE
 
 @dataclass(frozen=True)
 class Survey:
-    """checkpoints: those to compute, in order of step: selected and not masked.
+    """The listing of a run, with the checkpoints of an analysis.
 
-    verdict: of the audit, on all checkpoints of the run; None where there was to be none. left_out:
-    what else lies at the run's place and may be a checkpoint. listed: all checkpoints of the run.
-    run: the run's own folder, see `pipeline.checkpoints.stored.PlaceContents`.
+    checkpoints: those to compute, selected and not masked, in order of step. verdict: the result of
+    the audit of all checkpoints of the run; None without an audit. left_out: files and folders that
+    may be checkpoints but were not listed. listed: all checkpoints of the run. run: the run's own
+    folder, see `pipeline.checkpoints.stored.PlaceContents`.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -37,19 +38,21 @@ class Survey:
 
     @property
     def masked(self) -> dict[int, str]:
-        """The steps that are left out because they are not what they seem, with the reasons."""
+        """The steps that the audit masks, with the reasons."""
         return {} if self.verdict is None else self.verdict.masked
 
 
 def survey(analysis: Analysis) -> Survey:
-    """List a run once, audit what was listed, and select. Raises InputError; see `Analysis`.
+    """List a run once, audit the listing, and select. Raises InputError; see `Analysis`.
 
-    What earlier runs found when they read weights is known from the store, by their digests.
+    Weights that earlier runs found not to be finite are known from the store, by their digests.
     """
     place = place_of(analysis.checkpoints)
     listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
-    tokens = analysis.tokens_per_step or _said_tokens_per_step(listing.run)
+    tokens = analysis.tokens_per_step or _declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
+    # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
+    # missing steps from the whole schedule.
     verdict = None
     if analysis.audit != "off":
         verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")
@@ -63,7 +66,7 @@ def survey(analysis: Analysis) -> Survey:
 def _chosen(
     analysis: Analysis, listed: list[Checkpoint], verdict: Audit | None
 ) -> list[Checkpoint]:
-    """The checkpoints that are selected and not masked."""
+    """Return the checkpoints that are selected and not masked; raise InputError without any."""
     wanted = {} if analysis.select is None else analysis.select.model_dump()
     masked = {} if verdict is None else verdict.masked
     chosen = [one for one in select(listed, **wanted) if one.step not in masked]
@@ -76,14 +79,14 @@ def _chosen(
 
 
 def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, Any]) -> Listing:
-    """List a run as `list_run` does, with the tokens that its own training.yaml tells of."""
+    """List a run as `list_run` does, with the tokens seen according to its own training.yaml."""
     place = place_of(uri)
     listing = finished(place, converted_uri(uri, model))
-    tokens = tokens_per_step or _said_tokens_per_step(listing.run)
+    tokens = tokens_per_step or _declared_tokens_per_step(listing.run)
     return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
 
 
-def _said_tokens_per_step(run: Folder | str) -> int | None:
-    """The training tokens of one step, as the run's own training.yaml says; None without."""
+def _declared_tokens_per_step(run: Folder | str) -> int | None:
+    """Return the training tokens per step that the run's own training.yaml declares, or None."""
     run_folder = metadata_folder(run)
     return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

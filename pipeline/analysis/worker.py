@@ -32,7 +32,8 @@ from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError, first_line
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
 from pipeline.schema import Values
 from pipeline.store import Commit
@@ -45,7 +46,10 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """A bare RuntimeError is what torch's allocator for CPUs raises: a MemoryError outside."""
+    """Convert the RuntimeError that torch's CPU allocator raises to a MemoryError.
+
+    CUDA has a class for it (`torch.OutOfMemoryError`); on a CPU only the message identifies it.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -56,12 +60,12 @@ def _memory_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell: the groups computed, and those that proved to be present.
+    """The result of one cell: the groups computed, and those that turned out to be present.
 
-    reading, computing: seconds spent on either (fetching is reading), waiting for the other thread
-    not counted. idle: seconds before in which the worker had checkpoints to do and computed
-    nothing, since none was loaded.
-    halved: whether memory ran out, and the groups were computed in batches of half the size.
+    reading, computing: seconds spent on either (fetching counts as reading), without waiting for
+    the other thread. idle: seconds before computing in which the worker had checkpoints to do but
+    none was loaded. halved: whether memory ran out, and the groups were computed in batches of half
+    the size.
     """
 
     step: int
@@ -74,8 +78,11 @@ class Outcome:
 
 
 class Worker:
-    """One resident model. Its methods may be called from two threads at once: while one computes
-    a checkpoint, the other reads the next. Two locks keep it to that."""
+    """One resident model, whose methods may be called from two threads at once.
+
+    While one thread computes a checkpoint, the other reads the next one. One lock for each
+    activity makes sure that at most one checkpoint is read and one computed at a time.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -94,7 +101,7 @@ class Worker:
         self._settings = {
             group.name: setting_of(group, self._resident.facts, inputs) for group in job.groups
         }
-        # Asked for once: a pass may hold index maps as large as its input.
+        # Built once: a pass may hold index maps as large as its input.
         self._passes = {
             group.name: group.measure.passes(self._settings[group.name]) for group in job.groups
         }
@@ -102,12 +109,15 @@ class Worker:
         self._copies = Copies(cache.checkpoints, cache.bytes)
         self._non_finite = non_finite_store.known_weights(self._store)
         self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
-        self._free_since: float | None = None  # when it last ended to compute, or could have begun
+        self._free_since: float | None = None  # end of the last computation, or first call
         self._reading, self._computing = threading.Lock(), threading.Lock()
 
     @_memory_errors()
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
-        """What the measures need of this checkpoint before any other is computed; stored."""
+        """Compute and store the references of the measures from this checkpoint.
+
+        Raises CheckpointError where it cannot be read, or its numbers are not finite.
+        """
         with self._copies.of(checkpoint) as copy:
             weights = self._read(copy)
             checkpoint = copy.checkpoint
@@ -138,7 +148,7 @@ class Worker:
         checkpoints out; CheckpointError, naming the step, the place and the measure. Every measure
         that could be computed is committed before that.
         """
-        if self._free_since is None:
+        if self._free_since is None:  # idle time counts from the first call
             self._free_since = time.perf_counter()
         with self._copies.of(cell.checkpoint) as copy:
             started = time.perf_counter()
@@ -147,18 +157,19 @@ class Worker:
             missing = self._missing(cell, plan, str(checkpoint.digest))
             if not missing:
                 return Outcome(checkpoint.step, (), tuple(cell.rows))
-            _ = copy.folder  # fetched beside what another thread fetches or reads
+            _ = copy.folder  # fetches it, outside the lock: threads may fetch at the same time
             reading = time.perf_counter() - started
             with self._reading:
                 started = time.perf_counter()
                 weights = self._read(copy)
                 reading += time.perf_counter() - started
-            checkpoint = copy.checkpoint  # of the bytes that were read
+            checkpoint = copy.checkpoint  # with the digest of the bytes that were read
             missing = self._missing(cell, plan, str(checkpoint.digest))
         with self._computing, torch.inference_mode():
+            # The setting of torch is per thread, and this one may not be that of `__init__`.
             torch.set_num_threads(self.job.analysis.workers.threads)
             self._resident.swap(weights, checkpoint.uri)
-            del weights
+            del weights  # the other thread may now read the next checkpoint into memory
             started = time.perf_counter()
             idle = started - self._free_since
             halved = self._commit_in_memory(checkpoint, missing, cell.rows, plan)
@@ -173,10 +184,10 @@ class Worker:
             raise NonFiniteError(self._non_finite[digest])
 
     def _read(self, copy: Copy) -> dict[str, torch.Tensor]:
-        """A checkpoint's weights, found to be those of a floating-point model, and finite.
+        """Read a checkpoint's weights, and check that they are floating-point and finite.
 
-        Raises CheckpointError. Weights that are not finite are remembered in the store; they are
-        returned only where there is to be no audit.
+        Raises CheckpointError. Weights that are not finite are recorded in the store, and returned
+        only where the audit is off.
         """
         weights = copy.read(read_weights)
         used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
@@ -188,7 +199,7 @@ class Worker:
         return weights
 
     def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
-        """The groups whose committed row is not of these weights."""
+        """Return the groups whose committed row is not of these weights."""
         return [
             self._groups[name]
             for name in self._groups
@@ -199,17 +210,18 @@ class Worker:
     def _commit_in_memory(
         self, checkpoint: Checkpoint, groups: list[Group], rows: Mapping[str, int], plan: Plan
     ) -> bool:
-        """Commit; where memory runs out, once more with batches of half the size, which is told."""
+        """Commit; if memory runs out, retry with half the batch size. Return whether it did."""
         done: set[str] = set()
         try:
             self._commit(checkpoint, groups, rows, plan, done)
             return False
         except OUT_OF_MEMORY as error:
             reason = first_line(error)
-        # Outside the handler: the error holds on to the tensors of the batch that was too large.
+        # Outside the handler: the traceback of the error refers to the tensors of the batch that
+        # was too large, which could not be freed.
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]
         try:
             self._commit(checkpoint, left, rows, plan, done, halved=True)
@@ -230,7 +242,7 @@ class Worker:
         done: set[str],
         halved: bool = False,
     ) -> None:
-        """Compute and commit groups one after another, and enter them in `done`."""
+        """Compute and commit groups one after another, and add their names to `done`."""
         records = self._records(groups, halved)
         deviation = {"batch": "halved"} if halved else {}
         failures = []
@@ -239,7 +251,8 @@ class Worker:
                 self._commit_one(checkpoint, group, rows[group.name], plan, records, deviation)
                 done.add(group.name)
             except TRANSIENT:
-                raise
+                raise  # the whole checkpoint is tried again
+            # Any other error ends this measure only: the others are still committed.
             except Exception as error:
                 failures.append((group.name, error))
         if failures:
@@ -278,14 +291,15 @@ class Worker:
         )
         if wrong := self._not_finite(group, values, context):
             commit = Commit(group.name, checkpoint.step, row, identity.fingerprint)
+            # Before the row itself, so that no reader sees the row without this record.
             non_finite_store.keep_row(self._store, commit, wrong)
         self._store.write(group.name, identity, values)
         seconds = time.perf_counter() - started
         _log.info("step %d: %s in row %d, %.2f s", checkpoint.step, group.name, row, seconds)
 
     def _not_finite(self, group: Group, values: Values, context: Context) -> dict[str, str]:
-        """By variable, how many of its numbers are not finite because the model's are not."""
-        # Where only those are NaN that were found to be so by definition before, nothing is asked.
+        """Return, by variable, how many of its numbers are not finite because of the model."""
+        # A pattern of NaN that was found to be by definition before needs no second computation.
         pattern = tuple(
             (name, hash(np.isnan(value).tobytes()), bool(np.isinf(value).any()))
             for name, value in values.items()
@@ -307,7 +321,7 @@ class Worker:
 
     @_memory_errors()
     def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
-        """One forward pass for each input (and dtype and change), however many measures read it."""
+        """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         workers = self.job.analysis.workers
         memory = batch_bytes(workers.device, workers.memory) // (2 if halved else 1)
@@ -325,6 +339,6 @@ class Worker:
         records: Mapping[tuple, Record],
         reference: Reference | None = None,
     ) -> Context:
-        """Return what a group's measure is given of the resident checkpoint."""
+        """Return the arguments of a group's measure for the resident checkpoint."""
         own = tuple(records[wanted.key] for wanted in self._passes[group.name])
         return Context(self._settings[group.name], self._resident.weights, own, reference)

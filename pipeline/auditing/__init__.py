@@ -1,10 +1,10 @@
-"""The truth about a run's checkpoints: what is missing, broken, or another step's in disguise."""
+"""Audit a run's checkpoints: find missing, damaged and mislabelled ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.auditing.copies import copies
-from pipeline.auditing.deep import Progress, deep_faults
+from pipeline.auditing.deep import deep_faults
 from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
 from pipeline.auditing.files import config_faults, file_faults
@@ -14,6 +14,7 @@ from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place
 from pipeline.config import saved_model
+from pipeline.progress import Progress
 
 __all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
 
@@ -24,12 +25,12 @@ def audit(
     progress: Progress = lambda done, total, what: None,
     model: Mapping[str, Any] | None = None,
 ) -> Audit:
-    """Look for faults of every kind in `KINDS` among the checkpoints of a run.
+    """Return the faults of every kind in `KINDS` among the checkpoints of a run.
 
-    From metadata alone unless `deep`: names, sizes, digests that the place knows, configs, headers.
-    deep: reads all weights once (sketches of them are remembered by digest); progress(done, total,
-    what) is called after each checkpoint. model: what `.pth` files do not say of their model, see
-    `pipeline.config.SavedModel`. Raises InputError where there is no run.
+    Reads metadata only, unless `deep`: names, sizes, digests that the storage knows, configs,
+    headers. deep: read all weights once (their sketches are cached by digest);
+    progress(done, total, what) is called after each checkpoint. model: config fields that `.pth`
+    files lack, see `pipeline.config.SavedModel`. Raises InputError if there is no run.
     """
     place = place_of(uri)
     found = finished(place, converted_uri(uri, saved_model(model)))
@@ -43,7 +44,7 @@ def audit_found(
     deep: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Audit:
-    """The audit of a run that is listed already: what changes meanwhile is left to the next one."""
+    """Audit a run that is listed already; changes since the listing are not seen."""
     evidence = gather(place, listed.found)
     in_files, tensors = file_faults(place, evidence)
     faults = [

@@ -1,4 +1,4 @@
-"""Checkpoints and shards that hold the same bytes, by what the metadata say of them."""
+"""Find checkpoints and shards with the same bytes, by their metadata."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from pipeline.auditing.faults import Fault
 
 
 def copies(evidence: Sequence[Evidence]) -> list[Fault]:
-    """Byte-identical checkpoints, the last step's weights at other steps, shards of other steps.
+    """Return the faults "byte-identical", "final-weights" and "foreign-shard".
 
-    Of several steps with the same bytes the metadata cannot tell which one they belong to, unless
-    the last step is among them: all the others are faulty then, else all are. Step 1 may be as
-    step 0 is: a learning rate that warms up from zero has not changed it.
+    If several steps have the same bytes, the metadata do not show which one they belong to: all are
+    faulty, unless the last step is among them, which is then taken to be right. Step 1 may equal
+    step 0, because a learning rate that warms up from zero does not change the weights.
     """
     whole = [one for one in evidence if one.parts and None not in one.identity]
     same = _same_steps((one.step, one.identity) for one in whole)
@@ -33,7 +33,7 @@ def _of_whole(steps: Sequence[int], last: int) -> Iterator[Fault]:
 
 
 def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
-    """Shards that two steps share, though other shards differ and it is not that nobody changes."""
+    """Return the faults of shards that are equal at steps whose other shards differ."""
     faults = []
     sharded = [one for one in evidence if len(one.parts) > 1]
     identities = {one.step: one.identity for one in sharded}
@@ -42,6 +42,7 @@ def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
             (one.step, part.identity) for one in sharded for part in one.parts if part.name == name
         )
         for steps in _same_steps(parts):
+            # Equal at most steps: frozen weights, such as an embedding that is not trained.
             frozen = len(steps) > len(sharded) / 2
             distinct = [
                 step
@@ -60,7 +61,7 @@ def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
 
 
 def _same_steps(identities) -> list[list[int]]:
-    """Groups of two or more steps that have one identity; not those of steps 0 and 1 alone."""
+    """Return groups of two or more steps with the same identity, except steps 0 and 1 alone."""
     groups: dict[object, list[int]] = defaultdict(list)
     for step, identity in identities:
         groups[identity].append(step)

@@ -1,7 +1,7 @@
-"""What only the bytes tell: numbers that are no numbers, weights of another step or another run."""
+"""Find faults that only the weights show: NaN, weights of another step, weights of another run."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,8 +15,7 @@ from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import QuantisedError
 from pipeline.errors import CheckpointError
-
-Progress = Callable[[int, int, str], None]
+from pipeline.progress import Progress
 
 Outliers = Sequence[Outlier]
 
@@ -26,9 +25,9 @@ _COPIES = ("byte-identical", "final-weights", "foreign-shard")
 def deep_faults(
     evidence: Sequence[Evidence], faults: Sequence[Fault], progress: Progress
 ) -> list[Fault]:
-    """All faults: those that the metadata told, corrected and completed by what the bytes tell.
+    """Return all faults: those found in the metadata, corrected and completed by the weights.
 
-    evidence: of all checkpoints whose weights can be read.
+    evidence: of all checkpoints whose weights can be read. faults: found in the metadata.
     """
     sketches, unreadable = _sketches(evidence, progress)
     told = {(fault.step, fault.kind) for fault in faults}
@@ -43,7 +42,7 @@ def _sketches(
     sketches: dict[int, Sketch] = {}
     unreadable = []
     copies = Copies()
-    with ThreadPoolExecutor(2) as threads:  # one is fetched while the other one is looked at
+    with ThreadPoolExecutor(2) as threads:  # one checkpoint is fetched while another is sketched
         results = threads.map(lambda one: _attempt(one, copies), evidence)
         for done, (one, result) in enumerate(zip(evidence, results, strict=True), start=1):
             progress(done, len(evidence), f"step {one.step}")
@@ -69,7 +68,7 @@ def _bad_numbers(sketches: Mapping[int, Sketch]) -> list[Fault]:
     for step, sketch in sorted(sketches.items()):
         if sketch.non_finite:
             faults.append(Fault(step, "non-finite", sketch.non_finite))
-        # A matrix may begin as zeros, and is never again what it began as.
+        # A matrix may be initialised with zeros, but training does not return it to them.
         if dead := [name for name in sketch.zeros if name in alive]:
             faults.append(Fault(step, "empty-file", f"only zeros: {_named(dead)}"))
         alive |= set(sketch.alive)
@@ -81,10 +80,12 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _with_trend(faults: Sequence[Fault], sketches: Mapping[int, Sketch]) -> list[Fault]:
-    """With the faults that distances show, and without those of steps that they clear."""
+    """Add the faults that distances between checkpoints show, and remove those they disprove."""
     passed = {f.step for f in faults if f.kind in ("non-finite", "empty-file")}
     disguised = {f.step for f in faults if f.kind == "final-weights"}
-    if len(disguised) > 1:  # they are surely not in their places, and the run's pace is not theirs
+    # Several copies of the last step would make the run appear to stand still, and thus hide
+    # further faults. A single one is left to the trend, which may disprove it.
+    if len(disguised) > 1:
         passed |= disguised
     usable = _of_one_layout({s: sketch for s, sketch in sketches.items() if s not in passed})
     moving = _moving_parts(usable)
@@ -100,7 +101,7 @@ def _with_trend(faults: Sequence[Fault], sketches: Mapping[int, Sketch]) -> list
 
 
 def _of_one_layout(sketches: Mapping[int, Sketch]) -> dict[int, Sketch]:
-    """The sketches that can be compared: those of the commonest files and numbers of elements."""
+    """Return the sketches with the most common files and numbers of elements."""
     layouts: dict[int, tuple] = {
         step: tuple((part, len(kept)) for part, kept in sketch.parts.items())
         for step, sketch in sorted(sketches.items())
@@ -110,7 +111,7 @@ def _of_one_layout(sketches: Mapping[int, Sketch]) -> dict[int, Sketch]:
 
 
 def _moving_parts(sketches: Mapping[int, Sketch]) -> list[str]:
-    """The files that are not the same at all steps, as those of frozen weights are."""
+    """Return the files that differ between steps; those of frozen weights do not."""
     if not sketches:
         return []
     first, *others = sketches.values()
@@ -129,16 +130,16 @@ def _outliers(
 
 
 def _cleared(in_all: Outliers, in_parts: Mapping[str, Outliers]) -> set[int]:
-    """Steps whose weights are found elsewhere too, and are right where they are."""
+    """Return the steps whose weights were copied to other steps and are right at their own."""
     outliers = [*in_all, *(outlier for found in in_parts.values() for outlier in found)]
     originals = {outlier.of for outlier in outliers if outlier.of is not None}
     return originals - {outlier.step for outlier in outliers}
 
 
 def _faults_of(in_all: Outliers, in_parts: Mapping[str, Outliers], last: int) -> list[Fault]:
-    """A step that is another one as a whole, or wrong in most of its files, is wrong.
+    """Return one fault for a step that is wrong as a whole or in most files, else one per file.
 
-    In fewer of them, these are foreign. (Of two files one is foreign, of one none.)
+    (A single wrong file of two is foreign; the only file of a checkpoint is the whole.)
     """
     whole = {outlier.step: outlier for outlier in in_all}
     wrong: dict[int, dict[str, Outlier]] = defaultdict(dict)

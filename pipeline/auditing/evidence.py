@@ -1,7 +1,7 @@
-"""What the metadata of a run tell of each checkpoint: nothing here reads weights.
+"""Collect the metadata of each checkpoint of a run, without reading weights.
 
-From a hub: one request for all refs, one per commit, and one per config that differs. On a disk,
-where files have no digest that is known for nothing, samples of their bytes stand for it.
+From the Hub: one request for all refs, one per commit, and one per distinct config. On a local
+disk, which has no digests of files, samples of their bytes are compared instead.
 """
 
 import hashlib
@@ -20,16 +20,18 @@ from pipeline.checkpoints.listing import SIDE_BY_SIDE, Found
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 
+# Samples are spread over the file, because training changes all of it; 16 pages are read in
+# milliseconds. Equal samples lead to a comparison of the whole files.
 _SAMPLES = 16
 _SAMPLE = 4096  # bytes
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One checkpoint: its config (None where there is none to read), the files of its weights
-    (none where one is missing), and what is wrong with either.
+    """The metadata of one checkpoint: its config (None if unreadable), the files of its weights
+    (empty if one is missing), and the faults of both.
 
-    Two parts of a run have the same identity where their bytes are the same, as far as it is known.
+    Files of a run have the same identity if their bytes are the same; None: unknown.
     """
 
     step: int
@@ -40,12 +42,12 @@ class Evidence:
 
     @property
     def identity(self) -> tuple[str | None, ...]:
-        """What is equal for two checkpoints of the same bytes."""
+        """The identities of all files, equal for checkpoints with the same bytes."""
         return tuple(part.identity for part in self.parts)
 
 
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
-    """The evidence of each checkpoint, in order."""
+    """Return the evidence of each checkpoint, in order."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         evidence = list(threads.map(lambda one: _of(place, one.name.step, one.folder), found))
     return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
@@ -81,7 +83,7 @@ def _parts(
 
 
 def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
-    """Files whose samples are equal are compared by their sha256; the others are told apart."""
+    """Give files an identity: that of their samples, or their sha256 if samples are equal."""
     samples = {
         (one.step, part.name): _samples(Path(one.folder.uri) / part.name, part.size)
         for one in evidence
@@ -101,7 +103,7 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
 
 
 def _summed(file: Path) -> str | None:
-    """The sha256 of a file, None where it is being written or is gone."""
+    """Return the sha256 of a file; None if it is being written or was removed."""
     try:
         return sha256_of(file)
     except (CheckpointError, OSError):
@@ -109,12 +111,13 @@ def _summed(file: Path) -> str | None:
 
 
 def _samples(file: Path, size: int) -> str | None:
-    """A digest of the size and of bytes from all over a file; None where it cannot be read."""
+    """Return a digest of a file's size and samples of its bytes; None if it cannot be read."""
     digest = hashlib.sha256(f"samples {size}".encode())
     last = max(size - _SAMPLE, 0)
     try:
         with file.open("rb") as stream:
             for number in range(_SAMPLES):
+                # From the first to the last bytes of the file, evenly.
                 stream.seek(last * number // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE))
     except OSError:

@@ -1,4 +1,4 @@
-"""What can be wrong with a run's checkpoints, and what was found."""
+"""Fault and Audit: the kinds of faults of checkpoints, and the result of an audit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -6,27 +6,27 @@ from typing import Any
 
 from pipeline.checkpoints.left_out import LeftOut, in_short
 
-# Every kind of fault. Those that only the bytes show are found by a deep audit alone.
+# Every kind of fault. Those that only the weights show are found by a deep audit alone.
 KINDS: Mapping[str, str] = {
     "byte-identical": "its weights are those of another step, byte for byte",
-    "final-weights": "it holds the weights of the last step in disguise",
+    "final-weights": "it holds the weights of the last step",
     "missing-step": "the schedule that the other steps follow has this step too",
     "missing-file": "a file that a checkpoint must have is not there",
     "empty-file": "a weight file has no bytes or only zeros, or (deep) a matrix has",
-    "truncated-file": "a weight file is shorter than it says of itself",
-    "unreadable-file": "a file is not what its name or its place says, or would run code",
+    "truncated-file": "a weight file is shorter than its header says",
+    "unreadable-file": "a file is not of the format that its name says, or would run code",
     "foreign-shard": "one of its shards belongs to another step, the others do not",
     "non-finite": "a weight is NaN or infinite (deep, or found when it was read)",
     "quantised": "its tensors or its config.json are those of a quantised model",
-    "shape-mismatch": "its tensors are not those of its config.json",
-    "other-config": "its config.json is not that of the other steps",
-    "unrelated-start": "step 0 lies far off the trend: of another seed (deep)",
-    "near-duplicate": "its weights are those of another step but for rounding (deep)",
-    "off-trend": "its weights lie far from those of the steps around it (deep)",
+    "shape-mismatch": "its tensors do not have the names and shapes of its config.json",
+    "other-config": "its config.json differs from that of the other steps",
+    "unrelated-start": "step 0 is as far from the next step as weights of another seed (deep)",
+    "near-duplicate": "its weights are those of another step except for rounding (deep)",
+    "off-trend": "its weights are far from those of the steps around it (deep)",
 }
 
-# Numbers computed from such a checkpoint would look right and be wrong. (The other kinds fail by
-# themselves when the checkpoint is read, or are no checkpoint's.)
+# Numbers computed from such a checkpoint would be plausible and wrong. (Of the other kinds, reading
+# the checkpoint fails, or there is none to read.)
 MASKED = frozenset(
     {
         "byte-identical", "final-weights", "foreign-shard", "unrelated-start", "near-duplicate",
@@ -37,7 +37,7 @@ MASKED = frozenset(
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One fault: the step that it is at, its kind (a key of `KINDS`), and what was found."""
+    """One fault: the step, the kind (a key of `KINDS`), and a sentence of details."""
 
     step: int
     kind: str
@@ -46,9 +46,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Audit:
-    """The verdict on a run: how many checkpoints were looked at, and what is wrong with them.
+    """The result of an audit: the number of checkpoints that were checked, and their faults.
 
-    deep: whether their bytes were read. left_out: what was not looked at, as it is not listed.
+    deep: their weights were read. left_out: entries that are not listed as checkpoints.
     """
 
     uri: str
@@ -59,7 +59,8 @@ class Audit:
 
     @property
     def masked(self) -> dict[int, str]:
-        """The steps that an analysis must leave out, each with the reason."""
+        """Steps that an analysis must leave out, each with the reason."""
+        # reversed, so that of several faults of a step the first one is the reason
         return {
             fault.step: f"{fault.kind}: {fault.detail}"
             for fault in reversed(self.faults)
@@ -67,13 +68,13 @@ class Audit:
         }
 
     def with_non_finite(self, found: Mapping[int, str]) -> "Audit":
-        """The verdict with what the reading of weights has shown: by step, what is not finite."""
+        """Return the audit with the "non-finite" faults, by step, found when reading weights."""
         known = {fault.step for fault in self.faults if fault.kind == "non-finite"}
         new = {Fault(step, "non-finite", what) for step, what in found.items() if step not in known}
         return replace(self, faults=tuple(sorted({*self.faults, *new})))
 
     def sentence(self) -> str:
-        """The verdict in one line."""
+        """Return the result in one line."""
         if not self.faults:
             return (
                 f"{self.uri}: {self.checkpoints} checkpoints, no fault found"
@@ -87,7 +88,7 @@ class Audit:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """`{"uri", "checkpoints", "faults": [{"step", "kind", "detail"}], "left_out": [...]}`."""
+        """Return `{"uri", "checkpoints", "faults": [{"step", "kind", ...}], "left_out": [...]}`."""
         return {
             "uri": self.uri,
             "checkpoints": self.checkpoints,

@@ -1,7 +1,7 @@
-"""Files that are empty, cut off or something else, and tensors that are not their config's.
+"""Find files that are empty, truncated or of another format, and tensors that do not fit.
 
-Headers are read, of a few kilobytes each; where that costs requests, one for all files of one name
-and size.
+Only headers are read, of a few kilobytes each; from remote storage, one for all files of the same
+name and size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +19,18 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import check_shapes
+from pipeline.models.fit import check_shapes
 from pipeline.models.meaning import grouped, meanings_of, usual_group
 
-_START = 2**16  # bytes, which hold most headers
-_LENGTH = 8  # bytes, which say how long a header is
+_START = 2**16  # bytes; most headers are shorter
+_LENGTH = 8  # bytes at the start of a safetensors file that hold the length of its header
 
 Tensors = Mapping[str, TensorFacts]
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What the beginning of one file tells: its header, or else what is wrong with it."""
+    """The result of reading a file's beginning: its header, or the kind and detail of a fault."""
 
     header: Header | None = None
     kind: str = ""
@@ -40,9 +40,9 @@ class Looked:
 def file_faults(
     place: Place, evidence: Sequence[Evidence]
 ) -> tuple[list[Fault], dict[int, Tensors]]:
-    """What is wrong with weight files, and the tensors' facts at each step that is fine.
+    """Return the faults of weight files, and the tensors' shapes and dtypes at all other steps.
 
-    (None of pickles: they would have to be read whole.)
+    Those of pickles are not known, because the whole file would have to be read.
     """
     faults: list[Fault] = []
     tensors: dict[int, Tensors] = {}
@@ -64,7 +64,7 @@ def file_faults(
 
 
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
-    """Elsewhere a file is taken to have the header of another one of its name and size."""
+    """Check a file; of remote files of the same name and size, only the first one is read."""
     if place.ATOMIC_UNIT == "byte":
         return _look(place, one, part)
     key = part.name, part.size
@@ -85,6 +85,7 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
             return Looked(kind="empty-file", detail="it holds zeros where its header should be")
         if part.name.endswith(".safetensors"):
             return _look_at_header(read, part)
+        # torch.save writes a zip file, and before torch 1.6 a bare pickle (opcode PROTO, 0x80).
         if start[:2] != b"PK" and start[:1] != b"\x80":
             return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
         cut_off = is_cut_off(place, one.folder, part)
@@ -94,7 +95,7 @@ def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
 
 
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
-    """Reads parts of a file, its beginning once and for all where that costs a request."""
+    """Return a function that reads parts of a file; the beginning of a remote one is cached."""
     read = partial(place.read, one.folder.uri, part.name)
     if place.ATOMIC_UNIT == "byte" or part.identity is None:
         return read
@@ -106,7 +107,7 @@ def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int
 
 
 def _beginning(read: Callable[[int, int], bytes], part: StoredFile) -> bytes:
-    """The first bytes of a file: of safetensors the header alone, since tensors follow it."""
+    """Return the first bytes of a file: of safetensors the header only, without tensors."""
     if not part.name.endswith(".safetensors"):
         return read(0, _START)
     length = read(0, _LENGTH)
@@ -131,7 +132,7 @@ def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Look
 
 
 def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) -> list[Fault]:
-    """Tensors that are not their config's; else configs that are not the run's usual one."""
+    """Return faults of tensors that do not fit their config, and of configs unlike the others."""
     configured = [(one, one.config) for one in evidence if one.config is not None]
     meanings = meanings_of([as_trained(config) for _, config in configured])
     groups = grouped(meanings)
@@ -154,7 +155,7 @@ def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) 
 
 
 def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
-    """The kind of fault, and why these tensors are not those of the config; "" if they are."""
+    """Return the kind of fault and the reason that these tensors do not fit; "" if they fit."""
     shapes = {name: facts.shape for name, facts in tensors.items()}
     dtypes = {name: facts.dtype for name, facts in tensors.items()}
     try:

@@ -1,21 +1,22 @@
-"""Which steps a run's own schedule has and the run has not.
+"""Find steps that are missing from a run's own schedule.
 
-The schedule is inferred from the steps that are there: powers of two up to some last one, then
-stretches of one gap. Only a hole inside of these is a missing step: a run may change its gap, begin
-late and end early as it likes.
+The schedule is inferred from the steps that exist: powers of two up to some last one, followed by
+stretches of a constant gap. Only holes within these count as missing: a run may change its gap,
+begin late and end early.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+# The bounds are conservative: a step that was never meant to exist must not be reported.
 _FEWEST_POWERS = 4
-_AROUND = 6  # gaps to each side that tell what is usual at a place
+_AROUND = 6  # gaps on each side from which the usual gap is inferred
 _FEWEST_USUAL = 5
-_MOST_AT_AN_END = 2  # absent steps at the end of a stretch; more are another gap
+_MOST_AT_AN_END = 2  # absent steps at the end of a stretch; if there are more, the gap has changed
 
 
 def missing_steps(steps: Sequence[int]) -> list[int]:
-    """The missing steps of an ascending sequence of steps."""
+    """Return the missing steps of an ascending sequence of steps, ascending."""
     powers = _leading_powers(steps)
     rest = [step for step in steps if not powers or step >= powers[-1]]
     linear = rest[1:] if powers else rest
@@ -30,8 +31,8 @@ def missing_steps(steps: Sequence[int]) -> list[int]:
 
 
 def _leading_powers(steps: Sequence[int]) -> list[int]:
-    """The powers of two that the run begins with, after 0: at least four, at most one absent
-    between two of them."""
+    """Return the powers of two that the run begins with, after 0, if there are at least four;
+    a single one may be absent between two others."""
     powers: list[int] = []
     for step in steps:
         if step == 0:
@@ -43,8 +44,8 @@ def _leading_powers(steps: Sequence[int]) -> list[int]:
 
 
 def _missing_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[int]:
-    """Powers absent between two others, of which the second is not there for another reason: as a
-    multiple of the gap that follows. At least three later steps must show how it goes on."""
+    """Yield powers that are absent between two others, unless the second may be a multiple of the
+    gap that follows. At least three later steps must show how the schedule continues."""
     gaps = _gaps([*powers[-1:], *linear])
     for index, (before, after) in enumerate(pairwise(powers)):
         later = len(powers) - index - 2 + len(linear)
@@ -53,9 +54,9 @@ def _missing_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[in
 
 
 def _after_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[int]:
-    """Multiples of the usual gap that are absent where they should follow the powers of two.
+    """Yield multiples of the usual gap that are absent after the powers of two.
 
-    Before the next power of two none is sure: that is where the powers were given up.
+    Those before the next power of two are not counted, since the schedule may have changed there.
     """
     gap = _usual(_gaps(linear))
     if powers and gap is not None:
@@ -66,7 +67,7 @@ def _after_powers(powers: Sequence[int], linear: Sequence[int]) -> Iterator[int]
 
 
 def _before_last(steps: Sequence[int]) -> Iterator[int]:
-    """Steps of the usual gap that are absent just before the last step."""
+    """Yield steps of the usual gap that are absent just before the last step."""
     *gaps, last = _gaps(steps) or [0]
     gap = _usual(gaps[-_AROUND:])
     if gap is not None and last % gap == 0 and 0 < last // gap - 1 <= _MOST_AT_AN_END:
@@ -74,27 +75,27 @@ def _before_last(steps: Sequence[int]) -> Iterator[int]:
 
 
 def _usual(gaps: Sequence[int]) -> int | None:
-    """The gap that most of them are, None where there is none or there are too few."""
+    """Return the gap that more than half of them have; None if there is none or too few of it."""
     common = max(set(gaps), key=gaps.count, default=0)
     count = gaps.count(common)
     return common if count >= _FEWEST_USUAL and count > len(gaps) / 2 else None
 
 
 def _holes(steps: Sequence[int]) -> Iterator[int]:
-    """The steps that are absent between stretches of one gap."""
+    """Yield the steps that are absent between stretches of the same gap."""
     gaps = _gaps(steps)
     for index, gap in enumerate(gaps):
         usual = _usual_gap(gaps, index)
-        # What follows powers of two alone may be the end of these.
+        # A larger gap after powers of two only may be the end of the powers.
         begun = any(step & (step - 1) for step in steps[: index + 1])
         if usual is not None and begun:
             yield from range(steps[index] + usual, steps[index] + gap, usual)
 
 
 def _usual_gap(gaps: Sequence[int], index: int) -> int | None:
-    """The smaller gap that is usual around gap number `index`, and divides it; None for none.
+    """Return the smaller gap that is usual around gap number `index` and divides it, or None.
 
-    It is on both sides, at least five times, and three times as often as other gaps between them.
+    It must occur on both sides, at least five times, and three times as often as other gaps there.
     """
     start, stop = max(0, index - _AROUND), index + _AROUND + 1
     before, after = gaps[start:index], gaps[index + 1 : stop]

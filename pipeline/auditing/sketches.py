@@ -1,10 +1,9 @@
-"""What the bytes of one checkpoint tell: read once, kept as a sketch of fixed size.
+"""Sketches of checkpoints: samples of their weights, of fixed size, which are read once and cached.
 
-A sketch of a weight file is its matrices, in the order of their names, every k-th element of them
-all, with k such that at most `_LENGTH` remain. Distances between sketches are, up to one factor for
-all, those between the matrices: the elements that are left out are no different. (Vectors are left
-out: gains that begin as ones and biases that begin as zeros make any two runs look alike. A file of
-vectors alone is sketched by them.)
+The sketch of a weight file is every k-th element of its matrices, in the order of their names, with
+k such that at most `_LENGTH` remain. Distances between sketches estimate those between the
+matrices, up to a common factor. (Vectors are left out: gains initialised with ones and biases with
+zeros make any two runs similar. A file that holds only vectors is sketched by them.)
 """
 
 import io
@@ -28,19 +27,19 @@ from pipeline.checkpoints.floats import FLOATS, non_finite, refuse_quantised, wh
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.models.fit import is_computed_buffer
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 
-_LENGTH = 2**16
-_VERSION = 3  # of what is remembered
+_LENGTH = 2**16  # elements: 256 KB per file, and distances that are accurate to about a percent
+_VERSION = 3  # of cached sketches; to be raised when their content changes
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """One checkpoint's weights, in brief.
+    """A sample of one checkpoint's weights.
 
-    parts: by file name ("" for the only one), the elements that are kept. non_finite: in words,
-    which tensors hold NaN or infinities, and how many; "" for none. zeros, alive: the names of
-    matrices that hold nothing but zeros, and of the others.
+    parts: by file name ("" for the only one), the elements that are kept. non_finite: a sentence
+    that names tensors with NaN or infinities and their number; "" for none. zeros, alive: the names
+    of matrices that hold only zeros, and of the others.
     """
 
     parts: Mapping[str, Float[np.ndarray, " element"]]
@@ -50,10 +49,10 @@ class Sketch:
 
 
 def sketch_of(checkpoint: Checkpoint, copies: Copies) -> Sketch:
-    """The sketch of a checkpoint; remembered by its digest, so that its bytes are read once.
+    """Return the sketch of a checkpoint, from the cache if its digest is there.
 
-    Raises CheckpointError where it cannot be read, or is not what its place says; OSError where
-    its place cannot be reached.
+    Raises CheckpointError if it cannot be read or does not match its checksum; OSError if the
+    storage cannot be reached.
     """
     with copies.of(checkpoint) as copy:
         digest = copy.checkpoint.digest
@@ -78,6 +77,7 @@ def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
     floats = {name: weights[name] for name in sorted(weights) if weights[name].dtype in FLOATS}
     found = non_finite({n: t for n, t in floats.items() if not is_computed_buffer(n)})
     dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    # No config is read here: every matrix must be floating point, vectors may be counters.
     whole = {n for n, t in weights.items() if t.ndim > 1 and not is_computed_buffer(n)}
     refuse_quantised(dtypes, whole, "the checkpoint")
     matrices = {name: bool(tensor.any()) for name, tensor in floats.items() if tensor.ndim > 1}
@@ -99,13 +99,13 @@ def _kept(tensors: Iterable[Tensor]) -> Float[np.ndarray, " element"]:
     kept, start = [], 0
     for one in flat:
         kept.append(one[start::stride].float().numpy())
-        start = (start - len(one)) % stride
+        start = (start - len(one)) % stride  # the stride continues across tensors
     return np.concatenate(kept)
 
 
 def _stride(count: int) -> int:
-    """How many elements to go on by: a number that shares no factor with a matrix's width, so that
-    not always the same columns are kept."""
+    """Return the distance between sampled elements: a number without the prime factors 2, 3, 5 and
+    7, which widths of matrices have, so that all columns are sampled."""
     stride = -(-count // _LENGTH)
     while stride > 1 and math.gcd(stride, 2 * 3 * 5 * 7) > 1:
         stride += 1

@@ -1,9 +1,9 @@
-"""Checkpoints that are not where training must have been: by the distances between all of them.
+"""Find checkpoints that do not belong to a run, by the distances between all checkpoints.
 
-Training moves the weights along a path. Three things do not happen on it: to be at the same point
-twice, to jump away and come back, and to begin somewhere else than at step 0. What each bound below
-is compared with is the run's own pace at that place, so that warm-up, decay and the schedule of
-saving make no difference.
+Training moves the weights along a path that does not return to the same point, does not jump away
+and come back, and begins at step 0. The bounds below are relative to the run's own pace (distance
+between consecutive checkpoints) near each checkpoint, so that they hold for any warm-up, decay and
+schedule of saving.
 """
 
 from collections import defaultdict
@@ -16,22 +16,23 @@ from jaxtyping import Float
 
 Distances = Float[np.ndarray, "checkpoint checkpoint"]
 
-NEAR = 0.1  # of the run's pace there: closer ones are the same weights
-SURE = 0.6  # of the other's extra way: this one of two near checkpoints is in its place
-OFF = 3.0  # times the way past it: a detour as long leads to another run's weights
-COPY = 0.1  # of its distance to the steps around it: what is so near to a step is a copy of it
+NEAR = 0.1  # of the local pace: checkpoints that are closer have the same weights
+SURE = 0.6  # of the other's detour: a near checkpoint with less is the one at its right step
+OFF = 3.0  # times the direct distance between its neighbours: further ones are of another run
+COPY = 0.1  # of the distance to its neighbours: a checkpoint so near to another is a copy of it
 UNRELATED = 0.5  # of the distance between independent weights
-JUMP = 5.0  # times the pace of the steps after it
+JUMP = 5.0  # times the pace of the following steps
 
-_BETWEEN = 3  # as many tell, by their median, how far a run goes from one place to another
-_WINDOW = 5  # gaps to either side that make the pace at a place
+_BETWEEN = 3  # checkpoints between two others, from which on their median distance is used
+_WINDOW = 5  # gaps on each side that determine the local pace
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """One step that does not belong: of: the step whose weights it has, None if it is none's.
+    """A step that does not belong to the run.
 
-    kind: "near", "off" or "start".
+    kind: "near" (a copy of another step), "off" (of no step) or "start" (an unrelated step 0).
+    of: the step whose weights it has, None if there is none.
     """
 
     step: int
@@ -40,12 +41,12 @@ class Outlier:
 
 
 def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
-    """The steps that do not belong to the run, of checkpoints at ascending `steps`.
+    """Return the steps that do not belong to the run; `steps` are ascending.
 
-    norms: those of the checkpoints, on the scale of the distances.
+    norms: Euclidean norms of the checkpoints, on the scale of the distances.
     """
     start = _start(steps, distances, norms)
-    first = len(start)  # a step 0 of another run says nothing of the pace of this one
+    first = len(start)  # the distance to a step 0 of another run is not this run's pace
     steps, distances = steps[first:], distances[first:, first:]
     near = _near(steps, distances)
     wrong = {finding.step for finding in near}
@@ -54,8 +55,9 @@ def off_trend(steps: Sequence[int], distances: Distances, norms: Sequence[float]
 
 
 def distances_between(points: Float[np.ndarray, "checkpoint element"]) -> Distances:
-    """Euclidean distances between all rows."""
-    moved = points.astype(np.float64) - points[0]  # near points stay exact: no large squares cancel
+    """Return the Euclidean distances between all rows."""
+    # Differences to the first row are small, so that the squares below do not cancel.
+    moved = points.astype(np.float64) - points[0]
     squares = (moved**2).sum(axis=1)
     product = moved @ moved.T
     distances = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * product, 0.0))
@@ -64,7 +66,7 @@ def distances_between(points: Float[np.ndarray, "checkpoint element"]) -> Distan
 
 
 def _near(steps: Sequence[int], distances: Distances) -> list[Outlier]:
-    """Steps that have the weights of another one; the one that is most out of its place first."""
+    """Return the steps that have the weights of another one, the largest detour first."""
     kept, found = list(range(len(steps))), []
     while pairs := _near_pairs(steps, distances, kept):
         partners: dict[int, list[int]] = defaultdict(list)
@@ -76,6 +78,7 @@ def _near(steps: Sequence[int], distances: Distances) -> list[Outlier]:
         other = min(partners[worst], key=lambda j: distances[worst, j])
         sure = ways[other] < SURE * ways[worst]
         wrong = [(worst, other)] if sure else [(worst, other), (other, worst)]
+        # In doubt the last step is right: it is the one that is most often copied.
         wrong = [(i, of) for i, of in wrong if sure or i != len(steps) - 1]
         found += [Outlier(steps[i], "near", steps[of]) for i, of in wrong]
         kept = [i for i in kept if i not in {i for i, _ in wrong}]
@@ -85,8 +88,8 @@ def _near(steps: Sequence[int], distances: Distances) -> list[Outlier]:
 def _near_pairs(
     steps: Sequence[int], distances: Distances, kept: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Pairs that are near by the pace at both places, or, where several others lie between them, by
-    the usual distance to those. Steps 0 and 1 may be equal: see `copies`."""
+    """Return pairs that are near compared with the pace at both, or, if there are several others
+    between them, with the median distance to those. Steps 0 and 1 may be equal, see `copies`."""
     among = distances[np.ix_(kept, kept)]
     pace, pairs = _pace(among), []
     for i, j in combinations(range(len(kept)), 2):
@@ -99,7 +102,7 @@ def _near_pairs(
 
 
 def _extra_way(distances: Distances, i: int, kept: Sequence[int], near: Sequence[int]) -> float:
-    """By how much the way through `i` is longer than past it, those near to it left out."""
+    """Return by how much the path through `i` is longer than without it, ignoring its copies."""
     before = next((k for k in reversed(kept) if k < i and k not in near), None)
     after = next((k for k in kept if k > i and k not in near), None)
     if before is None or after is None:
@@ -109,7 +112,7 @@ def _extra_way(distances: Distances, i: int, kept: Sequence[int], near: Sequence
 
 
 def _pace(distances: Distances) -> list[float]:
-    """At each checkpoint the usual distance to the next: the smaller of both sides' medians."""
+    """Return the pace at each checkpoint: the smaller of the median gaps on its two sides."""
     gaps = np.diagonal(distances, 1)
     sides = [(gaps[max(0, i - _WINDOW) : i], gaps[i : i + _WINDOW]) for i in range(len(distances))]
     return [
@@ -118,10 +121,11 @@ def _pace(distances: Distances) -> list[float]:
 
 
 def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) -> list[Outlier]:
-    """Checkpoints that are far from both neighbours, which are near each other; the worst first."""
+    """Return checkpoints that are far from two neighbours that are near each other, worst first."""
     kept, found = list(kept), []
     while len(kept) >= 3:
         scores = {
+            # 1e-300 avoids a division by zero for equal neighbours.
             b: min(distances[a, b], distances[b, c]) / max(distances[a, c], 1e-300)
             for a, b, c in zip(kept, kept[1:], kept[2:], strict=False)
         }
@@ -140,10 +144,11 @@ def _detours(steps: Sequence[int], distances: Distances, kept: Sequence[int]) ->
 
 
 def _start(steps: Sequence[int], distances: Distances, norms: Sequence[float]) -> list[Outlier]:
-    """Step 0, if it is as far from the next one as independent weights are, and the run is slow.
+    """Return step 0 if it is as far from the next one as independent weights and the run is slow.
 
-    d(0, next) >= UNRELATED sqrt(|W_0|^2 + |W_next|^2), and >= JUMP times each of the next three
-    gaps, these enlarged by how many more steps the first one spans.
+    That is: d(0, next) >= UNRELATED sqrt(|W_0|^2 + |W_next|^2), which is a fraction of the distance
+    between independent vectors, and >= JUMP times each of the next three gaps, scaled up if the
+    first gap spans more steps.
     """
     if len(steps) < 3 or steps[0] != 0:
         return []

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: a run's checkpoints in order, and what identifies each."""
+"""List and read the checkpoints of a run, from a local folder, S3 or the Hugging Face Hub."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ __all__ = ["Checkpoint", "LeftOut", "Listing", "list_checkpoints", "list_run"]
 
 @dataclass(frozen=True)
 class Listing:
-    """The checkpoints of a run, ordered by step, and what else at its place may be one.
+    """The checkpoints of a run, ordered by step, and entries that may be checkpoints but are not.
 
     left_out: each with its kind ("unfinished", "name not understood" or "no weights") and reason.
     """
@@ -25,7 +25,7 @@ class Listing:
     left_out: tuple[LeftOut, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the listing as JSON has it, without the files of each checkpoint."""
+        """Return the listing as JSON values, without the files of each checkpoint."""
         shown = ("step", "uri", "tokens_seen", "digest")
         return {
             "checkpoints": [{key: getattr(c, key) for key in shown} for c in self.checkpoints],
@@ -36,17 +36,17 @@ class Listing:
 def list_checkpoints(
     uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
 ) -> list[Checkpoint]:
-    """The checkpoints of a run, ordered by step. No weights are read.
+    """Return the checkpoints of a run, ordered by step, without reading weights.
 
     uri: a local folder or `s3://bucket/prefix` with one folder per checkpoint (`step-N`, `stepN`,
     `checkpoint-N`, `global_stepN`), or `hf://owner/name` with a branch or tag per checkpoint (the
     same names, also `stepN-tokensMB` and `stage1-stepN-tokensMB`); each checkpoint has its
     `config.json` and its weights. Checkpoints that a run is still writing are left out, see
-    `pipeline.checkpoints.unfinished`; `list_run` tells them with the reasons.
-    tokens_per_step: gives `tokens_seen` where a Trainer did not count them. model: what `.pth`
-    files do not say of their model, see `pipeline.config.SavedModel`.
+    `pipeline.checkpoints.unfinished`; `list_run` returns them with the reasons.
+    tokens_per_step: gives `tokens_seen` if a Trainer did not count them. model: config fields that
+    `.pth` files lack, see `pipeline.config.SavedModel`.
 
-    Raises InputError where there is no checkpoint, or two of one step.
+    Raises InputError if there is no checkpoint, or if two have the same step.
     """
     return list(list_run(uri, tokens_per_step, model).checkpoints)
 
@@ -54,7 +54,7 @@ def list_checkpoints(
 def list_run(
     uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
 ) -> Listing:
-    """`list_checkpoints`, with what is left out of the list and why."""
+    """Return the result of `list_checkpoints`, and the entries left out with the reasons."""
     place = place_of(uri)
     listed = finished(place, converted_uri(uri, saved_model(model)))
     return Listing(tuple(described(place, listed.found, tokens_per_step)), listed.left_out)

@@ -1,7 +1,7 @@
-"""What is remembered between runs: digests, listings that cannot change, small files.
+"""A cache on disk, kept between runs: digests, immutable listings, small files.
 
-One file for each thing, in the user's cache folder (`ONTOGENY_CACHE` names another), so that
-processes need no lock. Losing any of it costs time, never a result.
+Each entry is a file in the user's cache folder (or the one in `ONTOGENY_CACHE`), written
+atomically, so that processes need no lock. Losing entries costs time, never a result.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from pipeline.writing import whole_file
 
 
 def cache_folder() -> Path:
-    """The folder that all of it is in."""
+    """Return the cache folder of the user, or the one named by `ONTOGENY_CACHE`."""
     base = os.environ.get("ONTOGENY_CACHE")
     return Path(base) if base else user_cache_path("ontogeny")
 
 
 def recall(kind: str, key: str) -> bytes | None:
-    """What was remembered under a key, None if nothing was."""
+    """Return the cached content of a key; None if there is none."""
     try:
         return _entry(kind, key).read_bytes()
     except OSError:
@@ -29,9 +29,9 @@ def recall(kind: str, key: str) -> bytes | None:
 
 
 def remember(kind: str, key: str, content: bytes) -> None:
-    """Remember a content under a key that names this very state of it.
+    """Cache a content under a key that identifies it, so that an entry never becomes stale.
 
-    Where it cannot be kept (a full disk, a read-only home) it is not: nothing depends on it.
+    Errors of the file system (a full disk, a read-only home) are ignored: no result depends on it.
     """
     entry = _entry(kind, key)
     with suppress(OSError):
@@ -41,4 +41,5 @@ def remember(kind: str, key: str, content: bytes) -> None:
 
 
 def _entry(kind: str, key: str) -> Path:
+    # Hashed, since keys contain paths and URLs, which are too long for a file name.
     return cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()

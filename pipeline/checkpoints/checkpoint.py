@@ -1,4 +1,4 @@
-"""What identifies one checkpoint."""
+"""Checkpoint: the identity of one checkpoint."""
 
 from dataclasses import dataclass, field
 
@@ -7,13 +7,12 @@ from pipeline.checkpoints.stored import Files
 
 @dataclass(frozen=True, order=True)
 class Checkpoint:
-    """One saved state of a model in training.
+    """A saved state of a model in training.
 
     step: optimizer steps taken; 0 is the initialisation. tokens_seen: training tokens consumed,
-    None where unknown. uri: the folder that holds its weights. digest: sha256 of the weights,
-    None until it is known (reading a terabyte to list it would be a poor bargain). files: what the
-    listing told of the files in the folder, so that nobody asks for them again; None where no
-    listing made it.
+    None if unknown. uri: the folder that holds its weights. digest: sha256 of the weights, None
+    until it is known, since listing a run must not read all of its weights. files: the files in the
+    folder as they were listed, so that they need not be listed again; None if there was no listing.
     """
 
     step: int

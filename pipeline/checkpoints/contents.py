@@ -1,4 +1,4 @@
-"""What a checkpoint consists of, from its listing and its small files, wherever it is kept."""
+"""The contents of a checkpoint according to its listing and small files, for any storage."""
 
 import json
 import threading
@@ -15,15 +15,15 @@ from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 
-# What differs between configs of equal models.
+# Keys that differ between configs of equal models.
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
-_DEEPEST = 64  # levels of a config.json; what nests deeper is refused before anything walks it
-_LARGEST_CONFIG = 32 * 2**20  # bytes
-_MOST_TOKENS = 2**63  # a larger count is none, and no store can hold it
+_DEEPEST = 64  # levels of a config.json: deeper ones would exceed the recursion limit elsewhere
+_LARGEST_CONFIG = 32 * 2**20  # bytes; larger files are not read into memory
+_MOST_TOKENS = 2**63  # stores hold the count as int64
 
-# So that threads which want one content at the same time ask for it once. Each identity has one of
-# these, and shares it with others: a lock for each would have to be removed again.
+# Threads that need the same content at once request it once. A fixed number of locks is shared by
+# all identities, since one lock for each would have to be removed again.
 _READING = tuple(threading.Lock() for _ in range(64))
 
 _ZIP_END = b"PK\x05\x06"
@@ -31,9 +31,9 @@ _ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comme
 
 
 def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
-    """The files that hold a checkpoint's weights, by name. Raises CheckpointError; reads an index.
+    """Return the files that hold a checkpoint's weights, by name, after reading an index if any.
 
-    The same rules as for the files on disk, see `files.weight_files`.
+    Follows the rules of `files.weight_files`. Raises CheckpointError if a file is missing.
     """
     main, names = part_names(place, folder)
     if absent := [name for name in names if name not in folder.files]:
@@ -44,7 +44,7 @@ def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
 
 
 def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
-    """The file that holds the weights or their index, and the names of all that hold weights."""
+    """Return the name of the weight file or index, and the names of all files with weights."""
     main = main_file(folder.uri, folder.files)
     if not is_index(main):
         return main, [main]
@@ -53,13 +53,13 @@ def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
 
 
 def tensors_by_part(place: Place, folder: Folder) -> dict[str, str]:
-    """For each tensor of a sharded checkpoint the name of its file; empty for one of one file."""
+    """Return the file of each tensor of a sharded checkpoint; {} for a checkpoint of one file."""
     main = main_file(folder.uri, folder.files)
     return json.loads(read_small(place, folder, main))["weight_map"] if is_index(main) else {}
 
 
 def known_digest(place: Place, folder: Folder) -> str | None:
-    """The digest of a checkpoint's weights, where it takes no reading of them."""
+    """Return the digest of a checkpoint's weights; None if they would have to be read for it."""
     try:
         return combined((part.name, part.sha256) for part in weight_parts(place, folder))
     except CheckpointError:
@@ -67,7 +67,7 @@ def known_digest(place: Place, folder: Folder) -> str | None:
 
 
 def read_small(place: Place, folder: Folder, name: str) -> bytes:
-    """The content of a small file; remembered where its identity tells its content."""
+    """Return the content of a small file, from the cache if its identity determines it."""
     identity = folder.files[name].identity
     if identity is None:
         return place.read(folder.uri, name)
@@ -76,14 +76,14 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
         if found is None:
             try:
                 found = _read_verified(place, folder, name)
-            except ChangedError:  # what is there now is not what its listed identity names
+            except ChangedError:  # replaced since the listing: not to be cached under the identity
                 return place.read(folder.uri, name)
             remember("small", identity, found)
     return found
 
 
 def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
-    """Read, and once more where the bytes are not those that the place has."""
+    """Read a small file and verify it; once more if the bytes were damaged in transfer."""
     file = folder.files[name]
     try:
         found = place.read(folder.uri, name)
@@ -95,9 +95,9 @@ def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
-    """The architecture in a checkpoint's config.json, without what varies between equal models.
+    """Return a checkpoint's config.json without keys that vary between equal models.
 
-    Raises InputError, naming the file, where there is none that can be read.
+    Raises InputError, naming the file, if it is absent or not a readable JSON object.
     """
     path = f"{folder.uri}/config.json"
     if "config.json" not in folder.files:
@@ -139,7 +139,7 @@ def _is_shallow(value: Any, levels: int = _DEEPEST) -> bool:
 
 
 def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
-    """The training tokens that a Trainer counted, None where there is no such count."""
+    """Return the number of training tokens that a Trainer counted; None if it did not."""
     if "trainer_state.json" not in folder.files:
         return None
     try:
@@ -154,9 +154,9 @@ def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
 
 
 def lack(place: Place, folder: Folder, by_listing: bool = False) -> str:
-    """What a checkpoint lacks to be whole, "" if nothing: config, weights, or the end of a file.
+    """Return what a checkpoint lacks: config, weights, or the end of a file; "" if complete.
 
-    by_listing: only what is not there is told, no weight file is read in part for it.
+    by_listing: check for absent files only, without reading the ends of weight files.
     """
     try:
         _, names = part_names(place, folder)
@@ -181,7 +181,7 @@ def _has_no_weights(folder: Folder) -> bool:
 
 
 def _is_short(place: Place, folder: Folder, part: StoredFile) -> bool:
-    """`is_cut_off`, asked once for each content that the place identifies."""
+    """Return whether a file is truncated; a complete one with an identity is checked once only."""
     if part.identity is None:
         return is_cut_off(place, folder, part)
     if recall("whole", part.identity) is not None:
@@ -193,9 +193,9 @@ def _is_short(place: Place, folder: Folder, part: StoredFile) -> bool:
 
 
 def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
-    """Whether a safetensors file is shorter than its header says, or a zip file lacks its end.
+    """Return whether a safetensors file is shorter than its header says, or a zip file has no end.
 
-    The pickles of torch before 1.6 do not say how long they are.
+    Pickles of torch before 1.6 do not contain their length, and count as complete.
     """
     read = partial(place.read, folder.uri, part.name)
     if part.name.endswith(".safetensors"):

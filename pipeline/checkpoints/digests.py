@@ -1,8 +1,8 @@
-"""The sha256 of a checkpoint's weights, remembered so that no file is read twice for it.
+"""The sha256 of a checkpoint's weights, cached so that no file is read twice for it.
 
-A local file's digest is remembered under its path, size, inode and times of change. One of these,
-the inode's own (`ctime`), cannot be set: a file that was changed, and its former content or time
-brought back, has another one.
+A local file's digest is cached under its path, size, inode and times of change. The inode's own
+time (`ctime`) cannot be set by a program: a file that was changed and whose modification time was
+restored, as by rsync or cp -p, has another one.
 """
 
 import hashlib
@@ -13,23 +13,24 @@ from pathlib import Path
 from pipeline.checkpoints.stored import known_sha256, remember_sha256
 from pipeline.errors import ChangedError
 
-_TICK, _COARSE_TICK = 0.02, 2.0  # seconds
+# Seconds: the kernel's clock advances every 1 to 10 ms, times of FAT and HFS+ every 1 or 2 s.
+_TICK, _COARSE_TICK = 0.02, 2.0
 
 
 def known_digest(files: list[Path]) -> str | None:
-    """The digest of a checkpoint whose files were all digested before, else None."""
+    """Return the digest of a checkpoint if those of all files are cached, else None."""
     return combined((file.name, known_sha256(local_state(file))) for file in files)
 
 
 def digest_of_files(files: list[Path]) -> str:
-    """The digest of a checkpoint: reads only the files whose digest is not remembered."""
+    """Return the digest of a checkpoint, reading only files whose digest is not cached."""
     return str(combined((file.name, sha256_of(file)) for file in files))
 
 
 def combined(digests: Iterable[tuple[str, str | None]]) -> str | None:
-    """The digest of a checkpoint from its files' names and sha256; None if one is not known.
+    """Return the digest of a checkpoint from its files' names and sha256; None if one is unknown.
 
-    One file's is the checkpoint's; shards' are hashed together with their names, in their order.
+    That of a single file is its sha256; for shards, their names and digests are hashed, sorted.
     """
     lines = sorted(digests, key=lambda one: one[0])
     if any(digest is None for _, digest in lines):
@@ -41,7 +42,7 @@ def combined(digests: Iterable[tuple[str, str | None]]) -> str | None:
 
 
 def sha256_of(file: Path) -> str:
-    """The sha256 of a local file, read if it is not remembered.
+    """Return the sha256 of a local file, from the cache if its state is known.
 
     Raises ChangedError for a file that is written to meanwhile.
     """
@@ -57,23 +58,23 @@ def sha256_of(file: Path) -> str:
 
 
 def read_sha256(file: Path) -> str:
-    """The sha256 of a local file's bytes as they are now."""
+    """Return the sha256 of a local file's current bytes, without the cache."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def local_state(file: Path) -> str:
-    """What names this very state of a local file."""
+    """Return a string that changes whenever the content of a local file may have changed."""
     status = file.stat()
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    # The inode, since another file that is renamed to this name may have equal size and times.
     return f"{file.resolve()} {status.st_size} {status.st_ino} {times}"
 
 
 def _await_next_tick(file: Path) -> None:
-    """Wait until whatever is written to a file from now on has another time than it has now.
+    """Wait until any later write to a file gives it another modification time.
 
-    Times have the resolution of the kernel's clock, 1 to 10 ms, or of a second or two where a file
-    system keeps no fractions.
+    Without the wait, a write right after the digest could leave the file's state unchanged.
     """
     status = file.stat()
     whole_seconds = status.st_mtime_ns % 10**9 == status.st_ctime_ns % 10**9 == 0

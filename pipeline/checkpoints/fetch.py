@@ -1,10 +1,10 @@
-"""A checkpoint as a folder on this machine, for as long as it is being read.
+"""Provide checkpoints as folders on this machine while they are being read.
 
-A local checkpoint is its own folder. One from elsewhere is fetched when it is asked for and removed
-when it is released, so that a worker never has more of them on its disk than it may, however long
-the run: a thread that wants another one waits. While one thread computes, others fetch: the number
-of threads is how far the fetching runs ahead. Weights are read into memory and never stay mapped:
-what was removed takes no more disk, see `pipeline.models.loading.read_weights`.
+A local checkpoint is its own folder. A remote one is downloaded at the first access and removed
+when it is released, so that a worker's disk use is bounded for a run of any length: a thread that
+needs another checkpoint waits. While one thread computes, others download, so that the number of
+threads is the number of checkpoints fetched ahead. Weights are read into memory and not mapped, so
+that removing the files frees the disk, see `pipeline.models.weights.read_weights`.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputEr
 Content = TypeVar("Content")
 
 _LOCK = "in-use"
-# Held until the process ends, however it ends: a lock that nothing refers to is released.
+# Locks that are held until the process ends. The references keep them from being collected, which
+# would release them.
 _claims: list[BaseFileLock] = []
 _TRIES = 3
-_WAITS = (0.2, 1.0, 0.0)  # seconds after each try to read what is being written to
+_WAITS = (0.2, 1.0, 0.0)  # seconds after each attempt to read files that are being written
 
 
 class Copies:
-    """The fetched checkpoints of one worker: at most `most` of them, and `most_bytes` of weights in
-    all (None: any number), at one time.
+    """The fetched checkpoints of one worker: at most `most` of them, with `most_bytes` of weights
+    in total (None: no limit), at a time.
 
-    They are in a folder of its own within the cache folder (`ONTOGENY_CACHE`); what a killed worker
-    left behind is removed by the next one.
+    They are kept in a folder of the worker's own within the cache folder (`ONTOGENY_CACHE`); the
+    folder of a killed worker is removed by the next one.
     """
 
     def __init__(self, most: int = 2, most_bytes: int | None = None) -> None:
@@ -58,12 +59,15 @@ class Copies:
 
     @contextmanager
     def of(self, checkpoint: Checkpoint) -> Iterator[Copy]:
-        """The checkpoint's copy. Nothing is fetched before its folder is asked for."""
+        """Yield the checkpoint's copy, which is fetched when its folder is first accessed.
+
+        Errors about its files are raised as CheckpointError with the checkpoint's address.
+        """
         place = remote_place_of(checkpoint.uri)
         copy = Local(checkpoint) if place is None else Fetched(checkpoint, place, self)
         try:
             yield copy
-        except CheckpointError as error:  # of whatever kind: callers tell them apart
+        except CheckpointError as error:  # type(error), since callers handle subclasses differently
             raise type(error)(copy.restated(str(error))) from error
         except (InputError, FileNotFoundError) as error:
             raise CheckpointError(copy.restated(str(error))) from error
@@ -71,9 +75,9 @@ class Copies:
             copy.release()
 
     def make_room(self, size: int, uri: str) -> Path:
-        """A new empty folder, once there is room for one more checkpoint of `size` bytes.
+        """Return a new empty folder as soon as there is room for a checkpoint of `size` bytes.
 
-        Raises CheckpointError, naming the `uri`, for one that there will never be room for.
+        Raises CheckpointError, naming the `uri`, for one that exceeds the limit by itself.
         """
         if self._most_bytes is not None and size > self._most_bytes:
             raise CheckpointError(
@@ -88,7 +92,7 @@ class Copies:
         return folder
 
     def give_back(self, folder: Path) -> None:
-        """Remove what `make_room` gave."""
+        """Remove a folder returned by `make_room`, and let a waiting thread proceed."""
         shutil.rmtree(folder, ignore_errors=True)
         with self._changed:
             del self._held[folder]
@@ -105,7 +109,7 @@ class Copies:
 
 
 class Local:
-    """A checkpoint that is on this machine already."""
+    """A checkpoint in a local folder."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -114,31 +118,33 @@ class Local:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds its files."""
+        """The folder with its files."""
         return Path(self._checkpoint.uri)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its config.json; {} where it cannot be read."""
+        """The content of config.json; {} if it cannot be read."""
         return _config(local, folder_of(self._checkpoint.uri))
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint with the digest of its files as they are, or as `read` has read them.
+        """The checkpoint with the digest of its current files, or of those that `read` has read.
 
-        The listing's is not relied on: the files may be others since. They are read for it unless
-        it is remembered.
+        The digest of the listing is not used, since the files may have changed since. It is taken
+        from the cache if the files' state is known, else the files are read.
         """
         if self._digest is None:
             self.read(lambda folder: None)
         return replace(self._checkpoint, digest=self._digest)
 
     def read(self, reader: Callable[[Path], Content]) -> Content:
-        """What `reader` makes of the folder; `checkpoint` then has the digest of what it has read.
+        """Return `reader(folder)`; `checkpoint` then has the digest of the files that were read.
 
-        Where the files are written to meanwhile, all is done again. Raises CheckpointError where
-        they never keep still.
+        If the files change meanwhile, they are read again. Raises CheckpointError if they changed
+        during each attempt.
         """
+        # The state is compared before and after, because the digest and the weights come from two
+        # separate reads of the files.
         for wait in _WAITS:
             before = self._state()
             try:
@@ -157,20 +163,20 @@ class Local:
         )
 
     def restated(self, message: str) -> str:
-        """A message about its files; or that they are no longer there."""
+        """Return a message about its files, or another one if the folder no longer exists."""
         return message if self.folder.is_dir() else _gone(self._checkpoint.uri)
 
     def release(self) -> None:
-        """Do nothing: its folder is not ours."""
+        """Do nothing, since the folder is the user's own."""
 
     def _take_digest(self, state: list[str] | None) -> None:
-        """Have the digest of the files in this state."""
+        """Compute the digest of the files, unless it is that of this state already."""
         if state is None or state != self._digested:
             self._digest = digest_of_files(weight_files(self.folder))
             self._digested = state
 
     def _state(self) -> list[str] | None:
-        """What changes with each change of the weights; None where they are not all there."""
+        """Return the state of all weight files; None if one is missing."""
         try:
             return [local_state(file) for file in weight_files(self.folder)]
         except (CheckpointError, OSError):
@@ -178,7 +184,7 @@ class Local:
 
 
 class Fetched:
-    """A checkpoint from elsewhere."""
+    """A remote checkpoint, downloaded at the first access."""
 
     def __init__(self, checkpoint: Checkpoint, place: RemotePlace, copies: Copies) -> None:
         self._checkpoint, self._place, self._copies = checkpoint, place, copies
@@ -188,10 +194,10 @@ class Fetched:
 
     @property
     def folder(self) -> Path:
-        """The folder that holds its weights, fetched and verified at the first call.
+        """The folder with its weights, downloaded and verified at the first access.
 
-        Raises CheckpointError where the checkpoint is not what its place says it is, OSError where
-        the place cannot be reached.
+        Raises CheckpointError if the checkpoint does not match its checksums, OSError if the
+        storage cannot be reached.
         """
         if self._folder is None:
             self._fetch()
@@ -199,14 +205,14 @@ class Fetched:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its config.json; {} where it cannot be read."""
+        """The content of config.json; {} if it cannot be read."""
         return _config(self._place, self._found())
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint with the digest of what was fetched; before that, with the one listed.
+        """The checkpoint with the digest of the download, or before that, of the listing.
 
-        It is fetched for it only if its place does not tell.
+        It is downloaded for its digest only if the storage does not provide one.
         """
         listed = self._checkpoint.digest
         if self._digest is None and listed is None:
@@ -216,21 +222,21 @@ class Fetched:
         return replace(self._checkpoint, digest=self._digest or listed)
 
     def read(self, reader: Callable[[Path], Content]) -> Content:
-        """What `reader` makes of the folder."""
+        """Return `reader(folder)`."""
         return reader(self.folder)
 
     def restated(self, message: str) -> str:
-        """A message about the copy, as one about the checkpoint: only that place is known."""
+        """Return a message with the checkpoint's address in place of the copy's path."""
         return message.replace(str(self._folder), self._checkpoint.uri)
 
     def release(self) -> None:
-        """Remove the copy; nothing may be reading it."""
+        """Remove the copy, which must no longer be read."""
         if self._folder is not None:
             self._copies.give_back(self._folder)
             self._folder = None
 
     def _fetch(self) -> None:
-        """Fetch what is there now; once more where it changes meanwhile."""
+        """Download the current files, and again if they change meanwhile."""
         for _ in range(_TRIES - 1):
             try:
                 self._fetch_once()
@@ -241,7 +247,7 @@ class Fetched:
         self._fetch_once()
 
     def _found(self) -> Folder:
-        """Return the folder as its place has it now: it is asked once, not taken from a listing."""
+        """Return the current folder: the run may have been listed hours ago. Requested once."""
         if self._remote is None:
             self._remote = folder_of(self._checkpoint.uri)
         return self._remote
@@ -274,11 +280,13 @@ def _config(place: Place, folder: Folder) -> dict[str, Any]:
 
 
 def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> str:
-    """Fetch one file of the folder `uri`, and again if it is not what it should be; its sha256.
+    """Download one file of the folder `uri`, again if it is damaged, and return its sha256.
 
-    A sha256 that only we remember gives way to one that came twice. Raises DamagedError if the file
-    is wrong each time, ChangedError if it was replaced since it was listed.
+    Raises DamagedError if the file is damaged each time, ChangedError if it was replaced since it
+    was listed.
     """
+    # A sha256 from our own cache is overruled by two equal downloads: an ETag need not identify
+    # the content, and the cached one may be that of a damaged download.
     is_the_places = file.sha256 is not None and file.sha256 == file.identity
     came: list[str] = []
     for last in [False] * (_TRIES - 1) + [True]:
@@ -295,7 +303,7 @@ def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path)
             return digest
         came.append(digest)
     raise DamagedError(
-        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as its place says: "
+        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as listed: "
         "upload the file again"
     )
 
@@ -315,15 +323,18 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _claimed(parent: Path) -> Path:
-    """A new folder in `parent` that is this process's; those of ended processes are removed."""
+    """Return a new folder in `parent`, locked by this process; remove those of ended processes."""
     parent.mkdir(parents=True, exist_ok=True)
+    # Locked as a whole, or another process could take the new folder, whose claim is not yet
+    # acquired, for an abandoned one.
     with FileLock(parent / _LOCK):
         for other in parent.iterdir():
             if other.is_dir() and _is_abandoned(other):
                 shutil.rmtree(other, ignore_errors=True)
         own = parent / uuid.uuid4().hex
         own.mkdir()
-        claim = FileLock(own / _LOCK, thread_local=False)  # the thread that claims it may end
+        # thread_local=False: the lock must outlast the thread that acquires it.
+        claim = FileLock(own / _LOCK, thread_local=False)
         claim.acquire()
         _claims.append(claim)
     atexit.register(shutil.rmtree, own, ignore_errors=True)
@@ -337,4 +348,4 @@ def _is_abandoned(folder: Path) -> bool:
     except Timeout:
         return False
     except OSError:
-        return True
+        return True  # removed by another process meanwhile

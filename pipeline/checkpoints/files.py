@@ -1,4 +1,4 @@
-"""Which files of a checkpoint's folder hold its weights."""
+"""Find the files of a checkpoint's folder that hold its weights."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -9,19 +9,19 @@ from pipeline.checkpoints.layouts import contents_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.errors import CheckpointError
 
-# In order of preference: safetensors cannot run code when it is read.
+# In order of preference: reading safetensors cannot run code.
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
-# Stands in place of the weights of a converted checkpoint that cannot be read, and says why.
+# Replaces the weights of a converted checkpoint that could not be read; contains the reason.
 REFUSAL = "ontogeny-refusal.txt"
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The files that hold the weights of the checkpoint in `folder`, sorted by name.
+    """Return the files that hold the weights of the checkpoint in `folder`, sorted by name.
 
-    Raises CheckpointError where there are none, where an index names a file that is missing, or
-    where a link leads out of the run that the checkpoint belongs to.
+    Raises CheckpointError if there are none, if an index names a missing file, or if a link leads
+    out of the run that the checkpoint belongs to.
     """
     folder = Path(folder)
     present = {name for name in (*_WHOLE, *_INDEXED, REFUSAL) if (folder / name).is_file()}
@@ -41,9 +41,9 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def main_file(place: str, names: Collection[str]) -> str:
-    """Of the names of a checkpoint's files: the one that holds its weights, or their index.
+    """Return the name, among a checkpoint's files, of its weight file or the index of its shards.
 
-    Raises CheckpointError, naming the place, where there is none.
+    Raises CheckpointError, naming the place, if there is none.
     """
     for whole, indexed in zip(_WHOLE, _INDEXED, strict=True):
         for name in (whole, indexed):
@@ -58,15 +58,15 @@ def main_file(place: str, names: Collection[str]) -> str:
 
 
 def is_index(name: str) -> bool:
-    """Whether a file lists shards rather than holding weights."""
+    """Return whether a file is an index of shards rather than a weight file."""
     return name in _INDEXED
 
 
 def shard_names(place: str, index: bytes) -> list[str]:
-    """The names of the shards in an index file's content, sorted.
+    """Return the names of the shards in an index file's content, sorted.
 
-    Raises CheckpointError, naming the place, for what is no index, and for a name that is more
-    than a name: a path would lead out of the checkpoint.
+    Raises CheckpointError, naming the place, if it is no index, or if a name is a path, which could
+    lead out of the checkpoint's folder.
     """
     try:
         names = _distinct(json.loads(index)["weight_map"].values())
@@ -88,16 +88,17 @@ def _distinct(names: Iterable[Any]) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name from outside is one file's name, and leads nowhere else."""
+    """Return whether an untrusted name is the name of a file, and not a path or a hidden file."""
     hidden = name.startswith(".") or "\0" in name or "\\" in name
     parts = PurePosixPath(name).parts
     return bool(name) and not hidden and "/" not in name and parts == (name,)
 
 
 def inside_run(path: Path) -> Path:
-    """`path`, a file in a checkpoint's folder, unless a link takes it out of the run's folder.
+    """Return `path`, a file in a checkpoint's folder, after checking where it links to.
 
-    Links between checkpoints of one run save space and are followed.
+    Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
+    which save space, are allowed.
     """
     run = path.parent.parent.resolve()
     target = path.resolve()

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's tensors are floating-point numbers as they were trained, and finite."""
+"""Check that a checkpoint's tensors are finite floating-point numbers and not quantised."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from pipeline.errors import CheckpointError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# By the name that safetensors gives them in a header. Others are named as they are spelled there.
+# Names of dtypes in a safetensors header. Others keep their spelling there.
 _IN_HEADERS = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
@@ -21,7 +21,7 @@ _IN_HEADERS = {
 }  # fmt: skip
 _FLOAT_NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in FLOATS)
 
-# What bitsandbytes, GPTQ, AWQ, FP8 and HQQ formats save beside (or in place of) a weight.
+# Tensors that bitsandbytes, GPTQ, AWQ, FP8 and HQQ save beside (or instead of) a weight.
 _QUANTISED = re.compile(
     r"(^|\.)(SCB|weight_format|absmax|nested_absmax|quant_map|nested_quant_map"
     r"|quant_state(\..+)?|qweight|qzeros|scales|g_idx|weight_packed|weight_shape"
@@ -33,20 +33,21 @@ _REMEDY = "give the unquantised checkpoint, or restore the file if it should hol
 
 
 class QuantisedError(CheckpointError):
-    """A checkpoint's tensors, or its config.json, are not those of a floating-point model."""
+    """A checkpoint whose tensors or config.json are those of a quantised model."""
 
 
 class NonFiniteError(CheckpointError):
-    """A checkpoint's weights are NaN or infinite; the message is the reason to leave it out."""
+    """A checkpoint with NaN or infinite weights; the message is the reason for leaving it out."""
 
 
 def dtype_name(dtype: torch.dtype | str) -> str:
-    """The name of a torch dtype, or of one in a safetensors header: "float32", "int8"."""
+    """Return the name, such as "float32", of a torch dtype or of one in a safetensors header."""
     return _IN_HEADERS.get(dtype, dtype) if isinstance(dtype, str) else str(dtype).split(".")[-1]
 
 
 def quantisation_in(config: Mapping[str, Any]) -> str:
-    """What a config.json says of quantisation: "quantization_config: gptq 4-bit"; "" for none."""
+    """Return a config's quantisation, such as "quantization_config: gptq 4-bit"; "" for none."""
+    # At the top, or in the nested config of a multimodal model's language part.
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     for key in _CONFIG_KEYS:
         for said in (part[key] for part in parts if part.get(key)):
@@ -55,12 +56,12 @@ def quantisation_in(config: Mapping[str, Any]) -> str:
 
 
 def as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without what says how its weights are quantised: the architecture alone."""
+    """Return a config without the keys that describe quantisation."""
     return {key: value for key, value in config.items() if key not in _CONFIG_KEYS}
 
 
 def _scheme(said: object) -> str:
-    """The method and the bits in a quantization_config, as far as it names them."""
+    """Return the method and the bits in a quantization_config, as far as they are given."""
     if not isinstance(said, Mapping):
         return ""
     bits = said.get("bits") or said.get("w_bit") or said.get("weight_bits")
@@ -75,9 +76,9 @@ def refuse_quantised(
     source: str,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Raise QuantisedError unless the tensors are the weights as they were trained.
+    """Raise QuantisedError if tensors or config are those of a quantised model.
 
-    dtypes: of all tensors of the checkpoint, by their names there. floats: the names of those that
+    dtypes: of all tensors of the checkpoint, by their names in it. floats: the names of those that
     floating-point parameters are read from. config: the checkpoint's own config.json.
     """
     said = quantisation_in(config or {})
@@ -104,7 +105,7 @@ def refuse_quantised(
 
 
 def refuse_unreadable(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError for a tensor without a plain array of numbers: sparse, meta, packed."""
+    """Raise CheckpointError for a tensor that is not a dense array: sparse, meta or quantised."""
     for name, tensor in sorted(tensors.items()):
         if tensor.is_meta:
             what = "has no data (it was saved from the meta device)"
@@ -118,15 +119,16 @@ def refuse_unreadable(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def non_finite(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensors with NaN or infinities: by name, how many numbers of how many ("3 of 4,096").
+    """Return tensors with NaN or infinities: by name, their count, such as "3 of 4,096".
 
-    Those of other dtypes than `FLOATS` are left out: `refuse_quantised` is about these.
+    Tensors of other dtypes than `FLOATS` are ignored; `refuse_quantised` checks those.
     """
     found = {}
     for name, tensor in weights.items():
         if tensor.dtype not in FLOATS or tensor.is_meta:
             continue
-        # A sum needs no mask as large as the tensor. It may overflow although all is finite.
+        # A sum needs no mask as large as the tensor. It may overflow although all numbers are
+        # finite; then the mask decides.
         if math.isfinite(float(tensor.sum())):
             continue
         if count := tensor.numel() - int(tensor.isfinite().sum()):
@@ -135,7 +137,7 @@ def non_finite(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def why_non_finite(found: Mapping[str, str], most: int = 3) -> str:
-    """The result of `non_finite` in words, the first tensors by name with their counts."""
+    """Return the result of `non_finite` as a sentence with the first tensors and their counts."""
     shown = [f"{name} ({count} numbers)" for name, count in list(found.items())[:most]]
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return f"NaN or infinite: {', '.join(shown)}{more}"

@@ -1,10 +1,10 @@
-"""Runs as grokking research saves them, converted once to a folder of ordinary checkpoints.
+"""Convert runs in the formats of grokking research to a folder of ordinary checkpoints, once.
 
-A run is one file that holds many state dicts, one that holds a single one, or a folder of such
-files; see `pickled.py` for what is read, `grokking.py` and `transformerlens.py` for whose weights.
-The conversion lies in the cache folder, under a name that the files' state and what the analysis
-gives determine. A file that cannot be read, of a step that its name tells, is a checkpoint without
-weights there, whose folder says why; if there is no other one, it is refused.
+A run is a file with one or many state dicts, or a folder of such files. `pickled.py` reads the
+files; `grokking.py` and `transformerlens.py` convert the weights. The conversion is kept in the
+cache folder, under a hash of the files' states and of the analysis's `model`. A file that cannot be
+read, but whose name gives its step, becomes a checkpoint without weights whose folder contains the
+reason; if no file can be read, the run is refused.
 """
 
 import hashlib
@@ -47,11 +47,11 @@ Given = Mapping[str, Any]
 
 
 def ordinary_run(uri: str, model: Given | None = None) -> Path:
-    """The local folder of a run in the ordinary layout: `uri` itself, or its conversion.
+    """Return the local folder of a run in the ordinary layout: `uri` itself, or its conversion.
 
-    model: what the files do not say of their model, see `pipeline.config.SavedModel`. Raises
-    InputError, naming the file, for one that cannot be read, where no other one can; for two files
-    of one step; and for `model` where there is nothing to convert.
+    model: config fields that the files lack, see `pipeline.config.SavedModel`. Raises InputError,
+    naming the file, if none can be read, if two have the same step, or if `model` is given and
+    there is nothing to convert.
     """
     path = Path(uri)
     files = _foreign_files(path)
@@ -67,6 +67,7 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
     kept = cache_folder() / "converted" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
         _convert(path, files, given, kept)
+        # A file that changed meanwhile would leave its conversion under the hash of another state.
         if [local_state(file) for file in files] != before:
             shutil.rmtree(kept, ignore_errors=True)
             raise InputError(f"{uri}: was changed while it was read: wait until it is written")
@@ -74,7 +75,10 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
 
 
 def converted_uri(uri: str, model: Given | None = None) -> str:
-    """Where the checkpoints of a run are read from: its conversion, and `uri` itself of others."""
+    """Return the address that a run's checkpoints are read from: its conversion, or `uri` itself.
+
+    Raises InputError as `ordinary_run` does, and if `model` is given for a remote run.
+    """
     if "://" not in uri:
         return str(ordinary_run(uri, model)) if _foreign_files(Path(uri)) or model else uri
     if model:
@@ -86,21 +90,21 @@ def converted_uri(uri: str, model: Given | None = None) -> str:
 
 
 def table_facts(folder: str | Path) -> dict[str, Any]:
-    """What a converted run says of its table and split, as keys of a table input; {} if nothing.
+    """Return the table and split of a converted run, as keys of a table input; {} if unknown.
 
-    `train_pairs`: the rows a * p + b that were trained on, where a file lists them.
-    `train_losses`: the losses on them that the files note, each with its step.
+    `train_pairs`: the rows a * p + b that were trained on, if a file lists them. `train_losses`:
+    the losses (nats) on them that the files recorded, by step.
     """
     return _read(folder, TABLE_FILE) or {}
 
 
 def is_converted(folder: str | Path) -> bool:
-    """Whether a folder is the conversion of a run in another format."""
+    """Return whether a folder is the conversion of a run in another format."""
     return (Path(folder) / TABLE_FILE).is_file()
 
 
 def conversion_notes(folder: str | Path) -> list[str]:
-    """What was left out of a converted run, or taken though its files do not say it."""
+    """Return sentences on what was left out of a converted run, and on what was assumed of it."""
     return _read(folder, _NOTES_FILE) or []
 
 
@@ -120,15 +124,15 @@ def _foreign_files(path: Path) -> list[Path]:
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := _others(path)):
         raise InputError(
-            f"{path}: found {_listed(others)}, whose names do not say their step: "
+            f"{path}: found {_listed(others)}, whose names do not give their step: "
             f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
-            "says it"
+            "contains its step"
         )
     return files
 
 
 def _others(path: Path) -> list[str]:
-    """The names of the files in a folder that may be checkpoints, by their ending alone."""
+    """Return the names of files that may be checkpoints by their suffix, but give no step."""
     if not path.is_dir():
         return []
     return sorted(
@@ -140,10 +144,10 @@ def _others(path: Path) -> list[str]:
 
 @dataclass
 class _Run:
-    """What the files of one run hold.
+    """The contents of the files of one run.
 
-    places: by step, which file, and which of its state dicts. refused: by step, why a file of that
-    step is not read. again: the places whose weights are those of another place of their step.
+    places: by step, the file, and which of its state dicts. refused: by step, the reason why the
+    file of that step cannot be read. again: places with the same step and weights as another one.
     """
 
     states: dict[int, State] = field(default_factory=dict)
@@ -154,7 +158,7 @@ class _Run:
     again: list[str] = field(default_factory=list)
 
     def add(self, state: State, config: dict[str, Any]) -> None:
-        """One more checkpoint; InputError where its step has other weights already."""
+        """Add a checkpoint. Raises InputError if its step has other weights already."""
         other = self.states.get(state.step)
         if other is not None and same_tensors(other.tensors, state.tensors):
             self.again.append(state.place)
@@ -163,12 +167,12 @@ class _Run:
         self.states[state.step], self.configs[state.step] = state, config
 
     def refuse(self, step: int, place: str, reason: str) -> None:
-        """One more checkpoint that cannot be read."""
+        """Add a checkpoint that cannot be read, with the reason."""
         self._claim(step, place)
         self.refused[step] = reason
 
     def config_of(self, step: int) -> dict[str, Any]:
-        """The config in the step's file; else the one that the others share."""
+        """Return the config in the step's file, or else the one that all other files share."""
         others = [config for config in self.configs.values() if config]
         is_shared = bool(others) and all(one == others[0] for one in others)
         return self.configs[step] or (others[0] if is_shared else {})
@@ -176,7 +180,7 @@ class _Run:
     def _claim(self, step: int, place: str) -> None:
         if (other := self.places.setdefault(step, place)) != place:
             raise InputError(
-                f"both {other} and {place} hold step {step}, with other weights: keep one of them"
+                f"both {other} and {place} hold step {step}, with different weights: keep one"
             )
 
 
@@ -187,7 +191,7 @@ def _convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
 
 
 def _read_all(files: list[Path]) -> _Run:
-    """All files of one run. Raises InputError for one without a step, and two of one step."""
+    """Read all files of one run. Raises InputError for one without a step and for equal steps."""
     run = _Run()
     for file in files:
         named = step_in_name(file)
@@ -206,13 +210,13 @@ def _read_all(files: list[Path]) -> _Run:
 
 
 def _left_out(path: Path, run: _Run) -> Iterator[str]:
-    """What of the files is no checkpoint, a sentence for each reason."""
+    """Yield a sentence for each reason for which files were left out."""
     if others := _others(path):
-        yield f"left out, for their names do not say their step: {_listed(others)}"
+        yield f"left out, since their names do not give their step: {_listed(others)}"
     if run.again:
-        yield f"left out, for another file of that step has their weights: {_listed(run.again)}"
+        yield f"left out, since another file of that step has their weights: {_listed(run.again)}"
     if beside := [one for saved in run.saved for one in saved.left_out]:
-        yield f"left out, for their step is not said: {_listed(beside)}"
+        yield f"left out, since their step is unknown: {_listed(beside)}"
 
 
 def _listed(names: list[str]) -> str:
@@ -220,7 +224,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:
-    """The run in the ordinary layout. Raises the first refusal where no checkpoint is left."""
+    """Write the run in the ordinary layout. Raises InputError if no checkpoint can be read."""
     refused = run.refused
     config: bytes | None = None
     for step, state in sorted(run.states.items()):
@@ -254,9 +258,9 @@ def _converted(state: State, config: Mapping[str, Any], given: Given) -> transfo
 
 
 def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
-    """One checkpoint in the ordinary layout; its config.json is returned."""
+    """Write one checkpoint in the ordinary layout and return its config.json."""
     folder.mkdir(parents=True)
-    # Copies: safetensors holds no tensors that share memory, as tied ones do.
+    # Copies, since safetensors refuses tensors that share memory, such as tied ones and views.
     whole = {name: tensor.clone().contiguous() for name, tensor in converted.weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     described = converted.config | transformerlens.AS_ORGANISM
@@ -266,7 +270,7 @@ def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
 
 
 def _write_refusal(folder: Path, config: bytes, reason: str) -> None:
-    """A checkpoint that cannot be read: another one's config, and the reason."""
+    """Write a checkpoint that cannot be read: the config of another one, and the reason."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes(config)
     (folder / REFUSAL).write_text(reason, encoding="utf-8")
@@ -277,7 +281,7 @@ def _table(run: _Run) -> dict[str, Any]:
     for saved in run.saved:
         facts |= grokking.table(saved.config)
     if not all(is_grokking(state.tensors) for state in run.states.values()):
-        facts.pop("split_generator", None)  # how other code splits is not known
+        facts.pop("split_generator", None)  # known for the code of Nanda et al. only
     for pairs in (saved.train_pairs for saved in run.saved if saved.train_pairs is not None):
         facts["train_pairs"] = pairs
     losses = {step: loss for saved in run.saved for step, loss in saved.train_losses.items()}
@@ -285,7 +289,7 @@ def _table(run: _Run) -> dict[str, Any]:
 
 
 def _modulus(run: _Run) -> Iterator[tuple[str, int]]:
-    """p, of models that read three tokens: the residues of two and '='."""
+    """Yield ("p", p) for models that read three tokens: two residues and '='."""
     for state in (one.tensors for one in run.states.values() if one.step not in run.refused):
         if len(state["pos_embed.W_pos"]) == 3:
             yield "p", state["embed.W_E"].shape[1 if is_grokking(state) else 0] - 1

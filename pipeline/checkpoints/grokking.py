@@ -1,8 +1,8 @@
-"""Weights as the code published with Nanda et al. 2023 saves them, as an organism's.
+"""Convert weights saved by the code published with Nanda et al. 2023 to an organism's.
 
 Its axes are neither TransformerLens' nor row convention: W_E is [d_model, vocabulary], W_Q, W_K
 and W_V are [head, d_head, d_model], W_O is [d_model, head * d_head], W_in is [d_mlp, d_model],
-W_out is [d_model, d_mlp] and W_U is [d_model, vocabulary]. Attention has no biases, the MLP has.
+W_out is [d_model, d_mlp] and W_U is [d_model, vocabulary]. The MLP has biases, attention has none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ _AXES = {
     "unembed.W_U": "d_model d_vocab",
 }
 
-# What the authors' code computes whatever its config says, by TransformerLens' names.
+# Properties of the authors' code that no config changes, by TransformerLens' names.
 _FIXED = {
     "normalization_type": None,
     "positional_embedding_type": "standard",
@@ -48,16 +48,16 @@ _FIXED = {
     "use_normalization_before_and_after": False,
     "num_experts": None,
 }
-# Names of its config, and TransformerLens' for them; and all that it has beside the usual ones.
+# Names in its config with those of TransformerLens, and the fields it has beside the usual ones.
 _SAID = {"num_layers": "n_layers", "num_heads": "n_heads"}
 _FIELDS = ("num_layers", "num_heads", "act_type", "use_ln", "d_head", "is_train_is_test")
 
-# Names of the operations in the authors' code, and here.
+# Names of operations in the authors' code, with those in `pipeline.inputs.modular`.
 OPERATIONS = {"add": "add", "subtract": "subtract", "x2xyy2": "x2_xy_y2"}
 
 
 def is_grokking(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has the authors' names and axes: their W_O is one matrix."""
+    """Return whether a state dict has the authors' names and axes: their W_O is one matrix."""
     W_O = state.get("blocks.0.attn.W_O")
     return "embed.W_E" in state and W_O is not None and W_O.ndim == 2
 
@@ -65,11 +65,11 @@ def is_grokking(state: Mapping[str, Tensor]) -> bool:
 def convert(
     state: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Converted:
-    """A model as an organism; its attention and positions are what the authors' code fixes.
+    """Convert a model to an organism with the attention and positions of the authors' code.
 
-    config: the file's own, {} where it has none. given: fields that the analysis gives, by
-    TransformerLens' names; `act_fn` is needed where the file does not say `act_type`. Raises
-    InputError for what no organism computes, or that code does not.
+    config: the file's own, {} if it has none. given: fields from the analysis, by TransformerLens'
+    names; `act_fn` is required if the file has no `act_type`. Raises InputError for models that
+    neither an organism nor that code computes.
     """
     weights = {name: tensor for name, tensor in state.items() if not name.endswith(".attn.mask")}
     sizes = sizes_of(weights, _AXES)
@@ -105,7 +105,7 @@ def convert(
 def _described(
     config: Mapping[str, Any], given: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What the file, the authors' code and the analysis say, by TransformerLens' names."""
+    """Return the fields from file, authors' code and analysis, by TransformerLens' names."""
     hooked_config.refuse_unknown(config, _FIELDS, given.get("ignore", ()))
     if config.get("use_ln"):
         raise InputError(
@@ -128,13 +128,15 @@ def _described(
 def _notes(config: Mapping[str, Any]) -> Iterator[str]:
     if "act_type" not in config:
         yield (
-            "the files do not say act_type: act_fn is what `model` of the analysis gives, and not "
-            "proven"
+            "the files have no act_type: act_fn is taken from `model` of the analysis, and not "
+            "verified"
         )
 
 
 def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
     theirs, ours = _LAYER.format(layer), f"model.layers.{layer}."
+    # Their axes are [head, d_head, d_model], nn.Linear's are [head * d_head, d_model]; all other
+    # matrices are [outputs, inputs] in both.
     attention = {
         f"{ours}self_attn.{name}_proj.weight": state[f"{theirs}attn.W_{name.upper()}"].flatten(0, 1)
         for name in "qkv"
@@ -149,14 +151,14 @@ def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
 
 
 def table(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file's config says of the table and its split, as keys of a table input."""
+    """Return the table and split in a file's config, as keys of a table input."""
     said = {"operation": OPERATIONS.get(config.get("fn_name", ""))}
-    if "frac_train" in config:  # without it `seed` may be that of another library's model
+    if "frac_train" in config:  # without it, `seed` may be that of another library's model
         said |= {
             "p": config.get("p"),
             "train_share": config["frac_train"],
             "split_seed": config.get("seed"),
         }
     known = {key: value for key, value in said.items() if value is not None}
-    # Their split is `random.seed(seed)` and a shuffle of all pairs in order.
+    # The authors' code splits by `random.seed(seed)` and a shuffle of all pairs in row-major order.
     return known | ({"split_generator": "random"} if "split_seed" in known else {})

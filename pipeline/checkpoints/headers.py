@@ -2,7 +2,7 @@
 
 The format (huggingface/safetensors, README): 8 bytes, little-endian: the length n of the header;
 n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the data, from offset
-0 without gaps. A few kilobytes tell what a file of gigabytes holds, wherever it is kept.
+0 without gaps. A few kilobytes thus describe a file of gigabytes in any storage.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 
 _LARGEST = 100_000_000  # the format's own limit for its header
 _PREFIX = 8
-_MOST_IN_A_BYTE = 8  # numbers: no dtype has less than a bit
-_FIRST_READ = 2**16  # holds most headers, so that one request is enough for them
+_MOST_IN_A_BYTE = 8  # numbers: no dtype has less than one bit
+_FIRST_READ = 2**16  # bytes; most headers are shorter, and take a single request
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself; size: the bytes that the whole file must have."""
+    """The header of a safetensors file. size: the bytes that the complete file must have."""
 
     tensors: Mapping[str, TensorFacts]
     size: int
 
 
 def read_header(read: Callable[[int, int], bytes]) -> Header:
-    """The header, by `read(start, stop)` of a file's bytes.
+    """Return the header of a file whose bytes are read by `read(start, stop)`.
 
-    Raises EOFError where the file ends within it, ValueError where it is something else.
+    Raises EOFError if the file ends within its header, ValueError if it has another format.
     """
     first = read(0, _FIRST_READ)
     if len(first) < _PREFIX:
@@ -55,7 +55,7 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
 def _parsed(text: bytes) -> Header:
     try:
         content = json.loads(text)
-        content.pop("__metadata__", None)
+        content.pop("__metadata__", None)  # free text; all other keys are tensors
         tensors = {name: _facts(facts) for name, facts in content.items()}
         end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
     except (
@@ -67,8 +67,9 @@ def _parsed(text: bytes) -> Header:
 
 
 def _facts(facts: Any) -> TensorFacts:
-    """What a header says of one tensor. ValueError for a shape that its bytes cannot have."""
+    """Return dtype and shape of one tensor. Raises ValueError if its bytes are too few for them."""
     shape, (start, stop) = facts["shape"], facts["data_offsets"]
+    # Tensors of these shapes are built later: a damaged header must not exhaust memory or overflow.
     if not all(type(size) is int and 0 <= size < 2**63 for size in (*shape, start, stop)):
         raise ValueError("a size that is no count")
     if math.prod(shape) > _MOST_IN_A_BYTE * (stop - start):

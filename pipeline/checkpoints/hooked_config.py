@@ -1,9 +1,9 @@
-"""TransformerLens' HookedTransformerConfig: what an organism computes of it, and what it cannot.
+"""Translate TransformerLens' HookedTransformerConfig to an organism's config, or refuse it.
 
-Every field that changes the forward pass is honoured or refused by name; so is a field that is in
-none of the lists below, for it may change it. Fields and defaults as of TransformerLens 2.15
-(`transformer_lens/HookedTransformerConfig.py`), whose attention divides its scores by `attn_scale`,
-by default sqrt(d_head), and by the number of the layer, from 1, where
+Every field that changes the forward pass is translated or refused by name. Fields that are in none
+of the lists below are refused, since they may change it. Fields and defaults are those of
+TransformerLens 2.15 (`transformer_lens/HookedTransformerConfig.py`), whose attention divides its
+scores by `attn_scale`, by default sqrt(d_head), and by the number of the layer, from 1, if
 `scale_attn_by_inverse_layer_idx` is set.
 """
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from pipeline.errors import InputError, suggestion
 
-# Names of activations in TransformerLens and in transformers, where they are the same functions.
+# Activations that are the same functions in TransformerLens and transformers.
 ACTIVATIONS = {
     name: name for name in ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu")
 }
 NORMS = {None: False, "LN": True, "LNPre": True}
 POSITIONS = {"standard": "residual", "shortformer": "queries_keys"}
 
-# Fields that change the forward pass, with their defaults, which a config without them means.
+# Fields that change the forward pass, with the defaults that apply if a config lacks them.
 DEFAULTS: dict[str, Any] = {
     "positional_embedding_type": "standard",
     "eps": 1e-5,
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "load_in_4bit": False,
 }
 
-# Of these the default alone can be computed; None is another word for it where it means "none".
+# Fields of which an organism computes the default only; None is accepted instead of False.
 _DEFAULT_ALONE = (
     "attention_dir",
     "parallel_attn_mlp",
@@ -56,12 +56,12 @@ _DEFAULT_ALONE = (
 )
 _SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
 
-# What the tensors show as well.
+# Fields that must agree with the shapes of the tensors.
 SIZES = ("n_layers", "d_model", "d_head", "n_heads", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx")
 _UNSET = (None, -1)
 
-# Without effect on the forward pass: names, hooks, devices, how the weights began, and what is
-# read only with settings that are refused (rotary and relative positions, experts).
+# Fields without effect on the forward pass: names, hooks, devices, initialisation, and those that
+# are used only with settings that are refused (rotary and relative positions, experts).
 _HARMLESS = """
     model_name original_architecture tokenizer_name tokenizer_prepends_bos default_prepend_bos
     from_checkpoint checkpoint_index checkpoint_label_type checkpoint_value n_params seed
@@ -73,7 +73,7 @@ _HARMLESS = """
     relative_attention_max_distance relative_attention_num_buckets
 """
 
-# What training code says of a run and its task in the same dictionary.
+# Fields about the run and its task that training code keeps in the same dictionary.
 _TRAINING = """
     p fn_name operation frac_train train_frac train_fraction train_share num_epochs n_epochs epochs
     num_steps n_steps steps lr learning_rate weight_decay wd betas beta1 beta2 momentum optimizer
@@ -90,9 +90,10 @@ _KNOWN = frozenset(
 def merged(
     config: Mapping[str, Any], given: Mapping[str, Any], shown: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One description of a model: what its file says, what is given, and what its tensors show.
+    """Merge the fields of a model from its file, from the analysis, and from its tensors.
 
-    Raises InputError where two of them contradict each other.
+    config: from the file. given: from the analysis. shown: from the tensors. Raises InputError if
+    two of them contradict each other.
     """
     found = dict(shown)
     sources = dict.fromkeys(shown, "its tensors show")
@@ -110,31 +111,31 @@ def merged(
 def refuse_unknown(
     config: Mapping[str, Any], known: Collection[str], ignored: Collection[str]
 ) -> None:
-    """Raise InputError for a field of a file's config of which nothing is known.
+    """Raise InputError for a field of a file's config whose effect is unknown.
 
-    known: those that a format has beside TransformerLens' own. ignored: those that the analysis
-    says are without effect.
+    known: fields of the file's format beside TransformerLens' own. ignored: fields that the
+    analysis declares to be without effect.
     """
     everything = {*_KNOWN, *known, *ignored}
     if unknown := sorted(str(name) for name in config if name not in everything):
         value = config.get(unknown[0])
         raise InputError(
-            f"its config has {unknown[0]} = {value!r}, which is not known here and may change the "
+            f"its config has {unknown[0]} = {value!r}, an unknown field that may change the "
             f"forward pass; if it does not, give `model: {{ignore: [{', '.join(unknown)}]}}` in "
             "the analysis"
         )
 
 
 def says_something(*descriptions: Mapping[str, Any]) -> bool:
-    """Whether one of them has a field that changes the forward pass."""
+    """Return whether one of them has a field that changes the forward pass."""
     changing = {"act_fn", "normalization_type", *DEFAULTS}
     return any(changing & description.keys() for description in descriptions)
 
 
 def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]]) -> None:
-    """Raise InputError, saying what to give, where the file says nothing of a needed field.
+    """Raise InputError, naming what to give, if a needed field is unknown.
 
-    needed: each field with the values that it can have.
+    needed: fields with their possible values.
     """
     missing = {name: values for name, values in needed.items() if name not in found}
     if not missing:
@@ -145,13 +146,13 @@ def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]
     )
     example = ", ".join(f"{name}: ..." for name in missing)
     raise InputError(
-        f"says nothing of {' and '.join(missing)}, and the forward pass depends on it: give "
+        f"has no {' and no '.join(missing)}, and the forward pass depends on it: give "
         f"`model: {{{example}}}` in the analysis, or --model NAME=VALUE ({choices})"
     )
 
 
 def check_sizes(found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raise InputError where a config's size is not that of the tensors."""
+    """Raise InputError if a size in a config is not that of the tensors."""
     for name in SIZES:
         said = found.get(name)
         if said not in _UNSET and name in sizes and said != sizes[name]:
@@ -162,7 +163,7 @@ def check_sizes(found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
 
 
 def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raise InputError, naming the field, for a model that computes what no organism does."""
+    """Raise InputError, naming the field, for a model with a forward pass that no organism has."""
     for name in _DEFAULT_ALONE:
         value = found.get(name, DEFAULTS[name])
         if value != DEFAULTS[name] and not (value is None and DEFAULTS[name] is False):
@@ -186,7 +187,7 @@ def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> N
 
 
 def attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
-    """What attention scores are multiplied by, None for the usual 1 / sqrt(d_head)."""
+    """Return the factor of attention scores, None for the usual 1 / sqrt(d_head)."""
     if not found.get("use_attn_scale", True):
         return 1.0
     divisor = found.get("attn_scale", -1.0)
@@ -198,7 +199,7 @@ def attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
 
 
 def epsilon(found: Mapping[str, Any]) -> float:
-    """What is added to the variance by the norms."""
+    """Return the number that norms add to the variance. Raises InputError if it is not valid."""
     eps = found.get("eps", DEFAULTS["eps"])
     if not _is_number(eps) or not math.isfinite(eps) or eps < 0:
         raise _uncomputable("eps", eps, "a number that is not negative")
@@ -206,7 +207,7 @@ def epsilon(found: Mapping[str, Any]) -> float:
 
 
 def one_of(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    """What an organism has for a field's value. Raises InputError for one that it does not have."""
+    """Return an organism's value for that of a field. Raises InputError if there is none."""
     if not isinstance(value, str | None) or value not in known:
         hint = suggestion(str(value), [str(one) for one in known])
         raise InputError(f"{name} = {value!r}: no organism has it; {hint}")
@@ -214,14 +215,14 @@ def one_of(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
 
 
 def unsaid(found: Mapping[str, Any]) -> list[str]:
-    """The fields that change the forward pass and are said nowhere, as `name = default`."""
+    """Return the unknown fields that change the forward pass, as `name = default`."""
     return [f"{name} = {value}" for name, value in DEFAULTS.items() if name not in found]
 
 
 def _uncomputable(name: str, value: Any, computed: str) -> InputError:
     return InputError(
-        f"{name} = {value!r}: changes the forward pass in a way that no organism computes, which "
-        f"is {computed}: this model cannot be read"
+        f"{name} = {value!r}: organisms compute {computed} only, and this changes the forward "
+        "pass: this model cannot be read"
     )
 
 
@@ -230,6 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _equal(one: Any, other: Any) -> bool:
+    # With a tolerance, since a file may have saved a number in float32.
     if _is_number(one) and _is_number(other):
         return math.isclose(one, other, rel_tol=1e-6)
     return type(one) is type(other) and one == other

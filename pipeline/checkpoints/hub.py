@@ -1,9 +1,9 @@
-"""A run in a repository on the Hugging Face Hub: a branch or tag per checkpoint.
+"""Read runs from the Hugging Face Hub: a repository with a branch or tag per checkpoint.
 
-`hf://owner/name` means all branches and tags that have a checkpoint's name;
-`hf://owner/name@stage1-*` those that match the pattern. A checkpoint's own address is
-`hf://owner/name@<commit>`: it means the same bytes for ever. A repository without such refs may
-keep all checkpoints on its main branch, see `hub_states.py`.
+`hf://owner/name` stands for all branches and tags with a checkpoint's name,
+`hf://owner/name@stage1-*` for those that match the pattern. The address of a checkpoint,
+`hf://owner/name@<commit>`, always refers to the same bytes. A repository without such refs may have
+all checkpoints on its main branch, see `hub_states.py`.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from pipeline.checkpoints.hub_api import (
     Address,
     fetch_file,
     files_in,
+    parse_address,
     read_part,
     refs,
-    taken_apart,
 )
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
@@ -28,15 +28,15 @@ from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceC
 from pipeline.errors import DamagedError, InputError
 
 ATOMIC_UNIT: AtomicUnit = "commit"
-_GIT = "git "  # how the identity of a file begins that is a git object
+_GIT = "git "  # prefix of the identity of a file that is a git object
 
 
 def contents(uri: str) -> PlaceContents:
-    """The branches and tags with a checkpoint's name, from one request for all refs; and others.
+    """List branches and tags, with the files of those that have a checkpoint's name.
 
-    What another ref than `main` holds is not asked for: its name alone tells what it may be.
+    Takes one request for all refs and one per checkpoint; refs of other names are not opened.
     """
-    address = taken_apart(uri)
+    address = parse_address(uri)
     found = refs(address)
     wanted = [
         ref for ref in (*found.tags, *found.branches) if fnmatchcase(ref.name, address.ref or "*")
@@ -57,45 +57,45 @@ def contents(uri: str) -> PlaceContents:
 
 
 def now(uri: str) -> float:
-    """This machine's time; nothing here depends on it."""
+    """Return this machine's time, which nothing depends on: commits are never unfinished."""
     return time.time()
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """The files of each checkpoint."""
+    """Return the files of each checkpoint."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         return list(threads.map(_files, uris))
 
 
 def _files(uri: str) -> Files:
-    address = taken_apart(uri)
+    address = parse_address(uri)
     return hub_states.files(address) if address.path else files_in(address)
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes `start` to `stop` of a checkpoint's file; fewer where it ends before."""
-    address = taken_apart(uri)
+    """Return bytes `start` to `stop` of a checkpoint's file; fewer if it ends before."""
+    address = parse_address(uri)
     if address.path and name == "config.json":
         return hub_states.config(address)[start:stop]
     return read_part(*_where(address, name), start, stop)
 
 
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
-    """Raise DamagedError for a content that is not that of the file's git object or sha256."""
+    """Raise DamagedError if a content does not match the file's git object or sha256."""
     _compare(f"{uri}/{file.name}", file, len(content), lambda digest: digest.update(content))
 
 
 def is_growing(folder: Folder) -> bool:
-    """Never: a commit is whole or absent."""
+    """Return False: a commit appears as a whole."""
     return False
 
 
 def fetch(uri: str, file: StoredFile, target: Path) -> None:
-    """Write one file of a checkpoint to `target`; a small one, a git object, is verified.
+    """Download one file of a checkpoint to `target`, and verify it if it is a git object.
 
-    The sha256 of a large one is compared by whoever asks for it.
+    The sha256 of a large file is verified by `fetch.fetch_verified`, which computes it anyway.
     """
-    fetch_file(*_where(taken_apart(uri), file.name), file.size, target)
+    fetch_file(*_where(parse_address(uri), file.name), file.size, target)
     if file.identity is not None and file.identity.startswith(_GIT):
         _compare(f"{uri}/{file.name}", file, file.size, lambda digest: _update(digest, target))
 
@@ -105,16 +105,17 @@ def _compare(
 ) -> None:
     identity = file.identity or ""
     if identity.startswith(_GIT):
+        # git's id of a blob: the SHA-1 of this header and the content
         digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     elif identity == file.sha256:
         digest = hashlib.sha256()
     else:
-        return  # made from another file
+        return  # the config that hub_states makes from another one
     update(digest)
     if digest.hexdigest() != identity.removeprefix(_GIT):
         raise DamagedError(
             f"{place}: its {digest.name} is {digest.hexdigest()}, expected "
-            f"{identity.removeprefix(_GIT)} as the hub says: try again later"
+            f"{identity.removeprefix(_GIT)} as listed by the Hub: try again later"
         )
 
 
@@ -125,7 +126,7 @@ def _update(digest: "hashlib._Hash", file: Path) -> None:
 
 
 def _where(address: Address, name: str) -> tuple[Address, str]:
-    """The commit and the path in it of a checkpoint's file."""
+    """Return the commit of a checkpoint's file and the path in it."""
     return Address(address.repo, address.ref), address.path or name
 
 

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub's files: listed, read in part, fetched whole, and asked for again.
+"""Requests to the Hugging Face Hub, with retries: list files, read parts of them, download them.
 
-The endpoint is `HF_ENDPOINT`'s, the token `HF_TOKEN`'s or the one that `hf auth login` has stored:
-neither passes through here.
+huggingface_hub itself reads the token from `HF_TOKEN` or from the file that `hf auth login` wrote:
+no token is handled here. The endpoint is that of `HF_ENDPOINT`.
 """
 
 import json
@@ -21,9 +21,9 @@ from huggingface_hub.utils._http import default_client_factory
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.stored import StoredFile, known_sha256
 from pipeline.errors import CheckpointError, InputError
-from pipeline.retrying import is_absent, persistently, spoken_of
+from pipeline.retrying import is_absent, persistently, translated_errors
 
-_PART = r"[\w-][\w.-]*"  # never hidden, never a way up
+_PART = r"[\w-][\w.-]*"  # neither a hidden file nor ".."
 _URI = re.compile(
     rf"hf://(?P<repo>{_PART}/{_PART})"
     rf"(?:@(?P<ref>[^/@]+)(?:/(?P<path>(?:{_PART}/)*{_PART}\.pth))?)?/?"
@@ -33,7 +33,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Address:
-    """A repository, in it a commit or a pattern of refs, and in that one file of a state dict."""
+    """An address: a repository, a commit or a pattern of refs, and the path of a state dict."""
 
     repo: str
     ref: str | None = None
@@ -44,8 +44,8 @@ class Address:
         return f"hf://{self.repo}{ref}{f'/{self.path}' if self.path else ''}"
 
 
-def taken_apart(uri: str) -> Address:
-    """The address that a URI is. Raises InputError for one that is none."""
+def parse_address(uri: str) -> Address:
+    """Parse a URI. Raises InputError if it is no address of a repository."""
     match = _URI.fullmatch(uri)
     if match is None:
         raise InputError(f"{uri}: is no repository's address; expected hf://owner/name")
@@ -53,20 +53,21 @@ def taken_apart(uri: str) -> Address:
 
 
 def refs(address: Address) -> GitRefs:
-    """All branches and tags, in one request."""
-    with spoken_of(str(address), "repository", InputError):
+    """Return all branches and tags, in one request."""
+    with translated_errors(str(address), "repository", InputError):
         return persistently(lambda: _api().list_repo_refs(address.repo))
 
 
 def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
-    """The files directly in a commit's folder; asked for once, since a commit does not change."""
-    # Of the run itself, or of a pattern of refs: what its main branch holds.
+    """Return the files directly in a folder of a commit; cached, since commits are immutable."""
+    # The files of a run, or of a pattern of refs, are those of the main branch.
     ref = None if address.ref is None or "*" in address.ref else address.ref
     pinned = ref is not None and _COMMIT.fullmatch(ref)
+    # With the endpoint: another one may be a mirror or a private hub, with other contents.
     key = f"{_endpoint()} hf://{address.repo}@{ref} {folder}"
     known = recall("trees", key) if pinned else None
     if known is None:
-        with spoken_of(str(address), "commit", CheckpointError):
+        with translated_errors(str(address), "commit", CheckpointError):
             rows = persistently(lambda: _tree(address.repo, ref, folder))
         if pinned:
             remember("trees", key, json.dumps(rows).encode())
@@ -76,7 +77,7 @@ def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
 
 
 def read_part(address: Address, path: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes `start` to `stop` of a file of a commit; fewer where it ends before."""
+    """Return bytes `start` to `stop` of a file of a commit; fewer if it ends before."""
     url = hf_hub_url(address.repo, path, revision=address.ref, endpoint=_endpoint())
     headers = build_hf_headers()
     if start or stop is not None:
@@ -84,37 +85,39 @@ def read_part(address: Address, path: str, start: int = 0, stop: int | None = No
 
     def ask() -> bytes:
         response = http_backoff("GET", url, headers=headers)
-        if response.status_code == 416:  # nothing there: the file ends before `start`
+        if response.status_code == 416:  # range not satisfiable: the file ends before `start`
             return b""
         hf_raise_for_status(response)
+        # A server without support for ranges answers 200 with the whole file.
         return response.content if response.status_code == 206 else response.content[start:stop]
 
-    with spoken_of(f"{address}/{path}", "file", CheckpointError):
+    with translated_errors(f"{address}/{path}", "file", CheckpointError):
         return persistently(ask)
 
 
 def fetch_file(address: Address, path: str, size: int, target: Path) -> None:
-    """Write one file of a commit to `target`; OSError where another size came."""
-    with spoken_of(f"{address}/{path}", "file", CheckpointError):
+    """Download one file of a commit to `target`. Raises OSError if its size is not as listed."""
+    with translated_errors(f"{address}/{path}", "file", CheckpointError):
         persistently(lambda: _fetch_once(address, path, size, target))
 
 
 def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
-    # The library resumes a transfer that was cut, from what it keeps beside the file.
+    # hf_hub_download resumes an interrupted transfer from a partial file, which it keeps with its
+    # metadata beside the target: a folder of its own is removed with them.
     beside = Path(tempfile.mkdtemp(prefix="hub-", dir=target.parent))
     try:
         came = hf_hub_download(
             address.repo, path, revision=address.ref, local_dir=beside, endpoint=_endpoint()
         )
         if (found := Path(came).stat().st_size) != size:
-            raise OSError(f"{address}/{path}: {found} bytes came, expected {size}")
+            raise OSError(f"{address}/{path}: received {found} bytes, expected {size}")
         Path(came).replace(target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _tree(repo: str, ref: str | None, folder: str) -> list[list]:
-    """Name, size, git object and (of large files) sha256 of what is directly in a folder."""
+    """Return name, size, git object and (of LFS files) sha256 of the files in a folder."""
     return [
         [
             entry.path.removeprefix(f"{folder}/"),
@@ -141,8 +144,10 @@ def _api() -> HfApi:
 
 
 def _client() -> Any:
-    """The library's client, but for a refused connection: the library would ask six times, with
-    waits of 23 s, within each of our own attempts."""
+    """Return huggingface_hub's default HTTP client, without its retries of refused connections."""
+    # http_backoff would retry each six times, for 23 s in total, within each of our own attempts.
+    # It retries certain exceptions only, and ConnectionRefusedError is none of them. The library
+    # has no setting for this, and its default factory is private.
     client = default_client_factory()
     send = client.send
 

@@ -1,14 +1,14 @@
-"""A run on the Hub whose checkpoints are the state dicts of one folder, as the attention-only toy
-models of TransformerLens have them:
+"""Read runs on the Hub whose checkpoints are state dicts in one folder, such as the attention-only
+toy models of TransformerLens:
 
     config.json                        sizes, `tokens_per_step`
     model_init.pth                     the initialisation, if it was kept
     checkpoints/tokens_000000262144.pth, ...
 
-The number in a name counts tokens where the largest is above 10^9, and else steps
-(TransformerLens, `get_checkpoint_labels`). Each file is shown as a folder of its own: `config.json`
-is the organism's, made from the repository's, and `pytorch_model.bin` is the file, whose tensors
-are given the organism's names when they are read.
+The number in a name counts tokens if the largest number exceeds 10^9, else steps (TransformerLens,
+`get_checkpoint_labels`). Each file is presented as a folder with two files: `config.json`, an
+organism's, made from the repository's, and `pytorch_model.bin`, the file itself, whose tensors are
+renamed to an organism's when they are read.
 """
 
 import json
@@ -24,11 +24,11 @@ _FOLDER = "checkpoints"
 _WEIGHTS = "pytorch_model.bin"
 _NUMBERED = re.compile(r".*_(\d{1,15})\.pth")
 _INITIAL = re.compile(r"(.*_)?init\.pth")
-_MOST_STEPS = 10**9
+_MOST_STEPS = 10**9  # as in get_checkpoint_labels
 
 
 def folders(commit: Address) -> list[Folder]:
-    """One folder for each state dict; none where there is no such folder of them."""
+    """Return a folder for each state dict; [] if the repository is not of this layout."""
     at_top = files_in(commit)
     numbers = _numbered(commit) if "config.json" in at_top else {}
     if not numbers:
@@ -42,7 +42,7 @@ def folders(commit: Address) -> list[Folder]:
 
 
 def files(address: Address) -> Files:
-    """The two files that a state dict is shown as."""
+    """Return the two files that a state dict is presented as."""
     folder, _, name = str(address.path).rpartition("/")
     commit = Address(address.repo, address.ref)
     state, described = files_in(commit, folder).get(name), files_in(commit).get("config.json")
@@ -56,7 +56,7 @@ def files(address: Address) -> Files:
 
 
 def config(address: Address) -> bytes:
-    """The organism's config.json. Raises InputError for architectures that no organism has."""
+    """Return an organism's config.json. Raises InputError if no organism has the architecture."""
     commit = Address(address.repo, address.ref)
     try:
         described = transformerlens.described_by(_said(commit))
@@ -75,14 +75,14 @@ def _numbered(commit: Address) -> dict[int, str]:
 
 
 def _named(commit: Address, numbers: dict[int, str]) -> dict[str, str]:
-    """The path of each state dict by a checkpoint's usual name."""
+    """Return the path of each state dict by a checkpoint name such as `step100-tokens6553600`."""
     if max(numbers) <= _MOST_STEPS:
         return {f"step{number}": path for number, path in numbers.items()}
     each = int(_said(commit).get("tokens_per_step") or 0)
     if each < 1:
         raise InputError(
-            f"{commit}/config.json: says no tokens_per_step, and {_FOLDER}/ counts in tokens: its "
-            "steps cannot be told"
+            f"{commit}/config.json: has no tokens_per_step, and {_FOLDER}/ counts in tokens: its "
+            "steps are unknown"
         )
     return {f"step{number // each}-tokens{number}": path for number, path in numbers.items()}
 

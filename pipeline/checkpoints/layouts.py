@@ -1,4 +1,4 @@
-"""How folders without a whole model's weights are told: what lies there, and what to do with it."""
+"""Recognise folders of other layouts than a complete model's, with advice on converting them."""
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
@@ -10,9 +10,9 @@ _MERGE = "a LoRA adapter: merge it into its base model and save the whole (merge
 _SHARDED = "a checkpoint of torch.distributed: join its shards with accelerate merge-weights"
 _DEEPSPEED = "a DeepSpeed checkpoint: join its parts with zero_to_fp32.py"
 _ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
-_UNNAMED = "another name: rename what holds a state dict of the whole model"
+_UNNAMED = "of another name: rename the file with the whole model's state dict"
 
-# By the names of what lies in a folder; the first one that is there counts.
+# Patterns of file names with a description, from the most specific: the first match counts.
 _LAYOUTS: tuple[tuple[str, str], ...] = (
     (ADAPTER, _MERGE),
     ("adapter_model.*", _MERGE),
@@ -37,9 +37,9 @@ _MOST_SHOWN = 5
 
 
 def layout_of(names: Collection[str]) -> str:
-    """Return what is known of a folder with files of these names, and what to do; "" for nothing.
+    """Return a description of a folder with files of these names, with advice; "" if unknown.
 
-    What a Trainer keeps beside the weights says nothing of them.
+    Files of a Trainer's state are ignored.
     """
     ordinary = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in _TRAINING)]
     for pattern, what in _LAYOUTS:
@@ -49,8 +49,8 @@ def layout_of(names: Collection[str]) -> str:
 
 
 def contents_of(place: str, names: Collection[str]) -> str:
-    """Return what was found in a folder in place of weights: names, and what they are known as."""
-    if (folder := Path(place)).is_dir():  # its own folders may say more than its files
+    """Return a clause on the contents of a folder without weights: names, and their layout."""
+    if (folder := Path(place)).is_dir():  # names of subfolders may identify the layout too
         names = [inside.name + ("/" if inside.is_dir() else "") for inside in folder.iterdir()]
     if not names:
         return "the folder is empty"

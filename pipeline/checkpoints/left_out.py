@@ -1,14 +1,14 @@
-"""What lies at a run's place and is not listed as a checkpoint, with the reason.
+"""Report entries in a run's folder that may be checkpoints but are not listed, with the reason.
 
-Left out are, one line a kind:
+The kinds are:
 
 unfinished: a checkpoint that is being written, or that a Trainer did not finish (`unfinished.py`).
-name not understood: a folder that holds weights, or a file of weights, whose name tells no step.
-no weights: a folder whose name is like a checkpoint's, with no weights directly in it.
+name not understood: a folder with weights, or a weight file, whose name does not give a step.
+no weights: a folder whose name resembles a checkpoint's, without weights directly in it.
 
-What every run has beside its checkpoints is not mentioned: hidden files, configs, tokenizers, logs,
-folders without weights (`runs`, `logs`), and the final model and the states that a Trainer writes
-at the top of its output.
+Files that every run has beside its checkpoints are not reported: hidden files, configs, tokenizers,
+logs, folders without weights (`runs`, `logs`), and the final model and the states that a Trainer
+writes to the top of its output folder.
 """
 
 import re
@@ -24,7 +24,7 @@ UNFINISHED, UNNAMED, NO_WEIGHTS = "unfinished", "name not understood", "no weigh
 _SHOWN = 4  # names in a line
 _COUNTED = {UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights"}
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json)")
-# Files of weights or states that are no checkpoint by themselves, or the final model.
+# The final model, and files that are part of a checkpoint or of a trainer's state.
 _BESIDE = re.compile(
     r"(adapter_)?(model|pytorch_model|consolidated)([-.]\d+)?(-of-\d+)?\.(safetensors|bin|pth|pt)"
     r"|.*\.index\.json|(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*"
@@ -38,7 +38,7 @@ _LIKE_A_CHECKPOINT = re.compile(
 
 @dataclass(frozen=True, order=True)
 class LeftOut:
-    """One thing that is not listed: its kind (see the module), its name, and the reason."""
+    """An entry that is not listed: its kind (see the module), its name, and the reason."""
 
     kind: str
     name: str
@@ -46,13 +46,13 @@ class LeftOut:
 
 
 def left_out_of(others: Iterable[Entry]) -> list[LeftOut]:
-    """Of what has no checkpoint's name: what may be a checkpoint all the same."""
+    """Return those of the entries without a checkpoint's name that may be checkpoints."""
     found = (_judged(entry) for entry in others)
     return [one for one in found if one is not None]
 
 
 def in_lines(left_out: Iterable[LeftOut]) -> list[str]:
-    """One line for each kind: how many, the first names, and the reasons that differ."""
+    """Return a line for each kind: their number, the first names, and the distinct reasons."""
     by_kind: dict[str, list[LeftOut]] = defaultdict(list)
     for one in sorted(left_out, key=_in_order):
         by_kind[one.kind].append(one)
@@ -60,7 +60,7 @@ def in_lines(left_out: Iterable[LeftOut]) -> list[str]:
 
 
 def in_words(left_out: Iterable[LeftOut]) -> str:
-    """The same in one line, each kind after its names; "" where nothing is left out."""
+    """Return a single line with the first names of each kind; "" if nothing is left out."""
     found = sorted(left_out, key=_in_order)
     kinds = dict.fromkeys(one.kind for one in found)
     return "; ".join(
@@ -69,14 +69,15 @@ def in_words(left_out: Iterable[LeftOut]) -> str:
 
 
 def in_short(left_out: Sequence[LeftOut]) -> str:
-    """A clause for the end of a sentence, "" where nothing is left out."""
+    """Return a clause with the number of each kind; "" if nothing is left out."""
     kinds = [one.kind for one in left_out]
     counts = [f"{kinds.count(kind)} {words}" for kind, words in _COUNTED.items() if kind in kinds]
     return f"; left out: {', '.join(counts)}" if counts else ""
 
 
 def first_names(names: Iterable[str], most: int = _SHOWN, between: str = ", ") -> str:
-    """The first of some names, as a terminal may show them, and how many more there are."""
+    """Return the first of some names, and the number of the others."""
+    # ascii(): control characters in an untrusted name could change the terminal's state.
     every = [name if name.isprintable() else ascii(name) for name in names]
     more = [f"and {len(every) - most} more"] * (len(every) > most)
     return between.join([*every[:most], *more])
@@ -108,11 +109,12 @@ def _line(kind: str, found: Sequence[LeftOut]) -> str:
 
 
 def _names(found: Sequence[LeftOut]) -> str:
-    """The first names of one kind; of what is unfinished each with its reason."""
+    """Return the first names of one kind; those of unfinished checkpoints with their reasons."""
     if found[0].kind != UNFINISHED:
         return first_names(one.name for one in found)
     return first_names((f"{one.name}: {one.reason}" for one in found), between="; ")
 
 
 def _in_order(one: LeftOut) -> tuple[str, list[int], str]:
+    # By the numbers in the name, so that step-9 precedes step-10.
     return one.kind, [int(digits) for digits in re.findall(r"\d{1,18}", one.name)], one.name

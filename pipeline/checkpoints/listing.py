@@ -1,4 +1,4 @@
-"""A run's checkpoints, in order: the rules that hold wherever the run is kept."""
+"""List a run's checkpoints, in order, by rules that are the same for all storage."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +18,12 @@ from pipeline.checkpoints.stored import Entry, Folder, Place
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.errors import InputError
 
-SIDE_BY_SIDE = 8  # requests for small things at one time
+SIDE_BY_SIDE = 8  # concurrent requests for listings and small files
 
 
 @dataclass(frozen=True)
 class Found:
-    """A folder that holds the checkpoint of its name."""
+    """A folder with a checkpoint, and its parsed name."""
 
     name: Name
     folder: Folder
@@ -31,7 +31,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Finished:
-    """The finished checkpoints of a run, ordered by step, and what is left out with the reason.
+    """The finished checkpoints of a run, ordered by step, and the entries that are left out.
 
     run: the run's own folder, see `PlaceContents`.
     """
@@ -44,15 +44,15 @@ class Finished:
 def described(
     place: Place, found: Sequence[Found], tokens_per_step: int | None
 ) -> list[Checkpoint]:
-    """What was found, as checkpoints; see `list_checkpoints`."""
+    """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
 
 
 def finished(place: Place, uri: str) -> Finished:
-    """The finished checkpoints, and what else lies at the place of a run and may be one.
+    """Return the finished checkpoints of a run, and other entries that may be checkpoints.
 
-    Raises InputError where there is no checkpoint, or two of one step.
+    Raises InputError if there is no checkpoint, or if two have the same step.
     """
     inside = place.contents(uri)
     folders = sorted(inside.folders, key=lambda folder: folder.name)
@@ -70,7 +70,7 @@ def finished(place: Place, uri: str) -> Finished:
 
 
 def _nothing(uri: str, left_out: Sequence[LeftOut], others: Sequence[Entry]) -> str:
-    """The sentence about a place without a checkpoint, which says what was found there."""
+    """Return a sentence about a place without a checkpoint, with the names that were found."""
     shown = in_words(left_out) or first_names(sorted(one.name for one in others)) or "nothing"
     return (
         f"{uri}: holds no finished checkpoint; expected checkpoints named {SPELLINGS}, or files "
@@ -94,7 +94,7 @@ def _by_step(uri: str, folders: Sequence[Folder]) -> dict[int, Found]:
 
 
 def _checkpoint(place: Place, found: Found, tokens_per_step: int | None) -> Checkpoint:
-    """tokens_seen: what a Trainer counted, else the steps' size, else what the name says."""
+    """Return a checkpoint; `tokens_seen` is from its Trainer, the step's size, or its name."""
     name, folder = found.name, found.folder
     tokens = tokens_in_trainer_state(place, folder)
     if tokens is None:

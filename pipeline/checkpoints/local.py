@@ -1,4 +1,4 @@
-"""A run in a local folder: one folder per checkpoint."""
+"""Read runs from a local folder with one folder per checkpoint."""
 
 import time
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from pipeline.checkpoints.stored import (
 from pipeline.errors import InputError
 
 ATOMIC_UNIT: AtomicUnit = "byte"
-WATCHED_FOR = 1.0  # seconds in which a file that is being written must grow
+WATCHED_FOR = 1.0  # seconds; a file that is being written grows within this time
 
 
 def contents(uri: str) -> PlaceContents:
-    """The folders in the folder `uri` that have a checkpoint's name, and what else is in it.
+    """Return the folders in `uri` that have a checkpoint's name, and its other entries.
 
-    A run in another format (see `foreign.py`) has its checkpoints in its conversion.
+    The checkpoints of a run in another format are those of its conversion, see `foreign.py`.
     """
     root = ordinary_run(uri)
     if root.is_file():
-        raise InputError(f"{uri}: is a file that no reader is known for; expected a run's folder")
+        raise InputError(f"{uri}: is a file of unknown format; expected a run's folder")
     if not root.is_dir():
         raise InputError(f"{uri}: there is no such folder: give the folder of a training run")
     named = [path for path in root.iterdir() if _is_named(path)]
@@ -40,17 +40,17 @@ def contents(uri: str) -> PlaceContents:
 
 
 def now(uri: str) -> float:
-    """This machine's time: that of a disk of its own."""
+    """Return this machine's time, which is that of its own disks."""
     return time.time()
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """The files directly in each of the folders."""
+    """Return the files directly in each of the folders."""
     return [_files(Path(uri)) for uri in uris]
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before.
+    """Return bytes `start` to `stop` of a file in the folder `uri`; fewer if it ends before.
 
     Raises CheckpointError for a link out of the run.
     """
@@ -60,11 +60,11 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
 
 
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
-    """Do nothing: what a disk reads is what it has."""
+    """Do nothing: local reads are not verified."""
 
 
 def is_growing(folder: Folder) -> bool:
-    """Whether files come or grow within `WATCHED_FOR` seconds."""
+    """Return whether files appear or grow within `WATCHED_FOR` seconds."""
     before = _sizes(folder.files)
     time.sleep(WATCHED_FOR)
     return _sizes(_files(Path(folder.uri))) != before
@@ -75,7 +75,7 @@ def _is_named(path: Path) -> bool:
 
 
 def _others(run: Path, is_converted: bool) -> list[Entry]:
-    """What is in a run's folder beside checkpoints and, of a converted run, the files of these."""
+    """Return a run's entries beside its checkpoints and the files that were converted to them."""
     if not run.is_dir():
         return []
     others = (path for path in run.iterdir() if not _is_named(path))
@@ -108,7 +108,7 @@ def _files(folder: Path) -> dict[str, StoredFile]:
 
 
 def _stored(path: Path) -> StoredFile | None:
-    """One file; None for what is none, and for what a running save has just renamed or removed."""
+    """Return a file; None for other entries, and for one that was just renamed or removed."""
     try:
         if not path.is_file():
             return None

@@ -1,4 +1,4 @@
-"""The small files of a run or a checkpoint, in a local folder: config, tokenizer, training.yaml."""
+"""Provide the small files of a run or checkpoint locally: config, tokenizer, training.yaml."""
 
 import hashlib
 from pathlib import Path
@@ -17,13 +17,12 @@ _LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
 
 
 def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = False) -> Path:
-    """A local folder with the small files that are directly in `folder`.
+    """Return a local folder with the small files that are directly in `folder`.
 
-    folder: as it was listed, or its address, whose place is then asked what is in it. inside:
-    checkpoints, whose small files are put into subfolders. code: with the Python files, where the
-    user trusts them: for `trust_remote_code` alone. A local folder is returned as it is (a run in
-    another format: its conversion). What is fetched is kept, under a name that its content gives.
-    Raises InputError where the place refuses.
+    folder: as it was listed, or its address, which is then listed. inside: checkpoints whose small
+    files are put into subfolders. code: include Python files, for `trust_remote_code` only. A local
+    folder is returned as it is, or its conversion if it is in another format. Downloads are cached
+    by their content. Raises InputError if the storage denies access or a file is absent.
     """
     uri = folder if isinstance(folder, str) else folder.uri
     if remote_place_of(uri) is None:
@@ -48,6 +47,7 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
         for name in sorted(folder.files)
         if _is_wanted(folder, name, suffixes)
     }
+    # Identities come from the content, so that equal files of two checkpoints share a folder.
     state = "\n".join(f"{path} {f.files[name].identity}" for path, (f, name) in wanted.items())
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
     if kept.is_dir():

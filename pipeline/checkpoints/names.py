@@ -1,4 +1,4 @@
-"""What the name of a folder, branch or tag says of the checkpoint that it holds."""
+"""Parse the names of checkpoints: of folders, branches and tags."""
 
 import re
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 @dataclass(frozen=True)
 class Name:
-    """A checkpoint's name, taken apart.
+    """The parts of a checkpoint's name.
 
-    tokens_seen: as rounded as the name has it (`step1000-tokens4B`). stage: of a run trained in
-    stages (`stage1-step1000-tokens5B`), each of which counts its own steps; "" for all others.
+    tokens_seen: rounded as in the name (`step1000-tokens4B`). stage: for runs trained in stages
+    (`stage1-step1000-tokens5B`), each of which counts its own steps; "" for all others.
     """
 
     step: int
@@ -28,10 +28,11 @@ class Name:
 
 
 def parse_name(name: str) -> Name | None:
-    """The checkpoint that a name stands for, None if it is not a checkpoint's name.
+    """Return the parts of a checkpoint's name, None if it is no checkpoint's name.
 
-    A temporary name (`tmp-checkpoint-5`, `checkpoint-5.tmp`, `.step-5`) is none.
+    Temporary names (`tmp-checkpoint-5`, `checkpoint-5.tmp`, `.step-5`) are none.
     """
+    # isascii, because \d matches the digits of all scripts.
     match = _NAME.fullmatch(name)
     if match is None or not name.isascii():
         return None
@@ -44,6 +45,6 @@ def parse_name(name: str) -> Name | None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a save that is renamed into place at its end may have this name until then."""
+    """Return whether this is the name of a save that is renamed into place when it is complete."""
     match = _TEMPORARY.fullmatch(name)
     return match is not None and match["name"] != name and parse_name(match["name"]) is not None

@@ -1,4 +1,4 @@
-"""What the `.pth` files of grokking research hold, read without running any code of theirs.
+"""Read the `.pth` files of grokking research, without running any code in them.
 
     {epoch}.pth                 {"model": state dict, "epoch": ..., "train_loss": ..., ...}
     init.pth, final.pth         the same; init.pth is step 0 and may hold `train_data`
@@ -6,11 +6,11 @@
     TransformerLens' demo       {"checkpoints": [...], "checkpoint_epochs": [...], "config": ...}
     a state dict                the tensors alone
 
-"model_state_dict" and "state_dict" are other words for "model", "cfg" for "config". A checkpoint's
-step is the `step` or else the `epoch` in its file, which a number as the file's name must equal;
-else that number; 0 for init.pth; else what the file's own history of losses proves. A file that
-says none of these is refused. Unpickling is weights-only: a file that would run code is refused,
-and the class of a config is replaced by one that does nothing.
+"model_state_dict" and "state_dict" are accepted for "model", and "cfg" for "config". A checkpoint's
+step is the `step` or else the `epoch` in its file, which must equal the file's name if that is a
+number; else that number; 0 for init.pth; else the step that the file's own history of losses
+proves. Files without any of these are refused. Unpickling is weights-only: a file that would run
+code is refused, and the class of a config is replaced by one without code.
 """
 
 import pickle
@@ -39,7 +39,7 @@ _ONE = ("model", "model_state_dict", "state_dict")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("config", "cfg")
 _HISTORIES = ("train_losses", "test_losses")
-# What unpickling raises for bytes that no torch.save wrote, or that were changed.
+# Errors of unpickling for files that torch.save did not write, or that were damaged.
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
                AssertionError, ArithmeticError, struct.error)  # fmt: skip
 _SHOWN = 3  # names that a message lists
@@ -48,7 +48,7 @@ _MOST_DIGITS = 15  # of a step, as in the names of folders
 
 @dataclass(frozen=True)
 class State:
-    """One state dict of a file. place: the file, and which of its state dicts."""
+    """A state dict of a file. place: the file, and which of its state dicts, for messages."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -57,11 +57,11 @@ class State:
 
 @dataclass(frozen=True)
 class Saved:
-    """The state dicts of one file, and what is said beside them.
+    """The state dicts of one file, and further values in it.
 
-    train_pairs: the rows a * p + b of the table that were trained on, None where not listed.
-    train_losses: the loss on the train pairs that the file gives for a step. left_out: what else is
-    in the file that might be a checkpoint, with the reason.
+    train_pairs: the rows a * p + b of the table that were trained on, None if not listed.
+    train_losses: the recorded loss (nats) on the train pairs, by step. left_out: other parts of the
+    file that may be checkpoints.
     """
 
     states: tuple[State, ...]
@@ -72,11 +72,11 @@ class Saved:
 
 
 class _ConfigValues:
-    """Stands in for the class of a pickled config: keeps its values, runs nothing."""
+    """A replacement for the class of a pickled config, which keeps its values and runs no code."""
 
 
 class _NumberKind:
-    """Stands in for numpy's dtype, so that numbers of numpy in a config can be read."""
+    """A replacement for numpy.dtype in pickles, so that numpy scalars in a config can be read."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.code, self.order = str(code), "="
@@ -86,13 +86,15 @@ class _NumberKind:
 
 
 def _number(kind: _NumberKind, raw: bytes) -> Any:
-    """A number of numpy, as Python's own. ValueError for what is no number."""
+    """Return a numpy scalar as a Python number. Raises ValueError for other types."""
     dtype = np.dtype(kind.code).newbyteorder(kind.order)  # pyright: ignore[reportArgumentType]
+    # Only numbers: a dtype of objects would take the bytes for pointers.
     if dtype.kind not in "biuf":
         raise ValueError(f"a numpy scalar of type {kind.code}")
     return np.frombuffer(raw, dtype, count=1)[0].item()
 
 
+# numpy 2 renamed its core package; pickles name the one that wrote them.
 _NUMPY = (
     (_NumberKind, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
@@ -101,7 +103,7 @@ _NUMPY = (
 
 
 def step_in_name(file: Path) -> int | str | None:
-    """The step that a file's name gives, or the role that it has; None for other files."""
+    """Return the step in a file's name, or the name if it has a known role; None for others."""
     if file.suffix not in SUFFIXES or not file.is_file():
         return None
     if file.stem in ("init", "final", "full_run_data"):
@@ -111,7 +113,7 @@ def step_in_name(file: Path) -> int | str | None:
 
 
 def read_saved(file: Path) -> Saved:
-    """One file's content. Raises InputError, naming the file, where it cannot be read."""
+    """Read one file. Raises InputError, naming the file, if it cannot be read."""
     content = _unpickled(file)
     if not isinstance(content, dict):
         length = f" of {len(content)}" if isinstance(content, Sized) else ""
@@ -128,12 +130,12 @@ def read_saved(file: Path) -> Saved:
 
 
 def is_known(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is of a format that can be converted."""
+    """Return whether a state dict is of a format that can be converted."""
     return is_grokking(tensors) or is_transformerlens(tensors)
 
 
 def unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
-    """What is said of a state dict of another format."""
+    """Return the error for a state dict of another format."""
     return InputError(
         f"{place}: holds no weights of a known format, found {found_in(tensors)}; expected "
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
@@ -143,7 +145,7 @@ def unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
 
 
 def found_in(content: Mapping[Any, Any]) -> str:
-    """The first names in a dictionary, and how many there are."""
+    """Return the first names in a dictionary, and the number of the others."""
     names = [str(name) for name in content]
     if not names:
         return "nothing"
@@ -155,11 +157,13 @@ def _unpickled(file: Path) -> Any:
     if found := placeholder_in(file):
         raise InputError(f"{file}: {found}")
     try:
+        # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
         with torch.serialization.safe_globals([*_stand_ins(file)]):
             return torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
     except pickle.UnpicklingError as error:
+        # torch gives the refused global in the message only.
         if found := _REFUSED.search(str(error)):
             raise InputError(
                 f"{file}: names {found[1]}, and files that could run code are refused: save its "
@@ -176,12 +180,13 @@ def _broken(file: Path, error: Exception) -> InputError:
 
 
 def _stand_ins(file: Path) -> Iterator[tuple[Any, str]]:
-    """For each config class and number of numpy that the file names, what is put in its place."""
+    """Yield the replacement of each config class and numpy scalar that the file names."""
     try:
+        # torch warns about each global that it does not allow, which is what we ask for.
         with warnings.catch_warnings(action="ignore"):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except (*_UNREADABLE, pickle.UnpicklingError):
-        return  # not a zip file; loading it will tell
+        return  # not a zip file: torch.load raises the error
     for name in names:
         if name.rpartition(".")[2] in _CONFIG_CLASSES:
             yield _ConfigValues, name
@@ -189,7 +194,7 @@ def _stand_ins(file: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that stands beside the weights, {} where there is none."""
+    """Return the config in a file, {} if there is none. Raises InputError if it is no mapping."""
     for name in _CONFIGS:
         if name in content:
             config = content[name]
@@ -204,12 +209,12 @@ def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A config's value, which can be compared: tensors as Python's own numbers."""
+    """Return a config's value in comparable form: a tensor as Python numbers."""
     return value.tolist() if isinstance(value, Tensor) else value
 
 
 def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[State]:
-    """The state dicts in one file with their steps."""
+    """Yield the state dicts in one file with their steps."""
     for many, epochs in _MANY:
         if many in content:
             yield from _many(file, content, many, epochs)
@@ -257,7 +262,7 @@ def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
 
 
 def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """The step of a file with one state dict. InputError where it is not known, or said twice."""
+    """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
     named = step_in_name(file)
     by_name = 0 if named == "init" else named if isinstance(named, int) else None
     inside = next((key for key in ("step", "epoch") if key in content), None)
@@ -269,7 +274,7 @@ def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> 
     said = _whole(content[inside], f"{file}: its {inside}")
     if by_name is not None and said != by_name:
         raise InputError(
-            f"{file}: its name says step {by_name}, its {inside} is {said}: rename the file to "
+            f"{file}: its name gives step {by_name}, its {inside} is {said}: rename the file to "
             f"{said}{file.suffix}, or correct the {inside}"
         )
     return said
@@ -280,15 +285,16 @@ def _unknown_step(file: Path, content: Mapping[str, Any]) -> InputError:
     losses = [f"{len(history)} {name}" for name, history in found.items()]
     history = f", and its {' and '.join(losses)} do not prove it" if losses else ""
     return InputError(
-        f"{file}: does not say its step: found {found_in(content)}, no 'epoch' and no 'step'"
+        f"{file}: has no step: found {found_in(content)}, no 'epoch' and no 'step'"
         f"{history}: rename the file to its step, as in 1000{file.suffix}"
     )
 
 
 def _proven_by_losses(content: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    """The last epoch, where the history has one loss for each of the epochs of the config.
+    """Return the last epoch if the history has one loss for each epoch of the config, else None.
 
-    A history alone does not tell how often a loss was noted, nor a config that its run ended.
+    Both are needed: a history may have a loss per k epochs, and a run may not have reached the
+    number of epochs in its config.
     """
     lengths = {len(content[name]) for name in _HISTORIES if isinstance(content.get(name), Sequence)}
     epochs = config.get("num_epochs")
@@ -296,7 +302,7 @@ def _proven_by_losses(content: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 
 def _whole(value: Any, what: str) -> int:
-    """A step. InputError for what is no whole number, or a negative one."""
+    """Return a step as an int. Raises InputError if it is negative or not a whole number."""
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     is_step = is_number and 0 <= number < 10**_MOST_DIGITS and number == int(number)
@@ -309,12 +315,12 @@ def _whole(value: Any, what: str) -> int:
 
 
 def _train_pairs(file: Path, content: Mapping[str, Any]) -> list[int] | None:
-    """The rows of the table that were trained on, where the file lists them."""
+    """Return the rows of the table that were trained on; None if the file does not list them."""
     try:
         if "train_indices" in content:
             return sorted(int(row) for row in content["train_indices"])
         if pairs := content.get("train_data"):
-            p = max(int(pair[-1]) for pair in pairs)
+            p = max(int(pair[-1]) for pair in pairs)  # the id of '='
             return sorted(int(a) * p + int(b) for a, b, *_ in pairs)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise InputError(
@@ -325,7 +331,7 @@ def _train_pairs(file: Path, content: Mapping[str, Any]) -> list[int] | None:
 
 
 def _losses(content: Mapping[str, Any], states: tuple[State, ...]) -> dict[int, float]:
-    """The train loss that a file with one state dict notes beside it."""
+    """Return the train loss (nats) of a file with one state dict, by its step; {} if none."""
     loss = content.get("train_loss")
     if isinstance(loss, Tensor) and loss.numel() == 1:
         loss = loss.item()
@@ -335,7 +341,7 @@ def _losses(content: Mapping[str, Any], states: tuple[State, ...]) -> dict[int, 
 
 
 def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...]) -> Iterator[str]:
-    """State dicts beside many others that are none of these: their step is not said."""
+    """Yield the names of further state dicts in a file of many, whose step is unknown."""
     if not any(many in content for many, _ in _MANY):
         return
     for name in _ONE:
@@ -346,7 +352,7 @@ def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...])
 
 
 def same_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two state dicts hold the same numbers under the same names."""
+    """Return whether two state dicts have the same names and equal tensors."""
     return one.keys() == other.keys() and all(
         isinstance(tensor, Tensor)
         and isinstance(other[name], Tensor)

@@ -1,5 +1,5 @@
-"""Files in place of others: what git-lfs and git-annex leave until the content is fetched, and
-web pages that were saved under a file's name.
+"""Recognise placeholders of files: pointers of git-lfs and git-annex whose content was not fetched,
+and web pages that were saved under a file's name.
 """
 
 from pathlib import Path
@@ -14,7 +14,8 @@ _ENOUGH = 64  # bytes
 
 
 def placeholder_of(start: bytes) -> str | None:
-    """Return what a file that begins so is in place of the one of its name, None for no such."""
+    """Return a description of the placeholder that begins so, None if it is no placeholder."""
+    # A web page may begin with the byte order mark of UTF-8.
     beginning = start.removeprefix(b"\xef\xbb\xbf").lstrip()[:_ENOUGH]
     for mark, what, remedy in _POINTERS:
         if beginning.startswith(mark):
@@ -25,7 +26,7 @@ def placeholder_of(start: bytes) -> str | None:
 
 
 def placeholder_in(file: Path) -> str | None:
-    """Return the same of a local file; None also for one that cannot be read."""
+    """Return the same for a local file; None also if it cannot be read."""
     try:
         with file.open("rb") as stream:
             return placeholder_of(stream.read(2 * _ENOUGH))

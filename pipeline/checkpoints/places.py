@@ -1,4 +1,4 @@
-"""The kinds of places that checkpoints are read from."""
+"""Choose the module that reads an address: `local`, `s3` or `hub`."""
 
 import re
 from importlib import import_module
@@ -10,20 +10,22 @@ from pipeline.checkpoints.contents import config_of
 from pipeline.checkpoints.stored import Files, Folder, Place, RemotePlace
 from pipeline.errors import InputError, suggestion
 
-# Imported when they are asked for: a local run needs none of their libraries.
+# Imported on demand, since a local run needs none of their libraries.
 _REMOTE = {"s3": "s3", "hf": "hub"}
-
 
 _CREDENTIALS = re.compile(r"\w+://[^/@]*:[^/]*@")  # user:password@
 
 
 def place_of(uri: str) -> Place:
-    """The kind of place that a URI names. Raises InputError for an unknown one."""
+    """Return the module that reads a URI. Raises InputError for an unknown scheme."""
     return remote_place_of(uri) or local
 
 
 def remote_place_of(uri: str) -> RemotePlace | None:
-    """The kind of remote place that a URI names, None for a local path."""
+    """Return the module that reads a remote URI, None for a local path.
+
+    Raises InputError for an unknown scheme, and for an address with credentials.
+    """
     scheme, separator, _ = uri.partition("://")
     if not separator:
         return None
@@ -42,7 +44,7 @@ def remote_place_of(uri: str) -> RemotePlace | None:
 
 
 def folder_of(uri: str, files: Files | None = None) -> Folder:
-    """Return a folder with its files; its place is asked for them where they are not given."""
+    """Return a folder with its files, which are listed if they are not given."""
     found = place_of(uri).files_of([uri])[0] if files is None else files
     return Folder(uri.rstrip("/").rpartition("/")[2], uri, found)
 
@@ -53,9 +55,9 @@ def listed_folder(checkpoint: Checkpoint) -> Folder:
 
 
 def read_config(uri: str, files: Files | None = None) -> dict:
-    """The architecture in a checkpoint's config.json, without what varies between equal models.
+    """Return a checkpoint's config.json without keys that vary between equal models.
 
-    files: of its folder, as they were listed. Raises InputError, naming the file, where there is
-    none that can be read.
+    files: of its folder, as they were listed. Raises InputError, naming the file, if it is absent
+    or cannot be read.
     """
     return config_of(place_of(uri), folder_of(uri, files))

@@ -1,7 +1,7 @@
-"""A run under an S3 prefix: one folder per checkpoint, at any endpoint.
+"""Read runs from an S3 prefix with one folder per checkpoint, at any endpoint.
 
-Endpoint and credentials come from the environment or from AWS's own files (`AWS_ENDPOINT_URL`,
-`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): none of them passes through here.
+botocore itself reads endpoint and credentials from the environment or from AWS's own files
+(`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): no credentials are handled here.
 """
 
 import asyncio
@@ -32,19 +32,21 @@ from pipeline.checkpoints.stored import (
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
-from pipeline.retrying import persistently, spoken_of, status_of
+from pipeline.retrying import persistently, status_of, translated_errors
 
 ATOMIC_UNIT: AtomicUnit = "file"
-_STREAMS = 4  # parts of one large file that are fetched side by side
+# Four parts of 32 MiB at once: a single connection to S3 is limited to some 100 MB/s, and more
+# parts would hold more memory, since each is received as a whole.
+_STREAMS = 4
 _PART = 32 * 2**20  # bytes
-_ADVICE = ": the bytes were changed there or on their way, upload the file again"
+_ADVICE = ": the file was damaged on the server or in transfer, upload it again"
 
-# One policy of retrying is enough, and `persistently` is it: botocore's own would multiply it.
+# `persistently` retries; retries of botocore within each attempt would multiply the waiting.
 _CLIENT = {"retries": {"total_max_attempts": 1}}
 
 
 def contents(uri: str) -> PlaceContents:
-    """What is directly under `s3://bucket/prefix`, by one listing of the prefix."""
+    """Return the folders and files directly under `s3://bucket/prefix`, from one listing."""
     found = _listed(uri)
     named = {name: files for name, files in found.items() if parse_name(name) is not None}
     folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
@@ -55,15 +57,17 @@ def contents(uri: str) -> PlaceContents:
 
 
 def now(uri: str) -> float:
-    """The server's time."""
+    """Return the server's time, in seconds since the epoch."""
     bucket, _, prefix = _checked(uri).partition("/")
-    with spoken_of(uri, "bucket or prefix", InputError):
+    with translated_errors(uri, "bucket or prefix", InputError):
         return time.monotonic() + _server_time(bucket, prefix.partition("/")[0])
 
 
+# Cached: the two clocks run at the same rate, so that one request per address is enough.
 @lru_cache
 def _server_time(bucket: str, prefix: str) -> float:
-    """By how much a server's time, the date of one answer, is ahead of this process's clock."""
+    """Return the difference between a server's time and this process's monotonic clock, cached."""
+    # From the Date header of the cheapest request that a reader's permissions must allow.
     answer = persistently(
         lambda: _filesystem().call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
     )
@@ -73,69 +77,73 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """The files directly in each of the folders, each for one listing."""
+    """Return the files directly in each of the folders, from one listing each."""
     return [_listed(uri).get("", {}) for uri in uris]
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
+    """Return bytes `start` to `stop` of a file in the folder `uri`; fewer if it ends before."""
     place = _join(uri, name)
-    # In one stream: for several, the library first asks how long the object is.
+    # max_concurrency=1 spares a request: for several streams s3fs first asks for the size.
     whole = stop is None and not start
     limits = {"max_concurrency": 1} if whole else {"start": start, "end": stop}
-    with spoken_of(place, "object", CheckpointError):
+    with translated_errors(place, "object", CheckpointError):
         return persistently(lambda: _filesystem().cat_file(place, **limits))
 
 
 def is_growing(folder: Folder) -> bool:
-    """Always: its objects appear one after another, each of them whole."""
+    """Return True: objects appear one after another, each as a whole, so that none grows."""
     return True
 
 
 def fetch(uri: str, file: StoredFile, target: Path) -> None:
-    """Write one file of the folder `uri` to `target`, and verify it.
+    """Download one file of the folder `uri` to `target`, and verify it.
 
-    Raises ChangedError if it is no longer what was listed, DamagedError for other bytes.
+    Raises ChangedError if it was replaced since it was listed, DamagedError if its checksum does
+    not match.
     """
     place = _join(uri, file.name)
-    with spoken_of(place, "object", CheckpointError):
+    with translated_errors(place, "object", CheckpointError):
         persistently(lambda: _fetch_once(place, file, target))
         persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
 
 
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
-    """Check the content of a small file; see `stored.Place`. Most ETags tell without a request."""
+    """Verify the content of a small file; see `stored.Place`."""
+    # Most ETags are the MD5 of the content, so that no request is needed.
     md5 = _sum_of([content], "md5")
     if file.identity != f"etag {md5} {len(content)}":
         place = _join(uri, file.name)
-        with spoken_of(place, "object", CheckpointError):
+        with translated_errors(place, "object", CheckpointError):
             persistently(lambda: _verify(place, file, lambda name: _sum_of([content], name)))
 
 
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     filesystem = _filesystem()
     bucket, key, _ = filesystem.split_path(place)
+    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
     asked = {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
-    target.write_bytes(b"")
+    target.write_bytes(b"")  # created here, since the parts open it with "r+b"
     try:
         sync(filesystem.loop, _download, filesystem, asked, file.size, target)
-    except FlexibleChecksumError as error:  # the client compares what a server sends beside a body
+    except FlexibleChecksumError as error:  # botocore verifies checksums in the response's headers
         raise DamagedError(f"{place}: {error}{_ADVICE}") from error
     except Exception as error:
-        if status_of(error) == 412:
+        if status_of(error) == 412:  # precondition failed: the ETag has changed
             raise _changed(place) from error
         raise
     if (size := target.stat().st_size) != file.size:
-        raise OSError(f"{place}: {size} bytes came, expected {file.size}")
+        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
 
 
 async def _download(filesystem: Any, asked: dict[str, str], size: int, target: Path) -> None:
-    """Write an object in parts, each of which the server sends only if the ETag is the listed."""
+    """Write an object in parts; the server refuses each if the ETag is not the listed one."""
     streams = asyncio.Semaphore(_STREAMS)
 
     async def part(start: int) -> None:
         async with streams:
             range_ = f"bytes={start}-{min(start + _PART, size) - 1}"
+            # Private, because the public _cat_file of s3fs does not accept IfMatch.
             answer = await filesystem._call_s3("get_object", **asked, Range=range_)
             async with answer["Body"] as body:
                 content = await body.read()
@@ -146,14 +154,14 @@ async def _download(filesystem: Any, asked: dict[str, str], size: int, target: P
     parts = [asyncio.ensure_future(part(start)) for start in range(0, size, _PART)]
     try:
         await asyncio.gather(*parts)
-    finally:  # where one failed, the others must not write into what the next try fetches
+    finally:  # if one part failed, the others must not write into the file of the next attempt
         for one in parts:
             one.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
 
 
 def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
-    """Compare bytes with what the server has a sum of, if the object is the listed one."""
+    """Compare bytes with the first checksum that the server has of the listed object, if any."""
     filesystem = _filesystem()
     bucket, key, _ = filesystem.split_path(place)
     facts = filesystem.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
@@ -162,16 +170,16 @@ def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
     for name, expected in list(_sums(bucket, facts))[:1]:
         if (found := sum_of(name)) != expected:
             raise DamagedError(
-                f"{place}: its {name} is {found}, expected {expected} as its place says{_ADVICE}"
+                f"{place}: its {name} is {found}, expected {expected} as on the server{_ADVICE}"
             )
 
 
 def _sums(bucket: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The name and value, in hex, of each sum of an object's whole content that a server tells.
+    """Yield the algorithm and hex value of each checksum of an object's whole content.
 
     An ETag is the content's MD5 unless the object was uploaded in parts, is encrypted with a key of
-    the user's or of KMS, or lies in a directory bucket (Amazon S3, API reference, `Object`). A
-    checksum of the parts' checksums ends in "-" and their number.
+    the user or of KMS, or is in a directory bucket (Amazon S3, API reference, `Object`). A checksum
+    of the parts' checksums ends in "-" and their number.
     """
     etag = facts["ETag"].strip('"')
     encrypted = str(facts.get("ServerSideEncryption", "")).startswith("aws:kms")
@@ -208,15 +216,15 @@ def _changed(place: str) -> ChangedError:
 
 
 def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
-    """The files in `uri` (under "") and in each of its subfolders, from one recursive listing."""
+    """Return the files in `uri` (key "") and in each of its subfolders, from one listing."""
     root = _checked(uri)
-    with spoken_of(uri, "bucket or prefix", InputError):
+    with translated_errors(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     for path, facts in objects.items():
         folder, _, name = path[len(root) + 1 :].rpartition("/")
         top, _, deeper = folder.partition("/")
-        files = found[top]  # also of a folder that holds nothing but folders
+        files = found[top]  # creates an entry also for a folder that contains only folders
         if name and not deeper:
             files[name] = _stored(name, facts)
     return dict(found)
@@ -230,7 +238,8 @@ def _stored(name: str, facts: dict[str, Any]) -> StoredFile:
 
 
 def _identity(etag: str, size: int) -> str:
-    # An ETag is the content's MD5, or is made from its parts' MD5s: the size is for good measure.
+    # An ETag is the MD5 of the content or of its parts' MD5s; the size makes a collision of the
+    # two forms harmless.
     return f"etag {etag.strip(chr(34))} {size}"
 
 
@@ -239,7 +248,7 @@ def _etag(file: StoredFile) -> str:
 
 
 def _checked(uri: str) -> str:
-    """`bucket/prefix` of an s3 URI."""
+    """Return `bucket/prefix` of an s3 URI. Raises InputError if there is no bucket."""
     path = uri.removeprefix("s3://").rstrip("/")
     if not path or path.startswith("/") or ".." in path.split("/"):
         raise InputError(f"{uri}: is no place on S3; expected s3://bucket/prefix")
@@ -251,5 +260,6 @@ def _join(uri: str, name: str) -> str:
 
 
 def _filesystem() -> Any:
-    """The process's own file system: s3fs keeps one, and makes another after a fork."""
+    """Return the process's S3 file system, which fsspec caches and replaces after a fork."""
+    # use_listings_cache=False, since a cached listing would not show new checkpoints.
     return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT)

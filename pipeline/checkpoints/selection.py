@@ -1,4 +1,4 @@
-"""Some of a run's checkpoints: the steps that are asked for, every n-th, or evenly in log(step)."""
+"""Select some of a run's checkpoints: given steps, every n-th, or evenly in log(1 + step)."""
 
 from collections.abc import Collection, Sequence
 
@@ -14,11 +14,11 @@ def select(
     every: int | None = None,
     log_spaced: int | None = None,
 ) -> list[Checkpoint]:
-    """The checkpoints that are meant, in order; all of them where nothing is said.
+    """Return the selected checkpoints, in order; all of them if no rule is given.
 
-    steps: exactly these. every: each n-th, from the first one on. log_spaced: as many as that, the
-    nearest ones to points that lie evenly in log(1 + step). But for `steps`, the first and the last
-    checkpoint are always among them. Raises InputError for a step that the run does not have.
+    steps: exactly these. every: each n-th, beginning with the first. log_spaced: this number, those
+    nearest to points evenly spaced in log(1 + step). Except with `steps`, the first and the last
+    checkpoint are always included. Raises InputError for a step that the run does not have.
     """
     if steps is not None:
         return _of_steps(checkpoints, steps)
@@ -41,10 +41,11 @@ def _of_steps(checkpoints: Sequence[Checkpoint], steps: Collection[int]) -> list
 
 
 def _log_spaced(checkpoints: Sequence[Checkpoint], count: int) -> list[Checkpoint]:
-    """The nearest free checkpoint to each point, those at the ends first."""
+    """Return the nearest checkpoint to each point that no other point has taken, ends first."""
     places = np.log1p([checkpoint.step for checkpoint in checkpoints])
     points = np.linspace(places[0], places[-1], max(count, 2))
     free = np.ones(len(checkpoints), dtype=bool)
+    # The ends first, so that no inner point takes the first or last checkpoint from them.
     for point in (points[0], points[-1], *points[1:-1]):
         distances = np.where(free, np.abs(places - point), np.inf)
         free[int(distances.argmin())] = False

@@ -1,4 +1,4 @@
-"""Whether tensors have the names and shapes that a format gives them."""
+"""Check that tensors have the names and shapes of a format, and infer a model's sizes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,17 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def sizes_of(state: Mapping[str, Tensor], expected: Mapping[str, str]) -> dict[str, int]:
-    """The sizes of a model, from the shapes of its tensors; `n_layers` is the number of blocks.
+    """Return the sizes of a model by axis, and `n_layers`, from the shapes of its tensors.
 
-    expected: the axes of each tensor, as in {"embed.W_E": "d_vocab d_model"}; a block's number
-    stands as #, as in "blocks.#.attn.W_O". An axis has one size in all tensors; the first tensor of
-    `expected` settles it. Raises InputError, naming the tensor, for one that `expected` does not
-    have, one of another shape or without floating-point numbers, and blocks that differ.
+    expected: the axes of each tensor, as in {"embed.W_E": "d_vocab d_model"}, with # for a block's
+    number, as in "blocks.#.attn.W_O". An axis has the same size in all tensors, that of the first
+    tensor in `expected`. Raises InputError, naming the tensor, for one that is not in `expected`,
+    has another shape or no floating-point numbers, and for blocks that differ.
     """
     if unknown := [name for name in state if _generic(name) not in expected]:
         raise InputError(
-            f"has the tensor {unknown[0]!r}{_more(unknown)}, which changes the forward pass in a "
-            "way that is not known here: this model cannot be read"
+            f"has the tensor {unknown[0]!r}{_more(unknown)}, whose role in the forward pass is "
+            "unknown: this model cannot be read"
         )
     sizes: dict[str, int] = {}
     for generic, axes in expected.items():
@@ -32,7 +32,7 @@ def sizes_of(state: Mapping[str, Tensor], expected: Mapping[str, str]) -> dict[s
 
 
 def require(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """Raise InputError where one of the tensors is missing; # stands for the first block."""
+    """Raise InputError if one of the tensors is missing; # is replaced by the first block's 0."""
     if missing := [one for name in names if (one := name.replace("#", "0")) not in state]:
         raise InputError(f"the tensor {missing[0]!r} is missing: save the whole model")
 
@@ -62,7 +62,7 @@ def _bind(sizes: dict[str, int], name: str, tensor: Tensor, axes: list[str]) -> 
 
 
 def _blocks(state: Mapping[str, Tensor]) -> int:
-    """How many blocks there are; InputError where they do not have the same tensors."""
+    """Return the number of blocks. Raises InputError if they do not have the same tensors."""
     names: dict[int, set[str]] = {}
     for name in state:
         if match := _BLOCK.match(name):

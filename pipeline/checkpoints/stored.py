@@ -1,4 +1,4 @@
-"""What every place that keeps checkpoints can tell of them, and be asked for."""
+"""The interface of storage (`Place`), and the listings that it returns."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from pipeline.checkpoints.cache import recall, remember
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file in a checkpoint's folder, as its listing tells: none of its bytes were read.
+    """A file in a checkpoint's folder, as it was listed, without reading its bytes.
 
-    identity: two files with the same one hold the same bytes; it comes from the content where the
-    place tells (a sha256, a git object's id, an ETag), and is None where it does not. sha256: where
-    the place tells it, or the file was read before. changed: seconds since the epoch, 0 if unknown.
+    identity: equal for files with the same bytes: a sha256, a git object's id or an ETag, or None
+    if the storage provides none. sha256: None unless the storage provides it or the file was read
+    before. changed: seconds since the epoch, 0 if unknown.
     """
 
     name: str
@@ -27,14 +27,15 @@ class StoredFile:
 # The files directly in one folder, by name.
 Files = Mapping[str, StoredFile]
 
+# The smallest unit that is written atomically.
 AtomicUnit = Literal["byte", "file", "commit"]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, branch or tag that may be a checkpoint: its name, its address, its files.
+    """A folder, branch or tag that may be a checkpoint: its name, address and files.
 
-    changed: when the folder itself changed, in seconds since the epoch; 0 if unknown.
+    changed: time of the folder's own last change, in seconds since the epoch; 0 if unknown.
     """
 
     name: str
@@ -45,10 +46,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies at a run's place under a name that is no checkpoint's.
+    """An entry of a run's folder or repository whose name is no checkpoint's.
 
     holds: the names of the files directly in it; None for a file, and for a branch or tag, whose
-    files are not asked for.
+    files are not listed.
     """
 
     name: str
@@ -58,9 +59,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class PlaceContents:
-    """All that lies at a run's place: folders with a checkpoint's name, and everything else.
+    """The contents of a run's address: folders with a checkpoint's name, and all other entries.
 
-    run: the run's own folder, or its address where its files are not listed with the rest.
+    run: the run's own folder, or its address if its files were not listed with the others.
     """
 
     folders: Sequence[Folder]
@@ -70,60 +71,61 @@ class PlaceContents:
 
 @runtime_checkable
 class Place(Protocol):
-    """A kind of place. The modules `local`, `s3` and `hub` are one each.
+    """A kind of storage, implemented by each of the modules `local`, `s3` and `hub`.
 
-    ATOMIC_UNIT: the unit that appears here whole or not at all while a run is written.
+    ATOMIC_UNIT: the unit that is written atomically while a run is in progress.
     """
 
     ATOMIC_UNIT: AtomicUnit
 
     def contents(self, uri: str) -> PlaceContents:
-        """All that lies at the place of the run at `uri`. Raises InputError."""
+        """Return the contents of the run at `uri`. Raises InputError if it is absent."""
         ...
 
     def now(self, uri: str) -> float:
-        """The time by the clock that dates the files of the run at `uri`."""
+        """Return the time of the clock that dates the files of the run at `uri`."""
         ...
 
     def files_of(self, uris: Sequence[str]) -> Sequence[Files]:
-        """The files directly in each of the folders."""
+        """Return the files directly in each of the folders."""
         ...
 
     def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes `start` to `stop` of a file in the folder `uri`; fewer where it ends before."""
+        """Return bytes `start` to `stop` of a file in the folder `uri`; fewer if it ends before."""
         ...
 
     def verify(self, uri: str, file: StoredFile, content: bytes) -> None:
-        """Check the content of a small file of the folder `uri`, where its place tells a sum of it.
+        """Verify the content of a small file of the folder `uri`, if the storage has a checksum.
 
-        Raises ChangedError where the file was replaced since it was listed, else DamagedError.
+        Raises ChangedError if the file was replaced since it was listed, DamagedError if the
+        checksum does not match.
         """
         ...
 
     def is_growing(self, folder: Folder) -> bool:
-        """Whether a folder that lacks something is being written at this moment."""
+        """Return whether an incomplete folder is being written at this moment."""
         ...
 
 
 @runtime_checkable
 class RemotePlace(Place, Protocol):
-    """A place whose files must come to this machine before they can be used."""
+    """A kind of storage whose files must be downloaded before they can be used."""
 
     def fetch(self, uri: str, file: StoredFile, target: Path) -> None:
-        """Write one file of the folder `uri` to `target`, whole; OSError where that may pass.
+        """Download one file of the folder `uri` to `target`.
 
-        Raises ChangedError for a file that was replaced since it was listed, DamagedError for bytes
-        that are not those that the place has a sum of.
+        Raises ChangedError if the file was replaced since it was listed, DamagedError if its
+        checksum does not match, and OSError for errors that may be transient.
         """
         ...
 
 
 def known_sha256(identity: str) -> str | None:
-    """The sha256 of a file of this identity, if one was read before."""
+    """Return the sha256 of a file of this identity from the cache; None if it is not there."""
     found = recall("digests", identity)
     return None if found is None else found.decode()
 
 
 def remember_sha256(identity: str, sha256: str) -> None:
-    """Remember it, so that no file is read twice for it."""
+    """Cache the sha256 of a file of this identity."""
     remember("digests", identity, sha256.encode())

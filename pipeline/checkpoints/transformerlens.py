@@ -1,8 +1,8 @@
-"""Weights as TransformerLens names them, as an organism's.
+"""Convert weights with TransformerLens' names and axes to an organism's.
 
 Row convention: W_E is [vocabulary, d_model], W_Q, W_K and W_V are [head, d_model, d_head], W_O is
 [head, d_head, d_model], W_in is [d_model, d_mlp], W_out is [d_mlp, d_model] and W_U is
-[d_model, vocabulary out]. There is a bias for each.
+[d_model, vocabulary out]. Each may have a bias.
 """
 
 import re
@@ -22,17 +22,17 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Converted:
-    """A model as an organism: what config.json says of it, its weights, and what was assumed."""
+    """A model as an organism: its config.json, its weights, and notes on what was assumed."""
 
     config: dict[str, Any]
     weights: Weights
     notes: tuple[str, ...] = ()
 
 
-# What every converted config.json says of who reads it.
+# The keys of every converted config.json that select the organism's class.
 AS_ORGANISM = {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
 
-# Constants that TransformerLens keeps among the weights.
+# Constants that TransformerLens saves with the weights.
 _CONSTANTS = re.compile(r"\.(attn\.(mask|IGNORE)|hook_\w+)$")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
@@ -46,14 +46,14 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _heads_out(tensor: Tensor) -> Tensor:
-    return tensor.mT.flatten(0, 1)
+    return tensor.mT.flatten(0, 1)  # [head, d_model, d_head] to [head * d_head, d_model]
 
 
 def _heads_in(tensor: Tensor) -> Tensor:
-    return tensor.flatten(0, 1).mT
+    return tensor.flatten(0, 1).mT  # [head, d_head, d_model] to [d_model, head * d_head]
 
 
-# Where a block's tensors go, and how.
+# The organism's name of each tensor in a block, and the change of axes.
 _PLACES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "attn.W_Q": ("self_attn.q_proj.weight", _heads_out),
     "attn.W_K": ("self_attn.k_proj.weight", _heads_out),
@@ -107,7 +107,7 @@ _MLP_BIASES = ("blocks.#.mlp.b_in", "blocks.#.mlp.b_out")
 
 
 def is_transformerlens(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has TransformerLens' names and axes: its W_O is one matrix per head."""
+    """Return whether a state dict has TransformerLens' names and axes: one W_O per head."""
     W_O = state.get("blocks.0.attn.W_O")
     return "embed.W_E" in state and W_O is not None and W_O.ndim == 3
 
@@ -115,11 +115,11 @@ def is_transformerlens(state: Mapping[str, Tensor]) -> bool:
 def convert(
     state: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
 ) -> Converted:
-    """A model as an organism. Raises InputError for what no organism computes, see `hooked_config`.
+    """Convert a model to an organism.
 
-    config: the file's own, {} where it has none. given: fields that the analysis gives. A model
-    whose outputs are the residues alone (`d_vocab_out` one less than `d_vocab`) gets a row of zeros
-    for '='.
+    config: the file's own, {} if it has none. given: fields from the analysis. A model whose
+    outputs are the residues only (`d_vocab_out` one less than `d_vocab`) gets a row of zeros for
+    '='. Raises InputError for models that no organism computes, see `hooked_config`.
     """
     weights = {name: tensor for name, tensor in state.items() if not _CONSTANTS.search(f".{name}")}
     sizes = _sizes(weights)
@@ -136,11 +136,10 @@ def convert(
 
 
 def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The organism's config.json from a suite's own alone, before any weights are read.
+    """Return an organism's config.json from a suite's own, before any weights are read.
 
-    Of models without MLPs, whose norms were not folded into what follows, and with biases of
-    attention, as their training code saves them. Raises InputError for others, KeyError for a size
-    that is not said. The other keys of such a config are those of that training code.
+    For models without MLPs, with unfolded norms and attention biases, as TransformerLens' training
+    code saves them. Raises InputError for others, KeyError for a missing size.
     """
     sizes = {name: config[name] for name in ("n_layers", "n_heads")}
     hooked_config.refuse_uncomputable(config, sizes)
@@ -168,7 +167,7 @@ def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(state: Mapping[str, Tensor]) -> Weights:
-    """A state dict under an organism's names. A bias of W_U that is zero throughout is left out."""
+    """Return a state dict under an organism's names, without a bias of W_U that is zero."""
     bias = state.get("unembed.b_U")
     if bias is not None and not bias.any():
         state = {name: tensor for name, tensor in state.items() if name != "unembed.b_U"}
@@ -184,7 +183,7 @@ def _renamed(state: Mapping[str, Tensor]) -> Weights:
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """The model's sizes; InputError where tensors are missing or of other shapes."""
+    """Return the model's sizes. Raises InputError if tensors are missing or have other shapes."""
     sizes = sizes_of(weights, _AXES)
     require(weights, (*_ALWAYS, *_ATTENTION))
     for group in (_ATTENTION_BIASES, _MLP, _MLP_BIASES):
@@ -204,9 +203,9 @@ def _check(
     sizes: Mapping[str, int],
     said: bool,
 ) -> None:
-    """Raise InputError where a description is not whole, not this model's or not computable.
+    """Raise InputError if a description is incomplete, another model's or not computable.
 
-    said: whether anybody said anything of the model, beside what its tensors show.
+    said: the file or the analysis has fields that change the forward pass.
     """
     has_mlp = "d_mlp" in sizes
     norms = (None, "LNPre")
@@ -231,7 +230,7 @@ def _check(
 
 
 def _check_masks(state: Mapping[str, Tensor]) -> None:
-    """Raise InputError for a mask that is not causal: a band is that of local attention."""
+    """Raise InputError for a mask that is not causal, such as the band of local attention."""
     for name, mask in state.items():
         if name.endswith(".attn.mask") and not torch.equal(mask.bool(), mask.bool().tril()):
             raise InputError(f"the tensor {name!r} is no causal mask: this model cannot be read")
@@ -277,12 +276,12 @@ def _scale(found: Mapping[str, Any], d_head: int) -> dict[str, Any]:
 def _notes(
     config: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> Iterator[str]:
-    """What is not the file's own word, and what a reader of its numbers should know."""
-    if "attention_dir" not in config:  # which every HookedTransformerConfig has
+    """Yield sentences on what was assumed, and on what the results do not cover."""
+    if "attention_dir" not in config:  # present in every complete HookedTransformerConfig
         yield (
-            "the files hold no whole config of TransformerLens: what `model` of the analysis gives "
-            f"is taken, else its defaults ({', '.join(hooked_config.unsaid(found))}); neither is "
-            "proven"
+            "the files hold no complete config of TransformerLens: values are taken from `model` "
+            f"of the analysis, else its defaults ({', '.join(hooked_config.unsaid(found))}); "
+            "neither is verified"
         )
     if sizes["d_vocab_out"] < sizes["d_vocab"]:
         yield (
@@ -318,7 +317,7 @@ def _padded(rows: Tensor, count: int) -> Tensor:
 
 
 def _in_block(prefix: str, name: str, tensor: Tensor) -> Weights:
-    """One tensor of a block, turned into a Linear's [out, in]."""
+    """Return one tensor of a block under its new name, with the axes of nn.Linear: [out, in]."""
     if _CONSTANTS.search(f".{name}"):
         return {}
     if name not in _PLACES:
@@ -328,7 +327,7 @@ def _in_block(prefix: str, name: str, tensor: Tensor) -> Weights:
 
 
 def _unit_norms(weights: Weights, described: Mapping[str, Any]) -> Weights:
-    """Gains of 1 and biases of 0 where the norms' own are folded into what follows ("LNPre")."""
+    """Return gains of 1 and biases of 0 for norms whose own were folded into weights ("LNPre")."""
     norms = ["model.norm"]
     for layer in range(described["num_hidden_layers"]):
         norms.append(f"model.layers.{layer}.input_layernorm")

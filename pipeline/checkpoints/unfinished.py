@@ -1,23 +1,23 @@
-"""Which checkpoints a training run is still writing: they are left out, with the reason.
+"""Detect checkpoints that a training run is still writing, which are left out of listings.
 
-A save that ends by renaming a folder into place is never seen half-written, nor is a commit on the
-Hub. For the others:
+A save that ends by renaming a folder is never seen incomplete; neither is a commit on the Hub. For
+all others:
 
-1. A folder that transformers' Trainer writes (`checkpoint-N`) is finished when it has its
-   trainer_state.json, the last file of a save. One that has other files of a Trainer and not that
-   one (`trainer.save_model` writes it, or a save that was cut off) is finished when it is whole and
-   nothing in it has changed for `SETTLED_AFTER` seconds, and until then unfinished. One that has
-   nothing of a Trainer's is unfinished while it is not whole and has changed within that time.
-2. Of the other folders only the latest step's can be in the making: it is unfinished if it is not
-   whole, has changed within `SETTLED_AFTER` seconds, and grows while we look (on S3, where objects
-   appear whole one after another, the time alone decides).
+1. A folder of transformers' Trainer (`checkpoint-N`) is finished when it has a trainer_state.json,
+   the last file of a save. One that has other files of a Trainer but not that one (written by
+   `trainer.save_model`, or an interrupted save) is finished when it is complete and unchanged for
+   `SETTLED_AFTER` seconds. One without any files of a Trainer is unfinished while it is incomplete
+   and has changed within that time.
+2. Of the other folders only the one of the latest step can be unfinished: if it is incomplete, has
+   changed within `SETTLED_AFTER` seconds, and grows while it is watched (on S3, where objects
+   appear as a whole, the time alone decides).
 
-Whole: config and weights are there, all files that an index names, each as long as it says of
-itself. Any other checkpoint that is not whole is a bad one: it is listed, and its computation says
-by name what is wrong.
+Complete: config and weights exist, with all files that an index names, each as long as its header
+says. Any other incomplete checkpoint is listed, and computing it fails with a message that names
+what is missing.
 
-Time is that of the storage's clock. Where the files' times are ahead of it (on a disk: of another
-machine's clock), a folder has been unchanged for as long as this machine has seen it in one state.
+Times are compared with the storage's clock. If files have later times (on a shared disk: of another
+machine's clock), a folder counts as unchanged since this machine first saw it in its state.
 """
 
 import time
@@ -26,14 +26,15 @@ from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import lack
 from pipeline.checkpoints.stored import Folder, Place
 
-SETTLED_AFTER = 60.0  # seconds
+# Seconds: longer than the pauses between two files of a save, short enough to wait for.
+SETTLED_AFTER = 60.0
 
-# What a Trainer writes beside the weights, before its trainer_state.json.
+# Files that a Trainer writes beside the weights, before its trainer_state.json.
 _TRAINER_FILES = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
 def unfinished_trainer_save(place: Place, folder: Folder) -> str:
-    """Why the first rule says that `folder` is not finished, "" where it does not."""
+    """Return the reason that `folder` is unfinished by the first rule, or ""."""
     if place.ATOMIC_UNIT == "commit" or not folder.name.startswith("checkpoint-"):
         return ""
     if "trainer_state.json" in folder.files:
@@ -52,7 +53,7 @@ def unfinished_trainer_save(place: Place, folder: Folder) -> str:
 
 
 def unfinished_latest(place: Place, folder: Folder) -> str:
-    """Why the second rule says that `folder`, of the latest step, is not finished; or ""."""
+    """Return the reason that the latest step's folder is unfinished by the second rule, or ""."""
     if place.ATOMIC_UNIT == "commit":
         return ""
     lacks = lack(place, folder, by_listing=place.ATOMIC_UNIT == "file")
@@ -62,7 +63,7 @@ def unfinished_latest(place: Place, folder: Folder) -> str:
 
 
 def unchanged_for(place: Place, folder: Folder) -> float:
-    """Seconds since anything directly in a folder changed."""
+    """Return the seconds since the last change of a file directly in a folder."""
     times = [file.changed for file in folder.files.values()] or [folder.changed]
     age = place.now(folder.uri) - max(times)
     if age >= 0:

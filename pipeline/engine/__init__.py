@@ -1,1 +1,1 @@
-"""The engine: one forward pass of any decoder, and all that is read off it while it runs."""
+"""The engine: one forward pass of any decoder, and everything that is recorded during it."""

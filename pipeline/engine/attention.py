@@ -1,7 +1,7 @@
-"""Attention at the query-key pairs that were asked for, read off while a model runs.
+"""Attention at the requested query-key pairs, recorded while a model runs.
 
-A score that asks for a few diagonals of the attention matrix, for one key, or for one key per
-query needs no matrix: with the log-sum-exp that the fused kernel has at hand,
+A request for a few diagonals of the attention matrix, for one key, or for one key per query needs
+no matrix: with the log-sum-exp, which the fused kernel computes anyway,
 
     p[i, j] = exp(score[i, j] - lse[i]),   score[i, j] = scale * <q_i, k_j>
 
@@ -30,11 +30,12 @@ from pipeline.engine.record import AttentionRequest, LagMeans, Reduced
 from pipeline.engine.reductions import Attention, FromMatrix, FromScores, reduced
 from pipeline.errors import InputError
 
-# The name under which models find `attention_function`.
+# The key of `attention_function` in transformers' registry of attention implementations.
 NAME = "ontogeny"
 
-# Keyword arguments of transformers' attention functions that change nothing here: the mask already
-# says what `sliding_window` repeats, positions are in q and k, and there is no cache.
+# Keyword arguments of transformers' attention functions that change nothing here: `sliding_window`
+# is already part of the mask, positions are part of q and k, and there is no cache. Any other one
+# is refused, because ignoring it would record attention that the model does not compute.
 _WITHOUT_EFFECT = frozenset(
     {
         "cache_position", "logits_to_keep", "output_attentions",
@@ -46,12 +47,11 @@ _WITHOUT_EFFECT = frozenset(
 
 @dataclass
 class Recorder:
-    """Takes what the attention layers of one model yield, batch of sequences after batch.
+    """A collector of what the attention layers of one model yield, batch by batch.
 
-    attention: per request, filled in place. head_outputs: before W_O, for the layers that are its
-    keys, batch after batch.
-    first_layer: the first one that computes. edit: what is done to the heads' outputs, with which
-    the model then computes on.
+    attention: one tensor per request, filled in place. head_outputs: the heads' outputs before W_O,
+    a list of batches for each layer among its keys. first_layer: the first layer that is computed.
+    edit: the change to the heads' outputs with which the model continues.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
@@ -67,8 +67,13 @@ class Recorder:
     outputs_seen: int = 0
 
     def layer_of(self, module: nn.Module) -> int:
-        """The layer that now calls: layers call in order, and know their number or keep silent."""
+        """Return the index of the calling layer, which follows from the order of calls.
+
+        Raises InputError where the module states another index.
+        """
         layer, self.layers_seen = self.layers_seen, self.layers_seen + 1
+        # Most attention modules state their layer; the comparison finds models that share one
+        # module between layers, or call them in another order.
         claimed = getattr(module, "layer_idx", None)
         if claimed is not None and claimed != layer:
             raise InputError(
@@ -78,7 +83,7 @@ class Recorder:
         return layer
 
     def take_scores(self, layer: int, scored: "Scored") -> None:
-        """Fill in the asked-for attention of one layer."""
+        """Fill in the requested attention of one layer."""
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
             if not isinstance(pairs, Pairs):
@@ -90,13 +95,14 @@ class Recorder:
             self._blank(target, pairs)
 
     def take_weights(self, layer: int, weights: Float[Tensor, "batch head query key"]) -> None:
-        """Fill in the asked-for attention of one layer from its whole matrix."""
+        """Fill in the requested attention of one layer from its whole matrix."""
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
             if not isinstance(pairs, Pairs):
                 target[:] = self._reduced(pairs, FromMatrix(weights))
                 continue
             keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
+            # `gather` does not broadcast; `expand` takes no memory.
             index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
             target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
             self._blank(target, pairs)
@@ -104,11 +110,12 @@ class Recorder:
     def take_output(
         self, layer: int, out: Float[Tensor, "batch position head d_value"]
     ) -> Float[Tensor, "batch position head d_value"]:
-        """Record a layer's per-head outputs, and return them as the model is to go on with."""
+        """Record a layer's per-head outputs; return those with which the model continues."""
         if self.edit is not None:
             out = self.edit.applied(layer, out, self.sequences)
         if layer in self.head_outputs:
             wide = torch.promote_types(out.dtype, torch.float32)
+            # A copy, even on the CPU: the model may overwrite its own buffer in place.
             self.head_outputs[layer].append(out.to("cpu", wide, copy=True))
         self.outputs_seen += 1
         return out
@@ -124,14 +131,16 @@ class Recorder:
 
 
 class Scored(FromScores):
-    """What one layer's attention was computed from, and its log-sum-exp."""
+    """The queries, keys, mask and log-sum-exp of one layer's attention."""
 
     def probabilities(
         self, pairs: Pairs, keys: Int[Tensor, "#batch query"]
     ) -> Float[Tensor, "batch head query"]:
-        """exp(score - lse) for the queries from `pairs.first` on, each with its key."""
+        """Return exp(score - lse) for the queries from `pairs.first` on, each with its key."""
+        # With grouped queries (GQA), heads [kv_head, group] broadcast over the keys they share.
         q = self.q[:, :, pairs.first :].unflatten(1, (self.k.shape[1], -1))
         k = self._keys(pairs, keys)[:, :, None]
+        # Fused kernels accumulate half-precision scores in float32, and so is their log-sum-exp.
         if q.dtype in (torch.float16, torch.bfloat16):
             q, k = q.float(), k.float()
         scores = torch.linalg.vecdot(q, k).flatten(1, 2).mul_(self.scale)
@@ -149,19 +158,26 @@ class Scored(FromScores):
             return self.k[:, :, pairs.first - pairs.lag : length - pairs.lag]
         if pairs.key is not None:
             return self.k[:, :, pairs.key : pairs.key + 1]
-        # Whole rows are copied: many times faster than `take_along_dim`, which copies numbers.
+        # `index_select` copies whole rows: many times faster than `take_along_dim`, which copies
+        # single numbers.
         batch, heads, _, width = self.k.shape
         rows = torch.arange(batch * heads, device=keys.device).view(batch, heads, 1) * length
         chosen = self.k.reshape(-1, width).index_select(0, (rows + keys[:, None]).flatten())
         return chosen.view(batch, heads, -1, width)
 
 
+# transformers calls `attention_function` with no argument of ours; a context variable is separate
+# for each thread, so that two passes at a time do not mix.
 _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 @contextmanager
 def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
-    """Let the attention of one forward pass within be recorded: one call per layer, or an error."""
+    """Record the attention of the one forward pass that runs within the block.
+
+    Raises InputError unless every layer attends exactly once.
+    """
+    # A resumed pass skips the layers below `first_layer`, which therefore make no calls.
     recorder.layers_seen = recorder.outputs_seen = recorder.first_layer
     token = _RECORDER.set(recorder)
     try:
@@ -181,7 +197,7 @@ def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
 
 
 def current_recorder() -> Recorder | None:
-    """The recorder of the forward pass that runs in this thread, if any."""
+    """Return the recorder of the forward pass that runs in this thread, if any."""
     return _RECORDER.get()
 
 
@@ -197,9 +213,14 @@ def attention_function(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
-    """What transformers calls for every attention layer of a model set to `NAME`."""
+    """Compute the attention of one layer, and record what the current recorder requests.
+
+    transformers calls it for every attention layer of a model whose implementation is `NAME`.
+    Raises InputError for attention that cannot be recorded exactly.
+    """
     _refuse_unknown(module, is_causal, others)
     mask = _rule(module, attention_mask)
+    # Scores are computed from positions, which a cache or cross-attention would shift.
     if query.shape[2] != key.shape[2]:
         raise InputError(
             f"{type(module).__name__} attends from {query.shape[2]} queries to {key.shape[2]} keys "
@@ -208,7 +229,8 @@ def attention_function(
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     recorder = _RECORDER.get()
     if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
-        query, key = recorder.edit.as_the_first(query), recorder.edit.as_the_first(key)
+        query, key = recorder.edit.of_first_copy(query), recorder.edit.of_first_copy(key)
+    # `s_aux` is transformers' name of learned sinks (GPT-OSS).
     out, lse = attend(query, key, value, mask, scale, softcap, s_aux)
     if recorder is not None:
         layer = recorder.layer_of(module)
@@ -220,6 +242,7 @@ def attention_function(
 def _refuse_unknown(module: nn.Module, is_causal: bool | None, others: Mapping[str, Any]) -> None:
     who = type(module).__name__
     given = {name for name, value in others.items() if value is not None}
+    # Every model passes its dropout, which is 0 in evaluation mode.
     if not others.get("dropout"):
         given.discard("dropout")
     unknown = sorted(given - _WITHOUT_EFFECT)
@@ -248,10 +271,12 @@ def _rule(module: nn.Module, mask: RuleMask | Tensor | None) -> RuleMask | None:
 def blank(
     requests: Iterable[AttentionRequest], shape: tuple[int, int, int, int], dtype: torch.dtype
 ) -> dict[AttentionRequest, Float[Tensor, "layer sequence head _"]]:
-    """A record's attention before anything is known: NaN throughout, of each request's shape."""
+    """Return a record's attention before the first batch: a tensor of NaN for each request."""
     widths = {r: r.n_lags if isinstance(r, LagMeans) else shape[-1] for r in requests}
     return {r: torch.full((*shape[:-1], n), torch.nan, dtype=dtype) for r, n in widths.items()}
 
 
+# Both registries are global to the process. Without a mask function of the same name, transformers
+# would pass the attention function no mask at all.
 AttentionInterface.register(NAME, attention_function)
 AttentionMaskInterface.register(NAME, make_mask)

@@ -1,7 +1,7 @@
-"""Recording attention in models that do not look their attention function up by name.
+"""Recording attention in models that do not look up their attention function by name.
 
 GPT-J, Bloom, Falcon, MPT, GPT-Neo, CodeGen and XGLM compute attention in code of their own. Their
-eager path returns every layer's whole matrix: a hook reduces each to the asked-for entries and
+eager path returns every layer's whole matrix: a hook reduces each to the requested entries and
 drops it before the next layer makes its own. Time and memory per layer are quadratic in the
 sequence's length, unlike those of `attention.attention_function`.
 """
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from pipeline.engine.attention import current_recorder
 from pipeline.errors import InputError
 
-# What the projection W_O is called inside the attention modules of these families.
+# Names of the projection W_O inside the attention modules of these families.
 _OUTPUT_PROJECTIONS = ("out_proj", "dense")
 
 
 @contextmanager
 def hooked(module: nn.Module, n_heads: int) -> Iterator[None]:
-    """Record the attention of forward passes within; they must return attention weights."""
+    """Record the attention of forward passes in the block, which must return attention weights."""
     with ExitStack() as stack:
         for part in attention_modules(module):
             handle = part.register_forward_hook(_reduce_weights)
@@ -33,7 +33,12 @@ def hooked(module: nn.Module, n_heads: int) -> Iterator[None]:
 
 
 def attention_modules(module: nn.Module) -> list[nn.Module]:
-    """The innermost modules that are named attention, in order."""
+    """Return the innermost modules whose class is named Attention, in order.
+
+    A family may wrap its attention (GPT-Neo's `GPTNeoAttention` holds `GPTNeoSelfAttention`);
+    hooks on both would count a layer twice.
+    """
+    # transformers has no common base class of attention modules, only this convention.
     named = [m for m in module.modules() if "Attention" in type(m).__name__]
     return [m for m in named if not any(inner in named for inner in list(m.modules())[1:])]
 
@@ -49,12 +54,13 @@ def _output_projection(attention: nn.Module) -> nn.Module:
 
 
 def _on_head_outputs(n_heads: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    """W_O is about to be applied: its input is the heads' outputs beside each other."""
+    """Return a hook on the input of W_O, which is the heads' outputs, concatenated."""
 
     def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         if (recorder := current_recorder()) is None:
             return args
         heads = args[0].unflatten(-1, (n_heads, -1))
+        # W_O runs within its attention module, whose own hook counts the layer afterwards.
         return (recorder.take_output(recorder.layers_seen, heads).flatten(-2), *args[1:])
 
     return hook
@@ -67,6 +73,7 @@ def _reduce_weights(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
     layer = recorder.layer_of(module)
     if not recorder.pairs:
         return output
+    # Families return their attention at different places of the tuple: found by its shape.
     weights = [part for part in output if isinstance(part, Tensor) and _is_matrix(part)]
     if len(weights) != 1:
         raise InputError(
@@ -74,6 +81,7 @@ def _reduce_weights(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
             "its attention cannot be recorded exactly"
         )
     recorder.take_weights(layer, weights[0])
+    # The model would otherwise keep the matrices of all layers until its forward pass ends.
     return tuple(None if part is weights[0] else part for part in output)
 
 

@@ -1,8 +1,8 @@
-"""Forward passes in which heads are changed: ablated, or patched with what they yield elsewhere.
+"""Forward passes in which heads are ablated, or patched with their outputs on another input.
 
-Below the first changed layer such a pass is the pass without change, so it starts at that layer,
-from the residual stream recorded there. Changes that begin in the same layer are computed beside
-each other, each on its own copy of every sequence.
+Below the first changed layer such a pass equals the pass without change, so it starts at that
+layer, from the residual stream recorded there. Changes that begin in the same layer share a batch,
+each on its own copy of every sequence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.record import HeadChange, OutputOn, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 Records = Mapping[tuple, Record]
 
@@ -29,24 +29,25 @@ def run_changed(
     before: Records,
     memory_bytes: int | None = None,
 ) -> dict[tuple, Record]:
-    """The records of passes with a change, by their keys.
+    """Return the records of passes with a change, by their keys.
 
     before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
-    InputError where attention is to stay as it is in a model in whose code it cannot be held.
+    InputError where attention is to be frozen in a model whose own code computes it.
     """
     found: dict[tuple, Record] = {}
-    for _, alike in groupby(sorted(passes, key=_alike), key=_alike):
+    # `groupby` needs its input sorted by the same key.
+    for _, alike in groupby(sorted(passes, key=_batch_key), key=_batch_key):
         group = list(alike)
         input = inputs[group[0].input]
-        at_a_time = _side_by_side(resident, input, group[0], memory_bytes)
+        at_a_time = _copies_per_batch(resident, input, group[0], memory_bytes)
         for i in range(0, len(group), at_a_time):
             some = group[i : i + at_a_time]
-            found |= _run_beside(resident, input, some, before, memory_bytes)
+            found |= _run_in_one_batch(resident, input, some, before, memory_bytes)
     return found
 
 
-def _alike(pass_: Pass) -> tuple:
-    """What must be equal for passes to run beside each other."""
+def _batch_key(pass_: Pass) -> tuple:
+    """Return the properties that passes in one batch must share."""
     change = _change(pass_)
     return (pass_.input, pass_.dtype, change.first_layer, change.frozen)
 
@@ -57,8 +58,13 @@ def _change(pass_: Pass) -> HeadChange:
     return pass_.change
 
 
-def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None) -> int:
-    """How many copies of a sequence fit into a batch, besides one without change if need be."""
+def _copies_per_batch(
+    resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None
+) -> int:
+    """Return how many changed copies of a sequence fit into a batch.
+
+    Frozen attention takes one more copy, without change, whose queries and keys the others use.
+    """
     module, frozen = resident.module_in(pass_.dtype), _change(pass_).frozen
     if frozen and not uses_interface(module):
         raise InputError(
@@ -66,10 +72,10 @@ def _side_by_side(resident: Resident, input: Input, pass_: Pass, memory_bytes: i
             "kept as it is without a change: leave out the measures that freeze it"
         )
     fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    return max(1, fit - frozen)
+    return max(1, fit - frozen)  # a frozen batch holds the unchanged copy too
 
 
-def _run_beside(
+def _run_in_one_batch(
     resident: Resident,
     input: Input,
     passes: Sequence[Pass],
@@ -79,6 +85,7 @@ def _run_beside(
     changes = [_change(one) for one in passes]
     first, frozen = changes[0].first_layer, changes[0].frozen
     outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
+    # The unchanged copy must be the first: `Edit.of_first_copy` reads its queries and keys.
     edit = Edit([{}, *outputs] if frozen else outputs, frozen)
     stream = before[(input.name, None, passes[0].dtype)].hidden_states[first] if first else None
     wanted = Pass(
@@ -97,15 +104,16 @@ def _run_beside(
 
 
 def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int, int], Outputs]:
-    """What each changed head yields."""
+    """Return the output that replaces that of each changed head."""
     name = change.to.input if isinstance(change.to, OutputOn) else pass_.input
     source = before[(name, None, pass_.dtype)]
     if change.to == "zero":
-        return {where: torch.zeros(()) for where in change.heads}
+        return {where: torch.zeros(()) for where in change.heads}  # broadcasts over d_value
     of_heads = {(at, head): source.head_outputs[at][:, :, head] for at, head in change.heads}
     if isinstance(change.to, OutputOn):
         return of_heads
     tokens = torch.from_numpy(_mask(source.input))
+    # In float64, so that the rounding of a sum over all tokens of the input does not count.
     return {where: z[tokens].double().mean(dim=0) for where, z in of_heads.items()}
 
 
@@ -115,7 +123,7 @@ def _mask(input: Input) -> Bool[np.ndarray, "sequence position"]:
 
 
 def _copied(input: Input, copies: int) -> Input:
-    """Every sequence so many times, its copies side by side."""
+    """Return the input with every sequence repeated, its copies in consecutive rows."""
     arrays = {"attention_mask": np.repeat(_mask(input), copies, axis=0).astype(np.int64)}
     return Input(input.name, input.kind, np.repeat(input.tokens, copies, axis=0), arrays)
 

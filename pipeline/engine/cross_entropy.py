@@ -2,13 +2,13 @@
 
     loss[n] = log sum_v exp(logit[n, v]) - logit[n, target[n]],   logit = f(h W_U + b)
 
-in tiles of tokens by vocabulary that stay in the processor's cache; f is the scaling and softcap
+in tiles of tokens by vocabulary that fit into the processor's cache; f is the scaling and softcap
 that some families apply to logits.
 
 Logits are computed in units of log 2, because 2^x costs a third of e^x, and the sum is taken
 without a pass over all logits for their maximum: any shift near a token's largest logit keeps
-2^(x - shift) in range, and the largest of the first tile is nearly always that near. Where it was
-not, the sum is infinite, and the tile is computed again with the true maximum.
+2^(x - shift) in range, and the largest of the first tile is nearly always near enough. Where it is
+not, the sum is infinite, and the tokens are computed again with the true maximum.
 """
 
 import math
@@ -22,7 +22,8 @@ from torch import Tensor
 from pipeline.engine.kernels import capped
 from pipeline.engine.products import linear
 
-# Tokens and vocabulary entries of one tile, by kind of device: fixed, so that results are too.
+# Tokens and vocabulary entries of one tile, by kind of device. Fixed rather than tuned to the
+# machine, because the order of summation, and with it the last digits of a loss, follows from them.
 TILES = {"cpu": (1024, 1048), "cuda": (4096, 8384)}
 
 # Logits whose shift may be left out, in units of log 2: float32 holds 2^-126 to 2^127.
@@ -39,11 +40,11 @@ class Unembedding:
     softcap: float | None = None
 
     def transform(self, raw: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """From h weight^T + bias to logits."""
+        """Return the logits that follow from h weight^T + bias."""
         return capped(raw * self.scale, self.softcap)
 
     def logits(self, h: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n vocabulary"]:
-        """All logits, in float32 at least."""
+        """Return all logits, in float32 or wider."""
         raw = linear(h, self.weight, self.bias)
         return self.transform(raw.to(_wide(raw.dtype)))
 
@@ -51,7 +52,7 @@ class Unembedding:
 def token_losses(
     h: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], unembedding: Unembedding
 ) -> Float[Tensor, " token"]:
-    """-log softmax(logits)[target] of every token, in nats, in float32 at least."""
+    """Return -log softmax(logits)[target] of every token, in nats, in float32 or wider."""
     n_tokens, n_entries = TILES["cuda" if h.device.type == "cuda" else "cpu"]
     losses = [
         _losses(_Logits(h_part, unembedding, n_entries), targets_part)
@@ -72,12 +73,15 @@ def _sum_of_powers(
     targets: Int[Tensor, " token"],
     shift: Float[Tensor, "token 1"] | float | None = None,
 ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
-    """Sum over the vocabulary of 2^(x - shift), and x - shift of the targets.
+    """Return the sum over the vocabulary of 2^(x - shift), and x - shift of the targets.
 
-    A target's logit is taken from the tile itself, so that a certain prediction's loss is 0.
+    A target's logit is taken from the tile itself: computed separately, it could round differently,
+    and the loss of a certain prediction would not be exactly 0.
     """
+    # A scalar, so that the first sum sets the dtype and shape.
     total, found = torch.zeros((), device=logits.h.device), []
     for first, tile in logits.tiles():
+        # From the first tile; later ones must use the same shift for their sums to add up.
         shift = _near_maximum(tile) if shift is None else shift
         if isinstance(shift, Tensor):
             tile -= shift
@@ -89,8 +93,9 @@ def _sum_of_powers(
 
 
 def _near_maximum(tile: Float[Tensor, "token entry"]) -> Float[Tensor, "token 1"] | float:
-    """Each token's largest logit in a tile; 0 where these are so small that no shift is needed."""
+    """Return each token's largest logit in a tile, or 0 where all are too small to need a shift."""
     top = tile.amax(dim=1, keepdim=True)
+    # Reading the maximum synchronises with the GPU, but once per batch of tokens only.
     return 0.0 if float(top.abs().max()) < _SMALL else top
 
 
@@ -102,6 +107,7 @@ class _Logits:
     ) -> None:
         self.weight, self.softcap = unembedding.weight, unembedding.softcap
         self.n_entries = n_entries
+        # A softcap applies to natural units, so that `_tile` converts to units of log 2 after it.
         factor = unembedding.scale if self.softcap else unembedding.scale * math.log2(math.e)
         # Scaling h instead of the logits saves a pass; in half precision it would cost digits.
         early = h.dtype == _wide(h.dtype)
@@ -111,12 +117,12 @@ class _Logits:
         self.bias = bias * factor if bias is not None and early else bias
 
     def tiles(self) -> Iterator[tuple[int, Float[Tensor, "token entry"]]]:
-        """Each tile with the vocabulary index of its first column; the reader may overwrite it."""
+        """Yield each tile, which the caller may overwrite, with the index of its first column."""
         for first in range(0, len(self.weight), self.n_entries):
             yield first, self._tile(first)
 
     def maximum(self) -> Float[Tensor, "token 1"]:
-        """Largest logit of each token."""
+        """Return the largest logit of each token."""
         tops = [tile.amax(dim=1, keepdim=True) for _, tile in self.tiles()]
         return torch.cat(tops, dim=1).amax(dim=1, keepdim=True)
 

@@ -1,7 +1,7 @@
-"""Where the numbers of a record are defined, which tokens and shapes alone decide.
+"""Masks of the defined entries of a record, which follow from tokens and shapes alone.
 
-A record holds NaN for queries without the asked-for key and for padding. A model that is not finite
-yields NaN too, so a mask that is made from the numbers would leave out what it should report.
+A record holds NaN for queries without the requested key and for padding. A model that is not finite
+yields NaN too, so a mask made from the numbers would leave out what it should report.
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ from pipeline.inputs import Input
 
 
 def real_tokens(made: Input) -> Bool[np.ndarray, "sequence position"]:
-    """Return which tokens are no padding."""
+    """Return a mask of the tokens that are not padding."""
     mask = made.arrays.get("attention_mask")
     return np.ones(made.tokens.shape, dtype=bool) if mask is None else mask.astype(bool)
 
 
 def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
-    """Return which predictions t -> t + 1 are made from a real token, of a real one."""
+    """Return a mask of the predictions t -> t + 1 in which neither token is padding."""
     real = real_tokens(made)
     return real[:, 1:] & real[:, :-1]
 
@@ -28,7 +28,7 @@ def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
 def defined_queries(
     request: PairRequest | Entropy, made: Input
 ) -> Bool[np.ndarray, "sequence query"]:
-    """Return which queries have the key that a request names."""
+    """Return a mask of the queries that have the requested key."""
     real, position = real_tokens(made), np.arange(made.tokens.shape[1])
     match request:
         case Lag(lag):
@@ -42,7 +42,7 @@ def defined_queries(
 
 
 def defined_lags(n_lags: int, made: Input) -> Bool[np.ndarray, "sequence lag"]:
-    """Return at which lags a sequence has any query, as `LagMeans` counts them."""
+    """Return a mask of the lags at which a sequence has any query, as `LagMeans` counts them."""
     real = real_tokens(made)
     return np.stack([real[:, lag:].any(axis=1) for lag in range(n_lags)], axis=1)
 

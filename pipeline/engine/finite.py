@@ -1,10 +1,10 @@
-"""Which numbers of a measure are not finite because the model's are not.
+"""Telling numbers that are undefined from numbers that a model's overflow or NaN made non-finite.
 
-NaN in a measure's result means one of two things. It is undefined by its definition (0 / 0, a query
-without such a key, a quantity that this model has not), or the model's own numbers overflowed or
-were NaN. The second kind is told from the first by computing the measure again from the same
-numbers with those that are out of bounds replaced by ordinary ones: what is NaN then too is
-undefined by definition. That is done only where there is NaN and something is out of bounds.
+NaN in a measure's result means one of two things. Either it is undefined by definition (0 / 0, a
+query without the requested key, a quantity that this model does not have), or the model's own
+numbers overflowed or were NaN. To distinguish them, the measure is computed again from the same
+numbers with those that are out of bounds replaced by ordinary ones: a result that is still NaN is
+undefined by definition. This happens only where a result is NaN and an input is out of bounds.
 """
 
 import copy
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from pipeline.engine.pairs import Pairs, resolve
 from pipeline.engine.record import AttentionRequest, LagMeans, Record
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Value, Values
 
-# Beyond this, products of a few numbers leave float32. No healthy model comes near it.
+# Products of a few numbers beyond this overflow float32: it is compared with inputs, not results.
+# The weights and activations of models that train normally are far below it.
 BOUND = 2.0**20
 
 Compute = Callable[[tuple[Record, ...], ModelWeights], Values]
@@ -32,9 +33,9 @@ Masks = Mapping[str, Value]
 def caused_by_the_model(
     values: Values, records: tuple[Record, ...], weights: ModelWeights, compute: Compute
 ) -> Masks:
-    """By variable, where the values are infinite, or NaN because the model's numbers are.
+    """Return, by variable, a mask of the values that are infinite, or NaN because of the model.
 
-    values: what `compute(records, weights)` gave. Variables without such numbers are left out.
+    values: the result of `compute(records, weights)`. Variables without such values are left out.
     """
     wrong = {name: ~np.isfinite(value) for name, value in values.items() if _is_float(value)}
     wrong = {name: mask for name, mask in wrong.items() if mask.any()}
@@ -52,9 +53,9 @@ def caused_by_the_model(
 
 
 def is_finite(records: Sequence[Record], weights: ModelWeights) -> bool:
-    """Whether all that the model's forward passes yielded, and its weights, are finite.
+    """Return whether the records of the model's forward passes, and its weights, are finite.
 
-    What a record leaves undefined by its definition does not count.
+    Entries of a record that are undefined by definition do not count.
     """
     return not _any(lambda tensor: ~tensor.isfinite(), records, weights)
 
@@ -71,24 +72,27 @@ def _any(
 def _undefined_anyway(
     records: tuple[Record, ...], weights: ModelWeights, compute: Compute
 ) -> Masks:
-    """Where the values are NaN too when all numbers are ordinary ones; {} if that is unknown."""
+    """Return, by variable, a mask of what is NaN for ordinary numbers too; {} if unknown."""
     random = torch.Generator().manual_seed(0)
-    tame = copy.copy(weights)
-    tame.update({name: _tame(tensor, random) for name, tensor in weights.items()})
+    # A shallow copy keeps the class, and with it the config that measures read beside the weights.
+    bounded = copy.copy(weights)
+    bounded.update({name: _bounded(tensor, random) for name, tensor in weights.items()})
     try:
-        values = compute(tuple(_tame_record(record, random) for record in records), tame)
+        values = compute(tuple(_bounded_record(record, random) for record in records), bounded)
+    # Random numbers in place of some weights may be no valid model (a matrix without an inverse).
     except (ArithmeticError, ValueError, RuntimeError):
         return {}
     return {name: np.isnan(value) for name, value in values.items() if _is_float(value)}
 
 
-def _tame_record(record: Record, random: torch.Generator) -> Record:
+def _bounded_record(record: Record, random: torch.Generator) -> Record:
     parts = iter(_parts(record))
     found: dict[str, Any] = {}
 
     def next_one() -> Tensor:
         tensor, undefined = next(parts)
-        return torch.where(undefined, tensor, _tame(tensor, random))
+        # What is undefined by definition stays NaN, as in the record of a finite model.
+        return torch.where(undefined, tensor, _bounded(tensor, random))
 
     if record.loss is not None:
         found["loss"] = next_one()
@@ -100,10 +104,14 @@ def _tame_record(record: Record, random: torch.Generator) -> Record:
 
 
 def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "..."]]]:
-    """All tensors of a record, each with where it is undefined by definition."""
+    """Return all tensors of a record, each with a mask of what is undefined by definition.
+
+    `_bounded_record` relies on the order.
+    """
     seen, nowhere = _seen(record), torch.tensor(False)
     parts = []
     if record.loss is not None:
+        # A loss needs two tokens: the last one seen and the predicted one.
         parts.append((record.loss, ~(seen[:, :-1] & seen[:, 1:])))
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
@@ -116,7 +124,7 @@ def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "...
 
 
 def _seen(record: Record) -> Bool[Tensor, "sequence position"]:
-    """Which tokens [sequence, position] are none of padding."""
+    """Return a mask [sequence, position] of the tokens that are not padding."""
     tokens = record.input.tokens
     mask = record.input.arrays.get("attention_mask", np.ones_like(tokens))
     return torch.from_numpy(np.asarray(mask).astype(bool))
@@ -125,7 +133,7 @@ def _seen(record: Record) -> Bool[Tensor, "sequence position"]:
 def _undefined(
     request: AttentionRequest, record: Record, seen: Bool[Tensor, "sequence position"]
 ) -> Bool[Tensor, "sequence _"]:
-    """Where the record of a request is NaN by definition: [sequence, query], or [sequence, lag]."""
+    """Return a mask of what is NaN by definition: [sequence, query] or [sequence, lag]."""
     if isinstance(request, LagMeans):
         return torch.arange(request.n_lags) >= seen.sum(dim=1, keepdim=True)
     undefined = ~seen
@@ -138,13 +146,15 @@ def _undefined(
 
 
 def _out_of_bounds(tensor: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    return ~(tensor.abs() <= BOUND)  # of NaN, too
+    return ~(tensor.abs() <= BOUND)  # not `> BOUND`, which is False for NaN
 
 
-def _tame(tensor: Float[Tensor, "*shape"], random: torch.Generator) -> Float[Tensor, "*shape"]:
-    """The tensor with ordinary numbers between 0 and 1 where it is out of bounds."""
+def _bounded(tensor: Float[Tensor, "*shape"], random: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Return the tensor with random numbers between 0 and 1 where it is out of bounds."""
     if not (wild := _out_of_bounds(tensor)).any():
         return tensor
+    # Random rather than constant: equal numbers would make differences and variances 0, and so
+    # results undefined that are not.
     ordinary = torch.rand(tensor.shape, generator=random, dtype=torch.float32)
     return torch.where(wild, ordinary.to(tensor), tensor)
 

@@ -1,11 +1,11 @@
-"""Whether a model has the form that measures assume, found by computing with random weights.
+"""A check that a model has the form that measures assume, by computing with random weights.
 
 A small model of the same form (`reduced.py`) gets random weights, gains and biases: after
-initialisation gains are 1 and biases 0, which would hide a norm that is not there. Sequences of
-one token go through it, whose attention is all on themselves and whose rotations are none, and
-what passes through the model's own code is compared with what the circuits (`models/circuits.py`)
-say of it. The outcome depends on config and code alone, so that it is the same for all checkpoints
-and workers. See `models/assumptions.py` for what is checked.
+initialisation gains are 1 and biases 0, which would hide a missing norm. It runs on sequences of
+one token, which attends to itself only and is not rotated, and the activations in the model's own
+code are compared with those that the circuits (`models/circuits.py`) predict. The outcome depends
+on config and code alone, so it is the same for all checkpoints and workers. See
+`models/assumptions.py` for the list of assumptions.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,23 +27,24 @@ from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
 from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
-# Of the greatest number compared. Right float32 sums differ by 1e-5 of it; a norm, gain, bias or
-# factor that is not as assumed, by 1e-2 and more.
+# Relative to the largest number compared. Correct float32 sums differ by 1e-5 of it; with a norm,
+# gain, bias or factor that is not as assumed, they differ by 1e-2 or more.
 TOLERANCE = 1e-3
 
-_TOKENS = 8
+_TOKENS = 8  # each comparison has this many vectors per head
 _SCALES = (0.01, 1.0, 30.0)  # of streams: short ones show the norm's epsilon, long ones a softcap
 
 
 def unmet_assumptions(
     architecture: str | Path | PreTrainedConfig, trust_remote_code: bool = False
 ) -> dict[str, str]:
-    """The `ASSUMPTIONS` that a model of this architecture does not meet, each with the reason.
+    """Return the `ASSUMPTIONS` that a model of this architecture does not meet, with the reasons.
 
-    Reads no checkpoint's weights. Raises InputError where there is no such model.
+    Reads no checkpoint's weights. Raises InputError where no model can be built from it.
     """
+    # The check seeds torch's global generator: restored at the end, so that no caller notices.
     with torch.random.fork_rng(devices=[]):
         resident = reduced(architecture, trust_remote_code)
         config = resident.weights.config
@@ -53,28 +54,29 @@ def unmet_assumptions(
         try:
             with torch.inference_mode():
                 return dict(_Check(resident, family).found())
-        except Exception as error:  # whatever a model says that is not what its family was
+        except Exception as error:  # the model's own code may raise anything
             return {"matrices": f"they could not be checked ({first_line(error)})"}
 
 
 @dataclass
 class _Seen(attention.Recorder):
-    """A recorder that also keeps queries and keys, where the model's attention is ours."""
+    """A recorder that also keeps queries and keys, of models that use `attention_function`."""
 
     queries: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
     keys: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
 
     def take_scores(self, layer: int, scored: attention.Scored) -> None:
+        # One key per query head, as circuits have them, also where heads share keys.
         repeated = scored.k.repeat_interleave(scored.q.shape[1] // scored.k.shape[1], dim=1)
         self.queries[layer], self.keys[layer] = scored.q[:, :, 0], repeated[:, :, 0]
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """What one forward pass over sequences of one token showed.
+    """The activations of one forward pass over sequences of one token.
 
-    normed: the streams as the layers' norms leave them, without gain and bias. z: per head.
-    written: what W_O (and the norm after it, if any) yields.
+    normed: the streams after the layers' norms, without gain and bias. z: the heads' outputs before
+    W_O. written: the output of W_O, and of the norm after it, if any.
     """
 
     streams: dict[int, Float[Tensor, "token d_model"]]
@@ -87,7 +89,7 @@ class _Pass:
 
 
 class _Check:
-    """One model under examination."""
+    """The check of one small model against its circuits."""
 
     def __init__(self, resident: Resident, family: Family) -> None:
         self.resident, self.family, self.module = resident, family, resident.module
@@ -95,26 +97,31 @@ class _Check:
         resident.swap(_random_weights(self.module))
         made = circuits(resident.weights)
         if made is None:
-            raise ValueError("projections stand between the embedding and the stream")
+            raise ValueError("there are projections between the embedding and the stream")
         self.model: Circuits = made
         norm = FinalNorm.of_blocks(resident.weights.config)
         self.norm: Callable[[Stream], Stream] = norm if family.norm else lambda stream: stream
         self.layers = range(made.n_layers)
+        # Different tokens: equal ones would have equal streams, whose differences are 0.
         self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
         if uses_interface(self.module):
             self.module.set_attn_implementation(attention.NAME)
 
     def found(self) -> Iterator[tuple[str, str]]:
-        """Each assumption that does not hold, with the reason."""
+        """Yield each assumption that does not hold, with the reason.
+
+        The order matters: parameters are set to zero step by step, and each comparison needs a
+        pass from before or after a certain step.
+        """
         whole = self._observed()
         logits_hold = self._unembedding_holds(whole)
         pairs = None if uses_interface(self.module) else self._scores_hold_in_matrices()
-        self._silence(lambda name: not self._in_attention(name))
+        self._set_to_zero(lambda name: not self._in_attention(name))
         silent = self._observed()
-        self._silence(lambda name: name.endswith("bias"))
+        self._set_to_zero(lambda name: name.endswith("bias"))
         bare = self._observed()
         if self.model.heads_are_normed:
-            yield "heads_apart", "a norm stands between the heads and the stream"
+            yield "heads_apart", "there is a norm between the heads and the stream"
         if not self._embedding_holds(whole):
             yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
         if not logits_hold:
@@ -167,13 +174,13 @@ class _Check:
             lambda _, __, output: written.update({layer: output.flatten(0, 1)})
         )
 
-    def _silence(self, chosen: Callable[[str], bool]) -> None:
+    def _set_to_zero(self, chosen: Callable[[str], bool]) -> None:
         for name, parameter in self.module.named_parameters():
             if chosen(name):
                 parameter.data.zero_()
 
     def _in_attention(self, name: str) -> bool:
-        """Whether a parameter is no part of a block, or of what its attention does."""
+        """Return whether a parameter is outside all blocks, or part of a block's attention."""
         family = self.family
         parts = (family.output.rpartition(".")[0], family.norm, family.output_norm)
         for layer in self.layers:
@@ -203,7 +210,11 @@ class _Check:
         return capped(model.final_norm(stream) @ model.W_U + model.b_U, model.softcap)
 
     def _queries_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
-        """But for a constant and one factor, or each in its direction where it is normed."""
+        """Compare queries and keys with those of W_Q and W_K.
+
+        They may differ by a constant (biases) and by one factor (a scale); where queries and keys
+        are normalised, only their directions are compared.
+        """
         heads = self.model.layer(layer)
         sides = ((whole.queries, bare.queries, heads.W_Q), (whole.keys, bare.keys, heads.W_K))
         for own, own_bare, matrix in sides:
@@ -216,10 +227,11 @@ class _Check:
         return True
 
     def _scores_hold_in_matrices(self) -> list[bool]:
-        """The same from attention matrices, for models whose queries and keys are not seen.
+        """Make the comparison of `_queries_hold` from attention matrices, for each layer.
 
-        With all tokens at position 0 nothing is rotated, and in log p[i, j] - log p[i, 0] -
-        (log p[k, j] - log p[k, 0]) normalisation and biases cancel:
+        For models whose queries and keys cannot be observed. With all tokens at position 0 nothing
+        is rotated, and in log p[i, j] - log p[i, 0] - (log p[k, j] - log p[k, 0]) normalisation and
+        biases cancel:
 
             factor (x_i - x_k) W_Q ((x_j - x_0) W_K)^T
         """
@@ -248,7 +260,10 @@ class _Check:
         return holds
 
     def _values_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
-        """W_V exactly but for a constant; W_O also but for a factor, or for that of a norm."""
+        """Compare values and outputs with those of W_V and W_O.
+
+        Values may differ by a constant; outputs also by a factor, or by the scale of a norm.
+        """
         heads = self.model.layer(layer)
         z = torch.einsum("tm,hmd->thd", whole.normed[layer], heads.W_V)
         if not close(_differences(whole.z[layer]), _differences(z)):
@@ -260,7 +275,10 @@ class _Check:
         return proportional(_differences(whole.written[layer]), _differences(made))
 
     def _stream_holds(self, silent: _Pass, bare: _Pass, layer: int) -> bool:
-        """With all else in the block silent, what it adds is what the heads wrote, and biases."""
+        """Compare what a block adds to the stream with its heads' outputs and biases.
+
+        Everything else in the block is zero in these passes.
+        """
         heads = self.model.layer(layer)
         seen = bare if self.family.output_norm else silent
         added = seen.streams[layer + 1] - seen.streams[layer]
@@ -271,20 +289,24 @@ class _Check:
 
 
 def _random_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Matrices that keep lengths about the same; gains near 1, biases near 0, neither at it."""
+    """Return random parameters: gains around 1, biases around 0, matrices that preserve norms.
+
+    Gains differ from 1 and biases from 0, so that leaving one out changes the activations.
+    """
     weights = {}
     for name, parameter in module.named_parameters():
         drawn = torch.randn(parameter.shape)
         if parameter.ndim > 1:
             drawn /= min(parameter.shape[-2:]) ** 0.5
         else:
+            # Gains are named weight, as matrices are, but have one dimension.
             drawn = 0.3 * drawn + float(name.endswith("weight"))
         weights[name] = drawn
     return weights
 
 
 def _differences(of: Float[Tensor, " token *others"]) -> Float[Tensor, " token *others"]:
-    """From the mean over tokens: what is the same for all of them is gone."""
+    """Return the differences from the mean over tokens, without what all tokens share."""
     return of - of.mean(dim=0)
 
 
@@ -293,12 +315,14 @@ def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
 
 
 def close(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
-    """Whether two computations of the same numbers agree; not where one of them is not finite."""
+    """Return whether two computations of the same numbers agree; False unless both are finite."""
     scale = own.abs().max()
+    # Two tensors of zeros show nothing, and NaN makes the comparison False.
     return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
 
 
 def proportional(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
-    """Whether they agree but for one positive factor."""
+    """Return whether two tensors agree up to one positive factor."""
+    # The least-squares factor; a sign would turn attention round, hence positive only.
     factor = (own * made).sum() / made.square().sum()
     return bool(factor > 0) and close(own, factor * made)

@@ -1,8 +1,8 @@
-"""One forward pass over one input: a Pass says what to keep, a Record holds it.
+"""One forward pass over one input: a `Pass` is the request, a `Record` the result.
 
-The model's own code computes. Three places are watched while it does: its attention
-(`attention.py`), the entrance of its blocks, and its unembedding, whose input is taken there and
-turned into losses tile by tile (`cross_entropy.py`) while the model itself goes on with a stand-in.
+The model's own code runs. Hooks record at three places: in its attention (`attention.py`), at the
+input of its blocks, and at its unembedding, whose input is turned into losses tile by tile
+(`cross_entropy.py`) while the model itself continues with a placeholder.
 """
 
 import inspect
@@ -29,9 +29,10 @@ from pipeline.engine.streams import Stream, started_at, watched_stream, wide
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import ModelFacts, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
 
-# Enters every fingerprint: raised whenever a change here moves stored numbers beyond rounding.
+# Part of every fingerprint: raise it whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 2
 
 # Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
@@ -43,8 +44,8 @@ _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 class Resumed:
     """A pass that starts at `layer`, with heads changed from there on (`changes.py` makes them).
 
-    The rows of its input are `edit.copies` of each sequence; stream: what enters the layer, once
-    for each sequence (None for the first layer).
+    The rows of its input are `edit.copies` of each sequence. stream: the residual stream that
+    enters the layer, once for each sequence; None for the first layer.
     """
 
     layer: int
@@ -53,7 +54,7 @@ class Resumed:
 
     @property
     def copies(self) -> int:
-        """Rows for each sequence."""
+        """Number of rows for each sequence."""
         return len(self.edit.copies)
 
 
@@ -64,12 +65,12 @@ def run(
     memory_bytes: int | None = None,
     resumed: Resumed | None = None,
 ) -> Record:
-    """What `pass_` asks for, of the resident's current weights on `input`.
+    """Run one forward pass of the resident's current weights on `input`; return its record.
 
-    Sequences are cut into batches by a fixed rule on shapes, so that at most about `memory_bytes`
-    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], where it
-    is there, marks padding with 0: what belongs to padding is NaN in the record. The whole table of
-    a one-layer organism goes through `modular_forward.py` where what is asked for allows it.
+    Sequences are split into batches by a fixed rule on shapes, so that at most about `memory_bytes`
+    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], if given,
+    marks padding with 0: entries of padding are NaN in the record. The whole table of a one-layer
+    organism is computed by `models/table_forward.py` where the request allows it.
 
     Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
     exactly.
@@ -81,10 +82,10 @@ def run(
             return Record(input)
         if (made := table_record(module, input, pass_)) is not None:
             return made
-        served = _served(module, resident.facts)
+        traits = _set_up(module, resident.facts)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
-    job = _Job(module, served, resident.facts, input, pass_, resumed)
+    job = _Job(module, traits, resident.facts, input, pass_, resumed)
     with torch.inference_mode():
         for sequences in _even_batches(len(input.tokens), most, together):
             job.compute(sequences)
@@ -92,11 +93,12 @@ def run(
 
 
 def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
-    """As few batches as have at most `most` rows, multiples of `together`, as even as they can be.
+    """Yield the fewest batches of at most `most` rows, in multiples of `together`, evenly sized.
 
-    A small last one would serve products badly.
+    Even sizes, because matrix products over a small last batch are slow.
     """
     groups = n // together
+    # The inner quotient is the number of batches, the outer one their even size.
     size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
     for first in range(0, n, size):
         yield slice(first, min(first + size, n))
@@ -105,9 +107,12 @@ def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
 def batch_size(
     facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
 ) -> int:
-    """Sequences per batch, from shapes, dtype and kind of device alone; at least one."""
+    """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
     config = module.config.get_text_config()
+    # GPT-2 has no such setting; its MLP has 4 d_model neurons by default.
     d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
+    # An estimate of the numbers alive at a time in one block: those of the stream and of attention,
+    # those of a gated MLP, and in eager attention the matrix, its softmax and a copy.
     per_token = 8 * facts.d_model + 3 * d_mlp
     if not uses_interface(module):
         per_token += 3 * facts.n_heads * length
@@ -116,41 +121,43 @@ def batch_size(
 
 
 def batch_bytes(device: str, memory_bytes: int | None) -> int:
-    """Bytes of activations of one batch, where the caller has `memory_bytes` for them."""
+    """Return the bytes of activations of one batch, of which the caller allows `memory_bytes`."""
     usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
     return min(usual, memory_bytes or usual)
 
 
 def uses_interface(module: PreTrainedModel) -> bool:
-    """Whether the model looks its attention function up by name."""
+    """Return whether the model looks up its attention function by name."""
+    # Private to transformers, whose public setter only warns where a model cannot do it.
     return module._can_set_attn_implementation()
 
 
 @dataclass(frozen=True)
-class _Served:
-    """What is found out once about a module: how its logits follow from its unembedding."""
+class _Traits:
+    """The properties of a module that are determined once, by running it on a few tokens."""
 
     scale: float
     softcap: float | None
     takes_positions: bool
 
 
-_SERVED: WeakKeyDictionary[nn.Module, _Served] = WeakKeyDictionary()
+# By module, and weakly: the entry goes when the worker drops the model.
+_TRAITS: WeakKeyDictionary[nn.Module, _Traits] = WeakKeyDictionary()
 
 
-def _served(module: PreTrainedModel, facts: ModelFacts) -> _Served:
-    if module not in _SERVED:
+def _set_up(module: PreTrainedModel, facts: ModelFacts) -> _Traits:
+    if module not in _TRAITS:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
-        products.serve(module)
+        products.replace_linear(module)
         scale, softcap = logit_transform(module)
-        # The outer forward may only hand it on to the body, among its other arguments.
+        # The outer forward may pass `position_ids` on to the body within its **kwargs.
         takes_positions = any(
             "position_ids" in inspect.signature(part.forward).parameters
             for part in (module, module.base_model)
         )
-        _SERVED[module] = _Served(scale, softcap, takes_positions)
-    return _SERVED[module]
+        _TRAITS[module] = _Traits(scale, softcap, takes_positions)
+    return _TRAITS[module]
 
 
 class _Job:
@@ -159,15 +166,15 @@ class _Job:
     def __init__(
         self,
         module: PreTrainedModel,
-        served: _Served,
+        traits: _Traits,
         facts: ModelFacts,
         input: Input,
         pass_: Pass,
         resumed: Resumed | None,
     ) -> None:
         self.resumed = resumed
-        self.module, self.served, self.facts, self.input = module, served, facts, input
-        self.unembedding = unembedding_of(module, served.scale, served.softcap)
+        self.module, self.traits, self.facts, self.input = module, traits, facts, input
+        self.unembedding = unembedding_of(module, traits.scale, traits.softcap)
         sequences, length = input.tokens.shape
         self.tokens = torch.from_numpy(input.tokens)
         self.seen = _seen(input)
@@ -181,6 +188,7 @@ class _Job:
             edit=resumed.edit if resumed else None,
             padding=None if self.seen is None else ~self.seen,
         )
+        # On the CPU: a record may be larger than a GPU's memory, and measures work on it there.
         self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None
         self.logits = {
             p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
@@ -188,7 +196,7 @@ class _Job:
         self.streams: dict[int, list[Stream]] = {layer: [] for layer in pass_.hidden_states}
 
     def compute(self, sequences: slice) -> None:
-        """Run the model on some of the sequences and fill in what they yield."""
+        """Run the model on some of the sequences and fill in their part of the record."""
         tokens = self.tokens[sequences].to(self.module.device)
         self.recorder.sequences = sequences
         hidden = self._hidden(tokens, sequences)
@@ -200,13 +208,13 @@ class _Job:
             logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
 
     def _hidden(self, tokens: Int[Tensor, "batch position"], sequences: slice) -> Stream:
-        """What the model is about to unembed."""
+        """Run the model; return the input of its unembedding."""
         arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
         taken: list[Stream] = []
 
         def take(h: Stream) -> Float[Tensor, "batch position 1"]:
             taken.append(h)
-            return h.new_zeros(*h.shape[:-1], 1)
+            return h.new_zeros(*h.shape[:-1], 1)  # a vocabulary of one: nothing reads these logits
 
         with ExitStack() as stack:
             stack.enter_context(replaced_unembedding(self.module, take))
@@ -228,17 +236,18 @@ class _Job:
         return started_at(self.module, self.facts.n_layers, resumed.layer, stream)
 
     def _padding(self, sequences: slice) -> dict[str, Any]:
-        """Positions are counted from a sequence's first token, as they are when it stands alone."""
+        """Return the arguments for a padded batch; positions count from the first real token."""
         if self.seen is None:
             return {}
         seen = self.seen[sequences].to(self.module.device)
         arguments = {"attention_mask": seen.long()}
-        if self.served.takes_positions:
+        if self.traits.takes_positions:
+            # Models would otherwise number padding too; their outputs for it are never read.
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments
 
     def record(self) -> Record:
-        """The finished record."""
+        """Return the finished record."""
         if self.loss is not None and self.seen is not None:
             unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
             self.loss.masked_fill_(unseen, torch.nan)
@@ -260,6 +269,7 @@ def _joined(
 
 def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
     mask = input.arrays.get("attention_mask")
+    # A mask without padding would only choose slower kernels.
     return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
 
 

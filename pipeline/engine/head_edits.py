@@ -1,4 +1,4 @@
-"""What becomes of the heads of a batch whose rows are copies of sequences, changed differently."""
+"""Changes to the heads of a batch whose rows are copies of sequences, each changed differently."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ Outputs = Float[Tensor, ""] | Float[Tensor, " d_value"] | Float[Tensor, "sequenc
 
 @dataclass(frozen=True)
 class Edit:
-    """Each sequence stands in as many rows, side by side, as there are `copies`.
+    """The replaced head outputs of a batch that holds each sequence in consecutive rows.
 
-    copies: of each what its heads (layer, head) yield in place of what they compute, as one vector
-    or as one for every place [sequence position d_value]. frozen: all copies attend as the first
-    does.
+    copies: for each of these rows, the outputs that replace those of heads (layer, head), as one
+    vector or as one per token [sequence position d_value]. frozen: all copies use the attention
+    pattern of the first.
     """
 
     copies: Sequence[Mapping[tuple[int, int], Outputs]]
     frozen: bool = False
 
     def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
-        """A layer's outputs with those of the changed heads replaced."""
+        """Return a layer's outputs with those of the changed heads replaced."""
         sequences = slice(rows.start // len(self.copies), rows.stop // len(self.copies))
+        # A copy, because the output may be a view of a tensor that the kernel returned.
         changed = self._by_copy(out).clone()
         for i, copy in enumerate(self.copies):
             for (at, head), value in copy.items():
@@ -35,8 +36,8 @@ class Edit:
                     changed[:, i, :, head] = given.to(out)
         return changed.flatten(0, 1)
 
-    def as_the_first(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
-        """Queries or keys of the first copy of each sequence, for all of its copies."""
+    def of_first_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
+        """Return the queries or keys of each sequence's first copy, for all of its copies."""
         return self._by_copy(x)[:, :1].expand_as(self._by_copy(x)).flatten(0, 1)
 
     def _by_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, "sequence copy *rest"]:

@@ -1,8 +1,8 @@
 """Softmax attention that also yields its log-sum-exp: one number per query that turns any single
 query-key score into its attention, p[i, j] = exp(score[i, j] - lse[i]).
 
-Fused kernels have it as a by-product. Which one serves follows from device, dtype and shapes alone
-(`choose`); `exact` serves whatever they cannot, a few rows of the matrix at a time.
+Fused kernels compute it as a by-product. The choice of kernel follows from device, dtype and shapes
+alone (`choose`); `exact` computes whatever they cannot, a few rows of the matrix at a time.
 
     CPU                     flash attention for CPU
     CUDA, half, no mask     flash attention        (head size a multiple of 8, <= 256; Ampere on)
@@ -10,7 +10,7 @@ Fused kernels have it as a by-product. Which one serves follows from device, dty
     anything else           `exact`
 
 The ops are private to torch: its public `scaled_dot_product_attention` calls them and drops the
-log-sum-exp. Where one is missing, `exact` serves.
+log-sum-exp. Where a version of torch lacks one, `exact` is used.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def attend(
     softcap: float | None = None,
     sinks: Float[Tensor, " head"] | None = None,
 ) -> tuple[Output, LogSumExp]:
-    """Attention output and log-sum-exp (natural, in float32 at least) of every query.
+    """Return the attention output and log-sum-exp (natural, float32 or wider) of every query.
 
     mask None: causal. Heads may share keys and values in equal groups. softcap c: scores become
     c tanh(score / c) (Gemma 2). sinks: per head one more score in the softmax's denominator, whose
@@ -58,7 +58,8 @@ def attend(
         out, lse = kernel(q, k, v, None, scale)
     else:
         out, lse = _tiled(kernel, q, k, v, mask, scale)
-    # CUDA's flash attention returns an infinite one for NaN, with which other keys would get 0.
+    # CUDA's flash attention returns an infinite log-sum-exp for NaN scores, with which the
+    # attention to all other keys would come out as 0 instead of NaN.
     lse = lse.where(lse.isfinite(), torch.nan)
     if sinks is not None:
         with_sink = torch.logaddexp(lse, sinks.to(lse.dtype)[None, :, None])
@@ -68,7 +69,7 @@ def attend(
 
 
 def choose(q: Query, v: Value, masked: bool) -> Kernel | None:
-    """The fused kernel for these tensors, by a fixed rule; None where `exact` has to serve."""
+    """Return the fused kernel for these tensors, by a fixed rule; None where only `exact` works."""
     d_head, kernel = q.shape[-1], None
     if v.shape[-1] != d_head:
         return None
@@ -88,7 +89,10 @@ def _has_flash(device: torch.device) -> bool:
 
 
 def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[Output, LogSumExp]:
-    """The output comes out with heads beside each other: turning it round costs nothing."""
+    """Call the CPU's flash attention.
+
+    Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
+    """
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
     )
@@ -98,18 +102,22 @@ def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[O
 def _cuda_flash(
     q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
-    assert bias is None
+    assert bias is None  # `choose` never picks it under a mask: the kernel has no argument for one
     k, v = _repeated(k, q), _repeated(v, q)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, True, False, scale=scale
     )
-    return out.transpose(1, 2), lse[..., : q.shape[2]]
+    return out.transpose(1, 2), lse[..., : q.shape[2]]  # which may be padded
 
 
 def _cuda_efficient(
     q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
-    """Wants the rows of a mask to begin at multiples of 16 entries; pads the log-sum-exp."""
+    """Call memory-efficient attention.
+
+    The kernel requires rows of a mask to begin at multiples of 16 entries, and returns a padded
+    log-sum-exp.
+    """
     k, v = _repeated(k, q), _repeated(v, q)
     if bias is not None:
         keys = k.shape[2]
@@ -135,7 +143,7 @@ def _repeated(x: Key, q: Query) -> Float[Tensor, "batch head key d"]:
 def _tiled(
     kernel: Kernel, q: Query, k: Key, v: Value, mask: RuleMask, scale: float
 ) -> tuple[Output, LogSumExp]:
-    """A fused kernel under a mask, for a range of queries and the keys these see at a time."""
+    """Call a fused kernel under a mask, one range of queries and the keys they see at a time."""
     batch, _, length, _ = q.shape
     parts = []
     for queries in _ranges(length, TILE // (batch * length)):
@@ -150,7 +158,7 @@ def _tiled(
 def exact(
     q: Query, k: Key, v: Value, mask: RuleMask, scale: float, softcap: float | None
 ) -> tuple[Output, LogSumExp]:
-    """The definition, spelled out for a range of queries at a time; float32 at least."""
+    """Compute attention by its definition, one range of queries at a time, in float32 or wider."""
     batch, heads, length, _ = q.shape
     parts = []
     for queries in _ranges(length, TILE // (batch * heads * length)):
@@ -164,13 +172,19 @@ def exact(
 def _exact_rows(
     q: Query, k: Key, v: Value, bias: Bias, scale: float, softcap: float | None
 ) -> tuple[Output, LogSumExp]:
-    """In place throughout, and the queries of heads that share keys side by side: no copies."""
+    """Compute `exact` for some queries.
+
+    Works in place, with the queries of heads that share keys in one product: the tile of scores is
+    the largest tensor, and a copy of it would double the memory.
+    """
     kv_heads, rows = k.shape[1], q.shape[2]
+    # The dtype of the mask is float32 or wider, and so are scores, softmax and output.
     q, k, v = (x.to(bias.dtype) for x in (q, k, v))
     scores = (q.unflatten(1, (kv_heads, -1)).flatten(2, 3) @ k.mT).mul_(scale)
     if softcap is not None:
         scores.div_(softcap).tanh_().mul_(softcap)
     scores.unflatten(2, (-1, rows)).add_(bias[:, :, None])
+    # Never -inf: a mask leaves no query without a key (see `RuleMask.tile`).
     top = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(top).exp_().sum(dim=-1, keepdim=True)
     out = (scores @ v).div_(total).unflatten(2, (-1, rows)).flatten(1, 2)
@@ -179,12 +193,12 @@ def _exact_rows(
 
 
 def capped(scores: Float[Tensor, "*shape"], softcap: float | None) -> Float[Tensor, "*shape"]:
-    """c tanh(score / c); None leaves scores as they are."""
+    """Return c tanh(score / c); None leaves scores as they are."""
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 def _ranges(length: int, rows: int) -> list[range]:
-    rows = max(16, rows)
+    rows = max(16, rows)  # fewer would make long sequences slow, however wide their rows are
     return [range(first, min(first + rows, length)) for first in range(0, length, rows)]
 
 

@@ -1,8 +1,9 @@
-"""Which keys a query may see, kept as a rule until entries are asked for.
+"""Attention masks, kept as rules until their entries are needed.
 
-transformers hands an attention mask from the model to its attention function unread. What travels
-here is the rule that makes it, so that a window over 16,384 tokens costs no 16,384 x 16,384 matrix:
-the fused kernel gets it tile by tile, and the asked-for query-key pairs are looked up one by one.
+transformers passes an attention mask from the model to its attention function without reading it.
+Here it passes the rule that makes the mask, so that a window over 16,384 tokens needs no
+16,384 x 16,384 matrix: the fused kernel gets the mask tile by tile, and the requested query-key
+pairs are looked up one by one.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,10 @@ from pipeline.errors import InputError
 
 
 class _NotATensorError(InputError, AttributeError):
-    """Raised for what a tensor has and a `RuleMask` has not; `hasattr` answers no to it."""
+    """Raised for an attribute that a tensor has and a `RuleMask` lacks.
+
+    It is an AttributeError, so that `hasattr` returns False.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,8 @@ class RuleMask:
     device: torch.device
 
     def __getattr__(self, name: str) -> Any:
-        """Name the reason where a model's own code takes it for a tensor."""
+        """Raise an error that gives the reason where a model's code expects a tensor."""
+        # copy, pickle and torch probe for special methods: to them the absence is no error.
         if name.startswith("__"):
             raise AttributeError(name)
         raise _NotATensorError(
@@ -45,15 +50,15 @@ class RuleMask:
         )
 
     def keys_seen(self, first: int, last: int) -> tuple[int, int]:
-        """A range of keys outside of which queries first..last-1 see none."""
+        """Return a range of keys outside of which queries first..last-1 see none."""
         return (0 if self.reach is None else max(0, first - self.reach + 1)), last
 
     def tile(
         self, queries: range, keys: range, dtype: torch.dtype
     ) -> Float[Tensor, "#batch 1 query key"]:
-        """The mask between two ranges; a query that sees nothing (padding) sees itself.
+        """Return the mask between two ranges; a query that sees nothing (padding) sees itself.
 
-        So no row is empty: kernels differ in what they make of an empty one.
+        This leaves no row empty: kernels differ in what they return for an empty one.
         """
         q = torch.arange(queries.start, queries.stop, device=self.device)[None, None, :, None]
         k = torch.arange(keys.start, keys.stop, device=self.device)[None, None, None, :]
@@ -63,23 +68,24 @@ class RuleMask:
     def pairs(
         self, queries: Int[Tensor, " query"], keys: Int[Tensor, "#batch query"], dtype: torch.dtype
     ) -> Float[Tensor, "#batch 1 query"]:
-        """The mask at single entries."""
+        """Return the mask at single entries."""
         return _additive(self._seen(queries[None, None], keys[:, None]), dtype)
 
     def sees_ahead(self, length: int) -> bool:
-        """Whether some query sees the token after it."""
+        """Return whether some query sees the token after it."""
         q = torch.arange(length - 1, device=self.device)[None, None]
         return bool(self._seen(q, q + 1).any())
 
     def _seen(self, q: Int[Tensor, "..."], k: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
         batch = torch.arange(self.batch_size, device=self.device).view(-1, *(1,) * (q.ndim - 1))
+        # Mask functions take a head index, which causal and sliding-window ones do not use.
         head = torch.zeros((), dtype=torch.long, device=self.device)
         seen = self.rule(batch, head, q, k)
         return seen if self.padding is None else seen & self.padding[batch, k]
 
 
 def causal_mask(device: torch.device) -> RuleMask:
-    """What None stands for, spelled out for kernels that know no causal attention of their own."""
+    """Return the mask that None means, for kernels without a causal option."""
     return RuleMask(causal_mask_function, None, None, 1, device)
 
 
@@ -97,7 +103,7 @@ def make_mask(
     device: torch.device | str = "cpu",
     **_: Any,
 ) -> RuleMask | None:
-    """The mask function for `AttentionMaskInterface`; None means plainly causal.
+    """Return the mask that `AttentionMaskInterface` passes on; None means plainly causal.
 
     Raises InputError for masks that cannot be evaluated entry by entry, or that are not causal.
     """
@@ -107,6 +113,7 @@ def make_mask(
             "(it has a cache or a custom overlay): its attention cannot be recorded exactly"
         )
     padding = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+    # A window as long as the sequence is no limit: plain causal attention, with faster kernels.
     reach = None if local_size is None or q_length <= local_size else local_size
     mask = RuleMask(mask_function, padding, reach, batch_size, torch.device(device))
     if mask.sees_ahead(q_length):
@@ -114,6 +121,7 @@ def make_mask(
             "this model lets a token attend to later tokens, so its losses are no predictions: "
             "give checkpoints of a causal decoder"
         )
+    # transformers forbids the skip for masks with an overlay, which are not plainly causal.
     if allow_is_causal_skip and padding is None and reach is None:
         return None
     return mask

@@ -1,4 +1,4 @@
-"""The whole p x p table through a one-layer organism: the record of a plain pass, factorised."""
+"""The record of the whole p x p table on a one-layer organism, by the factorised forward pass."""
 
 import torch
 from transformers import PreTrainedModel
@@ -14,9 +14,9 @@ _AT_EQUALS = {-1, 2}
 
 
 def table_record(module: PreTrainedModel, input: Input, pass_: Pass) -> Record | None:
-    """What `pass_` asks for, or None where only the plain pass can tell.
+    """Return the record of `pass_`, or None where it needs the plain forward pass.
 
-    Applies to an input of kind "table", a model that `factorises`, and what is read at '=' alone.
+    Applies to an input of kind "table", a model that `factorises`, and requests at '=' only.
     Raises InputError where neurons are asked for, which the plain pass does not record.
     """
     at_equals = set(pass_.logit_positions) <= _AT_EQUALS

@@ -1,4 +1,4 @@
-"""Which key each query is asked about, in the form that costs least to look up."""
+"""Requested query-key pairs, in the form that is cheapest to look up."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, R
 
 @dataclass(frozen=True)
 class Pairs:
-    """One request, resolved on the shape of its input: which key each query is asked about.
+    """One request, resolved on the shape of its input: the key requested for each query.
 
     Queries `first` to the last one; each at a fixed `lag`, or all at one `key`, or, where neither
     is given, at `index`. undefined: where the record holds NaN besides the queries before `first`.
@@ -27,26 +27,27 @@ class Pairs:
     def keys(
         self, length: int, sequences: slice, device: torch.device
     ) -> Int[Tensor, "#sequence query"]:
-        """The key of each query from `first` on."""
+        """Return the key of each query from `first` on."""
         queries = torch.arange(self.first, length, device=device)[None]
         if self.lag is not None:
             return queries - self.lag
         if self.key is not None:
             return torch.full_like(queries, self.key)
         assert self.index is not None
+        # Queries without a key look up key 0; `undefined` then replaces the result by NaN.
         return self.index[sequences, self.first :].to(device).clamp(min=0)
 
 
 def resolve(
     request: AttentionRequest, tokens: Int[np.ndarray, "sequence query"]
 ) -> Pairs | Reduced:
-    """The cheapest form of a request: a map of one lag or of one key needs no index.
+    """Return the cheapest form of a request: a map with a single lag or key needs no index.
 
-    Raises ValueError where a query is asked about a key after it.
+    Raises ValueError where a requested key comes after its query.
     """
     match request:
         case Lag(lag):
-            _require(lag >= 0, f"{request} asks for keys after their queries")
+            _require(lag >= 0, f"{request} requests keys after their queries")
             return Pairs(first=lag, lag=lag)
         case KeyPosition(position):
             _require(position >= 0, f"{request} is no position from the start")
@@ -65,9 +66,9 @@ def _resolve_map(index: Int[np.ndarray, "sequence query"]) -> Pairs:
     length = index.shape[1]
     defined = index >= 0
     lags = (np.arange(length) - index)[defined]
-    if not len(lags):
+    if not len(lags):  # no query has a key: `first` beyond the last query leaves NaN throughout
         return Pairs(first=length, lag=0)
-    _require(int(lags.min()) >= 0, "a key map asks for keys after their queries")
+    _require(int(lags.min()) >= 0, "a key map requests keys after their queries")
     first = int(np.flatnonzero(defined.any(axis=0))[0])
     undefined = None if defined[:, first:].all() else torch.from_numpy(~defined)
     keys = index[defined]

@@ -1,11 +1,11 @@
-"""Products of activations with weights, by the quicker of the libraries that torch brings along.
+"""Products of activations with weights, by the faster of the libraries that ship with torch.
 
-On a CPU torch hands float32 products to MKL; oneDNN was the quicker one on the processors that
-are not Intel's on which both were tried. Both sum in float32 and differ in rounding alone. Which
-one serves follows from device and dtype, never from timing.
+On a CPU torch computes float32 products with MKL; oneDNN was faster on the non-Intel processors on
+which both were tried. Both sum in float32 and differ in rounding only. The choice follows from
+device and dtype, never from timing.
 
-The op is private to torch, which calls it from compiled models only. Where it is missing, torch's
-own choice serves.
+The op is private to torch, which calls it from compiled models only. Where it is missing,
+`torch.nn.functional.linear` is used.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ def linear(
     weight: Float[Tensor, "d_out d_in"],
     bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*n d_out"]:
-    """x weight^T + bias."""
+    """Return x weight^T + bias."""
     if not _serves(x, weight):
         return nn.functional.linear(x, weight, bias)
     if bias is not None:
@@ -31,12 +31,17 @@ def linear(
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def serve(module: nn.Module) -> None:
-    """Let every plain linear map of a model be computed by `linear`, from now on."""
+def replace_linear(module: nn.Module) -> None:
+    """Make `linear` compute every plain linear map of a model from now on.
+
+    A subclass may compute something else in its `forward`, hence the comparison of exact types.
+    """
     for part in module.modules():
         if type(part) is nn.Linear:
+            # An attribute of the instance takes precedence over the method of the class, and
+            # hooks, which `__call__` runs, still work.
             vars(part)["forward"] = partial(_linear_map, part)
-        elif type(part) is Conv1D:
+        elif type(part) is Conv1D:  # GPT-2's linear maps, with weights [d_in, d_out]
             vars(part)["forward"] = partial(_transposed_map, part)
 
 

@@ -1,4 +1,4 @@
-"""What a measure may ask of a forward pass (`Pass`), and what it gets (`Record`).
+"""The request of a measure to a forward pass (`Pass`), and its result (`Record`).
 
 These are values only: the engine in `forward.py` reads a Pass and fills a Record.
 """
@@ -34,16 +34,16 @@ class KeyPosition:
 class KeyMap:
     """Attention from each query to the key that an index map names.
 
-    `index[s, i]` is the key position asked about by query i of sequence s; -1 where there is
-    none (NaN in the record). Two maps with equal indices are equal, so that measures that ask
-    for the same attention share it.
+    `index[s, i]` is the key position requested for query i of sequence s; -1 where there is none
+    (NaN in the record). Two maps with equal indices are equal, so that measures that request the
+    same attention share it.
     """
 
     index: Int[np.ndarray, "sequence query"]
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the indices, which is all that tells two maps apart."""
+        """sha256 of the indices, by which maps are compared and hashed."""
         return hashlib.sha256(self.index.astype(np.int64).tobytes()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -57,8 +57,8 @@ class KeyMap:
 class LagMeans:
     """Mean attention at each lag 0 .. n_lags - 1, over the queries of a sequence with such a key.
 
-    Yields Float[Tensor, "layer sequence head lag"]: summed up while the model runs, so that
-    nothing is kept per query. NaN for lags that no query has.
+    Yields Float[Tensor, "layer sequence head lag"], summed while the model runs, so that nothing is
+    kept per query. NaN for lags that no query has.
     """
 
     n_lags: int
@@ -68,12 +68,12 @@ class LagMeans:
 class Entropy:
     """Entropy of each query's attention to its keys, -sum_j p[i, j] log p[i, j], in nats.
 
-    p is what the model attends with: a learned sink takes its part of it and is no term of the sum.
+    p is the attention that the model uses: a learned sink takes its share of it, but is no term of
+    the sum.
     """
 
 
-# Each kind of request states the shape of what it yields; where it says nothing, it is
-# Float[Tensor, "layer sequence head query"].
+# A request yields Float[Tensor, "layer sequence head query"] unless its class states another shape.
 PairRequest = Lag | KeyPosition | KeyMap
 Reduced = LagMeans | Entropy
 AttentionRequest = PairRequest | Reduced
@@ -81,7 +81,7 @@ AttentionRequest = PairRequest | Reduced
 
 @dataclass(frozen=True)
 class OutputOn:
-    """What a head yields on another input of the same shape, sequence by sequence."""
+    """The output of a head on another input of the same shape, sequence by sequence."""
 
     input: str
 
@@ -90,9 +90,9 @@ class OutputOn:
 class HeadChange:
     """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
 
-    to: "zero"; "mean", the head's own mean over all tokens of the input; or what it yields on
-    another input at the same place. frozen: all heads go on attending where they attend without
-    the change, so that it acts through what is moved and not through where it is moved to.
+    to: "zero"; "mean", the head's own mean over all tokens of the input; or its output on another
+    input at the same position. frozen: all heads keep the attention patterns that they have without
+    the change, so that it acts through values only.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -101,20 +101,20 @@ class HeadChange:
 
     @property
     def first_layer(self) -> int:
-        """The layer below which nothing changes."""
+        """The lowest layer with a changed head."""
         return min(layer for layer, _ in self.heads)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass over one input, and what is to be kept of it. Nothing else is kept.
+    """One forward pass over one input, with the list of what its record holds.
 
-    losses: per-token cross-entropy. attention: the query-key pairs whose attention is wanted.
-    logit_positions: positions (negative ones count from the end) whose full logits are wanted.
+    losses: per-token cross-entropy. attention: the query-key pairs whose attention is recorded.
+    logit_positions: positions (negative ones count from the end) whose full logits are recorded.
     neurons: the activations of the MLP at the last position, of a one-layer model.
-    head_outputs: layers whose per-head outputs, before W_O, are wanted. hidden_states: layers whose
-    incoming residual stream is wanted; n_layers is what leaves the last one, before the final norm.
-    change: what is done to the model while it runs; such a pass keeps losses and logits only.
+    head_outputs: layers whose per-head outputs, before W_O, are recorded. hidden_states: layers
+    whose incoming residual stream is recorded; n_layers is the output of the last one, before the
+    final norm. change: the replaced head outputs; such a pass records losses and logits only.
     dtype: of the forward pass; "" means the worker's own.
     """
 
@@ -130,17 +130,17 @@ class Pass:
 
     @property
     def key(self) -> tuple:
-        """What must be equal for two requests to be served by one forward pass."""
+        """The properties that two requests must share to use one forward pass."""
         return (self.input, self.change, self.dtype)
 
     @property
     def keeps_nothing(self) -> bool:
-        """Whether its record holds the input alone, for which no model need be run."""
+        """True if the record holds the input only, so that the model need not run."""
         return self == Pass(self.input, change=self.change, dtype=self.dtype)
 
     @property
     def needs(self) -> tuple["Pass", ...]:
-        """The passes without change that this one starts from: see `pipeline.engine.changes`."""
+        """The passes without change from which this one starts: see `pipeline.engine.changes`."""
         if self.change is None:
             return ()
         first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
@@ -153,7 +153,7 @@ class Pass:
 
 
 def merge(passes: Iterable[Pass]) -> list[Pass]:
-    """The fewest passes that yield all that `passes` ask for, in an order in which they can run."""
+    """Return the fewest passes that serve all of `passes`, in an order in which they can run."""
     merged: dict[tuple, Pass] = {}
     for wanted in [needed for one in passes for needed in (*one.needs, one)]:
         have = merged.get(wanted.key)
@@ -177,12 +177,12 @@ def _union(a: Pass, b: Pass) -> Pass:
 
 @dataclass(frozen=True)
 class Record:
-    """What one forward pass yielded: facts, nothing averaged.
+    """The result of one forward pass, with nothing averaged.
 
-    loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not asked for).
+    loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not requested).
     attention: per request, see the request's class.
-    logits: per asked-for position, as it was asked for. neurons: the inputs of W_out.
-    head_outputs, hidden_states: per asked-for layer.
+    logits: per requested position, under the number in the request. neurons: the inputs of W_out.
+    head_outputs, hidden_states: per requested layer.
     """
 
     input: Input
@@ -201,14 +201,14 @@ class Record:
 
     @property
     def kept_loss(self) -> Float[Tensor, "sequence prediction"]:
-        """The loss. Raises TypeError where the pass did not ask for it."""
+        """The loss. Raises TypeError where the pass did not record it."""
         if self.loss is None:
-            raise TypeError("the pass did not ask for losses: give Pass(..., losses=True)")
+            raise TypeError("the pass did not record losses: give Pass(..., losses=True)")
         return self.loss
 
     @property
     def kept_neurons(self) -> Float[Tensor, "sequence neuron"]:
-        """The neurons. Raises TypeError where the pass did not ask for them."""
+        """The neurons. Raises TypeError where the pass did not record them."""
         if self.neurons is None:
-            raise TypeError("the pass did not ask for neurons: give Pass(..., neurons=True)")
+            raise TypeError("the pass did not record neurons: give Pass(..., neurons=True)")
         return self.neurons

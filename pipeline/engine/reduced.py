@@ -1,8 +1,8 @@
 """A small model of the form of a large one, on which that form can be checked by computing.
 
-The code and the config are the large model's own; there are fewer layers (one of each kind at
-least), neurons, experts and token ids. Widths, heads and everything else stay: projections that a
-model has only where two widths differ, for example, are there.
+The code and the config are the large model's own, with fewer layers (at least one of each kind),
+neurons, experts and token ids. Widths, heads and everything else are kept: some models have
+projections, for example, only where two widths differ.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,12 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from pipeline.engine.streams import blocks
-from pipeline.models.loading import Resident, read_architecture
+from pipeline.models.architecture import read_architecture
+from pipeline.models.resident import Resident
 
 LAYERS, NEURONS, EXPERTS, IDS = 2, 64, 4, 64
 
-# What configs call them. Those that a config lacks are left alone.
+# Names of these settings in configs; those that a config lacks are skipped.
 _NEURONS = ("intermediate_size", "ffn_dim", "n_inner", "moe_intermediate_size",
             "shared_expert_intermediate_size", "ffn_hidden_size")  # fmt: skip
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -25,10 +26,10 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
 
 
 def reduced(architecture: Any, trust_remote_code: bool = False) -> Resident:
-    """A small float32 model on the CPU, its weights undefined.
+    """Return a small float32 model on the CPU, its weights undefined.
 
-    Where a model cannot be built in fewer layers, neurons and experts with layers of the same
-    kinds, only layers and ids are fewer; where that fails too, it is the whole model.
+    Where a model with fewer layers, neurons and experts cannot be built, or has layers of other
+    kinds, only layers and token ids are reduced; where that fails too, it is the whole model.
     """
     config = (
         architecture
@@ -43,13 +44,16 @@ def reduced(architecture: Any, trust_remote_code: bool = False) -> Resident:
         try:
             if set(_kinds(smaller, trust_remote_code)) == wanted:
                 return Resident(smaller, trust_remote_code=trust_remote_code)
-        except Exception:  # whatever the family's own code says of sizes it was not made for
+        except Exception:  # the family's own code may raise anything for sizes it does not expect
             continue
     return Resident(config, trust_remote_code=trust_remote_code)
 
 
 def _kinds(config: PreTrainedConfig, trusted: bool) -> list[tuple]:
-    """What tells each layer's kind from others: its modules and settings, not its sizes."""
+    """Return a description of each layer's modules and settings, without its sizes.
+
+    On the meta device, where the modules of the largest model take no memory.
+    """
     module = Resident(config, "meta", trust_remote_code=trusted).module
     text = config.get_text_config()
     lists = _per_layer(text)

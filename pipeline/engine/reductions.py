@@ -1,6 +1,6 @@
 """Attention that is reduced while a model runs, one layer at a time and a few rows at a time.
 
-A profile over 256 lags as 256 diagonals would keep, and read, 256 numbers per query; here blocks of
+A profile over 256 lags recorded as 256 diagonals would keep 256 numbers per query. Here blocks of
 rows are multiplied with the band of keys before them, and the band is summed along its diagonals.
 """
 
@@ -16,12 +16,13 @@ from pipeline.engine.kernels import attend, capped
 from pipeline.engine.masks import RuleMask, causal_mask
 from pipeline.engine.record import Entropy, LagMeans, Reduced
 
+# Queries of one block: a block of float32 scores over 1,024 keys then takes 0.5 MiB per head.
 _ROWS = 128
 
 
 @runtime_checkable
 class Attention(Protocol):
-    """One layer's attention, to be looked at in rectangles."""
+    """One layer's attention, available in rectangular tiles."""
 
     @property
     def length(self) -> int:
@@ -29,18 +30,21 @@ class Attention(Protocol):
         ...
 
     def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
-        """Attention of a range of queries to a range of keys; keys after a query are undefined."""
+        """Return attention of a range of queries to a range of keys.
+
+        Entries whose key comes after the query are undefined.
+        """
         ...
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
-        """In nats."""
+        """Return the entropy of each query's attention, in nats."""
         ...
 
 
 def reduced(
     request: Reduced, attention: Attention, defined: Bool[Tensor, "batch query"] | None
 ) -> Float[Tensor, "batch head _"]:
-    """What a request yields of one layer; queries that are not `defined` (padding) do not count."""
+    """Return a request's result for one layer; queries not `defined` (padding) do not count."""
     match request:
         case LagMeans(n_lags):
             return mean_by_lag(attention, n_lags, defined)
@@ -52,13 +56,16 @@ def reduced(
 def mean_by_lag(
     attention: Attention, n_lags: int, defined: Bool[Tensor, "batch query"] | None = None
 ) -> Float[Tensor, "batch head lag"]:
-    """Mean of attention[i, i - lag] over i >= lag, for lag 0 .. n_lags - 1; NaN for none."""
+    """Return the mean of attention[i, i - lag] over i >= lag, for each lag < n_lags.
+
+    NaN for lags that no query has.
+    """
     sums, counts = 0, torch.zeros(n_lags)
     for first in range(0, attention.length, _ROWS):
         queries = range(first, min(first + _ROWS, attention.length))
         keys = range(max(0, first - n_lags + 1), queries.stop)
         band = attention.tile(queries, keys)
-        # Keys before the first token: every row gets n_lags keys up to its own.
+        # Pad with keys before the first token: every row then has n_lags keys up to its own.
         band = pad(band, (n_lags - 1 - (first - keys.start), 0))
         by_lag = _along_diagonals(band, n_lags)
         exists = _exists(queries, n_lags, by_lag.device)
@@ -74,7 +81,10 @@ def mean_by_lag(
 def _along_diagonals(
     band: Float[Tensor, "batch head query key"], n_lags: int
 ) -> Float[Tensor, "batch head query lag"]:
-    """Of row r its entries r .. r + n_lags - 1, the last one first: a view by strides, no copy."""
+    """Return entries r .. r + n_lags - 1 of each row r, the last first.
+
+    A row stride of width + 1 walks along the diagonals, so that the view itself takes no copy.
+    """
     *outer, rows, width = band.shape
     *steps, _, _ = band.contiguous().stride()
     view = band.contiguous().as_strided((*outer, rows, n_lags), (*steps, width + 1, 1))
@@ -88,7 +98,7 @@ def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "
 
 @dataclass(frozen=True)
 class FromMatrix:
-    """The attention of a layer whose whole matrix is at hand."""
+    """The attention of a layer, from its whole matrix."""
 
     weights: Float[Tensor, "batch head query key"]
 
@@ -98,17 +108,17 @@ class FromMatrix:
         return self.weights.shape[-1]
 
     def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
-        """See `Attention`."""
+        """Implement the method of `Attention`."""
         return self.weights[..., queries.start : queries.stop, keys.start : keys.stop]
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
-        """See `Attention`."""
+        """Implement the method of `Attention`."""
         return torch.special.entr(self.weights).sum(-1)
 
 
 @dataclass(frozen=True)
 class FromScores:
-    """The attention of a layer that a fused kernel computed: p = exp(score - lse)."""
+    """The attention of a layer, from a fused kernel's log-sum-exp: p = exp(score - lse)."""
 
     q: Float[Tensor, "batch head query d_head"]
     k: Float[Tensor, "batch kv_head key d_head"]
@@ -123,7 +133,7 @@ class FromScores:
         return self.q.shape[2]
 
     def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
-        """See `Attention`."""
+        """Implement the method of `Attention`."""
         rows, columns = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
         q = self.q[:, :, rows].unflatten(1, (self.k.shape[1], -1)).to(self.lse.dtype)
         k = self.k[:, :, None, columns].to(self.lse.dtype)
@@ -133,10 +143,12 @@ class FromScores:
         return (scores - self.lse[:, :, rows, None]).exp_()
 
     def entropy(self) -> Float[Tensor, "batch head query"]:
-        """sum_j p_ij (lse_i - score_ij), where sum_j p_ij score_ij is scale <q_i, sum_j p_ij k_j>.
+        """Return sum_j p_ij (lse_i - score_ij), without a matrix of scores.
 
-        mean_key is sum_j p_ij k_j over what all keys get, which is 1 but for a sink's part.
+        sum_j p_ij score_ij is scale <q_i, sum_j p_ij k_j>: attention with the keys as values. The
+        attention to all keys together, `of_keys`, is 1 except for a sink's share.
         """
+        # A capped score is not linear in the key, so the identity does not hold for it.
         if self.softcap is not None:
             return self._entropy_by_rows()
         q, k = self.q.to(self.lse.dtype), self.k.to(self.lse.dtype)

@@ -1,4 +1,4 @@
-"""The residual stream between a model's blocks: watched there, or put in place of what they do."""
+"""The residual stream between a model's blocks: recorded, or given in place of the first blocks."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,9 +20,10 @@ Stream = Float[Tensor, "batch position d_model"]
 def watched_stream(
     module: nn.Module, n_layers: int, streams: Mapping[int, list[Stream]]
 ) -> Iterator[None]:
-    """Append copies of the residual stream at the asked-for layers: what enters each block.
+    """Append copies of the residual stream that enters each block to the lists in `streams`.
 
-    In a model of no layers the one stream is what enters the final norm.
+    Key n_layers is the output of the last block. In a model without layers the only stream is the
+    input of the final norm. Raises InputError where blocks pass on no single stream.
     """
 
     def keep(layer: int, stream: Any) -> None:
@@ -44,6 +45,7 @@ def watched_stream(
             handle = _final_norm(module).register_forward_pre_hook(entering(0), with_kwargs=True)
             stack.callback(handle.remove)
         for layer in streams if n_layers else ():
+            # The last stream has no block that it enters; it is the output of the last block.
             block = blocks(module, n_layers)[min(layer, n_layers - 1)]
             if layer < n_layers:
                 handle = block.register_forward_pre_hook(entering(layer), with_kwargs=True)
@@ -57,7 +59,7 @@ def _final_norm(module: nn.Module) -> nn.Module:
     family = family_of(module.config.get_text_config())  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     if family is None:
         raise InputError(
-            f"{type(module).__name__} has no layers, and where its final norm is is not known "
+            f"{type(module).__name__} has no layers, and the place of its final norm is not known "
             "here: its hidden states cannot be recorded"
         )
     return module.get_submodule(family.final_norm)
@@ -67,7 +69,7 @@ def _final_norm(module: nn.Module) -> nn.Module:
 def started_at(
     module: PreTrainedModel, n_layers: int, layer: int, stream: Stream | None
 ) -> Iterator[None]:
-    """Let the blocks before `layer` compute nothing and hand on `stream`, what enters that one."""
+    """Skip the blocks before `layer`, and let `stream` enter that block."""
     skipped = blocks(module, n_layers)[:layer]
     if not skipped:
         yield
@@ -75,6 +77,7 @@ def started_at(
     assert stream is not None
     returned = (stream, None) if _in_tuples(module, n_layers) else stream
     for block in skipped:
+        # On the instance, where it shadows the method of the class until it is deleted.
         vars(block)["forward"] = lambda *_, **__: returned
     try:
         yield
@@ -87,9 +90,10 @@ _IN_TUPLES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def _in_tuples(module: PreTrainedModel, n_layers: int) -> bool:
-    """Whether blocks return their stream with something else (the attention, if it is asked for).
+    """Return whether blocks return a tuple of their stream and, on request, their attention.
 
-    Found by asking the first one, in a forward pass of one token that unembeds nothing.
+    This depends on family and version of transformers; it is observed in a forward pass of one
+    token through the body of the model.
     """
     if module not in _IN_TUPLES:
         first = blocks(module, n_layers)[0]
@@ -105,7 +109,7 @@ def _in_tuples(module: PreTrainedModel, n_layers: int) -> bool:
 
 
 def blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
-    """The outermost list of as many modules as the model has layers."""
+    """Return the outermost list of as many modules as the model has layers."""
     lists = (m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
     if (found := next(lists, None)) is None:
         raise InputError(
@@ -116,5 +120,5 @@ def blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """float32 at least: what records are kept in."""
+    """Return the dtype in which records are kept: float32 or wider."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""A model's unembedding, found, watched and asked what becomes of its logits."""
+"""A model's unembedding: its matrix, its replacement during a pass, and the transform of logits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 def replaced_unembedding(
     module: PreTrainedModel, stand_in: Callable[[Stream], Tensor]
 ) -> Iterator[None]:
-    """Let `stand_in` be called in place of the unembedding: exactly once, or an error."""
+    """Call `stand_in` in place of the unembedding. Raises InputError unless it is called once."""
     head = _matrix(module)
     calls = 0
 
@@ -26,6 +26,8 @@ def replaced_unembedding(
         calls += 1
         return stand_in(h)
 
+    # An attribute of the instance shadows the method; a hook would run after the product of the
+    # whole vocabulary, which is to be avoided.
     vars(head)["forward"] = counted
     try:
         yield
@@ -39,17 +41,17 @@ def replaced_unembedding(
 
 
 def unembedding_of(module: PreTrainedModel, scale: float, softcap: float | None) -> Unembedding:
-    """The current weights of the unembedding, with what `logit_transform` found."""
+    """Return the current weights of the unembedding, with the result of `logit_transform`."""
     head = _matrix(module)
     return Unembedding(head.weight, head.bias, scale, softcap)
 
 
 def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
-    """The scale and softcap that a model applies after its unembedding, found by asking it.
+    """Return the scale and softcap that a model applies after its unembedding.
 
-    A stand-in for the unembedding returns values from -1000 to 1000; what the model makes of them
-    must be what its config says, or an InputError: a softcap changes small logits so little that
-    no comparison of those would notice it.
+    A placeholder for the unembedding returns values from -1000 to 1000, because a softcap hardly
+    changes small logits. Raises InputError where the model's transform of them is not the one that
+    its config states.
     """
     probe = torch.linspace(-1000, 1000, 64, dtype=module.dtype, device=module.device)
     probe = torch.cat([probe, probe / 1000]).expand(1, 2, -1)
@@ -58,7 +60,7 @@ def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
         found = module(input_ids=tokens, use_cache=False).logits
     scale, softcap = _said_by_config(module)
     expected = capped(probe.float() * scale, softcap)
-    tolerance = 1e-2 if module.dtype.itemsize < 4 else 1e-4
+    tolerance = 1e-2 if module.dtype.itemsize < 4 else 1e-4  # bfloat16 has 8 bits: 0.004
     if found.shape != probe.shape or not torch.allclose(
         found.float(), expected, rtol=tolerance, atol=1e-6
     ):
@@ -70,17 +72,21 @@ def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
 
 
 def _said_by_config(module: PreTrainedModel) -> tuple[float, float | None]:
-    """Cohere multiplies logits, Granite divides them, Gemma 2 and 3 cap them."""
+    """Return the scale and softcap of a config.
+
+    Cohere multiplies logits, Granite divides them, Gemma 2 and 3 cap them.
+    """
     config = module.config.get_text_config()
     scale = getattr(config, "logit_scale", None)
     if not isinstance(scale, int | float) or config.model_type == "mpt":
-        scale = 1.0  # MPT's setting of that name is read by no code of transformers
+        scale = 1.0  # no code of transformers reads MPT's setting of that name
     scale /= getattr(config, "logits_scaling", None) or 1.0
     return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def _matrix(module: PreTrainedModel) -> nn.Linear:
     head = module.get_output_embeddings()
+    # A subclass with a `forward` of its own may compute anything.
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise InputError(
             f"{type(module).__name__} has no plain unembedding matrix: its logits cannot be "

@@ -1,4 +1,4 @@
-"""What a store shows, in sentences: the one place that decides what "formed" means."""
+"""Findings of a store, in sentences: the one place that defines "formed" and "generalised"."""
 
 from pipeline.findings.sentences import findings
 

@@ -1,4 +1,4 @@
-"""Which of a group's variables are not finite at which steps."""
+"""Steps at which the variables of a group are not finite."""
 
 import numpy as np
 import xarray as xr
@@ -6,27 +6,29 @@ from jaxtyping import Bool
 
 from pipeline.findings.number_format import at_steps, is_undefined
 
-# Larger variables are not read for this, nor numbers of every token: means over them, which are
-# finite only where they are, stand beside them.
+# Larger variables are not read for this, nor numbers of every token: groups also hold their means,
+# which are finite only where the numbers are.
 _MOST_NUMBERS = 2**20
 _OF_TOKENS = {"sequence", "position"}
 
-# Of a variable over these dimensions each number counts for itself. Others (neurons, frequencies)
-# have numbers that are undefined by definition at some steps: there only all of them together do.
+# In a variable over these dimensions a single non-finite number counts. Others (neurons,
+# frequencies) have numbers that are undefined by definition at some steps: there a step counts only
+# if all of its numbers are non-finite.
 _EACH = {"step", "layer", "head", "parameter", "depth"}
 
 
 def has_numbers(values: xr.DataArray) -> bool:
-    """Whether there is anything to draw: a finite number."""
+    """Return whether there is a finite number, so that there is something to draw."""
     return bool(np.isfinite(values.values).any())
 
 
 def gaps_in(group: xr.Dataset) -> dict[str, list[str]]:
-    """Return the variables that are not finite at some steps, by those steps in words.
+    """Return the variables that are not finite at some steps, by the text that names the steps.
 
-    A number that is finite at no step is left aside where another one of its variable is: it is
-    undefined by definition. So is a variable that is finite at no step where another one of its
-    group is, or for which the group states that it is undefined; the figures' section names those.
+    A number that is finite at no step is ignored where another one of its variable is finite: it is
+    undefined by definition. A variable that is finite at no step is ignored where another one of
+    its group is finite, or where the group states that it is undefined; the section of figures
+    names those.
     """
     found: dict[str, list[str]] = {}
     every = group["step"].values
@@ -48,9 +50,10 @@ def _is_checked(values: xr.DataArray) -> bool:
 
 
 def _broken(values: xr.DataArray) -> Bool[np.ndarray, " step"]:
-    """At which steps a variable is not finite."""
+    """Return a mask of the steps at which a variable is not finite."""
     finite = np.isfinite(values.transpose("step", ...).values)
     finite = finite.reshape(len(finite), -1)
+    # Without numbers that are finite at no step: they are undefined by definition.
     known = finite[:, finite.any(axis=0)]
     if not known.shape[1]:
         return np.ones(len(finite), dtype=bool)

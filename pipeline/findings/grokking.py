@@ -1,4 +1,4 @@
-"""When a model of modular arithmetic memorised, when its circuit was there, when it generalised."""
+"""Sentences on grokking: memorisation, formation of the circuit, generalisation."""
 
 from collections.abc import Iterator
 
@@ -83,7 +83,7 @@ def _restricted(group: xr.Dataset, step: int | None) -> str:
 
 
 def _order(group: xr.Dataset, reached: dict[str, int | None]) -> Iterator[str]:
-    """How long before generalisation the circuit was there, and how long after memorisation."""
+    """Yield the order of memorisation, circuit and generalisation, with the steps between them."""
     memorised, circuit, general = (reached[name] for name in MILESTONES)
     first = _first(group)
     if general is None:
@@ -103,7 +103,7 @@ def _order(group: xr.Dataset, reached: dict[str, int | None]) -> Iterator[str]:
 
 
 def _by_the_first(first: int, *steps: int) -> str:
-    """What happened by the first saved step may have happened at any step before it."""
+    """Return a clause for milestones at the first saved step, which may have been earlier."""
     return "; the earlier had happened by the first saved step" if min(steps) == first else ""
 
 
@@ -114,9 +114,9 @@ def _after(later: int, earlier: int) -> str:
 
 
 def _excluded(group: xr.Dataset, general: int | None) -> Iterator[str]:
-    """The rise from the lowest value, of the steps up to generalisation, to the highest after it.
+    """Yield the rise of excluded loss from its lowest value up to generalisation to its highest.
 
-    The same lowest value as ends memorisation in `pipeline.aggregate.phases`.
+    The lowest value is the one that ends memorisation in `pipeline.aggregate.phases`.
     """
     loss = group["excluded_loss"]
     if is_undefined(group, "excluded_loss"):
@@ -133,7 +133,7 @@ def _excluded(group: xr.Dataset, general: int | None) -> Iterator[str]:
         said = f"was lowest, {value} nats, at {at}, {_end_of(loss, lowest[0])}"
     elif highest[1] <= lowest[1]:
         said = f"did not rise after {at}, where it was lowest{of} ({value} nats)"
-    elif number(highest[1]) == value:
+    elif number(highest[1]) == value:  # a rise that rounding hides
         rise = number(highest[1] - lowest[1])
         said = f"rose by no more than {rise} nats after {at}, where it was {value} nats"
     else:
@@ -157,7 +157,7 @@ def _meanwhile(loss: xr.DataArray, start: int, end: int) -> str:
 
 
 def _phases(group: xr.Dataset) -> Iterator[str]:
-    """The phases that `pipeline.aggregate.phases` finds, which states the rules."""
+    """Yield the phases, by the rules of `pipeline.aggregate.phases`."""
     if is_undefined(group, "excluded_loss"):
         return
     broken = [
@@ -166,7 +166,7 @@ def _phases(group: xr.Dataset) -> Iterator[str]:
         if (found := non_finite(group[name]))
     ]
     if broken:
-        yield f"Phases are not told apart: {listed(broken)}."
+        yield f"Phases are not determined: {listed(broken)}."
     found = [
         f"{phase.name} to {at_step(phase.end)}"
         if phase.end is not None
@@ -178,7 +178,7 @@ def _phases(group: xr.Dataset) -> Iterator[str]:
 
 
 def _not_below(loss: xr.DataArray) -> str:
-    """Why a loss does not count as below `SOLVED`, with its name."""
+    """Return why a loss does not count as below `SOLVED`, with its name."""
     name, last = _named(loss), float(loss[-1])
     if (lowest := extreme(loss, "lowest")) is None:
         return f"{name} is {non_finite(loss)}"
@@ -194,14 +194,14 @@ def _not_below(loss: xr.DataArray) -> str:
 
 
 def _also(loss: xr.DataArray, step: int) -> str:
-    """What came before the step from which on a loss stays below: an earlier dip, gaps."""
+    """Return a clause on an earlier dip below `SOLVED`, and on gaps."""
     first = first_crossing(loss, SOLVED)
     dip = f"; it was below first at {at_step(first or 0)}, but did not stay"
     return (dip if first != step else "") + gaps(loss)
 
 
 def _place(loss: xr.DataArray, step: int) -> str:
-    """Say so where a step is the first, the last or the only one of a series."""
+    """Return a clause where a step is the first, the last or the only one of a series."""
     if loss.sizes["step"] == 1:
         return ", the only saved step"
     if step == _first(loss):

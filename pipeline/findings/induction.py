@@ -1,4 +1,4 @@
-"""When induction heads formed, in which heads, and whether the in-context score moved with them."""
+"""Sentences on induction heads: when they formed, and whether the in-context score changed then."""
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -29,6 +29,7 @@ from pipeline.measures.head_patterns import (
     threshold_of,
 )
 
+# Choices of this package.
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 TOGETHER = 2  # saved checkpoints within which two changes count as one event
 _NOWHERE_WHOLE = "at no saved step are the scores of all heads finite"
@@ -46,7 +47,10 @@ class Formation(NamedTuple):
 
 
 class Onset(NamedTuple):
-    """A head that came to have a pattern: when, and whether its score at the last step counts."""
+    """The onset of a pattern in one head.
+
+    last: the head's score at the last step. stays: whether it has the pattern there.
+    """
 
     step: int
     layer: int
@@ -60,22 +64,22 @@ class Onset(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """The scores of a `head_scores` group, and the threshold that decides what counts.
+    """The scores of a `head_scores` group, and the threshold of their excess over the nulls.
 
-    threshold: that of the run's `head_labels`, where it has them.
+    threshold: that of the run's `head_labels`, if it has them.
     """
 
     scores: xr.Dataset
     threshold: float = THRESHOLD
 
     def excess(self, pattern: str) -> xr.DataArray | None:
-        """By how much each head's score exceeds its null; None where no null is stored."""
+        """Return the excess of each head's score over its null; None where no null is stored."""
         excess = excess_of(self.scores, pattern)
         return None if excess is None else excess.compute()
 
 
 def heads_of(groups: Mapping[str, Mapping[str, xr.Dataset]], name: str) -> Heads:
-    """The group of head scores of that name, with the threshold of the labels beside it.
+    """Return the group of head scores of that name, with the threshold of its labels.
 
     groups: by their measure and then by name.
     """
@@ -85,16 +89,17 @@ def heads_of(groups: Mapping[str, Mapping[str, xr.Dataset]], name: str) -> Heads
 
 
 def strongest(score: xr.DataArray) -> xr.DataArray:
-    """The highest score of any head at each step (dims: step); undefined heads aside."""
+    """Return the highest score of any head at each step (dims: step), ignoring undefined heads."""
+    # Not `max`, which warns where all heads are NaN; `fmax` returns NaN only then.
     return score.reduce(np.fmax.reduce, dim="head").reduce(np.fmax.reduce, dim="layer")
 
 
 def formation(heads: Heads) -> Formation | None:
-    """Between which saved steps the first head came to be an induction head.
+    """Return the saved steps between which the first induction head formed.
 
-    To the first step at which a head's prefix-matching score exceeds its null by the threshold,
-    from the last one before at which no head's did by more than half of that, or else from the
-    step just before. None where no head formed, or one was there at the first step already.
+    After: the first step at which a head's prefix-matching score exceeds its null by the threshold.
+    Before: the last earlier step at which no head's score did so by half of the threshold, or else
+    the step just before. None where no induction head formed, or one existed at the first step.
     """
     excess = heads.excess("induction")
     if excess is None:
@@ -109,14 +114,17 @@ def formation(heads: Heads) -> Formation | None:
 
 
 def first_reaching(excess: xr.DataArray, threshold: float) -> int | None:
-    """The first saved step at which an excess (dims: step) reaches the threshold."""
+    """Return the first saved step at which an excess (dims: step) reaches the threshold."""
     reached = has_pattern(excess.sortby("step"), threshold)
     steps = reached["step"].values[(reached == 1).values]
     return int(steps[0]) if steps.size else None
 
 
 def onsets(heads: Heads, pattern: str) -> list[Onset]:
-    """Every head that came to have a pattern, the earliest first; none without a null."""
+    """Return the onsets of a pattern in all heads that had it, the earliest first.
+
+    Empty where the store has no null for the pattern.
+    """
     excess = heads.excess(pattern)
     if excess is None:
         return []
@@ -131,17 +139,16 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
         assert step is not None
         last = float(score[i, j, -1])
         found.append(Onset(step, int(one["layer"]), int(one["head"]), last, stays))
-    return sorted(found)
+    return sorted(found)  # by step, then layer and head: the order of the fields
 
 
 def head_findings(heads: Heads) -> Iterator[str]:
-    """Sentences on induction heads and previous-token heads (dims: step, layer, head)."""
+    """Yield sentences on induction heads and previous-token heads (dims: step, layer, head)."""
     excess = heads.excess("induction")
     if excess is None:
         yield (
-            "The head scores were stored without what a head without the pattern would score, by "
-            "an earlier version: whether induction heads formed cannot be told until they are "
-            "computed again."
+            "The head scores were stored without their nulls, by an earlier version: whether "
+            "induction heads formed is unknown until they are computed again."
         )
         return
     yield from _not_finite(heads.scores)
@@ -150,7 +157,7 @@ def head_findings(heads: Heads) -> Iterator[str]:
         yield "The prefix-matching score is undefined at every step."
     elif excess.isnull().all():
         yield (
-            "Whether induction heads formed cannot be told: the prefix-matching score has no null "
+            "It is unknown whether induction heads formed: the prefix-matching score has no null "
             "on this input, because all its blocks have one length, or are too short or too few "
             "of different lengths, and a head that attends a fixed distance back would score as "
             "high. Give longer blocks, of more lengths."
@@ -161,13 +168,14 @@ def head_findings(heads: Heads) -> Iterator[str]:
 
 
 def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterator[str]:
-    """When the in-context score moved most, and whether induction heads formed at the same time."""
+    """Yield when the in-context score moved most, and whether induction heads formed then."""
     named, score = f"The in-context score{_tokens_of(losses)}", losses["in_context_score"]
     change = largest_change(score)
     if change is None:
         if not is_undefined(losses, "in_context_score"):
             yield f"{named} {_unmoved(score)}."
         return
+    # A sentence "from 0.00 to 0.00" would be true but useless.
     if (most := number(round(change.value_before, 3))) == number(round(change.value_after, 3)):
         yield (
             f"{named} moved by no more than {number(abs(change.size))} nats between two saved "
@@ -181,12 +189,12 @@ def in_context_findings(losses: xr.Dataset, formed: Formation | None) -> Iterato
         f"{named} moved most between steps {change.before:,} and "
         f"{change.after:,}, from {number(round(change.value_before, 3))} to "
         f"{number(round(change.value_after, 3))} nats ({share:.0%} of its range){where}"
-        f"{_beside(span, formed, score)}{gaps(score, 'the score')}."
+        f"{_relative_to_formation(span, formed, score)}{gaps(score, 'the score')}."
     )
 
 
 def _unmoved(score: xr.DataArray) -> str:
-    """What is said of a score that has no two different finite values."""
+    """Return the predicate for a score that has no two different finite values."""
     known = finite(score)
     if not known.size:
         return f"is {non_finite(score)}"
@@ -196,20 +204,21 @@ def _unmoved(score: xr.DataArray) -> str:
 
 
 def share_of_range(series: xr.DataArray, change: Change) -> float:
-    """A change's share of the distance between a series' lowest and highest finite value."""
+    """Return a change as a share of the range of a series' finite values."""
     known = finite(series)
     return abs(change.size) / float(known.max() - known.min())
 
 
 def half_of_range(series: xr.DataArray) -> tuple[int, int]:
-    """The fewest steps between two saved ones that hold half the range of a series (dims: step).
+    """Return the shortest span of saved steps over which a series changed by half its range.
 
-    Half the distance between its lowest and its highest value, up or down; the earliest of equals.
+    In either direction; of equally short spans the earliest.
     """
     series = finite(series).sortby("step")
     steps, values = series["step"].values, series.values.astype(np.float64)
     needed = (values.max() - values.min()) / 2
     found: tuple[int, int] = (int(steps[0]), int(steps[-1]))
+    # From each step, the first later one that is far enough: quadratic, over some hundred steps.
     for i in range(len(steps) - 1):
         far = np.flatnonzero(np.abs(values[i:] - values[i]) >= needed)
         if far.size and steps[i + far[0]] - steps[i] < found[1] - found[0]:
@@ -218,7 +227,7 @@ def half_of_range(series: xr.DataArray) -> tuple[int, int]:
 
 
 def compared_tokens(losses: xr.Dataset) -> tuple[int, int] | None:
-    """The early and the late token of the in-context score; None where they are not stored."""
+    """Return the early and late token of the in-context score; None where they are not stored."""
     match losses.attrs.get("parameters"):
         case {"early_token": early, "late_token": late}:
             return int(early), int(late)
@@ -226,7 +235,7 @@ def compared_tokens(losses: xr.Dataset) -> tuple[int, int] | None:
 
 
 def _dated(heads: list[Onset], at_most: int = 8) -> str:
-    """Heads by the step of their onset: "L1H1 and L1H2 from step 825; L0H3 from step 900"."""
+    """Return heads by the step of their onset."""
     groups = groupby(heads[:at_most], key=lambda head: head.step)
     dated = [f"{listed([str(h) for h in same], at_most)} from {at_step(s)}" for s, same in groups]
     more = [f"and {len(heads) - at_most} more"] if len(heads) > at_most else []
@@ -234,25 +243,25 @@ def _dated(heads: list[Onset], at_most: int = 8) -> str:
 
 
 def counted_steps(excess: xr.DataArray) -> xr.DataArray:
-    """Leave out the steps at which a head's score or null is not finite; `_not_finite` names them.
+    """Mask the steps at which a head's score or null is not finite; `_not_finite` names them.
 
-    A head that is finite at no step is left aside: the others are judged without it.
+    A head that is finite at no step does not mask any.
     """
     return excess.where(~_bad_steps(excess))
 
 
 def _bad_steps(score: xr.DataArray) -> xr.DataArray:
-    """Whether at a step a head is not finite that is so at another (dims: step)."""
+    """Return a mask of the steps at which a head is not finite that is finite at another step."""
     finite = xr.apply_ufunc(np.isfinite, score)
     return (~finite & finite.any("step")).any(["layer", "head"])
 
 
 def _not_finite(scores: xr.Dataset) -> Iterator[str]:
-    """Name the steps and the heads whose scores are not finite."""
+    """Yield the steps and the heads whose scores are not finite."""
     bad = sum(_bad_steps(scores[name].compute()) for name in _PATTERN)
     steps = [f"{int(step):,}" for step in scores["step"].values[np.asarray(bad > 0)]]
     if steps:
-        yield f"Head scores are not finite at {_steps(steps)}: nothing is said of them there."
+        yield f"Head scores are not finite at {_steps(steps)}, left out of the findings on heads."
     never = ~xr.apply_ufunc(np.isfinite, scores["induction"].compute()).any("step")
     if 0 < (count := int(never.sum())) < never.size:
         yield f"The scores of {counted(count, 'head')} are finite at no step."
@@ -265,15 +274,15 @@ def _steps(steps: list[str]) -> str:
 def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> Iterator[str]:
     series = strongest(counted_steps(excess)).dropna("step")
     if not series.size:
-        yield f"Whether induction heads formed cannot be told: {_NOWHERE_WHOLE}."
+        yield f"It is unknown whether induction heads formed: {_NOWHERE_WHOLE}."
         return
     if not formed:
         yield f"No induction head formed by {at_step(int(series['step'][-1]))}: {_none(heads)}."
-        yield from _mimic(heads)
+        yield from _high_on_null(heads)
         return
     when = formation(heads)
     if when is None:
-        yield f"Induction heads were there at the first saved step ({int(series['step'][0]):,})."
+        yield f"Induction heads existed at the first saved step ({int(series['step'][0]):,})."
     else:
         yield (
             f"Induction heads formed between steps {when.before:,} and {when.after:,}: the "
@@ -290,7 +299,7 @@ def _when_induction(heads: Heads, excess: xr.DataArray, formed: list[Onset]) -> 
 
 
 def _none(heads: Heads, pattern: str = "induction") -> str:
-    """Why no head has a pattern: how near to it the nearest head came."""
+    """Return why no head has a pattern, with the largest excess of any head."""
     excess = heads.excess(pattern)
     assert excess is not None
     rule = f"exceeded its null ({NULL_IN_WORDS[NULLS[pattern]]}) by {heads.threshold:g}"
@@ -304,8 +313,8 @@ def _none(heads: Heads, pattern: str = "induction") -> str:
     )
 
 
-def _mimic(heads: Heads) -> Iterator[str]:
-    """Name the head that scores as an induction head would, and as high on its null."""
+def _high_on_null(heads: Heads) -> Iterator[str]:
+    """Yield the head that scores as high as an induction head, but as high on its null."""
     score = heads.scores["induction"]
     found = extreme(strongest(score), "highest")
     if found is None or found[1] < heads.threshold:
@@ -326,7 +335,7 @@ def _previous_token(heads: Heads, induction: list[Onset]) -> Iterator[str]:
         return
     series = strongest(counted_steps(excess)).dropna("step")
     if not series.size:
-        yield f"Whether previous-token heads formed cannot be told: {_NOWHERE_WHOLE}."
+        yield f"It is unknown whether previous-token heads formed: {_NOWHERE_WHOLE}."
         return
     if not formed:
         why = _none(heads, "previous_token")
@@ -348,12 +357,15 @@ def _lead(heads: list[Onset], induction: list[Onset]) -> str:
     return f"; the first {counted(abs(lead), 'step')} {order} the first induction head"
 
 
-def _beside(change: tuple[int, int], formed: Formation | None, score: xr.DataArray) -> str:
-    """How a change's two steps lie to the formation, counted in saved checkpoints between them."""
+def _relative_to_formation(
+    change: tuple[int, int], formed: Formation | None, score: xr.DataArray
+) -> str:
+    """Return a clause on the order of a change and the formation, in saved checkpoints."""
     if formed is None:
         return ""
     before, after = change
     saved = sorted({int(step) for step in score["step"].values} | {*formed, before, after})
+    # Saved checkpoints between the two intervals; negative where they overlap.
     gap = max(
         saved.index(formed.before) - saved.index(after),
         saved.index(before) - saved.index(formed.after),
@@ -371,7 +383,7 @@ def _owner(score: xr.DataArray, step: int) -> str:
 
 
 def _place(score: xr.DataArray, step: int) -> tuple[int, int]:
-    """Layer and head of the highest score at a step."""
+    """Return layer and head of the highest score at a step."""
     layer, head = np.unravel_index(
         np.nanargmax(score.sel(step=step).transpose("layer", "head").values),
         (score.sizes["layer"], score.sizes["head"]),

@@ -1,4 +1,4 @@
-"""How numbers, heads and lists are written, the same in sentences and figures."""
+"""Text for numbers, heads, steps and lists, the same in sentences and figures."""
 
 import math
 import re
@@ -8,11 +8,14 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-MOST_STEPS = 3  # non-finite steps that are listed; of more their number is given
+MOST_STEPS = 3  # non-finite steps that are listed; more are counted
 
 
 def number(value: float) -> str:
-    """Two decimals; below 1, two significant digits; from 100 on, none. "NaN" where it is NaN."""
+    """Return a number with two decimals; two significant digits below 1, no decimals from 100 on.
+
+    "NaN" for NaN.
+    """
     if math.isnan(value):
         return "NaN"
     size = abs(value)
@@ -24,11 +27,11 @@ def number(value: float) -> str:
         text = f"{value:.{1 - math.floor(math.log10(size))}f}"
     else:
         text = f"{value:.1e}"
-    return text.replace("-", "−")
+    return text.replace("-", "−")  # a minus sign instead of a hyphen
 
 
 def amount(count: float) -> str:
-    """A large count, rounded: "8.2 million"."""
+    """Return a large count, rounded: "8.2 million"."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if count >= size:
             return f"{count / size:.3g} {name}"
@@ -36,17 +39,17 @@ def amount(count: float) -> str:
 
 
 def at_step(step: int) -> str:
-    """ "step 1,024"."""
+    """Return a step as text: "step 1,024"."""
     return f"step {step:,}"
 
 
 def head_name(layer: int, head: int) -> str:
-    """Layer and head from 0, as the field writes them: L1H3."""
+    """Return the name of a head in the usual notation, layer and head from 0: L1H3."""
     return f"L{layer}H{head}"
 
 
 def listed(items: Sequence[str], at_most: int = 6) -> str:
-    """ "a, b and c"; of a longer list the first `at_most`, and how many more there are."""
+    """Return "a, b and c"; of a longer list the first `at_most` and the number of others."""
     shown = list(items[:at_most])
     if len(items) > at_most:
         shown.append(f"{len(items) - at_most} more")
@@ -54,12 +57,12 @@ def listed(items: Sequence[str], at_most: int = 6) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 head", "2 heads"."""
+    """Return a count with its noun: "1 head", "2 heads"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def in_words(name: str) -> str:
-    """A variable's name as words: in_context_score is "in-context score"."""
+    """Return a variable's name as words: in_context_score is "in-context score"."""
     return name.replace("in_context", "in-context").replace("_", " ")
 
 
@@ -68,6 +71,7 @@ def extreme(series: xr.DataArray, which: Literal["lowest", "highest"]) -> tuple[
 
     Of equal values the first in order of the array.
     """
+    # Not xarray's `idxmin`, which skips NaN but not infinities.
     values = series.values.astype(np.float64)
     finite = np.flatnonzero(np.isfinite(values))
     if not finite.size:
@@ -83,10 +87,10 @@ def finite(series: xr.DataArray) -> xr.DataArray:
 
 
 def non_finite(series: xr.DataArray) -> str:
-    """Say at which steps a series (dims: step, ascending) is not finite; "" where it always is.
+    """Return at which steps a series (dims: step, ascending) is not finite; "" for none.
 
     "not finite at step 1,500", "at steps 10 and 30", "from step 900 on", "at 7 of 30 steps, first
-    at step 10", "at any step". Whether it is so by definition, `why_undefined` tells.
+    at step 10", "at any step". `why_undefined` returns whether this is so by definition.
     """
     steps = series["step"].values
     bad = np.flatnonzero(~np.isfinite(series.values.astype(np.float64)))
@@ -94,17 +98,18 @@ def non_finite(series: xr.DataArray) -> str:
 
 
 def gaps(series: xr.DataArray, subject: str = "it") -> str:
-    """Return a clause to append that says where a series is not finite; "" where it always is."""
+    """Return a clause to append on the steps where a series is not finite; "" for none."""
     found = non_finite(series)
     return f"; {subject} is {found}" if found else ""
 
 
 def at_steps(some: Sequence[int] | np.ndarray, every: Sequence[int] | np.ndarray) -> str:
-    """Say which of `every` saved step `some` are (both ascending, not empty)."""
+    """Return text for `some` of `every` saved step (both ascending, not empty)."""
     if len(some) == 1:
         return f"at {at_step(int(some[0]))}"
     if len(some) == len(every):
         return "at any step"
+    # Both are ascending: this means that `some` is the end of `every`.
     if some[0] == every[-len(some)]:
         return f"from {at_step(int(some[0]))} on"
     if len(some) <= MOST_STEPS:
@@ -113,23 +118,24 @@ def at_steps(some: Sequence[int] | np.ndarray, every: Sequence[int] | np.ndarray
 
 
 def why_undefined(group: xr.Dataset, name: str) -> str:
-    """Return the reason, stored with the group, why a variable is undefined; "" without one.
+    """Return the stored reason why a variable of a group is undefined; "" without one.
 
     The attribute `undefined` reads "a, b: NaN, because …".
     """
     said = str(group.attrs.get("undefined") or "")
+    # A whole word, because one name may be part of another ("loss" of "repeated_loss").
     if not re.search(rf"\b{re.escape(name)}\b", said):
         return ""
     return said.partition("because ")[2] or said
 
 
 def is_undefined(group: xr.Dataset, name: str) -> bool:
-    """Whether a variable is undefined by definition: no finite number, and a stored reason."""
+    """Return whether a variable has no finite number, and a stored reason for that."""
     return bool(why_undefined(group, name)) and not np.isfinite(group[name].values).any()
 
 
 def by_reason(masked: Mapping[int, str]) -> dict[str, str]:
-    """Return the steps that were left out, in words, by the reason: "steps 10 and 1,500"."""
+    """Return text for the steps that were left out, by reason: "steps 10 and 1,500"."""
     steps: dict[str, list[int]] = {}
     for step, reason in sorted(masked.items()):
         steps.setdefault(reason, []).append(step)

@@ -1,4 +1,4 @@
-"""What has set in so far in a run, each with the step at which it did: for announcing it once."""
+"""Onsets and milestones of a run so far, each with its step, for events that are sent once."""
 
 import xarray as xr
 
@@ -13,14 +13,15 @@ _PATTERNS = {"induction": "induction head", "previous_token": "previous-token he
 
 
 def onsets_of(store_uri: str) -> dict[str, str]:
-    """By what set in, a sentence that dates it. Empty for a store without rows.
+    """Return a sentence with the step of each onset and milestone, by a key that identifies it.
 
-    A key says the same at every later checkpoint: whoever knows the keys of before can tell what
-    is new. Raises InputError where there is no store.
+    Keys do not change at later checkpoints: a caller that knows earlier keys can find new ones.
+    Empty for a store without rows. Raises InputError where there is no store.
     """
     found: dict[str, str] = {}
     groups = by_measure(open_run(store_uri))
     for name in groups.get("head_scores", {}):
+        # The group is part of the key: one measure on two inputs has two onsets.
         said_of = _heads(heads_of(groups, name))
         found |= {f"{name}: {key}": said for key, said in said_of.items()}
     for name, group in groups.get("modular_addition", {}).items():
@@ -41,7 +42,7 @@ def _heads(heads: Heads) -> dict[str, str]:
 
 
 def _losses(group: xr.Dataset) -> dict[str, str]:
-    """What `milestones` finds so far: a loss may rise again at a step that is not saved yet."""
+    """Return the milestones so far: a loss may rise again at a step that is not saved yet."""
     last = int(group["step"].values[-1])
     return {
         MILESTONES[loss]: f"{MILESTONES[loss].capitalize()}: {loss.replace('_', ' ')} "

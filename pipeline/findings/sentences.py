@@ -1,6 +1,6 @@
-"""What a store shows, in plain sentences: what formed, when, and what did not.
+"""Findings of a store as plain sentences: what formed, when, and what did not.
 
-Every number comes from the store; every moment is a saved step, found by
+Every number comes from the store; every time is a saved step, found by
 `pipeline.aggregate.crossings`. The thresholds are stated in the sentences that use them.
 """
 
@@ -30,27 +30,29 @@ from pipeline.findings.number_format import (
 )
 from pipeline.query import open_run
 
-_NAMED = 6  # groups and variables that are named; the others are counted
-_REASONS = 3  # reasons for leaving steps out, likewise
+_NAMED = 6  # groups and variables that are named; more are counted
+_REASONS = 3  # reasons for leaving out steps that are named
 
 Sentences = Iterator[str]
 
 
 def findings(store_uri: str) -> list[str]:
-    """The findings of one store, most telling first. Raises InputError where there is no store."""
+    """Return the findings of a store, most important first. Raises InputError without a store."""
     return findings_of(open_run(store_uri))
 
 
 def findings_of(run: xr.DataTree) -> list[str]:
-    """The findings of an opened run: a group per measure, as `open_run` gives it.
+    """Return the findings of an opened run: a group per measure, as `open_run` returns it.
 
-    A measure that was not computed is said to be missing only where another one's finding would
-    need it; measures that the report knows no sentence for are left to the figures.
+    A measure that was not computed is reported as missing only where a finding of another one needs
+    it; measures without sentences are shown in figures only.
     """
     groups, masked = by_measure(run), list(_left_out(run.attrs.get("masked", {})))
     if not groups:
         return [*masked, "No measure of any checkpoint is stored yet."]
-    formed = _formation(groups)
+    formed = _formation(groups)  # also for the sentence on the in-context score
+    # First what is specific to a language model or to modular arithmetic; mean loss and weights,
+    # which every run has, come last.
     said = [
         *_heads(groups),
         *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
@@ -64,12 +66,13 @@ def findings_of(run: xr.DataTree) -> list[str]:
 
 
 def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
-    """The groups that hold checkpoints, by their measure and then by their own name.
+    """Return the groups that hold checkpoints, by their measure and then by their own name.
 
     A measure on its default input (a group named like the measure) comes before its siblings.
     Variables without entries (of the heads of a model of no layers) are left out.
     """
     found: dict[str, dict[str, xr.Dataset]] = {}
+    # "head_scores" sorts before "head_scores.text": the default input comes first.
     for name, node in sorted(run.children.items()):
         group = node.to_dataset()
         group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
@@ -80,7 +83,10 @@ def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
 
 
 def _in_order(group: xr.Dataset) -> xr.Dataset:
-    """The group in order of step, on which all sentences rely; `open_run` gives it so."""
+    """Return the group in order of step, on which all sentences rely.
+
+    `open_run` returns this order; a group from elsewhere may have another.
+    """
     return group if group.indexes["step"].is_monotonic_increasing else group.sortby("step")
 
 
@@ -89,13 +95,13 @@ def _each(
     measure: str,
     sentences_of: Callable[[xr.Dataset], Sentences],
 ) -> Sentences:
-    """The sentences about every group of a measure, naming the input where it is not the usual."""
+    """Yield the sentences about every group of a measure, naming inputs other than the default."""
     for name, group in groups.get(measure, {}).items():
         yield from _on_input(name, sentences_of(group))
 
 
 def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
-    """The sentences about every group of head scores, by the threshold of the labels."""
+    """Yield the sentences about every group of head scores, by the threshold of the labels."""
     for name, scores in groups.get("head_scores", {}).items():
         if without_heads(scores):
             yield "The model has no attention heads, so that none can have formed."
@@ -104,8 +110,8 @@ def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
 
 
 def _on_input(name: str, sentences: Sentences) -> Sentences:
-    """Sentences that name the input of their group where it is not the usual one."""
-    _, _, other_input = name.partition(".")
+    """Yield sentences with the name of their group's input where it is not the default one."""
+    _, _, other_input = name.partition(".")  # groups are named <measure> or <measure>.<input>
     for sentence in sentences:
         yield f"On input '{other_input}': {sentence}" if other_input else sentence
 
@@ -118,15 +124,15 @@ def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
 
 
 def without_heads(scores: xr.Dataset) -> bool:
-    """Whether these are the scores of a model without layers, or without attention."""
+    """Return whether these are the scores of a model without layers, or without attention."""
     return 0 in (scores.sizes.get("layer"), scores.sizes.get("head"))
 
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
     if "token_loss" in groups and "head_scores" not in groups:
-        yield "Head scores are not in the store: it does not tell whether induction heads formed."
+        yield "Head scores are not in the store: it is unknown whether induction heads formed."
     if "head_scores" in groups and "token_loss" not in groups:
-        yield "Token losses are not in the store: it does not tell whether the loss changed then."
+        yield "Token losses are not in the store: it is unknown whether the loss changed then."
 
 
 def _loss_findings(group: xr.Dataset) -> Sentences:
@@ -169,19 +175,19 @@ def _norm_findings(group: xr.Dataset) -> Sentences:
 
 
 def _at(series: xr.DataArray, index: int) -> tuple[str, str]:
-    """The step and the value at an index of a series, in words."""
+    """Return the step and the value at an index of a series as text."""
     return at_step(int(series["step"][index])), number(float(series[index]))
 
 
 def _left_out(masked: Mapping[int, str]) -> Sentences:
-    """The steps that an audit, or the reading of their weights, left out, with the reasons."""
+    """Yield the steps that were left out, by the audit or as non-finite, with the reasons."""
     if masked:
         said = [f"{steps} ({reason})" for reason, steps in by_reason(masked).items()]
         yield f"Left out of all findings and figures: {listed(said, _REASONS)}."
 
 
 def _gaps_of(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
-    """Which stored numbers are not finite at which steps, one sentence for each set of steps."""
+    """Yield the variables that are not finite, one sentence for each set of steps."""
     found: dict[str, list[str]] = {}
     for group in groups.values():
         for name, dataset in group.items():

@@ -1,4 +1,4 @@
-"""Fixed token batches, and what they are made from: text, tables, repeated random tokens."""
+"""Fixed token batches and their sources: text, tables, repeated random tokens."""
 
 from pipeline.inputs.batch import Input
 

@@ -1,4 +1,4 @@
-"""A fixed token batch: made once, hashed, and the same for every checkpoint."""
+"""Input: a fixed token batch, made once, hashed, and used for every checkpoint."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from jaxtyping import Int
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """One token batch, stored with the results.
+    """A token batch that is stored with the results.
 
-    tokens: the ids that every checkpoint sees. arrays: what a measure needs beside them (labels,
-    the train/test split). attributes: how the batch was made (JSON values).
+    tokens: the ids that every checkpoint reads. arrays: further data for measures (labels, the
+    train/test split). attributes: JSON values that describe how the batch was made.
     """
 
     name: str
@@ -27,31 +27,32 @@ class Input:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of all that the batch holds but its name."""
+        """The sha256 of the batch without its name."""
         state = hashlib.sha256(json.dumps([self.kind, self.attributes], sort_keys=True).encode())
         for key, array in sorted({"tokens": self.tokens, **self.arrays}.items()):
+            # Arrays of different dtype or shape may have the same bytes.
             state.update(f"{key} {array.dtype.str} {array.shape}".encode())
             state.update(array.tobytes())
         return state.hexdigest()
 
     @property
     def note(self) -> str:
-        """What was taken for it though neither the run nor the analysis says it; "" for nothing."""
+        """A sentence on values that were assumed, being in neither run nor analysis; "" if none."""
         generator = self.attributes.get("split_generator")
         match self.attributes.get("split_proven"):
             case True:
                 return (
-                    f"input {self.name!r}: split_generator is not said; {generator!r} is taken, "
-                    "under which the weights have the train loss that the files note"
+                    f"input {self.name!r}: split_generator is unknown; {generator!r} is used, "
+                    "with which the weights have the train loss that the files record"
                 )
             case False:
                 return (
-                    f"input {self.name!r}: split_generator is not said, and the files do not prove "
-                    f"it; the split of {generator!r} is taken, which may not be the run's: give "
+                    f"input {self.name!r}: split_generator is unknown, and the files do not prove "
+                    f"it; the split of {generator!r} is used, which may not be the run's: give "
                     "`split_generator: random` for files of the grokking paper's code"
                 )
         return ""
 
     def description(self) -> dict[str, Any]:
-        """What identifies it beside the results that it gave."""
+        """Return the JSON values that identify the input in a store."""
         return {"name": self.name, "kind": self.kind, "digest": self.digest, **self.attributes}

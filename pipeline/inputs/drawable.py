@@ -1,4 +1,4 @@
-"""Which token ids random inputs are drawn from: those that stand for something in a run's texts."""
+"""The token ids that random inputs are drawn from: those that occur in a run's texts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,15 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import InputError
 from pipeline.inputs.text import load_tokenizer
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 
-# Files that say that a folder holds a tokenizer.
+# Any of these files marks a folder with a tokenizer.
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
 class Drawable:
-    """The ids that may be drawn, in ascending order, and which ones they are, in words."""
+    """The ids that may be drawn, in ascending order, with a description of their source."""
 
     ids: Int[np.ndarray, " id"]
     source: str
@@ -28,10 +28,10 @@ def drawable_ids(
 ) -> Drawable:
     """Return the ids to draw from: a given range, the tokenizer's, the training's, or all rows.
 
-    given: first id, and the one after the last. trained: how many ids the run's own training.yaml
-    says that it has. The model's own special ids are never drawn. Embeddings are often padded to a
-    round number of rows; where nothing says which rows stand for a token, all are taken, and the
-    result says that this is a guess. Raises InputError for a range that the model does not have.
+    given: first id, and the one after the last. trained: number of ids in the run's training.yaml.
+    The model's own special ids are never drawn. Embeddings are often padded to a round number of
+    rows; if it is unknown which rows belong to a token, all are used, and `source` calls this a
+    guess. Raises InputError for a range that exceeds the rows of the embedding.
     """
     rows, found = model.vocabulary, run_tokenizer(run_folder)
     if given is not None:
@@ -53,14 +53,15 @@ def drawable_ids(
 
 
 def run_tokenizer(run_folder: str) -> PreTrainedTokenizerBase | str:
-    """The tokenizer of a run's folder or of its checkpoints; without a usable one, why not."""
+    """Return the tokenizer of a run's folder or of its checkpoints, or the reason for none."""
     folder = Path(run_folder)
+    # A Trainer saves the tokenizer with each checkpoint; they are the same, and one is enough.
     inside = sorted(path.parent for name in _TOKENIZERS for path in folder.glob(f"*/{name}"))
     for place in (folder, *inside[:1]):
         if any((place / name).is_file() for name in _TOKENIZERS):
             try:
                 return load_tokenizer(place)
-            except Exception:  # whatever a library makes of a file from outside
+            except Exception:  # tokenizer libraries raise errors of any type on damaged files
                 return "the tokenizer beside the checkpoints cannot be read"
     return "no tokenizer beside the checkpoints"
 

@@ -1,7 +1,7 @@
-"""Prompts that end where the name of the indirect object belongs, and corrupted ones beside them.
+"""Prompts of the indirect-object task, clean and corrupted.
 
-Two people are named, one of them again as the subject of a gift, and the other must come next
-(Wang et al. 2023, Interpretability in the Wild, arXiv 2211.00593):
+Two people are named; one of them is named again, as the subject of a gift, so that the other's name
+comes next (Wang et al. 2023, Interpretability in the Wild, arXiv 2211.00593):
 
     When Mary and John went to the station, John gave a ring to   (clean: "Mary")
     When Mary and John went to the station, Mary gave a ring to   (corrupted)
@@ -34,10 +34,10 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of one length, and where the clean ones have which names.
+    """Prompts of one length, with the names in the clean ones and their positions.
 
     indirect_object, subject: token ids. indirect_object_at: its position. subject_at: the two
-    positions of the subject; at the second the corrupted prompts name the indirect object instead.
+    positions of the subject; the corrupted prompts have the indirect object at the second.
     """
 
     clean: Int[np.ndarray, "sequence position"]
@@ -51,10 +51,10 @@ class Prompts:
 def prompts(
     tokenizer: PreTrainedTokenizerBase, n_sequences: int, bos_id: int | None, seed: int
 ) -> Prompts:
-    """Prompts with names, their order, giver, place and thing drawn at random; BOS (if any) first.
+    """Return prompts with random names, order, giver, place and thing, after BOS if there is one.
 
-    Names are those that are one token. All prompts are as long as most sentences are in this
-    tokenizer. Raises InputError where the tokenizer keeps fewer than two names whole.
+    Only names that are a single token are used. All prompts have the most common length of a
+    sentence in this tokenizer. Raises InputError if fewer than two names are a single token.
     """
     generator = np.random.default_rng(seed)
     names = whole_names(tokenizer)
@@ -79,7 +79,7 @@ def _located(
     (_, object_at), (of, subject_at) = (
         np.nonzero(clean == name[:, None]) for name in (objects, subjects)
     )
-    # A name is nowhere else in the sentences, and one token wherever it stands.
+    # No template, place or thing contains a name, and each name is one token after any word.
     assert len(object_at) == len(clean) and (np.bincount(of) == 2).all()
     subject_at = subject_at.reshape(-1, 2)
     corrupted = clean.copy()
@@ -88,7 +88,10 @@ def _located(
 
 
 def whole_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The names that are one token after a word, with that token."""
+    """Return the names that are a single token after a word, each with its token id.
+
+    Raises InputError if there are fewer than two.
+    """
     before = encoded(tokenizer, "When")
     found = {}
     for name in NAMES:
@@ -97,14 +100,14 @@ def whole_names(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
             found[name] = ids[-1]
     if len(found) < 2:
         raise InputError(
-            f"the tokenizer keeps {len(found)} of {len(NAMES)} names whole, expected at least 2: "
-            "prompts about indirect objects need a tokenizer that has seen names"
+            f"the tokenizer has a single token for {len(found)} of {len(NAMES)} names, expected at "
+            "least 2: prompts about indirect objects need a tokenizer trained on text with names"
         )
     return found
 
 
 def _of_commonest_length(tokenizer: PreTrainedTokenizerBase, one: str, other: str) -> list[str]:
-    """The sentences, with places for the names, that have as many tokens as most have."""
+    """Return the sentences, with placeholders for names, of the most common length in tokens."""
     by_length: dict[int, list[str]] = defaultdict(list)
     for template, place, thing in product(TEMPLATES, PLACES, THINGS):
         sentence = template.replace("{place}", place).replace("{thing}", thing)
@@ -114,5 +117,5 @@ def _of_commonest_length(tokenizer: PreTrainedTokenizerBase, one: str, other: st
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids without special tokens."""
+    """Return the token ids of a text, without special tokens."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]

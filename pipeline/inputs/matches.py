@@ -1,4 +1,4 @@
-"""Random tokens in which what comes before a token was seen before, for a known length."""
+"""Random tokens with repeated strings of known length before chosen positions."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class Matches:
-    """Sequences and, at every probe (elsewhere -1, and length 0), what it is about.
+    """Sequences, and for every position its match, if it is a probe (else -1, and length 0).
 
-    A probe is a position whose last `length` tokens occurred before, and no more than these.
-    successor: the position right after that earlier occurrence, whose token comes next here too.
-    other: the successor of another string, where nothing matches.
+    A probe is a position whose last `length` tokens, and no more, occurred before. successor: the
+    position right after that earlier occurrence, whose token comes next here too. other: the
+    position after another string, as a control without a match.
     """
 
     tokens: Int[np.ndarray, "sequence position"]
@@ -31,12 +31,12 @@ def controlled_matches(
     bos_id: int | None,
     seed: int,
 ) -> Matches:
-    """BOS (if there is one), `strings` random strings, then each string's end once more.
+    """Return BOS (if there is one), `strings` random strings, then the end of each string again.
 
-    Each string has `longest` tokens and a successor. Later, in another order, come blocks of fresh
-    tokens, the last m tokens of a string, and its successor; m takes the values 1 .. longest in
-    turn, over strings and sequences. No id is drawn twice in a sequence, so a match has exactly
-    the stated length. Raises InputError if the vocabulary has too few ids for that.
+    Each string has `longest` tokens and a successor. They are followed, in another order, by blocks
+    of new random tokens, the last m tokens of a string, and its successor; m cycles through
+    1 .. longest over strings and sequences. No id is drawn twice in a sequence, so that a match has
+    exactly the stated length. Raises InputError if the vocabulary has too few ids for that.
     """
     allowed = np.setdiff1d(vocabulary, [] if bos_id is None else [bos_id]).astype(np.int64)
     needed = strings * (2 * longest + 1)
@@ -52,6 +52,7 @@ def controlled_matches(
     tokens, length, successor, other = (np.stack(part) for part in zip(*rows, strict=True))
     if bos_id is None:
         return Matches(tokens, length, successor, other)
+    # BOS shifts every position by one; -1 marks "no probe" and stays.
     successor, other = (np.where(of < 0, of, of + 1) for of in (successor, other))
     return Matches(
         *(np.insert(of, 0, first, axis=1)
@@ -70,7 +71,8 @@ def _sequence(
     block = longest + 1
     first, fresh = drawn[: strings * block].reshape(strings, block), drawn[strings * block :]
     tokens = np.concatenate([first.ravel(), np.empty(strings * (block + 1), np.int64)])
-    length, successor, other = np.zeros_like(tokens), *(np.full_like(tokens, -1) for _ in "so")
+    length = np.zeros_like(tokens)
+    successor, other = np.full_like(tokens, -1), np.full_like(tokens, -1)
     order = generator.permutation(strings)
     for place, string in enumerate(order):
         m = 1 + (turn + place) % longest

@@ -1,8 +1,8 @@
-"""Modular arithmetic: the whole table of a binary operation on the residues mod p, and its split.
+"""Modular arithmetic: the table of a binary operation on the residues mod p, and its split.
 
 Power et al. 2022 (arXiv 2201.02177), appendix A.1.1, names these operations; Nanda et al. 2023
 (arXiv 2301.05217) analyse addition. Every operation here is a polynomial, so it is defined for all
-pairs and any modulus (a prime is needed by none); division is left out, which has no row for 0.
+pairs and any modulus, prime or not; division is left out, since it is undefined for 0.
 """
 
 import random
@@ -29,7 +29,7 @@ OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
 
 
 def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"]]:
-    """All p * p problems as tokens (a, b, '='), and their answers `operation(a, b) mod p`.
+    """Return all p * p problems as tokens (a, b, '='), and the answers `operation(a, b) mod p`.
 
     Row a * p + b is the pair (a, b); the token '=' has id p, so the vocabulary has p + 1 ids.
     Raises InputError if p is below 3 or the operation is unknown.
@@ -52,10 +52,11 @@ def check(p: int, operation: str) -> None:
 def split(
     p: int, train_share: float, seed: int, generator: Literal["numpy", "random"] = "numpy"
 ) -> Bool[np.ndarray, " pair"]:
-    """Which pairs are trained on: the first int(train_share * p * p) of a seeded permutation.
+    """Return a mask of the train pairs: the first int(train_share * p * p) of a permutation.
 
-    generator "random": Python's `random.seed(seed)` and `shuffle` of the pairs in row-major order,
-    as in the code published with Nanda et al. 2023. Raises InputError if either part is empty.
+    generator "numpy": that of `default_rng(seed)`. "random": Python's `random.seed(seed)` and
+    `shuffle` of the pairs in row-major order, as in the code published with Nanda et al. 2023.
+    Raises InputError if either part is empty.
     """
     n_train = int(train_share * p * p)
     if not 0 < n_train < p * p:

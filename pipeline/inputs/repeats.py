@@ -1,4 +1,4 @@
-"""Random tokens in which something repeats: nothing but repetition can be predicted."""
+"""Random tokens with repetitions, in which only repeated tokens are predictable."""
 
 import numpy as np
 from jaxtyping import Int
@@ -14,10 +14,10 @@ def repeated_substrings(
     longest: int,
     generator: np.random.Generator,
 ) -> Int[np.ndarray, "sequence position"]:
-    """Independent uniform tokens with ONE random substring repeated at a random later place.
+    """Return independent uniform tokens with ONE random substring repeated at a later place.
 
-    Per sequence: its length is uniform on shortest..longest, its start uniform over all that leave
-    room for a second copy, the second copy's start uniform over all that do not overlap the first.
+    In each sequence its length is uniform on shortest..longest, its start uniform over all that
+    leave room for a second copy, and the copy's start uniform over all that do not overlap it.
     Raises InputError unless 1 <= shortest <= longest <= context / 2.
     """
     if not 1 <= shortest <= longest <= context // 2:
@@ -36,13 +36,13 @@ def repeated_substrings(
 
 
 def block_lengths(n_sequences: int, longest: int, vary: bool) -> Int[np.ndarray, " sequence"]:
-    """Return the length of each sequence's block: `longest`, or from over half of it on in turn.
+    """Return the length of each sequence's block: `longest`, or different lengths up to it.
 
-    Varied, the lengths are as many as there are sequences for, evenly spaced from the shortest
-    above half of `longest` to `longest` itself, so that no distance fits more than a few sequences.
+    Varied lengths are evenly spaced from just above half of `longest` to `longest`, with as many
+    different ones as possible, so that no single distance matches in more than a few sequences.
     """
     shortest = min(longest // 2 + 1, longest) if vary else longest
-    shortest = max(shortest, 2)
+    shortest = max(shortest, 2)  # a block of one token would be a single token, repeated
     count = min(n_sequences, longest - shortest + 1)
     lengths = np.linspace(longest, shortest, count).round().astype(np.int64)
     return np.resize(lengths, n_sequences)
@@ -55,14 +55,13 @@ def repeated_blocks(
     bos_id: int | None,
     seed: int,
 ) -> Int[np.ndarray, "sequence position"]:
-    """BOS (if there is one), then a block of ids drawn without replacement, `repeats` times over.
+    """Return BOS (if there is one), then a block of distinct random ids, repeated.
 
-    Within a block no id occurs twice, so that a token's earlier occurrences are exactly the ones
-    in the earlier blocks; BOS itself is never drawn. lengths: of each sequence's block. All
-    sequences are as wide as the longest block needs, max(lengths) * repeats (+ 1): where the block
-    is shorter it goes on being repeated, and is cut off at the end. No token of that remainder has
-    an influence on any before it, and none needs ids of its own.
-    Raises InputError if the vocabulary has fewer ids than a block.
+    Within a block no id occurs twice, so that a token's earlier occurrences are exactly those in
+    the earlier blocks; BOS is never drawn. lengths: of each sequence's block. All sequences have
+    max(lengths) * repeats tokens (and BOS), as the longest block needs; a shorter block is repeated
+    further and cut off at the end. The additional tokens do not affect those before them, since
+    attention is causal. Raises InputError if the vocabulary has fewer ids than a block.
     """
     allowed = np.setdiff1d(vocabulary, [] if bos_id is None else [bos_id]).astype(np.int64)
     longest = int(lengths.max())
@@ -72,6 +71,7 @@ def repeated_blocks(
             f"{len(allowed)} can be drawn: shorten the block"
         )
     generator = np.random.default_rng(seed)
+    # np.resize repeats the block cyclically, unlike ndarray.resize, which pads with zeros.
     rows = [np.resize(generator.permutation(allowed)[:n], longest * repeats) for n in lengths]
     tokens = np.stack(rows)
     return tokens if bos_id is None else np.insert(tokens, 0, bos_id, axis=1)
@@ -83,13 +83,13 @@ def with_shuffled_repeats(
     bos_id: int | None,
     seed: int,
 ) -> Int[np.ndarray, "sequence position"]:
-    """`repeated_blocks` with every block but the first in a random order of its own.
+    """Return `repeated_blocks` with every block but the first in a random order.
 
-    The same tokens occur as often and as far apart on average, but no two in the same order.
+    Every token occurs as often, and on average as far apart, but sequences of tokens do not repeat.
     """
     start = 0 if bos_id is None else 1
     width = tokens.shape[1] - start
-    # A stream of its own: the seed has drawn the tokens already.
+    # Another stream of the same seed: `default_rng(seed)` has drawn the tokens already.
     generator = np.random.default_rng([seed, 1])
     shuffled = tokens.copy()
     for row, n in zip(shuffled, lengths, strict=True):

@@ -1,4 +1,4 @@
-"""Text as token ids: byte-level BPE tokenizers, a corpus that is on every machine, cutting."""
+"""Text as token ids: byte-level BPE tokenizers, Python's standard library as a corpus, cutting."""
 
 import sysconfig
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ from pipeline.errors import InputError
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0  # in the tokenizers made here
 
-# Tests and installed packages are not the library; the last two hold tables, not source.
+# Tests and installed packages, which differ between machines; the last two hold tables, not code.
 _NOT_LIBRARY_SOURCE = {
     "test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data",
 }  # fmt: skip
 
 
 def standard_library(limit: int) -> list[Path]:
-    """Python's own source files in alphabetical order, as many as fit into `limit` bytes."""
+    """Return Python's own source files in alphabetical order, up to `limit` bytes in total."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [
         path
@@ -35,7 +35,7 @@ def standard_library(limit: int) -> list[Path]:
 
 
 def read(path: Path) -> str:
-    """The text of a UTF-8 file. Raises InputError if there is none."""
+    """Return the text of a UTF-8 file. Raises InputError if it is absent or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -47,7 +47,7 @@ def read(path: Path) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (as GPT-2's) of `vocabulary` ids, decided by the texts alone.
+    """Train a byte-level BPE tokenizer (as GPT-2's) of `vocabulary` ids on texts.
 
     Raises InputError if the vocabulary is below 257 (the bytes and the end of text) or the texts
     are too short to fill it.
@@ -59,7 +59,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT],  # the first special token has id 0, END_OF_TEXT_ID
+        # All 256 bytes, so that every text can be encoded, whatever the corpus contains.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -75,9 +76,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder (or of the first of its checkpoint folders that has one).
+    """Load the tokenizer of a folder, or of the first of its checkpoint folders that has one.
 
-    A name that is no folder is looked up on the Hub. Raises InputError if there is none.
+    A name that is no folder is looked up on the Hub. Raises InputError if no tokenizer is found.
     """
     folder = Path(place)
     inside = sorted(folder.glob("*/tokenizer_config.json"))
@@ -94,33 +95,33 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
 
 
 def full_stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that stand for a full stop alone, with or without a space before it."""
-    # Byte-level and sentencepiece vocabularies write a space as one of these.
+    """Return the ids of a full stop alone, with or without a space before it, ascending."""
+    # Byte-level BPE writes a space as "Ġ", sentencepiece as "▁".
     spaces = "Ġ▁ "
     return sorted(i for token, i in tokenizer.get_vocab().items() if token.strip(spaces) == ".")
 
 
 def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
-    """The token ids of one text file, without special tokens."""
+    """Return the token ids of one text file, without special tokens."""
     return _ids(read(path), tokenizer)
 
 
 def tokenise_corpus(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> Int[np.ndarray, " token"]:
-    """The token ids of all texts in their order, the end-of-text token after each."""
+    """Return the token ids of all texts in order, with the end-of-text token after each."""
     end = np.array([tokenizer.eos_token_id])
     return np.concatenate([part for text in texts for part in (_ids(text, tokenizer), end)])
 
 
 def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
-    # verbose=False: no warning about the model's context, since text is cut later
+    # verbose=False: no warning about the model's context, since the tokens are cut later
     encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
 def cut(ids: Int[np.ndarray, " token"], length: int) -> Int[np.ndarray, "sequence position"]:
-    """Consecutive sequences of `length` tokens that do not overlap; the remainder is dropped."""
+    """Return consecutive sequences of `length` tokens; the remainder is dropped."""
     n_sequences = len(ids) // length
     return ids[: n_sequences * length].reshape(n_sequences, length)
 
@@ -128,6 +129,6 @@ def cut(ids: Int[np.ndarray, " token"], length: int) -> Int[np.ndarray, "sequenc
 def split_stream(
     ids: Int[np.ndarray, " token"], held_out_share: float
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
-    """The stream without its last `held_out_share`, and that last part."""
+    """Return the stream without its last `held_out_share`, and that last part."""
     boundary = len(ids) - round(held_out_share * len(ids))
     return ids[:boundary], ids[boundary:]

@@ -1,4 +1,4 @@
-"""The measures: every file in this folder is one, found by being there; and the user's own."""
+"""The measures: every `Measure` defined in a file of this folder, and those of the user's own."""
 
 import importlib
 import pkgutil
@@ -13,21 +13,22 @@ import yaml
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
-from pipeline.measures.own import announced, announced_class, class_at
+from pipeline.measures.own import class_at, entry_point_class, measures_of_entry_points
 
-# What each measure costs, in forward passes over its input; see tests/benchmarks/measure_costs.py.
+# Cost of each measure, in forward passes over its input; see tests/benchmarks/measure_costs.py.
 COSTS = Path(__file__).parent / "costs.yaml"
 
 
-@cache
+@cache  # importing all measures takes a while, and they do not change
 def registry() -> dict[str, type[Measure]]:
-    """Return every measure of this folder by its name."""
+    """Return every measure of this folder by its name. Raises TypeError for a name used twice."""
     found: dict[str, type[Measure]] = {}
     for module_info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{module_info.name}")
         for value in vars(module).values():
             if not (isinstance(value, type) and issubclass(value, Measure)):
                 continue
+            # Base classes have no name; a class that another file imports is found twice.
             if hasattr(value, "name") and found.setdefault(value.name, value) is not value:
                 raise TypeError(f"{value} and {found[value.name]} have one name: change it")
     return dict(sorted(found.items()))
@@ -36,16 +37,16 @@ def registry() -> dict[str, type[Measure]]:
 def measure_class(name: str) -> type[Measure]:
     """Return the measure of that name, or at `<path>.py:<Class>` or `<package.module>:<Class>`.
 
-    Raises InputError, which suggests the nearest name for one that is unknown.
+    Raises InputError, with the nearest known name, where there is no such measure.
     """
     measures = registry()
     if name in measures:
         return measures[name]
-    installed = announced()
+    installed = measures_of_entry_points()
     if ":" not in name and name not in installed:
         known = {*measures, *installed}
         raise InputError(f"there is no measure {name!r}: {suggestion(name, known)}")
-    kind = class_at(name) if ":" in name else announced_class(installed[name])
+    kind = class_at(name) if ":" in name else entry_point_class(installed[name])
     if kind.name in measures:
         raise InputError(
             f"{name}: there is a measure {kind.name!r} in this package: give yours another `name`"
@@ -54,17 +55,19 @@ def measure_class(name: str) -> type[Measure]:
 
 
 def known_measures() -> dict[str, type[Measure]]:
-    """Return the measures that have a name here: this package's, and installed ones."""
-    return {name: measure_class(name) for name in (*registry(), *sorted(announced()))}
+    """Return the measures that are known by name: this package's, and those of entry points."""
+    return {
+        name: measure_class(name) for name in (*registry(), *sorted(measures_of_entry_points()))
+    }
 
 
 def describe(measures: Iterable[type[Measure]] | None = None) -> list[dict[str, Any]]:
-    """Return what measures (all that have a name) declare, as JSON values, for docs and programs.
+    """Return the declarations of measures (default: all known by name) as JSON values.
 
     cost: the time of the measure alone with its default parameters, over that of one forward pass
     over its input (2 x 1024 tokens where it reads weights only), in a model of the shape of
-    pythia-70m (of one head in each layer where heads are changed); None where it was not timed.
-    defined_in: the file or module of one that is not of this package.
+    pythia-70m (for one head in each layer where heads are changed); None where it was not timed.
+    defined_in: the file or module of a measure that is not part of this package.
     """
     costs = yaml.safe_load(COSTS.read_text())
     chosen = known_measures().values() if measures is None else measures

@@ -1,7 +1,7 @@
-"""Apply a measure: what is the same for all of them, done once around the methods of each.
+"""Application of a measure: the checks and defaults that all measures share.
 
-The input is of the right kind; variables whose assumptions a model does not meet are NaN; what is
-raised in a file of the user's own is said with its line.
+The kind of the input is checked, variables whose assumptions a model does not meet are NaN, and an
+error in a file of the user's own is reported with its line.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.measures.base import (
 )
 from pipeline.measures.source import located
 from pipeline.models.assumptions import reason
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.schema import Value, Values, Variable
 
 _LAYERS = frozenset({"layer", "layer_from", "layer_to"})
@@ -31,11 +31,11 @@ def check(measure: Measure, setting: Setting) -> None:
         measure.check(setting)
         _require_known_inputs(measure, setting)
         coordinates(measure, setting)
-        measure.why_undefined(setting)
+        measure.why_undefined(setting)  # only so that an error in it is raised now
 
 
 def coordinates(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
-    """Return one 1-D array for each dimension of a measure's variables but "step"."""
+    """Return a 1-D array for each dimension of a measure's variables except "step"."""
     used = {dim for variable in measure.variables for dim in variable.dims[1:]}
     own = measure.coordinates(setting)
     return {
@@ -55,15 +55,19 @@ def why_undefined(measure: Measure, setting: Setting) -> str:
 
 
 def unmet(measure: Measure, model: ModelFacts) -> dict[str, str]:
-    """Return the variables that a model's form leaves undefined, each with the reason."""
+    """Return the variables that are undefined for a model's form, each with the reason."""
     reasons = {name: reason(model.unmet, of) for name, of in measure.relies_on.items()}
     return {name: why for name, why in reasons.items() if why}
 
 
 def compute(measure: Measure, context: Context) -> Values:
-    """Return a measure's arrays; NaN (-1 for integers) where the model's form leaves them open."""
+    """Return a measure's arrays; NaN (-1 for integers) where they are undefined for the model.
+
+    Raises TypeError unless they are the declared variables.
+    """
     missing = unmet(measure, context.model)
     empty = not context.model.n_layers and all(map(_is_of_heads, measure.variables))
+    # Nothing would remain of the computation, which might fail on such a model.
     if empty or len(missing) == len(measure.variables):
         return _undefined(measure, context.setting)
     try:
@@ -77,7 +81,7 @@ def compute(measure: Measure, context: Context) -> Values:
 
 
 def reference(measure: Measure, context: Context) -> Reference:
-    """Return what a measure needs of the reference checkpoint, as JSON values."""
+    """Return the quantity that a measure computes from the reference checkpoint, as JSON values."""
     with located(measure.source, RuntimeError):
         return measure.reference(context)
 
@@ -95,7 +99,7 @@ def _require_known_inputs(measure: Measure, setting: Setting) -> None:
 
 def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
-        values = dict(measure.compute(context))
+        values = dict(measure.compute(context))  # a copy: NaN is filled in, and it may be shared
         _require_all(measure, values)
         return values
 
@@ -110,7 +114,7 @@ def _require_all(measure: Measure, values: Values) -> None:
 
 
 def _standard_coordinate(dim: str, setting: Setting) -> np.ndarray:
-    """Return the coordinate of a dimension whose size the shape of model or input says."""
+    """Return the coordinate of a dimension whose size follows from the model or the input."""
     model = setting.model
     if dim == "parameter":
         return np.array(model.parameters)
@@ -141,4 +145,4 @@ def _is_of_heads(variable: Variable) -> bool:
 
 
 def _nothing(variable: Variable) -> float | int:
-    return -1 if variable.dtype.startswith("int") else np.nan
+    return -1 if variable.dtype.startswith("int") else np.nan  # integers have no NaN

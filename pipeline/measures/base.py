@@ -1,12 +1,12 @@
-"""What a measure is: a declaration, and one pure function of a checkpoint.
+"""The base class of measures: a declaration, and one pure function of a checkpoint.
 
-A file in this folder that defines a subclass of `Measure` adds a measure; nothing else needs to
-know of it. A file of the user's own does the same (docs/writing-a-measure.md). The declaration
-makes the store's arrays, the documentation, the columns of a query and the captions of the report.
+A file in this folder that defines a subclass of `Measure` adds a measure, without registration. A
+file of the user's own does the same (docs/writing-a-measure.md). The store's arrays, the
+documentation, the columns of a query and the captions of the report follow from the declaration.
 The class's docstring is the measure's definition.
 
-What is the same for all measures stands in `pipeline.measures.apply`, which calls the methods
-here: none of them needs `super()`.
+The code that all measures share is in `pipeline.measures.apply`, which calls the methods of this
+class: none of them needs `super()`.
 """
 
 from collections.abc import Mapping
@@ -21,19 +21,20 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.source import Source
 from pipeline.models.circuits import Circuits, circuits
-from pipeline.models.loading import ModelFacts, ModelWeights
+from pipeline.models.facts import ModelFacts
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Values, Variable
 
 Reference = Mapping[str, Any]
 
 
 class NotDefinedError(Exception):
-    """None of a measure's variables is defined for this model: all are NaN (-1 for integers)."""
+    """Raised where no variable is defined for a model, so that all are NaN (-1 for integers)."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same at every checkpoint: the model's shape and the measure's input, if any.
+    """The part of a measure's arguments that is the same at every checkpoint: model and input.
 
     own_input: None for a measure that reads weights only. others: the inputs that the measure
     reads beside its own, by name (`Measure.other_inputs`).
@@ -53,10 +54,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Context:
-    """What a measure is given of one checkpoint. What is not there raises TypeError.
+    """The arguments of a measure for one checkpoint; reading an absent one raises TypeError.
 
-    records: of the forward passes, in the order of `Measure.passes`. stored_reference: what
-    `Measure.reference` gave at the reference checkpoint, as JSON values.
+    records: of the forward passes, in the order of `Measure.passes`. stored_reference: the result
+    of `Measure.reference` at the reference checkpoint, as JSON values.
     """
 
     setting: Setting
@@ -101,16 +102,16 @@ class Context:
 
 
 class Measure(BaseModel):
-    """One measure with its parameters, which are the fields of the subclass.
+    """A measure with its parameters, which are the fields of the subclass.
 
     name, version: a changed version recomputes the stored rows of this measure, and only those.
     default_input: the input it reads unless the configuration says `<measure>.<input>`;
     None where it reads weights only.
     input_kind: the one kind of input on which it is defined; "" where any will do.
     reference_from: "last" where `compute` needs a quantity of the last checkpoint.
-    relies_on: of each variable that assumes something of the model's form, what it assumes, by the
-    names of `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
-    source: where the class is defined, if not in this package.
+    relies_on: for each variable that assumes a form of the model, its assumptions, by the names of
+    `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
+    source: the module that defines the class, if it is not part of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,21 +127,21 @@ class Measure(BaseModel):
 
     @property
     def other_inputs(self) -> tuple[str, ...]:
-        """Names of inputs that it reads beside its own, such as the one that gives a null."""
+        """Names of the inputs that it reads beside its own, such as one for a null."""
         return ()
 
     def check(self, setting: Setting) -> None:
         """Raise InputError where this measure cannot be computed in this setting."""
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return why some of its variables are NaN at every checkpoint here; "" where none is.
+        """Return why some of its variables are NaN at every checkpoint in this setting, or "".
 
-        What follows from `relies_on` is said in any case.
+        Reasons that follow from `relies_on` are added by `pipeline.measures.apply`.
         """
         return ""
 
     def computed_in(self, setting: Setting, dtype: str) -> str:
-        """Return the dtype of the arithmetic behind its numbers, the worker's own being `dtype`.
+        """Return the dtype in which its numbers are computed, on a worker of the given `dtype`.
 
         That of its forward passes; without one, that of the matrices in `pipeline.models.circuits`.
         """
@@ -152,11 +153,11 @@ class Measure(BaseModel):
         return ()
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Return the coordinates of dimensions whose size the model and the input do not say."""
+        """Return the coordinates of dimensions whose size does not follow from model or input."""
         return {}
 
     def reference(self, context: Context) -> Reference:
-        """Return what `compute` needs of the reference checkpoint, as JSON values."""
+        """Return the quantity of the reference checkpoint that `compute` needs, as JSON values."""
         raise TypeError(f"{self.name} sets `reference_from` without defining reference()")
 
     def compute(self, context: Context) -> Values:
@@ -164,7 +165,9 @@ class Measure(BaseModel):
         raise TypeError(f"{self.name} does not define compute()")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Travel to another process with the code of a class that it cannot import there."""
+        """Pickle a user's class with its code, which other processes may be unable to import."""
+        # pickle stores a class by module and name. Classes of this package can be imported in every
+        # process; a class from a user's file cannot.
         kind = type(self)
         if kind.source is None:
             return super().__reduce_ex__(protocol)
@@ -173,12 +176,12 @@ class Measure(BaseModel):
 
 
 def _restored(source: Source, name: str, parameters: dict[str, Any]) -> Measure:
-    """Return a measure that another process has sent."""
+    """Return a measure that another process has pickled."""
     return source.classes(Measure)[name](**parameters)
 
 
 def require_kind(measure: str, found: Input, kind: str) -> Input:
-    """Return an input of the kind on which a measure is defined. Raises InputError."""
+    """Return the input; raise InputError where it is not of the kind that a measure reads."""
     if found.kind != kind:
         raise InputError(
             f"measure {measure!r} reads an input of kind {kind!r}, but input {found.name!r} is of "

@@ -1,4 +1,4 @@
-"""Whether a head raises the logits of the tokens that it attends to, as seen in what it does."""
+"""Copying in a head's outputs: its effect on the logits of the tokens that it attends to."""
 
 import numpy as np
 import torch
@@ -17,23 +17,23 @@ _HEAD = ("step", "layer", "head")
 
 
 class BehaviouralCopying(Measure):
-    """What a head adds to the logits of the tokens that it attends to.
+    """Mean contribution of a head to the logits of the tokens that it attends to.
 
         score = mean over queries i of  sum_j p[i, j] logit_i(token j)
 
-    where logit_i(x) is what the head's output at i adds to the logit of x (through the final norm
-    as it was there; see `direct_logits`), relative to its mean over the vocabulary. BOS is neither
-    a query nor a key. Positive: the head copies. Negative: it suppresses what it attends to, as
-    anti-induction heads do. `null` is the same sum with every token replaced by the one at its
-    place in the next sequence of the input: what the head does to a token that it did not attend
-    to, 0 but for chance.
+    where logit_i(x) is the contribution of the head's output at i to the logit of x (through the
+    final norm with its scale at i; see `direct_logits`), relative to its mean over the vocabulary.
+    BOS is neither a query nor a key. Positive: the head copies. Negative: it suppresses the tokens
+    that it attends to, as anti-induction heads do. `null` is the same sum with every token replaced
+    by the one at the same position in the next sequence of the input: the head's effect on a token
+    that it did not attend to, 0 except for chance.
 
     Departure from the paper, which scores the share of the logits that are raised: on that scale
-    every head that does not copy is at the bottom, whether it suppresses or does nothing.
+    every head that does not copy scores lowest, whether it suppresses or does nothing.
 
-    NaN where a norm stands between the heads and the stream, and for model families whose circuits
-    are not defined (see `pipeline.models.circuits`). This measure asks for every lag: its record
-    is quadratic in the sequences' length, which repeated random tokens keep short.
+    NaN where there is a norm between the heads and the stream, and for model families whose
+    circuits are not defined (see `pipeline.models.circuits`). This measure records every lag: its
+    record is quadratic in the sequences' length, which is short for repeated random tokens.
     """
 
     name = "behavioural_copying"
@@ -49,7 +49,7 @@ class BehaviouralCopying(Measure):
     relies_on = relying(score=HEADS_ADD | LOGITS, null=HEADS_ADD | LOGITS)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps all attention and every head's output."""
+        """Return one pass that records all attention and every head's output."""
         made, layers = setting.input, setting.model.n_layers
         return (
             Pass(
@@ -75,17 +75,18 @@ class BehaviouralCopying(Measure):
             )
             z = (record.head_outputs[layer] * scale[..., None, None])[:, start:].transpose(1, 2)
             score.append(_attended(p, z, read))
+            # Rolling over sequences keeps position and block structure, and changes the token.
             null.append(_attended(p, z, read.roll(-1, dims=0)))
         return {"score": np.stack(score), "null": np.stack(null)}
 
 
 def matrix(record: Record, layer: int) -> Float[Tensor, "sequence head query key"]:
-    """A layer's whole attention, from a record of all its lags."""
+    """Return a layer's whole attention matrix, from a record of all its lags."""
     length = record.input.tokens.shape[1]
     first = record.attention[Lag(0)][layer]
-    whole = first.new_zeros(*first.shape, length)
+    whole = first.new_zeros(*first.shape, length)  # 0 for keys after their query
     for lag in range(length):
-        of_lag = record.attention[Lag(lag)][layer][..., lag:]
+        of_lag = record.attention[Lag(lag)][layer][..., lag:]  # NaN for earlier queries
         whole.diagonal(-lag, dim1=-2, dim2=-1).copy_(of_lag)
     return whole
 

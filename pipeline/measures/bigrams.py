@@ -1,4 +1,4 @@
-"""How near a model's predictions are to tables of single tokens and of pairs of them."""
+"""Divergence of a model's predictions from tables of unigrams and bigrams."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES, relying
 from pipeline.schema import Values, Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
-_TOKENS_AT_A_TIME = 256
+_TOKENS_AT_A_TIME = 256  # each has a row over the whole vocabulary, in several copies
 
 
 class Bigrams(Measure):
@@ -25,26 +25,27 @@ class Bigrams(Measure):
 
         from_bigrams = mean over predictions of KL(p_model( . | context) || q( . | last token))
 
-    `from_unigrams` is the same with q(y), whatever came before; early in training a model moves
-    towards the one, then the other, and then past both. `direct_path` is the divergence from the
-    bigrams of what the direct path says of the last token x alone,
+    `from_unigrams` is the same with q(y), whatever the last token; early in training a model comes
+    close to the unigrams, then to the bigrams, and then departs from both. `direct_path` is the
+    divergence from the bigrams of the direct path's prediction from the last token x alone,
 
         p(y | x) = softmax(f(W_E[x]) W_U)[y],
 
-    with all that the model applies before its first block and after its last one: W_E[x] is
-    multiplied by the embedding's factor where it has one, f is its final norm with its bias, and
-    the unembedding's bias and a logit softcap count where it has them. No position is added. That
-    is the table that the model would be without its blocks. Means over all predictions on the
+    with everything that the model applies before its first block and after its last one: W_E[x] is
+    multiplied by the embedding's factor if there is one, f is the final norm with its bias, and
+    the unembedding's bias and a logit softcap are applied if there are any. No position is added.
+    These are the predictions of the model without its blocks. Means over all predictions on the
     measure's input. With counts n over the input named by `corpus`, V ids and `smoothing` s,
 
         q(y) = (n(y) + 1) / (n + V),    q(y | x) = (n(x, y) + s q(y)) / (n(x) + s)
 
     so that no pair is impossible. `unigram_loss` and `bigram_loss` are the mean losses, in nats, of
-    predicting the input from these tables: what a model has to beat (the same at all checkpoints).
+    predicting the input from these tables, a baseline that is the same at all checkpoints.
 
-    Corpus and input may be parts of one text, but not the same part: a table knows its own text by
-    heart. NaN for model families whose circuits are not defined (see `pipeline.models.circuits`).
-    The record holds the stream at every token: choose an input of at most some ten thousand tokens.
+    Corpus and input may be parts of one text, but not the same part: the table would be tested on
+    its own training data. NaN for model families whose circuits are not defined (see
+    `pipeline.models.circuits`). The record holds the stream at every token: choose an input of at
+    most some ten thousand tokens.
     """
 
     name = "bigrams"
@@ -71,20 +72,20 @@ class Bigrams(Measure):
 
     @property
     def other_inputs(self) -> tuple[str, ...]:
-        """What pairs are counted in."""
+        """The corpus in which pairs are counted."""
         return (self.corpus,)
 
     def check(self, setting: Setting) -> None:
-        """Refuse to count pairs in the very text that is predicted."""
+        """Raise InputError where the corpus is the text that is predicted."""
         if setting.others[self.corpus].digest == setting.input.digest:
             raise InputError(
                 f"measure 'bigrams': input {setting.input.name!r} and the corpus {self.corpus!r} "
-                "are the same tokens, which a table of their pairs knows by heart: give another "
-                "text as the corpus"
+                "are the same tokens, so that the table would be tested on its own training data: "
+                "give another text as the corpus"
             )
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One that keeps what leaves the last block; the corpus is only counted."""
+        """Return a pass that records the last stream, and an empty one on the corpus."""
         layers = setting.model.n_layers
         return (Pass(setting.input.name, hidden_states=(layers,)), Pass(self.corpus))
 
@@ -111,6 +112,7 @@ class Bigrams(Measure):
                 -unigrams[chosen].double().sum(),
                 -bigrams.gather(1, chosen).double().sum(),
             )
+            # Sums now, one division at the end: parts may have different sizes.
             sums += [float(one) for one in of_part]
         names = (variable.name for variable in self.variables)
         return dict(zip(names, sums / len(last), strict=True))
@@ -118,9 +120,10 @@ class Bigrams(Measure):
 
 @dataclass(frozen=True)
 class BigramTable:
-    """How often pairs of tokens follow each other, smoothed towards how often tokens are.
+    """Counts of pairs of tokens, smoothed towards the frequencies of single tokens.
 
-    following, count: those of all pairs, by first token; that of x begins at begins[x].
+    A sparse matrix by rows: the pairs with first token x are those from begins[x] to begins[x + 1];
+    following: their second tokens; count: how often each occurs.
     """
 
     unigrams: Float[Tensor, " id"]
@@ -133,8 +136,10 @@ class BigramTable:
     def of(
         cls, tokens: Int[Tensor, "sequence position"], vocabulary: int, smoothing: float
     ) -> "BigramTable":
-        """Counted in sequences, not across their ends."""
+        """Count the pairs within sequences, not across their ends."""
+        # Add one, so that no token, and with it no pair, has probability 0.
         unigrams = torch.bincount(tokens.flatten(), minlength=vocabulary) + 1.0
+        # One integer per pair; sorted by `unique`, the pairs of one first token are contiguous.
         pairs = (tokens[:, :-1] * vocabulary + tokens[:, 1:]).flatten()
         pair, count = pairs.unique(return_counts=True)
         begins = torch.searchsorted(pair, torch.arange(vocabulary + 1) * vocabulary)
@@ -142,7 +147,7 @@ class BigramTable:
         return cls(shares, begins, pair % vocabulary, count.float(), smoothing)
 
     def bigrams(self, last: Int[Tensor, " token"]) -> Float[Tensor, "token id"]:
-        """The probabilities of what follows each token."""
+        """Return the probabilities of the token that follows each of `last`."""
         rows = (self.smoothing * self.unigrams).repeat(len(last), 1)
         for row, x in zip(rows, last.tolist(), strict=True):
             own = slice(self.begins[x], self.begins[x + 1])
@@ -153,5 +158,5 @@ class BigramTable:
 def _divergence(
     log_p: Float[Tensor, "token id"], log_q: Float[Tensor, "*token id"]
 ) -> Float[Tensor, ""]:
-    """KL(p || q), summed over tokens."""
+    """Return KL(p || q), summed over tokens in float64."""
     return (log_p.exp() * (log_p - log_q)).double().sum()

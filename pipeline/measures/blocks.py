@@ -1,4 +1,4 @@
-"""Where the blocks of a repeated-token input lie, and which keys its queries are asked about."""
+"""The blocks of a repeated-token input, and the keys that scores and nulls request."""
 
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -9,21 +9,22 @@ from jaxtyping import Bool, Float, Int
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag
 from pipeline.inputs import Input
 
-# Of many sets of distances at which matches lie, as many, evenly spaced, are tried for the null.
+# Inputs may have thousands of sets of distances between a query and its matches, and each query is
+# compared with each candidate: of more sets than this, an evenly spaced sample is tried.
 _MOST_CANDIDATES = 256
 
-# A null by which a head of a fixed distance could exceed its score on it by more is none: short or
-# few blocks, in which hardly any query has room for the distances of the others.
+# The most by which the score of a head that attends a fixed distance back may exceed its null. It
+# is exceeded with short or few blocks, in which few queries have room for the distances of others.
 _MOST_BY_DISTANCE = 0.25
 
 Keys = Int[np.ndarray, "occurrence sequence query"]
 
 
 class Blocks:
-    """The queries of a repeated-token input, and of each the keys that scores and nulls ask about.
+    """The queries of a repeated-token input, with the keys that scores and nulls request.
 
-    Matches are found by comparing tokens, so that they mean the same whether the later blocks are
-    in the order of the first or shuffled. Use `blocks_of`, which builds each input's once.
+    Matches are found by comparing tokens, so that they are right whether the later blocks are in
+    the order of the first or shuffled. Use `blocks_of`, which caches the result for each input.
     """
 
     def __init__(self, made: Input) -> None:
@@ -52,38 +53,38 @@ class Blocks:
         return self._places >= self.lengths[:, None]
 
     @cached_property
-    def matches(self) -> "Asked":
+    def matches(self) -> "KeyRequests":
         """All earlier occurrences of each later query's token, and the tokens after them."""
         occurrences = _earlier_occurrences(self.input.tokens, self.start)
-        return Asked.of(np.where(self.later_blocks, occurrences, -1))
+        return KeyRequests.of(np.where(self.later_blocks, occurrences, -1))
 
     @cached_property
-    def null(self) -> "Asked":
-        """Keys that match nothing, at the distances at which other queries' matches lie.
+    def null(self) -> "KeyRequests":
+        """Keys that match nothing, at the distances of other queries' matches.
 
         Each query gets the distances of another query with as many matches: a set of distances at
         which it has keys, none of them its match, a match's successor, itself or the token before.
-        Of the sets that fit it gets the one that was given out least so far, measured by how many
-        queries own it, so that every distance is asked about about as often as in the scores.
-        A query that none fits has no key here. No query has one where that leaves some distance
-        asked about much less often than matches lie there (`_MOST_BY_DISTANCE`): a head that
-        attends that far back would exceed its null.
+        Of the sets that fit, it gets the one that has been used least so far, relative to the
+        number of queries that own it, so that every distance is requested about as often as in the
+        scores. A query that no set fits has no key in the null. If, as a result, some distance is
+        requested much less often than matches have it (`_MOST_BY_DISTANCE`), no query has a key in
+        the null: a head that attends that far back would exceed it.
         """
         matches = self.matches
-        null = Asked.of(_null_keys(matches.keys, self.start))
+        null = KeyRequests.of(_null_keys(matches.keys, self.start))
         by_distance = matches.share_by_distance - null.share_by_distance
-        return null if by_distance.max() <= _MOST_BY_DISTANCE else Asked.of(null.keys[:0])
+        return null if by_distance.max() <= _MOST_BY_DISTANCE else KeyRequests.of(null.keys[:0])
 
     @property
     def requests(self) -> tuple[AttentionRequest, ...]:
-        """All that the scores and their nulls need."""
+        """All attention that the scores and their nulls need."""
         asked = (self.matches, self.null)
         maps = [of for one in asked for of in (*one.occurrences, *one.successors)]
         return (Lag(0), Lag(1), KeyPosition(0), *maps)
 
     @property
     def uniform(self) -> float:
-        """The mean over the first block's queries of 1 / (i + 1): uniform attention to one key."""
+        """Uniform attention to one key: the mean of 1 / (i + 1) over the first block's queries."""
         return float((1 / (np.nonzero(self.first_block)[1] + 1)).mean())
 
     @property
@@ -92,8 +93,8 @@ class Blocks:
         return np.arange(self.input.tokens.shape[1])[None] - self.start
 
 
-class Asked(NamedTuple):
-    """The keys of each query, and the keys right after them, as one request for each occurrence.
+class KeyRequests(NamedTuple):
+    """The keys of each query, and the keys right after them, with one request per occurrence.
 
     keys: the most recent first; -1 where there is none.
     """
@@ -103,9 +104,9 @@ class Asked(NamedTuple):
     successors: tuple[KeyMap, ...]
 
     @classmethod
-    def of(cls, keys: Keys) -> "Asked":
-        """The requests for these keys and the ones after them; none for what no query has."""
-        keys = keys[(keys >= 0).any(axis=(1, 2))]
+    def of(cls, keys: Keys) -> "KeyRequests":
+        """Return the requests for these keys and the ones after them."""
+        keys = keys[(keys >= 0).any(axis=(1, 2))]  # each occurrence costs a request
         after = np.where(keys >= 0, keys + 1, -1)
         return cls(keys, tuple(map(KeyMap, keys)), tuple(map(KeyMap, after)))
 
@@ -116,7 +117,7 @@ class Asked(NamedTuple):
 
     @property
     def share_by_distance(self) -> Float[np.ndarray, " distance"]:
-        """What a head that attends 0, 1, 2, ... tokens back scores on the keys."""
+        """The scores on these keys of heads that attend 0, 1, 2, ... tokens back."""
         width = self.keys.shape[-1]
         distances = (np.arange(width) - self.keys)[self.keys >= 0]
         return np.bincount(distances, minlength=width) / max(self.queries.sum(), 1)
@@ -124,17 +125,22 @@ class Asked(NamedTuple):
 
 @lru_cache(maxsize=16)
 def blocks_of(made: Input) -> Blocks:
-    """The blocks of an input, built once: every checkpoint asks for the same keys."""
+    """Return the blocks of an input, cached: every checkpoint requests the same keys."""
     return Blocks(made)
 
 
 def _earlier_occurrences(tokens: Int[np.ndarray, "sequence query"], start: int) -> Keys:
-    """The 1st, 2nd, ... most recent earlier position of each token, from `start` on; else -1."""
+    """Return the 1st, 2nd, ... most recent earlier position of each token, from `start` on.
+
+    -1 where there is none.
+    """
     previous = np.full(tokens.shape, -1)
+    # A stable sort groups equal tokens in order of position: neighbours are successive occurrences.
     order = start + np.argsort(tokens[:, start:], axis=1, kind="stable")
     ordered = np.take_along_axis(tokens, order, axis=1)
     same = ordered[:, 1:] == ordered[:, :-1]
     np.put_along_axis(previous, order[:, 1:], np.where(same, order[:, :-1], -1), axis=1)
+    # Following `previous` from each occurrence gives the one before it, until no token has one.
     found = [previous]
     while (last := found[-1]).max(initial=-1) >= 0:
         earlier = np.take_along_axis(previous, last.clip(min=0), axis=1)
@@ -143,7 +149,7 @@ def _earlier_occurrences(tokens: Int[np.ndarray, "sequence query"], start: int) 
 
 
 def _null_keys(keys: Keys, start: int) -> Keys:
-    """See `Blocks.null`."""
+    """Return keys that match nothing, as `Blocks.null` describes."""
     null = np.full_like(keys, -1)
     sequence, query = np.nonzero((keys >= 0).any(axis=0))
     of_query = keys[:, sequence, query].T
@@ -153,7 +159,7 @@ def _null_keys(keys: Keys, start: int) -> Keys:
     candidates, owners = sets[tried], owners[tried]
     fits, needed = _fitting(sets, candidates), start + candidates.max(axis=1, initial=0)
     given = np.zeros(len(candidates))
-    # From the front on: what lies far back fits late queries only, and is left to them.
+    # In order of position, because large distances fit late queries only and are left for them.
     for place in np.argsort(query, kind="stable"):
         possible = np.flatnonzero(fits[own.ravel()[place]] & (needed <= query[place]))
         if len(possible):
@@ -168,9 +174,9 @@ def _null_keys(keys: Keys, start: int) -> Keys:
 def _fitting(
     sets: Int[np.ndarray, "own occurrence"], candidates: Int[np.ndarray, "candidate occurrence"]
 ) -> Bool[np.ndarray, "own candidate"]:
-    """Whether a query that owns a set of distances may be asked about a candidate's keys.
+    """Return whether a query that owns a set of distances may get a candidate's distances.
 
-    Neither those keys nor the ones after them may be a match, a match's successor, the query
+    Neither the keys there nor the ones after them may be a match, a match's successor, the query
     itself or the token before it. Distances are padded with 0.
     """
     real = candidates > 0

@@ -1,4 +1,4 @@
-"""How much the output of one head reaches the queries, keys and values of every later head."""
+"""K-, Q- and V-composition of heads, from the weights."""
 
 import numpy as np
 import torch
@@ -25,12 +25,12 @@ class Composition(Measure):
     the layers' norms are folded in. Models with rotary positions rotate queries and keys between
     W_Q and W_K; this is W_QK without the rotation.
 
-    `k_baseline`, `q_baseline`, `v_baseline`: what independent random matrices of this shape give,
-    1 / sqrt(d_model). It is exact as the root mean square over random rotations of X against
-    W_OV, whatever the matrices' spectra; the mean over Gaussian factors lies 0.2% below it at
+    `k_baseline`, `q_baseline`, `v_baseline`: the ratio for independent random matrices of this
+    shape, 1 / sqrt(d_model). It is exact as the root mean square over random rotations of X against
+    W_OV, whatever the matrices' spectra; the mean over Gaussian factors is 0.2% below it at
     d_model 64, d_head 16, and nearer for larger models. The raw values are stored beside it;
-    subtract to get the paper's quantity. (It depends on shapes alone, so that it is the same for
-    all pairs and all three paths; it stands beside every value so that no reader must know that.)
+    subtract to get the paper's quantity. (It depends on shapes only, so that it is the same for all
+    pairs and all three paths; it is stored beside every value so that no reader must know that.)
 
     NaN where layer_to <= layer_from; for a head without any output (0 / 0); for model families
     whose circuits are not defined (see `pipeline.models.circuits`).
@@ -55,8 +55,8 @@ class Composition(Measure):
     )  # fmt: skip
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return that one layer has none before it."""
-        return why_alone(self, setting)
+        """Return the reason that holds for models with one layer."""
+        return why_no_earlier_layer(self, setting)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
@@ -67,6 +67,7 @@ class Composition(Measure):
         for layer_to in range(model.n_layers):
             heads = model.layer(layer_to)
             readers = readers_of(heads)
+            # Heads of one layer do not read each other: only earlier layers are writers.
             for layer_from, writer in enumerate(writers):
                 for path in _PATHS:
                     values[path][layer_from, :, layer_to] = ratios(writer, readers[path]).cpu()
@@ -75,15 +76,15 @@ class Composition(Measure):
         return values
 
 
-def why_alone(measure: Measure, setting: Setting) -> str:
-    """Return why what relates a head to one of an earlier layer is NaN; "" with two layers."""
+def why_no_earlier_layer(measure: Measure, setting: Setting) -> str:
+    """Return why variables that relate a head to an earlier layer's are NaN; "" with two layers."""
     names = ", ".join(one.name for one in measure.variables if one.dtype.startswith("float"))
-    alone = "NaN, because the model has one layer, and so no head of an earlier one"
+    alone = "NaN, because the model has one layer, and so no head of an earlier layer"
     return f"{names}: {alone}" if setting.model.n_layers == 1 else ""
 
 
 def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:
-    """For each head a matrix that gives |W_OV M| / |W_OV| as |writer M|; NaN where W_OV is 0.
+    """Return for each head a matrix `writer` with |W_OV M| / |W_OV| = |writer M|; NaN for W_OV = 0.
 
     With the QR factors of W_V = Q R, |Q R W_O M| = |R W_O M|: d_head rows instead of d_model.
     """
@@ -91,7 +92,7 @@ def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:
 
 
 def readers_of(heads: Heads) -> dict[str, Float[Tensor, "head d_model d_head"]]:
-    """For each path and head a matrix that gives |M X| / |X| as |M reader|."""
+    """Return for each path and head a matrix `reader` with |M X| / |X| = |M reader|."""
     factors = {
         "k": (heads.W_K, heads.W_Q),
         "q": (heads.W_Q, heads.W_K),
@@ -104,17 +105,18 @@ def ratios(
     writer: Float[Tensor, "head_from d_head d_model"],
     reader: Float[Tensor, "head_to d_model d_head"],
 ) -> Float[Tensor, "head_from head_to"]:
-    """|writer reader|_F of all pairs, from one matrix product."""
+    """Return |writer reader|_F of all pairs, from one matrix product."""
+    # In this order of axes it is one matrix product, of all writers' rows and readers' columns.
     products = torch.einsum("fik,tkj->fitj", writer, reader)
     return torch.linalg.vector_norm(products, dim=(1, 3))
 
 
 def triangle(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head columns columns"]:
-    """R of matrix = Q R: it has the matrix's norms and singular values, in fewer rows."""
+    """Return R of matrix = Q R, which has the matrix's norms and singular values in fewer rows."""
     return torch.linalg.qr(matrix, mode="r").R
 
 
 def _unit(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head rows columns"]:
-    """Return each matrix over its norm; NaN where that is 0, or beyond what its dtype holds."""
+    """Return each matrix divided by its norm; NaN where the norm is 0, or overflows its dtype."""
     norm = torch.linalg.matrix_norm(matrix, keepdim=True)
     return matrix / norm.where((norm > 0) & norm.isfinite(), torch.nan)

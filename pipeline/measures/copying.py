@@ -1,4 +1,4 @@
-"""Whether a head's OV circuit raises the token that it reads: the eigenvalue score."""
+"""Copying in a head's weights: the eigenvalue score of its OV circuit."""
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ class Copying(Measure):
     d_head x d_head matrix W_O (W_U W_E) W_V, which is the only one that is formed.
 
     `ov_copying_centred` has the mean over the vocabulary removed from every row of W_U: logits
-    count only relative to each other. Without it, whatever all embeddings and all unembeddings
-    have in common scores as copying (heads with random weights reach 0.8); with it they scatter
-    around 0. Neither decides a label: `head_labels` reads what a head does on its input, from
-    `behavioural_copying`.
+    matter only relative to each other. Otherwise any component that all embeddings and all
+    unembeddings share scores as copying (heads with random weights reach 0.8); centred scores of
+    random heads scatter around 0. Neither decides a label: `head_labels` uses the effect of a head
+    on its input, from `behavioural_copying`.
 
     NaN where all eigenvalues are 0 (a head that writes nothing), and for model families whose
     circuits are not defined (see `pipeline.models.circuits`).
@@ -64,9 +64,9 @@ class Copying(Measure):
 def through_the_vocabulary(
     W_U: Float[Tensor, "d_model vocabulary"], W_E: Float[Tensor, "vocabulary d_model"]
 ) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, "d_model d_model"]]:
-    """W_U W_E, and the same with the mean over the vocabulary removed from each row of W_U."""
+    """Return W_U W_E, and the same with the mean over the vocabulary removed from W_U's rows."""
     mean = W_U.mean(dim=1, keepdim=True)
-    # The other way round, the small centred product would be a difference of two large ones.
+    # The centred product is computed first: as a difference of two large ones it would lose digits.
     centred = (W_U - mean) @ W_E
     return centred + mean @ W_E.sum(dim=0, keepdim=True), centred
 
@@ -76,6 +76,7 @@ def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*b
 
     NaN where all are 0, and for a matrix that is not finite.
     """
-    matrices = matrices.double().cpu()  # where eigenvalues of small matrices are fastest
+    matrices = matrices.double().cpu()  # eigenvalues of small matrices are fastest on the CPU
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)  # the sum of the eigenvalues
+    # A matrix of zeros gives 0 / 0, and so NaN.
     return trace / eigenvalues(matrices).abs().sum(-1)

@@ -1,4 +1,4 @@
-"""Whether heads score alike on two corpora: a check against illusions that one corpus gives."""
+"""Agreement of head scores between two corpora: a check against artefacts of one corpus."""
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from pipeline.measures.sink import mean_after_the_first
 from pipeline.schema import Variable
 
 _BOLUKBASI = "Bolukbasi et al. 2021, An Interpretability Illusion for BERT"
-_LAGS = LagMeans(2)
+_LAGS = LagMeans(2)  # lags 0 and 1: the query itself and the previous token
 _BY_HEAD = ("step", "head_score", "layer", "head")
 _SCORES = ("current_token", "previous_token", "first_token", "entropy")
 
@@ -25,7 +25,7 @@ class CorpusAgreement(Measure):
 
         correlation = Pearson's r of here and there,    difference = mean of |here - there|
 
-    A score that says something about the head, and not about the corpus, has r near 1 and a small
+    A score that is a property of the head, and not of the corpus, has r near 1 and a small
     difference. NaN for r where a score is the same in all heads. Padding does not count.
     """
 
@@ -49,12 +49,12 @@ class CorpusAgreement(Measure):
         return (self.other,)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One on each corpus."""
+        """Return one pass on each corpus."""
         wanted = frozenset({_LAGS, KeyPosition(0), Entropy()})
         return tuple(Pass(name, attention=wanted) for name in (setting.input.name, self.other))
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """The scores by name."""
+        """Return the names of the scores."""
         return {"head_score": np.array(_SCORES)}
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
@@ -77,6 +77,7 @@ def _scores(record: Record) -> Float[np.ndarray, "head_score layer head"]:
 
 def correlation(a: Float[np.ndarray, "*heads"], b: Float[np.ndarray, "*heads"]) -> float:
     """Return Pearson's r over all entries; NaN where one of the two is constant or not finite."""
+    # Not `np.corrcoef`, which warns where one of the two is constant.
     x, y = a.ravel() - a.mean(), b.ravel() - b.mean()
     norms = np.linalg.norm(x) * np.linalg.norm(y)
     return float(x @ y / norms) if 0 < norms < np.inf else np.nan

@@ -1,4 +1,4 @@
-"""What every head, layer and the embedding add to the correct token's logit."""
+"""Contributions of every head, layer and the embedding to the correct token's logit."""
 
 import numpy as np
 import torch
@@ -24,14 +24,14 @@ class DirectLogits(Measure):
     MLP and its biases) or the embedding wrote, divided by the length that the final norm divides
     by, times the correct token's column of W_U; the final norm's gain is folded into W_U, and the
     mean over the vocabulary is removed, so that `logit` is relative to the mean of all logits.
-    `bias` is what the biases of the final norm and the unembedding contribute. A logit softcap is
-    left out. Means over all predictions, whose sum over parts is exact.
+    `bias` is the contribution of the biases of the final norm and the unembedding. A logit softcap
+    is left out. Means over all predictions; the parts sum to `logit` exactly.
 
-    On repeated random tokens only the predictions that repetition decides are counted: those from
-    the first repeated token of each sequence on. On other inputs, all.
+    On repeated random tokens only the predictions that repetition determines are counted: those
+    from the first repeated token of each sequence on. On other inputs, all.
 
-    `by_head` is NaN where a norm stands between the heads and the stream (OLMo 2, Gemma 2 and 3):
-    the heads are within `rest` there. Everything is NaN for model families whose circuits are not
+    `by_head` is NaN where there is a norm between the heads and the stream (OLMo 2, Gemma 2 and 3):
+    there the heads are part of `rest`. Everything is NaN for model families whose circuits are not
     defined (see `pipeline.models.circuits`). The record holds the stream and all heads' outputs at
     every token: choose an input of at most some ten thousand tokens.
     """
@@ -41,12 +41,14 @@ class DirectLogits(Measure):
     default_input = "repeated"
     variables = (
         Variable("by_head", ("step", "layer", "head"), "nats",
-                 "What the head adds to the correct token's centred logit.", _ELHAGE),
+                 "Contribution of the head to the correct token's centred logit.", _ELHAGE),
         Variable("rest", ("step", "layer"), "nats",
-                 "What the block adds besides its heads: its MLP and its biases."),
-        Variable("embedding", ("step",), "nats", "What the embedding adds."),
-        Variable("bias", ("step",), "nats", "What the final norm's and unembedding's biases add."),
-        Variable("logit", ("step",), "nats", "The correct token's logit above the mean of all."),
+                 "Contribution of the rest of the block: its MLP and its biases."),
+        Variable("embedding", ("step",), "nats", "Contribution of the embedding."),
+        Variable("bias", ("step",), "nats",
+                 "Contribution of the biases of the final norm and the unembedding."),
+        Variable("logit", ("step",), "nats",
+                 "Logit of the correct token relative to the mean of all logits."),
     )  # fmt: skip
     relies_on = relying(
         by_head=HEADS_ADD | LOGITS, rest=STREAM | LOGITS, embedding=STREAM | LOGITS,
@@ -54,7 +56,7 @@ class DirectLogits(Measure):
     )  # fmt: skip
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps the stream at every layer and every head's output."""
+        """Return one pass that records the stream at every layer and every head's output."""
         layers = setting.model.n_layers
         return (
             Pass(
@@ -71,6 +73,8 @@ class DirectLogits(Measure):
         targets = tokens[:, 1:][counted]
         stream = [record.hidden_states[k][:, :-1][counted] for k in range(model.n_layers + 1)]
         scale, directions = readout.scale(stream[-1]), readout.directions(targets)
+        # Contributions of blocks are differences of streams, so the parts sum to the logit exactly,
+        # whatever the family's blocks contain.
         streams = torch.stack([shares(x, directions, scale).double().mean() for x in stream])
         heads = np.full((model.n_layers, model.n_heads), np.nan)
         for layer in range(model.n_layers if not model.heads_are_normed else 0):
@@ -88,7 +92,10 @@ class DirectLogits(Measure):
 
 
 def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
-    """Which predictions t -> t + 1 count: those at repeated tokens, or all; never of padding."""
+    """Return a mask of the predictions t -> t + 1 that count, none of them of padding.
+
+    Those at repeated tokens on an input of kind "repeated", all on others.
+    """
     sequences, length = made.tokens.shape
     counted = np.ones((sequences, length - 1), dtype=bool)
     if made.kind == "repeated":

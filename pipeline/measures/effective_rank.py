@@ -1,4 +1,4 @@
-"""How many directions the circuits of each head use."""
+"""Effective rank: the number of directions that the circuits of each head use."""
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ class EffectiveRank(Measure):
     with s the singular values of W_V W_O (`ov`), W_Q W_K^T (`qk`) and W_E W_U
     (`embedding_unembedding`). Between 1 and the rank: d_head for a head, d_model for the direct
     path. The gains of the norms are folded in; `qk` is without rotary positions. Singular values of
-    the direct path below 1e-7 of the greatest are rounding, and too small to count.
+    the direct path below 1e-7 of the largest are rounding errors, too small to affect the result.
 
     NaN where the matrix is 0, and for model families whose circuits are not defined (see
     `pipeline.models.circuits`).
@@ -57,25 +57,30 @@ class EffectiveRank(Measure):
 def singular_values(
     left: Float[Tensor, "head d_model d_head"], right: Float[Tensor, "head d_model d_head"]
 ) -> Float[Tensor, "head d_head"]:
-    """Those of left right^T that can differ from 0, from a d_head x d_head matrix."""
+    """Return the singular values of left right^T that can differ from 0.
+
+    They are those of a d_head x d_head matrix, from the QR factors of both sides.
+    """
     return decompositions.singular_values((triangle(left) @ triangle(right).mT).cpu())
 
 
 def effective_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """exp of the entropy of the singular values as shares of their sum; NaN where all are 0."""
+    """Return exp of the entropy of the values' shares of their sum; NaN where all are 0."""
     shares = values.double() / values.double().sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
 
 
 def _direct_singular_values(model: Circuits) -> Float[Tensor, " d_model"]:
-    """Those of W_E W_U, from two d_model x d_model Gram matrices in float64.
+    """Return the singular values of W_E W_U, from two d_model x d_model Gram matrices.
 
-    The squares of the singular values are the eigenvalues of S G_U S^T, where S^T S = G_E.
+    The squares of the singular values are the eigenvalues of S G_U S^T, where S^T S = G_E. In
+    float64, because a Gram matrix squares the condition number.
     """
     of_embedding, of_unembedding = _gram(model.W_E), _gram(model.W_U.mT)
-    if not of_embedding.isfinite().all():
+    if not of_embedding.isfinite().all():  # for which `eigh` raises
         return torch.full((model.d_model,), torch.nan, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(of_embedding)
+    # Eigenvalues of a Gram matrix are not negative; rounding may make some of them so.
     root = values.clamp(min=0).sqrt()[:, None] * vectors.mT
     squares = decompositions.eigenvalues_of_symmetric(root @ of_unembedding @ root.mT)
     return squares.clamp(min=0).sqrt().cpu()
@@ -84,7 +89,7 @@ def _direct_singular_values(model: Circuits) -> Float[Tensor, " d_model"]:
 def _gram(
     rows: Float[Tensor, "vocabulary d_model"], at_a_time: int = 8192
 ) -> Float[Tensor, "d_model d_model"]:
-    """rows^T rows in float64, without a float64 copy of all rows."""
+    """Return rows^T rows in float64, without a float64 copy of all rows."""
     gram = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
     for part in rows.split(at_a_time):
         gram.addmm_(part.mT.double(), part.double())

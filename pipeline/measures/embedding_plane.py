@@ -1,4 +1,4 @@
-"""The final embedding's principal plane, followed back through training."""
+"""The principal plane of the final embedding, and the residues in it at every step."""
 
 import numpy as np
 import torch
@@ -8,27 +8,27 @@ from torch import Tensor
 from pipeline.engine.record import Pass
 from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular.table import TableMeasure
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
+from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
 
 class EmbeddingPlane(TableMeasure):
-    """Where the residues lie in the plane that the final embedding spreads out in most.
+    """Coordinates of the residues in the plane of largest variance of the final embedding.
 
     The plane is spanned by the first two principal components of the last checkpoint's W_E (rows
     0 .. p-1, centred, float64), each signed so that its largest entry is positive. With
     z[x] = first[x] + i second[x] and its Fourier transform Z over the residues:
 
     - `first[x]`, `second[x]`: coordinates there of residue x at each step, W_E centred.
-    - `variance_share`: the share of the step's W_E variance that lies in the plane.
+    - `variance_share`: the share of the step's W_E variance that is in the plane.
     - `circularity`: max over k of |Z_k|^2 / sum over k of |Z_k|^2, k != 0: 1 where the residues go
-      round a circle in equal steps of k, about log(p) / p at random; a rotation leaves it alone.
+      round a circle in equal steps of k, about log(p) / p at random; invariant under rotation.
     - `circle_frequency`: that k, as the smaller of k and p - k.
 
     NaN where the embedding has no variance (in the plane), and where the last checkpoint's W_E is
-    not finite. The two components of one frequency
-    have almost equal variance, so the axes are defined up to a rotation only; the plane is not.
+    not finite. The two components of one frequency have almost equal variance, so the axes are
+    defined up to a rotation only, while the plane is unique.
     """
 
     name = "embedding_plane"
@@ -51,15 +51,16 @@ class EmbeddingPlane(TableMeasure):
     )  # fmt: skip
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """None: it reads weights only."""
+        """Return no pass: the measure reads weights only."""
         return ()
 
     def reference(self, context: Context) -> Reference:
         embedding = _centred_embedding(context.weights)
-        if not embedding.isfinite().all():
+        if not embedding.isfinite().all():  # for which `svd` raises
             return {"axes": None, "undefined": "W_E of the last checkpoint is not finite"}
         _, _, components = torch.linalg.svd(embedding, full_matrices=False)
         axes = components[:2]
+        # The sign of a principal component is arbitrary, and may differ between machines.
         largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
         return {"axes": (axes * largest.sign()).tolist()}
 
@@ -83,7 +84,8 @@ class EmbeddingPlane(TableMeasure):
 def circle(
     plane: Float[Tensor, "residue 2"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The circularity of a closed polygon in the plane, and the frequency that it goes round at."""
+    """Return the circularity of a closed polygon in the plane, and its dominant frequency."""
+    # Without k = 0, which is 0 for centred residues; k and p - k differ in the sense of rotation.
     power = torch.fft.fft(torch.complex(plane[:, 0], plane[:, 1])).abs().square()[1:]
     best = power.argmax() + 1
     share = power.max() / power.sum()

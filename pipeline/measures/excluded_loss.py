@@ -1,4 +1,4 @@
-"""The train loss without frequencies: one at a time, and by other choices of the key ones."""
+"""Excluded loss: train loss without single frequencies, and without other key frequencies."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pipeline.schema import Variable
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
 _CODE = "the code published with Nanda et al. 2023"
 
-# Sums of products below this may have lost terms to underflow.
+# float64 ends at 2.2e-308 (normal numbers): sums below this may have lost terms to underflow.
 _SMALLEST = 1e-280
 
 
@@ -21,8 +21,8 @@ class ExcludedLoss(TableMeasure):
     """Excluded loss frequency by frequency, its maximum, and with other key frequencies.
 
     Notation of `modular_addition`, whose `excluded_loss` (all key frequencies of W_L at once) is
-    the main variant. All are mean losses over the train pairs; what is removed from the logits is
-    their projection, over all pairs, on cos(w_k s) and sin(w_k s).
+    the main variant. All are mean losses over the train pairs; the projection of the logits of all
+    pairs on cos(w_k s) and sin(w_k s) is removed from them.
 
     - `by_frequency[k]`: without frequency k, for every k from 1 to (p - 1) / 2 (p / 2 where p is
       even), key or not.
@@ -80,15 +80,17 @@ def _without_keys(table: PairTable, keys: list[int] | None) -> Float[Tensor, ""]
 def train_losses_without(
     table: PairTable, waves: Float[Tensor, "frequency answer residue"]
 ) -> Float[Tensor, " frequency"]:
-    """The mean train loss with each of several functions of the answer taken off the logits.
+    """Return the mean train loss with each of several functions of the answer removed.
 
-    exp(l - wave) = exp(l) exp(-wave): the sums over residues become matrix products, one for each
-    answer, in place of as many exponentials as there are pairs, residues and frequencies. Where
-    they would leave the range of float64, each loss is computed on its own instead.
+    As exp(l - wave) = exp(l) exp(-wave), the sums over residues are matrix products, one for each
+    answer, instead of an exponential for every pair, residue and frequency. Where they would leave
+    the range of float64, each loss is computed separately instead.
     """
     margins, own = _train_margins(table)
+    # Relative to the answer's own logit, of which the loss depends on differences only.
     removed = waves - waves.diagonal(dim1=1, dim2=2)[:, :, None]
     top = margins.amax(dim=2, keepdim=True)
+    # Both exponents are shifted to at most 0, so that no term overflows.
     shift = -removed.amin(dim=2)
     kept = (-removed - shift[:, :, None]).exp().permute(1, 2, 0)
     sums = (margins - top).exp() @ kept  # [answer, pair, frequency]
@@ -101,9 +103,10 @@ def train_losses_without(
 def _train_margins(
     table: PairTable,
 ) -> tuple[Float[Tensor, "answer pair residue"], Bool[Tensor, "answer pair"]]:
-    """l_c - l_answer of the train pairs, grouped by answer; which places of a group are filled.
+    """Return l_c - l_answer of the train pairs by answer, and a mask of the filled places.
 
-    The answer's own margin is -inf, so that it is left out of every sum over the others.
+    Answers have different numbers of pairs, hence places without a pair. The answer's own margin is
+    -inf, so that it is left out of every sum over the others.
     """
     answers = table.answers[table.is_train]
     order = answers.argsort(stable=True)

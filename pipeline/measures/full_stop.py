@@ -14,17 +14,17 @@ _HEAD = ("step", "layer", "head")
 
 
 class FullStop(Measure):
-    """Attention to the most recent full stop, against keys that are as far away and no full stop.
+    """Attention to the most recent full stop, compared with keys at the same distances.
 
     `most_recent` is the mean of p[i, j] with j the last full stop before query i, over all queries
     that have one. `null` is the same mean for the keys that the NEXT sequence of the input (the
-    first, for the last) would name: the same distances from the query, on other tokens. A query
-    counts for the null where that key is no full stop. A head that merely attends far back, or
-    near, has the same in both.
+    first, for the last) has at the same queries: the same distances, on other tokens. A query
+    counts for the null where that key is not a full stop. A head that merely attends far back, or
+    near, scores the same on both.
 
-    Which ids are full stops ("." alone, with or without a space before it) the text input knows
-    from its tokenizer; for inputs of ids made elsewhere, say `token_ids`. NaN where no query has a
-    full stop before it.
+    A text input gets the ids of full stops ("." alone, with or without a space before it) from its
+    tokenizer; for inputs of ids made elsewhere, give `token_ids`. NaN where no query has a full
+    stop before it.
     """
 
     name = "full_stop"
@@ -39,7 +39,7 @@ class FullStop(Measure):
     token_ids: tuple[int, ...] = ()
 
     def check(self, setting: Setting) -> None:
-        """Refuse inputs whose full stops are not known."""
+        """Raise InputError for inputs whose full stops are not known."""
         if not self._ids(setting.input):
             raise InputError(
                 f"measure 'full_stop': input {setting.input.name!r} does not say which token ids "
@@ -48,7 +48,7 @@ class FullStop(Measure):
             )
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps one key per query, and one more for the null."""
+        """Return one pass that records one key per query, and one more for the null."""
         requests: frozenset[AttentionRequest] = frozenset(self._requests(setting.input))
         return (Pass(setting.input.name, attention=requests),)
 
@@ -68,6 +68,7 @@ class FullStop(Measure):
     def _requests(self, made: Input) -> tuple[KeyMap, KeyMap]:
         is_stop = np.isin(made.tokens, self._ids(made))
         keys = last_before(is_stop)
+        # The next sequence's keys, at the same queries: same distances, unrelated tokens.
         elsewhere = np.roll(keys, -1, axis=0)
         on_a_stop = np.take_along_axis(is_stop, elsewhere.clip(min=0), axis=1)
         return KeyMap(keys), KeyMap(np.where(on_a_stop, -1, elsewhere))
@@ -76,7 +77,8 @@ class FullStop(Measure):
 def last_before(
     marked: Bool[np.ndarray, "sequence position"],
 ) -> Int[np.ndarray, "sequence position"]:
-    """Of each position the last marked one strictly before it, -1 where there is none."""
+    """Return for each position the last marked one strictly before it; -1 where there is none."""
     positions = np.where(marked, np.arange(marked.shape[1]), -1)
     last = np.maximum.accumulate(positions, axis=1)
+    # Shifted by one, so that a marked position is not its own last one.
     return np.concatenate([np.full((len(marked), 1), -1), last[:, :-1]], axis=1)

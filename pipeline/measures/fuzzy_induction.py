@@ -1,4 +1,4 @@
-"""How attention and loss respond to the length of a match: from exact to fuzzy induction."""
+"""Attention and loss by the length of a match, from exact to fuzzy induction."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,15 +13,14 @@ _BY_LENGTH = (*_HEAD, "match_length")
 
 
 class FuzzyInduction(Measure):
-    """Attention to what followed an earlier match, and its loss, by the length of the match.
+    """Attention to the successor of an earlier match, and the loss on it, by length of the match.
 
-    Input: random tokens in which the last m tokens before a probe, and no more, occurred before
-    (m = 1 .. longest), and whose successor then comes next as it did there. Over the probes of
-    match length m,
+    Input: random tokens in which the last m tokens up to a probe, and no more, occurred before
+    (m = 1 .. longest), followed by the same successor as before. Over the probes of match length m,
 
     - `attention[m]` is the mean attention from the probe to that earlier successor;
-    - `null[m]` the mean attention to the successor of another string, which matches nothing;
-    - `loss[m]` the mean loss, in nats, of predicting the successor.
+    - `null[m]` is the mean attention to the successor of another string, which matches nothing;
+    - `loss[m]` is the mean loss, in nats, of predicting the successor.
 
     An induction head that compares one token has the same attention for all m; one that compares
     several has a slope. `slope` and `loss_slope` are those of the least-squares line through the
@@ -44,12 +43,12 @@ class FuzzyInduction(Measure):
     )  # fmt: skip
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass with two keys per probe, and the losses."""
+        """Return one pass with two keys per probe, and the losses."""
         made = setting.input
         return (Pass(made.name, losses=True, attention=frozenset(_requests(made))),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Match lengths from 1."""
+        """Return the match lengths, from 1."""
         return {"match_length": _lengths(setting.input)}
 
     def compute(self, context: Context) -> Values:
@@ -57,7 +56,7 @@ class FuzzyInduction(Measure):
         matching, other = _requests(made)
         attention = _by_length(record.attention[matching].double().numpy(), made)
         null = _by_length(record.attention[other].double().numpy(), made)
-        # The last position predicts nothing: no probe stands there.
+        # The last position predicts nothing; it is never a probe.
         loss = _by_length(np.pad(record.kept_loss.double().numpy(), ((0, 0), (0, 1))), made)
         lengths = _lengths(made)
         return {
@@ -80,7 +79,11 @@ def _lengths(made: Input) -> Int[np.ndarray, " point"]:
 def _by_length(
     values: Float[np.ndarray, "*others position"], made: Input
 ) -> Float[np.ndarray, "*heads point"]:
-    """Means over the probes of each match length; sequence and position may have axes between."""
+    """Return the means over the probes of each match length.
+
+    There may be axes between sequence and position, as in a record's attention.
+    """
+    # A record's attention is [layer, sequence, head, query]; losses are [sequence, position].
     by_position = np.moveaxis(values, -3, 0) if values.ndim == 4 else values
     means = []
     for length in _lengths(made):
@@ -92,6 +95,6 @@ def _by_length(
 def slope(
     x: Int[np.ndarray, " point"], y: Float[np.ndarray, "*heads point"]
 ) -> Float[np.ndarray, "*heads"] | np.floating:
-    """Of the least-squares line y = a + b x, b."""
+    """Return b of the least-squares line y = a + b x."""
     centred = x - x.mean()
     return y @ centred / (centred**2).sum()

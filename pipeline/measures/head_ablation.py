@@ -1,4 +1,4 @@
-"""What is lost when a head's output is taken away."""
+"""Zero ablation of single heads, and of several together: the increase of the loss."""
 
 from itertools import product
 from typing import ClassVar, Literal
@@ -17,7 +17,7 @@ from pipeline.measures.token_loss import (
     mean_by_position,
     refuse_tokens_beyond,
 )
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
@@ -29,17 +29,17 @@ class HeadAblation(Measure):
 
         loss[l, h] = mean loss with head h of layer l at zero - mean loss without ablation
 
-    `repeated_loss` is the same over the predictions that repetition decides, on repeated random
-    tokens: what the head contributes to the gain of the second half. `in_context_score` is the
-    increase of the loss at token `late_token` minus that at token `early_token`: the head's part
-    in the in-context learning score of `token_loss`. Without them these are the paper's 500 and 50
-    where the sequences reach so far; tokens that they do not reach are refused. Later layers
-    compute on with what is left, so that these are total effects: heads that step in for the
-    ablated one make them smaller.
+    `repeated_loss` is the same over the predictions that repetition determines, on repeated random
+    tokens: the head's contribution to the gain from repetition. `in_context_score` is the increase
+    of the loss at token `late_token` minus that at token `early_token`: the head's contribution to
+    the in-context learning score of `token_loss`. The defaults are the paper's 500 and 50 if the
+    sequences are long enough; given tokens beyond the sequences are refused. Later layers run on
+    the changed stream, so that these are total effects: heads that compensate for the ablated one
+    make them smaller.
 
-    `heads` names those to ablate as [layer, head]; without it, all are. `together_loss` and
-    `together_repeated_loss` are the increases when all of `heads` are taken away at once, which
-    also shows what heads that stand in for each other do between them.
+    `heads` lists the heads to ablate as [layer, head]; without it, all are. `together_loss` and
+    `together_repeated_loss` are the increases when all of `heads` are ablated at once, which also
+    shows the joint effect of heads that compensate for each other.
 
     Each head costs a forward pass from its layer on. Padding does not count. NaN for heads that
     were not ablated, for `together_loss` where `heads` is not given, for `repeated_loss` on inputs
@@ -70,13 +70,13 @@ class HeadAblation(Measure):
     late_token: int | None = Field(None, ge=2)
 
     def check(self, setting: Setting) -> None:
-        """Refuse heads that the model does not have, and tokens that the input does not reach."""
+        """Raise InputError for heads that the model lacks, or tokens beyond the sequences."""
         refuse_absent(self.name, self.heads or (), setting.model)
         if self.early_token is not None or self.late_token is not None:
             refuse_tokens_beyond(self.name, setting, *self._compared)
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return what of the input or the parameters leaves variables out."""
+        """Return which variables are undefined on this input or with these parameters, and why."""
         made, (early, late) = setting.input, self._compared
         reasons = []
         if late >= made.tokens.shape[1]:
@@ -99,17 +99,18 @@ class HeadAblation(Measure):
 
     @property
     def _compared(self) -> tuple[int, int]:
-        """The early and the late token: those that are given, or the paper's."""
+        """The early and the late token: the given ones, or the paper's."""
         early = EARLY_TOKEN if self.early_token is None else self.early_token
         return early, LATE_TOKEN if self.late_token is None else self.late_token
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One without ablation, one for each head, and one for all that are named."""
+        """Return a pass without ablation, one for each head, and one for all of `heads`."""
         chosen = [(one,) for one in chosen_heads(self.heads, setting.model)]
         ablated = [
             HeadChange(heads, self.ablated_to, self.attention_stays)
             for heads in [*chosen, *([self.heads] if self.heads else [])]
         ]
+        # `compute` relies on the order: without change first, all together last.
         name = setting.input.name
         return tuple(Pass(name, losses=True, change=change) for change in [None, *ablated])
 
@@ -121,6 +122,7 @@ class HeadAblation(Measure):
         for where, losses in zip(chosen, ablated[: len(chosen)], strict=True):
             for name, value in losses.items():
                 effects[name][where] = value - clean[name]
+        # Without `heads` all are ablated one by one, and there is no pass for all of them.
         together = ablated[-1] if self.heads else dict.fromkeys(clean, np.nan)
         for name in ("loss", "repeated_loss"):
             effects[f"together_{name}"] = np.array(together[name] - clean[name])
@@ -144,7 +146,7 @@ class HeadAblation(Measure):
 def chosen_heads(
     heads: tuple[tuple[int, int], ...] | None, model: ModelFacts
 ) -> tuple[tuple[int, int], ...]:
-    """The named heads, or all (layer, head) of a model."""
+    """Return the named heads, or all (layer, head) of a model."""
     if heads is not None:
         return heads
     return tuple(product(range(model.n_layers), range(model.n_heads)))

@@ -1,4 +1,4 @@
-"""What each head is called, by a stated rule against a stated null."""
+"""Labels of heads, by a stated rule against a stated null."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ _HEAD = ("step", "layer", "head")
 _LABELS = {
     "previous_token": "attends to the token before",
     "current_token": "attends to its own position",
-    "sink": "rests on the first token",
+    "sink": "attends to the first token",
     "duplicate_token": "attends to earlier occurrences of its token",
     "induction": "attends to what followed earlier occurrences of its token, and does not lower it",
     "anti_induction": "attends to what followed earlier occurrences of its token, and lowers it",
@@ -28,8 +28,8 @@ _LABELS = {
 class HeadLabels(Measure):
     """Labels of heads: 1 where the rule holds, 0 where it does not. A head may have several.
 
-    A head has a label where its score exceeds its null by at least `threshold`, both as
-    `head_scores` has them on the same input (the rule of `pipeline.measures.head_patterns`):
+    A head has a label where its score exceeds its null by at least `threshold`, both as defined by
+    `head_scores` on the same input (the rule of `pipeline.measures.head_patterns`):
 
         label             score            null
         previous_token    previous_token   uniform_null
@@ -39,14 +39,14 @@ class HeadLabels(Measure):
         induction,
         anti_induction    induction        induction_null
 
-    A head with the induction pattern is called anti_induction where its copying score (see
-    `behavioural_copying`) lies below that score's null by more than `copying_margin`, else
-    induction; where copying is not defined for the model, all are called induction. The scores of
-    an untrained model, another null, are those stored at step 0.
+    A head with the induction pattern is labelled anti_induction where its copying score (see
+    `behavioural_copying`) is below that score's null by more than `copying_margin`, else
+    induction; where copying is not defined for the model, all are labelled induction. The scores
+    of an untrained model, another null, are those stored at step 0.
 
-    NaN where a score or its null is: on an input whose blocks all have one length, or are too short
-    or too few, for the last three, because an induction head cannot be told there from a head of a
-    fixed distance.
+    NaN where a score or its null is NaN: for the last three labels, this is so on an input whose
+    blocks all have one length, or are too short or too few, because there an induction head cannot
+    be distinguished from a head that attends a fixed distance back.
     """
 
     name = "head_labels"
@@ -62,14 +62,15 @@ class HeadLabels(Measure):
     copying_margin: float = Field(default=0.0, ge=0)
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return why three labels do not exist without a null."""
+        """Return why the three labels that need a null are undefined, if they are."""
         return why_no_null(setting, "duplicate_token, induction, anti_induction")
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """What the scores need; shared with the measures of those names."""
+        """Return the passes of both scores, which are shared with the measures of those names."""
         return (*HeadScores().passes(setting), *BehaviouralCopying().passes(setting))
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
+        # The records are in the order of `passes`: first those of the scores, then of the copying.
         scores = HeadScores().compute(replace(context, records=context.records[:1]))
         has = {
             score: has_pattern(scores[score] - scores[null], self.threshold)
@@ -86,7 +87,10 @@ class HeadLabels(Measure):
         }
 
     def _lowers(self, context: Context) -> Float[np.ndarray, "layer head"] | float:
-        """Return 1 where a head lowers what it attends to; 0 too where copying is not defined."""
+        """Return 1 where a head suppresses the tokens it attends to, else 0.
+
+        0 also where copying is not defined for the model.
+        """
         copying = BehaviouralCopying()
         if unmet(copying, context.model):
             return 0.0
@@ -95,4 +99,4 @@ class HeadLabels(Measure):
         except NotDefinedError:
             return 0.0
         below = found["null"] - self.copying_margin - found["score"]
-        return (below > 0) + below * 0.0
+        return (below > 0) + below * 0.0  # the product keeps NaN

@@ -1,11 +1,10 @@
-"""When a head counts as one of a pattern: the one rule for labels, findings, events and figures.
+"""The one rule that decides whether a head has a pattern, for labels, findings, events and figures.
 
-A head's score counts by its excess, what it exceeds its null by: the head has the pattern where
+A head has a pattern where the excess of its score over its null reaches a threshold:
 
     score - null >= threshold
 
-What the null of each pattern is, `HeadScores` says. Where score or null is NaN nothing is said of
-the head.
+`HeadScores` defines the null of each pattern. Where score or null is NaN, so is the result.
 """
 
 from typing import TypeVar
@@ -13,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-THRESHOLD = 0.3  # of a head's attention, above the null
+THRESHOLD = 0.3  # share of a head's attention, above the null
 
 # The null of each score of `head_scores`, by the name of its variable.
 NULLS = {
@@ -35,12 +34,12 @@ Numbers = TypeVar("Numbers", np.ndarray, xr.DataArray)
 
 
 def has_pattern(excess: Numbers, threshold: float = THRESHOLD) -> Numbers:
-    """1.0 where an excess reaches the threshold, 0.0 where it does not, NaN where it is NaN."""
-    return excess.__ge__(threshold) * 1.0 + excess * 0.0
+    """Return 1.0 where an excess reaches the threshold, 0.0 where it does not, NaN for NaN."""
+    return excess.__ge__(threshold) * 1.0 + excess * 0.0  # the product keeps NaN
 
 
 def excess_of(scores: xr.Dataset, pattern: str) -> xr.DataArray | None:
-    """A score of a `head_scores` group less its null (dims: step, layer, head).
+    """Return a score of a `head_scores` group minus its null (dims: step, layer, head).
 
     None where the group was stored without its null, by an earlier version of the measure, or has
     no heads.
@@ -52,6 +51,6 @@ def excess_of(scores: xr.Dataset, pattern: str) -> xr.DataArray | None:
 
 
 def threshold_of(labels: xr.Dataset | None) -> float:
-    """The threshold with which a `head_labels` group was computed; the usual one without."""
+    """Return the threshold with which a `head_labels` group was computed, or the default."""
     parameters = {} if labels is None else labels.attrs.get("parameters") or {}
     return float(parameters.get("threshold", THRESHOLD))

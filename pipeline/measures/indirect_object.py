@@ -1,4 +1,4 @@
-"""A task: who is given something, and which heads know."""
+"""The indirect object identification task: its logit difference, and the heads that produce it."""
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from pipeline.measures.base import Context, Measure, Setting, require_kind
 from pipeline.measures.head_ablation import chosen_heads, refuse_absent
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import ModelWeights
 from pipeline.models.readout import Readout, head_shares
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Values, Variable
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild"
@@ -22,29 +22,29 @@ _HEAD = ("step", "layer", "head")
 class IndirectObject(Measure):
     """Indirect object identification: "When Mary and John went to the store, John gave a book to".
 
-    The name that comes next is Mary's, the indirect object; John is the subject. Over prompts,
+    The next token is Mary's name, the indirect object; John is the subject. Over prompts,
 
     - `logit_difference` is the mean of logit(indirect object) - logit(subject) at the last token,
-      `accuracy` the share of prompts in which it is positive;
+      `accuracy` is the share of prompts in which it is positive;
     - `corrupted_logit_difference` is the same mean (of the same two names) on the corrupted
-      prompts, in which the giver is the other of the two and the answer therefore the other name;
-    - `direct` is what a head adds to the logit difference directly: its output at the last token,
-      through the final norm as it was there, times the difference of the two names' columns of
-      W_U. Name movers have it positive, negative name movers negative;
+      prompts, in which the giver is the other of the two, so that the answer is the other name;
+    - `direct` is the head's direct contribution to the logit difference: its output at the last
+      token, through the final norm with its scale there, times the difference of the two names'
+      columns of W_U. It is positive for name movers and negative for negative name movers;
     - `attention_to_indirect_object`, `attention_to_subject`: attention of the last token to the
-      name, and summed over the two places of the other name;
-    - `patching` is what is lost when the head's output, at every token, is the one that it has on
-      the corrupted prompt: (difference - difference when patched) / (difference - corrupted
-      difference). 0: the head's output says nothing of who is who; 1: it says all. A ratio of
-      means, and of noise while the model does not yet know the task.
+      indirect object, and to the subject, summed over its two positions;
+    - `patching` is the share of the difference that is lost when the head's output at every token
+      is replaced by its output on the corrupted prompt: (difference - difference when patched) /
+      (difference - corrupted difference). 0: the head's output does not affect the answer; 1: it
+      determines it. A ratio of means, and of noise until the model has learned the task.
 
-    Each head that is patched costs a forward pass from its layer on; `heads` names those as
-    [layer, head], all without it, none if empty. Names are drawn from those that are one token of
-    the run's tokenizer; two prompts are aligned token by token. The paper corrupts with three new
-    names; here the giver alone is exchanged, which keeps all else.
+    Each head that is patched costs a forward pass from its layer on; `heads` lists them as
+    [layer, head]: all without it, none if empty. Names are drawn from those that are one token of
+    the run's tokenizer; the two prompts are aligned token by token. The paper corrupts with three
+    new names; here only the giver is exchanged, and everything else is unchanged.
 
     NaN: `patching` for heads that were not patched, or where both prompts have the same
-    difference; `direct` where a norm stands between the heads and the stream, and for model
+    difference; `direct` where there is a norm between the heads and the stream, and for model
     families whose circuits are not defined (see `pipeline.models.circuits`). A logit softcap is
     left out of `direct`.
     """
@@ -55,13 +55,13 @@ class IndirectObject(Measure):
     input_kind = "indirect_object"
     variables = (
         Variable("logit_difference", ("step",), "nats",
-                 "Mean logit of the indirect object less that of the subject.", _WANG),
+                 "Mean logit of the indirect object minus that of the subject.", _WANG),
         Variable("corrupted_logit_difference", ("step",), "nats",
                  "The same on prompts with the other person as the subject."),
         Variable("accuracy", ("step",), "1",
                  "Share of prompts in which the indirect object's logit is the greater."),
         Variable("direct", _HEAD, "nats",
-                 "What the head adds to the logit difference directly.", _WANG),
+                 "Direct contribution of the head to the logit difference.", _WANG),
         Variable("attention_to_indirect_object", _HEAD, "1",
                  "Mean attention of the last token to the indirect object.", _WANG),
         Variable("attention_to_subject", _HEAD, "1",
@@ -81,7 +81,7 @@ class IndirectObject(Measure):
         return (self.corrupted,)
 
     def check(self, setting: Setting) -> None:
-        """Refuse inputs that are not the clean and the corrupted form of the same prompts."""
+        """Raise InputError unless the inputs are clean and corrupted forms of the same prompts."""
         refuse_absent(self.name, self.heads or (), setting.model)
         clean = setting.input
         other = require_kind(self.name, setting.others[self.corrupted], self.input_kind)
@@ -95,13 +95,13 @@ class IndirectObject(Measure):
             )
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One over either input, and one for each head that is patched."""
+        """Return one pass over each input, and one for each head that is patched."""
         made = setting.input
         layers, elsewhere = setting.model.n_layers, OutputOn(self.corrupted)
         clean = Pass(
             made.name,
             attention=frozenset(_keys(made)),
-            logit_positions=(-1,),
+            logit_positions=(-1,),  # all prompts have one length
             head_outputs=tuple(range(layers)),
             hidden_states=(layers,),
         )
@@ -117,7 +117,7 @@ class IndirectObject(Measure):
         attention = [_at_the_end(clean, request) for request in _keys(clean.input)]
         patching = np.full((model.n_layers, model.n_heads), np.nan)
         whole = difference.mean() - corrupted.mean()
-        divides = np.isfinite(whole) and whole != 0
+        divides = np.isfinite(whole) and whole != 0  # numpy would warn, and return an infinity
         for where, of in zip(chosen_heads(self.heads, model), patched, strict=True):
             patching[where] = (difference.mean() - of.mean()) / whole if divides else np.nan
         return {
@@ -133,17 +133,19 @@ class IndirectObject(Measure):
 
 def _differences(record: Record) -> Float[np.ndarray, " sequence"]:
     logits, arrays = record.logits[-1].double().numpy(), record.input.arrays
+    # The same two names for every record, so that all differences have the sign of the clean task.
     row = np.arange(len(logits))
     return logits[row, arrays["indirect_object"]] - logits[row, arrays["subject"]]
 
 
 def share_positive(differences: Float[np.ndarray, " sequence"]) -> float:
     """Return the share of positive differences; NaN where any is not finite."""
+    # A comparison with NaN is False: it would count as a wrong answer.
     return float((differences > 0).mean()) if np.isfinite(differences).all() else np.nan
 
 
 def _keys(made: Input) -> tuple[KeyMap, KeyMap, KeyMap]:
-    """From the last token: the indirect object, and the subject's first and second place."""
+    """Return the keys of the last token: the indirect object, and both positions of the subject."""
     places = (made.arrays["indirect_object_at"], *made.arrays["subject_at"].T)
     maps = []
     for place in places:

@@ -1,4 +1,4 @@
-"""Which frequencies a model uses, by each of the rules in use."""
+"""Key frequencies of a model, by each of the published rules."""
 
 import numpy as np
 from jaxtyping import Float
@@ -26,10 +26,10 @@ class KeyFrequencies(TableMeasure):
     - `neuron_logit_norm[k]`: norm of the Fourier components of W_L at k, cosine and sine together.
 
     NaN, all three rules: for operations other than add and subtract, where no wave gives the answer
-    and so no frequency is key. NaN, one rule: where what it reads is not finite.
+    and so no frequency is key. NaN, one rule: where the numbers that it uses are not finite.
 
-    These are each step's own. What other measures call key frequencies is fixed from the last
-    checkpoint, so that a change of the loss is never a change of the rule's choice.
+    These are determined at each step. Other measures use the key frequencies of the last
+    checkpoint at every step, so that a change of a loss never comes from another set of them.
     """
 
     name = "key_frequencies"

@@ -1,4 +1,4 @@
-"""Mean attention at every distance back: the stripes of a head in one array."""
+"""Lag profile: mean attention of a head at every distance back."""
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ class LagProfile(Measure):
     duplicate-token head at n; where the sequences' blocks have different lengths n, at each of
     them (`lag_profile.repeated_4x25` has one n). With all lags, sum_lag (T - lag) / T profile[lag]
     = 1, because a query's attention sums to 1. A sequence with padding has fewer queries. On text
-    (`lag_profile.text`) the same stripes say what the head does with natural tokens.
+    (`lag_profile.text`) the profile shows the same stripes for natural tokens.
     """
 
     name = "lag_profile"
@@ -35,11 +35,11 @@ class LagProfile(Measure):
     max_lag: int = Field(255, ge=0)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass whose attention is summed up along its diagonals."""
+        """Return one pass whose attention is averaged along its diagonals."""
         return (Pass(setting.input.name, attention=frozenset({self._request(setting.input)})),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Lags from 0."""
+        """Return the lags, from 0."""
         return {"lag": np.arange(self._request(setting.input).n_lags)}
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:

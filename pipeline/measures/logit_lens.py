@@ -1,4 +1,4 @@
-"""What the model would predict if its last blocks were cut off."""
+"""The logit lens: predictions of the model without its last blocks."""
 
 import numpy as np
 import torch
@@ -11,22 +11,22 @@ from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.assumptions import LOGITS, relying
 from pipeline.models.circuits import Circuits
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Variable
 
 _NOSTALGEBRAIST = "nostalgebraist 2020, Interpreting GPT: the logit lens"
-_TOKENS_AT_A_TIME = 256
+_TOKENS_AT_A_TIME = 256  # each has a row over the whole vocabulary, at every depth
 
 
 class LogitLens(Measure):
-    """Loss of the predictions read off the residual stream after k blocks, for every k.
+    """Loss of the predictions from the residual stream after k blocks, for every k.
 
         logits_k = f(x_k) W_U,   loss[k] = mean of -log p_k(next token)
         divergence[k] = mean over predictions of KL(p_n || p_k)
 
     x_k is the stream after k blocks (0: the embedding, n: all of them), f the model's final norm.
     loss[n] is the model's own loss, divergence[n] is 0. On repeated random tokens only the
-    predictions that repetition decides are counted, as in `direct_logits`.
+    predictions that repetition determines are counted, as in `direct_logits`.
 
     NaN for model families whose circuits are not defined (see `pipeline.models.circuits`). The
     record holds the stream at every token: choose an input of at most some ten thousand tokens.
@@ -44,7 +44,7 @@ class LogitLens(Measure):
     relies_on = relying(loss=LOGITS, divergence=LOGITS)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps the stream."""
+        """Return one pass that records the stream at every depth."""
         depths = tuple(range(setting.model.n_layers + 1))
         return (Pass(setting.input.name, hidden_states=depths),)
 
@@ -62,7 +62,7 @@ class LogitLens(Measure):
 
 
 class Lens:
-    """What a model would predict from any residual stream."""
+    """The predictions of a model from any residual stream: final norm, W_U, bias and softcap."""
 
     def __init__(self, model: Circuits, softcap: float | None) -> None:
         self.norm, self.softcap = model.final_norm, softcap
@@ -70,26 +70,27 @@ class Lens:
 
     @classmethod
     def of(cls, model: Circuits, weights: ModelWeights) -> "Lens":
-        """With the logit softcap that the model has."""
+        """Return the lens of a model, with its logit softcap."""
         return cls(model, getattr(weights.config, "final_logit_softcapping", None))
 
     def log_probabilities(
         self, stream: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, "token vocabulary"]:
-        """Of every next token."""
+        """Return the log-probability of every next token."""
         logits = self.norm(stream.to(self.W_U)) @ self.W_U + self.b_U
         return capped(logits, self.softcap).log_softmax(-1)
 
     def sums(
         self, streams: list[Float[Tensor, "token d_model"]], targets: Int[Tensor, " token"]
     ) -> Float[np.ndarray, "2 depth"]:
-        """Losses and divergences at each depth, summed over some tokens."""
+        """Return losses and divergences at each depth, summed over some tokens in float64."""
         final = self.log_probabilities(streams[-1])
         chosen = targets.to(final.device)[:, None]
         sums = []
         for stream in streams:
             here = self.log_probabilities(stream)
             loss = -here.gather(1, chosen).double().sum()
+            # By hand: `torch.nn.functional.kl_div` takes its arguments the other way round.
             divergence = (final.exp() * (final - here)).double().sum()
             sums.append([loss.item(), divergence.item()])
         return np.array(sums).T

@@ -1,4 +1,4 @@
-"""How much of each cos(w_k(a + b - c)) the logits hold."""
+"""Coefficients of the logits on each cos(w_k(a + b - c))."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Whether the directions of the final circuit were already in the initial embedding."""
+"""The directions of the final circuit in the embeddings of earlier steps."""
 
 from base64 import b64decode, b64encode
 
@@ -16,7 +16,7 @@ from pipeline.schema import Variable
 
 
 class LotteryTicket(TableMeasure):
-    """The final sine and cosine directions of all frequencies, read off every step's embedding.
+    """Power of every step's embedding along the final sine and cosine directions.
 
     For each frequency k the last checkpoint's W_E has a direction for the cosine,
     d = sum_x cos(w_k x) W_E[x] / |.|, and one for the sine. At a step, f[x] = W_E[x] . d is a
@@ -34,11 +34,11 @@ class LotteryTicket(TableMeasure):
       one has the greater `power_ratio` (equal ones count half). 0.5 where key frequencies are like
       the others, 1 where each is above all others.
 
-    A ratio above 1 at step 0 is no sign that a frequency was chosen by the initial weights: what is
-    left of these in the final W_E points along its directions at every frequency, key or not. The
-    null for the key frequencies is therefore the other frequencies of the same run:
-    `keys_above_others` at step 0 answers the question. With 4 key frequencies of 56, chance alone
-    scatters it by 0.15 (standard deviation).
+    A ratio above 1 at step 0 does not show that the initial weights selected a frequency: the
+    remainder of these weights in the final W_E is along its directions at every frequency, key or
+    not. The null for the key frequencies is therefore the other frequencies of the same run:
+    `keys_above_others` at step 0 answers the question. With 4 key frequencies of 56, its standard
+    deviation by chance alone is 0.15.
 
     NaN: where W_E of the last checkpoint has no component at k, or W_E of the step is zero along
     it; `keys_above_others` and the averages where there is no key or no other frequency, and for
@@ -77,7 +77,7 @@ class LotteryTicket(TableMeasure):
     )  # fmt: skip
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return the reason of every operation's, or that there is but one frequency."""
+        """Return the reason that depends on the operation, or that there is only one frequency."""
         p = setting.input.attributes["p"]
         if (reason := super().why_undefined(setting)) or fourier.n_frequencies(p) > 1:
             return reason
@@ -87,7 +87,7 @@ class LotteryTicket(TableMeasure):
         )
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One that keeps nothing: it reads weights, and of the table which operation it is."""
+        """Return an empty pass: the measure reads weights, and the operation of the table."""
         return (Pass(setting.input.name),)
 
     def reference(self, context: Context) -> Reference:
@@ -97,7 +97,7 @@ class LotteryTicket(TableMeasure):
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         W_E = residue_weights(context.weights).W_E
         last = decoded(context.reference["embedding"], W_E.shape).to(W_E)
-        ratio, rank = _standings(W_E, last)
+        ratio, rank = _power_and_rank(W_E, last)
         keys = defined_keys(context.reference)
         is_key = np.isin(np.arange(1, len(ratio) + 1), keys or [])
         others = ~is_key if keys is not None else is_key
@@ -115,11 +115,13 @@ class LotteryTicket(TableMeasure):
 
 def encoded(matrix: Float[Tensor, "residue d_model"]) -> str:
     """Return a matrix as base64 of its entries in float32, little-endian, row by row."""
+    # References are JSON, in which the digits of a list of numbers take several times the space.
     return b64encode(matrix.cpu().numpy().astype("<f4").tobytes()).decode()
 
 
 def decoded(text: str, shape: tuple[int, ...]) -> Float[Tensor, "residue d_model"]:
-    """Return the matrix of that shape which `encoded` made a text of."""
+    """Return the matrix of that shape that was encoded by `encoded`."""
+    # `frombuffer` is read-only, which torch does not support.
     return torch.from_numpy(np.frombuffer(b64decode(text), "<f4").reshape(shape).copy())
 
 
@@ -138,14 +140,15 @@ def _mean(values: Float[np.ndarray, " frequency"]) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 
-def _standings(
+def _power_and_rank(
     W_E: Float[Tensor, "residue d_model"], last: Float[Tensor, "residue d_model"]
 ) -> tuple[Float[np.ndarray, " frequency"], Float[np.ndarray, " frequency"]]:
-    """Power over chance and rank of each frequency along its own directions in the last W_E."""
+    """Return power over chance, and rank, of each frequency along its final directions."""
     p, n = len(W_E), fourier.n_frequencies(len(W_E))
     waves = fourier.fourier_basis(p)[1:].to(W_E.device) @ last
     along = W_E @ (waves / waves.norm(dim=1, keepdim=True)).T
     power = fourier.powers(along)  # [frequency, direction]
+    # Directions are cos 1, sin 1, cos 2, ...; for even p the last one has no sine.
     of = torch.arange(p - 1, device=W_E.device) // 2  # the frequency of each direction
     own, components = power.gather(0, of[None])[0], torch.bincount(of, minlength=n)
     ratio = own / power.sum(dim=0) * (p - 1) / components[of]

@@ -48,7 +48,7 @@ class ModularAddition(TableMeasure):
 
     Departures: the paper publishes no threshold for "nontrivial" frequencies and no split for the
     restricted loss; its code tests k up to (p - 3) / 2 and evaluates losses in float32. Its "20
-    terms" are read as its code has them: the two directions cos, sin(w_k(a + b)) per frequency.
+    terms" are interpreted as in its code: the two directions cos, sin(w_k(a + b)) per frequency.
     """
 
     name = "modular_addition"
@@ -98,7 +98,7 @@ class ModularAddition(TableMeasure):
 
 
 def _wave_measures(table: PairTable, keys: list[int] | None) -> dict[str, Float[Tensor, ""]]:
-    """What is defined by waves in the answer."""
+    """Return the measures that are defined by waves in the answer; NaN without key frequencies."""
     names = ModularAddition.needs_waves
     if not table.has_waves or keys is None:
         return dict.fromkeys(names, torch.tensor(torch.nan, dtype=torch.float64))

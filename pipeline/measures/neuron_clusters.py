@@ -1,4 +1,4 @@
-"""Which frequency each neuron works at, and how few directions its cluster takes."""
+"""Clusters of neurons by frequency, and their rank."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
 
 
 class NeuronClusters(TableMeasure):
-    """The MLP's neurons by the one frequency that explains most of their variance.
+    """The MLP's neurons, grouped by the one frequency that explains most of their variance.
 
     N[a, b, n]: activations (after the nonlinearity) at '=' over the whole p x p table, float64.
 
@@ -24,10 +24,10 @@ class NeuronClusters(TableMeasure):
     - `best_frequency[n]`: that k; of several whose shares differ by less than 1e-9 of the largest
       (a neuron that is on for a single pair has the same share at every k) the lowest.
     - `cluster_size[k]`: neurons whose best frequency is k with a share of at least 0.85.
-    - `cluster_rank[k]`: how many singular values of the cluster's activations [pair, neuron] (not
-      centred) it takes to hold `rank_share` of the sum of their squares; 9 or fewer where the
+    - `cluster_rank[k]`: the number of singular values of the cluster's activations [pair, neuron]
+      (not centred) that account for `rank_share` of the sum of their squares; 9 or fewer where the
       neurons are polynomials of degree 2 in the waves of k.
-    - `cluster_top_nine[k]`: the share of that sum that the nine largest hold.
+    - `cluster_top_nine[k]`: the share of that sum in the nine largest.
 
     NaN: neurons that are constant over the table, rank and share of clusters without a neuron; all
     clusters where a neuron is not finite, since it might belong to any.
@@ -46,9 +46,9 @@ class NeuronClusters(TableMeasure):
         Variable("best_frequency", ("step", "neuron"), "1",
                  "The frequency that explains most of the neuron's variance.", _NANDA),
         Variable("cluster_size", ("step", "frequency"), "1",
-                 "Neurons of which the frequency explains at least 0.85 of the variance.", _NANDA),
+                 "Number of neurons with 0.85 or more of their variance at the frequency.", _NANDA),
         Variable("cluster_rank", ("step", "frequency"), "1",
-                 "Singular values that hold `rank_share` of the cluster's sum of squares."),
+                 "Number of singular values with `rank_share` of the cluster's sum of squares."),
         Variable("cluster_top_nine", ("step", "frequency"), "1",
                  "Share of the cluster's sum of squares in its nine largest singular values.",
                  dtype="float64"),
@@ -80,12 +80,14 @@ class NeuronClusters(TableMeasure):
         for k in clusters.any(dim=1).nonzero().flatten().tolist():
             held = _shares_held(neurons[:, clusters[k]])
             rank[k] = int((held < self.rank_share).sum()) + 1
-            top_nine[k] = held[:9][-1]
+            top_nine[k] = held[:9][-1]  # all, in clusters of fewer than nine neurons
         return rank, top_nine
 
 
 def _shares_held(activations: Float[Tensor, "pair neuron"]) -> Float[Tensor, " neuron"]:
-    """Share of the sum of squares in the r + 1 largest singular values, for each r."""
+    """Return the share of the sum of squares in the r + 1 largest singular values, for each r."""
+    # Squared singular values as eigenvalues of the Gram matrix [neuron, neuron], which is much
+    # smaller than the table; ascending, hence the flip.
     squared = torch.linalg.eigvalsh(activations.T @ activations).flip(0).clamp(min=0)
     held = squared.cumsum(dim=0)
     return held / held[-1]

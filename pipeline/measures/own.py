@@ -1,9 +1,9 @@
-"""Measures of the user's own: a class in a file, in an installed package, or an entry point.
+"""Measures of the user's own: classes in a file or in an installed package, or entry points.
 
 measures:
   my_measures.py:Skew: {}           # a file, relative to the one that names it
   some_package.module:Kurtosis: {}  # installed
-  kurtosis: {}                      # installed, and announced as an `ontogeny.measures`
+  kurtosis: {}                      # an entry point of the group `ontogeny.measures`
 """
 
 import re
@@ -22,8 +22,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 def split_key(key: str) -> tuple[str, str]:
     """Return the measure that a key of `measures` names, and the input after it ("" for none).
 
-    Of `skew.text` the two are `skew` and `text`; of `my_measures.py:Skew.text` the measure is
-    `my_measures.py:Skew`.
+    `skew.text` gives `skew` and `text`; `my_measures.py:Skew.text` gives `my_measures.py:Skew` and
+    `text`.
     """
     place, colon, rest = key.rpartition(":")
     name, _, input_name = rest.partition(".")
@@ -42,9 +42,13 @@ def class_at(named: str) -> type[Measure]:
     return _complete(found[name])
 
 
-def announced() -> dict[str, EntryPoint]:
-    """Return the measures of installed packages by name, not yet imported."""
+def measures_of_entry_points() -> dict[str, EntryPoint]:
+    """Return the entry points of installed packages by name, without importing their measures.
+
+    Raises InputError where two packages use one name.
+    """
     found: dict[str, EntryPoint] = {}
+    # One package may be found twice on `sys.path`: only different values are a conflict.
     for point in entry_points(group=ENTRY_POINTS):
         if found.setdefault(point.name, point).value != point.value:
             raise InputError(
@@ -54,8 +58,8 @@ def announced() -> dict[str, EntryPoint]:
     return found
 
 
-def announced_class(point: EntryPoint) -> type[Measure]:
-    """Return the measure of an entry point. Raises InputError."""
+def entry_point_class(point: EntryPoint) -> type[Measure]:
+    """Return the measure of an entry point. Raises InputError where their names differ."""
     kind = class_at(point.value)
     if kind.name != point.name:
         raise InputError(
@@ -79,7 +83,7 @@ def _source_at(place: str) -> Source:
 
 
 def _complete(kind: type[Measure]) -> type[Measure]:
-    """Return a measure's class, whose declaration says all that is needed of it."""
+    """Return a measure's class; raise InputError where its declaration is incomplete."""
     where = f"{kind.source.place if kind.source else ''}: measure {kind.__name__}"
     for attribute in ("name", "version", "default_input", "variables"):
         if not hasattr(kind, attribute):

@@ -1,4 +1,4 @@
-"""Whether a head's queries match the tokens that an earlier head wrote into its keys."""
+"""Prefix matching in the weights: the eigenvalue score of the QK circuit of a pair of heads."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.measures.composition import ratios, readers_of, why_alone, writer_of
+from pipeline.measures.composition import ratios, readers_of, why_no_earlier_layer, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
 from pipeline.models.circuits import Heads
@@ -22,23 +22,23 @@ class QKPrefixMatching(Measure):
         score = sum_i Re(lambda_i) / sum_i |lambda_i|,
         lambda = eigenvalues of W_E W_QK(to) W_OV(from)^T W_E^T
 
-    The matrix says how strongly a query token x is drawn to a key into which the earlier head
+    The matrix gives the attention score of a query token x for a key into which the earlier head
     wrote token y. Positive eigenvalues mean that x prefers y = x: where the earlier head attends
-    to the previous token, the pair attends to what followed earlier occurrences of x, and is an
+    to the previous token, the pair attends to the successors of earlier occurrences of x, and is an
     induction pair. From -1 to 1. Only d_head x d_head matrices are formed, with the same non-zero
     eigenvalues; gains of the norms are folded in, rotary positions and biases left out.
 
     Every later head is scored with ONE earlier head: the one with which its K-composition is
     strongest (see `composition`), named in `partner_layer` and `partner_head`. That keeps the cost
-    linear in the number of heads, and takes no maximum over the scores themselves.
+    linear in the number of heads, and avoids a maximum over the scores themselves.
 
     `score_centred` has the mean over the vocabulary removed from the embeddings of the keys:
-    softmax sees scores relative to each other only, and what all embeddings share would score as
-    matching. For random weights it scatters around 0.
+    softmax depends on differences of scores only, and a component that all embeddings share would
+    score as matching. For random weights it scatters around 0.
 
     NaN (the partner: -1) for heads of the first layer, for heads without output or queries, for
     model families whose circuits are not defined (see `pipeline.models.circuits`), and where a
-    weight is not finite that decides which earlier head is the partner.
+    non-finite weight makes the choice of the partner uncertain.
     """
 
     name = "qk_prefix_matching"
@@ -59,8 +59,8 @@ class QKPrefixMatching(Measure):
     )
 
     def why_undefined(self, setting: Setting) -> str:
-        """Return that one layer has none before it."""
-        return why_alone(self, setting)
+        """Return the reason that holds for models with one layer."""
+        return why_no_earlier_layer(self, setting)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         shape = context.model.n_layers, context.model.n_heads
@@ -77,10 +77,11 @@ class QKPrefixMatching(Measure):
             values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
             W_V = torch.cat([one.W_V for one in earlier])[partners]
             W_O = torch.cat([one.W_O for one in earlier])[partners]
+            # A product of matrices and its cyclic permutations have the same non-zero eigenvalues.
             written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
             for name, middle in middles.items():
                 circuit = written_keys @ middle @ heads.W_Q
-                # Eigenvalues of what is not finite cannot be had; those of 0 score NaN.
+                # torch raises for eigenvalues of a matrix that is not finite; those of 0 score NaN.
                 known = (partners >= 0) & circuit.isfinite().all(dim=-1).all(dim=-1)
                 values[name][layer] = eigenvalue_score(circuit.where(known[:, None, None], 0))
             earlier.append(heads)
@@ -90,23 +91,24 @@ class QKPrefixMatching(Measure):
 def matches_of_embeddings(
     W_E: Float[Tensor, "vocabulary d_model"],
 ) -> dict[str, Float[Tensor, "d_model d_model"]]:
-    """W_E^T W_E for each score; the mean over the vocabulary is removed for the centred one."""
+    """Return W_E^T W_E for each score, without the mean over the vocabulary for the centred one."""
     mean = W_E.mean(dim=0, keepdim=True)
     centred = (W_E - mean).mT @ (W_E - mean)
     return {"score": centred + len(W_E) * mean.mT @ mean, "score_centred": centred}
 
 
 def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
-    """Of each head the earlier head (layer * n_heads + head) of greatest K-composition.
+    """Return for each head the earlier one (layer * n_heads + head) of largest K-composition.
 
     Heads without output have none. -1 for a head without queries or keys, where all earlier heads
-    are without output, and where a number that is not finite hides which head is the strongest.
+    are without output, and where the largest is unknown because a number is not finite.
     """
     writers, reader = map(writer_of, earlier), readers_of(heads)["k"]
     k_composition = torch.cat([ratios(writer, reader) for writer in writers])
     silent = torch.cat([_are_zero(one.W_V @ one.W_O) for one in earlier])
     undefined = silent[:, None] | _are_zero(heads.W_Q @ heads.W_K.mT)
     hidden = (k_composition.isnan() & ~undefined).any(dim=0)
+    # Below every K-composition, which is not negative.
     strongest = k_composition.where(~undefined, -1).argmax(dim=0)
     return strongest.where(~hidden & ~undefined.all(dim=0), -1)
 

@@ -1,4 +1,4 @@
-"""How long the residual stream is, block after block."""
+"""Norm of the residual stream after each block."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from pipeline.schema import Variable
 
 
 class ResidualNorm(Measure):
-    """Mean length of the residual stream where it enters each block, and where it leaves the last.
+    """Mean norm of the residual stream at the input of each block, and after the last one.
 
         norm[k] = mean over tokens of |x_k|,    x_k: the stream after k blocks, before any norm
 
     k = 0 is the embedding (with positions where they are added to it). The first token of a
-    sequence is left out, where many models keep an outlier that attention can rest on;
-    `first_token` is the mean for that token alone. NaN nowhere; padding does not count.
+    sequence is left out, because many models have an outlier there that serves as an attention
+    sink; `first_token` is the mean for that token alone. Never NaN; padding does not count.
     """
 
     name = "residual_norm"
@@ -22,18 +22,19 @@ class ResidualNorm(Measure):
     default_input = "repeated"
     variables = (
         Variable("norm", ("step", "depth"), "1",
-                 "Mean length of the residual stream, but for the first token's."),
-        Variable("first_token", ("step", "depth"), "1", "Mean length at the first token."),
+                 "Mean norm of the residual stream, without the first token."),
+        Variable("first_token", ("step", "depth"), "1", "Mean norm at the first token."),
     )  # fmt: skip
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps the stream."""
+        """Return one pass that records the stream at every depth."""
         depths = tuple(range(setting.model.n_layers + 1))
         return (Pass(setting.input.name, hidden_states=depths),)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         made, states = context.input, context.record.hidden_states
         mask = made.arrays.get("attention_mask", np.ones_like(made.tokens)).astype(bool)
+        # In float64: the squares of outliers are far from those of other dimensions.
         lengths = [states[k].double().norm(dim=-1).numpy() for k in range(len(states))]
         return {
             "norm": np.array([of[:, 1:][mask[:, 1:]].mean() for of in lengths]),

@@ -1,4 +1,4 @@
-"""The loss that the key frequencies alone would give, in all its published variants."""
+"""Restricted loss: the loss with the key frequencies alone, in all its published variants."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,8 +7,8 @@ from torch import Tensor
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
-from pipeline.models.loading import Weights
 from pipeline.models.residues import residue_weights
+from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
@@ -32,7 +32,8 @@ class RestrictedLoss(TableMeasure):
 
     NaN for operations other than add and subtract, and with a rule whose key frequencies are not
     defined because the last checkpoint is not finite. Departures: none of the sources states all of
-    rule, split and mean; the names here do. Losses are in nats, forward pass and losses float64.
+    rule, split and mean; the names here state them. Losses are in nats, forward pass and losses
+    float64.
     """
 
     name = "restricted_loss"
@@ -82,7 +83,7 @@ class RestrictedLoss(TableMeasure):
 
 
 def _by_main_keys(table: PairTable, weights: Weights, keys: list[int]) -> dict[str, np.ndarray]:
-    """The variants with the key frequencies of W_L."""
+    """Return the variants with the key frequencies of W_L."""
     mean, waves = table.mean_logits, fourier.projected(table.by_answer, keys)
     at_logits, bare = table.loss_by_answer(waves + mean), table.loss_by_answer(waves)
     at_neurons = table.loss_by_answer(_through_neurons(table, weights, keys) + mean)
@@ -105,6 +106,6 @@ def _with_keys(table: PairTable, keys: list[int]) -> Float[Tensor, ""]:
 def _through_neurons(
     table: PairTable, weights: Weights, keys: list[int]
 ) -> Float[Tensor, "answer residue"]:
-    """The neurons' waves in the answer as logits, by the MLP's own path."""
+    """Return the logits of the neurons' waves in the answer, without the path around the MLP."""
     W_L = residue_weights(weights).W_L.to(table.neurons.device)
     return fourier.projected(table.mean_by_answer(table.neurons), keys) @ W_L

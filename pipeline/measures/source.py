@@ -1,8 +1,8 @@
-"""Where the class of a measure of the user's own comes from, and how other processes get it.
+"""Source code of the user's own measures, and its transfer to other processes.
 
-A file travels as its text: whoever restores a measure runs that text as a module of its own, so
-that the file need not exist there, and a changed file is another module. A class of an installed
-package is imported there, and must be of the same source.
+A file is pickled as its text: a process that unpickles a measure runs that text as a separate
+module, so that the file need not exist there, and a changed file is another module. A class of an
+installed package is imported there, and must have the same source.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Kind = TypeVar("Kind")
 class Source:
     """The text of the module that defines a measure.
 
-    place: the path of a file; the module's name for one that is `installed`.
+    place: the path of a file, or the name of an `installed` module.
     """
 
     place: str
@@ -44,13 +44,13 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The file, as tracebacks name it."""
+        """The path of the file, as it is named in tracebacks."""
         return str(sys.modules[self.place].__file__) if self.installed else self.place
 
     def classes(self, base: type[Kind]) -> dict[str, type[Kind]]:
         """Return the subclasses of `base` that the module defines, each with this as its `source`.
 
-        The module is run once in each process. Raises InputError.
+        The module is run once in each process. Raises InputError where it cannot be run.
         """
         module = self._imported() if self.installed else self._run()
         found = {
@@ -74,29 +74,31 @@ class Source:
         return module
 
     def _run(self) -> ModuleType:
-        # With the place: tracebacks name the file that was compiled.
+        # The path is part of the name, because it is compiled into the code for tracebacks.
         of = hashlib.sha256(f"{self.place}\0{self.text}".encode()).hexdigest()
         name = f"ontogeny_measures_{of[:16]}"
         if name in sys.modules:
             return sys.modules[name]
         module = ModuleType(name)
         module.__file__ = self.place
-        # Tracebacks show lines also where there is no such file.
+        # With this entry tracebacks show lines also in processes without the file. `None` as time
+        # of change keeps `linecache.checkcache` from dropping it.
         linecache.cache[self.place] = (
             len(self.text), None, self.text.splitlines(keepends=True), self.place,
         )  # fmt: skip
-        sys.modules[name] = module  # classes look their module up while they are made
+        sys.modules[name] = module  # dataclasses and pydantic look up the module of a class
+        # `exec` runs the user's own code, which the user names in a file or on the command line.
         try:
             with located(self, InputError):
                 exec(compile(self.text, self.place, "exec"), module.__dict__)
         except BaseException:
-            del sys.modules[name]
+            del sys.modules[name]  # else the next call would return a half-made module
             raise
         return module
 
 
 def read_source(path: str) -> Source:
-    """Return the source in a file. Raises InputError."""
+    """Return the source in a file. Raises InputError where that fails."""
     try:
         return Source(path, Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -107,7 +109,7 @@ def read_source(path: str) -> Source:
 
 
 def import_installed(name: str) -> ModuleType:
-    """Return an installed module by its name. Raises InputError."""
+    """Return an installed module by its name. Raises InputError where that fails."""
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -118,7 +120,7 @@ def import_installed(name: str) -> ModuleType:
 
 
 def source_of_installed(module: ModuleType) -> Source:
-    """Return the source of an imported module. Raises InputError."""
+    """Return the source of an imported module. Raises InputError where that fails."""
     if not module.__file__ or not module.__file__.endswith(".py"):
         raise InputError(f"{module.__name__} is no Python file: name the module of the class")
     text = Path(module.__file__).read_text(encoding="utf-8")
@@ -129,11 +131,10 @@ def source_of_installed(module: ModuleType) -> Source:
 def located(
     source: Source | None, kind: type[Exception], passing: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Raise what code of the user's own raises as `kind`, in one sentence with file and line.
+    """Convert errors in the user's own code to `kind`, with file and line in one sentence.
 
-    Errors that are not the code's fault (of files and memory) and those that are a sentence
-    already (InputError) pass as they are; so do those in `passing`, and all where there is no
-    source.
+    Errors of files and memory, which the code did not cause, InputError, which has such a message
+    already, and those in `passing` are not converted; without a source, none is.
     """
     try:
         yield
@@ -146,7 +147,7 @@ def located(
 
 
 def _line_of(source: Source, error: Exception) -> str:
-    """Return the file, with the last of its lines that an error has passed through."""
+    """Return the file, and the last of its lines in an error's traceback."""
     file = source.file
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}, line {error.lineno}"

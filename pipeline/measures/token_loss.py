@@ -1,4 +1,4 @@
-"""Per-token loss, and the in-context learning score that is read off it."""
+"""Per-token loss, and the in-context learning score."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -49,15 +49,15 @@ class TokenLoss(Measure):
     late_token: int = Field(default=LATE_TOKEN, ge=2)
 
     def check(self, setting: Setting) -> None:
-        """Refuse sequences on which the in-context score is not defined."""
+        """Raise InputError for sequences on which the in-context score is not defined."""
         refuse_tokens_beyond(self.name, setting, self.early_token, self.late_token)
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass that keeps the losses."""
+        """Return one pass that records the losses."""
         return (Pass(setting.input.name, losses=True),)
 
     def compute(self, context: Context) -> Values:
-        loss = context.record.kept_loss.float().numpy()
+        loss = context.record.kept_loss.float().numpy()  # the dtype of the store
         defined = defined_predictions(context.input)
         by_position = mean_by_position(loss, defined)
         return {

@@ -1,4 +1,4 @@
-"""The squared norm of the weights: what weight decay pays for."""
+"""The squared norm of the weights, which weight decay penalises."""
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class WeightNorm(Measure):
     )  # fmt: skip
 
     def computed_in(self, setting: Setting, dtype: str) -> str:
-        """Return float64, in which squares are summed whatever dtype the weights have."""
+        """Return float64, in which squares are summed, whatever the dtype of the weights."""
         return "float64"
 
     def compute(self, context: Context) -> Values:
@@ -38,7 +38,7 @@ class WeightNorm(Measure):
 
 
 def _sum_of_squares(tensor: torch.Tensor) -> float:
-    # A norm accumulated in float64 without a float64 copy of the tensor. Multiplied, because
-    # Python's power raises where the square is infinite.
+    # `vector_norm` accumulates in float64 without a float64 copy of the tensor. The norm is
+    # multiplied by itself, because Python's power raises OverflowError for an infinite square.
     norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
     return norm * norm

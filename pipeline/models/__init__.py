@@ -1,1 +1,1 @@
-"""Models: the small organism, and loading any decoder once and its weights per checkpoint."""
+"""Models: the small organism, and any decoder, built once and given the weights of checkpoints."""

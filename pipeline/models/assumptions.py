@@ -1,11 +1,12 @@
-"""What measures assume of a model's form; `engine/form.py` checks it by computing.
+"""The assumptions of measures about a model's form, which `engine/form.py` checks numerically.
 
-A measure names, for each of its variables, what that rests on (`Measure.relies_on`).
+A measure names the assumptions of each of its variables in `Measure.relies_on`.
 """
 
 from collections.abc import Iterable, Mapping
 
-# Each assumption with what it says.
+# Each assumption by name, as a sentence for messages. The order is that in which they are
+# reported: if the matrices are elsewhere, the later ones do not hold either.
 ASSUMPTIONS: dict[str, str] = {
     "matrices": "the model's matrices are where this program reads them",
     "embedding": "a token adds its row of W_E to the stream, times a known factor",
@@ -26,14 +27,14 @@ HEADS_ADD = OV | STREAM | {"heads_apart"}
 
 
 def relying(**assumed: frozenset[str]) -> Mapping[str, frozenset[str]]:
-    """Return what each variable of a measure assumes, for `Measure.relies_on`."""
+    """Return the assumptions of each variable of a measure, for `Measure.relies_on`."""
     return assumed
 
 
-# Of a model by the name of the assumption: why it does not hold. Empty where all hold.
+# The assumptions that a model does not meet, each with the reason. Empty if all are met.
 Unmet = Mapping[str, str]
 
 
 def reason(unmet: Unmet, assumed: Iterable[str]) -> str:
-    """Return why a number that rests on these assumptions is undefined; "" where it is defined."""
+    """Return why a number with these assumptions is undefined; "" if it is defined."""
     return next((unmet[name] for name in ASSUMPTIONS if name in assumed and name in unmet), "")

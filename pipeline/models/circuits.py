@@ -1,4 +1,4 @@
-"""The matrices of the circuits papers, per head, whatever a model family calls and fuses them.
+"""The matrices of the circuits papers, per head, for any naming and fusion of a model family.
 
 Row convention: a vector x of the residual stream is a row, and where p is the attention pattern
 and f the final norm (Elhage et al. 2021, A Mathematical Framework for Transformer Circuits),
@@ -6,10 +6,10 @@ and f the final norm (Elhage et al. 2021, A Mathematical Framework for Transform
     score(query x, key y) = (x W_Q) (y W_K)^T,   head output = p x W_V W_O,   logits = f(x) W_U
 
 The gain g of a norm is folded into the matrix that reads the normalised stream, diag(g) W, and the
-gain of a norm on the attention's output into W_O, both on copies: the loaded weights stay as they
-are. So are the constant factors that Granite puts on a block's output and on logits. What is left
-of a norm (subtracting a mean, dividing by a length) is no part of these matrices; nor are biases,
-nor rotary positions.
+gain of a norm on the attention's output into W_O, both on copies: the loaded weights are not
+changed. So are the constant factors of Granite on a block's output and on logits. The rest of a
+norm (subtracting the mean, dividing by the length) is not part of these matrices; neither are
+biases and rotary positions.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from pipeline.models.families import Family, family_of
-from pipeline.models.loading import ModelWeights
+from pipeline.models.weights import ModelWeights
 
 Stream = Float[Tensor, "*batch d_model"]
 
 
 @dataclass(frozen=True)
 class Heads:
-    """One layer's heads. Grouped keys and values are repeated: each query head has its own."""
+    """The matrices of one layer's heads; grouped keys and values are repeated per query head."""
 
     W_Q: Float[Tensor, "head d_model d_head"]
     W_K: Float[Tensor, "head d_model d_head"]
@@ -36,12 +36,12 @@ class Heads:
 
 
 def circuits(weights: ModelWeights) -> "Circuits | None":
-    """The circuit matrices of a model, or None where they are not defined here.
+    """Return the circuit matrices of a model, or None if they are not defined.
 
-    Defined for `FAMILIES`, by the `model_type` of the config. Not for others: a norm on the
-    embeddings (Bloom) or projections around the residual stream (OPT-350m) leave no one W_E W_V;
-    the rest have fused layouts that are not described here. Nor where a check has found that the
-    description is not this model's (`engine/form.py`).
+    They are defined for `FAMILIES`, by the `model_type` of the config. They are not for models with
+    a norm on the embeddings (Bloom) or projections around the residual stream (OPT-350m), where
+    W_E W_V is no single matrix; for families whose fused layout is not described; and for models
+    that a check has found to differ from the description of their family (`engine/form.py`).
     """
     family = family_of(weights.config)
     projected = any(".project_in." in name for name in weights)
@@ -51,12 +51,12 @@ def circuits(weights: ModelWeights) -> "Circuits | None":
 
 
 class Circuits:
-    """One model's circuit matrices, in float32 (float64 where the weights are).
+    """The circuit matrices of one model, in float32 (float64 if the weights are).
 
-    Matrices are made anew whenever they are read, one layer at a time: keep what is used twice.
-    heads_are_normed: a norm stands between W_O and the stream, so that what a head adds to the
-    stream depends on the other heads. embedding_factor: what rows of W_E are multiplied with on
-    their way into the stream. softcap: of the logits, None where there is none.
+    Matrices are computed at each access, one layer at a time, to save memory: keep those that are
+    used twice. heads_are_normed: a norm is applied between W_O and the stream, so that a head's
+    contribution depends on the other heads. embedding_factor: the factor by which rows of W_E are
+    multiplied before they enter the stream. softcap: c of logits c tanh(x / c), None without.
     """
 
     def __init__(self, weights: ModelWeights, family: Family):
@@ -69,24 +69,24 @@ class Circuits:
 
     @property
     def W_E(self) -> Float[Tensor, "vocabulary d_model"]:
-        """The embedding as stored: constant factors that some families apply are left out."""
+        """The embedding as stored, without the constant factor that some families apply."""
         return self._read(self._family.embedding)
 
     @property
     def embedding_factor(self) -> float:
-        """See the class."""
+        """The factor of W_E's rows in the stream, such as Gemma's sqrt(d_model)."""
         factor = getattr(self._weights.config, "embedding_multiplier", 1.0)
         return factor * (self.d_model**0.5 if self._family.embedding_scaled else 1.0)
 
     @property
     def W_U(self) -> Float[Tensor, "d_model vocabulary"]:
-        """The unembedding (W_E^T where they are tied), with the final norm's gain."""
+        """The unembedding (W_E^T if they are tied) with the final norm's gain and logit factor."""
         gain = self._gain(self._family.final_norm)
         return _scaled(self._unembedding(), rows=gain, factor=self._logit_factor)
 
     @property
     def b_U(self) -> Float[Tensor, " vocabulary"]:
-        """What the biases of the final norm and of the unembedding add to every logit."""
+        """The contribution of the biases of final norm and unembedding to each logit."""
         W_U = self._unembedding()
         bias = torch.zeros_like(W_U[0])
         if (of_norm := self._bias(self._family.final_norm)) is not None:
@@ -96,7 +96,7 @@ class Circuits:
         return bias * self._logit_factor
 
     def layer(self, layer: int) -> Heads:
-        """The heads of one layer."""
+        """Return the matrices of one layer's heads, with the gains of norms folded in."""
         family, prefix = self._family, f"{self._family.layer.format(layer)}."
         gain = self._gain(prefix + family.norm) if family.norm else None
         q, k, v = (_scaled(m, rows=gain) for m in self._queries_keys_values(prefix))
@@ -133,6 +133,7 @@ class Circuits:
         self, matrix: Float[Tensor, "d_model columns"]
     ) -> Float[Tensor, "head d_model d_head"]:
         heads = matrix.unflatten(1, (-1, self.d_head)).transpose(0, 1)
+        # Consecutive query heads share a key and value head, as in transformers' repeat_kv.
         return heads.repeat_interleave(self.n_heads // heads.shape[0], dim=0)
 
     def _matrix(self, name: str) -> Float[Tensor, "inputs outputs"]:
@@ -140,9 +141,10 @@ class Circuits:
         return matrix if self._family.rows_are_inputs else matrix.T
 
     def _gain(self, norm: str) -> Float[Tensor, " width"] | None:
-        """A norm's gain; None where there is no such norm, or one without a gain."""
+        """Return a norm's gain; None if there is no such norm or it has no gain."""
         if f"{norm}.weight" not in self._weights:
             return None
+        # Gemma's norms multiply by 1 + weight.
         return self._read(norm).flatten() + self._family.offset
 
     def _bias(self, name: str) -> Float[Tensor, " width"] | None:
@@ -150,14 +152,15 @@ class Circuits:
 
     def _read(self, name: str, kind: str = "weight") -> Float[Tensor, "..."]:
         found = self._weights[f"{name}.{kind}"].detach()
+        # Products of matrices in bfloat16 would lose most of their digits.
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
 class FinalNorm:
-    """The final norm without gain and bias, which W_U and b_U carry.
+    """The final norm without gain and bias, which are folded into W_U and b_U.
 
-    centres: it subtracts the mean (LayerNorm). epsilon: None where there is no norm at all.
+    centres: it subtracts the mean (LayerNorm). epsilon: None if there is no norm at all.
     """
 
     centres: bool
@@ -165,7 +168,7 @@ class FinalNorm:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> "FinalNorm":
-        """That of a config: none for OPTs whose norms follow their blocks, or that say so."""
+        """Return the final norm of a config; OPT has none if its norms follow the blocks."""
         follow = not getattr(config, "do_layer_norm_before", True)
         if follow or getattr(config, "_remove_final_layer_norm", False):
             return cls(False, None)
@@ -173,10 +176,10 @@ class FinalNorm:
 
     @classmethod
     def of_blocks(cls, config: PreTrainedConfig) -> "FinalNorm":
-        """The norm of the same kind before each block.
+        """Return the norm before each block, which is of the same kind.
 
-        None for an organism without `layer_norm`; LayerNorms that a config gives no epsilon have
-        torch's.
+        An organism without `layer_norm` has none. The epsilon is torch's default, 1e-5, if the
+        config has none.
         """
         if not getattr(config, "layer_norm", True):
             return cls(False, None)
@@ -186,15 +189,15 @@ class FinalNorm:
         return cls(True, next((getattr(config, n) for n in names if hasattr(config, n)), 1e-5))
 
     def __call__(self, stream: Stream) -> Stream:
-        """The normalised stream: what W_U reads."""
+        """Return the normalised stream, which W_U is applied to."""
         return self.centred(stream) * self.scale(stream)
 
     def centred(self, stream: Stream) -> Stream:
-        """The stream (or any part of it) without its mean, where that is subtracted."""
+        """Return the stream (or a part of it) without its mean, if the norm subtracts that."""
         return stream - stream.mean(-1, keepdim=True) if self.centres else stream
 
     def scale(self, stream: Stream) -> Float[Tensor, "*batch 1"]:
-        """The factor that the norm multiplies the whole stream with."""
+        """Return the factor by which the norm multiplies each vector of the stream: 1 / length."""
         if self.epsilon is None:
             return torch.ones_like(stream[..., :1])
         return (self.centred(stream).square().mean(-1, keepdim=True) + self.epsilon).rsqrt()
@@ -206,7 +209,7 @@ def _scaled(
     columns: Float[Tensor, " width"] | None = None,
     factor: float = 1.0,
 ) -> Float[Tensor, "inputs outputs"]:
-    """factor diag(rows) matrix diag(columns); one head's `columns` hold for every head."""
+    """Return factor diag(rows) matrix diag(columns); `columns` of one head apply to every head."""
     if rows is not None:
         matrix = rows[:, None] * matrix
     if columns is not None:

@@ -1,4 +1,4 @@
-"""Where each family of models keeps the matrices that the circuits papers speak of."""
+"""The names and layouts, in each family of models, of the matrices of the circuits papers."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -8,13 +8,14 @@ from transformers import PreTrainedConfig
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family keeps its matrices; the names of a layer begin with `layer`, {} its number.
+    """The names of a family's matrices; those of a layer follow `layer`, with its number for {}.
 
-    qkv: three names, or one of a fused matrix whose columns lie "side by side" (all queries, all
+    qkv: three names, or one of a fused matrix whose columns are "side by side" (all queries, all
     keys, all values) or "interleaved" (query, key and value of the first head, of the second, ...).
-    offset: 1 where a norm multiplies by 1 + weight. output_norm: between W_O and the stream.
-    norms_stream: a norm after attention divides the stream itself, not what is added to it.
-    embedding_scaled: embeddings are multiplied by the square root of their width.
+    offset: 1 if a norm multiplies by 1 + weight. output_norm: between W_O and the stream.
+    rows_are_inputs: matrices are stored as [inputs, outputs], as by transformers' Conv1D, and not
+    transposed as by nn.Linear. norms_stream: a norm after attention normalises the stream itself,
+    not what is added to it. embedding_scaled: embeddings are multiplied by sqrt(d_model).
     """
 
     embedding: str = "model.embed_tokens"
@@ -91,8 +92,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: PreTrainedConfig) -> Family | None:
-    """Where a model of this config keeps its matrices; None where that is not described here."""
+    """Return the names of a model's matrices by its config; None for families not described."""
     family = FAMILIES.get(config.model_type)
     if family is not None and not getattr(config, "do_layer_norm_before", True):
-        return replace(family, norm="", norms_stream=True)  # OPT: norms follow, none comes last
+        # OPT-350m's config: norms follow each block, and there is no final one.
+        return replace(family, norm="", norms_stream=True)
     return family

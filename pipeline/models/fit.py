@@ -1,24 +1,30 @@
-"""Whether a checkpoint's tensors are those of a module: by name, after renaming, and by shape."""
+"""Match a checkpoint's tensors with those of a module: by name, after renaming, and by shape."""
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from pipeline.checkpoints.floats import refuse_quantised
 from pipeline.errors import CheckpointError
+from pipeline.models.architecture import build
 
 # Buffers that older versions of transformers saved and newer ones compute.
 _COMPUTED_BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
 
-# Under which torch and what is built on it keep a module that they wrap, in the names of its parts.
+# Attributes in which wrappers keep the wrapped module, and which thus become parts of names:
+# torch.compile, FSDP, activation checkpointing, and Lightning Fabric.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-_OUTER_WRAPPERS = _WRAPPERS | {"module"}  # inside of a model that may be a part's own name
+# DDP's attribute is a common name of a submodule too: it is removed only as a common prefix.
+_OUTER_WRAPPERS = _WRAPPERS | {"module"}
 
 _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embeddings
 
@@ -26,8 +32,8 @@ _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embedd
 def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
     """Map each name in a file to the one it has without torch.compile, DDP and FSDP.
 
-    A prefix goes where all names have it, `module` only then. Raises CheckpointError where two
-    names become one.
+    `module` is removed only as a prefix of all names. Raises CheckpointError if two names become
+    equal.
     """
     plain = {name: name.split(".") for name in names}
     while plain and _common_wrapper(list(plain.values())):
@@ -42,15 +48,15 @@ def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
 
 
 def _common_wrapper(names: list[list[str]]) -> bool:
-    """Whether all names begin with the same wrapper, and go on after it."""
+    """Return whether all names begin with the same wrapper and have more parts after it."""
     first = names[0][0]
     return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)
 
 
 def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
-    """From names in a file to names in the module, by transformers' own rules for its family.
+    """Map names in a file to names in the module, by transformers' own rules for its family.
 
-    Left out: buffers that are computed. None where tensors must be merged or split as well.
+    Buffers that are computed are left out. Returns None if tensors must be merged or split too.
     """
     own = module.state_dict()
     mapping = get_model_conversion_mapping(module)
@@ -60,6 +66,7 @@ def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | N
     names: dict[str, str] = {}
     for key in keys:
         renamed, merged = rename_source_key(key, renamings, converters, prefix, own)
+        # Rules for old checkpoints may also match the current names of some families.
         if renamed not in own and key in own:
             renamed, merged = key, None
         if merged is not None:
@@ -70,7 +77,7 @@ def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | N
 
 
 def refuse_doubles(names: Mapping[str, str], source: str) -> None:
-    """Raise CheckpointError where two names of the file mean one tensor of the module."""
+    """Raise CheckpointError if two names of the file belong to one tensor of the module."""
     came_from: dict[str, str] = {}
     for key, name in sorted(names.items()):
         if name in came_from:
@@ -81,18 +88,19 @@ def refuse_doubles(names: Mapping[str, str], source: str) -> None:
 
 
 def is_computed_buffer(key: str) -> bool:
-    """Whether a tensor is a buffer that is computed anew, whatever a file holds of it."""
+    """Return whether a tensor is a buffer that is recomputed, so that the stored one is ignored."""
     return bool(_COMPUTED_BUFFERS.search(key))
 
 
 def ignored(module: PreTrainedModel, key: str) -> bool:
-    """Whether a tensor that the module has no place for may be dropped."""
+    """Return whether a tensor that the module does not have may be dropped."""
+    # The model class's own list of names that from_pretrained drops without a warning.
     patterns = module._keys_to_ignore_on_load_unexpected or ()
     return is_computed_buffer(key) or any(re.search(p, key) for p in patterns)
 
 
 def tied_groups(module: PreTrainedModel) -> list[list[str]]:
-    """Names that share one parameter, in groups of two or more."""
+    """Return the names that share one parameter, in groups of two or more."""
     groups: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
@@ -100,7 +108,10 @@ def tied_groups(module: PreTrainedModel) -> list[list[str]]:
 
 
 def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
-    """Give every name of a tied group the one tensor that the file has for them."""
+    """Give every name of a tied group the tensor that the file has for one of them.
+
+    Raises CheckpointError if the file has different tensors for them.
+    """
     found = [name for name in group if name in state]
     if not found:
         return
@@ -117,7 +128,7 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: set[str], source: str
 ) -> None:
-    """Raise CheckpointError unless `state` has the tensors of `own`, but for `optional` ones."""
+    """Raise CheckpointError unless `state` has the tensors of `own`, except `optional` ones."""
     shapes = {
         f"{name}: {list(state[name].shape)} for {list(own[name].shape)}"
         for name in own.keys() & state.keys()
@@ -130,7 +141,7 @@ def check_fit(
 def refuse_unless_fit(
     missing: set[str], unexpected: set[str], shapes: set[str], source: str
 ) -> None:
-    """Raise CheckpointError, listing them, where there are any."""
+    """Raise CheckpointError if there are any such tensors, and list them."""
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
     if parts:
@@ -141,7 +152,7 @@ def refuse_unless_fit(
 
 
 def _or_tie(missing: set[str]) -> str:
-    """What else helps where nothing is missing but the output embedding."""
+    """Return a further advice if nothing is missing but the output embedding."""
     only_heads = bool(missing) and all(_HEADS & set(name.split(".")) for name in missing)
     return ", or set tie_word_embeddings in it" if only_heads else ""
 
@@ -152,8 +163,53 @@ def _listed(names: set[str], most: int = 5) -> str:
 
 
 def tie(module: nn.Module, group: list[str]) -> None:
-    """Let all names of a group hold the first one's parameter again."""
+    """Make all names of a group refer to the parameter of the first one again."""
     shared = module.get_parameter(group[0])
     for name in group[1:]:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, shared)
+
+
+def check_shapes(
+    architecture: str | Path | PreTrainedConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    dtypes: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise CheckpointError if tensors of these names and shapes do not fit the architecture.
+
+    Applies the rule of `Resident.swap` without reading weights; the shapes of tensors that must be
+    merged are not checked. dtypes: as spelt in a safetensors header; config: the content of
+    config.json; see `floats.refuse_quantised`.
+    """
+    plain = without_wrappers(shapes, source)
+    shapes = {plain[name]: shape for name, shape in shapes.items()}
+    with torch.device("meta"):
+        module = build(architecture)
+        tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    module.tie_weights()
+    names = renames(module, frozenset(shapes))
+    if dtypes is not None:
+        refuse_quantised(dtypes, floating_names(module, names, shapes), source, config)
+    if names is None:
+        return
+    state = {names[key]: tensors[key] for key in tensors if key in names}
+    for group in tied_groups(module):
+        if found := [name for name in group if name in state]:
+            state.update(dict.fromkeys(group, state[found[0]]))
+    buffers = {name for name, _ in module.named_buffers()}
+    check_fit(module.state_dict(), state, optional=buffers, source=source)
+
+
+def floating_names(
+    module: PreTrainedModel, names: Mapping[str, str] | None, keys: Iterable[str]
+) -> set[str]:
+    """Return the names of a file's tensors that are read into floating-point parameters.
+
+    names: from the file to the module; None if tensors are merged, when all but ignored ones count.
+    """
+    if names is None:
+        return {key for key in keys if not ignored(module, key)}
+    own = module.state_dict()
+    return {key for key, name in names.items() if name in own and own[name].is_floating_point()}

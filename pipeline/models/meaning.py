@@ -1,9 +1,8 @@
-"""Whether two config.json describe one model: by what they mean, not by how they are written.
+"""Compare two config.json by the model that they describe, not by how they are written.
 
-Both are read by the library, so that a default that is spelled out, and the spellings of several
-versions (`rope_theta` and `rope_scaling`, `rope_parameters`), become the same. Then everything
-counts but the keys that no forward pass in eval mode depends on, which are listed here. A key that
-is not known to be without effect counts.
+Both are read by transformers, so that explicit and implicit defaults, and the spellings of several
+versions (`rope_theta` and `rope_scaling`, `rope_parameters`), become the same. All keys are then
+compared except those that are known not to affect a forward pass in eval mode, listed here.
 """
 
 import math
@@ -19,9 +18,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from pipeline.errors import InputError
-from pipeline.models.loading import without_memory
+from pipeline.models.architecture import without_memory
 
-# About the file, the way of computing, other tasks than predicting tokens, and training.
+# Keys about the file, the implementation, tasks other than predicting tokens, and training.
 _WITHOUT_EFFECT = frozenset(
     {
         "_name_or_path", "name_or_path", "transformers_version", "architectures",
@@ -42,7 +41,8 @@ _WITHOUT_EFFECT = frozenset(
 )  # fmt: skip
 _DROPOUT = re.compile(r"(dropout|pdrop|layerdrop)(_prob|_rate|_p)?")  # the end of a key
 
-# Of generation: in the config of models that the library does not know they may mean anything.
+# Keys about generation. Ignored only in the configs of known architectures: in those of others a
+# name such as `top_k` may well be that of a routing parameter.
 _GENERATION = frozenset(
     {
         "do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty",
@@ -54,11 +54,11 @@ _GENERATION = frozenset(
         "return_dict_in_generate", "prefix", "tf_legacy_loss",
     }
 )  # fmt: skip
-# Without effect in most models; see `Meaning._fits`.
+# Keys without effect in most models; `Meaning._fits` decides.
 _PADDING = frozenset({"pad_token_id"})
 _POSITIONS = frozenset({"max_position_embeddings", "n_positions", "n_ctx"})
 
-# Rotations that are the same however many positions there may be.
+# Kinds of rotary positions that do not depend on the number of positions.
 _ROTATIONS = {"default", "linear", "llama3"}
 
 _MOST_SHOWN = 3
@@ -67,9 +67,9 @@ _LONGEST_SHOWN = 80  # characters of one value
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """One config.json as JSON, and as the library reads it: None where it cannot.
+    """A config.json as JSON, and as read by transformers: None if it cannot read it.
 
-    trusted: whether code that it names may be run, which then counts.
+    trusted: code that the config names may be run, so that `auto_map` matters.
     """
 
     raw: Mapping[str, Any]
@@ -77,7 +77,7 @@ class Meaning:
     trusted: bool = False
 
     def same_as(self, other: "Meaning") -> bool:
-        """Whether both describe one model, for sequences that are not longer than either's most."""
+        """Return whether both describe the same model, for sequences that both can read."""
         if self._counting(self.raw) == other._counting(other.raw):
             return True
         if self.config is None or other.config is None or self._core != other._core:
@@ -87,7 +87,7 @@ class Meaning:
         return not (padding or positions) or self._fits(other, padding, positions)
 
     def difference(self, usual: "Meaning") -> str:
-        """What this config has and what the `usual` one has, for the keys that differ."""
+        """Return the values of this config and of the `usual` one, for the keys that differ."""
         both = self.config is not None and usual.config is not None
         pair = (self._described, usual._described) if both else (self.raw, usual.raw)
         found, expected = (dict(_leaves(self._counting(one))) for one in pair)
@@ -104,7 +104,7 @@ class Meaning:
 
     @cached_property
     def can_be_built(self) -> bool:
-        """Whether it describes a language model that the library builds."""
+        """True if transformers builds a language model from it."""
         try:
             return self.config is not None and without_memory(self.config) is not None
         except InputError:
@@ -112,7 +112,7 @@ class Meaning:
 
     @cached_property
     def positions(self) -> Mapping[str, Any]:
-        """The longest sequences that it says it can read, by key."""
+        """Maximum sequence lengths that the config declares, by key."""
         return _flat(self._described, _POSITIONS)
 
     @cached_property
@@ -124,19 +124,21 @@ class Meaning:
         return self._counting(self._described, also=_PADDING | _POSITIONS)
 
     def _counting(self, value: Mapping[str, Any], also: frozenset[str] = frozenset()) -> Any:
-        """What counts of a config, in plain JSON values."""
+        """Return the part of a config that may affect the forward pass, in plain JSON values."""
         known = self.config is not None
         left_out = _WITHOUT_EFFECT | also | (_GENERATION if known else frozenset())
-        if known and not self.trusted:  # the library's own code is run
+        if known and not self.trusted:  # transformers' own code is run
             left_out |= {"auto_map"}
         return _plain(value, left_out)
 
     def _fits(self, other: "Meaning", padding: bool, positions: bool) -> bool:
-        """Whether differences in padding or in the number of positions have no effect."""
+        """Return whether differences in padding or in the number of positions have no effect."""
         try:
             modules = [without_memory(one.config) for one in (self, other) if one.config]
         except InputError:
             return False
+        # The number of learned positions shows in a parameter's shape. That of rotary positions
+        # shows in none, but some kinds of scaling (dynamic, yarn, longrope) depend on it.
         shapes = [{name: p.shape for name, p in module.named_parameters()} for module in modules]
         if shapes[0] != shapes[1] or (padding and any(map(_depends_on_padding, modules))):
             return False
@@ -144,7 +146,7 @@ class Meaning:
 
 
 def meanings_of(configs: Sequence[Mapping[str, Any]], trusted: bool = False) -> list[Meaning]:
-    """The meaning of each config; configs that are equal as JSON share one."""
+    """Return the meaning of each config; configs that are equal as JSON share one object."""
     known: dict[str, Meaning] = {}
     found = []
     for config in configs:
@@ -156,10 +158,11 @@ def meanings_of(configs: Sequence[Mapping[str, Any]], trusted: bool = False) -> 
 
 
 def grouped(meanings: Sequence[Meaning]) -> list[int]:
-    """For each of them the number of its group, within which all describe one model."""
+    """Return for each meaning the number of its group, in which all describe one model."""
     first: list[Meaning] = []
     numbers: dict[int, int] = {}
     for one in meanings:
+        # By identity: `meanings_of` returns one object for equal configs, and comparing is slow.
         if id(one) not in numbers:
             same = (number for number, other in enumerate(first) if one.same_as(other))
             numbers[id(one)] = next(same, len(first))
@@ -169,9 +172,9 @@ def grouped(meanings: Sequence[Meaning]) -> list[int]:
 
 
 def usual_group(meanings: Sequence[Meaning], groups: Sequence[int]) -> int:
-    """Return the group of most of them, of equally large ones the last one's.
+    """Return the largest group; of equally large ones, that of the last meaning.
 
-    A model that can be built goes before one that cannot.
+    Groups whose model can be built are preferred.
     """
     ordered = [group for group, _ in Counter(reversed(groups)).most_common()]
     if len(ordered) == 1:
@@ -186,12 +189,12 @@ def _read(config: Mapping[str, Any]) -> PreTrainedConfig | None:
         return None
     try:
         return CONFIG_MAPPING[kind].from_dict(deepcopy(dict(config)))
-    except Exception:  # of any kind: the values come from outside, and may be anything
+    except Exception:  # values of any type in a damaged config raise errors of any type
         return None
 
 
 def _depends_on_padding(module: nn.Module) -> bool:
-    """Whether positions are counted from the id of padding, as in RoBERTa and XGLM."""
+    """Return whether positions are counted from the padding id, as in RoBERTa and XGLM."""
     return any(
         "pos" in name and getattr(part, "padding_idx", None) is not None
         for name, part in module.named_modules()
@@ -199,13 +202,13 @@ def _depends_on_padding(module: nn.Module) -> bool:
 
 
 def _rotations(described: Mapping[str, Any]) -> set[Any]:
-    """The kinds of rotary positions that a config names, at any depth."""
+    """Return the kinds of rotary positions that a config names, at any depth."""
     kinds = dict(_leaves(described, within="rope")).items()
     return {value for path, value in kinds if path.rpartition(".")[2] in ("rope_type", "type")}
 
 
 def _leaves(value: Any, path: str = "", within: str = "") -> Iterator[tuple[str, Any]]:
-    """All values that are no mappings, by their dotted path; those of paths with `within`."""
+    """Yield the values that are not mappings, by dotted path, if the path contains `within`."""
     if isinstance(value, Mapping) and (value or not path):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key), within)
@@ -218,8 +221,9 @@ def _flat(described: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any, left_out: frozenset[str]) -> Any:
-    """A value in which equal numbers are equal, without some keys at any depth."""
+    """Return a value in comparable form, without some keys at any depth."""
     if isinstance(value, Mapping):
+        # `type` is the former name of `rope_type`, and transformers keeps both.
         former = {"type"} if value.get("type") == value.get("rope_type") else set()
         return {
             str(key): _plain(inner, left_out)
@@ -234,7 +238,7 @@ def _plain(value: Any, left_out: frozenset[str]) -> Any:
 
 
 def _is_dropout(key: str, value: Any) -> bool:
-    """Whether it is a probability of dropping out: a switch may be about something else."""
+    """Return whether a key is a dropout probability; a boolean may be about something else."""
     return not isinstance(value, bool) and any(
         match.end() == len(key) for match in _DROPOUT.finditer(key)
     )

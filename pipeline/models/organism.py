@@ -1,7 +1,7 @@
 """The model organism: one small decoder with the architectural choices of the circuits papers.
 
-An ordinary transformers model (`AutoModelForCausalLM` knows it once this module is imported), so
-that whatever reads a Hugging Face checkpoint reads an organism without a special case.
+It is an ordinary transformers model, registered with `AutoModelForCausalLM` when this module is
+imported, so that code that reads Hugging Face checkpoints reads organisms without a special case.
 
     x_0   = W_E[tokens] (+ W_pos, when positions are "residual")
     x    <- x + Attention(LN(x)),   x <- x + MLP(LN(x)),   logits = LN(x) W_U
@@ -38,15 +38,15 @@ from pipeline.errors import InputError
 @no_type_check
 @strict
 class OrganismConfig(PreTrainedConfig):
-    """What an organism is made of; the usual names are those of every transformers model.
+    """The configuration of an organism, with transformers' usual names where there is one.
 
     `intermediate_size` 0: attention-only. `positions`: learned vectors added to the "residual"
     stream once, or to the input of "queries_keys" in every layer (after its LayerNorm, so that
     values carry no position). `position_init` "sinusoidal": the learned vectors start as the
     sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
     standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
-    `embedding_range`: that of W_E, where it differs. `attention_scale`: what scores are multiplied
-    by before the softmax; None means 1 / sqrt(d_head).
+    `embedding_range`: that of W_E, if it differs. `attention_scale`: the factor of scores before
+    the softmax; None means 1 / sqrt(d_head). Raises InputError for sizes that make no model.
     """
 
     model_type = "ontogeny-organism"
@@ -76,18 +76,19 @@ class OrganismConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        self.intermediate_size = self.intermediate_size or 0
+        self.intermediate_size = self.intermediate_size or 0  # None means no MLP, too
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds; `attention_scale` only where it is set, which few models do."""
-        said = super().to_dict()
-        if said.get("attention_scale", 0) is None:
-            del said["attention_scale"]  # so that configs of runs made before it had a name agree
-        return said
+        """Return the content of config.json, with `attention_scale` only if it is set."""
+        content = super().to_dict()
+        # Left out, since runs saved before the field existed must have an equal config.
+        if content.get("attention_scale", 0) is None:
+            del content["attention_scale"]
+        return content
 
     def validate_architecture(self) -> None:
-        """Raise InputError on sizes that make no model."""
+        """Raise InputError for sizes that make no model; huggingface_hub calls this by its name."""
         for name in ("vocab_size", "hidden_size", "num_attention_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} must be at least 1, not {getattr(self, name)}.")
@@ -110,7 +111,7 @@ class OrganismConfig(PreTrainedConfig):
 def smear(
     k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, " head"]
 ) -> Float[Tensor, "batch head position d_head"]:
-    """Smeared keys: k_j <- s k_j + (1 - s) k_{j-1}, with s = sigmoid(alpha); k_0 is unchanged.
+    """Return smeared keys: s k_j + (1 - s) k_{j-1} with s = sigmoid(alpha); k_0 is unchanged.
 
     Olsson et al. 2022, "Smeared keys"; one alpha per head, 0 (s = 1/2) before training.
     """
@@ -119,18 +120,19 @@ def smear(
 
 
 def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "position d_model"]:
-    """Position vectors of Vaswani et al. 2017: columns 2i and 2i+1 are sin and cos of one angle."""
+    """Return the position vectors of Vaswani et al. 2017; columns 2i and 2i+1 are sin and cos of
+    position / 10000^(2i / d_model)."""
     rates = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000.0) / d_model))
     angles = torch.arange(n_positions)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class PositionEmbedding(nn.Embedding):
-    """One learned vector per position; a type of its own because it has its own first values."""
+    """An embedding of positions; a separate class, so that it can be initialised differently."""
 
 
 class OrganismAttention(nn.Module):
-    """Multi-head causal attention, its scores scaled, through the attention interface."""
+    """Multi-head causal attention, computed through transformers' attention interface."""
 
     def __init__(self, config: OrganismConfig, layer_idx: int):
         super().__init__()
@@ -164,9 +166,10 @@ class OrganismAttention(nn.Module):
     ) -> tuple[
         Float[Tensor, "batch query d_model"], Float[Tensor, "batch head query position"] | None
     ]:
-        """The contribution to the residual stream at `queries`, and the weights where they exist.
+        """Return the contribution to the residual stream at `queries`, and the attention weights.
 
-        `position_vectors` is added to what queries and keys are made from, never to values.
+        The weights are None for implementations that do not compute them. `position_vectors` are
+        added to the input of queries and keys, not to that of values.
         """
         x_qk = hidden_states if position_vectors is None else hidden_states + position_vectors
         q, k = self._heads(self.q_proj(x_qk[:, queries])), self._heads(self.k_proj(x_qk))
@@ -177,6 +180,8 @@ class OrganismAttention(nn.Module):
             cast(str, self.config._attn_implementation), eager_attention_forward
         )
         mask = attention_mask
+        # None: an implementation with a causal mask of its own, which for a single last query is
+        # no mask at all.
         if mask is not None and queries != slice(None):
             mask = mask[:, :, queries]
         z, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
@@ -184,7 +189,7 @@ class OrganismAttention(nn.Module):
 
 
 class OrganismMLP(nn.Module):
-    """W_out act(W_in x), with biases if the configuration says so."""
+    """An MLP, W_out act(W_in x), with biases if the configuration has `mlp_bias`."""
 
     def __init__(self, config: OrganismConfig):
         super().__init__()
@@ -194,7 +199,7 @@ class OrganismMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """The layer's contribution to the residual stream."""
+        """Return the layer's contribution to the residual stream."""
         return self.down_proj(self.act_fn(self.up_proj(x)))
 
 
@@ -205,7 +210,7 @@ def _norm(config: OrganismConfig) -> nn.Module:
 
 
 class OrganismLayer(nn.Module):
-    """One block: attention, then the MLP if there is one, each on the normalised residual."""
+    """A block: attention, then the MLP if there is one, each on the normalised residual stream."""
 
     def __init__(self, config: OrganismConfig, layer_idx: int):
         super().__init__()
@@ -224,7 +229,7 @@ class OrganismLayer(nn.Module):
         queries: slice,
         **kwargs,
     ) -> Float[Tensor, "batch query d_model"]:
-        """The residual stream after this block at `queries`."""
+        """Return the residual stream after this block at `queries`."""
         attended, _ = self.self_attn(
             self.input_layernorm(hidden_states), position_vectors, attention_mask, queries, **kwargs
         )
@@ -235,11 +240,11 @@ class OrganismLayer(nn.Module):
 
 
 class OrganismPreTrainedModel(PreTrainedModel):
-    """What the body and the language model share: names, support flags and initialisation."""
+    """The base class of body and language model: names, support flags and initialisation."""
 
     config: OrganismConfig
     config_class = OrganismConfig
-    base_model_prefix = "model"
+    base_model_prefix = "model"  # the attribute of OrganismForCausalLM that holds the body
     _no_split_modules = ["OrganismLayer"]  # noqa: RUF012 (transformers' own attributes)
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -250,6 +255,7 @@ class OrganismPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # transformers.initialization's functions, not torch's: they skip tensors that were loaded.
         std = self.config.initializer_range
         std = self.config.hidden_size**-0.5 if std is None else std
         if isinstance(module, PositionEmbedding) and self.config.position_init == "sinusoidal":
@@ -271,7 +277,7 @@ class OrganismPreTrainedModel(PreTrainedModel):
 
 
 class OrganismModel(OrganismPreTrainedModel):
-    """The body: token ids to the residual stream after the final norm."""
+    """The body, which maps token ids to the residual stream after the final norm."""
 
     def __init__(self, config: OrganismConfig):
         super().__init__(config)
@@ -295,10 +301,10 @@ class OrganismModel(OrganismPreTrainedModel):
         last_position_only: bool = False,
         **kwargs,
     ) -> BaseModelOutputWithPast:
-        """`last_hidden_state` [batch, position, d_model] after the final norm; never a cache.
+        """Return `last_hidden_state` [batch, position, d_model] after the final norm, no cache.
 
         With `last_position_only` it is [batch, 1, d_model], and the last layer computes no other
-        query: for tasks whose one answer stands at the end, less than half of the work.
+        query: for tasks with one answer, at the end, this is less than half of the work. Raises
         InputError if the input is longer than `max_position_embeddings`.
         """
         length, context = input_ids.shape[1], self.config.max_position_embeddings
@@ -347,7 +353,7 @@ class OrganismForCausalLM(OrganismPreTrainedModel):
         labels: Int[Tensor, "batch position"] | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        """Logits [batch, position, vocabulary]; with `labels` also the mean loss in nats.
+        """Return logits [batch, position, vocabulary], and with `labels` the mean loss in nats.
 
         `labels` are the input ids themselves (transformers shifts them); -100 is ignored.
         """
@@ -364,5 +370,6 @@ class OrganismForCausalLM(OrganismPreTrainedModel):
         )
 
 
+# exist_ok: reloading this module registers the classes again.
 AutoConfig.register(OrganismConfig.model_type, OrganismConfig, exist_ok=True)
 AutoModelForCausalLM.register(OrganismConfig, OrganismForCausalLM, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Logits as sums over the parts of the residual stream.
+"""Logits as sums over the parts of the residual stream (direct logit attribution).
 
-The final norm divides by a length that depends on the whole stream; with that length held as it
-was, what reaches the logits is linear in the stream, and every part of it has its share:
+The final norm divides by a length that depends on the whole stream. With that length held fixed,
+logits are linear in the stream, and each part of the stream has a share of every logit:
 
     logit(x) - mean over the vocabulary = scale <part_1 + part_2 + ..., direction(x)> + bias(x)
 
-Only differences between logits mean anything, so their mean over the vocabulary is removed.
+The mean over the vocabulary is removed, because a softmax depends on differences of logits only.
 """
 
 import torch
@@ -16,7 +16,7 @@ from pipeline.models.circuits import Circuits
 
 
 class Readout:
-    """The directions in which a model's logits are read; on the CPU, where records are."""
+    """The directions in the stream that a model's logits are read from; on the CPU, as records."""
 
     def __init__(self, model: Circuits) -> None:
         self.norm = model.final_norm
@@ -24,19 +24,20 @@ class Readout:
         self._mean = self._W_U.mean(dim=1)
 
     def directions(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """Of each token the vector whose product with a part of the stream is its share.
+        """Return for each token the vector whose product with a part of the stream is its share.
 
-        The mean that a LayerNorm subtracts from the stream is taken from the direction instead.
+        The mean that a LayerNorm subtracts from the stream is subtracted from the direction
+        instead, which gives the same product.
         """
         columns = self._W_U.T[tokens.to(self._W_U.device)] - self._mean
         return self.norm.centred(columns).cpu()
 
     def biases(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """What each token's centred logit has from the biases of final norm and unembedding."""
+        """Return the share of the biases of final norm and unembedding in each token's logit."""
         return (self._b_U[tokens.to(self._b_U.device)] - self._b_U.mean()).cpu()
 
     def scale(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """The final norm's factor, from the stream that leaves the last block."""
+        """Return the final norm's factor for the stream after the last block."""
         return self.norm.scale(stream)[..., 0]
 
 
@@ -45,7 +46,7 @@ def shares(
     directions: Float[Tensor, "*#batch d_model"],
     scale: Float[Tensor, "*#batch"],
 ) -> Float[Tensor, "*#batch"]:
-    """What a part of the stream adds to a logit."""
+    """Return the share of a part of the stream in a logit."""
     return torch.linalg.vecdot(parts, directions) * scale
 
 
@@ -55,6 +56,7 @@ def head_shares(
     directions: Float[Tensor, "*batch d_model"],
     scale: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch head"]:
-    """What each head adds to a logit: the direction is taken back through W_O, not z through it."""
+    """Return each head's share in a logit, from its output z before W_O."""
+    # W_O is applied to the direction, not to z: d_head numbers per head instead of d_model.
     read = torch.einsum("...m,hdm->...hd", directions, W_O.cpu())
     return torch.linalg.vecdot(outputs, read) * scale[..., None]

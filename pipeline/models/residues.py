@@ -1,4 +1,4 @@
-"""The weights of a model of modular arithmetic that act on residues, under their usual names."""
+"""The weights of a model of modular arithmetic that act on residues, by their usual names."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.models.loading import ModelFacts, Weights
+from pipeline.models.facts import ModelFacts
+from pipeline.models.weights import Weights
 
 _W_E, _W_U = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
 class ResidueWeights:
-    """W_E, the last layer's W_out, and W_U, in float64 and row convention, '=' dropped."""
+    """W_E, the last layer's W_out, and W_U, in float64 and row convention, without '='."""
 
     W_E: Float[Tensor, "residue d_model"]
     W_out: Float[Tensor, "neuron d_model"]
@@ -23,12 +24,12 @@ class ResidueWeights:
 
     @cached_property
     def W_L(self) -> Float[Tensor, "neuron residue"]:
-        """The neuron-logit map W_out W_U: what a neuron adds to each residue's logit."""
+        """The neuron-logit map W_out W_U: each neuron's weight in each residue's logit."""
         return self.W_out @ self.W_U
 
 
 def residue_weights(weights: Weights) -> ResidueWeights:
-    """The weights of a model whose ids are the residues and then '='."""
+    """Return the weights of a model whose ids are the residues, followed by '='."""
     p = len(weights[_W_E]) - 1
     return ResidueWeights(
         W_E=weights[_W_E][:p].double(),
@@ -38,7 +39,7 @@ def residue_weights(weights: Weights) -> ResidueWeights:
 
 
 def require_residue_weights(measure: str, facts: ModelFacts, p: int) -> None:
-    """Raise InputError unless the model reads p residues and '=', and W_L is defined in it."""
+    """Raise InputError unless the model reads p residues and '=' and has the matrices of W_L."""
     if facts.vocabulary != p + 1:
         raise InputError(
             f"measure {measure!r}: the model's vocabulary has {facts.vocabulary} ids, expected "
@@ -55,6 +56,7 @@ def require_residue_weights(measure: str, facts: ModelFacts, p: int) -> None:
 
 
 def _last_w_out(parameters: Iterable[str]) -> str:
-    """The name of the last layer's W_out; layers come in order in a model's parameters."""
+    """Return the name of the last layer's W_out, "" if there is no MLP."""
+    # Parameters are in the order of the layers.
     names = [name for name in parameters if name.endswith("mlp.down_proj.weight")]
     return names[-1] if names else ""

@@ -1,4 +1,7 @@
-"""Which special ids a checkpoint's own files name; a library's defaults are not the model's."""
+"""The special ids that a checkpoint's own files name.
+
+transformers' config classes have defaults for absent ids, which need not be the model's.
+"""
 
 import json
 from pathlib import Path
@@ -8,10 +11,10 @@ _KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def named_special_ids(folder: str | Path, rows: int) -> tuple[int | None, tuple[int, ...]]:
-    """Return the BOS id that the files of a checkpoint name, if any, and all special ids they name.
+    """Return the BOS id in the files of a checkpoint, if any, and all special ids in them.
 
-    Read are config.json and generation_config.json, and tokenizer_config.json for BOS; the first
-    that names one decides. Ids that the model has no row for are left out.
+    Reads config.json, generation_config.json and, for BOS, tokenizer_config.json; the first that
+    names a BOS id decides. Ids beyond the `rows` of the embedding are left out.
     """
     place = Path(folder)
     config = _json(place / "config.json")
@@ -21,13 +24,14 @@ def named_special_ids(folder: str | Path, rows: int) -> tuple[int | None, tuple[
     )
     if bos is None:
         bos = _tokenizer_bos(place, rows)
+    # eos_token_id may be a list, in the configs of Llama 3 and others.
     values = [one.get(key) for one in named for key in _KEYS]
     flat = [id_ for v in [*values, bos] for id_ in (v if isinstance(v, list) else [v])]
     return bos, tuple(sorted({id_ for id_ in flat if _is_id(id_, rows)}))
 
 
 def _tokenizer_bos(folder: Path, rows: int) -> int | None:
-    """The id of the BOS token that tokenizer_config.json names, found in the tokenizer's files."""
+    """Return the id of tokenizer_config.json's BOS token, looked up in the tokenizer's files."""
     about = _json(folder / "tokenizer_config.json")
     token = about.get("bos_token")
     token = token.get("content") if isinstance(token, dict) else token
@@ -44,12 +48,13 @@ def _tokenizer_bos(folder: Path, rows: int) -> int | None:
 
 
 def _nested(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a multimodal config that describes the language model."""
+    """Return the part of a multimodal config that describes the language model; else {}."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else {}
 
 
 def _is_id(value: Any, rows: int) -> bool:
+    # bool is a subclass of int, and `true` would be id 1.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < rows
 
 

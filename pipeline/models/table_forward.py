@@ -1,14 +1,14 @@
 """The forward pass of a one-layer organism over all pairs (a, b, '='), factorised.
 
-Only the last position's query matters, and what a key or a value is depends on one token (and its
-position) alone. So they are computed for the p tokens, not for the p x p pairs, and combined over
-the grid:
+Only the last position's query matters, and each key and value depends on one token and its position
+alone. They are therefore computed for the p tokens, not for the p x p pairs, and combined over the
+grid:
 
     mid[a, b] = x_= + sum over heads of A_0[a, b] u_0[a] + A_1[a, b] u_1[b] + A_2[a, b] u_2
 
-with A_i the attention from '=' to position i and u_i the value there, through W_O. From there on
-every pair has its own MLP and logits, at one position instead of three. The same numbers as the
-plain pass up to rounding.
+with A_i the attention from '=' to position i and u_i the value there, multiplied by W_O. The MLP
+and the logits are then computed for every pair, at one position instead of three. The results equal
+those of the plain pass up to rounding.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from transformers import PreTrainedModel
 
 from pipeline.models.organism import OrganismForCausalLM, OrganismLayer
 
-# Pairs that go through the MLP together: few enough for their neurons to stay in the cache.
+# Pairs per block of the MLP: 512 x 512 neurons in float32 take 1 MB, which a CPU's cache holds.
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
 class AtEquals:
-    """What the model holds at '=' for every pair, row a * p + b.
+    """The activations at '=' for every pair, in row a * p + b.
 
-    neurons: activations of the MLP, the inputs of W_out; None where not kept, or without an MLP.
+    neurons: activations of the MLP, the inputs of W_out; None if not kept or without an MLP.
     """
 
     neurons: Float[Tensor, "pair neuron"] | None
@@ -37,7 +37,7 @@ class AtEquals:
 
 
 def factorises(module: PreTrainedModel) -> TypeGuard[OrganismForCausalLM]:
-    """Whether a model is one layer in which a key depends on its own token only."""
+    """Return whether a model is an organism of one layer whose keys depend on one token each."""
     return (
         isinstance(module, OrganismForCausalLM)
         and module.config.num_hidden_layers == 1
@@ -50,7 +50,7 @@ def _layer(model: OrganismForCausalLM) -> OrganismLayer:
 
 
 def forward_table(model: OrganismForCausalLM, p: int, keep_neurons: bool = True) -> AtEquals:
-    """The pass over all p * p pairs of a model that `factorises` and whose id p is '='."""
+    """Compute all p * p pairs with a model that `factorises` and whose id p is '='."""
     residual = middle_residual(model, p)
     layer = _layer(model)
     d_mlp = model.config.intermediate_size if keep_neurons and layer.mlp is not None else 0
@@ -71,7 +71,7 @@ def forward_table(model: OrganismForCausalLM, p: int, keep_neurons: bool = True)
 def pair_logits(
     model: OrganismForCausalLM, p: int, pairs: Int[Tensor, " pair"]
 ) -> Float[Tensor, "pair vocabulary"]:
-    """Logits at '=' of the pairs a * p + b that are asked for, with their graph: for training."""
+    """Return the differentiable logits at '=' of the given pairs a * p + b, for training."""
     x, layer = middle_residual(model, p)[pairs], _layer(model)
     if layer.mlp is not None:
         x = x + layer.mlp(layer.post_attention_layernorm(x))
@@ -79,12 +79,12 @@ def pair_logits(
 
 
 def middle_residual(model: OrganismForCausalLM, p: int) -> Float[Tensor, "pair d_model"]:
-    """The residual stream at '=' between attention and MLP, for every pair."""
+    """Return the residual stream at '=' between attention and MLP, for every pair."""
     attention, embedding = _layer(model).self_attn, model.model.embed_tokens.weight
     tokens = (embedding[:p], embedding[:p], embedding[p : p + 1])
     first, second, equals = (_Source(model, x, i) for i, x in enumerate(tokens))
     to_first, to_second, to_equals = _attention(first, second, equals)
-    # [a, b, head] @ [a, head, d_model]: what the first token's values bring, for each a.
+    # [a, b, head] @ [a, head, d_model]: the contribution of the first token's values, for each a.
     mixed = to_first @ first.values().transpose(0, 1)
     mixed += to_equals @ equals.values().transpose(0, 1)
     mixed += (to_second.transpose(0, 1) @ second.values().transpose(0, 1)).transpose(0, 1)
@@ -96,18 +96,19 @@ def middle_residual(model: OrganismForCausalLM, p: int) -> Float[Tensor, "pair d
 def _attention(
     first: "_Source", second: "_Source", equals: "_Source"
 ) -> tuple[Float[Tensor, "a b head"], ...]:
-    """Attention from '=' to each of the three positions, of every pair."""
+    """Return the attention from '=' to each of the three positions, for every pair."""
     q = equals.queries()[:, 0, :, None]
     s_a, s_b, s_equals = (
         equals.attention.scaling * (source.keys() @ q).squeeze(-1)
         for source in (first, second, equals)
     )
+    # No mask: '=' is the last position and attends to all three.
     scores = torch.broadcast_tensors(s_a[:, :, None], s_b[:, None, :], s_equals[:, :, None])
     return torch.stack(scores).softmax(dim=0).permute(0, 2, 3, 1).unbind()
 
 
 class _Source:
-    """Queries, keys and values of the tokens that may stand at one position."""
+    """The queries, keys and values of all tokens that occur at one position."""
 
     def __init__(
         self, model: OrganismForCausalLM, tokens: Float[Tensor, "token d_model"], position: int
@@ -127,7 +128,7 @@ class _Source:
         return self._heads(self.attention.k_proj(self.x_qk))
 
     def values(self) -> Float[Tensor, "head token d_model"]:
-        """Each head's value, carried through its part of W_O."""
+        """Return each head's values, multiplied by its part of W_O."""
         W_O = self.attention.o_proj.weight.T.unflatten(0, (-1, self.attention.head_dim))
         return self._heads(self.attention.v_proj(self.normed)) @ W_O
 

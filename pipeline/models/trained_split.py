@@ -1,4 +1,4 @@
-"""Which split of a table a converted run was trained on, told by the losses that its files note."""
+"""Identify the split of a table that a converted run was trained on, by its recorded losses."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 
 _MOST_CHECKPOINTS = 4
-_AGREES, _DIFFERS = 0.05, 0.2  # of the noted loss
+# Fractions of the recorded loss. A loss recorded just before or after the weights were saved
+# differs by a step's change; the losses of train and test pairs differ by orders of magnitude
+# between memorisation and generalisation.
+_AGREES, _DIFFERS = 0.05, 0.2
 
 Split = Bool[np.ndarray, " pair"]
 
@@ -23,15 +27,17 @@ def split_told_by_losses(
     labels: Int[np.ndarray, " pair"],
     splits: Mapping[str, Split],
 ) -> str | None:
-    """The one of `splits` under which the weights have the train losses that their files note.
+    """Return the one of `splits` whose train losses are those that the files recorded, or None.
 
-    noted: nats by step, of checkpoints `step-N` in `folder`. The mean cross-entropy at the last
-    position is computed at up to 4 of these, from the last one on, until one decides: a split's
-    loss is within 5% of the noted one, and every other's is off by more than 20%. None where no
-    checkpoint does: after generalisation all splits have nearly the same loss.
+    noted: loss in nats by step, of checkpoints `step-N` in `folder`. The mean cross-entropy at the
+    last position is computed for up to 4 of these, the last one first, until one decides: the loss
+    of one split is within 5% of the recorded one, and that of every other split differs by more
+    than 20%. If none decides the result is None: after generalisation all splits have nearly the
+    same loss.
     """
     steps = sorted(step for step, loss in noted.items() if np.isfinite(loss) and loss > 0)
     chosen = np.unique(np.linspace(len(steps) - 1, 0, _MOST_CHECKPOINTS).round().astype(int))
+    # The last one first: early checkpoints have the loss of an untrained model on every split.
     for step in (steps[i] for i in chosen[::-1] if steps):
         losses = _losses(Path(folder) / f"step-{step}", tokens, labels)
         off = {
@@ -47,12 +53,13 @@ def split_told_by_losses(
 def _losses(
     folder: Path, tokens: Int[np.ndarray, "pair position"], labels: Int[np.ndarray, " pair"]
 ) -> Float[np.ndarray, " pair"] | None:
-    """The loss of each pair; None of a checkpoint that cannot be read, or for another table."""
+    """Return the loss (nats) of each pair; None for an unreadable checkpoint or another table."""
     try:
+        # float64: after memorisation, losses are below the resolution of a float32 softmax.
         resident = Resident(folder, dtype="float64")
         resident.swap(read_weights(folder), str(folder))
     except (CheckpointError, InputError):
-        return None  # it will be named when it is computed
+        return None  # it is reported when the checkpoint is computed
     facts = resident.facts
     if tokens.max() >= facts.vocabulary or tokens.shape[1] > (facts.context or np.inf):
         return None

@@ -1,4 +1,4 @@
-"""Questions to stores: one run as labelled arrays, several side by side, tables."""
+"""Queries of stores: one run or several as labelled arrays, and tables."""
 
 from pipeline.query.collection import open_runs
 from pipeline.query.run import ask, open_run, parse_selection, select

@@ -1,4 +1,4 @@
-"""Several runs side by side: the groups of `open_run` with one more dimension, `run`."""
+"""Several runs in one tree: the groups of `open_run` with one more dimension, `run`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from pipeline.errors import InputError, suggestion
 from pipeline.query.run import open_run, select
 from pipeline.store.objects import store_name
 
-# What makes the numbers of two runs comparable: attributes of a group.
+# Attributes of a group that must be equal for the numbers of two runs to be comparable.
 _SAME = ("measure", "version", "parameters", "input")
 _MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*(?:-\s*(\w+)\s*)?([<>])\s*(\S+)\s*")
 
@@ -22,19 +22,19 @@ def open_runs(
     origin: Mapping[str, float] | str | None = None,
     mixed: bool = False,
 ) -> xr.DataTree:
-    """The committed rows of several stores, lazily (with Dask), with the first dimension `run`.
+    """Open the committed rows of several stores, lazily (with Dask), with first dimension `run`.
 
     uris: by name of the run; a sequence names each by the last part of its URI.
-    align: the axis that the runs share. origin: the moment on that axis that becomes a run's zero:
-    its place for each run, or what happened then, such as "modular_addition/test_loss < 0.1" or
-    "head_scores/induction - induction_null > 0.3": the first saved step from which on that holds of
+    align: the axis that the runs share. origin: the point on that axis that becomes a run's zero: a
+    number for each run, or a condition such as "modular_addition/test_loss < 0.1" or
+    "head_scores/induction - induction_null > 0.3": the first saved step from which on it holds for
     some entry (some head, say) at every saved step. The axis is then `since_origin`.
-    Where a run has no checkpoint at a place of another, its numbers are NaN and `present` (run,
-    axis) is False; where it has no such layer or head, NaN. A group is of the runs that have it.
+    Where a run has no checkpoint at a point of the axis, its numbers are NaN and `present` (run,
+    axis) is False; layers and heads that a run lacks are NaN. A group holds the runs that have it.
 
-    mixed: put side by side what was measured by another version, with other parameters or on
-    another input; without it such groups raise InputError. So do unknown tokens and two runs of
-    one name.
+    mixed: combine groups of different versions, parameters or inputs. Raises InputError for such
+    groups without it, for unknown tokens, for two runs of one name, and for a condition that a run
+    never meets.
     """
     named = dict(uris) if isinstance(uris, Mapping) else _by_name(uris)
     if align not in ("step", "tokens_seen"):
@@ -42,7 +42,7 @@ def open_runs(
         raise InputError(f"cannot align runs on {align!r}; {known}")
     trees = {run: open_run(uri, chunks="stored") for run, uri in named.items()}
     if isinstance(origin, str):
-        origin = {run: _moment(run, tree, origin, align) for run, tree in trees.items()}
+        origin = {run: _origin_of(run, tree, origin, align) for run, tree in trees.items()}
     if origin is not None and (missing := sorted(set(named) - set(origin))):
         raise InputError(f"no origin is given for the run {missing[0]!r}: give one for each run")
     groups = sorted({str(group) for tree in trees.values() for group in tree.children})
@@ -51,7 +51,7 @@ def open_runs(
         found = {r: tree[group].to_dataset() for r, tree in trees.items() if group in tree.children}
         if not mixed:
             _check_comparable(group, found)
-        datasets[group] = _beside(group, found, align, origin)
+        datasets[group] = _concatenated(group, found, align, origin)
     return xr.DataTree.from_dict(datasets)
 
 
@@ -67,8 +67,8 @@ def _by_name(uris: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
-    """Return the first place from which on a variable, or a difference, stays past a threshold."""
+def _origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
+    """Return the point on the axis from which on a variable, or a difference, meets a condition."""
     parts = _MOMENT.fullmatch(happened)
     try:
         address, less, sign, threshold = parts.groups() if parts else ("", None, "", "")
@@ -82,6 +82,7 @@ def _moment(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
     if less is not None:
         values = values - select(tree, f"{address.partition('/')[0]}/{less}")
     others = [dim for dim in values.dims if dim != "step"]
+    # Some entry is above the threshold where the maximum is, and below it where the minimum is.
     series = values.max(others) if sign == ">" else values.min(others)
     step = first_crossing(series, limit, "above" if sign == ">" else "below", stays=True)
     if step is None:
@@ -102,7 +103,7 @@ def _check_comparable(group: str, found: Mapping[str, xr.Dataset]) -> None:
                 )
 
 
-def _beside(
+def _concatenated(
     group: str,
     found: Mapping[str, xr.Dataset],
     align: str,
@@ -113,6 +114,7 @@ def _beside(
     for run, dataset in found.items():
         places = _places(group, run, dataset, align)
         aligned.append(_on_axis(dataset, axis, places - (origin[run] if origin else 0)))
+    # Outer join: the axis is the union of the runs' steps; what a run lacks is filled with NaN.
     side_by_side = xr.concat(
         aligned,
         dim=xr.Variable("run", np.array(list(found), dtype=object)),
@@ -127,7 +129,10 @@ def _beside(
 
 
 def _places(group: str, run: str, dataset: xr.Dataset, align: str) -> np.ndarray:
-    """Where the run's checkpoints are on the axis that runs share."""
+    """Return the positions of a run's checkpoints on the shared axis.
+
+    Raises InputError where they are unknown or not unique.
+    """
     places = dataset[align].values
     if np.isnan(places.astype(float)).any():
         raise InputError(
@@ -140,6 +145,7 @@ def _places(group: str, run: str, dataset: xr.Dataset, align: str) -> np.ndarray
 
 
 def _on_axis(dataset: xr.Dataset, axis: str, places: np.ndarray) -> xr.Dataset:
+    # Floats, because the outer join fills missing labels with NaN.
     labels = {name: dataset[name].values.astype(float) for name in ("step", "tokens_seen")}
     bare = dataset.drop_vars(["uri", "digest", *labels])
     moved = bare if axis == "step" else bare.rename_dims(step=axis)

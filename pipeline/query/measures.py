@@ -1,4 +1,4 @@
-"""What the measures in a store are, as they were declared when they were computed."""
+"""Declarations of the measures in a store, as of the time when they were computed."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from pipeline.query.run import open_run
 
 
 def stored_measures(uri: str) -> list[dict[str, Any]]:
-    """Return what each group of a store holds, as `pipeline.measures.describe` says it.
+    """Return the declaration of each group of a store, in the form of `pipeline.measures.describe`.
 
-    name: of the group. cost: None, since the measure may be none that is known here.
+    name: of the group. cost: None, since the measure may be unknown to this version.
     """
     return [_described(name, group.to_dataset()) for name, group in open_run(uri).children.items()]
 

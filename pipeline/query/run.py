@@ -1,7 +1,7 @@
-"""Questions to a store: open it as labelled arrays, select by label, ask for a table.
+"""Queries of one store: open it as labelled arrays, select by label, make a table.
 
 `open_run` reads names and metadata only; numbers are read when they are needed, from the
-trajectories where these are up to date, and else from the rows.
+trajectories where these are up to date, and otherwise from the rows.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ from pipeline.store.trajectories import Published, blocks, published
 __all__ = ["Asked", "ask", "open_run", "parse_selection", "select", "to_frame", "write"]
 
 Label = int | str | slice | Sequence[int] | Sequence[str]
-_KEPT = 2**22  # arrays of so many numbers stay in memory once they were read whole
-_TOGETHER = 2**22  # numbers of one Dask chunk of rows
+_KEPT = 2**22  # largest array (in numbers) that is cached in memory once it is read
+_TOGETHER = 2**22  # numbers in one Dask chunk of rows
 
 
 def open_run(
@@ -37,20 +37,19 @@ def open_run(
     variants: Mapping[str, str] | None = None,
     chunks: Mapping[str, int] | Literal["stored"] | None = None,
 ) -> xr.DataTree:
-    """The committed rows of a store, lazily: a group per measure, in order of step.
+    """Open the committed rows of a store, lazily: a group per measure, in order of step.
 
     Each group has the coordinates step, tokens_seen (NaN where unknown), uri and digest (of the
     weights) along "step", and shows one fingerprint variant: its current one, or the one that
-    `variants` names. A group without a committed row is left out. So are the rows of checkpoints
-    that an audit found to be others than they seem: `attrs["masked"]` of the tree has their steps
-    and the reasons. `attrs["not_finite"]` has the steps with numbers that are NaN or infinite
-    because the model's are, and names the variables; other NaN is undefined by definition.
-    Variables carry `unit`,
-    `definition` and `references`; groups carry what the measure was computed with.
+    `variants` names. A group without a committed row is left out, and so are the rows of
+    checkpoints that the audit masks: `attrs["masked"]` of the tree has their steps and the reasons.
+    `attrs["not_finite"]` has the steps with numbers that are NaN or infinite because the model's
+    are, with the variables; other NaN is undefined by definition. Variables have the attributes
+    `unit`, `definition` and `references`; groups have version, parameters and input of the measure.
 
-    What was opened does not change: rows that are written later appear when it is opened again.
-    chunks: sizes of Dask arrays, or "stored" for those in which the numbers are stored (shards of
-    trajectories, else some rows); None reads without Dask. InputError where there is no store.
+    An opened tree does not change: rows that are written later appear when it is opened again.
+    chunks: sizes of Dask arrays, or "stored" for the stored ones (shards of trajectories, else a
+    number of rows); None reads without Dask. Raises InputError where there is no store.
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
     commits = store.commits()  # before the groups: see pipeline.store
@@ -75,10 +74,10 @@ def open_run(
 
 
 def select(tree: xr.DataTree, address: str, **labels: Label) -> xr.DataArray:
-    """One variable, "group/variable", at the given labels of its dimensions.
+    """Return one variable, "group/variable", at the given labels of its dimensions.
 
     A label selects one entry, a list several, a slice all between two labels, both included.
-    InputError, with the nearest name, for a group, variable, dimension or label that is not there.
+    Raises InputError, with the nearest name, for an unknown group, variable, dimension or label.
     """
     group, _, name = address.rpartition("/")
     if not tree.children:
@@ -102,14 +101,14 @@ def select(tree: xr.DataTree, address: str, **labels: Label) -> xr.DataArray:
 def ask(
     tree: xr.DataTree, address: str, asked: Asked | None = None, **labels: Label
 ) -> Iterator[pd.DataFrame]:
-    """`select`, then means, a condition, sorting and a limit: the rows of a table, in pieces."""
+    """Select as `select` does, apply `asked`, and yield the rows of a table, in pieces."""
     array = select(tree, address, **labels)
     group = tree.children[address.rpartition("/")[0]].to_dataset()
     return answer(array, group, asked or Asked())
 
 
 def parse_selection(text: str) -> Label:
-    """A label as it is typed: "100" or "W_E" (one), "1,2,5" (several), "100:500" (a slice)."""
+    """Parse a typed label: "100" or "W_E" (one), "1,2,5" (several), "100:500" (a slice)."""
     if ":" in text:
         start, _, stop = text.partition(":")
         return slice(_label(start) if start else None, _label(stop) if stop else None)
@@ -132,6 +131,7 @@ def _dataset(
         if ready and name in ready.arrays:
             folder, (chunk, together) = f"{TRAJECTORIES}/{ready.folder}", blocks(shape)
             forms.append(Form(folder, name, chunk, together, ready.arrays[name]))
+        # As xarray's own backends do: selections are composed and read only when values are used.
         data = indexing.LazilyIndexedArray(StoredArray(uri, forms, shape, dtype))
         return xr.Variable(
             dims,
@@ -157,7 +157,7 @@ def _dataset(
 def _chunked(
     dataset: xr.Dataset, chunks: Mapping[str, int] | Literal["stored"]
 ) -> dict[Hashable, xr.Variable]:
-    """The variables as Dask arrays; what labels a step stays as it is."""
+    """Return the variables as Dask arrays; coordinates are not chunked."""
     if chunks == "stored":
         return {name: in_chunks(array).variable for name, array in dataset.data_vars.items()}
     return {

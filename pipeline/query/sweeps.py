@@ -1,4 +1,4 @@
-"""A folder of runs (as a sweep leaves it), analysed and compared as one collection."""
+"""A folder of runs, such as a sweep's, analysed and compared as one collection."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from pipeline.errors import InputError
 from pipeline.query.run import open_run
 from pipeline.store.objects import store_name
 from pipeline.training import load_run
-from pipeline.training.config import RUN_FILE
+from pipeline.training.config import RUN_FILE, flattened
 
 
 def analyses_of(analysis: Analysis) -> list[Analysis]:
-    """The analysis itself; of a folder of runs, the same analysis of each run in it.
+    """Return the analysis itself or, for a folder of runs, the same analysis of each run in it.
 
     The run `a` of the folder has its store at `<store>/a.zarr`. A folder that holds checkpoints,
     or a `training.yaml`, is one run.
@@ -38,7 +38,7 @@ def analyses_of(analysis: Analysis) -> list[Analysis]:
 
 
 def stores_in(place: str) -> list[str]:
-    """The stores of a sweep, which lie in one folder as `.zarr`; of any other place, itself."""
+    """Return the stores `*.zarr` in a folder; for any other URI, the URI itself."""
     folder = Path(place)
     inside = sorted(folder.glob("*.zarr")) if "://" not in place and folder.is_dir() else []
     return [str(store) for store in inside] or [place]
@@ -52,8 +52,7 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     restricted and test loss stay below 0.1 nats; `lead`: (generalised - circuit) / generalised;
     `test_falls`: the first step from which on test loss stays below half of its maximum;
     `restricted_then`: restricted loss (nats) at that step. Empty cells: never, undefined, or not
-    finite at the last step.
-    InputError for a store without the measure `modular_addition`.
+    finite at the last step. Raises InputError for a store without the measure `modular_addition`.
     """
     opened = {store_name(store): open_run(store) for store in stores}
     trainings = [_training_of(run) for run in opened.values()]
@@ -63,6 +62,7 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     ]
     steps = ("memorised", "circuit", "generalised", "test_falls")
     shares = ("lead", "restricted_then")
+    # "Int64" has missing values; int would become float, and steps print with ".0".
     return pd.DataFrame(rows).astype(dict.fromkeys(steps, "Int64") | dict.fromkeys(shares, float))
 
 
@@ -76,23 +76,15 @@ def _grokked(name: str, run: xr.DataTree) -> dict[str, Any]:
 
 
 def _training_of(run: xr.DataTree) -> dict[str, Any]:
-    """The flat settings of the training that a store's checkpoints come from; {} if unknown."""
+    """Return the flattened settings of the training of a store's run; {} if unknown."""
     folder = Path(run.attrs["identity"].get("checkpoints", ""))
     if not (folder / RUN_FILE).is_file():
         return {}
-    return _flat(load_run(folder).model_dump(mode="json"))
+    return flattened(load_run(folder).model_dump(mode="json"))
 
 
 def _differing(trainings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of each run the settings that other runs have otherwise, by their last name."""
+    """Return for each run the settings that differ between runs, by the last part of their key."""
     keys = [key for key in trainings[0] if len({str(one.get(key)) for one in trainings}) > 1]
-    kept = [key for key in keys if key not in ("name", "output")]
+    kept = [key for key in keys if key not in ("name", "output")]  # which always differ
     return [{key.rpartition(".")[2]: one.get(key) for key in kept} for one in trainings]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inside = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inside else {prefix + key: value}
-    return flat

@@ -1,4 +1,4 @@
-"""Answers as tables: means, conditions and sorting, written piece by piece."""
+"""Results as tables: means, conditions and sorting, written piece by piece."""
 
 import ast
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -22,8 +22,10 @@ from pipeline.store.layout import ROW_ARRAYS
 
 Stream = IO[Any] | StringIO
 FORMATS = ("table", "csv", "json", "parquet")
-TABLE_ROWS = 200  # a table is for reading; the other formats are for all of it
-_PIECE = 2**19  # numbers that are turned into rows of a table at a time
+TABLE_ROWS = 200  # the format "table" is for reading; the other formats have all rows
+_PIECE = 2**19  # numbers that are converted to rows of a table at a time
+# The syntax of conditions. Anything else is refused: `DataFrame.eval`, which evaluates them,
+# would also call functions and read attributes.
 _ALLOWED = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare,
     ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq, ast.Name, ast.Load, ast.Constant,
@@ -33,13 +35,13 @@ _ALLOWED = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What is done with the numbers before they are shown, in this order.
+    """Operations on the selected numbers before they are shown, in this order.
 
-    mean: dimensions that are averaged over, in float64, undefined numbers (NaN) left out; where
-    there are any, a column `left_out` says how many.
-    where: a condition on the columns, such as "induction > 0.4 and layer >= 2"; it may name the
-    other variables of the group that have no dimension of their own. sort: a column; descending.
-    limit: the most rows.
+    mean: dimensions to average over, in float64, without undefined numbers (NaN); where there are
+    any, a column `left_out` has their number.
+    where: a condition on the columns, such as "induction > 0.4 and layer >= 2"; it may use other
+    variables of the group without further dimensions. sort: a column; descending: the order.
+    limit: the largest number of rows.
     """
 
     mean: Sequence[str] = ()
@@ -50,10 +52,10 @@ class Asked:
 
 
 def answer(array: xr.DataArray, group: xr.Dataset, asked: Asked) -> Iterator[pd.DataFrame]:
-    """The rows of a table about one selected variable of a group, a piece at a time.
+    """Yield the rows of a table of one selected variable of a group, a piece at a time.
 
-    Dask computes the means, with shard-sized chunks. InputError for a condition, column or
-    dimension that is not there.
+    Dask computes the means, with shard-sized chunks. Raises InputError for an invalid condition and
+    an unknown column or dimension.
     """
     dataset = _with_companions(array, group, asked.where)
     if asked.mean:
@@ -64,6 +66,7 @@ def answer(array: xr.DataArray, group: xr.Dataset, asked: Asked) -> Iterator[pd.
     if asked.where is not None:
         _check_condition(asked.where, columns)
     pieces = (_filtered(piece, asked.where) for piece in frames(dataset))
+    # Sorting needs all pieces at once; without it, memory is that of one piece.
     if asked.sort is not None:
         whole = pd.concat(list(pieces), ignore_index=True)
         pieces = iter([whole.sort_values(asked.sort, ascending=not asked.descending)])
@@ -71,13 +74,13 @@ def answer(array: xr.DataArray, group: xr.Dataset, asked: Asked) -> Iterator[pd.
 
 
 def to_frame(array: xr.DataArray | xr.Dataset) -> pd.DataFrame:
-    """One row per number: its labels, the tokens seen at its step (<NA> unknown), and the value."""
+    """Return one row per number: its labels, the tokens seen (<NA>: unknown), and the value."""
     pieces = list(frames(array))
     return pd.concat(pieces, ignore_index=True) if len(pieces) > 1 else pieces[0]
 
 
 def frames(array: xr.DataArray | xr.Dataset) -> Iterator[pd.DataFrame]:
-    """`to_frame`, in pieces along the first dimension that together take little memory."""
+    """Yield the rows of `to_frame` in pieces along the first dimension, to save memory."""
     dataset = array if isinstance(array, xr.Dataset) else array.to_dataset(name=_name_of(array))
     dims = [dim for dim in _labels(dataset) if dim in dataset.dims]
     if not dims:
@@ -90,9 +93,10 @@ def frames(array: xr.DataArray | xr.Dataset) -> Iterator[pd.DataFrame]:
 
 
 def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: str, stream: Stream) -> None:
-    """Write a table, or pieces of one as they come.
+    """Write a table, or the pieces of one, piece by piece.
 
-    Parquet needs a binary stream, or a text stream with a buffer below it.
+    Parquet needs a binary stream, or a text stream with a `buffer`. Raises InputError for an
+    unknown format.
     """
     pieces = iter([frame] if isinstance(frame, pd.DataFrame) else frame)
     writers = {
@@ -109,7 +113,7 @@ def computing_on(address: str | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    from distributed import Client
+    from distributed import Client  # takes a second to import
 
     try:
         client = Client(address, timeout=5)
@@ -126,7 +130,7 @@ def _name_of(array: xr.DataArray) -> str:
 
 
 def _with_companions(array: xr.DataArray, group: xr.Dataset, where: str | None) -> xr.Dataset:
-    """The variable, and the group's other variables that a condition names, at the same labels."""
+    """Return the variable, with the group's other variables that a condition names."""
     named = _names(where) if where is not None else set()
     labels = {dim: array[dim] for dim in group.dims if dim in array.coords}
     others = {
@@ -148,13 +152,15 @@ def _mean(dataset: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
         means[name] = in_chunks(array).mean(over, dtype="float64") if over else array
     asked = next(iter(dataset.data_vars.values()))
     means["left_out"] = in_chunks(asked).isnull().sum(dims)
+    # Labels along an averaged dimension have no value for the mean.
     labels = {n: c for n, c in dataset.coords.items() if not set(c.dims) & set(dims)}
+    # One `compute` for all, so that Dask reads each chunk once.
     found = xr.Dataset(means, labels).compute()
     return found if found["left_out"].any() else found.drop_vars("left_out")
 
 
 def in_chunks(array: xr.DataArray) -> xr.DataArray:
-    """As a Dask array in chunks of the size in which it is stored, unless it is one already."""
+    """Return a Dask array in chunks of the stored size; a Dask array is returned unchanged."""
     if array.chunks is not None:
         return array
     sizes = array.encoding.get("preferred_chunks", {})
@@ -190,7 +196,7 @@ def _filtered(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
     try:
         return frame.loc[frame.eval(where, engine="python").fillna(False).astype(bool)]
     except (TypeError, ValueError) as error:
-        raise InputError(f"the condition {where!r} cannot be judged: {error}") from error
+        raise InputError(f"the condition {where!r} cannot be evaluated: {error}") from error
 
 
 def _first(pieces: Iterator[pd.DataFrame], limit: int) -> Iterator[pd.DataFrame]:
@@ -208,29 +214,30 @@ def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     frame = whole.to_dataframe(dim_order=labels).reset_index()
     for name in ("step", "tokens_seen"):
         if name in frame:
-            frame[name] = frame[name].astype("Int64")
+            frame[name] = frame[name].astype("Int64")  # integers with missing values
     kept = [c for c in dataset.coords if c not in labels and c not in ROW_ARRAYS]
     seen = [name for name in ("step", "tokens_seen") if name in frame and name not in labels]
     return frame.loc[:, [*labels, *kept, *seen, *dataset.data_vars]]
 
 
 def _labels(dataset: xr.Dataset) -> list[Hashable]:
-    """The dimensions of the table, also those of which one label was selected, in one order."""
+    """Return the dimensions of the table in a fixed order, also those with one selected label."""
     own = [dim for dim in dataset.dims if dim not in DIMENSIONS]
     single = {name for name, label in dataset.coords.items() if label.ndim == 0}
     return [*own, *(dim for dim in DIMENSIONS if dim in dataset.dims or dim in single)]
 
 
 def _write_csv(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(pieces):  # one header for all pieces
         piece.to_csv(stream, index=False, header=number == 0)
 
 
 def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
-    """One array of objects; what is undefined is null."""
+    """Write one JSON array of objects, with null for undefined numbers."""
     between = "["
     for piece in pieces:
         if len(piece):
+            # 15 digits is the most that pandas writes; its default of 10 would lose some.
             text = str(piece.to_json(orient="records", double_precision=15))
             stream.write(between + text[1:-1])
             between = ","
@@ -240,13 +247,14 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
 def _write_parquet(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     first = next(pieces)
     schema = pa.Schema.from_pandas(first, preserve_index=False)
+    # The schema of the first piece for all: a later piece of missing values would have another.
     with pq.ParquetWriter(getattr(stream, "buffer", stream), schema) as writer:
         for piece in chain([first], pieces):
             writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
 
 
 def _write_table(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
-    """The first rows, for reading, and how many more there are."""
+    """Write the first rows, for reading, and the number of other rows."""
     rows: list[tuple[Any, ...]] = []
     columns: list[str] = []
     total = 0
@@ -257,10 +265,10 @@ def _write_table(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*map(_shown, row))
-    console = Console(file=stream, soft_wrap=True)
+    console = Console(file=stream, soft_wrap=True)  # keeps long lines whole when piped
     console.print(table)
     if more := total - len(rows):
-        console.print(f"... and {more} rows more: narrow the selection, or ask for csv or parquet")
+        console.print(f"... and {more} more rows: narrow the selection, or ask for csv or parquet")
 
 
 def _shown(value: Any) -> str:

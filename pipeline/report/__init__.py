@@ -1,4 +1,4 @@
-"""Pictures and pages, from what is stored."""
+"""Figures and pages from stored numbers."""
 
 from pipeline.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Figures that show several measures at once, with the moments of change marked."""
+"""Figures that show several measures at once, with marked changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from pipeline.findings.induction import (
     strongest,
 )
 from pipeline.findings.number_format import in_words
-from pipeline.report.downsample import thinned
+from pipeline.report.downsample import kept_indices
 from pipeline.report.drawing import (
     BOTTOM,
     LABEL_HEIGHT,
@@ -60,17 +60,17 @@ _PANEL, _GAP = 150, 0.035  # height in pixels, and the share of the figure betwe
 
 
 class Panel(NamedTuple):
-    """One of several plots above one step axis: its y axis, and lines with their colours."""
+    """One of several plots that share a step axis: its y axis, and lines with their colours."""
 
     axis: str
     lines: Mapping[str, tuple[xr.DataArray, str]]
 
 
-def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
-    """Return mean loss, in-context score and the strongest heads above one step axis.
+def losses_and_heads(losses: xr.Dataset, heads: Heads | None) -> go.Figure | None:
+    """Return mean loss, in-context score and the strongest heads over one step axis.
 
-    The band is where the in-context score moved most; the line, the first induction head. Panels
-    without a finite number are left out; None where no loss is left.
+    The band marks the largest change of the in-context score; the line, the first induction head.
+    Panels without a finite number are left out; None where no panel of a loss is left.
     """
     score = losses["in_context_score"]
     each = {
@@ -111,29 +111,30 @@ def what_happened_when(losses: xr.Dataset, heads: Heads | None) -> go.Figure | N
 
 
 def stacked(panels: Sequence[Panel], marks: int = 0) -> go.Figure:
-    """Panels above one step axis, with room for `marks` lines of text above them."""
+    """Return panels over one step axis, with room for `marks` lines of text above them."""
     figure, share = go.Figure(), 1 / len(panels)
     for i, panel in enumerate(panels):
         below = _GAP if i < len(panels) - 1 else 0.0
         _add_panel(figure, panel, i, [1 - (i + 1) * share + below, 1 - i * share])
+    # The axis title names the line of a panel that has only one.
     named = [name for panel in panels if len(panel.lines) > 1 for name in panel.lines]
     top = TOP + LABEL_HEIGHT * marks
     height = _PANEL * len(panels) + top + BOTTOM
     styled(figure, height, (LEFT, room_for(named), top, BOTTOM))
     step_axis(figure)
-    figure.update_xaxes(anchor=_ref(len(panels) - 1))
+    figure.update_xaxes(anchor=_ref(len(panels) - 1))  # below the lowest panel
     return figure
 
 
 def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.Figure:
-    """Loss by token at a few checkpoints (dims: step, position), dark to light as training goes on.
+    """Return loss by token at a few checkpoints (dims: step, position), later ones lighter.
 
-    tokens: the two that the in-context score compares, marked. Checkpoints without a finite loss
-    are left out.
+    tokens: those that the in-context score compares, which are marked. Checkpoints without a finite
+    loss are left out.
     """
     known = np.isfinite(by_position.transpose("step", ...).values).any(axis=1)
     by_position = by_position.isel(step=np.flatnonzero(known))
-    chosen = by_position.isel(step=thinned(by_position["step"].values, _PROFILES))
+    chosen = by_position.isel(step=kept_indices(by_position["step"].values, _PROFILES))
     colours, scale = sequence(chosen.sizes["step"]), scale_of([chosen])
     figure = go.Figure([_profile(one, colour) for one, colour in zip(chosen, colours, strict=True)])
     names = [f"step {int(step):,}" for step in chosen["step"].values]
@@ -152,14 +153,15 @@ def loss_profiles(by_position: xr.DataArray, tokens: Sequence[int] = ()) -> go.F
 
 
 def loss_by_position(by_position: xr.DataArray, at_most: int = 128) -> go.Figure:
-    """Loss by token (y, logarithmic) over training; dims: step, position."""
+    """Return loss by token (y, logarithmic) over training; dims: step, position."""
+    # Position t holds the loss of token t + 1; the shift also makes the axis positive, for its log.
     tokens = by_position.assign_coords(position=by_position["position"] + 1)
-    kept = thinned(tokens["position"].values, at_most)
+    kept = kept_indices(tokens["position"].values, at_most)
     return heat_map(tokens.isel(position=kept), "position", "token predicted", "nats", log=True)
 
 
 def progress(group: xr.Dataset) -> go.Figure:
-    """Return the losses on one logarithmic axis, and from where on each stays below `SOLVED`."""
+    """Return the losses on one logarithmic axis, with the steps of the milestones."""
     losses = {in_words(name): group[name] for name in LOSSES if has_numbers(group[name])}
     reached = {name: step for name, step in milestones(group).items() if step is not None}
     top = TOP + LABEL_HEIGHT * len(reached)
@@ -167,6 +169,7 @@ def progress(group: xr.Dataset) -> go.Figure:
     figure = lines(losses, "loss (nats)", log=True, colours=colours, height=380 + top, top=top)
     figure.add_hline(SOLVED, line={"color": QUIET, "width": 1, "dash": "dot"})
     figure.add_annotation(
+        # On logarithmic axes plotly takes annotations in powers of ten, but lines in plain numbers.
         text=f"{SOLVED} nats", x=1, xref="paper", xanchor="right", xshift=-4, y=np.log10(SOLVED),
         yanchor="top", showarrow=False, font={"size": 11, "color": QUIET},
     )  # fmt: skip
@@ -178,7 +181,7 @@ def progress(group: xr.Dataset) -> go.Figure:
 
 
 def frequencies(norms: xr.DataArray, keys: Sequence[int] = ()) -> go.Figure:
-    """Norm of the embedding at each frequency over training; arrows point at the key ones.
+    """Return the norm of the embedding at each frequency over training; arrows mark key ones.
 
     norms: dims step, frequency.
     """
@@ -204,7 +207,7 @@ def _add_panel(figure: go.Figure, panel: Panel, index: int, domain: list[float])
 
 
 def _ref(index: int) -> str:
-    """How plotly calls the y axis of the panel with that index."""
+    """Return plotly's name of the y axis of the panel with that index."""
     return "y" if index == 0 else f"y{index + 1}"
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a figure draws when there are too many for it."""
+"""Downsampling: the checkpoints that a figure draws where there are too many."""
 
 import numpy as np
 import xarray as xr
@@ -7,15 +7,17 @@ from jaxtyping import Int
 RULE = "evenly spaced in log(1 + step)"
 
 
-def thinned(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " kept"]:
-    """Indices of at most `at_most` of ascending `steps`, the first and the last among them.
+def kept_indices(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " kept"]:
+    """Return indices of at most `at_most` of ascending `steps`, with the first and the last.
 
     The steps nearest to points evenly spaced in log(1 + step), the scale on which training
-    unfolds; as many points as give at most that many different steps. All, where they are few.
+    progresses; as many points as give at most that many different steps. All, if these are few.
     """
     if len(steps) <= at_most:
         return np.arange(len(steps))
     place = np.log1p(steps.astype(np.float64))
+    # Bisection: early steps are sparse on a log scale, so several points may have the same nearest
+    # step, and more points than steps are needed.
     fewest, most = at_most, at_most * 64
     while most - fewest > 1:
         middle = (fewest + most) // 2
@@ -26,9 +28,9 @@ def thinned(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarray, " 
     return _nearest(place, fewest)
 
 
-def thinned_steps(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
-    """`values` (dims: step, ...) at the steps to draw, and a sentence where some are left out."""
-    kept = thinned(values["step"].values, at_most)
+def downsampled(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
+    """Return `values` (dims: step, ...) at the steps to draw, and a note if some are left out."""
+    kept = kept_indices(values["step"].values, at_most)
     if len(kept) == values.sizes["step"]:
         return values, ""
     return values.isel(step=kept), (

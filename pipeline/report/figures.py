@@ -1,4 +1,4 @@
-"""From labelled arrays to figures: lines, heat maps, parameters. (For heads: `heads`.)
+"""Figures of labelled arrays: lines, heat maps, parameters. (For heads: `heads`.)
 
 Every figure holds the stored numbers at their true optimizer steps. An x axis of steps is
 declared in `layout.meta["step_axis"]`: the page may draw it as log(1 + step).
@@ -43,9 +43,9 @@ def lines(
     height: int = HEIGHT,
     top: int = TOP,
 ) -> go.Figure:
-    """One line for each named series (dims: step), named at its right end where there are more.
+    """Return one line for each named series (dims: step), with names at line ends if several.
 
-    axis: what the y axis shows, with its unit. log: a logarithmic y axis. top: the upper margin.
+    axis: the title of the y axis, with its unit. log: a logarithmic y axis. top: the upper margin.
     """
     figure = go.Figure()
     colours = colours or [LINES[i % len(LINES)] for i in range(len(series))]
@@ -64,9 +64,9 @@ def lines(
 def heat_map(
     values: xr.DataArray, dim: str, axis: str, unit: str, *, log: bool = False
 ) -> go.Figure:
-    """A quantity over training (x) and one other dimension (y); dims: step and `dim`.
+    """Return a heat map over training (x) and one other dimension (y); dims: step and `dim`.
 
-    axis: what the y axis shows; log: on a logarithmic one. unit: of the colour bar.
+    axis: the title of the y axis; log: whether it is logarithmic. unit: of the colour bar.
     """
     values = values.transpose(dim, "step")
     rows = values[dim].values
@@ -75,7 +75,7 @@ def heat_map(
         go.Heatmap(
             x=values["step"].values,
             y=names,
-            z=values.values.astype(np.float32),
+            z=values.values.astype(np.float32),  # half of the page's size, and precise enough
             colorscale=MAGNITUDE,
             colorbar=colour_bar(unit),
             hovertemplate=f"{escape(axis)} %{{y}}: <b>%{{z:.4~g}}</b><br>%{{text}}<extra></extra>",
@@ -93,9 +93,8 @@ def heat_map(
 def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
     """Return a line for each parameter (dims: step, parameter), on a logarithmic axis, and a note.
 
-    The largest at their last finite value are coloured and named, the others grey; at most
-    `MOST_PARAMETERS` are drawn, and parameters without a finite value are not: then the note says
-    so.
+    Those with the largest last finite value are coloured and named, the others grey. At most
+    `MOST_PARAMETERS` are drawn, and none without a finite value; the note states what is left out.
     """
     ending = np.array([last(one) for one in values.transpose("parameter", "step")])
     known = int(np.isfinite(ending).sum())
@@ -104,7 +103,7 @@ def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
     names = [str(name) for name in kept["parameter"].values]
     colours = [*LINES[:_NAMED], *[FAINT] * len(names)]
     figure = go.Figure()
-    for i in reversed(range(len(names))):  # the largest last, on top
+    for i in reversed(range(len(names))):  # plotly draws later traces on top
         figure.add_trace(line(names[i], kept.isel(parameter=i), colours[i]))
     shown = [_shortened(name) for name in names[:_NAMED]]
     styled(figure, HEIGHT, (LEFT, room_for(shown), TOP, BOTTOM))
@@ -121,7 +120,7 @@ def parameter_lines(values: xr.DataArray, axis: str) -> tuple[go.Figure, str]:
 
 
 def _shortened(parameter: str) -> str:
-    """A parameter's name without what all have in common; of a long one, its last parts."""
+    """Return a parameter's name without ".weight"; of a long one, its last parts."""
     name = rest = parameter.removesuffix(".weight")
     while len(rest) > _LONGEST_NAME and "." in rest:
         rest = rest.partition(".")[2]

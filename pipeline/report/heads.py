@@ -1,4 +1,4 @@
-"""Figures of a score that every head has: its trajectories, and the mosaic of all heads."""
+"""Figures of a score of heads: its trajectories, and the mosaic of all heads."""
 
 from html import escape
 from typing import Any
@@ -22,16 +22,17 @@ from pipeline.report.theme import AROUND_ZERO, FROM_ZERO, sequence, styled
 
 HEIGHT = 300
 _LEGEND = 20  # pixels, above the plot
-_IN_LEGEND = 6  # layers; more are told apart by a colour bar
+_IN_LEGEND = 6  # the most layers in a legend; more are shown by a colour bar
 _FEW = 80  # heads: lines can be strong, and scores can be written into the cells of a mosaic
 _NAMED = 4  # heads whose lines are strong and named
 
 
 def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
-    """The trajectory of every head (dims: step, layer, head), coloured by layer.
+    """Return the trajectory of every head (dims: step, layer, head), coloured by layer.
 
-    One trace per layer, its heads' lines joined by gaps: hundreds of heads stay quick to draw.
-    The heads that end highest, in the upper half of the scale, are drawn again, strong and named.
+    One trace per layer holds its heads' lines, separated by gaps: plotly is slow with hundreds of
+    traces. The heads that end highest, in the upper half of the scale, are drawn again, thicker and
+    with their names.
     """
     score = score.load().transpose("layer", "head", "step")
     layers = score.sizes["layer"]
@@ -39,10 +40,11 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
     figure = go.Figure()
     for one, colour in zip(score, colours, strict=True):
         figure.add_trace(_layer_lines(one, colour, crowd))
+    # For a score that can be negative the middle of its positive half: strong means far above 0.
     span = score_range(score)
     highest = _highest(score, middle=(max(span.low, 0) + span.high) / 2)
     for layer, head in highest:
-        figure.add_trace(_strong(score[layer, head], colours[layer]))
+        figure.add_trace(_highlighted(score[layer, head], colours[layer]))
     in_legend = layers <= _IN_LEGEND
     if not in_legend:
         figure.update_traces(showlegend=False)
@@ -58,9 +60,10 @@ def head_lines(score: xr.DataArray, axis: str) -> go.Figure:
 
 
 def mosaic(score: xr.DataArray) -> go.Figure:
-    """Layer by head, a frame for each step (dims: step, layer, head); it shows the last step.
+    """Return a heat map of layer by head, with a frame for each step; it shows the last step.
 
-    All frames share one colour scale, so that what darkens has grown.
+    score: dims step, layer, head. All frames share one colour scale, so that colours are comparable
+    between steps.
     """
     score = score.transpose("step", "layer", "head")
     span, few = score_range(score), score[0].size <= _FEW
@@ -87,26 +90,27 @@ def mosaic(score: xr.DataArray) -> go.Figure:
     styled(figure, HEIGHT, (46, 10, TOP + _LEGEND, BOTTOM))
     figure.update_xaxes(title_text="head", showgrid=False, **_whole_ticks(score.sizes["head"]))
     figure.update_yaxes(title_text="layer", showgrid=False, **_whole_ticks(score.sizes["layer"]))
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed")  # layer 0 at the top, as in a matrix
     return figure
 
 
 def score_range(score: xr.DataArray) -> Scale:
-    """The limits of a score's scale: [0, 1] or [-1, 1] where it lies within, else its own.
+    """Return the limits of a score's scale: [0, 1] or [-1, 1] if they hold it, else its own.
 
-    With negative values the limits are symmetric, so that the colour of 0 is the page's.
+    With negative values the limits are symmetric, so that 0 has the colour of the page.
     """
     values = score.values[np.isfinite(score.values)]
     largest = float(np.abs(values).max()) if values.size else 1.0
-    largest = 1.0 if largest <= 1 + 1e-6 else largest
+    largest = 1.0 if largest <= 1 + 1e-6 else largest  # rounding may exceed 1
     return Scale(-largest if values.size and values.min() < -1e-6 else 0.0, largest)
 
 
 def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
-    """The lines of one layer's heads (dims: head, step), with a gap after each."""
+    """Return the lines of one layer's heads (dims: head, step), with a gap after each."""
     layer, heads, steps = int(score["layer"]), score["head"].values, score["step"].values
     gap = np.full((len(heads), 1), np.nan)
     return go.Scatter(
+        # Plotly breaks a line at NaN; the gap needs an x, and repeats the last step.
         x=np.tile(np.append(steps, steps[-1:]), len(heads)),
         y=np.hstack([score.values, gap]).astype(np.float32).ravel(),
         customdata=np.repeat(heads, len(steps) + 1),
@@ -118,8 +122,11 @@ def _layer_lines(score: xr.DataArray, colour: str, crowd: bool) -> go.Scatter:
     )
 
 
-def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
-    """One head's line (dims: step) again, above the others; these answer to the pointer."""
+def _highlighted(score: xr.DataArray, colour: str) -> go.Scatter:
+    """Return one head's line (dims: step) for a second, thicker drawing.
+
+    Without hover: the line below it has the hover text.
+    """
     return go.Scatter(
         x=score["step"].values,
         y=score.values,
@@ -132,7 +139,10 @@ def _strong(score: xr.DataArray, colour: str) -> go.Scatter:
 
 
 def _layer_colour_bar(layers: np.ndarray[tuple[int], np.dtype[Any]]) -> go.Scatter:
-    """A trace without points that carries the colour bar of the layers."""
+    """Return a trace without points that holds the colour bar of the layers.
+
+    In plotly a colour bar belongs to a trace with a colour scale; lines have none.
+    """
     colours = sequence(len(layers))
     scale = [[i / (len(layers) - 1), colour] for i, colour in enumerate(colours)]
     bar = colour_bar("layer") | {"x": 1.0, "xpad": 46}
@@ -148,7 +158,7 @@ def _layer_colour_bar(layers: np.ndarray[tuple[int], np.dtype[Any]]) -> go.Scatt
 
 
 def _highest(score: xr.DataArray, middle: float) -> list[tuple[int, int]]:
-    """Where in (layer, head, step) the heads are that end highest, of those above `middle`."""
+    """Return the indices of the heads that end highest, of those above `middle`."""
     final = np.nan_to_num(score.values[..., -1], nan=-np.inf)
     order = np.argsort(-final, axis=None, kind="stable")[:_NAMED]
     places = [divmod(int(i), final.shape[1]) for i in order]
@@ -160,5 +170,5 @@ def _name(score: xr.DataArray) -> str:
 
 
 def _whole_ticks(count: int) -> dict[str, Any]:
-    """A tick for every head or layer, or for every few where there are many."""
+    """Return a tick for every head or layer, or for every few where there are many."""
     return {"tickmode": "linear", "tick0": 0, "dtick": max(1, -(-count // 12))}

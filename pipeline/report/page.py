@@ -1,4 +1,4 @@
-"""One page for any number of stores: an HTML file, and plotly's JavaScript beside it."""
+"""The report: one HTML page for any number of stores, with plotly's JavaScript beside it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from pipeline.store.objects import store_name
 from pipeline.writing import whole_file
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
-_SHORT_RUN = 10_000  # steps
+_SHORT_RUN = 10_000  # steps up to which a linear axis is readable
 _LONGEST = 80  # characters of a value in the provenance
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that the page shows of one store."""
+    """The content of the page for one store."""
 
     name: str
     uri: str
@@ -42,22 +42,24 @@ class Run:
 
 
 def write_report(stores: Sequence[str], folder: str | Path) -> Path:
-    """Write `folder`/index.html for the stores at the given URIs; returns its path.
+    """Write `folder`/index.html for the stores at the given URIs; return its path.
 
-    The page needs nothing but the file beside it: no network, no server. InputError, before
+    The page needs only the file beside it, no network and no server. Raises InputError, before
     anything is written, where one of the URIs holds no store.
     """
+    # All stores are opened before the first file is written.
     opened = [(str(uri), open_run(str(uri))) for uri in stores]
     html = render([run_of(uri, run, i) for i, (uri, run) in enumerate(opened)])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # The library first: a page that is opened between the two writes would not find it.
     _replace(folder / LIBRARY, plotly.offline.get_plotlyjs())
     _replace(folder / PAGE, html)
     return folder / PAGE
 
 
 def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
-    """What the page shows of an opened run. index: its place on the page."""
+    """Return the content of the page for an opened run. index: its position on the page."""
     groups = {name: node.to_dataset() for name, node in run.children.items()}
     saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
     return Run(
@@ -76,19 +78,20 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page's HTML."""
+    """Return the page's HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name raises instead of printing nothing
     )
     template = environment.get_template("template.html.j2")
     return template.render(
         runs=runs,
         style=Markup(_resource("style.css")),
         library=LIBRARY,
+        # Plotly's JSON escapes <, > and /, so that no name can end the <script> element.
         plot_json=lambda figure: Markup(figure.to_json()),
     )
 
@@ -110,15 +113,17 @@ def _range(steps: list[int]) -> str:
 
 
 def _step_scale(saved: list[int], groups: dict[str, xr.Dataset]) -> str:
-    """How steps are drawn until the reader switches: long runs over decades, but for grokking,
-    whose phases are of equal length."""
+    """Return the initial scale of step axes, which the reader can switch.
+
+    Logarithmic for long runs, except in grokking, whose phases are of similar length.
+    """
     if "modular_addition" in groups or not saved or saved[-1] <= _SHORT_RUN:
         return "linear"
     return "log"
 
 
 def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
-    """Tokens seen at each step where they are known."""
+    """Return the tokens seen at each step where they are known."""
     found: dict[int, float] = {}
     for group in groups.values():
         if "tokens_seen" in group.coords:
@@ -129,7 +134,7 @@ def _tokens_by_step(groups: dict[str, xr.Dataset]) -> dict[int, float]:
 
 def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str]:
     steps = [int(step) for step in group["step"].values]
-    selected = group.attrs.get("selected_steps")  # None: all; not known of older rows
+    selected = group.attrs.get("selected_steps")  # None: all, or rows of an earlier version
     wanted = set(saved) if selected is None else set(saved) & set(selected)
     missing, skipped = sorted(wanted - set(steps)), set(saved) - wanted - set(steps)
     dtypes = sorted({str(values.dtype) for values in group.data_vars.values()})
@@ -146,7 +151,7 @@ def _provenance(name: str, group: xr.Dataset, saved: list[int]) -> dict[str, str
 
 
 def _inputs(groups: dict[str, xr.Dataset]) -> dict[str, str]:
-    """Each input by its name: its kind, its digest and how it was made."""
+    """Return each input by its name: its kind, its digest and its settings."""
     described = [dict(g.attrs["input"]) for g in groups.values() if g.attrs.get("input")]
     return {f"input {about.pop('name', '')}": _settings(about) for about in described}
 
@@ -156,7 +161,7 @@ def _settings(given: Mapping[str, Any]) -> str:
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, str]:
-    """Keys and values as text, long values cut."""
+    """Return keys and values as text, with long values truncated."""
     text = {str(key): str(value) for key, value in given.items()}
     return {key: f"{v[:_LONGEST]}…" if len(v) > _LONGEST else v for key, v in text.items()}
 
@@ -166,6 +171,6 @@ def _resource(name: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a page may be open while a run goes on."""
+    """Write a file atomically: the page may be opened while a run continues."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The three phases of grokking over the losses that define them."""
+"""The figure of the three phases of grokking, over the losses that define them."""
 
 import plotly.graph_objects as go
 import xarray as xr
@@ -29,7 +29,7 @@ def three_phases(group: xr.Dataset, found: list[Phase]) -> go.Figure:
 
 
 def described(phase: Phase) -> str:
-    """The phase with its steps, in words."""
+    """Return the text for a phase with its steps."""
     if phase.end is None:
         return f"{phase.name} from step {phase.start:,} on"
     return f"{phase.name}: steps {phase.start:,} to {phase.end:,}"

@@ -1,7 +1,7 @@
-"""What a run's report consists of: sections appear from what the store holds.
+"""The sections of a run's report, which follow from the content of its store.
 
-Measures that have figures of their own are listed in `_DRAWN`; every other measure, one that was
-added yesterday included, is drawn from the dimensions of its variables.
+Measures with figures of their own are listed in `_DRAWN`; figures of every other measure, including
+the user's own, follow from the dimensions of its variables.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ from pipeline.findings.induction import Heads, compared_tokens, heads_of
 from pipeline.findings.number_format import in_words, listed, number, why_undefined
 from pipeline.findings.sentences import by_measure, without_heads
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
-from pipeline.report import combined_figures as stories
-from pipeline.report.downsample import thinned_steps
+from pipeline.report import combined_figures
+from pipeline.report.downsample import downsampled
 from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.heads import head_lines, mosaic
 from pipeline.report.phases import three_phases
@@ -28,7 +28,7 @@ from pipeline.report.phases import three_phases
 MOST_FRAMES = 60  # steps of a mosaic
 MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map
 
-# The order of sections; measures that are not named stand between the last two.
+# The order of sections; measures that are not named come before the last.
 _TITLES = {
     "modular_addition": "Progress measures",
     "token_loss": "Loss and in-context learning",
@@ -39,9 +39,9 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Plate:
-    """One or two plots with a title and a caption.
+    """A block of the page: one or two plots with a title and a caption.
 
-    wide: it takes the page's full width. frames: the steps of its mosaic, where one is among them.
+    wide: whether it has the page's full width. frames: the steps of its mosaic, if it has one.
     """
 
     title: str
@@ -53,10 +53,10 @@ class Plate:
 
 @dataclass(frozen=True)
 class Section:
-    """The plates of one group, and what its measure means.
+    """The plates of one group, and the definition of its measure.
 
     undrawn: variables that have too many dimensions for a figure. undefined: why some are NaN at
-    every checkpoint; these are not drawn. empty: other variables without a finite number, likewise.
+    every checkpoint. empty: other variables without a finite number. None of these is drawn.
     """
 
     group: str
@@ -69,14 +69,15 @@ class Section:
 
     @property
     def frames(self) -> tuple[int, ...]:
-        """The steps of its mosaics, which one slider moves together; empty without any."""
+        """The steps of its mosaics, which share one slider; empty without any."""
         return next((plate.frames for plate in self.plates if plate.frames), ())
 
 
 def sections(run: xr.DataTree) -> list[Section]:
-    """The sections of an opened run, in reading order."""
+    """Return the sections of an opened run, in reading order."""
     groups = by_measure(run)
     scores = next(iter(groups.get("head_scores", {})), None)
+    # One group of head scores for all figures: the first, on the default input if that exists.
     heads = None if scores is None else heads_of(groups, scores)
     if heads is not None and (
         without_heads(heads.scores) or not has_numbers(heads.scores["induction"])
@@ -121,7 +122,7 @@ def _token_loss(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
         )
     if heads is not None:
         caption += _above_null(heads)
-    if (figure := stories.what_happened_when(group, heads)) is not None:
+    if (figure := combined_figures.losses_and_heads(group, heads)) is not None:
         yield Plate("What happened when", caption, (figure,), wide=True)
     if has_numbers(group["mean_by_position"]):
         yield from _by_position(group)
@@ -139,11 +140,11 @@ def _above_null(heads: Heads) -> str:
 
 
 def _by_position(group: xr.Dataset) -> Iterator[Plate]:
-    by_position, note = thinned_steps(group["mean_by_position"], MOST_STEPS)
+    by_position, note = downsampled(group["mean_by_position"], MOST_STEPS)
     yield Plate(
         "Loss by position over training",
         f"{_meaning(by_position)} {note}",
-        (stories.loss_by_position(by_position),),
+        (combined_figures.loss_by_position(by_position),),
     )
     caption, tokens = (
         "The same at checkpoints evenly spaced in log(1 + step).",
@@ -154,19 +155,19 @@ def _by_position(group: xr.Dataset) -> Iterator[Plate]:
     yield Plate(
         "Loss by position at a few checkpoints",
         caption,
-        (stories.loss_profiles(group["mean_by_position"], tokens or ()),),
+        (combined_figures.loss_profiles(group["mean_by_position"], tokens or ()),),
     )
 
 
 def _modular_addition(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
-    losses = [name for name in stories.LOSSES if has_numbers(group[name])]
+    losses = [name for name in combined_figures.LOSSES if has_numbers(group[name])]
     if losses:
         caption = _meanings(group, *losses)
         if any(step is not None for step in milestones(group).values()):
             caption += (
                 f" Dotted verticals: the checkpoint from which on a loss stays below {SOLVED} nats."
             )
-        yield Plate("Progress measures", caption, (stories.progress(group),), wide=True)
+        yield Plate("Progress measures", caption, (combined_figures.progress(group),), wide=True)
     if found := phases(group):
         yield Plate(
             "Three phases",
@@ -176,13 +177,13 @@ def _modular_addition(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]
             wide=True,
         )
     if has_numbers(group["embedding_norm"]):
-        norms, note = thinned_steps(group["embedding_norm"], MOST_STEPS)
+        norms, note = downsampled(group["embedding_norm"], MOST_STEPS)
         keys = key_frequencies(group)
         pointed = "Arrows: the key frequencies." if keys else ""
         yield Plate(
             "Frequencies in the embedding",
             f"{_meaning(norms)} {pointed} {note}",
-            (stories.frequencies(norms, keys),),
+            (combined_figures.frequencies(norms, keys),),
         )
     every = ("gini_embedding", "gini_neuron_logit", "logit_variance_explained")
     if shares := [name for name in every if has_numbers(group[name])]:
@@ -198,7 +199,7 @@ def _weight_norm(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     if has_numbers(total):
         yield Plate("All weights", _meaning(total), (lines({"all": total}, "sum of squares"),))
     if has_numbers(each):
-        drawn, thin = thinned_steps(each, MOST_STEPS)
+        drawn, thin = downsampled(each, MOST_STEPS)
         figure, note = parameter_lines(drawn, "sum of squares")
         yield Plate("By parameter", f"{_meaning(each)} {note} {thin}", (figure,))
 
@@ -221,7 +222,7 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
     first = [name for name in _ORDER if name in group]
     for name in [*first, *(name for name in group.data_vars if name not in first)]:
         if name in NULLS.values():
-            continue  # what it is at most stands in the captions of the scores
+            continue  # the captions of the scores state its maximum
         values = group[name]
         if not _is_drawn(values) or not has_numbers(values):
             continue
@@ -236,7 +237,7 @@ def _by_dimensions(group: xr.Dataset) -> Iterator[Plate]:
 
 
 def _null_of(group: xr.Dataset, score: str) -> str:
-    """What a score of a head must exceed, and how high that is in this run."""
+    """Return a sentence on the null of a score and its maximum in this run."""
     null = NULLS.get(score)
     if null is None or null not in group:
         return ""
@@ -245,8 +246,8 @@ def _null_of(group: xr.Dataset, score: str) -> str:
 
 
 def _heads(title: str, score: xr.DataArray, null: str) -> Plate:
-    frames, _ = thinned_steps(score, MOST_FRAMES)
-    drawn, note = thinned_steps(score, MOST_STEPS)
+    frames, _ = downsampled(score, MOST_FRAMES)
+    drawn, note = downsampled(score, MOST_STEPS)
     drawn_here = "Every head over training, and all heads at one step."
     caption = " ".join(part for part in (_meaning(score), null, drawn_here, note) if part)
     plots = (head_lines(drawn, _axis(score)), mosaic(frames))
@@ -256,13 +257,13 @@ def _heads(title: str, score: xr.DataArray, null: str) -> Plate:
 
 def _over_training(title: str, values: xr.DataArray) -> Plate:
     dim = str(next(dim for dim in values.dims if dim != "step"))
-    drawn, note = thinned_steps(values, MOST_STEPS)
+    drawn, note = downsampled(values, MOST_STEPS)
     figure = heat_map(drawn, dim, in_words(dim), _unit(values))
     return Plate(title, f"{_meaning(values)} {note}", (figure,))
 
 
 def _is_drawn(values: xr.DataArray) -> bool:
-    """Whether a variable has dimensions that a figure can show."""
+    """Return whether a variable has dimensions that a figure can show."""
     return len(values.dims) == 2 or set(values.dims) in ({"step"}, {"step", "layer", "head"})
 
 
@@ -271,22 +272,22 @@ def _undrawn(group: xr.Dataset) -> list[xr.DataArray]:
 
 
 def _empty(group: xr.Dataset) -> Iterator[str]:
-    """What is not drawn because it has no finite number, and no stored reason for that."""
+    """Yield the variables without a finite number, and without a stored reason for that."""
     for name, values in group.data_vars.items():
         if _is_drawn(values) and not has_numbers(values) and not why_undefined(group, str(name)):
             yield in_words(str(name))
 
 
-# Words from a variable's attributes
+# Text from a variable's attributes
 
 
 def _meaning(values: xr.DataArray) -> str:
-    """The variable's own definition and its source, as sentences."""
+    """Return the variable's own definition and its source, as sentences."""
     return f"{_definition(values)}{_sources([values])}"
 
 
 def _meanings(group: xr.Dataset, *names: str) -> str:
-    """The definitions of several variables, each after its name, and then their sources, once."""
+    """Return the definitions of several variables, each after its name, and their sources."""
     shown = [group[name] for name in names]
     each = [f"{_capital(in_words(str(one.name)))}: {_definition(one)}" for one in shown]
     return f"{' '.join(each)}{_sources(shown)}"

@@ -1,4 +1,4 @@
-"""Small charts in one line of text, for places that render nothing else."""
+"""Sparklines: small charts in one line of text, for places that show only text."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,14 +9,14 @@ import xarray as xr
 from pipeline.findings.induction import strongest
 from pipeline.findings.number_format import number
 from pipeline.query import open_run
-from pipeline.report.downsample import thinned
+from pipeline.report.downsample import kept_indices
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32
 
 
 class Line(NamedTuple):
-    """One quantity over the training run. chart: as wide as there are steps, 32 at most."""
+    """One quantity over the training run. chart: one character per step, at most 32."""
 
     name: str
     chart: str
@@ -25,20 +25,21 @@ class Line(NamedTuple):
 
 
 def overview(store_uri: str) -> list[Line]:
-    """A line for every number of a checkpoint, and for the highest of any head's, in the store."""
+    """Return a line for every scalar variable of a store, and every head score's maximum."""
     return [line for name, node in open_run(store_uri).children.items() for line in _of(name, node)]
 
 
 def sparkline(series: xr.DataArray) -> str:
-    """`series` (dims: step) as bars from its lowest to its highest value; a gap where undefined.
+    """Return `series` (dims: step) as bars from its lowest to its highest value.
 
-    Where there are more steps than fit, those evenly spaced in log(1 + step).
+    Undefined values are gaps. Of more steps than fit, those evenly spaced in log(1 + step).
     """
-    values = series.values[thinned(series["step"].values, _WIDTH)].astype(np.float64)
+    values = series.values[kept_indices(series["step"].values, _WIDTH)].astype(np.float64)
     defined = np.isfinite(values)
     if not defined.any():
         return " " * len(values)
     low, high = values[defined].min(), values[defined].max()
+    # A constant series is drawn at the bottom, instead of 0 / 0.
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return "".join(
         _BARS[min(int(one * len(_BARS)), len(_BARS) - 1)] if ok else " "

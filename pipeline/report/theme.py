@@ -1,4 +1,4 @@
-"""What all figures look like: colours that the colour-blind can tell apart, type, axes, size."""
+"""The style of all figures: colours that are safe for the colour-blind, fonts, axes, size."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ _LIGHTEST = 0.74  # of Plasma: beyond this it is too light for a line on white
 
 
 def sequence(count: int) -> list[str]:
-    """Colours for things in an order (layers, checkpoints), from dark blue to orange."""
+    """Return colours for an ordered set (layers, checkpoints), from dark blue to orange."""
     if count == 1:
         return [BLUE]
     if count == 2:
@@ -37,6 +37,7 @@ def sequence(count: int) -> list[str]:
     return [str(c) for c in sample_colorscale("Plasma", np.linspace(0, _LIGHTEST, count).tolist())]
 
 
+# `automargin` off, because figures compute their margins (see `drawing.room_for`).
 _AXIS = {
     "showgrid": True, "gridcolor": GRID, "gridwidth": 1, "zeroline": False, "linecolor": FAINT,
     "showline": True, "ticks": "outside", "tickcolor": FAINT, "ticklen": 4,
@@ -63,6 +64,6 @@ _STYLE = go.layout.Template(
 
 
 def styled(figure: go.Figure, height: int, margin: Sequence[int]) -> go.Figure:
-    """The figure in the report's style. margin: left, right, top, bottom in pixels."""
+    """Apply the report's style to a figure. margin: left, right, top, bottom in pixels."""
     sides = dict(zip("lrtb", margin, strict=True))
     return figure.update_layout(template=_STYLE, height=height, margin=sides)

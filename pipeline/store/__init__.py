@@ -1,4 +1,4 @@
-"""The store: every measured number of one run, in rows that exist when their marker does."""
+"""The store: every measured number of one run, in rows that are committed by their markers."""
 
 from pipeline.store.store import Commit, Row, Store, Template
 

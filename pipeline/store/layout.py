@@ -1,7 +1,7 @@
-"""The arrays of a measure: which there are, of what shape, and how they are made.
+"""The arrays of a measure: their names, shapes and encoding.
 
 Every variable is a Zarr v3 array with one whole chunk per row, so that no two workers ever write
-the same chunk, and with a checksum in each chunk, so that a flipped bit is an error, no number.
+the same chunk, and with a checksum in each chunk, so that a flipped bit raises an error when read.
 """
 
 import re
@@ -21,7 +21,7 @@ from pipeline.store.fingerprint import plain_json
 
 NO_STEP = -1
 
-# What a group carries for each row beside its variables: dtype and fill value.
+# The arrays that every group holds beside its variables, one value per row: dtype and fill value.
 ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
     "step": ("int64", NO_STEP),
     "tokens_seen": ("float64", float("nan")),
@@ -29,9 +29,9 @@ ROW_ARRAYS: dict[str, tuple[Any, Any]] = {
     "digest": (str, ""),
 }
 
-# Half a unit in the last of float16's 11 bits. What a row lost by it stands in its marker.
+# Half a unit in the last of float16's 11 bits. Each marker holds the largest error of its row.
 HALF = "float16: rounded by at most 0.002 below 8, 0.004 below 16, 0.0005 of the value above"
-_FILLS = {"f": float("nan"), "i": 0}
+_FILLS = {"f": float("nan"), "i": 0}  # never read: every committed row has all of its chunks
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -41,8 +41,8 @@ class Template:
 
     coordinates: a 1-D array of integers or strings for every dimension but "step".
     attributes: JSON (definition, version, parameters, the input's name and digest, ...).
-    half: the float32 variables that are stored as float16, in half of the space (see `HALF`); part
-    of what a variant is, so name them in its fingerprint. They are read as float32 again.
+    half: the float32 variables that are stored as float16, in half of the space (see `HALF`), and
+    read as float32. They belong to the variant, so its fingerprint must cover them.
     """
 
     group: str
@@ -60,15 +60,15 @@ class Template:
 
     @property
     def dims(self) -> list[str]:
-        """The dimensions of its variables, without "step"."""
+        """The sorted dimensions of its variables, without "step"."""
         return sorted({dim for variable in self.variables for dim in variable.dims[1:]})
 
     def shape(self, variable: Variable) -> tuple[int, ...]:
-        """The shape of one row of a variable."""
+        """Return the shape of one row of a variable."""
         return tuple(len(self.coordinates[dim]) for dim in variable.dims[1:])
 
     def as_json(self) -> dict[str, Any]:
-        """What is stored of it, in its group's attributes. Readers need no more to open it."""
+        """Return the JSON that is stored in the group's attributes, enough to open the group."""
         described = ("dims", "dtype", "unit", "definition", "references")
         return plain_json(
             {
@@ -105,7 +105,7 @@ def variable_attributes(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) -> None:
-    """InputError where something else than float32 variables is to be stored as float16."""
+    """Raise InputError where variables other than float32 ones are to be stored as float16."""
     single = {variable.name for variable in variables if variable.dtype == "float32"}
     if wrong := half - single:
         raise InputError(
@@ -115,42 +115,49 @@ def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) 
 
 
 def require_arrays(root: zarr.Group, template: Template, uri: str) -> None:
-    """Make what is missing of a template's arrays; InputError where other arrays are in place."""
+    """Create the missing arrays of a template. Raises InputError where other arrays exist."""
     group = root.require_group(template.group)
     found, wanted = group.get(template.variant), template.as_json()
     if isinstance(found, zarr.Group) and "template" in found.attrs:
         _check_same_arrays(template.group, found.attrs["template"], wanted, uri)
+        # Definitions may have been reworded; arrays and coordinates are the same.
         if found.attrs["template"] != wanted:
             found.update_attributes({"template": wanted})
     else:
         _create_arrays(group.require_group(template.variant), template, wanted)
+    # Last, because a group counts as existing once it has a current variant.
     if "current" not in group.attrs:
         group.update_attributes({"current": template.variant})
 
 
 def arrays_of(group: zarr.Group) -> dict[str, zarr.Array]:
-    """All arrays of a variant, "step" first."""
+    """Return all arrays of a variant, those of `ROW_ARRAYS` first."""
     arrays = dict(group.arrays())
     return {name: arrays[name] for name in (*ROW_ARRAYS, *sorted(set(arrays) - set(ROW_ARRAYS)))}
 
 
 def consolidate(folder: ZarrStore) -> None:
-    """Gather the metadata of all that is in a folder, so that opening it takes one request."""
+    """Consolidate the metadata of a folder, so that opening it takes one request."""
     with warnings.catch_warnings():
+        # Consolidated metadata are not yet part of the specification of Zarr v3, as zarr-python
+        # warns each time. Readers here that ignore them still work, with more requests.
         warnings.filterwarnings("ignore", "Consolidated metadata")
         warnings.filterwarnings("ignore", "Object at .*[.]partial")  # of a writer that was killed
         zarr.consolidate_metadata(folder, zarr_format=3)
 
 
 def checked_name(name: str, what: str) -> str:
-    """`name`, if it can be part of a key on any storage."""
+    """Return `name` if it can be part of a key on any storage; raise InputError otherwise."""
     if not _NAME.fullmatch(name):
         raise InputError(f"{what} {name!r}: use letters, digits, '_', '.' and '-' only")
     return name
 
 
 def _create_arrays(target: zarr.Group, template: Template, wanted: dict[str, Any]) -> None:
-    """The template is stored last: a group without one was left half-made by a kill."""
+    """Create the arrays of a variant, and store its template last.
+
+    A group without a template was left incomplete by a process that was killed.
+    """
     for name, (dtype, fill) in ROW_ARRAYS.items():
         _create_array(target, name, (), dtype, fill, ("step",), {})
     for variable in template.variables:
@@ -171,17 +178,19 @@ def _create_array(
     dims: tuple[str, ...],
     attributes: dict[str, Any],
 ) -> None:
+    # Shuffled bytes: exponents of neighbouring floats are alike, mantissas are noise. Strings have
+    # no fixed width to shuffle by.
     compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
     group.create_array(
         name,
-        shape=(0, *shape),
-        chunks=(1, *(max(size, 1) for size in shape)),
+        shape=(0, *shape),  # `Store.reserve` makes room for rows
+        chunks=(1, *(max(size, 1) for size in shape)),  # 0 in a model without layers
         dtype=dtype,
         fill_value=fill,
         dimension_names=dims,
         compressors=[*compress, Crc32cCodec()],
         attributes=attributes,
-        overwrite=name in group,
+        overwrite=name in group,  # left by a process that was killed before the template was stored
     )
 
 
@@ -197,7 +206,7 @@ def _check_same_arrays(group: str, there: Any, wanted: Any, uri: str) -> None:
 
 
 def _fixed(template: Any) -> dict[str, Any]:
-    """What may never change within a variant: the arrays and their coordinates."""
+    """Return the parts of a template that never change within a variant: arrays and coordinates."""
     arrays = {
         name: [about["dims"], about["dtype"], about.get("stored_as")]
         for name, about in template["variables"].items()

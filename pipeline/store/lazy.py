@@ -1,7 +1,8 @@
-"""Stored arrays as xarray reads them: nothing is read before its values are needed.
+"""Stored arrays as xarray reads them, lazily.
 
-What is damaged is an error here, never a number: the chunks carry checksums, and an absent chunk,
-which Zarr would read as NaN, is refused, because every committed row has all of its chunks.
+Reading damaged data raises an error and never returns a number: chunks hold checksums, and an
+absent chunk, which Zarr would read as NaN, is refused, because every committed row has all of its
+chunks.
 """
 
 import json
@@ -23,17 +24,18 @@ from zarr.storage import StorePath, WrapperStore
 from pipeline.errors import InputError
 from pipeline.store.objects import Objects, access
 
+# Zarr's default encoding of the key of a chunk: <array>/c/<index>/<index>/...
 _CHUNK = re.compile(r".+/c(/\d+)+")
-_REQUEST = 2**16  # a request costs about as much as reading so many numbers
+_REQUEST = 2**16  # cost of one request, as the count of numbers read in the same time
 
 
 class Complete(WrapperStore[ZarrStore]):
-    """A Zarr store in which an absent chunk is an error."""
+    """A Zarr store that raises InputError for an absent chunk."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """The object's content; InputError for a chunk that is not there."""
+        """Return the object's content. Raises InputError for an absent chunk."""
         found = await self._store.get(key, prototype, byte_range)
         if found is None and _CHUNK.fullmatch(key):
             raise InputError(
@@ -45,11 +47,12 @@ class Complete(WrapperStore[ZarrStore]):
 
 @dataclass(frozen=True)
 class Form:
-    """One way in which an array is stored: by rows in order of arrival, or by trajectories.
+    """One stored form of an array: rows in order of arrival, or a trajectory.
 
-    folder, path: where the Zarr array is in the store. chunk: what is decoded at once; shard:
-    what one object holds. rows: the storage rows in order of step; None where that is the order.
-    metadata: the array's, as Zarr stores it, so that opening it asks for nothing.
+    folder, path: the place of the Zarr array in the store. chunk: the shape that is decoded at
+    once; shard: the shape of one object. rows: the storage rows in order of step; None where they
+    are stored in that order. metadata: those of the array as Zarr stores them, so that opening it
+    takes no request.
     """
 
     folder: str
@@ -60,17 +63,20 @@ class Form:
     rows: tuple[int, ...] | None = None
 
     def cost(self, counts: Sequence[int]) -> int:
-        """Numbers to be read for `counts` entries of each dimension, requests counted in."""
-        sharded = 2 if self.shard != self.chunk else 1  # its index, and a part of it
+        """Return the cost of reading `counts` entries per dimension, in numbers read.
+
+        A lower bound: it assumes that the entries share as few chunks as they can.
+        """
+        sharded = 2 if self.shard != self.chunk else 1  # reads of the index and of a part
         requests = prod(ceil(n / size) for n, size in zip(counts, self.shard, strict=True))
         numbers = prod(ceil(n / size) * size for n, size in zip(counts, self.chunk, strict=True))
         return requests * sharded * _REQUEST + numbers
 
 
 class StoredArray(BackendArray):
-    """One array of a store in order of step, read in the cheapest of its forms.
+    """One array of a store in order of step, read from the cheapest of its forms.
 
-    It is opened when it is first read, and anew in each process that it is sent to.
+    It is opened when it is first read, and again in each process to which it is sent.
     """
 
     def __init__(
@@ -79,9 +85,11 @@ class StoredArray(BackendArray):
         self.uri, self.forms, self.shape, self.dtype = uri, tuple(forms), shape, np.dtype(dtype)
         self._opened: dict[Form, zarr.Array] = {}
 
+    # An open Zarr array holds locks and sessions, which other processes cannot use.
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
 
+    # With a deterministic token, xarray and dask recognise the same array without pickling it.
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (self.uri, self.forms, self.shape)
 
@@ -101,11 +109,13 @@ class StoredArray(BackendArray):
                 values = self._open(form).oindex[tuple(shown)]
         except InputError:
             raise
+        # zarr-python and numcodecs raise these for checksums and compressed data that are wrong.
         except (ValueError, RuntimeError) as error:
             raise InputError(
                 f"{self.uri}: {form.folder}/{form.path} is damaged ({error}): run "
                 "`ontogeny store verify --repair` and the analysis again"
             ) from error
+        # float16 becomes float32 again; Zarr's own string dtype becomes object.
         return np.asarray(values, dtype=self.dtype)
 
     def _open(self, form: Form) -> zarr.Array:
@@ -116,18 +126,18 @@ class StoredArray(BackendArray):
 
 
 def open_described(folder: ZarrStore, path: str, metadata: Mapping[str, Any]) -> zarr.Array:
-    """An array whose metadata is known, opened without asking for it."""
+    """Open an array from its known metadata, without a request."""
     return zarr.Array.from_dict(StorePath(folder, path), dict(metadata))
 
 
 def described(array: zarr.Array) -> dict[str, Any]:
-    """An array's metadata as Zarr stores it."""
+    """Return an array's metadata as Zarr stores it."""
     content = array.metadata.to_buffer_dict(default_buffer_prototype())
     return json.loads(content["zarr.json"].to_bytes())
 
 
 def _forward(part: Any, size: int) -> Any:
-    """Zarr knows no slice that runs backwards."""
+    """Replace a slice with a negative step, which Zarr does not support, by its indices."""
     return np.arange(size)[part] if isinstance(part, slice) and (part.step or 1) < 0 else part
 
 

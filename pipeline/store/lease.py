@@ -1,10 +1,10 @@
 """Ownership of a store: one coordinator at a time, for as long as it lives.
 
 A lease is a numbered object, `_lease/<number>.json`, with a deadline that its owner keeps moving.
-Whoever finds none, or one whose deadline has passed, or whose process is known to be dead, makes
-the next number; as an object is made once, one of several wins. An owner that finds a higher
-number than its own has lost the store. Clocks of different machines are taken to agree within
-a third of the lease.
+A process that finds none, or one whose deadline has passed, or whose owner is known to be dead,
+creates the next number; creation succeeds only once, so one of several processes wins. An owner
+that finds a higher number than its own has lost the store. Clocks of different machines are
+assumed to agree within a third of the lease.
 """
 
 import json
@@ -24,19 +24,20 @@ from pipeline.store import Store
 from pipeline.store.objects import Objects
 
 FOLDER = "_lease"
-SECONDS = 60.0  # after so long, at most, the store of a dead owner can be taken over
+SECONDS = 60.0  # the longest time until another process can take over the store of a dead owner
 
 
 @contextmanager
 def owned(store: Store, seconds: float = SECONDS) -> Iterator["Lease"]:
-    """Own an existing store while the block runs. InputError while another process owns it.
+    """Own an existing store while the block runs. Raises InputError while another process owns it.
 
-    The lease is renewed from a thread; call `check` before what only an owner may do after a
-    long time (a laptop that slept may have lost it).
+    A thread renews the lease. After long work, call `check` before an action that requires
+    ownership: a laptop that slept may have lost the lease.
     """
-    store.catalogue()
+    store.catalogue()  # raises where there is no store, before a lease is written
     lease = _take(store.objects, seconds)
     ended = threading.Event()
+    # A daemon, so that it does not keep a process alive whose main thread has died.
     renewing = threading.Thread(target=lease.keep, args=(ended,), daemon=True)
     renewing.start()
     try:
@@ -49,16 +50,16 @@ def owned(store: Store, seconds: float = SECONDS) -> Iterator["Lease"]:
 
 @dataclass
 class Lease:
-    """A lease that this process took."""
+    """A lease that this process holds, or held."""
 
     objects: Objects
     number: int
     seconds: float
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _until: float = 0.0  # on this process's own clock, so that an owner never outlives its deadline
+    _until: float = 0.0  # of time.monotonic(), which no change of the system's clock moves
 
     def check(self) -> None:
-        """InputError if the store is no longer this process's own."""
+        """Raise InputError if this process may no longer own the store."""
         if time.monotonic() > self._until:
             raise InputError(
                 f"{self.objects.uri}: another analysis may own the store by now, because this one "
@@ -67,45 +68,49 @@ class Lease:
             )
 
     def keep(self, ended: threading.Event) -> None:
-        """Renew until told to end, or until the lease is lost."""
+        """Renew until `ended` is set or the lease is lost."""
+        # Three times per lease, so that one failed renewal does not lose it.
         while not ended.wait(self.seconds / 3):
-            # The storage may be away for a while; check() knows when that was too long.
+            # The storage may be unavailable for a while; check() raises if it was for too long.
             with suppress(OSError, InputError):
                 if not self.renew():
                     return
 
     def renew(self) -> bool:
-        """Move the deadline; False where another owner has taken the store."""
+        """Extend the deadline; return False where another owner has taken the store."""
         found = _last(self.objects)
+        # Once expired it stays lost, even if nobody took it: another process may be about to.
         if time.monotonic() > self._until or (found and found[0] != self.number):
             self._until = 0.0
             return False
+        # Before the request, however long it takes: an owner must not outlive its stored deadline.
         until = time.monotonic() + self.seconds
         self.objects.replace(_key(self.number), self.content())
         self._until = until
         return True
 
     def create(self) -> None:
-        """Take the number; FileExistsError where another was quicker."""
+        """Create the lease's object. Raises FileExistsError where another process was faster."""
         until = time.monotonic() + self.seconds
         try:
             self.objects.create(_key(self.number), self.content())
         except FileExistsError:
-            # The answer to our own request may have been lost, and the request sent again.
+            # The response to our own request may have been lost, and the request sent again.
             found = json.loads(self.objects.read(_key(self.number)) or b"{}")
             if found.get("token") != self.token:
                 raise
         self._until = until
 
     def release(self) -> None:
-        """Let the next owner take the store at once."""
+        """Release the lease, so that the next owner can take the store at once."""
         if time.monotonic() < self._until:
             self._until = 0.0
             self.objects.replace(_key(self.number), self.content(released=True))
 
     def content(self, released: bool = False) -> bytes:
-        """Who owns the store, and until when, as JSON."""
+        """Return the owner of the store and the deadline as JSON."""
         owner = {**_this_process(), "token": self.token, "released": released}
+        # Wall-clock time, because other machines compare it with their own clocks.
         return json.dumps({**owner, "deadline": time.time() + self.seconds}).encode()
 
 
@@ -120,6 +125,7 @@ def _take(objects: Objects, seconds: float) -> Lease:
         raise InputError(
             f"{objects.uri}: another analysis took the store a moment ago: wait until it has ended"
         ) from None
+    # Lower numbers are superseded by the new one.
     for key in objects.list(FOLDER):
         if _number(key) < lease.number:
             objects.delete(key)
@@ -127,7 +133,7 @@ def _take(objects: Objects, seconds: float) -> Lease:
 
 
 def _held(content: Mapping[str, Any]) -> str | None:
-    """Why the store cannot be taken; None where it can."""
+    """Return why the store cannot be taken; None where it can."""
     left = content["deadline"] - time.time()
     if content["released"] or left <= 0 or _is_dead(content):
         return None
@@ -138,8 +144,9 @@ def _held(content: Mapping[str, Any]) -> str | None:
 
 
 def _last(objects: Objects) -> tuple[int, dict[str, Any]] | None:
-    """The highest number and its content."""
+    """Return the highest number and its content; None where there is no lease."""
     for key in sorted(objects.list(FOLDER), key=_number, reverse=True):
+        # A new owner deletes lower numbers, perhaps between our listing and our reading.
         if (content := objects.read(key)) is not None:
             return _number(key), json.loads(content)
     return None
@@ -163,7 +170,10 @@ def _this_process() -> dict[str, Any]:
 
 
 def _is_dead(owner: Mapping[str, Any]) -> bool:
-    """Whether the owner ran here and is gone. Elsewhere nobody can tell before the deadline."""
+    """Return whether the owner ran on this machine and has ended.
+
+    Of an owner on another machine this is not known before the deadline.
+    """
     here = _machine()
     return (
         here is not None
@@ -173,7 +183,10 @@ def _is_dead(owner: Mapping[str, Any]) -> bool:
 
 
 def _machine() -> str | None:
-    """This boot of this machine and this name space of process ids, where Linux tells."""
+    """Return an identifier of this boot and of this namespace of process ids; None without Linux.
+
+    Two containers on one machine may number their processes alike.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -182,11 +195,12 @@ def _machine() -> str | None:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in ticks since boot; None where there is no such process."""
-    # Not psutil's time of creation: it counts from 1970, and so changes when the clock is set.
+    """Return the start of a process in clock ticks since boot; None where there is no process."""
+    # Not psutil's `create_time`: it counts from 1970, and so changes when the clock is set.
     try:
+        # The second field is the name in parentheses, which may itself hold spaces and parentheses.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # A zombie has ended, though its parent has not asked for its exit code yet.
-    return None if fields[0] == "Z" else int(fields[19])
+    # A zombie has ended, although its parent has not yet read its exit code.
+    return None if fields[0] == "Z" else int(fields[19])  # state; starttime, field 22 in proc(5)

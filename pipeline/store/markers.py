@@ -1,7 +1,7 @@
 """Commit markers: a row of a measure exists when its marker does.
 
-A marker is one small object, `_commits/<group>/<step>.<row>.<variant>-<weights>`, made after all
-arrays of its row and only if absent. Its name says what the row is, so that one listing tells
+A marker is one small object, `_commits/<group>/<step>.<row>.<variant>-<weights>`, created after all
+arrays of its row and only if absent. Its name identifies the row, so that one listing shows
 everything that is stored; its content (JSON) holds checksums of the row's arrays and details.
 """
 
@@ -24,7 +24,7 @@ class Commit:
 
     @property
     def variant(self) -> str:
-        """What the row shares with all rows it may be shown beside."""
+        """The part of the fingerprint that rows read as one series share."""
         return self.fingerprint.partition("-")[0]
 
     @property
@@ -33,7 +33,7 @@ class Commit:
         return self.fingerprint.partition("-")[2]
 
     def is_of(self, digest: str) -> bool:
-        """Whether the row is of the weights with this digest."""
+        """Return whether the row was computed from the weights with this digest."""
         return digest.startswith(self.weights)
 
     @property
@@ -43,7 +43,8 @@ class Commit:
 
 
 def parse(key: str) -> Commit | None:
-    """The commit that a key of the store stands for; None for a file that is no marker."""
+    """Return the commit that a key of the store identifies; None for a file that is no marker."""
+    # Files of other tools, or of another version, are no error.
     folder, _, rest = key.partition("/")
     group, _, name = rest.rpartition("/")
     match = _NAME.fullmatch(name)
@@ -53,18 +54,18 @@ def parse(key: str) -> Commit | None:
 
 
 def latest(commits: Iterable[Commit], variant: str) -> dict[int, Commit]:
-    """The row of each step that stands, in order of step: the last one that was reserved.
+    """Return the valid row of each step, in order of step: the last one that was reserved.
 
-    A step is done when its LATEST row has the wanted fingerprint. An earlier one is not enough:
-    weights that changed and changed back would otherwise stay hidden behind the row between.
+    A step is done when its LATEST row has the required fingerprint. An earlier one is not enough:
+    where weights changed and changed back, readers would be shown the row in between.
     """
     found: dict[int, Commit] = {}
-    for commit in sorted(commits):
+    for commit in sorted(commits):  # by group, step and row: later rows replace earlier ones
         if commit.variant == variant:
             found[commit.step] = commit
     return found
 
 
 def shown(commits: Iterable[Commit], variant: str, masked: Container[int]) -> list[Commit]:
-    """The rows that readers are shown, in order of step: those that stand, of no masked step."""
+    """Return the rows that readers see, in order of step: the latest ones, without masked steps."""
     return [commit for commit in latest(commits, variant).values() if commit.step not in masked]

@@ -1,8 +1,8 @@
 """Objects of a store, on disk or on S3: read, list, delete, replace, and create only if absent.
 
-A handle holds the URI alone: it can be sent to any process, which opens the storage for itself.
+A handle holds the URI only: it can be sent to any process, which opens the storage itself.
 Credentials and an endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
-...), never from here, so that none of them travels or is written down.
+...), never from a handle, so that none of them is pickled or stored.
 """
 
 import errno
@@ -26,8 +26,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError
 
-# More than one concurrent part adds a HEAD before every whole-object GET; a cached listing would
-# miss the markers of other workers; a server that restarts is away for half a minute.
+# With concurrent parts s3fs sends a HEAD before every GET of a whole object; a cached listing would
+# miss the markers of other workers; a server that restarts is unavailable for half a minute.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "max_concurrency": 1,
@@ -35,7 +35,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 6}},
     },
 }
-PARTIAL = ".partial"  # the suffix of files in the making; zarr's own unfinished files have it too
+PARTIAL = ".partial"  # the suffix of unfinished files, also of those that zarr writes
 
 
 def store_name(uri: str) -> str:
@@ -55,28 +55,29 @@ class Objects:
             uri = str(Path(uri).expanduser().absolute())
         elif (scheme := uri.partition("://")[0]) not in _OPTIONS:
             raise InputError(f"{uri}: cannot keep a store on {scheme}://; use a path or s3://")
+        # The way for a frozen dataclass to normalise a field of its own.
         object.__setattr__(self, "uri", uri.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a folder on a mounted file system."""
+        """True if the objects are files on a mounted file system."""
         return "://" not in self.uri
 
     def path(self, key: str) -> str:
-        """The full address of a key, for messages and for other libraries."""
+        """Return the full address of a key, for messages and for other libraries."""
         return f"{self.uri}/{key}" if key else self.uri
 
     def read(self, key: str) -> bytes | None:
-        """The object's content, None where there is none."""
+        """Return the object's content; None where there is no object."""
         with access(self.uri), suppress(FileNotFoundError, NotADirectoryError):
             return bytes(self._fs.cat_file(self.path(key)))  # pyright: ignore[reportArgumentType]
 
     def list(self, prefix: str = "") -> list[str]:
-        """The keys of all objects under a folder, in a fresh list."""
+        """Return the sorted keys of all objects under a folder, without unfinished files."""
         return [key for key in self._find(prefix, detail=False) if not key.endswith(PARTIAL)]
 
     def facts(self, prefix: str = "") -> dict[str, tuple[int, float]]:
-        """Size, and time of the last change in seconds since 1970, of every object in a folder.
+        """Return size and time of last change (seconds since 1970) of every object in a folder.
 
         Unlike `list`, this includes files that a killed writer left unfinished.
         """
@@ -84,25 +85,26 @@ class Objects:
         return {key: (int(f["size"]), _changed(f)) for key, f in found.items()}
 
     def create(self, key: str, content: bytes) -> None:
-        """Make an object that is whole or absent; FileExistsError where there is one already."""
+        """Create an object atomically. Raises FileExistsError where there is one already."""
         with access(self.uri):
             if not self.is_local:
                 self._create_remotely(key, content)
                 return
-            with self._beside(key, content) as temporary:
+            with self._temporary_file(key, content) as temporary:
+                # Atomic like `rename`, which would replace an existing file instead of failing.
                 os.link(temporary, self.path(key))
 
     def replace(self, key: str, content: bytes) -> None:
-        """Make or overwrite an object; a reader sees the old content or the new, whole."""
+        """Create or overwrite an object atomically: readers see the old content or the new."""
         with access(self.uri):
             if not self.is_local:
                 self._fs.pipe_file(self.path(key), content)
                 return
-            with self._beside(key, content) as temporary:
+            with self._temporary_file(key, content) as temporary:
                 temporary.replace(self.path(key))
 
     def delete(self, key: str) -> None:
-        """Remove one object, or a folder with all that is in it; absent is fine."""
+        """Remove one object, or a folder with its content, if it exists."""
         with access(self.uri), suppress(FileNotFoundError):
             self._fs.rm(self.path(key), recursive=True)
 
@@ -116,11 +118,12 @@ class Objects:
         found: Any = {}
         with access(self.uri), suppress(FileNotFoundError):
             found = self._fs.find(self.path(prefix), detail=detail)
+        # fsspec returns paths without the protocol; its function that removes it is private.
         root = len(str(self._fs._strip_protocol(self.uri))) + 1
         return {key[root:]: found[key] if detail else None for key in sorted(found)}
 
     def zarr(self, folder: str, read_only: bool = False) -> ZarrStore:
-        """The folder as a Zarr store, opened in this process."""
+        """Return the folder as a Zarr store, opened in this process."""
         if self.is_local:
             return LocalStore(self.path(folder), read_only=read_only)
         options = {**_OPTIONS[self._scheme]}
@@ -128,9 +131,11 @@ class Objects:
 
     def _create_remotely(self, key: str, content: bytes) -> None:
         try:
+            # s3fs sends `If-None-Match: *`, with which S3 creates an object only if absent.
             self._fs.pipe_file(self.path(key), content, mode="create")
         except OSError as error:
-            # What s3fs makes of a failed precondition depends on how the server words it.
+            # s3fs translates a failed precondition by the server's error code, and servers differ;
+            # the HTTP status is always 412.
             response = getattr(error.__cause__, "response", {})
             if response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
                 raise FileExistsError(errno.EEXIST, "exists", self.path(key)) from error
@@ -138,7 +143,10 @@ class Objects:
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        """fsspec keeps one per process: a forked child cannot use its parent's S3 session."""
+        """The file system, looked up at each use.
+
+        fsspec caches one per process; a forked child cannot use its parent's S3 session.
+        """
         return fsspec.filesystem(self._scheme, **_OPTIONS.get(self._scheme, {}))
 
     @property
@@ -146,9 +154,10 @@ class Objects:
         return "file" if self.is_local else self.uri.partition("://")[0]
 
     @contextmanager
-    def _beside(self, key: str, content: bytes) -> Iterator[Path]:
+    def _temporary_file(self, key: str, content: bytes) -> Iterator[Path]:
         target = Path(self.path(key))
         target.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, and so on the same file system, where links and renames are atomic.
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             temporary.write_bytes(content)
@@ -158,6 +167,7 @@ class Objects:
 
 
 def _changed(facts: dict[str, Any]) -> float:
+    # fsspec passes on the names of each backend: those of local files, and those of S3.
     return float(facts["mtime"]) if "mtime" in facts else facts["LastModified"].timestamp()
 
 
@@ -173,9 +183,10 @@ _REFUSED = {
 
 @contextmanager
 def access(uri: str) -> Iterator[None]:
-    """Say in one sentence why the storage refuses (InputError).
+    """Raise InputError where the storage refuses access for good, with the reason.
 
-    What may pass goes on as an OSError that names the place; what is absent, as it was raised.
+    Errors that may be temporary become an OSError that names the URI. FileNotFoundError,
+    FileExistsError and NotADirectoryError pass unchanged.
     """
     try:
         yield

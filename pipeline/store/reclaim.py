@@ -1,8 +1,8 @@
-"""Reclaiming: remove what no reader sees any more.
+"""Reclaiming space: removal of objects that no reader sees any more.
 
-That is: rows that were recomputed since, rows that a killed worker left without a marker, all rows
-of variants that are not current, and unfinished files. Nothing is removed before it has been left
-alone for a while: a reader may still have a recomputed row open, and a worker may be slow between
+These are rows that have been recomputed, rows that a killed worker left without a marker, all rows
+of variants that are not current, and unfinished files. Only objects that have not changed for a
+while are removed: a reader may still have a recomputed row open, and a worker may take long between
 its first chunk and its marker.
 """
 
@@ -26,7 +26,7 @@ _Facts = Mapping[str, tuple[int, float]]  # by key: bytes, time of the last chan
 
 @dataclass(frozen=True)
 class Reclaimed:
-    """What was removed, or would be: rows, whole variants, objects in all, and their bytes."""
+    """Counts of removed rows, variants, objects and bytes; in a dry run, of those that would be."""
 
     rows: int = 0
     variants: int = 0
@@ -37,11 +37,11 @@ class Reclaimed:
 def reclaim(
     store: Store, older_than: float = DAY, keep_variants: bool = False, dry_run: bool = False
 ) -> Reclaimed:
-    """Remove what no reader sees and what nobody has touched for `older_than` seconds.
+    """Remove objects that no reader sees and that have not changed for `older_than` seconds.
 
-    keep_variants: leave the rows of variants that are not current (of other parameters, inputs or
-    versions), so that going back to them costs nothing. dry_run: only say what would be removed.
-    InputError while an analysis owns the store.
+    keep_variants: keep the rows of variants that are not current (of other parameters, inputs or
+    versions), so that returning to them needs no computation. dry_run: only count what would be
+    removed. Raises InputError while an analysis owns the store.
     """
     with owned(store):
         commits, groups = store.commits(), store.catalogue().groups
@@ -65,14 +65,14 @@ def _wasted_rows(
     before: float,
     keep_variants: bool,
 ) -> dict[_Row, list[str]]:
-    """The keys (markers and chunks) of each row that can go."""
+    """Return the keys (markers and chunks) of each row that can be removed."""
     commits = list(commits)
     standing = {group: latest(_of(commits, group), variant) for group, variant in current.items()}
     seen = {_row(commit) for rows in standing.values() for commit in rows.values()}
     found = _keys_by_row(facts)
     for commit in commits:
         found[_row(commit)] += [commit.key, row_key(commit)]
-        # A row that was recomputed is young as long as the row in its place is.
+        # The age of a row that was recomputed is the age of the row that replaced it.
         if (later := standing.get(commit.group, {}).get(commit.step)) and later != commit:
             found[_row(commit)].append(later.key)
 
@@ -82,6 +82,7 @@ def _wasted_rows(
             return False
         return all(facts[key][1] < before for key in keys if key in facts)
 
+    # The markers of current rows were listed above only for their age.
     kept = {commit.key for rows in standing.values() for commit in rows.values()}
     return {
         row: [key for key in keys if key in facts and key not in kept]
@@ -93,7 +94,7 @@ def _wasted_rows(
 def _emptied_variants(
     facts: _Facts, current: Mapping[str, str], rows: Iterable[_Row]
 ) -> set[tuple[str, str]]:
-    """The variants that are not current, and of which no row remains."""
+    """Return the variants that are not current and of which no row remains."""
     others = {place for key in facts if (place := _variant_of(key)) is not None}
     others = {(g, c) for g, c in others if g in current and current[g] != c}
     going = set(rows)
@@ -103,13 +104,16 @@ def _emptied_variants(
 
 
 def _remove(store: Store, keys: list[str], variants: Iterable[tuple[str, str]]) -> None:
-    """Markers go first: a row without its marker is invisible, a marker without its row is not."""
+    """Remove objects, markers first.
+
+    If this is interrupted, a row without its marker is invisible; a marker without its row is not.
+    """
     markers = [key for key in keys if not key.startswith(f"{ROWS}/")]
     store.objects.delete_all(markers)
     store.objects.delete_all([key for key in keys if key.startswith(f"{ROWS}/")])
     for group, variant in variants:
         store.objects.delete(f"{ROWS}/{group}/{variant}")
-    if variants:
+    if variants:  # chunks are not part of the metadata, arrays are
         layout.consolidate(store.objects.zarr(ROWS))
 
 
@@ -122,11 +126,12 @@ def _row(commit: Commit) -> _Row:
 
 
 def _keys_by_row(facts: _Facts) -> dict[_Row, list[str]]:
-    """The chunks `rows/<group>/<variant>/<array>/c/<row>[/...]` of each storage row."""
+    """Return the chunks `rows/<group>/<variant>/<array>/c/<row>[/...]` of each storage row."""
     found: dict[_Row, list[str]] = defaultdict(list)
     for key in facts:
         parts = key.split("/")
         if len(parts) > 5 and parts[0] == ROWS and parts[4] == "c":
+            # Also of unfinished chunks, `<row>.<random>.partial`.
             number = parts[5].partition(".")[0]
             if number.isdigit():
                 found[(parts[1], parts[2], int(number))].append(key)

@@ -1,4 +1,4 @@
-"""One row being written: what identifies it, and what keeps it within its own chunks."""
+"""Rows that are being written: their identity, and checks that each fills only its own chunks."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ ROWS = "rows"
 
 @dataclass(frozen=True)
 class Row:
-    """What identifies a row that is being written.
+    """The identity of a row that is being written.
 
     digest: of the checkpoint's weights. tokens_seen: None where unknown.
     details: JSON kept in the marker (parts of the fingerprint, deviations such as a halved batch).
@@ -34,7 +34,7 @@ class Row:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The row's values in the arrays that every group carries."""
+        """Return the row's values in the arrays that every group has (`ROW_ARRAYS`)."""
         tokens = float("nan") if self.tokens_seen is None else self.tokens_seen
         return {
             "step": np.asarray(self.step, np.int64),
@@ -45,13 +45,14 @@ class Row:
 
 
 def arrays_for(uri: str, group: str, variant: str, row: int) -> dict[str, zarr.Array]:
-    """The arrays in which `row` was reserved, opened once in each process.
+    """Return the arrays in which `row` was reserved, opened once in each process.
 
-    ValueError where the row was not reserved, or the variant not prepared.
+    Raises ValueError where the row was not reserved, or the variant not prepared.
     """
     arrays = _opened(uri, group, variant, os.getpid())
+    # The coordinator may have reserved more rows since the arrays were opened.
     if row >= arrays["step"].shape[0]:
-        _opened.cache_clear()
+        _opened.cache_clear()  # an `lru_cache` cannot drop a single entry
         arrays = _opened(uri, group, variant, os.getpid())
     reserved = arrays["step"].shape[0]
     if not 0 <= row < reserved:
@@ -63,7 +64,10 @@ def arrays_for(uri: str, group: str, variant: str, row: int) -> dict[str, zarr.A
 
 
 def checked(where: str, arrays: Mapping[str, zarr.Array], values: Values) -> dict[str, np.ndarray]:
-    """The values as they will be stored; ValueError where they do not fill their chunks exactly."""
+    """Return the values as they will be stored.
+
+    Raises ValueError where they do not fill their chunks exactly, or would change when cast.
+    """
     expected = set(arrays) - set(ROW_ARRAYS)
     if expected != set(values):
         raise ValueError(
@@ -74,13 +78,17 @@ def checked(where: str, arrays: Mapping[str, zarr.Array], values: Values) -> dic
 
 
 def checksum(value: np.ndarray) -> str:
-    """sha256, in hex, of an array's values in C order, little-endian; of strings, as UTF-8."""
+    """Return the sha256, in hex, of an array's values.
+
+    Numbers in C order, little-endian; strings as UTF-8, separated by NUL.
+    """
     if value.dtype.kind in "iuf":
         little = value.dtype.newbyteorder("<")
         return hashlib.sha256(np.ascontiguousarray(value, dtype=little).data).hexdigest()
     return hashlib.sha256("\0".join(map(str, value.ravel())).encode()).hexdigest()
 
 
+# `process` is part of the key, because open arrays cannot be used in a forked process.
 @lru_cache
 def _opened(uri: str, group: str, variant: str, process: int) -> dict[str, zarr.Array]:
     root = zarr.open_group(Objects(uri).zarr(ROWS), mode="r+", zarr_format=3)
@@ -89,7 +97,7 @@ def _opened(uri: str, group: str, variant: str, process: int) -> dict[str, zarr.
         raise ValueError(
             f"{uri}: variant {variant} of {group!r} was not prepared: call require_groups()"
         )
-    # An all-NaN chunk that is left out could not be told from one that was lost.
+    # Zarr leaves out chunks of fill values by default; one of NaN would look like a lost chunk.
     return {n: a.with_config({"write_empty_chunks": True}) for n, a in arrays_of(found).items()}
 
 
@@ -100,9 +108,11 @@ def _fitted(where: str, name: str, array: zarr.Array, value: Value) -> np.ndarra
             f"{where}: {name!r} has shape {value.shape}, expected {array.shape[1:]}: it would not "
             "fill the one chunk that this row owns; make compute() return the declared dims"
         )
+    # "same_kind" allows float64 to float32, which loses digits as declared, but no float to int.
     castable = np.can_cast(value.dtype, array.dtype, "same_kind")
     with np.errstate(over="ignore"):
         stored = value.astype(array.dtype) if castable else None
+    # An integer that overflows would wrap around silently.
     if stored is None or (stored.dtype.kind == "i" and not np.array_equal(stored, value)):
         raise ValueError(
             f"{where}: {name!r} has dtype {value.dtype}, expected {array.dtype}: its values would "
@@ -117,8 +127,8 @@ def _fitted(where: str, name: str, array: zarr.Array, value: Value) -> np.ndarra
 
 
 def rounding(stored: Mapping[str, np.ndarray], values: Values) -> dict[str, float]:
-    """The largest difference that storing as float16 made, for each variable so stored."""
-    with np.errstate(invalid="ignore"):  # of infinities, which stay what they are
+    """Return the largest rounding error of each variable that is stored as float16."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity; infinities are stored unchanged
         lost = {
             name: np.abs(np.asarray(values[name], np.float64) - kept)
             for name, kept in stored.items()

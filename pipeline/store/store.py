@@ -1,22 +1,22 @@
-"""The store: every measured number of one run, in rows that exist when their marker does.
+"""The store: every measured number of one run, in rows that are committed by their markers.
 
 Layout, under one URI:
 
     rows/zarr.json                     Zarr v3 group: layout version and the run's identity
     rows/<group>/<variant>/<variable>    one chunk per row, in order of arrival
-    _commits/<group>/<marker>          what is committed (see `markers`)
-    _inputs/, _references/             the tokens and reference values it was computed from
-    _non_finite/                       which weights and rows are not finite (see `non_finite`)
-    _audit.json                        the verdict on the run's checkpoints, where one was asked for
+    _commits/<group>/<marker>          the committed rows (see `markers`)
+    _inputs/, _references/             the tokens and reference values of the analysis
+    _non_finite/                       weights and rows that are not finite (see `non_finite`)
+    _audit.json                        the result of the audit, if the run was audited
     trajectories/                      the same numbers, contiguous along the steps
 
 Arrays belong to one fingerprint variant (measure, version, parameters, input, ...; see
-`fingerprint`). A changed input or parameter is another variant: it gets arrays of its own, of
-whatever shape, while readers keep what they have until `set_current` shows them the new ones.
+`fingerprint`). A changed input or parameter makes another variant: it gets its own arrays, of any
+shape, while readers see the old ones until `set_current` points to the new ones.
 
-One coordinator calls what changes metadata (`create_or_open`, `require_groups`, `reserve`,
-`set_current`); workers call `write`, each for rows that were reserved for it. Metadata is
-consolidated after each change, before any row is written that depends on it; hence a reader that
+One coordinator calls the methods that change metadata (`create_or_open`, `require_groups`,
+`reserve`, `set_current`); workers call `write`, each for rows that were reserved for it. Metadata
+is consolidated after each change, before any row is written that depends on it; hence a reader that
 lists the markers FIRST finds every committed row within the consolidated shapes.
 """
 
@@ -53,10 +53,10 @@ VERDICT = "_audit.json"
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a store holds arrays for: by group, a Zarr group of variants, one of them current.
+    """The content of a store: for each group, a Zarr group of variants, one of them current.
 
-    masked: the steps whose rows no reader is shown, each with the reason. not_finite: the steps
-    that have numbers which are not finite because the model's are, with the variables.
+    masked: the steps whose rows are hidden from readers, each with the reason. not_finite: the
+    steps with numbers that are not finite because the model's are not, with the variables.
     """
 
     identity: Mapping[str, Any]
@@ -67,11 +67,12 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Store:
-    """One store. It holds its URI alone: send it to any process, which opens it for itself."""
+    """One store. It holds its URI only, so it can be sent to any process, which opens it itself."""
 
     uri: str
 
     def __post_init__(self) -> None:
+        # Normalised, so that equal stores have equal URIs: the dataclass is frozen.
         object.__setattr__(self, "uri", Objects(self.uri).uri)
 
     @property
@@ -79,18 +80,19 @@ class Store:
         """The objects under the store's URI."""
         return Objects(self.uri)
 
-    # What the coordinator calls
+    # Methods for the coordinator
 
     def create_or_open(self, identity: Mapping[str, Any]) -> None:
-        """Make the store of a run, or check that the one that is there is of the same run.
+        """Create the store of a run, or check that the existing store is of the same run.
 
-        identity: JSON that all analyses kept in this store share. InputError, with nothing
-        written, where the place holds something else, another run or another layout.
+        identity: JSON that all analyses in this store share. Raises InputError, with nothing
+        written, where the URI holds something else, another run or another layout.
         """
         wanted = plain_json(identity)
         if self.objects.read(f"{ROWS}/zarr.json") is None:
             self._refuse_foreign_files()
             self._create({"layout": LAYOUT, "identity": wanted})
+        # Read back also after creating it: another process may have created it first.
         found = self.catalogue().identity
         if found != wanted:
             key = next(k for k in (*wanted, *found) if wanted.get(k) != found.get(k))
@@ -102,10 +104,10 @@ class Store:
             )
 
     def require_groups(self, templates: Iterable[Template]) -> None:
-        """Make the groups and arrays that are missing; existing rows and readers are untouched.
+        """Create the missing groups and arrays; existing rows and readers are not affected.
 
-        A template whose variant is there must have the same variables, coordinates and dtypes
-        (InputError otherwise); its definitions and attributes may be worded anew.
+        Raises InputError where a variant exists with other variables, coordinates or dtypes;
+        definitions and attributes of an existing variant may change.
         """
         root = self._root()
         with access(self.uri):
@@ -114,9 +116,9 @@ class Store:
         self._consolidate()
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
-        """Keep the verdict on the run's checkpoints, None for none, and the steps that it masks.
+        """Store the audit's verdict on the run (None: no audit) and the steps that it masks.
 
-        Rows of masked steps that are committed stay, and come back when they are masked no longer.
+        Committed rows of masked steps are kept, and are visible again once their step is unmasked.
         """
         if verdict is None:
             self.objects.delete(VERDICT)
@@ -130,7 +132,7 @@ class Store:
         self._consolidate()
 
     def set_not_finite(self, found: Mapping[int, str]) -> None:
-        """Keep which steps have numbers that are not finite because the model's are, in words."""
+        """Store, by step, which numbers are not finite because the model's are not."""
         if found == self.catalogue().not_finite:
             return
         with access(self.uri):
@@ -139,14 +141,14 @@ class Store:
         self._consolidate()
 
     def reserve(self, group: str, variant: str, count: int) -> range:
-        """`count` fresh rows, beyond any that were ever reserved in this variant.
+        """Reserve `count` rows, beyond any that were ever reserved in this variant; return them.
 
-        A worker of a killed run may still be writing its row: no row is handed out twice.
+        No row is reserved twice: a worker of a killed run may still be writing its own.
         """
         if count == 0:
             return range(0)
         arrays = layout.arrays_of(self._variant(group, variant))
-        # A kill between two resizes leaves lengths that differ; the longest one counts.
+        # A process that is killed between two resizes leaves different lengths: take the longest.
         start = max(array.shape[0] for array in arrays.values())
         with access(self.uri):
             for array in arrays.values():
@@ -155,9 +157,9 @@ class Store:
         return range(start, start + count)
 
     def set_current(self, group: str, variant: str) -> None:
-        """Say which variant of a group readers see; a new group shows the first that it was given.
+        """Set the variant of a group that readers see. A new group starts with its first variant.
 
-        While a changed analysis is computed, readers may be left with the variant that is complete.
+        While a changed analysis is computed, readers may keep the variant that is complete.
         """
         self._variant(group, variant)
         with access(self.uri):
@@ -167,13 +169,14 @@ class Store:
             found.update_attributes({"current": variant})
         self._consolidate()
 
-    # What workers call
+    # Methods for workers
 
     def write(self, group: str, row: Row, values: Values) -> Commit:
         """Write a row's chunks, then its marker. `values`: an array per variable, without "step".
 
-        A row that is committed with the same values is left as it is (a retry may not know that
-        its first attempt succeeded). ValueError where the values do not fit the group.
+        A row that is committed with the same values is left unchanged (a retry may not know that
+        its first attempt succeeded). Raises ValueError where the values do not fit the group, or
+        the row is committed with other values.
         """
         commit = Commit(group, row.step, row.row, row.fingerprint)
         with access(self.uri):
@@ -193,19 +196,21 @@ class Store:
             return commit
         with access(self.uri):
             for name, value in content.items():
+                # A slice of one row, because it writes exactly one chunk, whole.
                 arrays[name][row.row : row.row + 1] = value[np.newaxis]
         try:
             self.objects.create(commit.key, canonical_json(marker).encode())
-        except FileExistsError:
+        except FileExistsError:  # another attempt at this row was faster
             self._check_same_row(commit, self.marker(commit), marker)
         return commit
 
-    # What everyone may read
+    # Methods for all readers
 
     def catalogue(self) -> Catalogue:
-        """The run's identity and its groups: one request. InputError where there is no store.
+        """Read the run's identity and its groups, in one request.
 
-        List the markers before this, never after (see the module's docstring).
+        List the markers before this, never after (see the module's docstring). Raises InputError
+        where there is no store, or one that this version cannot read.
         """
         try:
             with access(self.uri):
@@ -227,18 +232,21 @@ class Store:
             )
         groups: dict[str, Any] = {}
         if root.metadata.consolidated_metadata is not None:
-            # What a kill left half-made is no group yet: it has no current variant.
+            # A group without a current variant was left incomplete by a process that was killed.
             groups = {name: g for name, g in sorted(root.groups()) if "current" in g.attrs}
         masked, not_finite = _by_step(root, "masked"), _by_step(root, "not_finite")
         return Catalogue(plain_json(root.attrs["identity"]), groups, masked, not_finite)
 
     def commits(self, group: str | None = None) -> list[Commit]:
-        """All committed rows, of all variants, from one fresh listing."""
+        """List all committed rows of a group, or of the store, of all variants."""
         folder = COMMITS if group is None else f"{COMMITS}/{group}"
         return [commit for key in self.objects.list(folder) if (commit := parse(key))]
 
     def marker(self, commit: Commit) -> dict[str, Any]:
-        """The content of a marker: uri, digest, tokens_seen, details, checksums."""
+        """Read a marker: uri, digest, tokens_seen, details, rounding, checksums.
+
+        Raises InputError where the marker no longer exists.
+        """
         content = self.objects.read(commit.key)
         if content is None:
             raise InputError(f"{self.uri}: the marker {commit.key} is gone: run the analysis again")
@@ -254,39 +262,47 @@ class Store:
         extras: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
     ) -> None:
-        """Keep an input with the results; one that is there already is left as it is."""
+        """Store an input beside the results, unless it is stored already."""
         arrays = {f"extra.{key}": value for key, value in extras.items()}
         arrays |= {"tokens": tokens, "attributes": np.array(canonical_json(attributes))}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+        # The digest is part of the key: an existing object has the same content.
         with suppress(FileExistsError):
             self.objects.create(_input_key(name, digest), buffer.getvalue())
 
     def load_input(
         self, name: str, digest: str
     ) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
-        """An input's tokens [sequence, position], its extra arrays and its attributes."""
+        """Read an input's tokens [sequence, position], its extra arrays and its attributes.
+
+        Raises InputError where the input is not in the store.
+        """
         content = self.objects.read(_input_key(name, digest))
         if content is None:
             raise InputError(f"{self.uri}: input {name!r} ({digest[:16]}) is not in the store")
+        # No pickles: a store may come from anywhere, and unpickling runs code.
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
             return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
 
     def save_reference(self, group: str, key: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a reference value; returns what is stored, which is the first that was saved."""
+        """Store a reference value; return the stored one, which is the first that was saved."""
         with suppress(FileExistsError):
             self.objects.create(_reference_key(group, key), canonical_json(value).encode())
         stored = self.load_reference(group, key)
         return plain_json(value) if stored is None else stored
 
     def load_reference(self, group: str, key: str) -> dict[str, Any] | None:
-        """A reference value, None where it was never saved."""
+        """Read a reference value; None where it was never saved."""
         content = self.objects.read(_reference_key(group, key))
         return None if content is None else json.loads(content)
 
     def _create(self, attributes: dict[str, Any]) -> None:
-        """Make the Zarr group of the rows, unless another process is quicker: it may be on."""
+        """Create the Zarr group of the rows, unless another process creates it first.
+
+        Its metadata are written directly, because zarr-python does not create groups atomically.
+        """
         group = GroupMetadata(attributes=attributes).to_buffer_dict(default_buffer_prototype())
         try:
             self.objects.create(f"{ROWS}/zarr.json", group["zarr.json"].to_bytes())
@@ -296,7 +312,7 @@ class Store:
             raise InputError(f"{self.uri}: there is no such bucket: create it first") from error
 
     def _root(self) -> zarr.Group:
-        """The rows as they are now, not as they were last consolidated: for changing them."""
+        """Open the group of rows for changes, with its current instead of consolidated metadata."""
         self.catalogue()
         with access(self.uri):
             folder = self.objects.zarr(ROWS)

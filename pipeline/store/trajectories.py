@@ -1,13 +1,13 @@
-"""Trajectories: the store's numbers a second time, contiguous along the steps.
+"""Trajectories: a copy of the store's numbers that is contiguous along the steps.
 
-Rows are written checkpoint by checkpoint, so that a question about one head over a run would read
-one chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new
-name, and then moves one pointer to it: readers see the old trajectories or the new ones, whole.
+Rows are written checkpoint by checkpoint, so that a query for one head over a run would read one
+chunk per checkpoint. `publish` rewrites the arrays in order of step, sharded, under a new name, and
+then replaces one pointer: readers see either the old trajectories or the new ones.
 
-    trajectories/current.json          the pointer: for each group its folder and what it holds
+    trajectories/current.json          the pointer: for each group its folder and its content
     trajectories/<group>.<number>/     one Zarr group, consolidated, with all its coordinates
 
-Without `large`, every array is rewritten but those that have both a sequence and a position.
+Without `large`, arrays that have both a sequence and a position are not rewritten.
 """
 
 import json
@@ -31,19 +31,19 @@ from pipeline.store.objects import access
 FOLDER = "trajectories"
 POINTER = f"{FOLDER}/current.json"
 
-# In numbers, not bytes. A chunk is what one head's or one token's trajectory costs to read, and
-# costs about as much time itself as its numbers; a shard is one object; a slab is what is held in
-# memory at a time.
+# In numbers, not bytes. A chunk is the least that is read for the trajectory of one head or token:
+# of this size, its request takes about as long as its transfer. A shard is one object; a slab is
+# held in memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one chunk
 
 
 @dataclass(frozen=True)
 class Published:
-    """The trajectories of one group: where they are, and of which rows.
+    """The trajectories of one group: their folder and their rows.
 
-    rows: digest of the commits they hold. arrays: the Zarr metadata of each, so that a reader
-    need not ask for it. previous: the folder before this one, kept for open readers.
+    rows: digest of the commits they hold. arrays: the Zarr metadata of each, which saves readers a
+    request. previous: the folder before this one, kept for open readers.
     """
 
     folder: str
@@ -53,22 +53,22 @@ class Published:
     previous: str | None = None
 
     def holds(self, variant: str, commits: Sequence[Commit]) -> bool:
-        """Whether these are exactly the trajectories of `commits`, which are in order of step."""
+        """Return whether these are the trajectories of exactly `commits`, in order of step."""
         return self.variant == variant and self.rows == _digest(commits)
 
 
 def published(store: Store) -> dict[str, Published]:
-    """What the pointer points to, by group."""
+    """Return the current trajectories by group."""
     groups = _pointer(store)["groups"]
     return {group: _published_from(entry) for group, entry in groups.items()}
 
 
 def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
-    """Bring the trajectories of every group's current variant up to date; point readers to them.
+    """Update the trajectories of every group's current variant, and point readers to them.
 
-    large: whether arrays with both sequence and position are included (None: as they were).
-    What earlier trajectories hold is read from there, and only new rows are read one by one.
-    For the coordinator, like all that changes metadata. Memory: about 256 MiB.
+    large: whether arrays with both sequence and position are included (None: as before).
+    Rows in earlier trajectories are read from there; only new rows are read one by one.
+    For the coordinator, like all changes of metadata. Memory: about 256 MiB.
     """
     commits, catalogue = store.commits(), store.catalogue()
     before, number = published(store), _pointer(store)["number"]
@@ -87,21 +87,21 @@ def publish(store: Store, large: bool | None = None) -> dict[str, Published]:
         metadata = _write(store, folder, arrays, source)
         previous = old.folder if old else None
         after[name] = Published(folder, variant, _digest(rows), metadata, previous)
-    if after != before:
+    if after != before:  # the folders are complete now
         _point_to(store, number, after)
     _remove_unused(store, after)
     return after
 
 
 def withdraw(store: Store, folders: AbstractSet[str]) -> None:
-    """Point to these folders no longer: until the next `publish`, rows are read in their place."""
+    """Remove these folders from the pointer: until the next `publish`, rows are read instead."""
     kept = {name: p for name, p in published(store).items() if p.folder not in folders}
     _point_to(store, _pointer(store)["number"], kept)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the numbers of a group come from: from the last trajectories, and else from rows."""
+    """The source of a group's numbers: its last trajectories, and the rows that they lack."""
 
     commits: Sequence[Commit]
     rows: Any  # the Zarr group of the variant
@@ -109,7 +109,7 @@ class _Source:
     held: Mapping[str, int]  # at which index they hold which commit
 
     def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-        """One array in order of step, of which `part` is taken along the other dimensions."""
+        """Read `part` of the other dimensions of one array, in order of step."""
         array = self.rows[name]
         index = self.held if name in self.before else {}
         held = np.array([commit.key in index for commit in self.commits])
@@ -128,7 +128,7 @@ class _Source:
 def _write(
     store: Store, name: str, arrays: AbstractSet[str], source: _Source
 ) -> dict[str, dict[str, Any]]:
-    """Write a folder of trajectories; returns the metadata of its arrays."""
+    """Write a folder of trajectories; return the metadata of its arrays."""
     template = source.rows.attrs["template"]
     folder = store.objects.zarr(f"{FOLDER}/{name}")
     attributes = {"template": template, "commits": [commit.key for commit in source.commits]}
@@ -155,7 +155,7 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
 
 
 def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> zarr.Array:
-    """Copy one array slab by slab; each shard lies in one slab, so that it is written once."""
+    """Copy one array slab by slab. No shard spans two slabs, so each is written once."""
     stored = source.rows[name]
     shape = (len(source.commits), *stored.shape[1:])
     chunk, shard = blocks(shape)
@@ -169,11 +169,12 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
         dimension_names=about["dims"] if about else ("step",),
         attributes=variable_attributes(about) if about else {},
         compressors=stored.compressors,
-        config={"write_empty_chunks": True},
+        config={"write_empty_chunks": True},  # an absent chunk means damage (see `lazy.Complete`)
     )
     if len(shape) == 1:
         array[:] = source.read(name, ())
         return array
+    # Slabs run along the second dimension, in multiples of its shards.
     others = max(prod((shape[0], *shape[2:])), 1)  # 0 where a model has no layers
     width = max(_SLAB // others // shard[1], 1) * shard[1]
     rest = (slice(None),) * (len(shape) - 2)
@@ -184,22 +185,24 @@ def _write_array(group: zarr.Group, name: str, source: _Source, about: Any) -> z
 
 
 def blocks(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of a chunk and of a shard of an array of trajectories."""
+    """Return the shapes of a chunk and of a shard of an array of trajectories."""
     chunk = _block(shape, _CHUNK)
     whole = zip(_block(shape, _SHARD), chunk, strict=True)
+    # Zarr requires shards to be multiples of chunks.
     return chunk, tuple(-(-most // size) * size for most, size in whole)
 
 
 def _block(shape: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """The block of at most `most` numbers that cuts the leading dimensions first, steps last.
+    """Return the shape of a block of at most `most` numbers.
 
-    What is cut is cut to a power of two, so that blocks of both sizes fit into one another.
+    Steps are limited to `_STEPS` only; the other dimensions are cut to powers of two, beginning
+    with the first, so that chunks fit into shards.
     """
     block = [min(shape[0], _STEPS), *(max(size, 1) for size in shape[1:])]
     for axis in range(1, len(block)):
         if prod(block) > most:
             fitting = max(most * block[axis] // prod(block), 1)
-            block[axis] = 2 ** (fitting.bit_length() - 1)
+            block[axis] = 2 ** (fitting.bit_length() - 1)  # the largest power of two that fits
     return tuple(block)
 
 
@@ -234,7 +237,7 @@ def _published_from(entry: Mapping[str, Any]) -> Published:
 
 
 def _before(store: Store, old: Published | None, variant: str) -> tuple[Any, dict[str, int]]:
-    """The last trajectories of a variant, and at which index they hold which commit."""
+    """Open the last trajectories of a variant; return them with the index of each commit."""
     if old is None or old.variant != variant:
         return {}, {}
     folder = store.objects.zarr(f"{FOLDER}/{old.folder}", read_only=True)
@@ -244,7 +247,7 @@ def _before(store: Store, old: Published | None, variant: str) -> tuple[Any, dic
 
 
 def _remove_unused(store: Store, after: Mapping[str, Published]) -> None:
-    """Remove what is neither pointed to nor was until just now: a reader may have it open."""
+    """Remove all folders but the current and the previous ones, which a reader may have open."""
     kept = {folder for p in after.values() for folder in (p.folder, p.previous)}
     folders = {key.split("/")[1] for key in store.objects.list(FOLDER) if key != POINTER}
     for folder in sorted(folders - kept):

@@ -1,4 +1,4 @@
-"""Verification: every committed row, and every trajectory, against the checksums in the markers."""
+"""Verification of every committed row and every trajectory against the checksums in the markers."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ _SLAB = 2**24  # numbers held in memory at a time
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as it was committed. commit: the row; None in the trajectories."""
+    """A difference from what was committed. commit: the damaged row; None for trajectories."""
 
     where: str
     what: str
@@ -34,7 +34,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verified:
-    """How many rows were checked, what was found, and whether it was marked for recomputing."""
+    """The result of a verification: rows checked, faults, and whether they were repaired."""
 
     rows: int
     faults: tuple[Damage, ...]
@@ -44,10 +44,10 @@ class Verified:
 def verify(store: Store, repair: bool = False) -> Verified:
     """Read every committed row and all trajectories, and compare them with the rows' checksums.
 
-    repair: what is damaged becomes invisible, so that the next analysis computes it again: the
-    row's marker is removed (with those of older rows of its step, which would otherwise show
-    through), and damaged trajectories are no longer pointed to. InputError where there is no
-    store, or, for a repair, while an analysis owns it.
+    repair: hide what is damaged, so that the next analysis computes it again: the row's marker is
+    removed (with those of older rows of its step, which would become visible instead), and damaged
+    trajectories are removed from the pointer. Raises InputError where there is no store, or, for a
+    repair, while an analysis owns it.
     """
     if not repair:
         return _verified(store)
@@ -104,13 +104,18 @@ def _trajectory_faults(
             yield Damage(f"{folder}/{name}", f"cannot be read ({_brief(error)})")
             continue
         for key, one in zip(keys, found, strict=True):
+            # Trajectories may hold rows that were recomputed since, and whose markers are gone.
             if key in markers and markers[key][name] != one:
                 yield Damage(f"{folder}/{name}", f"differs from the committed row {key}")
-                break
+                break  # one difference is enough: a repair withdraws the whole folder
 
 
 def _checksums(array: zarr.Array) -> list[str]:
-    """The checksum of each entry along the first dimension, one slab of the second at a time."""
+    """Return the checksum of each entry along the first dimension.
+
+    Reads one slab of the second dimension at a time: slabs along the first would read each shard,
+    which spans many steps, several times.
+    """
     if array.ndim == 1:
         return [checksum(np.asarray(value)) for value in np.asarray(array[:])]
     shards = array.shards or array.chunks

@@ -1,4 +1,4 @@
-"""Training model organisms, whose mechanisms are known to appear suddenly."""
+"""Train model organisms: small models in which mechanisms are known to form abruptly."""
 
 from pipeline.training.config import Training, load_run, load_training
 from pipeline.training.tasks import (

@@ -21,7 +21,7 @@ RUN_FILE = "training.yaml"
 
 
 class ModularArithmetic(Strict):
-    """Answer `a operation b mod p` at the '=' of (a, b, '='), for a share of all pairs."""
+    """The task of predicting `a operation b mod p` at the '=' of (a, b, '='), for some pairs."""
 
     kind: Literal["modular_arithmetic"] = "modular_arithmetic"
     p: int = Field(ge=3)
@@ -31,28 +31,29 @@ class ModularArithmetic(Strict):
 
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
+        # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
         modular.check(self.p, self.operation)
         modular.split(self.p, self.train_share, self.split_seed)
         return self
 
     @property
     def vocabulary(self) -> int:
-        """The residues and '='."""
+        """Number of token ids: the residues and '='."""
         return self.p + 1
 
     @property
     def context(self) -> int:
-        """Tokens of (a, b, '=')."""
+        """Number of tokens of (a, b, '=')."""
         return 3
 
     @property
     def n_train_pairs(self) -> int:
-        """How many pairs are trained on."""
+        """Number of pairs that are trained on."""
         return int(self.train_share * self.p**2)
 
 
 class RepeatedSubstrings(Strict):
-    """Predict the next of uniform random tokens, in which one substring occurs twice."""
+    """The task of predicting the next of uniform random tokens in which a substring repeats."""
 
     kind: Literal["repeated_substrings"] = "repeated_substrings"
     vocabulary: int = Field(default=64, ge=2)
@@ -71,10 +72,10 @@ class RepeatedSubstrings(Strict):
 
 
 class Text(Strict):
-    """Predict the next byte-pair token of a text file, or of Python's standard library.
+    """The task of predicting the next byte-pair token of a text, or of Python's standard library.
 
-    path: a UTF-8 text file; None: the library's own source, at most `library_bytes` of it.
-    The last `held_out_share` of the token stream is never trained on.
+    path: a UTF-8 text file; None: the library's source, at most `library_bytes` of it. The last
+    `held_out_share` of the token stream is never trained on.
     """
 
     kind: Literal["text"] = "text"
@@ -89,7 +90,7 @@ Task = Annotated[ModularArithmetic | RepeatedSubstrings | Text, Field(discrimina
 
 
 class Optimizer(Strict):
-    """AdamW on every parameter; the rate rises linearly over `warmup_steps`, then stays."""
+    """AdamW on every parameter, with linear warm-up over `warmup_steps`, then a constant rate."""
 
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -100,11 +101,12 @@ class Optimizer(Strict):
     warmup_steps: int = Field(default=0, ge=0)
 
     def rate(self, step: int) -> float:
-        """The learning rate of the step that is taken after `step` steps."""
+        """Return the learning rate of the step that is taken after `step` steps."""
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
 
-# These follow from the task, or cannot be otherwise; all else about the model can be chosen.
+# Fields that follow from the task or are fixed. `Organism` has all other fields of OrganismConfig,
+# so that a new one can be set in a training file without being declared twice.
 _NOT_CHOSEN = {
     "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "tie_word_embeddings",
 }  # fmt: skip
@@ -117,10 +119,10 @@ Organism = create_model("Organism", __base__=Strict, **_CHOICES)
 
 
 class Training(Strict):
-    """What to train, on what, how long, and which steps to keep.
+    """A training run: task, model, optimizer, number of steps, and the steps to save.
 
     output: the run's folder. batch_size: sequences per step; None: all train pairs of modular
-    arithmetic. threads: of torch; part of what makes two runs equal bit for bit.
+    arithmetic. threads: torch threads; runs are equal bit for bit only with the same number.
     """
 
     name: str
@@ -148,7 +150,7 @@ class Training(Strict):
         return self
 
     def organism(self) -> OrganismConfig:
-        """The model's configuration. Raises InputError if its parts do not fit together."""
+        """Return the model's configuration. Raises InputError if its parts do not fit together."""
         end_of_text = END_OF_TEXT_ID if isinstance(self.task, Text) else None
         try:
             return OrganismConfig(
@@ -189,7 +191,10 @@ def _paths_from(training: Training, folder: Path) -> Training:
 
 
 def load_run(folder: str | Path) -> Training:
-    """The resolved configuration of the run in a folder, with that folder as its output."""
+    """Return the resolved configuration of the run in a folder, with that folder as its output.
+
+    Raises InputError if the folder holds no run of `ontogeny train`.
+    """
     path = Path(folder) / RUN_FILE
     if not path.is_file():
         raise InputError(f"{folder}: holds no {RUN_FILE}, expected a run of `ontogeny train`")
@@ -211,7 +216,8 @@ def claim(folder: Path, training: Training) -> None:
         with whole_file(folder / RUN_FILE) as draft:
             draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
         return
-    there, here = _flat(load_run(folder).model_dump()), _flat(training.model_dump())
+    there, here = flattened(load_run(folder).model_dump()), flattened(training.model_dump())
+    # `output` may differ: the folder may have been moved, or be given by another path.
     for key in sorted((there.keys() | here.keys()) - {"output"}):
         if there.get(key) != here.get(key):
             raise InputError(
@@ -220,9 +226,10 @@ def claim(folder: Path, training: Training) -> None:
             )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with one level of dotted keys, such as `optimizer.weight_decay`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+        flat |= flattened(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat

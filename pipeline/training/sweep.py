@@ -1,4 +1,4 @@
-"""Many training runs from one file: every combination of the values that its `sweep` lists."""
+"""Training runs from one file, one for each combination of the values listed in its `sweep`."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -14,12 +14,12 @@ SWEEP = "sweep"
 
 
 def load_trainings(source: str | Path) -> list[Training]:
-    """The runs that a YAML file describes: one, or one for each combination of its `sweep`.
+    """Return the runs that a YAML file describes: one, or one for each combination of `sweep`.
 
         sweep: {task.train_share: [0.3, 0.4], optimizer.weight_decay: [0.5, 1.0], seed: [0, 1]}
 
-    Keys are those of the file, with dots. Each run has a folder of its own within `output`, named
-    after its values, and a `training.yaml` there like any other run.
+    Keys are those of the file, joined by dots. The output of each run is a folder within `output`
+    that is named after its values. Raises InputError for a `sweep` that is no mapping of lists.
     """
     path = Path(source)
     content = read_yaml(path) if path.is_file() else {}
@@ -45,14 +45,14 @@ def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _run(path: Path, content: dict[str, Any], combination: Mapping[str, Any]) -> Training:
-    one = deepcopy(content)
+    one = deepcopy(content)  # nested mappings are shared by all combinations
     for key, value in combination.items():
         *parents, leaf = key.split(".")
         place = one
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise InputError(f"{path}: {SWEEP}.{key}: {parent!r} has no keys of its own")
+                raise InputError(f"{path}: {SWEEP}.{key}: {parent!r} is not a mapping")
         place[leaf] = value
     training = validated(Training, one, where=f"{path}, {SWEEP} {dict(combination)}")
     label = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in combination.items())

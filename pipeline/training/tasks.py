@@ -1,7 +1,7 @@
-"""What a run is trained on, step by step, and what it has never seen.
+"""Training batches of each task, and held-out data.
 
-The batch of a step is a function of the seed and the step alone, so a resumed run sees the batches
-that an undisturbed one sees.
+The batch of a step is a function of the seed and the step alone, so that a resumed run sees the
+same batches as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -27,18 +27,20 @@ from pipeline.training.config import (
 )
 from pipeline.writing import whole_file
 
-# spawn keys of numpy's SeedSequence: streams of random numbers that cannot meet
+# Spawn keys of numpy's SeedSequence: independent streams of one seed, so that held-out sequences
+# are not training sequences. Changing a key changes every model that is trained.
 TRAINING, HELD_OUT = 0, 1
 
 StepLoss = Callable[[OrganismForCausalLM, int], Float[Tensor, ""]]
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:
+    # A new generator for each step, so that a batch does not depend on the steps before it.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
 
 
 def step_loss(training: Training) -> StepLoss:
-    """The loss in nats, with its graph, of a model on the batch of a step."""
+    """Return a function of a model and a step: the differentiable loss (nats) on that batch."""
     task = training.task
     if isinstance(task, ModularArithmetic):
         return _answer_loss(task, training)
@@ -51,7 +53,7 @@ def step_loss(training: Training) -> StepLoss:
 
 
 def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
-    """Cross-entropy of the answer at '=', over all train pairs or a fresh draw of them."""
+    """Return the loss function of answers at '=', over all train pairs or a sample per step."""
     tokens, labels, is_train = map(torch.from_numpy, table_and_split(task))
     train_pairs = is_train.nonzero().flatten()
 
@@ -74,7 +76,7 @@ def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
 def _next_token_loss(
     draw: Callable[[np.random.Generator], Int[np.ndarray, "sequence position"]], seed: int
 ) -> StepLoss:
-    """Mean cross-entropy of the next token over all positions of freshly drawn sequences."""
+    """Return the loss function of the next token, averaged over all positions of a batch."""
 
     def loss(model: OrganismForCausalLM, step: int) -> Float[Tensor, ""]:
         tokens = torch.from_numpy(draw(_generator(seed, TRAINING, step)))
@@ -95,13 +97,17 @@ def _substrings(
 def _windows(
     stream: Int[np.ndarray, " token"], n_sequences: int, length: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "sequence position"]:
-    """Sequences that begin anywhere in the stream."""
+    """Return sequences that start at uniformly drawn places of the stream."""
+    # endpoint=True: the last start is that of the window that ends with the stream.
     starts = generator.integers(len(stream) - length, size=(n_sequences, 1), endpoint=True)
     return stream[starts + np.arange(length)].astype(np.int64)
 
 
 def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
-    """The token streams to train on and to hold out, as they lie in the run's folder."""
+    """Return the token streams to train on and to hold out, from the run's folder.
+
+    Raises InputError if they are missing or shorter than one context.
+    """
     assert isinstance(training.task, Text)
     path = Path(training.output) / "corpus.npy"
     if not path.exists():
@@ -117,9 +123,9 @@ def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndar
 
 
 def tokenise_text(training: Training) -> None:
-    """For text: train the run's tokenizer and tokenise the corpus, once, into its folder.
+    """Train the tokenizer of a text run and tokenise its corpus, once, into the run's folder.
 
-    Kept there because the text itself may change: another Python has another library.
+    The tokens are kept, because the text may change: each version of Python has another library.
     """
     folder = Path(training.output)
     if not isinstance(training.task, Text) or (folder / "corpus.npy").exists():
@@ -131,11 +137,11 @@ def tokenise_text(training: Training) -> None:
     tokenizer.save_pretrained(folder)
     ids = text.tokenise_corpus(texts, tokenizer)
     with whole_file(folder / "corpus.npy") as draft:
-        np.save(draft, ids.astype(np.uint32))
+        np.save(draft, ids.astype(np.uint32))  # half the size of int64; ids fit by far
 
 
 def tokens_per_step(training: Training) -> int:
-    """Tokens that one optimizer step reads: sequences times their length."""
+    """Return the number of tokens of one optimizer step: sequences times their length."""
     task, n_sequences = training.task, training.batch_size
     if isinstance(task, ModularArithmetic) and n_sequences is None:
         n_sequences = task.n_train_pairs
@@ -146,13 +152,13 @@ def tokens_per_step(training: Training) -> int:
 def table_and_split(
     task: ModularArithmetic,
 ) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
-    """All problems (a, b, '='), their answers, and which of them are trained on."""
+    """Return all problems (a, b, '='), their answers, and a mask of the train pairs."""
     tokens, labels = modular.table(task.p, task.operation)
     return tokens, labels, modular.split(task.p, task.train_share, task.split_seed)
 
 
 def table_of(folder: str | Path) -> dict[str, object]:
-    """p, operation, train_share and split_seed of the modular run in a folder; {} if it is none."""
+    """Return p, operation, train_share and split_seed of a modular run; {} for other folders."""
     if not (Path(folder) / RUN_FILE).is_file():
         return {}
     task = load_run(folder).task
@@ -160,7 +166,7 @@ def table_of(folder: str | Path) -> dict[str, object]:
 
 
 def trained_vocabulary(folder: str | Path) -> int | None:
-    """The number of token ids of the run in a folder, as its training.yaml says; None without."""
+    """Return the number of token ids in the training.yaml of a folder; None without such a file."""
     if not (Path(folder) / RUN_FILE).is_file():
         return None
     return load_run(folder).task.vocabulary
@@ -169,7 +175,7 @@ def trained_vocabulary(folder: str | Path) -> int | None:
 def held_out(
     run: Training | str | Path, n_sequences: int, seed: int
 ) -> Int[np.ndarray, "sequence position"]:
-    """Sequences [n, context] of a run's training distribution that it was not trained on.
+    """Return sequences [n, context] of a run's training distribution that it was not trained on.
 
     Repeated substrings come from a random stream disjoint from every training stream; text from
     the held-out end of the corpus, without overlap. Raises InputError for modular arithmetic,

@@ -1,8 +1,8 @@
-"""The training loop: short, seeded, and the same bit for bit after any interruption."""
+"""The training loop: seeded, and resumed after an interruption with bit-identical results."""
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,24 +13,25 @@ from transformers.utils import logging
 
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.progress import TrainingProgress
 from pipeline.training.config import Training, claim
 from pipeline.training.tasks import StepLoss, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
-
-Progress = Callable[[int, int, float], None]
 
 _STATE = ".resume.pt"
 _LOCK = ".lock"
 
 
-def train(training: Training, progress: Progress | None = None) -> Path:
+def train(training: Training, progress: TrainingProgress | None = None) -> Path:
     """Train one organism and return its folder: `training.yaml`, `step-N/` for every saved step.
 
-    A run that was interrupted goes on from its last checkpoint and ends with the checkpoints that
-    an undisturbed run has (same number of threads); a finished one does nothing. `progress` is
-    called after every step with the steps taken, their total, and the loss in nats before the step.
+    An interrupted run is resumed from its last checkpoint and gives the same checkpoints as an
+    uninterrupted one (with the same number of threads); a finished run is left as it is. `progress`
+    is called after every step with the number of steps taken, their total, and the loss in nats
+    before the step.
 
-    Raises InputError if the folder holds another run, or the loss is not finite.
+    Raises InputError if the folder holds another run, another process trains into it, or the loss
+    is not finite.
     """
     folder = Path(training.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,13 +52,15 @@ def _place(folder: Path, step: int) -> Path:
     return folder / f"step-{step}"
 
 
-def _train_from(first_missing: int, training: Training, progress: Progress | None) -> None:
+def _train_from(first_missing: int, training: Training, progress: TrainingProgress | None) -> None:
     folder, to_save = Path(training.output), set(_steps(training))
     model, optimizer = _fresh(training)
     start = _resume(folder, model, optimizer, at_most=first_missing)
     loss_of = step_loss(training)
     for step in range(start, training.steps + 1):
         if step in to_save:
+            # The checkpoint first: a run that is killed between the two resumes from an earlier
+            # state, and finds a checkpoint that is the same as the one it would write.
             _save(folder, step, model)
             _save_state(folder, step, model, optimizer)
         if step < training.steps:
@@ -67,6 +70,7 @@ def _train_from(first_missing: int, training: Training, progress: Progress | Non
 
 
 def _fresh(training: Training) -> tuple[OrganismForCausalLM, AdamW]:
+    # fork_rng: transformers initialises from torch's global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = OrganismForCausalLM(training.organism())
@@ -87,7 +91,8 @@ def _take_step(
     optimizer: AdamW,
     training: Training,
 ) -> float:
-    """Take the step after `step` steps and return its loss in nats."""
+    """Take the step after `step` steps and return the loss (nats) before it."""
+    # Set from the step, not by a torch scheduler, whose state would have to be saved and resumed.
     for group in optimizer.param_groups:
         group["lr"] = training.optimizer.rate(step)
     loss = loss_of(model, step)
@@ -104,7 +109,7 @@ def _take_step(
 
 
 def _save(folder: Path, step: int, model: OrganismForCausalLM) -> None:
-    """Write `step-N/` under another name first, so that it is never seen half-written."""
+    """Write `step-N/` atomically, with the run's tokenizer beside the weights."""
     place = _place(folder, step)
     if place.exists():
         return
@@ -121,12 +126,13 @@ def _save_state(folder: Path, step: int, model: OrganismForCausalLM, optimizer: 
 
 
 def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most: int) -> int:
-    """Load the state of an interrupted run and return its step; 0 if there is none to use.
+    """Load the state of an interrupted run and return its step; 0 if there is no usable state.
 
-    A state later than a checkpoint that is missing cannot make that checkpoint.
+    A state is not usable if it is later than a missing checkpoint, which must be trained again.
     """
     if not (folder / _STATE).exists():
         return 0
+    # A state that was cut off does not exist: `_save_state` replaces it atomically.
     state = torch.load(folder / _STATE, weights_only=True)
     if state["step"] > at_most:
         return 0
@@ -137,7 +143,7 @@ def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases however the process ends."""
+    """Hold the folder's lock, which the operating system releases even if the process is killed."""
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(blocking=False)
@@ -148,14 +154,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is still held: whoever waits for this very file sees that it is gone.
+        # Removed before it is released: afterwards another process might hold a lock on this file,
+        # and a third one, finding no file, would lock a new one at the same time.
         (folder / _LOCK).unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
 def _settings(threads: int) -> Iterator[None]:
-    """That many threads, and no progress bars of transformers' own; afterwards as before."""
+    """Set the number of torch threads and hide transformers' progress bars within the block."""
     threads_before, bars_before = torch.get_num_threads(), logging.is_progress_bar_enabled()
     torch.set_num_threads(threads)
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What losses and head scores cost together, against the losses alone and against other ways.
+"""Cost of losses and head scores together, relative to losses alone and to other methods.
 
     python tests/benchmarks/engine.py [--json] [--rounds 15] [--threads 2] [--shapes 70m 160m]
     python tests/benchmarks/engine.py --long          4,096 to 16,384 tokens, the 70m shape
@@ -44,14 +44,14 @@ from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
 from pipeline.measures.base import Context, Setting
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's shape and the tokens it reads; blocks are half a sequence, without BOS."""
+    """A model's shape and its input; blocks are half a sequence, without BOS."""
 
     layers: int
     d_model: int
@@ -81,7 +81,7 @@ SHAPES = {
 
 
 class Bench:
-    """One shape with its weights and tokens, and every way to compute on them."""
+    """A shape with weights and tokens, and the methods that are compared on them."""
 
     def __init__(self, shape: Shape, device: str, dtype: str) -> None:
         self.shape, self.device, self.dtype = shape, device, dtype
@@ -101,7 +101,7 @@ class Bench:
         (self.wanted,) = merge(wanted)
 
     def model(self, attention: str) -> PreTrainedModel:
-        """A second module on the same weights, on another attention path."""
+        """Return a second module with the same weights and another attention implementation."""
         model = AutoModelForCausalLM.from_config(
             deepcopy(self.config),  # which is told its attention path, and shared otherwise
             attn_implementation=attention,
@@ -140,7 +140,7 @@ class Bench:
         return compute
 
     def products(self) -> Callable[[], None]:
-        """Every linear map on an input of the shape it gets in a forward pass, and attention."""
+        """Compute only the matrix products and attention of a forward pass."""
         model, calls = self.model("sdpa"), []
         handles = [
             part.register_forward_pre_hook(lambda part, args: calls.append((part, args[0].shape)))
@@ -168,7 +168,7 @@ class Bench:
         return compute
 
     def transformerlens(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]] | None:
-        """Scores from cached patterns, and the losses; None where it is not installed."""
+        """Compute losses, and scores from cached patterns; return None if it is not installed."""
         try:
             from transformer_lens.model_bridge import (  # pyright: ignore[reportMissingImports]
                 TransformerBridge,
@@ -197,7 +197,7 @@ def stacked(of_layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def losses(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Per-token cross-entropy in float32; by sequence, so that no copy of all logits is made."""
+    """Return per-token cross-entropy in float32, by sequence to avoid a copy of all logits."""
     pairs = zip(logits, tokens, strict=True)
     return torch.stack(
         [cross_entropy(row[:-1].float(), ids[1:], reduction="none") for row, ids in pairs]
@@ -205,7 +205,7 @@ def losses(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def scores_of(matrix: Tensor, block: int) -> dict[str, Tensor]:
-    """The five scores of one layer from its attention [sequence, head, query, key]."""
+    """Return the five scores of a layer from its attention [sequence, head, query, key]."""
     means = {
         "previous_token": matrix.diagonal(-1, 2, 3)[..., : block - 1],
         "current_token": matrix.diagonal(0, 2, 3)[..., 1:block],
@@ -225,7 +225,7 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def compare(bench: Bench, rounds: int) -> dict[str, float]:
-    """Median ratio of each contender to `bare`, of `ontogeny` to `products`, and their errors."""
+    """Return the median ratio of each method to `bare`, of `ontogeny` to `products`, and errors."""
     contenders: dict[str, Callable[[], object]] = {
         "bare": bench.bare(),
         "ontogeny": bench.ontogeny(),
@@ -266,7 +266,7 @@ def errors(
 
 
 def peak_of(contender: str, shape: str, options: argparse.Namespace) -> tuple[int, float]:
-    """Peak bytes above the idle model, and seconds, in a fresh process."""
+    """Return peak bytes above the idle model, and seconds, measured in a new process."""
     command = [
         sys.executable, __file__, "--peak", contender, "--shapes", shape,
         "--threads", str(options.threads), "--device", options.device, "--dtype", options.dtype,
@@ -333,7 +333,7 @@ def print_table(name: str, shape: Shape, found: dict[str, float], peaks: dict[st
 
 
 def print_long(options: argparse.Namespace) -> None:
-    """What losses and head scores of one long sequence take: memory grows with its tokens."""
+    """Print the cost of losses and head scores of one long sequence."""
     print("| tokens of one sequence | peak MB | KB per token | seconds |\n|---|---|---|---|")
     for name in ("70m-4096", "70m-8192", "70m-16384"):
         peak, seconds = peak_of("ontogeny", name, options)

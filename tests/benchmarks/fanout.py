@@ -1,4 +1,4 @@
-"""How well checkpoints are spread over workers.
+"""How well checkpoints are distributed over workers.
 
     python tests/benchmarks/fanout.py --json     # all four figures
     python tests/benchmarks/fanout.py --curve    # 100 to 6,400 checkpoints on 64 simulated workers
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servers import standing_server
+from servers import persistent_server
 from workload import heavy_analysis, heavy_run
 
 CHECKPOINTS, MILLISECONDS = 1000, 10
@@ -38,13 +38,13 @@ MEAN_SECONDS, SIGMA, READ_SECONDS, RERUNS = 5.0, 0.3, 1.0, 0.05
 
 
 def main() -> None:
-    """Each part in a process of its own, as Prefect reads its settings when it is imported."""
+    """Run each part in its own process, because Prefect reads its settings when imported."""
     arguments = _arguments()
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](arguments)))
         return
     if arguments.curve:
-        with standing_server() as server:
+        with persistent_server() as server:
             for count in (100, 400, 1600, 6400):
                 print(json.dumps(_part("simulated", server, "--checkpoints", str(count))))
         return
@@ -62,7 +62,7 @@ def main() -> None:
 
 def _all_parts() -> dict[str, dict[str, Any]]:
     told = {"embedded": _part("overhead", {"PREFECT_API_URL": ""})}
-    with standing_server() as server:
+    with persistent_server() as server:
         told["standing"] = _part("overhead", server)
         told["speedup"] = _part("speedup", server)
         told["simulated"] = _part("simulated", server)
@@ -94,16 +94,16 @@ def _part(part: str, environment: dict[str, str], *arguments: str) -> dict[str, 
 
 
 def overhead(_: argparse.Namespace) -> dict[str, Any]:
-    """A thousand short checkpoints: by bare Ray actors, and by the flow's tasks."""
+    """Time a thousand short checkpoints by plain Ray actors and by the flow's tasks."""
     import flows  # noqa: F401  (the settings under which a server records every task run)
     from flows.dispatch import Pool
-    from flows.workers import ActorWorker, connect
+    from flows.workers import ActorWorker, connect_to_ray
 
     job = _job(2)
-    connect(job.analysis.workers)
+    connect_to_ray(job.analysis.workers)
     bare = _bare_seconds(job)
     with Pool(lambda: [ActorWorker(job, Sleeper) for _ in range(2)]) as pool:
-        pool.assign(_plan(2))
+        pool.set_plan(_plan(2))
         for cell in _plan(2).cells:
             pool.compute(cell)
         seconds, recorded = _by_flow(_plan(CHECKPOINTS), pool, 2)
@@ -116,7 +116,7 @@ def overhead(_: argparse.Namespace) -> dict[str, Any]:
 
 
 class Sleeper:
-    """A worker for which each checkpoint takes 10 ms, one at a time."""
+    """A worker that takes 10 ms for each checkpoint, one at a time."""
 
     def __init__(self, job: Any) -> None:
         from pipeline.analysis.worker import Outcome
@@ -130,7 +130,7 @@ class Sleeper:
 
 
 def _bare_seconds(job: Any) -> float:
-    """The same checkpoints on two actors that are kept busy, and nothing else."""
+    """Return the seconds that the same checkpoints take on two Ray actors without Prefect."""
     import ray
 
     kind: Any = ray.remote(Sleeper)
@@ -156,26 +156,26 @@ def _bare_seconds(job: Any) -> float:
 
 
 def _by_flow(plan: Any, pool: Any, workers: int) -> tuple[float, int]:
-    """Seconds until all is computed and recorded, and how many task runs the server has."""
+    """Return the seconds until all is recorded, and the number of recorded task runs."""
     from prefect import flow
 
-    from flows.fanout import await_records, computed, threads_for
+    from flows.fanout import compute_cells, make_task_runner, wait_for_task_records
 
     @flow(name="fan out")
     def fan_out() -> tuple[float, int]:
         started = time.perf_counter()
-        with threads_for(workers) as threads:
-            outcomes = list(computed(plan, pool, threads, lambda plan: None))
+        with make_task_runner(workers) as threads:
+            outcomes = list(compute_cells(plan, pool, threads, lambda plan: None))
         failed = [outcome for _, outcome in outcomes if isinstance(outcome, Exception)]
         assert not failed, failed[:3]
-        recorded = await_records(len(plan.cells))
+        recorded = wait_for_task_records(len(plan.cells))
         return time.perf_counter() - started, recorded
 
     return fan_out()
 
 
 def speedup(_: argparse.Namespace) -> dict[str, Any]:
-    """The whole flow on real weights, by one worker and two in turns; the middle ratio."""
+    """Time the whole flow on real weights with one and two workers; return the median ratio."""
     with tempfile.TemporaryDirectory() as folder:
         run = heavy_run(Path(folder) / "run", steps=16)
         rates = [
@@ -189,7 +189,7 @@ def speedup(_: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rate(run: Path, store: Path, count: int) -> float:
-    """Checkpoints per second of so many workers, once all compute."""
+    """Return the checkpoints per second of so many workers, after their start."""
     from flows.analyze import run_analysis
 
     times: list[float] = []
@@ -200,7 +200,7 @@ def _rate(run: Path, store: Path, count: int) -> float:
 
 
 def simulated(arguments: argparse.Namespace) -> dict[str, Any]:
-    """64 workers that only take time, behind the flow's own tasks and pool."""
+    """Measure the flow's tasks and pool with 64 simulated workers."""
     import flows  # noqa: F401
     from flows.dispatch import Pool
 
@@ -211,7 +211,7 @@ def simulated(arguments: argparse.Namespace) -> dict[str, Any]:
         _by_flow(plan, pool, WORKERS)
     spans = [span for worker in workers for span in worker.spans]
     makespan = max(end for _, end in spans) - min(start for start, _ in spans)
-    # Until the first worker has nothing more to do: what is left is the stragglers.
+    # From when the first worker is idle until the end, only stragglers compute.
     full = min(max(end for _, end in w.spans) for w in workers if w.spans) - min(spans)[0]
     busy = sum(end - start for start, end in spans)
     return {
@@ -227,7 +227,7 @@ def simulated(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass
 class Simulated:
-    """A worker as `dispatch.Worker`: one thread reads ahead while another computes.
+    """A simulated `dispatch.PoolWorker` that reads one checkpoint while it computes another.
 
     spans: when it computed, on the clock of this process, failed attempts included.
     """
@@ -267,7 +267,7 @@ class Simulated:
     def replace(self) -> None:
         raise AssertionError("nothing hangs here")
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         pass
 
     def _lognormal(self, mean: float) -> float:

@@ -1,4 +1,4 @@
-"""What can happen to a run, done to real ones: minutes rather than seconds.
+"""Faults injected into real runs, which take minutes.
 
     python tests/benchmarks/faults.py [cancel] [server-gone] [server-lost] [head-killed] [watch]
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from servers import free_port, standing_server, start_server
+from servers import free_port, persistent_server, start_server
 from workload import heavy_analysis, heavy_model, heavy_run
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ STEPS = 30
 
 
 def main() -> None:
-    """Do what is asked for, each on a server and in a folder of its own."""
+    """Run the chosen faults, each with its own server and folder."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("faults", nargs="*", choices=[*FAULTS, []], help="all without one")
     arguments = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> None:
 def cancel(folder: Path) -> dict[str, Any]:
     """Cancel a run of the deployment `on-demand`; see the module."""
     analysis = heavy_analysis(heavy_run(folder / "run", STEPS), folder / "store.zarr", 2)
-    with standing_server(folder / "home") as server, _worker(server):
+    with persistent_server(folder / "home") as server, _worker(server):
         parameters = json.dumps({"analysis": analysis.model_dump(mode="json")})
         (folder / "parameters.json").write_text(parameters)
         run = _flow_run(server, parameters)
@@ -98,7 +98,7 @@ def server_lost(folder: Path) -> dict[str, Any]:
 def _loses_server(
     folder: Path, analysis: Any
 ) -> tuple[dict[str, str], int, subprocess.Popen[bytes]]:
-    """A run whose server is killed once three checkpoints are stored: server, its port, the run."""
+    """Start a run, and kill its server when three checkpoints are stored."""
     port = free_port()
     server = {
         "PREFECT_HOME": str(folder / "home"),
@@ -115,7 +115,7 @@ def _loses_server(
 def head_killed(folder: Path) -> dict[str, Any]:
     """Kill the process that knows Ray's state; see the module."""
     analysis = heavy_analysis(heavy_run(folder / "run", 7 * STEPS), folder / "store.zarr", 2)
-    with standing_server(folder / "home") as server:
+    with persistent_server(folder / "home") as server:
         _prefect(server, "automation", "create", "--from-file", "examples/automations.yaml")
         ran = _ontogeny(folder, analysis, server)
         _await(lambda: _rows(analysis) >= 3)
@@ -138,14 +138,14 @@ def head_killed(folder: Path) -> dict[str, Any]:
 
 
 def watch(folder: Path, every: float = 60, checkpoints: int = 6) -> dict[str, Any]:
-    """A trainer writes a checkpoint every 25 s, half a file at a time; `ontogeny watch` looks."""
+    """Run `ontogeny watch` on a run that grows by a checkpoint every 25 s, written in halves."""
     analysis = heavy_analysis(folder / "run", folder / "store.zarr", 1)
     whole: dict[int, float] = {}
     _write_slowly(folder / "run", 0, whole, seconds=0)
     trainer = threading.Thread(
         target=lambda: [_write_slowly(folder / "run", s, whole, 25) for s in range(1, checkpoints)]
     )
-    with standing_server(folder / "home") as server:
+    with persistent_server(folder / "home") as server:
         watching = _ontogeny(folder, analysis, server, "watch", "--every", f"{every:g}")
         trainer.start()
         seen: dict[int, float] = {}
@@ -169,7 +169,7 @@ def watch(folder: Path, every: float = 60, checkpoints: int = 6) -> dict[str, An
 
 
 def _write_slowly(run: Path, step: int, whole: dict[int, float], seconds: float) -> None:
-    """A checkpoint as trainers leave it: config first, weights growing in place."""
+    """Write a checkpoint as trainers do: the config first, then weights that grow in place."""
     with tempfile.TemporaryDirectory() as made:
         heavy_model(step).save_pretrained(made)
         target = run / f"step-{step}"
@@ -187,7 +187,7 @@ def _write_slowly(run: Path, step: int, whole: dict[int, float], seconds: float)
 
 @contextmanager
 def _worker(server: dict[str, str]) -> Iterator[None]:
-    """A work pool, the deployments of `prefect.yaml`, and a process worker that serves them."""
+    """Create a work pool and the deployments of `prefect.yaml`, and run a worker for them."""
     _prefect(server, "work-pool", "create", "ontogeny", "--type", "process")
     _prefect(server, "deploy", "--all")
     worker = subprocess.Popen(
@@ -232,7 +232,7 @@ def _ontogeny(
 
 
 def _resumed(analysis: Any) -> dict[str, Any]:
-    """What is in the store, and what running again then computes."""
+    """Return what is in the store, and what another run then computes."""
     from pipeline.analysis.run import analyze
 
     before = _store(analysis)
@@ -260,7 +260,7 @@ def _rows(analysis: Any) -> int:
 
 
 def _ray_processes(parent: int | None = None) -> list[psutil.Process]:
-    """The processes of a Ray that a descendant of this process, or of another, has started."""
+    """Return the processes of the Ray that a descendant of a process has started."""
     below = psutil.Process(parent).children(recursive=True)
     names = ("gcs_server", "raylet", "ray::")
     return [process for process in below if process.name().startswith(names)]

@@ -1,4 +1,4 @@
-"""What all the measures of grokking cost, in plain forward passes.
+"""Cost of all measures of grokking, in plain forward passes.
 
     python tests/benchmarks/grokking.py [--json] [--checkpoints 64] [--threads 1] [--run FOLDER]
 
@@ -37,7 +37,7 @@ TABLE = {"kind": "table", "p": P, "operation": "add", "train_share": 0.3, "split
 
 
 def organism(seed: int, clustered: bool) -> OrganismForCausalLM:
-    """The paper's architecture, with random weights or with every neuron at one frequency."""
+    """Make a model of the paper with random weights, or with all neurons at one frequency."""
     torch.manual_seed(seed)
     made = OrganismConfig(
         vocab_size=P + 1,
@@ -56,7 +56,7 @@ def organism(seed: int, clustered: bool) -> OrganismForCausalLM:
 
 @torch.no_grad()
 def _cluster(model: OrganismForCausalLM) -> None:
-    """Waves of the key frequencies in the embedding; each neuron reads those of one of them."""
+    """Write waves of the key frequencies into the embedding; each neuron reads one frequency."""
     layer, wave = cast(OrganismLayer, model.model.layers[0]), torch.zeros(P, 128)
     assert layer.mlp is not None
     for i, k in enumerate(KEYS):
@@ -75,14 +75,14 @@ def _cluster(model: OrganismForCausalLM) -> None:
 
 
 def made_run(folder: Path, count: int) -> str:
-    """A run of `count` checkpoints on disk."""
+    """Write a run of `count` checkpoints."""
     for step in range(count):
         organism(step, clustered=2 * step >= count).save_pretrained(folder / f"step-{step}")
     return str(folder)
 
 
 def prepared(run: str, store: Path, count: int, threads: int) -> Prepared:
-    """The analysis of `count` checkpoints of a run."""
+    """Prepare the analysis of `count` checkpoints of a run."""
     analysis = Analysis.model_validate(
         {
             "checkpoints": run,
@@ -97,7 +97,7 @@ def prepared(run: str, store: Path, count: int, threads: int) -> Prepared:
 
 
 def share(run: Prepared) -> float:
-    """What the analysis takes of the plain passes' processor time; the two take turns."""
+    """Return the processor time of the analysis relative to plain passes, measured in turns."""
     worker, references = Worker(run.job), {}
     spent = seconds(lambda: references.update(worker.references(run.checkpoints[-1])))
     planned, plain = plan(run, references), 0.0
@@ -108,7 +108,7 @@ def share(run: Prepared) -> float:
 
 
 def plain_pass(seed: int) -> float:
-    """Processor time of one plain pass over the table, after a short one to warm up."""
+    """Return the processor time of a plain pass over the table, after a short warm-up."""
     tokens = torch.cartesian_prod(torch.arange(P), torch.arange(P))
     tokens = torch.cat([tokens, torch.full((P * P, 1), P)], dim=1)
     model = organism(seed, clustered=False).double()
@@ -118,7 +118,7 @@ def plain_pass(seed: int) -> float:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of processor time, which what else runs on the machine moves less than the clock."""
+    """Return processor time, which other load on the machine affects less than elapsed time."""
     started = time.process_time()
     work()
     return time.process_time() - started

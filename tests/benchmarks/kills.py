@@ -1,4 +1,4 @@
-"""Kill workers, coordinators and the S3 gateway at random moments; count what came to harm.
+"""Kill workers, coordinators and the S3 gateway at random moments; count the damage.
 
     python tests/benchmarks/kills.py [--json] [--kills 200] [--seed 0] [--on disk|s3|both]
 
@@ -52,7 +52,7 @@ LONGEST = 3.0  # seconds between two kills
 
 @dataclass
 class Counts:
-    """What the kills did."""
+    """Counts of kills and of their consequences."""
 
     kills: int = 0
     rows_committed: int = 0
@@ -68,7 +68,7 @@ class Counts:
 
 
 def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
-    """Write all that is missing, by workers, and publish it; what flows/analyze.py does."""
+    """Write all missing rows by workers, and publish them, as flows/analyze.py does."""
     with _noted(notes, "coordinator"):
         store = Store(uri)
         store.create_or_open(IDENTITY)
@@ -105,7 +105,7 @@ def _missing(store: Store, steps: range, edition: int) -> list[tuple[int, int, i
 
 @contextmanager
 def _noted(notes: str, role: str) -> Iterator[None]:
-    """Let the killer know of this process while it lives."""
+    """Register this process for the killer while it runs."""
     note = Path(notes) / f"{role}.{os.getpid()}"
     note.touch()
     yield
@@ -117,7 +117,7 @@ def _noted(notes: str, role: str) -> Iterator[None]:
 
 @dataclass
 class Killer:
-    """Kills what takes part in the runs, until it did so `budget` times."""
+    """A killer of random processes of the runs, with a budget of kills."""
 
     budget: int
     dice: random.Random
@@ -128,7 +128,7 @@ class Killer:
     gateway: Ceph | None = None
 
     def disturb(self, uri: str) -> None:
-        """One run from nothing to its end, and the checks of what it left."""
+        """Run once from an empty store to the end under kills, and check the result."""
         seen: set[Commit] = set()
         for steps, edition in self.phases:
             while not self._completed(uri, steps, edition, seen):
@@ -151,7 +151,7 @@ class Killer:
                 self.counts.rows_wrong += 1
 
     def _completed(self, uri: str, steps: range, edition: int, seen: set[Commit]) -> bool:
-        """Whether a coordinator came to its end; kills meanwhile."""
+        """Return whether a coordinator completed; kill meanwhile."""
         process = killed.process_of(coordinate, uri, steps, edition, str(self.notes))
         process.start()
         while self.counts.kills < self.budget:
@@ -164,7 +164,7 @@ class Killer:
         return process.exitcode == 0
 
     def _kill_someone(self) -> bool:
-        """Whether anybody was there: each process of the run, and the gateway, is as likely."""
+        """Kill a random process of the run, or the gateway; return whether there was any."""
         victims = [*sorted(self.notes.iterdir()), *([None] if self.gateway else [])]
         if not victims:
             return False
@@ -181,7 +181,7 @@ class Killer:
         return True
 
     def _look(self, store: Store, seen: set[Commit]) -> None:
-        """What a reader sees at this moment: nothing wrong, and all that was there before."""
+        """Check that a reader sees correct rows now, and all rows that it saw before."""
         if store.objects.read("rows/zarr.json") is None:
             return
         there = set(store.commits())

@@ -1,4 +1,4 @@
-"""What of a worker's time is spent waiting for weights from S3, when it reads ahead and when not.
+"""Share of a worker's time spent waiting for weights from S3, with and without prefetching.
 
     python tests/benchmarks/loading.py [--checkpoints 100] [--rounds 2] [--json]
 
@@ -38,7 +38,7 @@ SHAPE = OrganismConfig(
 
 
 def one_after_another(analysis: Analysis) -> Summary:
-    """The plain loop: load, compute, load, compute."""
+    """Load and compute each checkpoint in turn, without prefetching."""
     surveyed = survey(analysis)
     prepared = prepare(analysis, surveyed)
     planned, worker = plan(prepared, {}), Worker(prepared.job)
@@ -49,7 +49,7 @@ def one_after_another(analysis: Analysis) -> Summary:
 
 
 def measured(run: Callable[[Analysis], Summary], folder: Path, size: int) -> dict[str, float]:
-    """One analysis of all checkpoints into a fresh store, with a cache that remembers nothing."""
+    """Time an analysis of all checkpoints into a new store, with an empty cache."""
     shutil.rmtree(folder, ignore_errors=True)
     os.environ["ONTOGENY_CACHE"] = str(folder / "cache")
     analysis = Analysis.model_validate(
@@ -72,7 +72,7 @@ def measured(run: Callable[[Analysis], Summary], folder: Path, size: int) -> dic
 
 
 def upload(folder: Path, count: int) -> int:
-    """Write a run and put it into the bucket; the size of one checkpoint's weights."""
+    """Write a run and upload it; return the size of one checkpoint's weights."""
     for step in range(count):
         torch.manual_seed(step)
         OrganismForCausalLM(SHAPE).save_pretrained(folder / f"step-{step}")
@@ -83,7 +83,7 @@ def upload(folder: Path, count: int) -> int:
 
 
 def main() -> None:
-    """Print the figures, a round a line; with --json, all of them at once."""
+    """Print the results, one round per line, or all together with --json."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--checkpoints", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=2)

@@ -1,4 +1,4 @@
-"""What each measure costs, in forward passes over its input: `pipeline/measures/costs.yaml`.
+"""Cost of each measure, in forward passes over its input: `pipeline/measures/costs.yaml`.
 
     python tests/benchmarks/measure_costs.py [--write] [--threads 2] [--rounds 3] [NAME ...]
 
@@ -33,8 +33,8 @@ from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
 from pipeline.measures import COSTS, apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 
 PYTHIA_70M = GPTNeoXConfig(
     hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048,
@@ -57,7 +57,7 @@ def with_random_weights(config: PreTrainedConfig) -> Resident:
 
 
 def inputs_for(resident: Resident) -> dict[str, Input]:
-    """One for each default input; ids are random where text would be."""
+    """Make an input for each default input, with random ids in place of text."""
     facts, rng = resident.facts, np.random.default_rng(0)
     if facts.vocabulary == GROKKING.vocab_size:
         spec = TableInput(p=113, operation="add", train_share=0.3, split_seed=0)
@@ -94,7 +94,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def computed(measure: Measure, resident: Resident, inputs: dict[str, Input]) -> None:
-    """The measure alone at one checkpoint, as a worker computes it."""
+    """Compute one measure at one checkpoint, as a worker does."""
     others = {name: inputs[name] for name in measure.other_inputs}
     setting = Setting(resident.facts, inputs.get(measure.default_input or ""), others)
     apply.check(measure, setting)

@@ -1,4 +1,4 @@
-"""Standing Prefect servers, for benchmarks and tests, each in a home of its own."""
+"""Prefect servers for benchmarks and tests, each with its own home."""
 
 import os
 import socket
@@ -14,8 +14,10 @@ from pathlib import Path
 
 
 @contextmanager
-def standing_server(home: Path | None = None, port: int | None = None) -> Iterator[dict[str, str]]:
-    """The environment that names a server which runs during the block."""
+def persistent_server(
+    home: Path | None = None, port: int | None = None
+) -> Iterator[dict[str, str]]:
+    """Run a server during the block; yield the environment of its clients."""
     import flows  # noqa: F401  (the settings under which a server records every task run)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +35,7 @@ def standing_server(home: Path | None = None, port: int | None = None) -> Iterat
 
 
 def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
-    """Start a server and wait until it answers. Raises RuntimeError with what it said last."""
+    """Start a server and wait until it answers. Raises RuntimeError with its last output."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
@@ -53,7 +55,7 @@ def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

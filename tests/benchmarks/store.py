@@ -1,4 +1,4 @@
-"""What the store costs: opening it, the ten questions of docs/queries.md, and requests to S3.
+"""Cost of the store: opening it, the ten questions of docs/queries.md, and requests to S3.
 
     python tests/benchmarks/store.py [--json]         a store of 600 checkpoints on disk
     python tests/benchmarks/store.py --s3 [--json]    200 checkpoints on S3 (Ceph, infra/s3/ceph.py)
@@ -30,7 +30,8 @@ from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run, to_frame
 from pipeline.store import Store
 from pipeline.store.trajectories import publish
-from tests.pipeline.store import killed, questions, synthetic
+from tests.pipeline.query import questions
+from tests.pipeline.store import killed, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
 
@@ -59,7 +60,7 @@ def answer() -> dict[str, Any]:
 
 
 def answered(expression: str) -> np.ndarray:
-    """The numbers of an answer, from a store that was opened for it."""
+    """Open a store and return the numbers of an answer."""
     return np.asarray(eval(expression, questions.preamble()).values)
 
 
@@ -97,7 +98,7 @@ def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
 
 
 def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> int:
-    """Requests for a further checkpoint of one measure, beyond one for each of its arrays."""
+    """Return the requests per further checkpoint, beyond one for each array of the measure."""
     first, row = questions.reserve(store, template, [10**6, 2 * 10**6])
     numbers = questions.values(template, np.random.default_rng(0))
     arrays = len(numbers) + len(row.arrays())
@@ -106,7 +107,7 @@ def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> i
 
 
 def crowd(processes: int, steps: int) -> dict[str, int]:
-    """Several processes at once, each writing so many checkpoints into one store."""
+    """Write into one store from several processes at once, so many checkpoints each."""
     store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
     rows = list(store.reserve("scores", synthetic.scores().variant, processes * steps))
     shares = [rows[i::processes] for i in range(processes)]

@@ -1,4 +1,4 @@
-"""What the measures that read weights alone cost, in forward passes.
+"""Cost of the measures that read only weights, in forward passes.
 
     python tests/benchmarks/weights_only.py [--json] [--threads 2] [--rounds 5]
 
@@ -23,7 +23,7 @@ from pipeline.engine.record import Lag, Pass
 from pipeline.inputs import Input
 from pipeline.measures import registry
 from pipeline.measures.base import Measure
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 PYTHIA_160M = GPTNeoXConfig(
@@ -33,7 +33,7 @@ PYTHIA_160M = GPTNeoXConfig(
 
 
 def weights_only() -> list[Measure]:
-    """Every measure that needs no input."""
+    """Return all measures that need no input."""
     return [kind() for kind in registry().values() if kind.default_input is None]
 
 

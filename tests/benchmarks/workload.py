@@ -1,4 +1,4 @@
-"""A run whose checkpoints take about a second each to compute, on one thread."""
+"""A run whose checkpoints take about one second each on one thread."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 
 
 def heavy_model(seed: int) -> OrganismForCausalLM:
-    """Three million random weights."""
+    """Make a model with three million random weights."""
     torch.manual_seed(seed)
     config = OrganismConfig(
         vocab_size=512,
@@ -23,14 +23,14 @@ def heavy_model(seed: int) -> OrganismForCausalLM:
 
 
 def heavy_run(folder: Path, steps: int) -> Path:
-    """Write so many checkpoints."""
+    """Write a run of so many checkpoints."""
     for step in range(steps):
         heavy_model(step).save_pretrained(folder / f"step-{step}")
     return folder
 
 
 def heavy_analysis(run: Path, store: Path, count: int) -> Analysis:
-    """Head scores on 64 sequences of 121 tokens, by so many workers."""
+    """Return an analysis of head scores on 64 sequences of 121 tokens, by so many workers."""
     return Analysis.model_validate(
         {
             "checkpoints": str(run),

@@ -1,4 +1,4 @@
-"""One run of checkpoints, one Prefect server and one Ray for all tests of the flows."""
+"""Fixtures of the flows: one run of checkpoints and one Prefect server for all tests."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ import pytest
 
 from tests.benchmarks.servers import free_port, start_server
 
-# Before Prefect is imported by any test: a home of our own, and where the server will be.
+# Prefect reads these when a test imports it: a temporary home, and the address of the server.
 _HOME = tempfile.mkdtemp(prefix="ontogeny-prefect-")
 _PORT = free_port()
 os.environ["PREFECT_HOME"] = _HOME
@@ -26,8 +26,8 @@ MakeAnalysis = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """A standing Prefect server; its API's URL."""
-    import flows  # noqa: F401  (the settings under which a server records every task run)
+    """Start a persistent Prefect server; yield the URL of its API."""
+    import flows  # noqa: F401  (its settings make a server record every task run)
 
     process = start_server({}, _PORT)
     yield os.environ["PREFECT_API_URL"]
@@ -37,7 +37,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def organisms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of random organisms, one per step of `STEPS`, and of token ids beside it."""
+    """Write random organisms, one per step of `STEPS`, and token ids; return their folder."""
     import torch
 
     from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
@@ -60,7 +60,7 @@ def organisms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_analysis(organisms: Path, tmp_path: Path) -> MakeAnalysis:
-    """`make_analysis(**changes)`: every kind of measure on the organisms, into a fresh store."""
+    """Return `make_analysis(**changes)`: all kinds of measures on `organisms`, into a new store."""
     from pipeline.config import Analysis
 
     def make(**changes: Any) -> Analysis:
@@ -91,7 +91,7 @@ def analysis_of(organisms: Path, store: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def undisturbed(organisms: Path) -> Any:
-    """What a plain loop over the checkpoints stores."""
+    """Return the content of a store that the serial loop has written."""
     from pipeline import Analysis, analyze, open_run
 
     store = organisms / "undisturbed.zarr"
@@ -101,13 +101,13 @@ def undisturbed(organisms: Path) -> Any:
 
 
 def without_uri(tree: Any) -> Any:
-    """A run as it is compared: in memory, without the places of its checkpoints."""
+    """Load a run into memory, without the addresses of its checkpoints, for comparison."""
     return tree.map_over_datasets(lambda dataset: dataset.drop_vars("uri", errors="ignore")).load()
 
 
 @pytest.fixture(scope="session")
 def comparable() -> Callable[[str], Any]:
-    """The tree of a store, to be compared by `identical`."""
+    """Return the function that loads a store for comparison by `identical`."""
     from pipeline import open_run
 
     return lambda store: without_uri(open_run(store))

@@ -1,7 +1,7 @@
-"""The command, with workers that hold: `python -m tests.flows.slowed STEP SECONDS analyze …`.
+"""The command with slow workers: `python -m tests.flows.slowed STEP SECONDS analyze …`.
 
-From STEP on each checkpoint waits so many seconds before it is computed, so that what is done to
-the command in the meantime is done in the middle of its work, however busy the machine is.
+From STEP on, each checkpoint waits so many seconds before it is computed, so that a test can act on
+the command in the middle of its work, however busy the machine is.
 """
 
 import sys
@@ -13,13 +13,13 @@ from typing import Any
 import flows.analyze
 from flows.cli import app
 from flows.dispatch import Pool
-from flows.workers import hire
+from flows.workers import start_workers
 from pipeline.analysis.plan import Prepared
 from pipeline.analysis.worker import Worker
 
 
-def holding(step: int, seconds: float, hangs: int | None, hung: Path) -> type[Worker]:
-    class Holding(Worker):
+def slow_worker(step: int, seconds: float, hangs: int | None, hung: Path) -> type[Worker]:
+    class SlowWorker(Worker):
         def compute(self, cell: Any, plan: Any) -> Any:
             if cell.checkpoint.step >= step:
                 time.sleep(seconds)
@@ -28,21 +28,25 @@ def holding(step: int, seconds: float, hangs: int | None, hung: Path) -> type[Wo
                 time.sleep(3600)
             return super().compute(cell, plan)
 
-    return Holding
+    return SlowWorker
 
 
-def holding_pool(
+def slow_pool(
     step: int, seconds: float, hangs: int | None = None, hung: Path = Path("hung")
 ) -> Callable[[Prepared], Pool]:
-    """hangs: a step whose first computation never ends; `hung` says as a file that it began."""
+    """Return a `make_pool` whose workers wait so many seconds from a step on.
+
+    hangs: a step whose first computation never ends. hung: the file that is created when it starts.
+    """
 
     def make_pool(prepared: Prepared) -> Pool:
-        held = holding(step, seconds, hangs, hung)
-        return Pool(lambda: hire(prepared.job, held), prepared.job.analysis.workers.timeout)
+        slow = slow_worker(step, seconds, hangs, hung)
+        job = prepared.job
+        return Pool(lambda: start_workers(job, slow), job.analysis.workers.timeout)
 
     return make_pool
 
 
 if __name__ == "__main__":
-    flows.analyze.make_pool = holding_pool(int(sys.argv[1]), float(sys.argv[2]))
+    flows.analyze.make_pool = slow_pool(int(sys.argv[1]), float(sys.argv[2]))
     app(sys.argv[3:])

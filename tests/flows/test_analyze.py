@@ -1,4 +1,4 @@
-"""The flow gives what the plain loop gives, whatever is killed on the way."""
+"""The flow writes the store of the serial loop, also if workers or servers are killed."""
 
 import json
 import os
@@ -34,17 +34,17 @@ import flows.analyze
 import pipeline
 from flows.analyze import run_analysis
 from flows.dispatch import Pool
-from flows.workers import connect
+from flows.workers import connect_to_ray
 from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
-from tests.flows.slowed import holding_pool
+from tests.flows.slowed import slow_pool
 
 MakeAnalysis = Callable[..., Any]
 Comparable = Callable[[str], Any]
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
 BROKEN = "model.layers.0.self_attn.q_proj.weight"
-HELD_FROM = 2  # the checkpoints before this step are computed, the others wait
+SLOW_FROM = 2  # the checkpoints from this step on are slow
 
 pytestmark = pytest.mark.usefixtures("server")
 
@@ -56,7 +56,7 @@ def ray_ends_with_this_module() -> Iterator[None]:
 
 
 def last_run() -> tuple[FlowRun, list[TaskRun]]:
-    """The latest flow run as the server has it, and its task runs."""
+    """Return the latest flow run of the server, and its task runs."""
     with get_client(sync_client=True) as client:
         (run,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
         this = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -76,8 +76,8 @@ def test_killed_and_hung_workers_leave_the_store_of_the_serial_loop(
 ) -> None:
     analysis = make_analysis(workers={"count": 1, "timeout": 10})
     killed: list[int] = []
-    held = holding_pool(HELD_FROM, seconds=0.5, hangs=HANGS, hung=tmp_path / "hung")
-    monkeypatch.setattr(flows.analyze, "make_pool", held)
+    slow = slow_pool(SLOW_FROM, seconds=0.5, hangs=HANGS, hung=tmp_path / "hung")
+    monkeypatch.setattr(flows.analyze, "make_pool", slow)
 
     def kill_one(done: int, total: int, what: str) -> None:
         if done == 2:
@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
 
 
 def artifact(run: FlowRun, key: str) -> str:
-    """The content of an artifact of a flow run."""
+    """Return the content of an artifact of a flow run."""
     with get_client(sync_client=True) as client:
         this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)
@@ -170,34 +170,34 @@ def artifacts_of(run: FlowRun) -> set[str | None]:
 
 
 def log_of(task: TaskRun) -> list[str]:
-    """What was logged in a task, its worker's words included."""
+    """Return the log of a task, which includes that of its worker."""
     with get_client(sync_client=True) as client:
         this = LogFilter(task_run_id=LogFilterTaskRunId(any_=[task.id]))
         return [log.message for log in client.read_logs(log_filter=this)]
 
 
 def workers() -> list[psutil.Process]:
-    """The processes of our Ray that hold an actor."""
+    """Return the processes of our Ray that run an actor."""
     processes = psutil.Process().children(recursive=True)
     return [found for found in processes if found.name().startswith("ray::WorkerActor")]
 
 
 @contextmanager
 def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    """`ontogeny analyze` in a process group of its own, with two checkpoints stored and no more."""
+    """Run `ontogeny analyze` in its own process group until two checkpoints are stored."""
     config = folder / "analysis.yaml"
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
-    connect(analysis.workers)
+    connect_to_ray(analysis.workers)
     address = ray.get_runtime_context().gcs_address
-    held = ["-m", "tests.flows.slowed", str(HELD_FROM), "3600"]
+    slow = ["-m", "tests.flows.slowed", str(SLOW_FROM), "3600"]
     process = subprocess.Popen(
-        [sys.executable, *held, "analyze", str(config)],
+        [sys.executable, *slow, "analyze", str(config)],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "RAY_ADDRESS": address, **environment},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests that run in the background of a shell have its interrupts ignored, and hand that on.
+        # A shell's background jobs ignore SIGINT, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     enough = 2 * len(analysis.measures)
@@ -212,12 +212,12 @@ def committed(analysis: Any) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def await_another_run(than: FlowRun) -> None:
-    """Until another run than this one waits for its first checkpoint."""
+def wait_for_another_run(than: FlowRun) -> None:
+    """Wait until another run than this one has started its first slow checkpoint."""
     while True:
         run, tasks = last_run()
         states = {task.name: task.state for task in tasks}
-        state = states.get(f"step {HELD_FROM}")
+        state = states.get(f"step {SLOW_FROM}")
         if run.id != than.id and state and state.is_running():
             return
         time.sleep(0.2)
@@ -239,11 +239,11 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_where_it_was(
     killed, _ = last_run()
 
     with command_midway(analysis, tmp_path) as process:
-        await_another_run(killed)
-        process.terminate()  # as a scheduler does that wants the machine back
+        wait_for_another_run(killed)
+        process.terminate()  # as a scheduler does that reclaims the machine
         _, said = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert said.splitlines()[-1].startswith("terminated: what was computed is kept")
+    assert said.splitlines()[-1].startswith("terminated: computed results are kept")
     run, _ = last_run()
     assert run.state and run.state.is_crashed()
 
@@ -259,10 +259,10 @@ def test_an_interrupted_flow_says_so_also_to_its_embedded_server(
     analysis = make_analysis(workers={"count": 1})
     own = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "home")}
     with command_midway(analysis, tmp_path, **own) as process:
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all of the group
+        os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
         _, said = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("interrupted: what was computed is kept")
+    assert said.splitlines()[-1].startswith("interrupted: computed results are kept")
     assert "Traceback" not in said
     assert flow_states(tmp_path / "home" / "prefect.db") == ["Crashed"]
 
@@ -280,9 +280,9 @@ def test_a_run_outlives_a_prefect_server_that_does_not_come_back(
     }
     server = start_server(own, port)
     (tmp_path / "analysis.yaml").write_text(json.dumps(analysis.model_dump(mode="json")))
-    impatient = "import flows.fanout as it; it._AWAY_SECONDS = 5; from flows.cli import app; app()"
+    code = "import flows.fanout; flows.fanout._SERVER_SECONDS = 5; from flows.cli import app; app()"
     process = subprocess.Popen(
-        [sys.executable, "-c", impatient, "analyze", str(tmp_path / "analysis.yaml")],
+        [sys.executable, "-c", code, "analyze", str(tmp_path / "analysis.yaml")],
         env={**os.environ, **own},
         stderr=subprocess.PIPE,
         text=True,

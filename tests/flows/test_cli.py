@@ -1,4 +1,4 @@
-"""The command: answers that programs can read, and one sentence about what cannot be done."""
+"""The command line: JSON output, and one sentence for each invalid request."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def answer(*arguments: str | Path) -> Any:
 
 
 def refused(*arguments: str | Path) -> str:
-    """The one sentence of a command that ends with exit code 2."""
+    """Run a command that ends with exit code 2; return its one sentence."""
     result = ontogeny(*arguments)
     assert result.exit_code == 2, result.output
     (sentence,) = result.stderr.splitlines()
@@ -82,7 +82,7 @@ BAD_ANALYSES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.fixture
 def bad_folders(organisms: Path, tmp_path: Path) -> Path:
-    """Beside the analysis: a folder without checkpoints, one without a config, large ids."""
+    """Write a folder without checkpoints, one without a config, and too large token ids."""
     from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 
     (tmp_path / "empty").mkdir()
@@ -145,7 +145,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "query: absent step": (["query", STORE, "token_loss/mean", "--step", "3"], ["step", "0, 1, 2"]),
     "query: no such dimension": (["query", STORE, "token_loss/mean", "--layer", "0"], ["'layer'"]),
     "query: not a label": (
-        ["query", STORE, "token_loss/mean", "--at", "frequency"], ["DIMENSION=LABEL"],
+        ["query", STORE, "token_loss/mean", "--at", "frequency"], ["DIMENSION=LABELS"],
     ),
     "query: not a condition": (
         ["query", STORE, "token_loss/mean", "--where", "mean = 3"], ["cannot be read"],

@@ -1,4 +1,4 @@
-"""The commands about runs, but for the flow: audit, presets and estimates."""
+"""Commands about runs, without the flow: audit, presets and estimates."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ MakeAnalysis = Callable[..., Any]
 
 @pytest.fixture
 def disguised(organisms: Path, tmp_path: Path) -> Path:
-    """The run whose step 8 serves the weights of the last step."""
+    """Copy the run, with the weights of the last step in step 8."""
     run = tmp_path / "run"
     shutil.copytree(organisms / "run", run)
     shutil.copy(run / "step-256/model.safetensors", run / "step-8/model.safetensors")

@@ -1,4 +1,4 @@
-"""The command as it comes: its own Ray, its own Prefect server, one bad checkpoint."""
+"""The command with its defaults (its own Ray and Prefect server), and one bad checkpoint."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def _ontogeny(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
 
 
 def _check_records(database: Path, computed: list[int]) -> None:
-    """What the server that ended with the command has left for the next one to show."""
+    """Check the records of the embedded server, which has ended with the command."""
     with sqlite3.connect(database) as records:
         tasks = records.execute("SELECT name, state_type, run_count FROM task_run").fetchall()
         (flow,) = records.execute("SELECT state_name, state_id FROM flow_run").fetchall()

@@ -28,14 +28,14 @@ pytestmark = pytest.mark.timeout(900)  # six processes that import torch, one af
 
 @pytest.fixture(scope="module")
 def worker(server: str) -> Iterator[None]:
-    """What docs/operating.md says to do: a pool, the deployments, a worker."""
+    """Create a pool, the deployments and a worker, as docs/operating.md says."""
     prefect("work-pool", "create", "ontogeny", "--type", "process")
     prefect("deploy", "--all")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "ontogeny"]
-    soon = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=soon, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     yield
-    process.kill()  # nothing runs in it any more
+    process.kill()  # it runs nothing any more
     process.wait()
 
 
@@ -45,13 +45,15 @@ def prefect(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def heard(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["queue.Queue[str]"]:
-    """What the webhook of the automations is told."""
-    said: queue.Queue[str] = queue.Queue()
+def webhook_messages(
+    server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["queue.Queue[str]"]:
+    """Create the automations; yield a queue of the messages that their webhook receives."""
+    messages: queue.Queue[str] = queue.Queue()
 
     class Listener(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            said.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            messages.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(200)
             self.end_headers()
 
@@ -60,19 +62,19 @@ def heard(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator["qu
 
     with HTTPServer(("127.0.0.1", 0), Listener) as listener:
         threading.Thread(target=listener.serve_forever, daemon=True).start()
-        block = Webhook(url=f"http://127.0.0.1:{listener.server_port}").save("heard")  # type: ignore
+        block = Webhook(url=f"http://127.0.0.1:{listener.server_port}").save("webhook")  # type: ignore
         automations = (ROOT / "examples" / "automations.yaml").read_text()
         named = tmp_path_factory.mktemp("automations") / "automations.yaml"
         named.write_text(
             re.sub(r"block_document_id: .*", f"block_document_id: {block}", automations)
         )
         prefect("automation", "create", "--from-file", str(named))
-        yield said
+        yield messages
         listener.shutdown()
 
 
-def ran(deployment: str, **parameters: Any) -> FlowRun:
-    """A run of a deployment, after it has ended."""
+def run_to_end(deployment: str, **parameters: Any) -> FlowRun:
+    """Run a deployment; return its flow run after it has ended."""
     run = run_deployment(deployment, parameters=parameters, timeout=300, poll_interval=0.5)
     assert isinstance(run, FlowRun) and run.state and run.state.is_final(), run
     return run
@@ -80,7 +82,7 @@ def ran(deployment: str, **parameters: Any) -> FlowRun:
 
 @pytest.mark.usefixtures("worker")
 def test_flows_report_an_onset_and_a_damaged_store(
-    tmp_path: Path, heard: "queue.Queue[str]"
+    tmp_path: Path, webhook_messages: "queue.Queue[str]"
 ) -> None:
     written = hand_built()
     torch.manual_seed(0)
@@ -93,34 +95,34 @@ def test_flows_report_an_onset_and_a_damaged_store(
         "measures": {"head_scores": {}, "weight_norm": {}},
     }
 
-    first = ran("analyze/on-demand", analysis=analysis)
+    first = run_to_end("analyze/on-demand", analysis=analysis)
     assert first.state.is_completed(), first.state
     assert (first.name, set(first.tags)) == ("grown: all steps", {"ontogeny", "grown"})
-    said = {heard.get(timeout=60), heard.get(timeout=60)}
+    said = {webhook_messages.get(timeout=60), webhook_messages.get(timeout=60)}
     assert {one.partition(":")[0] for one in said} == {
         "The first induction head formed", "The first previous-token head formed",
     }, said  # fmt: skip
     assert all("step 100" in one for one in said)
 
-    # Nothing new: a watch computes and says nothing.
-    again = ran("analyze/watch", analysis=analysis)
+    # Without anything new, a watch computes nothing and emits nothing.
+    again = run_to_end("analyze/watch", analysis=analysis)
     assert again.state.is_completed() and "0 computed" in again.state.message, again.state
 
     analysis["inputs"]["repeated"]["sequences"] = 6
     config = tmp_path / "grown.yaml"
     config.write_text(json.dumps(analysis))
-    changed = ran("reanalyze/after-a-change", analyses=[str(config)])
+    changed = run_to_end("reanalyze/after-a-change", analyses=[str(config)])
     assert changed.state.message == "1 of 1 analyses changed, 0 failed"
-    unchanged = ran("reanalyze/after-a-change", analyses=[str(config)])
+    unchanged = run_to_end("reanalyze/after-a-change", analyses=[str(config)])
     assert unchanged.state.message == "0 of 1 analyses changed, 0 failed"
 
-    # Two checkpoints, two measures, and what the one had computed before the change.
-    sound = ran("verify/nightly", stores=[analysis["store"]])
+    # Two checkpoints times two measures, and the rows of one measure from before the change.
+    sound = run_to_end("verify/nightly", stores=[analysis["store"]])
     assert sound.state.is_completed() and sound.state.message == "stores: 1, rows: 6, faults: 0"
-    assert heard.empty()
+    assert webhook_messages.empty()
 
     chunk = next(Path(analysis["store"]).glob("rows/weight_norm/*/*/c/1/**/*"))
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    rotten = ran("verify/nightly", stores=[analysis["store"]])
-    assert rotten.state.is_failed() and "faults: 1" in rotten.state.message
-    assert rotten.state.message in heard.get(timeout=60)
+    damaged = run_to_end("verify/nightly", stores=[analysis["store"]])
+    assert damaged.state.is_failed() and "faults: 1" in damaged.state.message
+    assert damaged.state.message in webhook_messages.get(timeout=60)

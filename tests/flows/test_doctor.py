@@ -1,4 +1,4 @@
-"""Each finding against the real thing: a server that is there, one that is not, one that hangs."""
+"""Each check against real servers: one that answers, one that is away, one that hangs."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from s3fs import S3FileSystem
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from flows.doctor import cluster, examine
+from flows.doctor import cluster, run_checks
 
 MakeAnalysis = Callable[..., Any]
 
@@ -27,14 +27,14 @@ def ontogeny(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def finding_about(what: str, analysis: Any = None) -> tuple[bool, str]:
-    (one,) = (one for one in examine(analysis) if one.what == what)
-    return one.good, one.said
+def check_of(name: str, analysis: Any = None) -> tuple[bool, str]:
+    (one,) = (one for one in run_checks(analysis) if one.name == name)
+    return one.ok, one.message
 
 
 @pytest.fixture
-def on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An environment that names no server and no token."""
+def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Set an environment without servers and tokens."""
     for name in ("PREFECT_API_URL", "RAY_ADDRESS", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
@@ -43,27 +43,29 @@ def on_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a server that takes connections and never says a word."""
+    """Yield the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
-@pytest.mark.usefixtures("on_its_own")
-def test_without_servers_all_is_good(make_analysis: MakeAnalysis, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_servers")
+def test_without_servers_all_checks_pass(make_analysis: MakeAnalysis, tmp_path: Path) -> None:
     config = tmp_path / "analysis.yaml"
     config.write_text(json.dumps(make_analysis().model_dump(mode="json")))
     before = sorted(tmp_path.rglob("*"))
     result = ontogeny("doctor", config, "--json")
     assert result.exit_code == 0, result.output
-    told = {one["what"]: one for one in json.loads(result.stdout)}
-    assert all(one["good"] for one in told.values())
-    assert "10 listed" in told["checkpoints"]["said"]
-    assert {"fastapi", "sqlalchemy", "certifi", "Prefect", "Ray", "store", "hub token"} <= set(told)
+    checks = {one["name"]: one for one in json.loads(result.stdout)}
+    assert all(one["ok"] for one in checks.values())
+    assert "10 listed" in checks["checkpoints"]["message"]
+    assert {"fastapi", "sqlalchemy", "certifi", "Prefect", "Ray", "store", "hub token"} <= set(
+        checks
+    )
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# Distribution and version as installed; whether that is good, and what is said.
-@pytest.mark.usefixtures("on_its_own")
+# Installed distributions; the one that is checked; part of its message, None if it passes.
+@pytest.mark.usefixtures("no_servers")
 @pytest.mark.parametrize(
     ("installed", "about", "says"),
     [
@@ -83,7 +85,7 @@ def test_versions_that_break(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows.doctor.versions import of_libraries
+    from flows.doctor.versions import check_libraries
 
     for name, version in installed.items():
         folder = tmp_path / f"{name}-{version}.dist-info"
@@ -92,20 +94,20 @@ def test_versions_that_break(
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (one,) = (one for one in of_libraries() if one.what == about)
-    assert one.good == (says is None)
-    assert (says or installed[about]) in one.said
+    (one,) = (one for one in check_libraries() if one.name == about)
+    assert one.ok == (says is None)
+    assert (says or installed[about]) in one.message
 
 
-def test_a_standing_server_answers(server: str, on_its_own: None, monkeypatch: Any) -> None:
+def test_a_standing_server_answers(server: str, no_servers: None, monkeypatch: Any) -> None:
     monkeypatch.setenv("PREFECT_API_URL", server)
-    good, said = finding_about("Prefect")
-    assert good, said
-    assert f"{server} answers" in said
-    assert finding_about("clock")[0]
+    ok, message = check_of("Prefect")
+    assert ok, message
+    assert f"{server} answers" in message
+    assert check_of("clock")[0]
 
 
-@pytest.mark.usefixtures("on_its_own")
+@pytest.mark.usefixtures("no_servers")
 def test_servers_that_are_away_and_servers_that_hang_are_reported_soon(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,44 +116,44 @@ def test_servers_that_are_away_and_servers_that_hang_are_reported_soon(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     result = ontogeny("doctor")
     assert result.exit_code == 1
-    bad = [line for line in result.stdout.splitlines() if line.startswith("BAD")]
-    assert len(bad) == 2
-    assert "http://127.0.0.1:1/api" in bad[0]
-    assert "ontogeny ui" in bad[0]
-    assert "127.0.0.1:1" in bad[1]
-    assert "start_head.sh" in bad[1]
+    failed = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert len(failed) == 2
+    assert "http://127.0.0.1:1/api" in failed[0]
+    assert "ontogeny ui" in failed[0]
+    assert "127.0.0.1:1" in failed[1]
+    assert "start_head.sh" in failed[1]
 
     monkeypatch.setenv("RAY_ADDRESS", silent)
     monkeypatch.setenv("PREFECT_API_URL", f"http://{silent}/api")
     started = time.monotonic()
-    findings = {one.what: one for one in examine()}
+    checks = {one.name: one for one in run_checks()}
     assert time.monotonic() - started < 30
-    assert "no answer within 3 s" in findings["Prefect"].said
-    assert not findings["Ray"].good
+    assert "no answer within 3 s" in checks["Prefect"].message
+    assert not checks["Ray"].ok
 
 
-@pytest.mark.usefixtures("on_its_own")
+@pytest.mark.usefixtures("no_servers")
 def test_room_for_the_workers_is_looked_for(make_analysis: MakeAnalysis) -> None:
     workers = {"count": 3, "gpus": 100.0, "device": "cuda"}
-    good, said = finding_about("Ray", make_analysis(workers=workers))
-    assert not good
-    assert "3 workers ask for 3 CPUs and 300 GPUs" in said
+    ok, message = check_of("Ray", make_analysis(workers=workers))
+    assert not ok
+    assert "3 workers ask for 3 CPUs and 300 GPUs" in message
 
 
-@pytest.mark.usefixtures("on_its_own")
+@pytest.mark.usefixtures("no_servers")
 def test_places_that_cannot_be_read_or_written(make_analysis: MakeAnalysis, tmp_path: Path) -> None:
     analysis = make_analysis(
         checkpoints=str(tmp_path / "nowhere"), store="/proc/nothing-is-written-here/store.zarr"
     )
-    assert not finding_about("checkpoints", analysis)[0]
-    good, said = finding_about("store", analysis)
-    assert not good
-    assert said.startswith("/proc: ")
+    assert not check_of("checkpoints", analysis)[0]
+    ok, message = check_of("store", analysis)
+    assert not ok
+    assert message.startswith("/proc: ")
 
 
 @pytest.fixture
-def s3(on_its_own: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSystem]:
-    """An S3 server with the empty bucket `runs`, which the environment names."""
+def s3(no_servers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSystem]:
+    """Start an S3 server with the empty bucket `runs`, and set the environment for it."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -172,21 +174,21 @@ def test_a_store_on_s3_is_tried_and_left_as_it_was(
     s3.put(str(organisms / "run"), "runs/run", recursive=True)
     before = s3.find("runs")
     analysis = make_analysis(checkpoints="s3://runs/run", store="s3://runs/store.zarr")
-    assert finding_about("store", analysis) == (
+    assert check_of("store", analysis) == (
         True, "s3://runs/store.zarr: can be written, read and deleted",
     )  # fmt: skip
-    assert finding_about("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
-    assert finding_about("clock", analysis)[0]
+    assert check_of("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
+    assert check_of("clock", analysis)[0]
     assert s3.find("runs") == before
 
     elsewhere = make_analysis(store="s3://no-such-bucket/store.zarr")
-    good, said = finding_about("store", elsewhere)
-    assert not good
-    assert "s3://no-such-bucket/store.zarr" in said, said
+    ok, message = check_of("store", elsewhere)
+    assert not ok
+    assert "s3://no-such-bucket/store.zarr" in message, message
 
 
-class _Wrong(BaseHTTPRequestHandler):
-    """A server whose clock is an hour slow, and which takes no token."""
+class _WrongServer(BaseHTTPRequestHandler):
+    """A server whose clock is an hour slow, and which refuses every token."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -203,32 +205,37 @@ class _Wrong(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def wrong() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Wrong) as server:
+    with HTTPServer(("127.0.0.1", 0), _WrongServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-@pytest.mark.usefixtures("on_its_own")
+@pytest.mark.usefixtures("no_servers")
 def test_a_clock_that_is_off_and_a_token_that_is_refused(
     wrong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.doctor import services
 
     monkeypatch.setenv("PREFECT_API_URL", f"{wrong}/api")
-    good, said = finding_about("clock")
-    assert not good
-    assert re.match(r"36\d\d s ahead of", said), said
+    ok, message = check_of("clock")
+    assert not ok
+    assert re.match(r"36\d\d s ahead of", message), message
     monkeypatch.setenv("HF_TOKEN", "hf_refused")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", wrong)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", wrong)
-    refused = services.of_hub_token(needed=False)
-    assert not refused.good
-    assert "the Hub refuses it (401)" in refused.said
+    refused = services.check_hub_token(needed=False)
+    assert not refused.ok
+    assert "the Hub refuses it (401)" in refused.message
 
 
-def test_a_ray_that_does_not_answer_is_given_up(silent: str) -> None:
+def test_a_silent_ray_times_out_and_no_module_of_the_user_is_run(
+    silent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemError('a module of the user')")
+    monkeypatch.chdir(tmp_path)
     started = time.monotonic()
     with pytest.raises(TimeoutError, match="no answer within 3 s"):
-        cluster.ask(silent, 3)
+        cluster.query_resources(silent, 3)
     assert time.monotonic() - started < 15

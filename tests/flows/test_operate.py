@@ -1,4 +1,4 @@
-"""What an operator configures: the standing server's notice, deployments, automations, names."""
+"""What an operator configures: the persistent server, deployments, automations, names."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import pages
 from flows.artifacts import run_name
 from flows.observer import PrefectObserver
-from flows.server import link_to, reach_server, serve_ui, use_standing_server
+from flows.server import report_url, require_server, serve_ui, use_persistent_server
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
@@ -49,41 +49,41 @@ def listener() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def notice(home: Path, process: int, port: int) -> None:
+def write_state(home: Path, process: int, port: int) -> None:
     (home / "ontogeny-ui.json").write_text(json.dumps({"process": process, "port": port}))
 
 
-def test_a_run_reports_to_the_server_of_the_notice_if_it_stands(home: Path, listener: int) -> None:
-    notice(home, os.getpid(), listener)
-    use_standing_server()
+def test_a_run_reports_to_the_persistent_server(home: Path, listener: int) -> None:
+    write_state(home, os.getpid(), listener)
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{listener}/api"
 
 
-def test_a_notice_that_was_left_behind_is_ignored(home: Path, listener: int) -> None:
+def test_a_stale_state_file_is_ignored(home: Path, listener: int) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    notice(home, ended.pid, listener)
-    use_standing_server()
+    write_state(home, ended.pid, listener)
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
-    notice(home, os.getpid(), 1)  # a process with this number lives, nothing listens there
-    use_standing_server()
+    write_state(home, os.getpid(), 1)  # a process with this number lives, nothing listens there
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
     (home / "ontogeny-ui.json").write_text("{")
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == ""
 
 
-def test_what_is_configured_stands(
+def test_a_configured_server_takes_precedence(
     home: Path, listener: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notice(home, os.getpid(), listener)
+    write_state(home, os.getpid(), listener)
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    use_standing_server()
+    use_persistent_server()
     assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
 
 
-def test_a_taken_port_is_refused(home: Path, listener: int) -> None:
-    with pytest.raises(InputError, match=f"port {listener} is taken.*--port"):
+def test_a_port_in_use_is_refused(home: Path, listener: int) -> None:
+    with pytest.raises(InputError, match=f"port {listener} is in use.*--port"):
         serve_ui(listener)
     assert not (home / "ontogeny-ui.json").exists()
 
@@ -94,7 +94,7 @@ def test_a_server_that_is_away_is_named_at_once() -> None:
         temporary_settings({PREFECT_API_URL: away}),
         pytest.raises(InputError, match=f"{away} does not answer.*--serial"),
     ):
-        reach_server()
+        require_server()
 
 
 def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
@@ -103,15 +103,15 @@ def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
     page = tmp_path / "a b-report" / "index.html"
     page.parent.mkdir()
     page.write_text("found")
-    notice(home, os.getpid(), listener)
+    write_state(home, os.getpid(), listener)
     with temporary_settings({PREFECT_API_URL: "http://elsewhere/api"}):
-        assert link_to(page) == page.as_uri()
+        assert report_url(page) == page.as_uri()
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{listener}/api"}):
-        link = link_to(page)
-        assert link == link_to(page)
+        link = report_url(page)
+        assert link == report_url(page)
     address, _, path = link.removeprefix("http://").partition("/")
     assert address == f"127.0.0.1:{listener + 1}"
-    with pages.served(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
+    with pages.serve_folder(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
         assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found"
         page.write_text("found again")
         assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found again"
@@ -143,13 +143,13 @@ def test_deployments_name_flows_that_take_their_parameters() -> None:
         if name != "on-demand":
             assert one.schedules
             flow.validate_parameters(one.parameters)
-        # The form that the UI shows is made of the typed parameters.
+        # The UI makes its form from the typed parameters.
         assert set(flow.parameters.model_dump()["properties"]) >= set(one.parameters)
     form = load_flow_from_entrypoint("flows.analyze.analyze").parameters.model_dump()
     assert {"Analysis", "Workers", "TextInput"} <= form["definitions"].keys()
 
 
-def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_needs_a_persistent_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.watching import watch_run
 
     analysis = Analysis.model_validate({"checkpoints": "c", "store": "s", "measures": ["x"]})
@@ -160,7 +160,7 @@ def test_a_watch_needs_a_server_that_stands(home: Path, monkeypatch: pytest.Monk
         watch_run(analysis, 60)
 
 
-def test_a_run_that_nobody_awaits_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_served_run_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:
     left_out = LeftOut("unfinished", "checkpoint-9", "no weights yet; changed 3 s ago")
     summary = Summary("grown.zarr", complete=3, left_out=(left_out,))
     awaited, served = PrefectObserver(lambda *_: None), PrefectObserver()

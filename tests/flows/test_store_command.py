@@ -1,4 +1,4 @@
-"""`ontogeny store …`, and what the command says of a store that was harmed: never exit code 0."""
+"""`ontogeny store …`, and commands on damaged stores, which never exit with code 0."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def chunk(store: Store) -> Path:
-    """The losses of step 1, which are in row 1."""
+    """Return the chunk with the losses of step 1, which is row 1."""
     return next(p for p in Path(store.uri).glob("rows/losses/*/loss/c/1/**/*") if p.is_file())
 
 
@@ -78,7 +78,7 @@ def test_losses_are_rewritten_where_asked(store: Store) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
+    """Mount a disk of 256 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]

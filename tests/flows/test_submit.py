@@ -1,4 +1,4 @@
-"""What is printed for a cluster: the configuration's workers, in whole nodes."""
+"""Scripts and manifests of `ontogeny submit`: workers in whole nodes, and the analysis itself."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.submit import Share, share_of
+from flows.submit import Allocation, allocate
 from pipeline.config import Analysis, Workers, load_analysis
 from pipeline.errors import InputError
 
@@ -22,24 +22,24 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("workers", "nodes", "share"),
+    ("workers", "nodes", "allocation"),
     [
-        ({"count": 2}, 1, Share(1, 2, 2, 0)),
-        ({"count": 8, "gpus": 1, "cpus": 4}, 2, Share(2, 4, 16, 4)),
-        ({"count": 8, "gpus": 2}, 4, Share(4, 2, 2, 4)),
-        ({"count": 8, "gpus": 0.25}, 1, Share(1, 8, 8, 2)),
-        ({"count": 9, "gpus": 0.25}, 1, Share(1, 9, 9, 3)),
-        ({"count": 5, "gpus": 0.1, "cpus": 0.5}, 2, Share(2, 3, 2, 1)),
-        ({"count": 10, "gpus": 0.1}, 1, Share(1, 10, 10, 1)),
-        # Two with 0.4 fit on one GPU; the third would lie across two, and gets one of its own.
-        ({"count": 3, "gpus": 0.4}, 1, Share(1, 3, 3, 2)),
-        ({"count": 3, "gpus": 0.6}, 1, Share(1, 3, 3, 3)),
+        ({"count": 2}, 1, Allocation(1, 2, 2, 0)),
+        ({"count": 8, "gpus": 1, "cpus": 4}, 2, Allocation(2, 4, 16, 4)),
+        ({"count": 8, "gpus": 2}, 4, Allocation(4, 2, 2, 4)),
+        ({"count": 8, "gpus": 0.25}, 1, Allocation(1, 8, 8, 2)),
+        ({"count": 9, "gpus": 0.25}, 1, Allocation(1, 9, 9, 3)),
+        ({"count": 5, "gpus": 0.1, "cpus": 0.5}, 2, Allocation(2, 3, 2, 1)),
+        ({"count": 10, "gpus": 0.1}, 1, Allocation(1, 10, 10, 1)),
+        # Two with 0.4 fit on one GPU; the third would span two, and gets its own.
+        ({"count": 3, "gpus": 0.4}, 1, Allocation(1, 3, 3, 2)),
+        ({"count": 3, "gpus": 0.6}, 1, Allocation(1, 3, 3, 3)),
     ],
 )
 def test_workers_are_spread_over_whole_nodes(
-    workers: dict[str, Any], nodes: int, share: Share
+    workers: dict[str, Any], nodes: int, allocation: Allocation
 ) -> None:
-    assert share_of(Workers.model_validate(workers), nodes) == share
+    assert allocate(Workers.model_validate(workers), nodes) == allocation
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_no_cluster_can_give_is_refused(
     workers: dict[str, Any], nodes: int, says: str
 ) -> None:
     with pytest.raises(InputError, match=says):
-        share_of(Workers.model_validate(workers), nodes)
+        allocate(Workers.model_validate(workers), nodes)
 
 
 def submitted(*arguments: str | Path, **options: Any) -> str:
@@ -63,8 +63,8 @@ def submitted(*arguments: str | Path, **options: Any) -> str:
     return result.stdout
 
 
-def carried(script: str) -> dict[str, Any]:
-    """The analysis that a script carries with it."""
+def contained(script: str) -> dict[str, Any]:
+    """Return the analysis that a script contains."""
     return yaml.safe_load(script.partition("<<'ANALYSIS'\n")[2].partition("\nANALYSIS\n")[0])
 
 
@@ -90,7 +90,7 @@ def test_a_batch_script_says_what_it_asks_for(config: Path) -> None:
         "--nodes=2", "--cpus-per-task=9", "--gpus-per-node=2", "--requeue", "--partition=gpu",
         "--signal=B:USR1@60", "--job-name=ontogeny-store",
     } <= set(asked)  # fmt: skip
-    assert Analysis.model_validate(carried(script)) == load_analysis(config)
+    assert Analysis.model_validate(contained(script)) == load_analysis(config)
 
 
 def test_a_job_is_told_of_the_server_that_it_reports_to(
@@ -108,7 +108,7 @@ def test_a_job_is_told_of_the_server_that_it_reports_to(
 
 def test_a_preset_is_carried_with_its_paths_from_here(tmp_path: Path) -> None:
     script = submitted("ray", "induction")
-    assert carried(script)["store"] == str(Path.cwd() / "runs" / "induction.zarr")
+    assert contained(script)["store"] == str(Path.cwd() / "runs" / "induction.zarr")
 
 
 def test_sending_without_the_cluster_s_command_says_so(config: Path, tmp_path: Path) -> None:
@@ -119,19 +119,20 @@ def test_sending_without_the_cluster_s_command_says_so(config: Path, tmp_path: P
 
 
 def test_the_package_holds_what_it_fills_in(tmp_path: Path) -> None:
-    """A wheel, as `pip install` unpacks it: the command needs nothing of the repository."""
+    """Build a wheel, unpack it as pip does, and run the command without the repository."""
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     source = tmp_path / "source"
     source.mkdir()
-    parts = ("pyproject.toml", "README.md", "LICENSE", "ontogeny.py", "pipeline", "flows", "infra")
+    parts = ("pyproject.toml", "README.md", "LICENSE", "ontogeny.py", "pipeline", "flows")
     for name in parts:
         (source / name).symlink_to(ROOT / name)
     subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
-        files = [name for name in packed.namelist() if name.startswith("infra/")]
+        files = packed.namelist()
         packed.extractall(tmp_path / "installed")
-    assert not any(name.startswith("infra/s3") for name in files)
+    packages = {name.partition("/")[0] for name in files if ".dist-info/" not in name}
+    assert packages == {"flows", "ontogeny.py", "pipeline"}
     printed = subprocess.run(
         [sys.executable, "-m", "ontogeny", "submit", "slurm", "induction"],
         cwd=tmp_path,
@@ -140,7 +141,6 @@ def test_the_package_holds_what_it_fills_in(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    assert "start_head.sh" in printed
-    here = {str(p.relative_to(ROOT)) for p in (ROOT / "infra").rglob("*") if p.is_file()}
-    kept = {name for name in here if "__pycache__" not in name and "infra/s3" not in name}
-    assert kept == set(files)
+    assert f"machines={tmp_path}/installed/flows/machines" in printed
+    here = {str(p.relative_to(ROOT)) for p in (ROOT / "flows").rglob("*") if p.is_file()}
+    assert {name for name in here if "__pycache__" not in name} <= set(files)

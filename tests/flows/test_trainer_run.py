@@ -1,4 +1,4 @@
-"""A run of transformers' own Trainer goes through the documented example, whatever its family."""
+"""The example of a Trainer's run, for each model family."""
 
 import runpy
 import shutil
@@ -39,7 +39,7 @@ def test_the_example_analyses_what_a_trainer_wrote(family: str, tmp_path: Path) 
 
 
 def _mean_loss(model: torch.nn.Module, examples: Path) -> float:
-    """The library's own loss on the first 16 x 128 tokens of the example's text."""
+    """Return the loss by transformers on the first 16 x 128 tokens of the example's text."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(examples / "trainer-run" / "checkpoint-4")

@@ -1,4 +1,4 @@
-"""Two analyses of one store: the second is refused, and takes over once the first is killed."""
+"""Two analyses of one store: the second is refused until the first has ended."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def config(make_analysis: Callable[..., Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stopped(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """An analysis in a process that was stopped in the middle, while it owned the store."""
+    """Start an analysis, and stop its process by SIGSTOP while it owns the store."""
     command = [sys.executable, "-m", "ontogeny", "analyze", str(config), "--serial"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     lease = tmp_path / "store.zarr" / FOLDER / "00000001.json"

@@ -1,4 +1,4 @@
-"""The Ray actors: whose code they run, and what becomes of one that cannot start."""
+"""Ray actors: the code that they run, and the errors of those that cannot start."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import flows.workers
-from flows.workers import hire
+from flows.workers import start_workers
 from pipeline.analysis.plan import Group, Job
 from pipeline.config import GroupOptions
 from pipeline.errors import InputError
@@ -57,24 +57,24 @@ class Measures:
 
 def test_a_worker_that_dies_while_it_starts_ends_the_run_with_the_reason(job: Job) -> None:
     with pytest.raises(InputError, match="died 3 times before it could begin"):
-        hire(job, Dies)
+        start_workers(job, Dies)
 
 
 def test_what_a_construction_raises_is_raised_as_it_is(job: Job) -> None:
     with pytest.raises(InputError, match=r"^no model in nowhere$"):
-        hire(job, Refuses)
+        start_workers(job, Refuses)
 
 
 def test_a_worker_with_other_code_than_the_driver_is_refused(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flows.workers, "code_digest", lambda: "another")
-    with pytest.raises(InputError, match="install the same version of ontogeny on all machines"):
-        hire(job, Answers)
+    with pytest.raises(InputError, match="install the same version of ontogeny on every machine"):
+        start_workers(job, Answers)
 
 
 def test_a_killed_actor_has_one_successor_however_many_wait_for_it(job: Job) -> None:
-    (worker,) = hire(job, Answers)
+    (worker,) = start_workers(job, Answers)
     pending = [worker.send("compute", number) for number in (1, 2)]
     assert [worker.receive(one, 60) for one in pending] == [(2, "nowhere"), (3, "nowhere")]
     first = worker._actor
@@ -83,10 +83,10 @@ def test_a_killed_actor_has_one_successor_however_many_wait_for_it(job: Job) -> 
     second = worker._actor
     assert second is not first
     for one in waiting:
-        with suppress(flows.workers.LostError):  # it may have answered before it was killed
+        with suppress(flows.workers.WorkerLostError):  # it may have answered before it was killed
             worker.receive(one, 60)
     assert worker._actor is second
-    worker.dismiss()
+    worker.stop()
 
 
 def test_a_measure_of_the_users_own_needs_no_file_where_the_worker_runs(
@@ -106,9 +106,9 @@ def test_a_measure_of_the_users_own_needs_no_file_where_the_worker_runs(
     measure = measure_class(f"{file}:Scaled")(unit=3.0)
     file.unlink()
     group = Group("scaled", measure, None, GroupOptions())
-    (worker,) = hire(replace(job, groups=(group,)), Measures)
+    (worker,) = start_workers(replace(job, groups=(group,)), Measures)
     module, number = worker.receive(worker.send("compute", 2.0), 60)
-    worker.dismiss()
+    worker.stop()
     assert module == type(measure).__module__ and number == 6.0
 
 

@@ -3,7 +3,7 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 LAYERS, HEADS, GROUPS, WIDTH = 2, 4, 2, 32
 TAKES_GROUPS = {
@@ -40,7 +40,7 @@ def config_of(family: str):
 
 
 def resident(config) -> Resident:
-    """A float64 model in which no gain is 1 and no bias 0."""
+    """Return a float64 model in which no gain is 1 and no bias is 0."""
     torch.manual_seed(0)
     module = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     made = Resident(config, dtype="float64")

@@ -1,4 +1,4 @@
-"""Heads of a plain transformers model, watched and changed by hooks on what follows them."""
+"""Heads of a plain transformers model, recorded and edited by hooks on W_O."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pipeline.engine.attention_hooks import attention_modules
 
 
 def projections(model: nn.Module) -> list[nn.Module]:
-    """W_O of each layer: its input is the heads' outputs beside each other."""
+    """Return W_O of each layer, whose input is the concatenated outputs of the heads."""
     names = ("o_proj", "out_proj", "dense", "c_proj")
     return [
         next(child for name, child in attention.named_children() if name in names)
@@ -20,7 +20,7 @@ def projections(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], object]]) -> Iterator[None]:
-    """Let each edit change a layer's outputs [sequence, position, head, d_value] in place."""
+    """Apply each edit to a layer's outputs [sequence, position, head, d_value] in place."""
 
     def hook(edit: Callable[[Tensor], object]) -> Callable:
         def change(_: nn.Module, args: tuple) -> tuple:
@@ -38,7 +38,7 @@ def edited(model: PreTrainedModel, edits: dict[int, Callable[[Tensor], object]])
 
 
 def outputs(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
-    """Of each layer the heads' outputs [sequence, position, head, d_value]."""
+    """Return each layer's head outputs [sequence, position, head, d_value]."""
     kept: list[Tensor] = []
     with edited(
         model, {at: lambda z: kept.append(z.clone()) for at in range(len(projections(model)))}

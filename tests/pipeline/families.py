@@ -147,7 +147,7 @@ DTYPES = {name: "float32" if name in ("xglm", "mpt") else "float64" for name in 
 
 
 def eager_model(config: PreTrainedConfig, dtype: str = "float64") -> PreTrainedModel:
-    """A model with weights so large that its attention is far from uniform, on the eager path."""
+    """Return a model whose large weights make its attention far from uniform; eager path."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation="eager", dtype=getattr(torch, dtype)
@@ -165,7 +165,7 @@ def eager_model(config: PreTrainedConfig, dtype: str = "float64") -> PreTrainedM
 def matrices(
     model: PreTrainedModel, tokens: Tensor, **arguments: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention [layer, sequence, head, query, key], losses [sequence, position] and logits."""
+    """Return attention [layer, sequence, head, query, key], losses and logits."""
     out = model(tokens, output_attentions=True, use_cache=False, **arguments)
     logits = out.logits
     losses = torch.nn.functional.cross_entropy(

@@ -12,7 +12,7 @@ PREVIOUS, OUTPUT = slice(37, 57), slice(57, 77)
 
 
 def hand_built() -> OrganismForCausalLM:
-    """Two layers of two heads, no norms, no MLP: an induction pair by K-composition.
+    """Return two layers of two heads, no norms, no MLP: an induction pair by K-composition.
 
     Layer 0: head 0 attends to the previous token and writes it to PREVIOUS; head 1 attends to
     what it pleases (0 scores: uniformly) and copies it to OUTPUT. Layer 1: head 0 matches its

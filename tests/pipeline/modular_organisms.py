@@ -11,9 +11,10 @@ from pipeline.engine.record import Record
 from pipeline.inputs import Input, modular
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import ModelWeights, facts_of
+from pipeline.models.facts import facts_of
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.table_forward import forward_table
+from pipeline.models.weights import ModelWeights
 
 
 def table_input(p: int, operation: str = "add", train_share: float = 0.4) -> Input:
@@ -36,13 +37,13 @@ def random_model(p: int) -> OrganismForCausalLM:
 
 
 def amplitude(k: int, p: int) -> float:
-    """Ramps take second differences, which weigh a wave by this: all get equal parts of W_L."""
+    """Return the factor of a wave that gives all waves equal parts of W_L, which has ramps."""
     return 1 / (1 - cos(2 * pi * k / p))
 
 
 @torch.no_grad()
 def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
-    """Logits are exactly sum_k alpha_k cos(w_k(a + b - c)), with `amplitude`'s alpha_k.
+    """Return a model with the logits sum_k alpha_k cos(w_k(a + b - c)), alpha_k `amplitude`.
 
     Attention is uniform and carries a + b to '='; one ReLU neuron per value of a + b turns on
     where it is exceeded, so that their combination takes any value at each integer.
@@ -71,7 +72,7 @@ def adding_model(p: int, frequencies: list[int]) -> OrganismForCausalLM:
 
 @torch.no_grad()
 def record(model: OrganismForCausalLM, table: Input) -> Record:
-    """Logits of the plain pass; neurons by the factorised one, which has a test of its own."""
+    """Return logits of the plain pass, and neurons by the factorised one, tested elsewhere."""
     logits = model(torch.from_numpy(table.tokens)).logits[:, -1]
     neurons = forward_table(model, table.attributes["p"]).neurons
     return Record(table, logits={-1: logits}, neurons=neurons)
@@ -82,13 +83,13 @@ def weights(model: OrganismForCausalLM) -> ModelWeights:
 
 
 def context(model: OrganismForCausalLM, table: Input | None = None) -> Context:
-    """What a measure is given of a model: with a table, after one pass over it."""
+    """Return a measure's context of a model with a table, after one pass over it."""
     records = () if table is None else (record(model, table),)
     return Context(Setting(facts_of(model.config), table), weights(model), records)
 
 
 def measured(measure: Measure, model: OrganismForCausalLM, table: Input, reference=None) -> dict:
-    """What a measure computes; without a reference given, with the model's own."""
+    """Return a measure's values; the reference defaults to the model itself."""
     given = context(model, table)
     if reference is None and measure.reference_from:
         reference = json.loads(json.dumps(measure.reference(given)))

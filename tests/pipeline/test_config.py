@@ -1,4 +1,4 @@
-"""A configuration is either understood whole, or refused with one sentence."""
+"""A configuration is either understood completely, or refused with one sentence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The demonstration's induction organism, trained until its heads have formed: what heads say."""
+"""The demonstration's induction organism, trained until its induction heads have formed."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)  # training takes long where the machine i
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The preset's first steps, some 25 s of them; its rate is constant, so they are the same."""
+    """Train the preset's first steps, some 25 s; its rate is constant, so they are the same."""
     preset = load_training("induction")
     schedule = preset.checkpoints.model_copy(update={"every": EVERY})
     folder = str(tmp_path_factory.mktemp("organism") / "run")

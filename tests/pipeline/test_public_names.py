@@ -1,4 +1,4 @@
-"""What `pipeline` offers to those who import it."""
+"""The public names of `pipeline`."""
 
 import importlib
 import subprocess

@@ -1,1 +1,1 @@
-"""Modular arithmetic: the table of all pairs, its waves, and a pass made for it."""
+"""Modular arithmetic: the table of all pairs, and Fourier analysis of logits and neurons."""

@@ -1,4 +1,4 @@
-"""How much of each neuron's activation over the pairs (a, b) waves of one frequency make up."""
+"""Shares of each neuron's variance over the pairs (a, b) at single frequencies."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from pipeline.measures.modular import fourier
 
-# The share from which a neuron counts as one of a frequency's (Nanda et al. 2023, section 4.3).
+# The share from which a neuron belongs to a frequency (Nanda et al. 2023, section 4.3).
 MEMBER = 0.85
 
-# Shares that differ by less than this part of the largest are equal but for rounding.
+# Shares that differ by less than this, relative to the largest, are equal up to rounding.
 TIE = 1e-9
 
-# What the transform leaves of a constant neuron's square in components that should vanish.
+# Rounding of the transform: the share of a constant neuron's squared norm that ends up in
+# components that are 0 in exact arithmetic.
 _ROUNDING = 1e-26
 
 
@@ -38,17 +39,18 @@ class NeuronWaves:
     @cached_property
     def best(self) -> Int[Tensor, " neuron"]:
         """Index of each neuron's best frequency: of tied ones (see `TIE`) the lowest."""
+        # Plain `argmax` would decide ties by rounding, which differs between machines.
         tied = self.shares >= self.largest * (1 - TIE)
         return tied.int().argmax(dim=0)
 
     @property
     def known(self) -> bool:
-        """Whether it can be said of every neuron where it belongs: all are finite."""
+        """True if the frequency of every neuron is known, because all neurons are finite."""
         return bool((self.constant | ~self.largest.isnan()).all())
 
     @cached_property
     def members(self) -> Bool[Tensor, "frequency neuron"]:
-        """Which neuron belongs to which frequency: its best one, where the share is `MEMBER`."""
+        """The neurons of each frequency: its share is their largest, and at least `MEMBER`."""
         frequency = torch.arange(len(self.shares), device=self.shares.device)
         return (frequency[:, None] == self.best) & (self.largest >= MEMBER)
 
@@ -61,7 +63,7 @@ class NeuronWaves:
 
 
 def neuron_waves(neurons: Float[Tensor, "pair neuron"], p: int) -> NeuronWaves:
-    """Return the shares of the neurons' variance that the block of each frequency makes up.
+    """Return the shares of the neurons' variance that are in the block of each frequency.
 
     The block {1, cos w_k a, sin w_k a} x {1, cos w_k b, sin w_k b} without its constant: the
     polynomials of degree 2 in the waves of one frequency.
@@ -70,6 +72,8 @@ def neuron_waves(neurons: Float[Tensor, "pair neuron"], p: int) -> NeuronWaves:
     over_a = (basis @ neurons.reshape(p, -1)).view(p, p, -1)  # [component, b, neuron]
     constant, constant_in_a = (basis @ over_a[0]).square().split([1, p - 1])
     blocks, variance = fourier.pairwise_sum(constant_in_a), constant_in_a.sum(dim=0)
+    # A loop, because the full transform [component, component, neuron] is as large as the table of
+    # neurons, and only its blocks on the diagonal are needed.
     for k in range(1, fourier.n_frequencies(p) + 1):
         waves = slice(2 * k - 1, 2 * k + 1)  # one row where p is even and k = p / 2
         block = torch.cat([basis[:1], basis[waves]]) @ over_a[waves]

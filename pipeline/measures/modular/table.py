@@ -1,4 +1,4 @@
-"""What the measures of modular arithmetic share: the table of all pairs, and the waves in it."""
+"""The table of all pairs of an operation, and the base class of measures on it."""
 
 from collections.abc import MutableMapping
 from functools import cached_property
@@ -17,8 +17,8 @@ from pipeline.inputs import Input
 from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.modular import fourier
 from pipeline.measures.modular.neuron_waves import NeuronWaves, neuron_waves
-from pipeline.models.loading import Weights
 from pipeline.models.residues import ResidueWeights, require_residue_weights, residue_weights
+from pipeline.models.weights import Weights
 
 # Where the answer is a homomorphism of the pair, cos(w_k(a + b)) is a function of the answer.
 WITH_WAVES = ("add", "subtract")
@@ -39,7 +39,7 @@ class TableMeasure(Measure):
     key_share: float = Field(0.1, gt=0, le=1)
 
     def check(self, setting: Setting) -> None:
-        """Refuse a table or a model for which W_L over the residues is not defined."""
+        """Raise InputError for a table or a model without a W_L over the residues."""
         p = setting.input.attributes["p"]
         require_residue_weights(self.name, setting.model, p)
         if self.needs_neurons and not _one_layer(setting):
@@ -50,7 +50,7 @@ class TableMeasure(Measure):
             )
 
     def why_undefined(self, setting: Setting) -> str:
-        """For operations other than add and subtract: which variables need waves in the answer."""
+        """Return which variables are undefined for operations other than add and subtract."""
         made = setting.input
         operation = made.attributes["operation"]
         if not self.needs_waves or has_waves(made):
@@ -61,16 +61,16 @@ class TableMeasure(Measure):
         )
 
     def computed_in(self, setting: Setting, dtype: str) -> str:
-        """Return float64, whatever the worker's own is."""
+        """Return float64, whatever the worker's dtype."""
         return "float64"
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
-        """One pass in float64 that keeps the logits at '=', and the neurons where needed."""
+        """Return one pass in float64 that records the logits at '=', and the neurons if needed."""
         table = setting.input.name
         return (Pass(table, logit_positions=(-1,), neurons=self.needs_neurons, dtype="float64"),)
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Frequencies are numbered from 1; p is the vocabulary without '='."""
+        """Return frequencies from 1, residues and neurons; p is the vocabulary without '='."""
         p = setting.model.vocabulary - 1
         known = {
             "frequency": np.arange(1, fourier.n_frequencies(p) + 1),
@@ -95,7 +95,7 @@ class PairTable:
 
     @classmethod
     def of(cls, record: Record) -> "PairTable":
-        """The table of a record: one for all measures that read it, so that none repeats work."""
+        """Return the table of a record, shared by all measures that read it."""
         if record not in _TABLES:
             _TABLES[record] = cls(record)
         return _TABLES[record]
@@ -128,16 +128,17 @@ class PairTable:
 
     @cached_property
     def train_pairs(self) -> Float[Tensor, " answer"]:
-        """How many pairs of each answer are train pairs."""
+        """The number of train pairs of each answer."""
         return torch.bincount(self.answers[self.is_train], minlength=self.p).double()
 
     @cached_property
     def neuron_waves(self) -> NeuronWaves:
-        """See `NeuronWaves`. Only where neurons were recorded."""
+        """The neurons by frequency (see `NeuronWaves`). Only where neurons were recorded."""
         return neuron_waves(self.neurons, self.p)
 
     def mean_by_answer(self, x: Float[Tensor, "pair n"]) -> Float[Tensor, "answer n"]:
-        """Mean of x over the p pairs of each answer, which occurs once for every a."""
+        """Return the mean of x over the p pairs of each answer, which occurs once for every a."""
+        # In each row a, every answer occurs once: sorting by answer gives the pair of each.
         pairs_of = self.answers.view(self.p, self.p).argsort(dim=1)
         total = torch.zeros_like(x[: self.p])
         for row, order in zip(x.unflatten(0, (self.p, self.p)), pairs_of, strict=True):
@@ -146,7 +147,7 @@ class PairTable:
 
     @cached_property
     def variance_explained(self) -> Float[Tensor, " frequency"]:
-        """Share of the logits' variance (about their overall mean) that each cos(w_k(s - c)) has.
+        """The share of the logits' variance (about their overall mean) on each cos(w_k(s - c)).
 
         The waves are orthogonal: each explains alpha_k^2 times its own squared norm.
         """
@@ -158,50 +159,52 @@ class PairTable:
         return alpha.square() * norms / (self.logits - self.logits.mean()).square().sum()
 
     def loss_by_answer(self, logits: Float[Tensor, "answer residue"]) -> Float[Tensor, " answer"]:
-        """Cross-entropy where all pairs of one answer have the same logits."""
+        """Return the cross-entropy of logits that all pairs of one answer share."""
         return fourier.cross_entropy(logits, torch.arange(self.p, device=logits.device))
 
     def over_train(self, by_answer: Float[Tensor, " answer"]) -> Float[Tensor, ""]:
-        """Mean over the train pairs of what depends on the answer alone."""
+        """Return the mean over the train pairs of a function of the answer."""
         return (by_answer * self.train_pairs).sum() / self.train_pairs.sum()
 
     def over_test(self, by_answer: Float[Tensor, " answer"]) -> Float[Tensor, ""]:
-        """Mean over the test pairs of what depends on the answer alone."""
+        """Return the mean over the test pairs of a function of the answer."""
         test_pairs = self.p - self.train_pairs
         return (by_answer * test_pairs).sum() / test_pairs.sum()
 
     def train_loss_without(self, waves: Float[Tensor, "answer residue"]) -> Float[Tensor, ""]:
-        """Mean loss on the train pairs with a function of the answer taken off the logits."""
+        """Return the mean loss on the train pairs with a function of the answer removed."""
         answers = self.answers[self.is_train]
         logits = self.logits[self.is_train] - waves[answers]
         return fourier.cross_entropy(logits, answers).mean()
 
 
+# By identity, because records hold tensors and are not hashable; weakly, so that a table, which is
+# as large as its record, goes with it.
 _TABLES: MutableMapping[Record, PairTable] = WeakIdKeyDictionary()
 
 
 def has_waves(made: Input) -> bool:
-    """Whether a wave in one linear combination of a and b gives the answer, by the operation."""
+    """Return whether the answer is a function of waves in one linear combination of a and b."""
     return made.attributes["operation"] in WITH_WAVES
 
 
 def key_frequencies_by_neuron_logit(acting: ResidueWeights, share: float) -> list[int] | None:
-    """Where the squared norm of the Fourier transform of W_L is at least `share` of the largest."""
+    """Return the frequencies whose power in W_L is at least `share` of the largest."""
     return fourier.largest(fourier.power(acting.W_L.T), share)
 
 
 def key_frequencies_by_embedding(acting: ResidueWeights) -> list[int] | None:
-    """Where the norm of W_E's cosine or sine component is at least 1/4 of the largest such norm.
+    """Return the frequencies whose cosine or sine norm in W_E is at least 1/4 of the largest.
 
     The rule of TransformerLens' Grokking_Demo.
     """
     squared = fourier.component_norms(acting.W_E).square()
     best = torch.stack([part.amax() for part in squared.split(2)])
-    return fourier.largest(best, 1 / 16)
+    return fourier.largest(best, 1 / 16)  # 1/4 of the norms, squared
 
 
 def main_key_frequencies(made: Input, weights: Weights, share: float) -> Reference:
-    """Return the reference of measures that read one checkpoint's key frequencies, by W_L.
+    """Return the reference of measures that use the key frequencies of one checkpoint, by W_L.
 
     `key_frequencies` is empty where they are not defined, and `undefined` says why.
     """
@@ -224,8 +227,8 @@ def key_frequencies(
 ) -> dict[str, list[int] | None]:
     """Return the key frequencies of one checkpoint, by each of the rules.
 
-    None where they are not defined: for operations without waves in the answer, and where what a
-    rule reads is not finite.
+    None where they are not defined: for operations without waves in the answer, and where the
+    numbers that a rule uses are not finite.
     """
     if not table.has_waves:
         return dict.fromkeys(("neuron_logit", "embedding", "clusters"))

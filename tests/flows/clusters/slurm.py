@@ -1,9 +1,9 @@
-"""A real Slurm on this machine: a controller and two nodes, bound to the loopback.
+"""A real Slurm on this machine: a controller and two nodes on the loopback interface.
 
-Each node has two CPUs and says it has one GPU, which is no device: what asks for it is placed by
-it, and computes on the CPU. What runs in the partition `high` preempts what runs in `low`, with
-ten seconds of grace. A job that goes back to the queue waits there as long as credentials live:
-five seconds, not two minutes.
+Each node has two CPUs and declares one GPU that does not exist: jobs that request it are placed
+accordingly and compute on the CPU. Jobs in the partition `high` preempt those in `low`, which get a
+grace time of ten seconds. A requeued job waits until its credentials expire: after five seconds
+here, not after two minutes.
 
 On Debian: apt-get install --no-install-recommends slurm-wlm munge
 """
@@ -21,7 +21,7 @@ from infra.s3.ceph import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 NODES = ("node1", "node2")
-SECONDS = 60  # for everything to come up, on a busy machine
+SECONDS = 60  # time for all daemons to start on a busy machine
 
 _CONFIGURATION = """
 ClusterName=here
@@ -62,7 +62,7 @@ _GPU = "NodeName={name} Name=gpu File=/dev/null\n"
 
 
 class Slurm:
-    """One cluster, whose files are in `folder`."""
+    """A cluster whose files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Slurm:
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self) -> None:
-        """Start everything, and wait until the nodes are idle."""
+        """Start all daemons, and wait until the nodes are idle."""
         host = socket.gethostname().partition(".")[0]
         folder = self.folder
         for name in ("state", *NODES):
@@ -88,7 +88,7 @@ class Slurm:
         self.wait_for(lambda: self.run("sinfo", "-h", "-o", "%D %t", "-p", "low") == "2 idle")
 
     def stop(self) -> None:
-        """End all jobs and every process that was started here."""
+        """Cancel all jobs and stop all daemons."""
         subprocess.run(["scancel", "--partition=low"], env=self._environment, timeout=20)
         self.wait_for(lambda: not self.run("squeue", "-h"), seconds=20)
         for daemon in reversed(self._daemons):
@@ -97,24 +97,24 @@ class Slurm:
             daemon.wait(timeout=20)
 
     def run(self, *command: str) -> str:
-        """What one of Slurm's commands prints; empty where it fails."""
+        """Run a command of Slurm; return its output, empty if it fails."""
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, timeout=20
         )
         return done.stdout.strip()
 
     def job(self, number: int) -> dict[str, str]:
-        """What Slurm knows of a job: JobState, Restarts, ExitCode, …"""
-        told = self.run("scontrol", "--oneliner", "show", "job", str(number))
-        return dict(part.split("=", 1) for part in told.split() if "=" in part)
+        """Return the fields of a job: JobState, Restarts, ExitCode, …"""
+        fields = self.run("scontrol", "--oneliner", "show", "job", str(number))
+        return dict(part.split("=", 1) for part in fields.split() if "=" in part)
 
     def wait_for(self, condition: Any, seconds: float = SECONDS) -> None:
-        """Raises TimeoutError, with what the daemons said, if it does not come true."""
-        until = time.monotonic() + seconds
+        """Wait for a condition; raise TimeoutError with the daemons' output if it stays false."""
+        deadline = time.monotonic() + seconds
         while not condition():
-            if time.monotonic() > until:
-                said = "".join(log.read_text()[-1500:] for log in self.folder.glob("*.out"))
-                raise TimeoutError(f"not within {seconds} s: {said}")
+            if time.monotonic() > deadline:
+                output = "".join(log.read_text()[-1500:] for log in self.folder.glob("*.out"))
+                raise TimeoutError(f"not within {seconds} s: {output}")
             time.sleep(0.2)
 
     @property

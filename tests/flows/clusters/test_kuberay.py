@@ -1,4 +1,4 @@
-"""The manifests against the schemas that KubeRay's operator publishes."""
+"""The manifests, validated against the schemas of KubeRay's operator."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from flows.submit import for_kuberay
+from flows.submit import kuberay_manifest
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 
@@ -32,7 +32,7 @@ def analysis(**changes: Any) -> Analysis:
 
 
 def strict(schema: Any) -> Any:
-    """The schema with unknown fields refused, where it does not say what others may be."""
+    """Return the schema with unknown fields refused wherever it does not allow them explicitly."""
     if isinstance(schema, list):
         return [strict(part) for part in schema]
     if not isinstance(schema, dict):
@@ -78,7 +78,8 @@ def test_the_operator_knows_every_field(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.ml:4200/api")
-    text = for_kuberay(analysis(), "registry/ontogeny:1", nodes=2, standing=standing, **options)
+    image = "registry/ontogeny:1"
+    text = kuberay_manifest(analysis(), image, nodes=2, standing=standing, **options)
     manifest = list(yaml.safe_load_all(text))[-1]
     assert manifest["kind"] == ("RayCluster" if standing else "RayJob")
     assert faults(validators, manifest) == []
@@ -100,7 +101,7 @@ def test_a_job_carries_its_analysis_its_gpus_its_token_and_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-print")
-    text = for_kuberay(analysis(), "registry/ontogeny:1", nodes=2)
+    text = kuberay_manifest(analysis(), "registry/ontogeny:1", nodes=2)
     assert "do-not-print" not in text
     config_map, job = yaml.safe_load_all(text)
     assert Analysis.model_validate(yaml.safe_load(config_map["data"]["analysis.yaml"])) == (
@@ -127,7 +128,7 @@ def test_a_job_carries_its_analysis_its_gpus_its_token_and_no_secret(
 def test_what_pods_do_not_see_is_refused() -> None:
     local = analysis(store="/data/my-model.zarr")
     with pytest.raises(InputError, match=r"/data/my-model.zarr: .*--volume CLAIM:PATH"):
-        for_kuberay(local, "registry/ontogeny:1")
-    assert "claimName: data" in for_kuberay(
+        kuberay_manifest(local, "registry/ontogeny:1")
+    assert "claimName: data" in kuberay_manifest(
         local, "registry/ontogeny:1", volumes=[("data", "/data")]
     )

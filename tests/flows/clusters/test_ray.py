@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on one machine: jobs are submitted to it, and it loses a node."""
+"""A Ray cluster of two nodes on one machine, which runs submitted jobs and loses a node."""
 
 import json
 import os
@@ -17,15 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.doctor.cluster import ask
+from flows.doctor.cluster import query_resources
 
-MACHINES = Path(__file__).parents[3] / "infra" / "machines"
+MACHINES = Path(__file__).parents[3] / "flows" / "machines"
 
 pytestmark = [pytest.mark.usefixtures("server"), pytest.mark.timeout(900)]
 
 
 def free_ports() -> int:
-    """The first of two thousand ports, below those that the system gives out."""
+    """Return the first of two thousand free ports, below the ephemeral range."""
     for first in range(10000, 20000, 2000):
         try:
             for port in (*range(first, first + 9), *range(first + 1000, first + 1009)):
@@ -39,12 +39,12 @@ def free_ports() -> int:
 
 @dataclass
 class Node:
-    """What `start_head.sh` or `start_worker.sh` has started."""
+    """A node that `start_head.sh` or `start_worker.sh` has started."""
 
     process: subprocess.Popen
 
     def kill(self) -> None:
-        """End all of it at once, as when a machine loses its power."""
+        """Kill all processes of the node at once, as a power failure does."""
         processes = [psutil.Process(self.process.pid)]
         processes += processes[0].children(recursive=True)
         for process in processes:
@@ -119,19 +119,19 @@ def cluster() -> Iterator[Cluster]:
                     node.kill()
 
 
-def of_ray(cluster: Cluster, **environment: str) -> dict[str, Any]:
-    """What the doctor finds of Ray."""
+def check_ray(cluster: Cluster, **environment: str) -> dict[str, Any]:
+    """Return the check of Ray by `ontogeny doctor`."""
     done = cluster.run(sys.executable, "-m", "ontogeny", "doctor", "--json", **environment)
-    (found,) = (one for one in json.loads(done.stdout) if one["what"] == "Ray")
-    return found
+    (check,) = (one for one in json.loads(done.stdout) if one["name"] == "Ray")
+    return check
 
 
 def test_the_doctor_sees_its_nodes_and_who_lacks_the_token(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = of_ray(cluster, RAY_ADDRESS=cluster.address)
-    assert found["good"], found["said"]
-    assert "2 nodes, 2 CPUs and 0 GPUs" in found["said"]
+    check = check_ray(cluster, RAY_ADDRESS=cluster.address)
+    assert check["ok"], check["message"]
+    assert "2 nodes, 2 CPUs and 0 GPUs" in check["message"]
 
     (tmp_path / "token").write_text("0" * 64)
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE"):
@@ -139,7 +139,7 @@ def test_the_doctor_sees_its_nodes_and_who_lacks_the_token(
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(RuntimeError, match="it refuses our token"):
-        ask(cluster.address, seconds=60)
+        query_resources(cluster.address, seconds=60)
 
 
 def test_a_submitted_job_completes_though_a_node_is_lost(

@@ -1,4 +1,4 @@
-"""The batch script on a real Slurm: two nodes, a share of a GPU for each worker, a preemption."""
+"""The batch script on a real Slurm: two nodes, half a GPU per worker, a preemption."""
 
 import json
 import os
@@ -25,7 +25,7 @@ STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 @pytest.fixture
 def slurm() -> Iterator[Slurm]:
-    # Not in pytest's own folder: the paths of sockets must be short.
+    # Not in pytest's temporary folder: the paths of sockets must be short.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         cluster = Slurm(Path(folder))
         try:
@@ -35,7 +35,7 @@ def slurm() -> Iterator[Slurm]:
             cluster.stop()
 
 
-@pytest.mark.timeout(900)  # it starts three Rays, of two nodes each, one after the other
+@pytest.mark.timeout(900)  # it starts Ray on two nodes, three times
 @pytest.mark.usefixtures("server")
 def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
     slurm: Slurm, make_analysis: Callable[..., Any], tmp_path: Path
@@ -63,19 +63,19 @@ def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
 
     commits = Path(analysis.store) / "_commits" / "head_scores"
 
-    def await_rows(rows: int, restarts: int) -> None:
+    def wait_for_rows(rows: int, restarts: int) -> None:
         def there() -> bool:
             return slurm.job(number)["Restarts"] == str(restarts) and len(stored(commits)) >= rows
 
         slurm.wait_for(lambda: ended() or there(), seconds=300)
         assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
 
-    await_rows(2, restarts=0)
+    wait_for_rows(2, restarts=0)
     assert slurm.run("squeue", "-h", "-s", "-o", "%N") != ""
-    # What Slurm does `--grace` seconds before the time limit.
+    # As Slurm does `--grace` seconds before the time limit.
     slurm.run("scancel", "--batch", "--signal=USR1", str(number))
 
-    await_rows(4, restarts=1)
+    wait_for_rows(4, restarts=1)
     urgent = ["sbatch", "--partition=high", "--nodes=2", "--wait", "--wrap", "true"]
     subprocess.run(urgent, env=environment, cwd=tmp_path, check=True, timeout=100)
     slurm.wait_for(ended, seconds=300)

@@ -1,4 +1,4 @@
-"""One config.json that is missing, torn or another model's ends its own checkpoint, no other."""
+"""A config.json that is missing, truncated or another model's fails its own checkpoint only."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Change = Callable[[Path], object]
 
 
 def make(folder: Path, steps: Sequence[int]) -> dict[int, float]:
-    """Save a tiny llama at each step; returns its mean loss by plain transformers."""
+    """Save a tiny llama at each step; return its mean loss by plain transformers."""
     means = {}
     for step in steps:
         torch.manual_seed(step)

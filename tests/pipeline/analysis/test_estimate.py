@@ -1,4 +1,4 @@
-"""An estimate says what a run then takes."""
+"""An estimate agrees with the run that follows."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a model's form leaves undefined, and models of no layers: from the config to the page."""
+"""Variables that a model's form leaves undefined, and models without layers, end to end."""
 
 from dataclasses import asdict
 from pathlib import Path

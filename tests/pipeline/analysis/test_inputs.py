@@ -1,4 +1,4 @@
-"""Inputs are made once, identified by what they hold, and refused where they do not fit."""
+"""Inputs are made once, identified by their content, and refused where they do not fit."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.analysis.plan import load_input, save_input
 from pipeline.config import ArrayInput, InputSpec, RepeatedInput, TableInput
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.store import Store
 
 

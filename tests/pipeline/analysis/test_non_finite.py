@@ -23,7 +23,7 @@ WHY = f"non-finite: NaN or infinite: {BROKEN} (2 of 256 numbers)"
 
 @pytest.fixture
 def run(make_run: Callable[..., Path]) -> Path:
-    """Steps 1, 2, 3 and 4; of 3 a matrix has a NaN and an infinity, of 4 one is too large."""
+    """Make steps 1 to 4: a matrix of 3 has a NaN and an infinity, one of 4 is too large."""
     folder = make_run(steps=(1, 2, 3, 4), num_hidden_layers=2)
     wrong = torch.tensor([torch.nan, torch.inf])
     edited(folder / "step-3", BROKEN, lambda matrix: matrix[0, :2].copy_(wrong))
@@ -56,7 +56,7 @@ def content(run: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the folders whose weights were read."""
+    """Record the names of the folders whose weights are read."""
     seen: list[str] = []
     real = pipeline.analysis.worker.read_weights
 

@@ -1,4 +1,4 @@
-"""What an analysis would compute again, and why."""
+"""Groups that an analysis would compute again, with the reasons."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -16,7 +16,7 @@ from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.config import MatchesInput, RepeatedInput, TextInput
 from pipeline.errors import InputError
 from pipeline.inputs import text
-from pipeline.models.loading import ModelFacts, facts_of
+from pipeline.models.facts import ModelFacts, facts_of
 
 
 def model(vocabulary: int = 500, context: int | None = 128, bos: int | None = 0) -> ModelFacts:
@@ -81,7 +81,7 @@ def test_text_knows_its_full_stops(tmp_path):
 
 
 def _tokenizer(folder, words, bos=None):
-    """A tokenizer of these words, with its files in a folder."""
+    """Make a tokenizer of these words, with its files in a folder."""
     vocabulary = {word: i for i, word in enumerate(words)}
     of_words = Tokenizer(WordLevel(vocabulary, unk_token=words[0]))
     of_words.pre_tokenizer = WhitespaceSplit()

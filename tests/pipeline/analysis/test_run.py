@@ -1,4 +1,4 @@
-"""The main path: what is missing is computed, nothing else is, and it is right."""
+"""The main path: missing rows, and only those, are computed, and correctly."""
 
 import hashlib
 import os
@@ -54,7 +54,7 @@ def analysis(run: Path, **changes: Any) -> Analysis:
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The inputs that were passed through a model, one entry per pass."""
+    """Record the inputs of forward passes, one entry per pass."""
     seen: list[str] = []
     real = pipeline.analysis.worker.run
 

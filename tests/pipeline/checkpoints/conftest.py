@@ -1,4 +1,4 @@
-"""Checkpoints that are small enough to be written by the dozen."""
+"""Small checkpoints, an imitated Hub and an imitated S3 server."""
 
 import json
 import time
@@ -22,7 +22,7 @@ CONFIG = {"model_type": "known-to-nobody", "hidden_size": 4}
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:
-    """Two weights that tell their step."""
+    """Return two random weights that depend on the step."""
     generator = np.random.default_rng(step)
     return {
         "a.weight": generator.normal(size=(4, 3)).astype(np.float32),
@@ -31,7 +31,7 @@ def tensors(step: int) -> dict[str, np.ndarray]:
 
 
 def write_shards(folder: Path, content: Mapping[str, np.ndarray], suffix: str) -> None:
-    """One tensor per shard, and the index that says where each is."""
+    """Write one tensor per shard, and an index of the shards."""
     safe = suffix == ".safetensors"
     stem, count = ("model" if safe else "pytorch_model"), len(content)
     weight_map = {}
@@ -48,7 +48,7 @@ def write_shards(folder: Path, content: Mapping[str, np.ndarray], suffix: str) -
 
 @pytest.fixture
 def write_checkpoint() -> WriteCheckpoint:
-    """`write_checkpoint(folder, step, suffix=".safetensors", sharded=False)`: one checkpoint."""
+    """Return `write_checkpoint(folder, step, suffix=".safetensors", sharded=False)`."""
 
     def write(
         folder: Path, step: int = 0, suffix: str = ".safetensors", sharded: bool = False
@@ -69,7 +69,7 @@ def write_checkpoint() -> WriteCheckpoint:
 
 
 def _write_large(folder: Path, step: int, sharded: bool = False) -> Path:
-    """A checkpoint whose weights are large enough to be kept by their sha256."""
+    """Write a checkpoint whose weights are large enough for git-lfs, and so have a sha256."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     content = {
@@ -88,13 +88,13 @@ def _write_large(folder: Path, step: int, sharded: bool = False) -> Path:
 
 @pytest.fixture
 def write_large() -> WriteCheckpoint:
-    """`write_large(folder, step, sharded=False)`: one that a hub keeps by its sha256."""
+    """Return `write_large(folder, step, sharded=False)`, whose files the Hub keeps by sha256."""
     return _write_large
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """An empty hub, which `HF_ENDPOINT` names; nothing is kept between tests."""
+    """Start an empty hub, named by `HF_ENDPOINT`, with an empty cache."""
     with Hub() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "cache"))
@@ -103,7 +103,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @contextmanager
 def imitated_s3() -> Iterator[dict[str, str]]:
-    """A server that imitates S3, and checks no signature; the environment that names it."""
+    """Start a server that imitates S3 without checking signatures; yield its environment."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -117,7 +117,7 @@ def imitated_s3() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[dict[str, str]]:
-    """The environment that names an S3 server."""
+    """Yield the environment that names an S3 server."""
     with imitated_s3() as environment:
         yield environment
 
@@ -126,7 +126,7 @@ def s3_server() -> Iterator[dict[str, str]]:
 def s3(
     s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Proxy]:
-    """A way to an S3 server with the empty bucket `runs`, which the environment names."""
+    """Start a proxy of an S3 server with the empty bucket `runs`, named by the environment."""
     with Proxy(s3_server["AWS_ENDPOINT_URL"].removeprefix("http://")) as proxy:
         for name, value in {
             **s3_server,
@@ -146,7 +146,7 @@ def s3(
 
 @pytest.fixture
 def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are cut short, ours and those of the libraries beneath."""
+    """Shorten the waits between attempts, our own and those of the libraries."""
     monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(retrying, "LONGEST_WAIT", 0.05)
     sleep = time.sleep

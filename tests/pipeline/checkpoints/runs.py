@@ -1,4 +1,4 @@
-"""Real training runs, small enough to be made in a second or two, saved as people save them."""
+"""Real training runs that take a second or two, saved in the usual ways."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ VOCABULARY = 31
 
 
 def batch(generator: torch.Generator) -> torch.Tensor:
-    """Sequences of which the second half repeats the first: something to learn."""
+    """Return sequences whose second half repeats the first, so that there is something to learn."""
     half = torch.randint(VOCABULARY, (8, 8), generator=generator)
     return torch.cat([half, half], dim=1)
 
@@ -69,13 +69,13 @@ def neox(seed: int = 0) -> PreTrainedModel:
 
 
 def pythia_like(folder: Path) -> Path:
-    """Log-then-linear steps in shards, the rate warming up and then falling to a tenth."""
+    """Save log-then-linear steps in shards; the rate warms up, then decays to a tenth."""
     steps = [0, 1, 2, 4, 8, 16, 32, 64, *range(80, 401, 20)]
     return trained(neox(), folder, steps, _cosine(40, 401, 3e-3, 0.1), max_shard_size="20KB")
 
 
 def warm_up_from_zero(folder: Path) -> Path:
-    """As a Trainer does: the first step has rate 0 and changes nothing, the last one nearly so."""
+    """Save as a Trainer does; the first step has rate 0, the last one nearly so."""
     torch.manual_seed(1)
     model = GPT2LMHeadModel(
         GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2, n_positions=16,
@@ -90,7 +90,7 @@ def warm_up_from_zero(folder: Path) -> Path:
 
 
 def frozen_embedding(folder: Path) -> Path:
-    """A Llama whose embedding, a shard of its own, never changes; steps at no regular gap."""
+    """Save a Llama whose embedding, a shard of its own, never changes; irregular steps."""
     torch.manual_seed(2)
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
@@ -102,13 +102,13 @@ def frozen_embedding(folder: Path) -> Path:
 
 
 def low_precision_pickles(folder: Path) -> Path:
-    """bfloat16 in pickles, every 10 steps, with a rate that drops to a tenth in the middle."""
+    """Save bfloat16 pickles every 10 steps; the rate drops to a tenth halfway."""
     rate = lambda step: 3e-3 if step < 80 else 3e-4  # noqa: E731
     return trained(neox(3), folder, range(0, 161, 10), rate, spelling="global_step{}", pickled=True)
 
 
 def grokking(folder: Path) -> Path:
-    """Modular addition with strong weight decay, which forgets how it began."""
+    """Train modular addition with strong weight decay, which erases the initial weights."""
     settings = {
         "name": "grokking", "output": str(folder), "steps": 400, "threads": 1,
         "task": {"kind": "modular_arithmetic", "p": 23, "operation": "add", "train_share": 0.5},

@@ -1,7 +1,7 @@
-"""Real HTTP servers that stand in for the Hub and stand in front of an S3 server.
+"""Real HTTP servers: a substitute for the Hub, and a proxy in front of an S3 server.
 
-Both count what they are asked, and can be told to fail: a share of the requests is answered 500 or
-429, or cut in the middle of the body.
+Both record their requests, and can be made to fail: a share of the requests is answered with status
+500 or 429, or is cut in the middle of the body.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ LARGE = 64 * 2**10  # files from this size on are kept by their sha256, with a r
 
 @dataclass
 class Faults:
-    """What a server does wrong: to `share` of its requests, drawn with `seed`.
+    """Faults of a server: they affect `share` of its requests, drawn with `seed`.
 
     first: statuses for the first requests, one each. latency: seconds before every answer.
     """
@@ -37,7 +37,7 @@ class Faults:
         self._random, self._lock = random.Random(self.seed), threading.Lock()
 
     def draw(self) -> str | int | None:
-        """A status to answer with, "cut", or None for a good answer."""
+        """Return a status to answer with, "cut", or None for a good answer."""
         with self._lock:
             if self.first:
                 self.done += 1
@@ -49,7 +49,7 @@ class Faults:
 
 
 class Server(AbstractContextManager):
-    """An HTTP server in a thread of its own; `requests` are (method, path, headers)."""
+    """An HTTP server in its own thread; `requests` are (method, path, headers)."""
 
     def __init__(self, handler: type["Handler"]) -> None:
         self.faults = Faults()
@@ -66,16 +66,16 @@ class Server(AbstractContextManager):
         self._http.server_close()
 
     def forget(self) -> None:
-        """Start counting anew."""
+        """Forget all requests."""
         self.requests, self.bytes_sent = [], 0
 
     def paths(self, method: str = "GET", containing: str = "") -> list[str]:
-        """The paths that were asked for."""
+        """Return the paths that were requested."""
         return [path for verb, path, _ in self.requests if verb == method and containing in path]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers through `answer`, which fails when it is told to."""
+    """A handler that answers through `answer`, or with the fault that was drawn."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -88,7 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def setup_request(self) -> str | int | None:
-        """Note the request, wait as long as told, and say what is to go wrong with it."""
+        """Record the request, wait for the latency, and return the fault to answer with."""
         self.owner.requests.append((self.command, self.path, dict(self.headers.items())))
         time.sleep(self.owner.faults.latency)
         return self.owner.faults.draw()
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def ranged(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        """Status, bytes and headers of the part that the request asks for."""
+        """Return status, bytes and headers of the part that the request asks for."""
         asked = self.headers.get("Range")
         if asked is None:
             return 200, body, {"Accept-Ranges": "bytes"}
@@ -135,19 +135,19 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Repository:
-    """Commits by their hash, each a folder's files by name; refs by name."""
+    """A repository: commits by their hash, each a folder's files by name; refs by name."""
 
     commits: dict[str, dict[str, Path]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, folder: Path, name: str, tag: bool = False) -> str:
-        """Make a branch (or tag) of a folder's files; its commit hash."""
+        """Make a branch (or tag) of a folder's files; return its commit hash."""
         files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
         return self.commit_files(files, name, tag)
 
     def commit_files(self, files: dict[str, Path], name: str, tag: bool = False) -> str:
-        """The same of files by their paths in the repository."""
+        """Make a branch (or tag) of files by their paths in the repository; return its commit."""
         state = name + "".join(f"{key} {_sha256(path)}" for key, path in files.items())
         commit = hashlib.sha1(state.encode()).hexdigest()
         self.commits[commit] = files
@@ -176,7 +176,7 @@ class Hub(Server):
         super().__exit__(*details)
 
     def add_run(self, repository: str, folder: Path, spelling: str = "{}") -> Repository:
-        """Every folder in `folder` becomes a branch; what lies beside them becomes main."""
+        """Make each folder in `folder` a branch, and the files beside them the main branch."""
         made = self.repositories.setdefault(repository, Repository())
         made.commit(folder, "main")
         for path in sorted(folder.iterdir()):
@@ -288,7 +288,7 @@ def _files(repository: Repository, revision: str) -> dict[str, Path] | None:
 
 
 def _inside(files: dict[str, Path], folder: str) -> dict[str, Path]:
-    """The files directly in a folder of a commit; a hostile path is at the top."""
+    """Return the files directly in a folder of a commit; a hostile path is at the top."""
     if not folder:
         return {name: path for name, path in files.items() if "/" not in name or ".." in name}
     start = f"{folder}/"
@@ -316,7 +316,7 @@ def _git_blob(path: Path) -> str:
 
 
 class Proxy(Server):
-    """Passes requests on to an S3 server at `target` (host:port), or lets them fail."""
+    """A handler that passes requests on to the S3 server at `target`, or lets them fail."""
 
     def __init__(self, target: str) -> None:
         self.target = target

@@ -1,4 +1,4 @@
-"""The whole analysis from each place, against the same run on disk."""
+"""The whole analysis from each kind of storage, compared with the same run on disk."""
 
 import json
 import os
@@ -25,7 +25,7 @@ INPUTS = {"repeated": {"kind": "repeated", "block_length": 8, "sequences": 2}}
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """Ceph where it is installed, in place of the server that only imitates S3."""
+    """Start Ceph if it is installed, instead of the server that only imitates S3."""
     if not all(shutil.which(program) for program in PROGRAMS):
         with imitated_s3() as environment:
             yield environment
@@ -45,7 +45,7 @@ def analysed(checkpoints: str, store: Path, measures=MEASURES) -> xr.DataTree:
 
 
 def without_places(run: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Every group's numbers and attributes, without where the weights came from."""
+    """Return every group's numbers and attributes, without the addresses of weights."""
     return {name: group.to_dataset().drop_vars("uri") for name, group in run.children.items()}
 
 
@@ -116,7 +116,7 @@ def test_a_hundred_checkpoints_from_s3_never_take_the_disk_of_three(s3, make_run
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[int]]:
-    """The most bytes that a folder holds at any moment of the `with` block, as its one entry."""
+    """Yield a list whose one entry is the most bytes in a folder at any time in the block."""
     peak, ended = [0], threading.Event()
 
     def look() -> None:
@@ -143,7 +143,7 @@ def _held(folder: Path) -> int:
 
 @pytest.fixture
 def disguised(make_run) -> Path:
-    """A run whose step 2 serves the weights of the last one."""
+    """Make a run whose step 2 has the weights of the last one."""
     run = make_run(range(6))
     for file in (run / "step-5").iterdir():
         shutil.copy(file, run / "step-2")
@@ -166,7 +166,7 @@ def test_what_the_audit_masks_is_left_out_and_said_unless_told_otherwise(disguis
 
 
 def test_rows_that_an_audit_masks_later_are_shown_no_longer(disguised, tmp_path):
-    """Whether they were computed without an audit, or before the run's last step told on them."""
+    """Rows computed without an audit, and rows computed before the run's last step existed."""
     content = {
         "checkpoints": str(disguised), "store": str(tmp_path / "a.zarr"),
         "measures": ["weight_norm"],

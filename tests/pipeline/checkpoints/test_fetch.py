@@ -16,7 +16,7 @@ from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def remote(hub, write_checkpoint, tmp_path) -> list[Checkpoint]:
 
 
 def on_disk() -> int:
-    """Fetched checkpoints on this machine's disk."""
+    """Return the number of fetched checkpoints on this machine's disk."""
     return len(list((cache_folder() / "copies").glob("*/*/*.safetensors")))
 
 

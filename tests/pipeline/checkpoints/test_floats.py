@@ -1,4 +1,4 @@
-"""Weights are what the file says: finite floating-point numbers, or refused by name."""
+"""Weights are finite floating-point numbers, or are refused by name."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ BNB = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 
 
 def changed(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
-    """The matrices of all attention and MLP layers changed."""
+    """Change the matrices of all attention and MLP layers."""
     return lambda weights: {
         name: change(tensor) if name.endswith("proj.weight") else tensor
         for name, tensor in weights.items()
@@ -34,7 +34,7 @@ def in_8_bits(matrix: Tensor) -> Tensor:
 
 
 def renamed(weights: Weights) -> Weights:
-    """As GPTQ and AWQ call them."""
+    """Rename weights as GPTQ and AWQ do."""
     packed = {n.replace("proj.weight", "proj.qweight"): t for n, t in weights.items()}
     return {n: t.int() if n.endswith("qweight") else t for n, t in packed.items()}
 
@@ -52,7 +52,7 @@ def run(make_run: Callable[..., Path]) -> Path:
 
 
 def write(folder: Path, change: Callable[[Weights], Weights], quantisation: Any = None) -> None:
-    """Change the weights in a checkpoint, and what its config.json says of them."""
+    """Change the weights in a checkpoint, and its config.json."""
     weights = change(load_file(folder / "model.safetensors"))
     save_file({n: t.contiguous() for n, t in weights.items()}, folder / "model.safetensors")
     if quantisation is not None:

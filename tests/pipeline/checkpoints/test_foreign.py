@@ -1,4 +1,4 @@
-"""Files as grokking research saves them: read back, they compute what their own formulas say."""
+"""Files in the formats of grokking research: once read, they compute what their formulas give."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,9 @@ from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
 from pipeline.inputs import Input, modular
-from pipeline.models.loading import Resident, facts_of, read_weights
+from pipeline.models.facts import facts_of
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 
 P, D, HEADS, D_MLP = 7, 12, 3, 20
 D_HEAD = D // HEADS
@@ -39,7 +41,7 @@ def authors(seed: int) -> dict[str, Tensor]:
 
 
 def authors_logits(state: dict[str, Tensor], tokens: np.ndarray) -> np.ndarray:
-    """Appendix A of the paper, one pair and one head at a time."""
+    """Compute logits by appendix A of the paper, one pair and one head at a time."""
     w = {name: tensor.double().numpy() for name, tensor in state.items()}
     logits = []
     for pair in tokens:

@@ -1,4 +1,4 @@
-"""What lies where weights should be is named as what it is, with what to do."""
+"""Other contents in place of weights are recognised, and the message says how to convert them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.checkpoints.local import files_of
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 ANNEX = "/annex/objects/SHA256E-s12345--4d7a2146.bin\n"

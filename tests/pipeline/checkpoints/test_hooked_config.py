@@ -22,7 +22,7 @@ EARLY_LATE = {"early_token": 2, "late_token": 6}
 
 
 def config(**changes) -> dict:
-    """All fields that TransformerLens 2.15 stores, of a model with two layers."""
+    """Return all fields that TransformerLens 2.15 stores, of a model with two layers."""
     return {
         "n_layers": LAYERS, "d_model": D, "n_ctx": N_CTX, "d_head": D_HEAD, "model_name": "custom",
         "n_heads": HEADS, "d_mlp": D_MLP, "act_fn": "gelu", "d_vocab": V, "eps": 1e-5,
@@ -80,7 +80,7 @@ ACTIVATIONS = {
 
 
 def lens_loss(state: dict[str, Tensor], cfg: dict) -> float:
-    """The mean loss (nats) of a HookedTransformer on TOKENS, in float64."""
+    """Return the mean loss (nats) of a HookedTransformer on TOKENS, in float64."""
     w = {n: t.double() for n, t in state.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -114,7 +114,7 @@ def lens_loss(state: dict[str, Tensor], cfg: dict) -> float:
 
 
 def stored_loss(folder: Path, **given) -> float:
-    """The mean loss that an analysis of `folder` stores for its last step."""
+    """Return the mean loss that an analysis of `folder` stores for its last step."""
     np.save(folder / "tokens.npy", TOKENS)
     analysis = Analysis.model_validate({
         "checkpoints": str(folder), "store": str(folder / "a.zarr"),
@@ -190,10 +190,10 @@ def test_a_state_dict_alone_is_computed_as_the_analysis_says(tmp_path: Path, nam
     weights = state(cfg["normalization_type"] == "LN", not cfg["attn_only"])
     torch.save(weights, tmp_path / "1000.pth")
     needed = {
-        "gelu": "act_fn", "LNPre": "act_fn and normalization_type",
+        "gelu": "act_fn", "LNPre": "act_fn and no normalization_type",
         "attn-only": "positional_embedding_type", "no attn_scale": "act_fn",
     }[name]  # fmt: skip
-    with pytest.raises(InputError, match=rf"1000\.pth: says nothing of {needed}, and the"):
+    with pytest.raises(InputError, match=rf"1000\.pth: has no {needed}, and the"):
         stored_loss(tmp_path)
     given = {one: cfg[one] for one in ("act_fn", "normalization_type") if cfg[one] is not None}
     given["positional_embedding_type"] = "standard"
@@ -231,7 +231,7 @@ def test_an_unknown_key_of_model_is_refused(tmp_path: Path):
 def test_a_field_said_to_be_without_effect_is_ignored(tmp_path: Path):
     cfg = config(colour="red")
     torch.save({"model": state(), "epoch": 7, "config": cfg}, tmp_path / "7.pth")
-    with pytest.raises(InputError, match=r"colour = 'red', which is not known here .*\[colour\]"):
+    with pytest.raises(InputError, match=r"colour = 'red', an unknown field .*\[colour\]"):
         stored_loss(tmp_path)
     found = stored_loss(tmp_path, model={"ignore": ["colour"]})
     assert found == pytest.approx(lens_loss(state(), cfg), rel=1e-7)
@@ -281,7 +281,7 @@ def test_the_notes_tell_what_was_not_said(tmp_path: Path):
     analysis = {"checkpoints": str(tmp_path), "store": str(tmp_path / "a.zarr"),
                 "measures": ["weight_norm"], "model": {"act_fn": "gelu"}}  # fmt: skip
     (note,) = analyze(Analysis.model_validate(analysis)).notes
-    assert "the files hold no whole config" in note and "attention_dir = causal" in note
+    assert "the files hold no complete config" in note and "attention_dir = causal" in note
     json.dumps(note)
 
 

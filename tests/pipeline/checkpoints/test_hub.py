@@ -12,7 +12,7 @@ from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of, read_config
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import Faults
 

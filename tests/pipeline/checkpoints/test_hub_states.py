@@ -1,4 +1,4 @@
-"""A repository of state dicts, as TransformerLens' attention-only models have them."""
+"""A repository of state dicts, such as those of TransformerLens' attention-only models."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,8 @@ from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident, read_weights
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.test_foreign import HEADS, TOKENS, D, P, lens, lens_logits
 
 EACH = 500_000_000  # tokens of a step, so that the last one is beyond 10^9
@@ -49,7 +50,7 @@ def expected_logits(state: dict[str, Tensor], tokens: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def suite(hub, tmp_path: Path) -> Path:
-    """The initialisation and steps 1 to 4, by the tokens that they have seen."""
+    """Return the initialisation and steps 1 to 4, by the tokens that they have seen."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     torch.save(attention_only(0), tmp_path / "model_init.pth")
@@ -117,7 +118,7 @@ def test_what_no_organism_has_is_refused(hub, suite):
 def test_tokens_without_a_step_size_are_refused(hub, suite):
     (suite / "config.json").write_text(json.dumps(CONFIG | {"tokens_per_step": None}))
     commit_of(hub, suite)
-    with pytest.raises(InputError, match="says no tokens_per_step"):
+    with pytest.raises(InputError, match="has no tokens_per_step"):
         list_checkpoints(URI)
 
 

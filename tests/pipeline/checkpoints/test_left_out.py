@@ -1,4 +1,4 @@
-"""What a listing leaves out is told with its reason."""
+"""Entries that a listing leaves out are reported with the reason."""
 
 import os
 import time

@@ -13,7 +13,7 @@ from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
 from pipeline.errors import InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import tensors
 
 

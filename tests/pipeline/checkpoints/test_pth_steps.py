@@ -1,4 +1,4 @@
-"""Which step a `.pth` file is of, which files are refused, and what is said of either."""
+"""The step of a `.pth` file, the files that are refused, and the messages about them."""
 
 import json
 from pathlib import Path
@@ -36,14 +36,14 @@ def analysis(folder: Path, **changes) -> Analysis:
 def test_a_last_file_without_a_step_is_refused_and_not_called_step_0(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
     save(tmp_path, "final.pth", seed=1)
-    with pytest.raises(InputError, match=r"final\.pth: does not say its step: found model, no"):
+    with pytest.raises(InputError, match=r"final\.pth: has no step: found model, no"):
         steps(tmp_path)
     save(tmp_path, "final.pth", seed=1, train_losses=[1.0] * 600)
     with pytest.raises(InputError, match="its 600 train_losses do not prove it: rename the file"):
         steps(tmp_path)
-    with pytest.raises(InputError, match=r"final\.pth: does not say its step"):
+    with pytest.raises(InputError, match=r"final\.pth: has no step"):
         analyze(analysis(tmp_path))
-    with pytest.raises(InputError, match=r"final\.pth: does not say its step"):
+    with pytest.raises(InputError, match=r"final\.pth: has no step"):
         audit(str(tmp_path), model=RELU)
 
 
@@ -60,7 +60,7 @@ def test_a_history_with_a_loss_for_each_epoch_proves_the_last_step(tmp_path: Pat
 @pytest.mark.parametrize("name", ["model.pt", "ckpt_1000.pt", "best.pth"])
 def test_a_folder_of_other_names_is_told_what_was_found(tmp_path: Path, name):
     save(tmp_path, name)
-    with pytest.raises(InputError, match=rf"found {name}, whose names do not say their step"):
+    with pytest.raises(InputError, match=rf"found {name}, whose names do not give their step"):
         steps(tmp_path)
 
 
@@ -85,12 +85,12 @@ def test_two_states_of_one_step_in_one_file_are_refused(tmp_path: Path):
 def test_a_name_and_an_epoch_that_differ_are_refused_by_both(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=499)
     save(tmp_path, "1000.pth", seed=1, epoch=499)
-    with pytest.raises(InputError, match=r"500\.pth: its name says step 500, its epoch is 499: re"):
+    with pytest.raises(InputError, match=r"500\.pth: its name gives step 500, its epoch is 499"):
         steps(tmp_path)
     save(tmp_path, "1000.pth", seed=1, epoch=1000)
     summary = analyze(analysis(tmp_path))
     assert summary.computed == [1000]
-    assert "500.pth: its name says step 500, its epoch is 499" in summary.failed[500]
+    assert "500.pth: its name gives step 500, its epoch is 499" in summary.failed[500]
 
 
 @pytest.mark.parametrize("epoch", [-1, True, "500", 499.5, float("nan"), torch.zeros(2), None])
@@ -127,7 +127,7 @@ def test_other_words_for_the_state_dict(tmp_path: Path, key):
         ({"model": authors(0), "train_data": [1]}, "train_indices or train_data are no list"),
         ({"model": authors(0), "config": {"act_type": "SiLU"}}, "act_type = 'SiLU'"),
         ({"model": authors(0), "config": {"use_ln": True}}, "use_ln = True"),
-        ({"model": authors(0), "config": {"use_rope": 1}}, "its config has use_rope = 1, which is"),
+        ({"model": authors(0), "config": {"use_rope": 1}}, "has use_rope = 1, an unknown field"),
         ({"model": authors(0) | {"blocks.0.ln1.w_ln": torch.ones(2)}}, "tensor 'blocks.0.ln1.w_ln"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_bad_file_is_named_and_the_others_are_computed(tmp_path: Path, content
 
 def test_files_without_act_type_are_refused_until_it_is_given(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
-    with pytest.raises(InputError, match=r"500\.pth: says nothing of act_fn, and the.*relu"):
+    with pytest.raises(InputError, match=r"500\.pth: has no act_fn, and the.*relu"):
         list_checkpoints(str(tmp_path))
     assert steps(tmp_path) == [500]
     with pytest.raises(InputError, match="act_func"):
@@ -167,19 +167,19 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
     save(tmp_path, "best.pth")
     notes = analyze(analysis(tmp_path)).notes
-    assert any(note.endswith("do not say their step: best.pth") for note in notes)
+    assert any(note.endswith("do not give their step: best.pth") for note in notes)
     saved = {"checkpoints": [authors(0)], "checkpoint_epochs": [9], "model": authors(1)}
     (tmp_path / "other").mkdir()
     torch.save(saved, tmp_path / "other" / "run.pth")
     notes = analyze(analysis(tmp_path / "other" / "run.pth", store=str(tmp_path / "b.zarr"))).notes
-    assert any("is not said: " in note and "run.pth: its 'model'" in note for note in notes)
+    assert any("step is unknown: " in note and "run.pth: its 'model'" in note for note in notes)
 
 
 TABLE = {"kind": "table", "operation": "add", "train_share": 0.4, "split_seed": 3}
 
 
 def memorised(is_train: np.ndarray) -> dict[str, torch.Tensor]:
-    """Weights that were trained on a split, by the authors' formula written for all pairs."""
+    """Return weights trained on a split, by the authors' formula written for all pairs."""
     tokens, labels = (torch.from_numpy(array) for array in modular.table(P, "add"))
     w = {name: tensor / 3 for name, tensor in authors(0).items() if not name.endswith("mask")}
     optimizer = torch.optim.Adam([t.requires_grad_() for t in w.values()], lr=0.02)
@@ -198,7 +198,7 @@ def memorised(is_train: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 def mean_loss(state: dict[str, torch.Tensor], chosen: np.ndarray) -> float:
-    """The mean loss over some pairs by the authors' formula, one pair at a time."""
+    """Return the mean loss over some pairs by the authors' formula, one pair at a time."""
     tokens, labels = modular.table(P, "add")
     logits = authors_logits(state, tokens)
     losses = np.logaddexp.reduce(logits, -1) - logits[np.arange(P * P), labels]
@@ -214,7 +214,7 @@ def test_a_noted_train_loss_tells_the_split_that_the_file_does_not_say(tmp_path:
     torch.save(saved, tmp_path / "60.pth")
     chosen = analysis(tmp_path, inputs={"table": TABLE}, measures=["modular_addition"])
     summary = analyze(chosen)
-    assert f"{generator!r} is taken, under which the weights have" in " ".join(summary.notes)
+    assert f"{generator!r} is used, with which the weights have" in " ".join(summary.notes)
     stored = split_in(chosen)
     assert np.array_equal(stored.arrays["is_train"], is_train)
     assert stored.attributes["split_proven"] is True
@@ -228,7 +228,7 @@ def split_in(chosen: Analysis):
 def test_a_split_that_nothing_proves_is_said_everywhere(tmp_path: Path):
     save(tmp_path, "5.pth", epoch=5, train_loss=1e-9)
     chosen = analysis(tmp_path, inputs={"table": TABLE}, measures=["modular_addition"])
-    sentence = "the files do not prove it; the split of 'numpy' is taken"
+    sentence = "the files do not prove it; the split of 'numpy' is used"
     assert any(sentence in note for note in dry_run(chosen).notes)
     assert any(sentence in note for note in analyze(chosen).notes)
     attributes = open_run(chosen.store)["modular_addition"].attrs["input"]
@@ -270,7 +270,7 @@ def test_the_commands_take_the_model_and_say_what_is_left_out(tmp_path: Path):
     assert audited.exit_code == 0 and "best.pth" in audited.stderr
     for command in (["checkpoints"], ["audit"]):
         refused = CliRunner().invoke(app, [*command, str(tmp_path)])
-        assert refused.exit_code == 2 and "500.pth: says nothing of act_fn" in refused.stderr
+        assert refused.exit_code == 2 and "500.pth: has no act_fn" in refused.stderr
 
 
 @pytest.mark.parametrize("epoch", [float("inf"), float("nan"), 10**15, 1e300])

@@ -1,4 +1,4 @@
-"""How often a place is asked: one listing of the run, and each different content once."""
+"""The number of requests to storage: one listing of a run, and one for each distinct content."""
 
 import json
 import pickle
@@ -20,14 +20,14 @@ from tests.pipeline.checkpoints.servers import Hub, Proxy
 from tests.pipeline.checkpoints.test_s3 import upload
 
 COUNT = 154
-# The beginnings of weight files: all are of one name and size, so one stands for all. It takes two
+# The beginnings of weight files: all have one name and size, so one is read for all. It takes two
 # requests: the header's length, and the header.
 HEADER = 2
 
 
 @pytest.fixture
 def run(make_run) -> Path:
-    """A run with two different configs (of equal models), and two small files of its own."""
+    """Make a run with two different configs (of equal models) and two small files of its own."""
     folder = make_run([0])
     weights = load_file(folder / "step-0/model.safetensors")
     config = json.loads((folder / "step-0/config.json").read_text())
@@ -57,7 +57,7 @@ def estimated(uri: str, store: Path) -> None:
 
 
 def planned(uri: str, store: Path) -> None:
-    """Everything that `analyze` does before the first checkpoint is computed."""
+    """Do everything that `analyze` does before the first checkpoint is computed."""
     analysis = analysis_of(uri, store)
     assert len(plan(prepare(analysis, survey(analysis)), {}).cells) == COUNT
 

@@ -1,4 +1,4 @@
-"""The digest is that of the bytes that were read, whatever is written to them meanwhile."""
+"""The digest is that of the bytes that were read, even if they are overwritten meanwhile."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of, read_config
 from pipeline.errors import ChangedError, CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import ProxyHandler
 from tests.pipeline.checkpoints.test_s3 import upload
@@ -52,7 +52,7 @@ def test_a_restored_time_does_not_bring_back_a_digest(run):
 
 
 def test_a_file_written_right_after_its_digest_has_another_state(run):
-    """Within one tick of the kernel's clock, which is all that tells two states apart."""
+    """Both writes are within one tick of the kernel's clock, by which states are distinguished."""
     file, content = weights_of(run), [weights_of(run).read_bytes(), other_of(run).read_bytes()]
     for number in range(20):
         file.write_bytes(content[number % 2])
@@ -74,7 +74,7 @@ def test_what_changed_since_the_listing_has_the_digest_of_what_is_read(run):
 
 
 def rewriting(run: Path, times: int) -> Callable[[Path], object]:
-    """`read_weights`, during the first calls of which the file is replaced by the other one."""
+    """Return a `read_weights` whose first calls replace the file by the other one meanwhile."""
     left = [times]
 
     def read(folder: Path) -> object:
@@ -200,7 +200,7 @@ def test_an_object_replaced_while_it_is_fetched_is_fetched_again(s3, run, monkey
 def flipping(
     monkeypatch: pytest.MonkeyPatch, name: str, times: int, checksums: bool = False
 ) -> list[str]:
-    """One bit of the body is flipped in the first answers that send an object of this name.
+    """Flip one bit of the body in the first answers that send an object of this name.
 
     checksums: the server sends those that the client compares by itself.
     """

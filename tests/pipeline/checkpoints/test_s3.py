@@ -10,7 +10,7 @@ from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import read_config
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import read_weights
+from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG, tensors
 from tests.pipeline.checkpoints.servers import Faults
 
@@ -22,7 +22,7 @@ def upload(folder: Path, place: str = "runs/a") -> str:
 
 @pytest.fixture
 def run(tmp_path, write_checkpoint):
-    """A local run in every format."""
+    """Make a local run in every format."""
     write_checkpoint(tmp_path / "run/step-10", 10, ".bin", sharded=True)
     write_checkpoint(tmp_path / "run/step-0", 0)
     write_checkpoint(tmp_path / "run/step-2", 2, sharded=True)

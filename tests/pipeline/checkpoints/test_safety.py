@@ -1,4 +1,4 @@
-"""What a checkpoint, or a place that keeps one, must not get: code run, a secret told."""
+"""Neither a checkpoint nor its storage can make us run code or disclose a secret."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class StrangerForCausalLM(OrganismForCausalLM):
 
 @pytest.fixture
 def strangers(make_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose model is built by a Python file beside its weights."""
+    """Make a run whose model is built by a Python file beside its weights."""
     monkeypatch.delenv("STRANGERS_CODE_RAN", raising=False)
     monkeypatch.setattr(
         "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")

@@ -1,4 +1,4 @@
-"""Each checkpoint with less memory than the last: `python -m tests.pipeline.engine.limited JSON`.
+"""Compute each checkpoint with less memory: `python -m tests.pipeline.engine.limited JSON`.
 
 The argument is an analysis. What a checkpoint may take beyond what the process holds
 is limited by the kernel. Prints for each what became of it, until there is too little even for
@@ -35,7 +35,7 @@ def main(config: str) -> None:
 
 
 def _held() -> int:
-    """Bytes of private memory that this process may write to."""
+    """Return the bytes of this process's private writable memory."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmData:")[2].split()[0])
 

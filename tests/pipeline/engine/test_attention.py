@@ -16,7 +16,7 @@ from pipeline.engine.pairs import resolve
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, WINDOW, eager_model, matrices
 
 SEQUENCES, LENGTH = 3, 24
@@ -40,7 +40,7 @@ EVERYTHING = Pass(
 
 @pytest.fixture(autouse=True)
 def softmax_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eager attention takes its softmax in float32 even in float64: the oracle shall not."""
+    """Give the oracle a float64 softmax: eager attention always takes it in float32."""
     plain = torch.nn.functional.softmax
     monkeypatch.setattr(
         torch.nn.functional, "softmax", lambda x, dim=-1, dtype=None, **_: plain(x, dim=dim)
@@ -57,7 +57,7 @@ def family(name: str) -> tuple[PreTrainedModel, Resident]:
 
 
 def asked_key(request: AttentionRequest, sequence: int, query: int) -> int:
-    """The key of one query, by the definition of each request; -1 for none."""
+    """Return the key of one query, by the definition of each request; -1 for none."""
     match request:
         case Lag(lag):
             return query - lag if query >= lag else -1
@@ -69,7 +69,7 @@ def asked_key(request: AttentionRequest, sequence: int, query: int) -> int:
 
 
 def entries(matrix: Tensor, request: AttentionRequest) -> Tensor:
-    """What a request should yield, looked up one by one in [layer, sequence, head, query, key]."""
+    """Look up a request's entries one by one in [layer, sequence, head, query, key]."""
     layers, sequences, heads, length, _ = matrix.shape
     out = matrix.new_full((layers, sequences, heads, length), torch.nan)
     for s in range(sequences):

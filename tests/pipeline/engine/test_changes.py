@@ -16,7 +16,7 @@ from pipeline.engine.changes import run_changed
 from pipeline.engine.record import HeadChange, OutputOn, Pass, Record, merge
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.editing import edited, outputs
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, eager_model
 
@@ -99,7 +99,7 @@ def test_changed_heads_are_what_the_model_computes_on_with(name: str) -> None:
 
 @contextmanager
 def patterns(model: PreTrainedModel, kept: list[Tensor], replay: bool) -> Iterator[None]:
-    """Keep each layer's attention matrix, or attend by the kept ones."""
+    """Record each layer's attention matrix, or use the recorded ones."""
 
     def attend(module, query, key, value, mask, scaling, **_):
         groups = query.shape[1] // key.shape[1]

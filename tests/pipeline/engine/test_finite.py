@@ -1,4 +1,4 @@
-"""Which numbers of a measure are not finite because the model's are not, and which by definition.
+"""Non-finite numbers of a measure: because the model's are not finite, or by definition.
 
 What is undefined by definition is known here from the healthy model: those indices, and no others.
 """
@@ -21,8 +21,8 @@ from pipeline.engine.record import Entropy, KeyMap, KeyPosition, Lag, LagMeans, 
 from pipeline.inputs import Input
 from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.benchmarks.measure_costs import inputs_for
 
 P = 13
@@ -34,14 +34,14 @@ def healthy(state: dict[str, Tensor]) -> None:
 
 
 def silent(state: dict[str, Tensor]) -> None:
-    """Every head and every MLP writes zeros, as some are initialised."""
+    """Make every head and every MLP write zeros, as some are initialised."""
     for name in state:
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             state[name].zero_()
 
 
 def overflowing(state: dict[str, Tensor]) -> None:
-    """Finite weights: the first layer leaves float32."""
+    """Return finite weights with which the first layer overflows float32."""
     for name in state:
         if "layers.0.mlp" in name:
             state[name].mul_(1e30)
@@ -76,7 +76,7 @@ def inputs(table: bool) -> dict[str, Input]:
 
 
 def of(kind: type[Measure], edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What a measure yields, and where that is not finite because of the model."""
+    """Return a measure's values, and where they are not finite because of the model."""
     table = kind.default_input == "table"
     model, made = resident(edit, table), inputs(table)
     told = {"heads": ((0, 0), (1, 0)), "token_ids": (15,)}

@@ -1,4 +1,4 @@
-"""The check of a model's form: what holds is found to hold, and what does not is named."""
+"""The check of a model's form: assumptions that hold, and ones that do not, are recognised."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""One pass over one input: batches, dtypes, what is kept, what is refused, and its memory."""
+"""One pass over one input: batches, dtypes, its record, refused inputs, and its memory."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from pipeline.engine.record import (
 )
 from pipeline.errors import InputError
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.families import FAMILIES, eager_model, matrices
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (7, 20))
@@ -238,7 +238,7 @@ LONG = """
 import resource, numpy as np, torch, transformers as hf
 from pipeline.engine import forward
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from pipeline.engine.record import KeyPosition, Lag, Pass
 torch.set_num_threads(1)
 config = hf.{kind}(hidden_size=16, num_hidden_layers=1, num_attention_heads=4, vocab_size=64,

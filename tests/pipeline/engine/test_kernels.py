@@ -21,7 +21,7 @@ def by_definition(
     q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float,
     softcap: float | None = None, sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Output [batch, query, head, d] and log-sum-exp, one query and one head at a time."""
+    """Compute output [batch, query, head, d] and log-sum-exp, one query and head at a time."""
     batch, heads, length, _ = q.shape
     out = torch.zeros(batch, length, heads, v.shape[-1], dtype=torch.float64)
     lse = torch.zeros(batch, heads, length, dtype=torch.float64)
@@ -138,7 +138,7 @@ def test_values_of_another_size_than_keys_are_served_by_the_definition() -> None
 
 
 class _OnCuda(Tensor):
-    """A tensor that says what `choose` would find on a machine with CUDA."""
+    """A tensor that says it is on CUDA, for what `choose` reads."""
 
     device = torch.device("cuda")
 

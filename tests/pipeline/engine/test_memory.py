@@ -28,7 +28,7 @@ def run(make_run: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
-    """`memory_for(bytes, uri)`: passes over this checkpoint's weights get so much and no more."""
+    """`memory_for(bytes, uri)` limits the memory of passes over this checkpoint's weights."""
     real, swap = pipeline.analysis.worker.run, pipeline.analysis.worker.Resident.swap
     present: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The engine takes the factorised way where it may, and gives what the plain way gives."""
+"""The factorised pass is used where it applies, with the results of the plain pass."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from pipeline.engine.forward import run
 from pipeline.engine.modular import table_record
 from pipeline.engine.record import Lag, Pass
 from pipeline.errors import InputError
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.modular_organisms import config, random_model, table_input
 
 P = 7

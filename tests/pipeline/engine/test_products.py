@@ -1,4 +1,4 @@
-"""Products by oneDNN against the definition in float64, and which models' maps they serve."""
+"""Products by oneDNN against the definition in float64, and which linear maps are replaced."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.engine import products
-from pipeline.engine.products import linear, serve
+from pipeline.engine.products import linear, replace_linear
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +68,7 @@ def test_every_linear_map_of_a_model_is_served(
     served: list[int] = []
     plain = products.linear
     monkeypatch.setattr(products, "linear", lambda *a: served.append(1) or plain(*a))
-    serve(model)
+    replace_linear(model)
     with torch.inference_mode():
         found = model(tokens, use_cache=False).logits
     assert len(served) == maps

@@ -1,4 +1,4 @@
-"""Profiles and entropies that the engine reduces on its way, against whole attention matrices."""
+"""Profiles and entropies that are reduced during a pass, against whole attention matrices."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pipeline.engine.forward import run
 from pipeline.engine.record import Entropy, Lag, LagMeans, Pass
 from pipeline.engine.reductions import FromMatrix, FromScores, mean_by_lag
 from pipeline.inputs import Input
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 
 SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
          "max_position_embeddings": 256}  # fmt: skip

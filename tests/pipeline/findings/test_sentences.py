@@ -1,4 +1,4 @@
-"""Findings on series made by hand; what the sentences must say is read off the series here."""
+"""Findings on series made by hand; the expected sentences follow from the series."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ STEPS = np.array([0, 10, 20, 30, 40])
 
 
 def heads(induction, previous=None, null=0.0):
-    """Head scores of one layer; rows are heads, columns the steps of STEPS."""
+    """Return head scores of one layer; rows are heads, columns the steps of STEPS."""
     values = np.array(induction, float).T[:, None, :]
     before = np.zeros_like(values) if previous is None else np.array(previous, float).T[:, None, :]
     arrays = {"induction": (fake.HEAD, values), "previous_token": (fake.HEAD, before)}
@@ -55,7 +55,7 @@ def test_formation_starts_a_step_before_if_no_head_was_ever_faint():
 def test_a_score_that_was_high_from_the_start_is_said_to_have_been():
     scores = heads([[0.9, 0.9, 0.9, 0.9, 0.9]])
     assert formation(Heads(scores)) is None
-    assert "were there at the first saved step (0)" in said(head_scores=scores)
+    assert "existed at the first saved step (0)" in said(head_scores=scores)
 
 
 def test_without_an_induction_head_the_highest_score_is_given():
@@ -91,14 +91,14 @@ def test_scores_stored_without_nulls_say_so_and_claim_nothing():
 
 def test_without_a_null_nothing_is_claimed_of_induction_heads():
     text = said(head_scores=heads([[0.9] * 5], [[0.9] * 5], null=np.full(5, np.nan)))
-    assert "Whether induction heads formed cannot be told" in text
+    assert "It is unknown whether induction heads formed" in text
     assert "formed between" not in text and "were there" not in text
 
 
 def test_a_step_that_is_not_finite_is_named_and_not_judged():
     nan = float("nan")
     text = said(head_scores=heads([[0, 0.1, nan, 0.1, 0.9], [0, 0.9, 0.9, 0.9, 0.9]]))
-    assert "Head scores are not finite at step 20: nothing is said of them there." in text
+    assert "Head scores are not finite at step 20, left out of the findings on heads." in text
     assert "2 of 2: L0H1 from step 10; L0H0 from step 40" in text
 
 
@@ -181,7 +181,7 @@ def test_a_largest_move_that_holds_little_of_the_change_says_so():
 def test_a_step_that_is_left_out_for_one_head_dates_no_other():
     """Nothing is said of step 20, at which the second head is NaN: the first counts from 30 on."""
     text = said(head_scores=heads([[0, 0, 0.9, 0.9, 0.9], [0, 0, np.nan, 0.1, 0.1]]))
-    assert "not finite at step 20: nothing is said of them there" in text
+    assert "not finite at step 20, left out of the findings on heads" in text
     assert "formed between steps 10 and 30" in text and "L0H0 from step 30" in text
 
 
@@ -233,8 +233,8 @@ def test_heads_that_are_never_finite_together_are_not_judged():
     nan = float("nan")
     apart = [[0, 0, nan, nan, nan], [nan, nan, 0, 0, 0]]
     text = said(head_scores=heads(apart, apart))
-    assert "Whether induction heads formed cannot be told: at no saved step" in text
-    assert "Whether previous-token heads formed cannot be told" in text
+    assert "It is unknown whether induction heads formed: at no saved step" in text
+    assert "It is unknown whether previous-token heads formed" in text
 
 
 def test_a_missing_measure_is_named_where_a_finding_would_need_it():

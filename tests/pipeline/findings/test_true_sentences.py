@@ -1,4 +1,4 @@
-"""Inputs that tempt a sentence to be false: one checkpoint, ties, dips, NaN at either end."""
+"""Edge cases of sentences: one checkpoint, ties, dips, NaN at either end."""
 
 import re
 
@@ -29,7 +29,7 @@ def steps_of(values) -> np.ndarray:
 
 
 def grokking(train, test, restricted=None, excluded=None, **attributes) -> xr.Dataset:
-    """Steps 0, 10, 20, …; what is not given is constant 3."""
+    """Return progress measures at steps 0, 10, 20, …; those not given are constant 3."""
     given = {"train": train, "test": test, "restricted": restricted, "excluded": excluded}
     flat = [3.0] * len(train)
     arrays = {
@@ -59,7 +59,7 @@ def said(masked=None, **groups: xr.Dataset) -> list[str]:
 
 
 def about(words: str, lines: list[str]) -> str:
-    """The one sentence that holds the words."""
+    """Return the one sentence that contains the words."""
     (line,) = [line for line in lines if words in line]
     return line
 
@@ -222,7 +222,7 @@ def test_a_run_that_diverged_after_grokking_has_not_generalised():
         "at or below 0.010; excluded loss is not finite at step 40."
     )
     assert about("Phases", lines) == (
-        "Phases are not told apart: excluded loss is not finite at step 40 and test loss is not "
+        "Phases are not determined: excluded loss is not finite at step 40 and test loss is not "
         "finite at step 40."
     )
 

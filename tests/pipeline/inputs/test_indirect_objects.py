@@ -1,4 +1,4 @@
-"""Prompts about indirect objects: what is named where, and what the corrupted ones change."""
+"""Prompts about indirect objects: the positions of names, and the changes in corrupted prompts."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from pipeline.inputs.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS, p
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tokenizer that has seen some of the names often, and the rest of the sentences."""
+    """Train a tokenizer on some of the names, often, and on the rest of the sentences."""
     sentences = [
         template.format(first=name, second="Tom", giver=name, place=place, thing=thing)
         for name in NAMES[:9]
@@ -49,5 +49,5 @@ def test_corrupted_prompts_name_the_other_giver_and_nothing_else(tokenizer):
 
 
 def test_a_tokenizer_without_names_is_refused():
-    with pytest.raises(InputError, match="0 of 30 names whole, expected at least 2"):
+    with pytest.raises(InputError, match="for 0 of 30 names, expected at least 2"):
         prompts(text.train_tokenizer(["0123456789 " * 9], 260), 2, None, 0)

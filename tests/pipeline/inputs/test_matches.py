@@ -8,7 +8,7 @@ from pipeline.inputs.matches import controlled_matches
 
 
 def longest_match(row: list[int], at: int) -> tuple[int, int]:
-    """Length of the longest suffix of row[: at + 1] that occurs earlier, and what follows it."""
+    """Return the length of the longest earlier suffix of row[: at + 1], and its successor."""
     best = (0, -1)
     for j in range(at):
         length = 0

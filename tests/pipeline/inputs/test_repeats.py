@@ -11,7 +11,7 @@ from pipeline.inputs.repeats import (
 
 
 def longest_repeat(row: list[int]) -> int:
-    """Length of the longest substring that occurs twice without overlapping, by trying all."""
+    """Return the length of the longest substring that occurs twice without overlap."""
     best, n = 0, len(row)
     for i in range(n):
         for j in range(i + 1, n):

@@ -1,4 +1,4 @@
-"""A measure computed on one resident, as a worker does it."""
+"""Computation of one measure on a resident model, as in a worker."""
 
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
@@ -6,8 +6,11 @@ from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import ModelFacts, ModelWeights, Resident, without_memory
+from pipeline.models.architecture import without_memory
+from pipeline.models.facts import ModelFacts
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
+from pipeline.models.weights import ModelWeights
 from pipeline.schema import Values
 
 # Of a model that is not run: records stand for it.
@@ -16,7 +19,7 @@ NO_WEIGHTS = ModelWeights(without_memory(OrganismConfig()), FACTS)
 
 
 def measured(measure: Measure, resident: Resident, made: Input | None, **others: Input) -> Values:
-    """The variables of a measure on its input and, by name, those that it reads beside it."""
+    """Compute a measure on its input, and the other inputs that it reads, by name."""
     setting = Setting(resident.facts, made, others)
     apply.check(measure, setting)
     passes = measure.passes(setting)
@@ -29,10 +32,10 @@ def measured(measure: Measure, resident: Resident, made: Input | None, **others:
 
 
 def of_weights(measure: Measure, weights: ModelWeights) -> Values:
-    """The variables of a measure that reads weights only."""
+    """Compute a measure that reads weights only."""
     return apply.compute(measure, Context(Setting(weights.facts), weights))
 
 
 def of_record(measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS) -> Values:
-    """The variables of a measure with one pass, which yielded this record."""
+    """Compute a measure with one pass from its record."""
     return apply.compute(measure, Context(Setting(FACTS, record.input), weights, (record,)))

@@ -1,4 +1,4 @@
-"""What a measure says of itself beside its numbers."""
+"""The declaration of a measure, and the errors of its context."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from pipeline.engine.record import Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.loading import facts_of
+from pipeline.models.facts import facts_of
 from pipeline.models.organism import OrganismConfig
 from pipeline.schema import Variable
 from tests.pipeline.measures.measuring import FACTS, NO_WEIGHTS, of_record
@@ -41,7 +41,7 @@ TEXT = Input("text", "text", np.zeros((2, 8), np.int64))
 
 
 class OneNumber(Measure):
-    """A number of a record."""
+    """A measure with one number."""
 
     name = "one_number"
     version = 1

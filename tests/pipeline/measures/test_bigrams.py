@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.bigrams import Bigrams
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 
 V, SMOOTHING = 12, 2.5
@@ -51,5 +51,5 @@ def test_divergences_are_those_of_tables_counted_by_hand():
             sums["bigram_loss"] -= np.log(q2[x, row[i + 1]])
     for name, total in sums.items():
         assert found[name] == pytest.approx(total / (3 * 14), abs=1e-5), name
-    with pytest.raises(InputError, match="knows by heart"):
+    with pytest.raises(InputError, match="its own training data"):
         measured(Bigrams(), resident, text, corpus=Input("corpus", "text", text.tokens))

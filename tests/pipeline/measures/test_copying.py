@@ -6,13 +6,13 @@ import torch
 
 from pipeline.measures.copying import Copying, eigenvalue_score
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 
 def random_organism(seed: int = 0, shared: float = 0.0, **options) -> Resident:
-    """Random weights; every embedding and unembedding has `shared` of one common direction."""
+    """Return a random organism whose (un)embeddings have `shared` of one common direction."""
     torch.manual_seed(seed)
     config = OrganismConfig(
         **{"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 4, **options}

@@ -1,4 +1,4 @@
-"""Scores on two corpora and their agreement, stored beside each other."""
+"""Scores on two corpora and their agreement."""
 
 import numpy as np
 import pytest

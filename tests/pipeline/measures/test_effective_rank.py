@@ -8,8 +8,8 @@ import torch
 
 from pipeline.measures.effective_rank import EffectiveRank, effective_rank
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 

@@ -1,4 +1,4 @@
-"""What parts of the stream do to logits and losses: identities, and second computations."""
+"""Effects of parts of the stream on logits and losses: identities, and second computations."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from pipeline.inputs import Input
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions
 from pipeline.measures.logit_lens import LogitLens
 from pipeline.measures.residual_norm import ResidualNorm
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 
 
 def organism(**options):
-    """A resident and a plain transformers model with the same weights."""
+    """Return a resident and a plain transformers model with the same weights."""
     torch.manual_seed(0)
     config = OrganismConfig(**{"hidden_size": 32, "num_attention_heads": 4, **options})
     plain = AutoModelForCausalLM.from_config(config).eval()

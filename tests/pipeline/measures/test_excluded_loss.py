@@ -1,4 +1,4 @@
-"""Each frequency taken off the logits of each train pair on its own, in plain numpy."""
+"""Each frequency removed from the logits of each train pair separately, in plain numpy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Attention to the last full stop, read off explicit matrices by searching the tokens."""
+"""Attention to the last full stop, from explicit matrices by searching the tokens."""
 
 import numpy as np
 import pytest

@@ -14,8 +14,8 @@ from pipeline.measures.base import Setting
 from pipeline.measures.head_ablation import HeadAblation
 from pipeline.measures.mean_ablation import MeanAblation
 from pipeline.measures.pattern_preserving_ablation import PatternPreservingAblation
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 
 
@@ -34,7 +34,7 @@ def blocks(resident: Resident) -> Input:
 
 
 def of_repeats(change: np.ndarray, made: Input) -> float:
-    """The mean over the predictions made after each sequence's own first block."""
+    """Return the mean over the predictions after each sequence's first block."""
     lengths = made.arrays["block_length"]
     return np.concatenate([of[n:] for of, n in zip(change, lengths, strict=True)]).mean()
 
@@ -47,7 +47,7 @@ def losses(model, tokens):
 
 
 def without_output_weights(resident: Resident, made: Input, *heads: tuple[int, int]) -> np.ndarray:
-    """The change of every loss in a model whose heads have no output weights."""
+    """Return the change of every loss in a model whose heads have zero output weights."""
     plain = OrganismForCausalLM(resident.module.config).eval()
     state = {name: w.clone() for name, w in resident.weights.items()}
     plain.load_state_dict(state)

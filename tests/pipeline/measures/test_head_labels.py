@@ -1,4 +1,4 @@
-"""Copying by what heads do, labels by rule against nulls, and the passes that they share."""
+"""Copying from head outputs, labels by rule against nulls, and their shared passes."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 
 
 def measured(measure, resident, setting):

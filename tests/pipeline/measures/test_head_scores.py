@@ -16,7 +16,8 @@ from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.copying import Copying
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import ModelFacts, Resident
+from pipeline.models.facts import ModelFacts
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured, of_record
 
 LAYERS, HEADS, SEQUENCES, BLOCK = 2, 3, 4, 5
@@ -40,7 +41,7 @@ def causal_attention(length: int) -> np.ndarray:
 
 
 def answered(request: AttentionRequest, attention: np.ndarray) -> torch.Tensor:
-    """What a request yields, read off the explicit matrices entry by entry."""
+    """Return the result of a request, from the explicit matrices entry by entry."""
     length = attention.shape[-1]
     found = np.full(attention.shape[:-1], np.nan)
     for s in range(attention.shape[1]):
@@ -60,7 +61,7 @@ def answered(request: AttentionRequest, attention: np.ndarray) -> torch.Tensor:
 
 
 def brute_force(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
-    """The definitions, by comparing tokens: knows nothing of lags or of blocks at fixed places."""
+    """Compute the scores by comparing tokens, without lags or positions of blocks."""
     start = int(made.attributes["has_bos"])
     sums = {variable.name: np.zeros((LAYERS, HEADS)) for variable in HeadScores.variables}
     first = uniform = 0
@@ -90,7 +91,7 @@ def brute_force(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def queries(made: Input) -> Iterator[tuple[int, int, list[int]]]:
-    """Sequence and position of each query of a later block, and where its token was before."""
+    """Yield each query of a later block, with the earlier positions of its token."""
     start, repeats = int(made.attributes["has_bos"]), made.attributes["repeats"]
     for s, tokens in enumerate(made.tokens.tolist()):
         n = len(set(tokens[start:]))
@@ -101,7 +102,7 @@ def queries(made: Input) -> Iterator[tuple[int, int, list[int]]]:
 def null_distances(
     asked: list[tuple[int, int, list[int]]], start: int
 ) -> dict[tuple[int, int], tuple[int, ...]]:
-    """Distances of others, to queries from the front on: of those that fit the least given out."""
+    """Return the distances of the null for queries in order: the least used set that fits."""
     owned = Counter(tuple(i - j for j in reversed(earlier)) for _, i, earlier in asked)
     given: Counter[tuple[int, ...]] = Counter()
     found = {}
@@ -121,7 +122,7 @@ def null_distances(
 
 
 def scored(made: Input, attention: np.ndarray) -> dict[str, np.ndarray]:
-    """The measure on a record that answers from explicit matrices."""
+    """Compute the measure on a record made from explicit matrices."""
     requests = HeadScores().passes(_setting(made))[0].attention
     record = Record(made, attention={one: answered(one, attention) for one in requests})
     return of_record(HeadScores(), record)
@@ -158,7 +159,7 @@ def test_scores_and_nulls_are_sums_over_the_explicit_matrices(made: Input) -> No
 
 
 def one_hot(made: Input, key_of) -> np.ndarray:
-    """Attention of heads that all put everything on one key: key_of(sequence, query)."""
+    """Return attention of heads that attend to one key only: key_of(sequence, query)."""
     length = made.tokens.shape[1]
     attention = np.zeros((LAYERS, len(made.tokens), HEADS, length, length))
     for s in range(len(made.tokens)):

@@ -10,8 +10,8 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input, text
 from pipeline.inputs.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS
 from pipeline.measures.indirect_object import IndirectObject, share_positive
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig
+from pipeline.models.resident import Resident
 from tests.pipeline.editing import edited, outputs
 from tests.pipeline.measures.measuring import measured
 

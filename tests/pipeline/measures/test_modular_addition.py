@@ -10,7 +10,7 @@ from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.modular_addition import ModularAddition
-from pipeline.models.loading import facts_of
+from pipeline.models.facts import facts_of
 from tests.pipeline.modular_organisms import (
     adding_model,
     amplitude,
@@ -27,7 +27,7 @@ MEASURE = ModularAddition()
 
 
 def from_the_formulas(logits: np.ndarray, table: Input, keys: list[int]) -> dict[str, float]:
-    """Explicit directions over all pairs, one frequency and one residue at a time."""
+    """Compute the measures from explicit directions over all pairs."""
     p, train, labels = table.attributes["p"], table.arrays["is_train"], table.arrays["labels"]
     a, b = table.tokens[:, 0], table.tokens[:, 1]
     s = a - b if table.attributes["operation"] == "subtract" else a + b

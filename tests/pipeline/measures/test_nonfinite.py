@@ -1,4 +1,4 @@
-"""What depends on a weight is NaN where the weight is: every measure, in models of every family.
+"""Numbers that depend on a NaN weight are NaN: every measure, in models of every family.
 
 Which elements of a measure's arrays depend on a weight is found without any NaN: the weight is
 moved by a finite amount in the sound model, and what then changes depends on it. What does not
@@ -25,7 +25,7 @@ from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.families import FAMILIES as WITH_CIRCUITS
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from pipeline.store.fingerprint import canonical_json
 from tests.pipeline.circuit_families import config_of
 from tests.pipeline.families import DTYPES, FAMILIES, eager_model
@@ -55,7 +55,7 @@ ON_WEIGHTS = {name: one for name, one in ON_TEXT.items() if one.default_input is
 
 
 def inputs_for(resident: Resident) -> dict[str, Input]:
-    """A small input of each kind that a measure of text reads."""
+    """Return a small input of each kind that a measure of text reads."""
     facts, rng = resident.facts, np.random.default_rng(0)
 
     def tokens(rows: int) -> np.ndarray:
@@ -84,7 +84,7 @@ def inputs_for(resident: Resident) -> dict[str, Input]:
 def settings_of(
     resident: Resident, measures: Mapping[str, Measure], inputs: Mapping[str, Input]
 ) -> dict[str, Setting]:
-    """What each measure is applied to; measures that refuse it are left out."""
+    """Return the setting of each measure; measures that refuse theirs are left out."""
     settings = {}
     for name, measure in measures.items():
         others = {other: inputs[other] for other in measure.other_inputs}
@@ -106,7 +106,7 @@ def computed(
     inputs: Mapping[str, Input],
     references: Mapping[str, dict] | None = None,
 ) -> Values:
-    """Every variable of every measure, from the fewest passes, as a worker computes them."""
+    """Compute every variable of every measure, from the fewest passes, as a worker does."""
     settings = settings_of(resident, measures, inputs)
     passes = {name: measures[name].passes(setting) for name, setting in settings.items()}
     wanted = merge(one for some in passes.values() for one in some)
@@ -129,13 +129,13 @@ def matrices_of(state: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def chosen(names: list[str], label: str, n: int) -> list[str]:
-    """Some of the names, the same in every run, others for every family."""
+    """Return a sample of the names, the same in every test run, different for each family."""
     rng = np.random.default_rng(zlib.crc32(label.encode()))
     return sorted(rng.choice(names, min(n, len(names)), replace=False).tolist())
 
 
 def entry_of(tensor: torch.Tensor, label: str) -> tuple[int, ...]:
-    """One entry of a weight, the same in every run."""
+    """Return one entry of a weight, the same in every test run."""
     rng = np.random.default_rng(zlib.crc32(label.encode()))
     return tuple(int(rng.integers(0, size)) for size in tensor.shape)
 
@@ -148,7 +148,7 @@ def with_entry(state: dict[str, torch.Tensor], name: str, value: float, move: bo
 
 
 def unlike(clean: Values, moved: Values, tolerance: float) -> dict[str, np.ndarray]:
-    """Which finite elements of the sound model's values are others in the moved one."""
+    """Return which finite values of the original model differ in the changed one."""
     found = {}
     for name, value in clean.items():
         a, b = value.astype(float), moved[name].astype(float)
@@ -159,7 +159,7 @@ def unlike(clean: Values, moved: Values, tolerance: float) -> dict[str, np.ndarr
 
 
 def is_undefined(value: np.ndarray) -> np.ndarray:
-    """NaN; in variables of whole numbers, which hold no NaN, the -1 that stands for it."""
+    """Return which elements are NaN, or -1 in variables of integers, which have no NaN."""
     return np.isnan(value) if value.dtype.kind == "f" else value == -1
 
 
@@ -170,7 +170,7 @@ def faults(
     compute: Callable[[], Values],
     tolerance: float,
 ) -> Iterator[str]:
-    """Elements that depend on a weight which is NaN or infinite, and are ordinary numbers."""
+    """Return elements that are finite although they depend on a NaN or infinite weight."""
     resident.swap(dict(state))
     clean = compute()
     for name, bad in zip(names, cycle((torch.nan, torch.inf, -torch.inf)), strict=False):
@@ -225,7 +225,7 @@ def test_measures_of_modular_arithmetic_are_nan_where_a_weight_is(made):
 
 
 def references_of(resident: Resident, inputs: Mapping[str, Input]) -> dict[str, dict]:
-    """What each measure needs of the present weights as those of the last checkpoint."""
+    """Return the reference of each measure, with the present weights as the last checkpoint's."""
     return {
         name: measure.reference(context_of(resident, measure, inputs))
         for name, measure in ON_TABLES.items()

@@ -1,4 +1,4 @@
-"""Measures of the user's own: named by a path, carried by value, told apart, and their errors."""
+"""Measures of the user's own: named by a path, pickled by value, distinct, and their errors."""
 
 import pickle
 import sys
@@ -128,7 +128,7 @@ def test_two_classes_of_one_name_are_refused(file: Path, make_run):
 def test_an_entry_point_is_known_by_its_name(file: Path, monkeypatch):
     monkeypatch.syspath_prepend(file.parent)
     point = EntryPoint("largest", "mine:Largest", "ontogeny.measures")
-    monkeypatch.setattr(pipeline.measures, "announced", lambda: {"largest": point})
+    monkeypatch.setattr(pipeline.measures, "measures_of_entry_points", lambda: {"largest": point})
     try:
         kind = measure_class("largest")
         assert kind is measure_class("mine:Largest") is type(pickle.loads(pickle.dumps(kind())))

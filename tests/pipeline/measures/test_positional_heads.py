@@ -13,8 +13,8 @@ from pipeline.findings import findings
 from pipeline.findings.onsets import onsets_of
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.hand_built import POSITION, POSITIONS, SHARP, hand_built
 from tests.pipeline.measures.measuring import measured
 
@@ -22,7 +22,7 @@ LAG = 7  # where the successor lies in a repeated block of 8
 
 
 def positional() -> OrganismForCausalLM:
-    """The hand-built model, but head 0 of layer 1 attends `LAG` positions back, head 1 anywhere."""
+    """Return the hand-built model, with layer 1's head 0 attending `LAG` back, head 1 anywhere."""
     model = hand_built()
     state = model.state_dict()
     q, k = (state[f"model.layers.1.self_attn.{name}_proj.weight"].T for name in "qk")
@@ -45,7 +45,7 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
 
 
 def run_of(folder: Path, model: OrganismForCausalLM, **options) -> str:
-    """The store of a run whose heads are off at step 0 and there at step 10."""
+    """Return the store of a run whose heads are zero at step 0 and present at step 10."""
     off = hand_built()
     for parameter in off.parameters():
         parameter.data.zero_()
@@ -89,7 +89,7 @@ def test_where_both_score_alike_nothing_is_claimed(tmp_path):
     tree, said = open_run(store), findings(store)
     assert float(group(tree, "head_scores")["induction"].sel(step=10, layer=1, head=0)) > 0.99
     assert np.isnan(group(tree, "head_labels")["induction"].values).all()
-    assert any(s.startswith("Whether induction heads formed cannot be told") for s in said)
+    assert any(s.startswith("It is unknown whether induction heads formed") for s in said)
     assert not any("induction" in key for key in onsets_of(store))
 
 
@@ -120,7 +120,7 @@ def test_nan_in_the_copying_scores_makes_those_labels_nan(hand_built):
 
 
 def _padded() -> Resident:
-    """The hand-built model with as many rows again, as padding to a round number adds."""
+    """Return the hand-built model with twice the embedding rows, as padding adds them."""
     model = hand_built()
     config = model.config
     config.vocab_size = 40

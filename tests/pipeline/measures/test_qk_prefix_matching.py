@@ -7,8 +7,8 @@ import torch
 from pipeline.measures.composition import Composition
 from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
-from pipeline.models.loading import Resident
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 
 

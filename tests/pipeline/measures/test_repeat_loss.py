@@ -1,4 +1,4 @@
-"""New and repeated tokens, told apart by looking at the tokens."""
+"""Losses of new and repeated tokens, distinguished by comparing tokens."""
 
 import numpy as np
 import pytest

@@ -9,7 +9,7 @@ from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Setting
 from pipeline.measures.restricted_loss import RestrictedLoss
-from pipeline.models.loading import facts_of
+from pipeline.models.facts import facts_of
 from tests.pipeline.modular_organisms import (
     adding_model,
     config,
@@ -26,7 +26,7 @@ KEYS = {"neuron_logit": [2, 5], "embedding": [1], "clusters": [3, 4, 5]}
 
 
 def on_waves(x: np.ndarray, table: Input, keys: list[int]) -> np.ndarray:
-    """Projection of each column of x [pair, n] on cos(w_k s) and sin(w_k s)."""
+    """Return the projection of each column of x [pair, n] on cos(w_k s) and sin(w_k s)."""
     p, a, b = table.attributes["p"], table.tokens[:, 0], table.tokens[:, 1]
     s = a - b if table.attributes["operation"] == "subtract" else a + b
     kept = np.zeros_like(x)

@@ -10,7 +10,7 @@ from pipeline.engine.record import Entropy, KeyPosition, Record
 from pipeline.engine.reductions import FromScores
 from pipeline.inputs import Input
 from pipeline.measures.sink import Sink
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.families import FAMILIES, eager_model, matrices
 from tests.pipeline.measures.measuring import measured, of_record
 

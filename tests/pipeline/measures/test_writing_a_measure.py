@@ -1,4 +1,4 @@
-"""The page that leads a user through a measure of their own, followed to the letter."""
+"""The page on writing a measure: its files and commands, as a user would run them."""
 
 import json
 import re
@@ -36,7 +36,7 @@ for language, text in json.load(sys.stdin):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's in which all that the page shows was written and run."""
+    """Write and run everything that the page shows, in a user's folder."""
     here = tmp_path_factory.mktemp("user")
     for name, text in OF_THE_USERS.items():
         (here / name).parent.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _file_of(before: str) -> str | None:
-    """The file whose name, with a colon, stands right before a block."""
+    """Return the file whose name, with a colon, is right before a block."""
     found = NAMED.search(before.rstrip())
     return found and found[1]
 

@@ -1,4 +1,4 @@
-"""The circuit matrices against what each family's own forward pass computes with them."""
+"""The circuit matrices, compared with what each family's own forward pass computes with them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import repeat_kv
 
 from pipeline.models.circuits import circuits
 from pipeline.models.families import FAMILIES
-from pipeline.models.loading import Resident
+from pipeline.models.resident import Resident
 from tests.pipeline.circuit_families import WIDTH, config_of, resident
 
 NORMALISED_PER_HEAD = {"qwen3", "gemma3_text"}
@@ -20,7 +20,7 @@ NORMALISED_TOGETHER = {"olmo2", "olmo3"}
 
 @contextmanager
 def watched(module: nn.Module, family: str) -> Iterator[dict[str, Tensor]]:
-    """What goes through the first layer: q, k, v as attention gets them, and three streams."""
+    """Record the first layer's q, k, v as attention receives them, and three streams."""
     names, seen = FAMILIES[family], {}
     attention = names.layer.format(0) + "." + names.output.rpartition(".")[0]
 
@@ -61,7 +61,7 @@ def watched(module: nn.Module, family: str) -> Iterator[dict[str, Tensor]]:
 
 
 def normalised(x: Tensor, norm: nn.Module) -> Tensor:
-    """The norm without gain and bias."""
+    """Return the norm of a stream without gain and bias."""
     if "RMS" not in type(norm).__name__:
         x = x - x.mean()
     return x / (x.square().mean() + 1e-5).sqrt()
@@ -72,7 +72,7 @@ def direction(x: Tensor) -> Tensor:
 
 
 def two_tokens(made: Resident, family: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What one-token sequences do; position 0 is not rotated. `x`, `f`: normalised streams."""
+    """Compute with sequences of one token; position 0 is not rotated. `x`, `f`: normalised."""
     names, results = FAMILIES[family], []
     with torch.no_grad(), watched(made.module, family) as seen:
         for token in (7, 20):

@@ -1,4 +1,4 @@
-"""A matrix that is not finite has NaN, and costs the others of its batch nothing."""
+"""A matrix that is not finite has NaN, and the others of its batch keep their values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two configs are one model exactly if tiny models of both compute the same logits."""
+"""Two configs describe one model exactly if tiny models of both compute the same logits."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from pipeline.models.loading import without_memory
+from pipeline.models.architecture import without_memory
 from pipeline.models.meaning import grouped, meanings_of, usual_group
 from tests.pipeline.families import FAMILIES, eager_model
 
@@ -41,7 +41,7 @@ TELLING: dict[str, Any] = {
 
 
 def logits(config: PreTrainedConfig) -> Tensor | None:
-    """Of a model of this config with given weights; None where they are not those of it."""
+    """Return the logits of a model of this config with given weights; None if they do not fit."""
     try:
         with torch.inference_mode():
             return eager_model(config, "float32")(TOKENS, use_cache=False).logits

@@ -1,4 +1,4 @@
-"""The organism against its formula written a second time, and as a transformers model."""
+"""The organism, compared with its formula written a second time, and as a transformers model."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ OPTIONS = [
 
 
 def organism(attention: str = "sdpa", **options) -> OrganismForCausalLM:
-    """A float64 organism in which nothing is left at a special value such as 0 or 1."""
+    """Return a float64 organism without special values such as 0 or 1 in its parameters."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 11, "hidden_size": 16, "num_attention_heads": 4}
     config = OrganismConfig(**{**sizes, "max_position_embeddings": 9, **options})
@@ -38,7 +38,7 @@ def tokens(length: int = 9) -> torch.Tensor:
 
 
 def logits_from_the_formula(model: OrganismForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """One head at a time, one matrix at a time, from the weights' names alone."""
+    """Compute logits one head and one matrix at a time, from the weights alone."""
     c, w = model.config, model.state_dict()
     d_head = c.hidden_size // c.num_attention_heads
     positions = w["model.embed_positions.weight"][: ids.shape[1]]

@@ -1,4 +1,4 @@
-"""Shares of logits against the logits that each family's own code computes."""
+"""Shares of logits, compared with the logits that each family's own code computes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TOKENS = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 def traced(made, family):
-    """Logits, the stream before the final norm, and what the first layer's attention works with."""
+    """Return logits, the stream before the final norm, and the first layer's attention inputs."""
     names, seen = FAMILIES[family], {}
     final = made.module.get_submodule(names.final_norm)
     output = made.module.get_submodule(f"{names.layer.format(0)}.{names.output}")

@@ -1,4 +1,4 @@
-"""The factorised pass against the plain one, in every architecture it claims."""
+"""The factorised pass, compared with the plain one in every architecture that it accepts."""
 
 import pytest
 import torch

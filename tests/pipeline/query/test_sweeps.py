@@ -1,4 +1,4 @@
-"""A sweep trained, analysed and tabled for real, small enough to take seconds."""
+"""A sweep that is trained, analysed and tabulated, small enough to take seconds."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs made by hand, with the names, dimensions and attributes that `open_run` gives."""
+"""Runs made by hand, with the names, dimensions and attributes of `open_run`."""
 
 import numpy as np
 import xarray as xr
@@ -8,7 +8,7 @@ HEAD = ("step", "layer", "head")
 
 
 def rising(steps, middle, low=0.0, high=1.0, width=25.0):
-    """A sigmoid in the step: half-way at `middle`."""
+    """Return a sigmoid of the step, half-way at `middle`."""
     return low + (high - low) / (1 + np.exp(-(steps - middle) / width))
 
 
@@ -20,7 +20,7 @@ def group(
     coords: dict | None = None,
     **attributes,
 ) -> xr.Dataset:
-    """One group; units are nats for losses and scores of context, else pure numbers."""
+    """Return one group; units are nats for losses and in-context scores, else "1"."""
     dataset = xr.Dataset(
         variables,
         {
@@ -44,7 +44,9 @@ def group(
 
 
 def head_scores(steps=STEPS, layers=2, heads=4, seed=0, **attributes) -> xr.Dataset:
-    """L1H1 and L1H3 become induction heads around steps 900 and 1000; L0H2 previous-token at 700.
+    """Return head scores of forming heads.
+
+    L1H1 and L1H3 become induction heads around steps 900 and 1000; L0H2 previous-token at 700.
 
     With other numbers of layers and heads, the same heads of the last and the first layer.
     """
@@ -62,7 +64,7 @@ def head_scores(steps=STEPS, layers=2, heads=4, seed=0, **attributes) -> xr.Data
 
 
 def nulls(steps, layers, heads, value=0.0) -> dict:
-    """The nulls of head scores, of one value or one for each step; uniform attention: 0."""
+    """Return the nulls of head scores, one value or one per step; uniform attention: 0."""
     by_step = np.broadcast_to(value, len(steps))
     by_head = np.tile(by_step[:, None, None], (1, layers, heads))
     named = {f"{name}_null": (HEAD, by_head) for name in ("induction", "duplicate_token")}
@@ -70,7 +72,7 @@ def nulls(steps, layers, heads, value=0.0) -> dict:
 
 
 def token_loss(steps=STEPS, length=64, **attributes) -> xr.Dataset:
-    """The in-context score falls around step 925."""
+    """Return losses whose in-context score falls around step 925."""
     position = np.arange(length - 1)
     late = 1 / (1 + np.exp(-(position - 12) / 4))
     by_position = (
@@ -89,7 +91,9 @@ def token_loss(steps=STEPS, length=64, **attributes) -> xr.Dataset:
 
 
 def modular_addition(steps=None, p=59, **attributes) -> xr.Dataset:
-    """Train, restricted and test loss are first below 0.1 at steps 140, 420 and 720."""
+    """Return progress measures of a run that groks.
+
+    Train, restricted and test loss are first below 0.1 at steps 140, 420 and 720."""
     steps = np.arange(0, 1501, 20) if steps is None else steps
 
     def falling(middle, width, floor):
@@ -116,7 +120,7 @@ def modular_addition(steps=None, p=59, **attributes) -> xr.Dataset:
 
 
 def weight_norm(steps=STEPS, parameters=None, **attributes) -> xr.Dataset:
-    """Norms that rise and then fall, the more the earlier the parameter."""
+    """Return norms that rise and then fall, more for earlier parameters."""
     names = parameters or ["embed.weight", "model.layers.0.attention.q_proj.weight", "unembed"]
     bump = 1 + np.exp(-(((steps - 700) / 400) ** 2))
     by_parameter = bump[:, None] * np.arange(len(names), 0, -1) * 10.0
@@ -128,18 +132,18 @@ def weight_norm(steps=STEPS, parameters=None, **attributes) -> xr.Dataset:
 
 
 def run_of(**groups: xr.Dataset) -> xr.DataTree:
-    """A tree of the groups, as `open_run` gives it."""
+    """Return a tree of the groups, in the form of `open_run`."""
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = {"identity": {"checkpoints": "/runs", "architecture": "abc123"}}  # pyright: ignore
     return tree
 
 
 def induction_run() -> xr.DataTree:
-    """A two-layer run in which induction heads form."""
+    """Return a two-layer run in which induction heads form."""
     return run_of(head_scores=head_scores(), token_loss=token_loss(), weight_norm=weight_norm())
 
 
 def grokking_run() -> xr.DataTree:
-    """A run that memorises, forms its circuit, and generalises."""
+    """Return a run that memorises, forms its circuit, and generalises."""
     steps = np.arange(0, 1501, 20)
     return run_of(modular_addition=modular_addition(), weight_norm=weight_norm(steps))

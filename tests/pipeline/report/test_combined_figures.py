@@ -5,8 +5,8 @@ from pipeline.report.combined_figures import (
     frequencies,
     loss_by_position,
     loss_profiles,
+    losses_and_heads,
     progress,
-    what_happened_when,
 )
 from tests.pipeline.report import fake
 
@@ -16,13 +16,13 @@ def texts(figure):
 
 
 def verticals(figure):
-    """Steps at which the figure has a vertical line."""
+    """Return the steps at which the figure has a vertical line."""
     return sorted(s.x0 for s in figure.layout.shapes if s.type == "line" and s.x0 == s.x1)
 
 
 def test_the_overview_stacks_loss_score_and_the_strongest_heads():
     losses, heads = fake.token_loss(), fake.head_scores()
-    figure = what_happened_when(losses, Heads(heads))
+    figure = losses_and_heads(losses, Heads(heads))
     drawn = {trace.name: trace for trace in figure.data}
     np.testing.assert_array_equal(drawn["mean loss"].y, losses["mean"].values)
     np.testing.assert_array_equal(drawn["in-context score"].y, losses["in_context_score"].values)
@@ -32,7 +32,7 @@ def test_the_overview_stacks_loss_score_and_the_strongest_heads():
 
 
 def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
-    figure = what_happened_when(fake.token_loss(), Heads(fake.head_scores()))
+    figure = losses_and_heads(fake.token_loss(), Heads(fake.head_scores()))
     # The score falls around 925 between saved steps 900 and 950; the head passes 0.3 at 0.05 +
     # 0.9 s(x) with s(x) = 0.28, x = 0.95 widths of 25 steps before 900: first saved at 900.
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
@@ -44,7 +44,7 @@ def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
 
 
 def test_the_overview_does_without_head_scores():
-    figure = what_happened_when(fake.token_loss(), None)
+    figure = losses_and_heads(fake.token_loss(), None)
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.findings.induction import Heads
-from pipeline.report.combined_figures import loss_profiles, progress, what_happened_when
+from pipeline.report.combined_figures import loss_profiles, losses_and_heads, progress
 from pipeline.report.figures import parameter_lines
 from pipeline.report.page import run_of
 from pipeline.report.sections import sections
@@ -20,7 +20,7 @@ def titles_of(tree):
 
 
 def numbers_in(figure):
-    """Whether each trace of a figure has a finite number."""
+    """Return whether each trace of a figure has a finite number."""
     held = [np.asarray(t.z if t.type == "heatmap" else t.y, float) for t in figure.data]
     return [bool(np.isfinite(values).any()) for values in held]
 
@@ -69,7 +69,7 @@ def test_losses_without_any_finite_number_have_no_figure():
     group = fake.token_loss()
     for name in group.data_vars:
         group[name][:] = NAN
-    assert what_happened_when(group, Heads(fake.head_scores())) is None
+    assert losses_and_heads(group, Heads(fake.head_scores())) is None
     assert titles_of(fake.run_of(token_loss=group)) == []
     assert "Figure 1" not in Page(html_of(fake.run_of(token_loss=group))).text
 
@@ -77,7 +77,7 @@ def test_losses_without_any_finite_number_have_no_figure():
 def test_scores_without_a_finite_number_have_no_panel():
     losses, scores = fake.token_loss(STEPS), fake.head_scores(STEPS)
     scores["previous_token"][:] = NAN
-    figure = what_happened_when(losses, Heads(scores))
+    figure = losses_and_heads(losses, Heads(scores))
     assert figure is not None
     assert [trace.name for trace in figure.data] == ["mean loss", "in-context score", "induction"]
     scores["induction"][:] = NAN

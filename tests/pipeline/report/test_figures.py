@@ -1,4 +1,4 @@
-"""Figures carry the numbers of the store, at their steps."""
+"""Figures hold the numbers of the store, at their steps."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ def texts(figure):
 
 
 def trajectories(figure):
-    """The drawn line of each head, (layer, head) to values, split at the gaps."""
+    """Return the drawn line of each head, by (layer, head), split at the gaps."""
     found = {}
     for trace in figure.data:
         if trace.customdata is None:

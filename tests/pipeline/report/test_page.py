@@ -1,4 +1,4 @@
-"""The page: what appears, what does not, and that it needs nothing from outside."""
+"""The page: its content, and that it needs no network."""
 
 import json
 import re
@@ -18,7 +18,7 @@ EVIL_NAME = EVIL.replace("/", "")  # which no name of a variable can hold
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: elements, visible text, embedded JSON."""
+    """The page as a browser sees it: elements, visible text, embedded JSON."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def html_of(tree, uri="demo/one.zarr") -> str:
 
 @cache
 def language_page() -> tuple[str, Page]:
-    """The page of a language model, made once."""
+    """Return the page of a language model, made once."""
     html = html_of(fake.induction_run())
     return html, Page(html)
 

@@ -1,4 +1,4 @@
-"""Small charts: what they draw is readable off their bars."""
+"""Sparklines: the values of their bars."""
 
 import numpy as np
 import xarray as xr

@@ -1,4 +1,4 @@
-"""An S3 server that counts what it is asked, for the tests of the store."""
+"""An S3 server that counts requests, for the tests of the store."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ BUCKET = "stores"
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
-    """Host and port of an S3 server."""
+    """Start an S3 server; yield its host and port."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -29,7 +29,7 @@ def proxy(moto: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def s3(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A way to an S3 server with an empty bucket, which the environment names."""
+    """Yield a proxy to an S3 server with an empty bucket; set the environment to use it."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-very-secret-key-of-these-tests")

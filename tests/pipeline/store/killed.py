@@ -17,15 +17,15 @@ _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.tru
 
 
 def process_of(function: Callable[..., Any], *args: Any) -> Any:
-    """A process, not started yet, in the environment that this one has now.
+    """Return a process, not started yet, with the current environment of this one.
 
-    Left alone it would have the environment that the fork server was once started in.
+    By default it would have the environment in which the fork server was started.
     """
     return CONTEXT.Process(target=_in_environment, args=(dict(os.environ), function, args))
 
 
 def operations(function: Callable[..., Any], *args: Any) -> int:
-    """How many changes to the file system a function makes, counted in a process of its own."""
+    """Return the number of changes to the file system that a function makes."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = process_of(_count, sender, function, args)
     process.start()

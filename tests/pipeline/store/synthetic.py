@@ -19,7 +19,7 @@ IDENTITY = {"architecture": "synthetic"}
 
 
 def scores(version: int = 1, layers: int = 2, heads: int = 3) -> Template:
-    """A small measure: one score per head (NaN for the first head) and one number per step."""
+    """Return a small measure: a score per head (NaN for the first) and a number per step."""
     return Template(
         "scores",
         variant_id(measure="scores", version=version, layers=layers),
@@ -33,7 +33,7 @@ def scores(version: int = 1, layers: int = 2, heads: int = 3) -> Template:
 
 
 def losses(sequences: int = 4, positions: int = 6) -> Template:
-    """A large measure: one loss per token, and their mean."""
+    """Return a large measure: one loss per token, and their mean."""
     return Template(
         "losses",
         variant_id(measure="losses", sequences=sequences, positions=positions),
@@ -47,7 +47,7 @@ def losses(sequences: int = 4, positions: int = 6) -> Template:
 
 
 def weights_of(step: int, edition: int = 0) -> str:
-    """The digest of the weights at a step; another edition stands for other weights."""
+    """Return the digest of the weights at a step; another edition means other weights."""
     return digest_of([step, edition])
 
 
@@ -65,7 +65,7 @@ def row_of(template: Template, step: int, row: int, edition: int = 0) -> Row:
 
 
 def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.ndarray]:
-    """What the measure has at a step. The first entry of each float array is NaN."""
+    """Return a measure's values at a step. The first entry of each float array is NaN."""
     values = {}
     for variable in template.variables:
         seed = zlib.crc32(f"{template.variant} {variable.name} {step} {edition}".encode())
@@ -80,7 +80,7 @@ def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.n
 def write(
     store: Store, template: Template, step: int, row: int | None = None, edition: int = 0
 ) -> Commit:
-    """One committed row, in a fresh storage row unless one is given."""
+    """Commit one row, in a fresh storage row unless one is given."""
     if row is None:
         (row,) = store.reserve(template.group, template.variant, 1)
     values = values_of(template, step, edition)
@@ -90,7 +90,7 @@ def write(
 def run(
     uri: str | Path, templates: Iterable[Template], steps: Iterable[int], edition: int = 0
 ) -> Store:
-    """What an analysis does: make or open the store, and compute what is missing in it."""
+    """Do what an analysis does: create or open the store, and compute the missing rows."""
     store, templates = Store(str(uri)), list(templates)
     store.create_or_open(IDENTITY)
     store.require_groups(templates)
@@ -112,7 +112,7 @@ def run(
 def wrong_rows(
     tree: xr.DataTree, templates: Iterable[Template], edition: int = 0, until: int | None = None
 ) -> list[str]:
-    """Every shown row whose numbers or digest are not those of its step in an edition.
+    """Return every visible row whose numbers or digest are wrong for its step and edition.
 
     until: while a run goes from one edition to another, a row may be of any between the two.
     """

@@ -1,4 +1,4 @@
-"""Losses stored as float16: asked for, stated, measured, and never silently wrong."""
+"""Losses stored as float16: on request only, documented, with measured errors."""
 
 from dataclasses import replace
 from pathlib import Path

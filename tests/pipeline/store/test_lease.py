@@ -1,4 +1,4 @@
-"""One coordinator at a time: refused while it lives, taken over once it is dead."""
+"""One coordinator at a time: others are refused while it lives, and can take over afterwards."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ def hold(uri: str, holding, seconds: float) -> None:
 
 @pytest.fixture
 def holder(store: Store):
-    """A process that owns the store for as long as it is left alive."""
+    """Start a process that owns the store until it is killed."""
     holding = killed.CONTEXT.Event()
     process = killed.process_of(hold, store.uri, holding, 30.0)
     process.start()

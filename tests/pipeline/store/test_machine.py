@@ -1,4 +1,4 @@
-"""A machine that does to a store whatever comes to its mind, against a model of a few lines.
+"""A state machine of random operations on a store, compared with a model of a few lines.
 
 A kill is simulated where it happens: the n-th change to the file system, and every one after it,
 raises, as nothing that a dead process still wanted to do takes place. `ONTOGENY_MACHINE_STEPS`
@@ -40,11 +40,11 @@ editions = st.integers(0, 2)
 
 
 class Killed(BaseException):
-    """The process is dead from here on."""
+    """Raised in place of the death of the process."""
 
 
 class _Reaper:
-    """Lets so many changes to the file system happen, and no more.
+    """A limit on the number of changes to the file system, after which it raises `Killed`.
 
     life: how many processes have died; it stands for when a process began, by which a lease knows
     whether its owner is dead.
@@ -68,7 +68,7 @@ sys.addaudithook(_reaper.watch)
 
 
 def killed_after(changes: int, function: Callable[[], Any]) -> bool:
-    """Whether a function was killed, having made so many changes."""
+    """Run a function; return whether it was killed after so many changes."""
     _reaper.left = changes
     try:
         function()
@@ -103,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.current.setdefault(template.group, template.variant)
 
     def catch_up(self) -> None:
-        """After a kill the model learns what took place; it must be one of what may have."""
+        """Update the model after a kill from the store, whose state must be a possible one."""
         for group in self.store.catalogue().groups.values():
             for variant in dict(group.groups()):
                 self.standing.setdefault(variant, {})
@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.standing.values()))
     @rule(data=st.data())
     def invalidate(self, data: st.DataObject) -> None:
-        """A marker is lost to a repair: the step is to be computed again."""
+        """Remove a marker, as a repair does, so that the step is computed again."""
         written = sorted(variant for variant, rows in self.standing.items() if rows)
         variant = data.draw(st.sampled_from(written))
         step = data.draw(st.sampled_from(sorted(self.standing[variant])))

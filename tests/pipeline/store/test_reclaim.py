@@ -1,4 +1,4 @@
-"""What no reader sees is removed, once it has been left alone; what a reader sees never is."""
+"""Objects that no reader sees are removed once they are old; visible ones never are."""
 
 import os
 import time
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def age(store: Store, seconds: float = 3600) -> None:
-    """Let everything that is in the store be so much older."""
+    """Make everything in the store older by so many seconds."""
     then = time.time() - seconds
     for path in Path(store.uri).rglob("*"):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""On S3 the store keeps the same promises, in as few requests as it can."""
+"""The store on S3: the same guarantees, and the number of requests."""
 
 import random
 from collections import Counter
@@ -18,7 +18,7 @@ TEMPLATES = [scores(), losses()]
 
 
 def asked(s3: Proxy) -> Counter:
-    """What was asked of the server since the last time, by method."""
+    """Return the requests to the server since the last call, by method."""
     counted = Counter(method for method, _, _ in s3.requests)
     s3.forget()
     return counted

@@ -1,4 +1,4 @@
-"""The store's promises: rows exist when their marker does, and nothing else is ever shown."""
+"""The store's guarantees: rows exist when their marker does, and nothing else is visible."""
 
 import json
 import pickle

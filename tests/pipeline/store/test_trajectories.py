@@ -36,7 +36,7 @@ def folders(store: Store) -> set[str]:
 
 
 def read_from(array: xr.DataArray) -> str:
-    """The form in which the whole of a lazily opened array would be read."""
+    """Return the form from which a whole lazily opened array would be read."""
     stored = array.variable._data
     while not isinstance(stored, StoredArray):
         stored = stored.array  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Every kind of damage is found and named, and a repair makes the next analysis heal it."""
+"""Every kind of damage is found and named; after a repair the next analysis recomputes it."""
 
 import re
 from pathlib import Path

@@ -44,7 +44,7 @@ def test_a_file_without_a_sweep_is_one_run(tmp_path: Path):
         ({"seed": 3}, "must give a list of values"),
         ({}, "must give a list of values"),
         ({"optimizer.wieght_decay": [1.0]}, "weight_decay"),
-        ({"steps.more": [1]}, "'steps' has no keys of its own"),
+        ({"steps.more": [1]}, "'steps' is not a mapping"),
     ],
 )
 def test_a_bad_sweep_is_refused(tmp_path: Path, grid, message):

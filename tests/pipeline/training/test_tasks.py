@@ -48,7 +48,7 @@ def text_run(tmp_path_factory) -> Training:
 
 
 def spied_batches(run: Training, steps: int) -> list[torch.Tensor]:
-    """The ids that a model is given while the loss of each step is computed."""
+    """Return the ids that a model is given while the loss of each step is computed."""
     model, seen = OrganismForCausalLM(run.organism()), []
     model.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

@@ -1,4 +1,4 @@
-"""Runs of a second: what they leave behind, and that no interruption shows in it."""
+"""Runs of a second: the files that they write, with or without an interruption."""
 
 import subprocess
 import sys

@@ -30,7 +30,7 @@ def questions() -> list[Question]:
 
 
 def preamble() -> dict[str, Any]:
-    """The names that the page defines before its questions, in the folder of the stores."""
+    """Return the names that the page defines before its questions."""
     (block,) = re.findall(
         r"```python\n(.+?)\n```", PAGE.read_text().partition("**1.")[0], re.DOTALL
     )
@@ -40,7 +40,7 @@ def preamble() -> dict[str, Any]:
 
 
 def templates(layers: int, heads: int, sequences: int, positions: int) -> list[Template]:
-    """The groups `head_scores` and `token_loss` as their measures declare them, in a given size."""
+    """Return templates of `head_scores` and `token_loss` in a given size."""
     from pipeline.measures import measure_class
 
     sizes = {"layer": layers, "head": heads, "sequence": sequences, "position": positions}
@@ -61,7 +61,7 @@ def create(uri: str, templates: Iterable[Template]) -> Store:
 
 
 def reserve(store: Store, template: Template, steps: Iterable[int]) -> Iterator[Row]:
-    """A reserved row for each step; a step has seen a thousand times as many tokens."""
+    """Yield a reserved row for each step; tokens seen are a thousand times the step."""
     steps = list(steps)
     rows = store.reserve(template.group, template.variant, len(steps))
     for step, row in zip(steps, rows, strict=True):
@@ -71,7 +71,7 @@ def reserve(store: Store, template: Template, steps: Iterable[int]) -> Iterator[
 
 
 def values(template: Template, dice: np.random.Generator) -> dict[str, Any]:
-    """Random numbers in the range of scores."""
+    """Return random numbers in the range of scores."""
     return {
         variable.name: dice.random(template.shape(variable), dtype=np.float32)
         for variable in template.variables
@@ -79,7 +79,7 @@ def values(template: Template, dice: np.random.Generator) -> dict[str, Any]:
 
 
 def fill(uri: str, made: list[Template], steps: Iterable[int]) -> Store:
-    """A whole store of random numbers."""
+    """Create a whole store of random numbers."""
     store, steps, dice = create(uri, made), list(steps), np.random.default_rng(0)
     for template in made:
         for row in reserve(store, template, steps):

@@ -25,7 +25,7 @@ SHARD = "model-00002-of-00006.safetensors"
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> dict[str, Path]:
-    """Real runs with nothing wrong, by name."""
+    """Make real runs without faults, by name."""
     threads, root = torch.get_num_threads(), tmp_path_factory.mktemp("clean")
     torch.set_num_threads(1)
     made = {make.__name__: make(root / make.__name__) for make in runs.CLEAN}
@@ -35,7 +35,7 @@ def clean(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def run(clean, tmp_path) -> Path:
-    """A copy of a clean run in six shards, to plant faults into."""
+    """Copy a clean run in six shards, to plant faults into."""
     shutil.copytree(clean["pythia_like"], tmp_path / "run")
     return tmp_path / "run"
 
@@ -53,7 +53,7 @@ def shards(run: Path, number: int) -> list[Path]:
 
 
 def change(file: Path, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Save a weight file anew, with all its tensors changed."""
+    """Save a weight file again, with all its tensors changed."""
     save_file({name: how(tensor) for name, tensor in load_file(file).items()}, file)
 
 
@@ -63,7 +63,7 @@ def replaced(run: Path, number: int, by: int) -> None:
 
 
 def rounded(run: Path, number: int, of: int) -> None:
-    """The weights of another step, after a way through bfloat16."""
+    """Return the weights of another step, rounded to bfloat16."""
     replaced(run, number, of)
     for shard in shards(run, number):
         change(shard, lambda tensor: tensor.bfloat16().float())

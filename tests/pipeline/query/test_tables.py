@@ -77,7 +77,7 @@ class TestConditions:
             ("__import__('os').system('true')", "has a call"),
             ("induction.max() > 1", "has a call"),
             ("[1]", "has a list"),
-            ("induction > 'a'", "cannot be judged"),
+            ("induction > 'a'", "cannot be evaluated"),
             ("@layer > 1", "cannot be read"),
         ],
     )
@@ -201,7 +201,7 @@ class TestPieces:
         monkeypatch.setattr(tables, "TABLE_ROWS", 7)
         stream = io.StringIO()
         write(ask(tree, "scores/induction"), "table", stream)
-        assert "and 23 rows more" in stream.getvalue()
+        assert "and 23 more rows" in stream.getvalue()
 
     def test_an_empty_answer_has_its_columns(self, tree):
         stream = io.StringIO()

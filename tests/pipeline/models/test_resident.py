@@ -1,4 +1,4 @@
-"""Checkpoints of every layout into one resident model, and what is refused."""
+"""Checkpoints of every layout are read into one resident model, or refused."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +12,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.loading import Resident, check_shapes, facts_of, read_weights
+from pipeline.models.facts import facts_of
+from pipeline.models.fit import check_shapes
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.resident import Resident
+from pipeline.models.weights import read_weights
 from tests.pipeline.families import FAMILIES, eager_model
 
 TOKENS = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(0))

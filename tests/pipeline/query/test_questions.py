@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline.store.trajectories import publish
-from tests.pipeline.store.questions import Question, fill, preamble, questions, templates
+from tests.pipeline.query.questions import Question, fill, preamble, questions, templates
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def numbers(answer: Any) -> np.ndarray:
-    """The defined numbers of an answer, in order of size."""
+    """Return the finite numbers of an answer, sorted."""
     assert isinstance(answer, xr.DataArray | pd.Series)
     found = np.asarray(answer.values, dtype=float).ravel()
     return np.sort(found[~np.isnan(found)])

@@ -1,4 +1,4 @@
-"""Runs side by side: aligned, never mixed up, and absent where there is nothing."""
+"""Several runs in one tree: aligned, comparable, and with missing entries marked."""
 
 from pathlib import Path
 

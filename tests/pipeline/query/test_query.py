@@ -1,4 +1,4 @@
-"""Questions are answered by label, lazily, and refused with a sentence where there is no answer."""
+"""Selection by label, lazily, and the errors for unknown names and labels."""
 
 import io
 import json
@@ -215,7 +215,7 @@ class TestTables:
     def test_a_long_table_says_what_it_leaves_out(self):
         stream = io.StringIO()
         write(pd.DataFrame({"step": range(250)}), "table", stream)
-        assert "and 50 rows more" in stream.getvalue()
+        assert "and 50 more rows" in stream.getvalue()
 
     def test_an_unknown_format_is_refused(self):
         with pytest.raises(InputError, match="did you mean 'parquet'"):

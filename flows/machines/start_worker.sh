@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Let this machine join a Ray cluster, once its head is there.
+# Join this machine to a Ray cluster as soon as the head of the cluster answers.
 #
 #     start_worker.sh HEAD:PORT [options of `ray start`, such as --num-gpus=4]
 #
-# Needs the head's token, see ray.sh. Waits for the head for ONTOGENY_RAY_WAIT seconds (300).
+# Needs the head's token, see ray.sh. Waits at most ONTOGENY_RAY_WAIT seconds for the head (300).
 set -euo pipefail
 source "$(dirname "$0")/ray.sh"
 
@@ -16,6 +16,7 @@ if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token ]]; then
 fi
 
 until=$((SECONDS + ${ONTOGENY_RAY_WAIT:-300}))
+# `ray start` itself gives up after a few seconds, and hosts of one job rarely start together.
 until (exec 3<>"/dev/tcp/${head%:*}/${head##*:}") 2>/dev/null; do
     if ((SECONDS >= until)); then
         echo "start_worker.sh: nothing answers at $head: start the head there first" >&2

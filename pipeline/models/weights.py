@@ -1,0 +1,82 @@
+"""Read the weights of a checkpoint's files; ModelWeights: those of a model, by parameter name."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.checkpoints import transformerlens
+from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.floats import refuse_unreadable
+from pipeline.checkpoints.placeholders import placeholder_in
+from pipeline.errors import CheckpointError, InputError, first_line
+from pipeline.models.facts import ModelFacts
+from pipeline.models.fit import without_wrappers
+
+Weights = Mapping[str, Tensor]
+
+
+class ModelWeights(dict[str, Tensor]):
+    """A model's parameters by name, tied ones once.
+
+    config: the architecture's config, that of the language model if it has several. facts: sizes.
+    """
+
+    def __init__(self, module: PreTrainedModel, facts: ModelFacts):
+        super().__init__(module.named_parameters())
+        self.config = module.config.get_text_config()
+        self.facts = facts
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return all tensors of a local checkpoint by the names in its files, without wrappers.
+
+    The tensors are copies, not memory maps, so that the files may change or be removed afterwards.
+    Thread-safe. Raises CheckpointError, naming the file, if one is absent, truncated or of another
+    format.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        weights.update(_read_file(file))
+    names = without_wrappers(weights, str(folder))
+    return {names[name]: tensor for name, tensor in weights.items()}
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    if found := placeholder_in(file):
+        raise CheckpointError(f"{file}: {found}")
+    try:
+        if file.suffix == ".safetensors":
+            # "pread" copies; the default maps the file: later writes to it would change the
+            # weights, and its truncation would kill the process with SIGBUS.
+            return safetensors.torch.load_file(file, backend="pread")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: is truncated or no weight file ({first_line(error)}): save or copy it again"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as plain tensors ({first_line(error)}); "
+            "files that would run code are refused: convert it to safetensors"
+        ) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise CheckpointError(
+            f"{file}: expected a dictionary of tensors by name: save the weights alone"
+        )
+    refuse_unreadable(content, str(file))
+    if not transformerlens.is_transformerlens(content):
+        return content
+    try:
+        return transformerlens.renamed(content)
+    except (InputError, KeyError) as error:
+        raise CheckpointError(
+            f"{file}: is no complete state dict of TransformerLens: {error}"
+        ) from error
