@@ -37,5 +37,5 @@ def add_link(page: Path, folder: Path) -> str:
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: by default each request is printed to stderr."""

@@ -1,7 +1,15 @@
 """Dimensions, units, and Variable: the declaration of a stored array."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+
+# A variable at one checkpoint, and all of them by name. NumPy's operations yield a number of type
+# np.generic in place of an array without dimensions.
+Value = np.ndarray | np.generic
+Values = Mapping[str, Value]
 
 # Every dimension that a variable may have, in one place, so that a name has the same meaning in
 # every measure of a store and datasets can be merged along it.

@@ -8,8 +8,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
+
+# Annotations of shapes and types in pipeline/ are checked at every call; an int is a float, as PEP
+# 484 has it. Installed before anything of it is imported, because a module is changed on loading.
+jaxtyping.install_import_hook(
+    "pipeline", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 MakeRun = Callable[..., Path]
 

@@ -98,10 +98,10 @@ def _write(pieces: "Iterator[pd.DataFrame]", format: str, output: Path | None) -
     from pipeline.query import write
 
     if output is None:
-        write(pieces, format, sys.stdout)  # pyright: ignore[reportArgumentType]
+        write(pieces, format, sys.stdout)
         return
     with output.open("wb" if format == "parquet" else "w") as stream:
-        write(pieces, format, stream)  # pyright: ignore[reportArgumentType]
+        write(pieces, format, stream)
 
 
 def _open(stores: list[str], align: str, origin: list[str] | None, mixed: bool) -> "xr.DataTree":
@@ -111,7 +111,7 @@ def _open(stores: list[str], align: str, origin: list[str] | None, mixed: bool) 
     if len(stores) == 1:
         return open_run(stores[0])
     parsed = _parse_origin(origin or [])
-    return open_runs(stores, align, parsed, mixed)  # pyright: ignore[reportArgumentType]
+    return open_runs(stores, align, parsed, mixed)
 
 
 def _parse_origin(given: list[str]) -> dict[str, float] | str | None:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Real
 
 Direction = Literal["below", "above"]
 
@@ -64,7 +65,9 @@ def largest_change(series: xr.DataArray) -> Change | None:
     return Change(int(steps[i]), int(steps[i + 1]), float(values[i]), float(values[i + 1]))
 
 
-def _ordered(series: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+def _ordered(
+    series: xr.DataArray,
+) -> tuple[Real[np.ndarray, " step"], Float[np.ndarray, " step"]]:
     """Return the steps in ascending order and the values there."""
     if series.dims != ("step",):
         raise ValueError(f"a series over step alone is needed, not one over {series.dims}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.checkpoints.foreign import is_converted, table_facts
@@ -101,7 +101,9 @@ def _array(name: str, spec: ArrayInput) -> Input:
     return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
 
 
-def _cut(ids: np.ndarray, sequences: int, length: int, path: str) -> Int[np.ndarray, "s t"]:
+def _cut(
+    ids: Integer[np.ndarray, " token"], sequences: int, length: int, path: str
+) -> Int[np.ndarray, "sequence position"]:
     if len(ids) < sequences * length:
         raise InputError(
             f"{path}: holds {len(ids)} tokens, expected at least {sequences} x {length} = "
@@ -189,7 +191,7 @@ def _indirect_object(
 
 def _check_tokenizer(
     name: str,
-    tokens: np.ndarray,
+    tokens: Int[np.ndarray, "sequence position"],
     tokenizer: PreTrainedTokenizerBase,
     given: str | None,
     model: ModelFacts,
@@ -234,7 +236,7 @@ def _table(name: str, spec: TableInput, run_folder: str) -> Input:
     return Input(name, spec.kind, tokens, {"labels": labels, "is_train": is_train}, attributes)
 
 
-def _split(facts: dict[str, Any]) -> np.ndarray:
+def _split(facts: dict[str, Any]) -> Bool[np.ndarray, " pair"]:
     """Return a mask of the train pairs: as the run lists them, or as its seed makes them."""
     p = facts["p"]
     if "train_pairs" in facts:
@@ -247,8 +249,8 @@ def _undeclared_generator(
     facts: Mapping[str, Any],
     listed: list[int] | None,
     run_folder: str,
-    tokens: np.ndarray,
-    labels: np.ndarray,
+    tokens: Int[np.ndarray, "pair 3"],
+    labels: Int[np.ndarray, " pair"],
 ) -> dict[str, Any]:
     """Return the generator that made a converted run's split, where it is not declared.
 

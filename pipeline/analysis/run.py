@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, prepare, stored_references
 from pipeline.analysis.summary import NON_FINITE, Summary
@@ -29,6 +29,7 @@ from pipeline.store.trajectories import publish
 Result = TypeVar("Result")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """A way to compute checkpoints."""
 

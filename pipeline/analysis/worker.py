@@ -35,6 +35,7 @@ from pipeline.measures.base import Context, Reference
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
 from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
+from pipeline.schema import Values
 from pipeline.store import Row
 from pipeline.store import non_finite as non_finite_store
 from pipeline.store.fingerprint import fingerprint
@@ -279,7 +280,7 @@ class Worker:
         checkpoint: Checkpoint,
         group: Group,
         plan: Plan,
-        records: Mapping[tuple[str, str], Record],
+        records: Mapping[tuple, Record],
         deviation: Mapping[str, str],
     ) -> NewRow:
         """Compute one group's row."""
@@ -307,9 +308,7 @@ class Worker:
         _log.info("step %d: %s, %.2f s", checkpoint.step, group.name, seconds)
         return group.name, row, values
 
-    def _not_finite(
-        self, group: Group, values: Mapping[str, np.ndarray], context: Context
-    ) -> dict[str, str]:
+    def _not_finite(self, group: Group, values: Values, context: Context) -> dict[str, str]:
         """Return, by variable, how many of its numbers are not finite because of the model."""
         # A pattern of NaN that was found to be by definition before needs no second computation.
         pattern = tuple(
@@ -332,9 +331,7 @@ class Worker:
         return {name: f"{mask.sum():,} of {mask.size:,}" for name, mask in wrong.items()}
 
     @_memory_errors()
-    def _records(
-        self, groups: Sequence[Group], halved: bool = False
-    ) -> dict[tuple[str, str], Record]:
+    def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
         """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         workers = self.job.analysis.workers
@@ -350,7 +347,7 @@ class Worker:
     def _context(
         self,
         group: Group,
-        records: Mapping[tuple[str, str], Record],
+        records: Mapping[tuple, Record],
         reference: Reference | None = None,
     ) -> Context:
         """Return the arguments of a group's measure for the resident checkpoint."""

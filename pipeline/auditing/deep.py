@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from jaxtyping import Float
 
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
@@ -121,7 +122,9 @@ def _moving_parts(sketches: Mapping[int, Sketch]) -> list[str]:
     ]
 
 
-def _outliers(steps: Sequence[int], points: np.ndarray) -> list[Outlier]:
+def _outliers(
+    steps: Sequence[int], points: Float[np.ndarray, "checkpoint element"]
+) -> list[Outlier]:
     norms = np.linalg.norm(points.astype(np.float64), axis=1)
     return off_trend(steps, distances_between(points), norms.tolist())
 

@@ -42,7 +42,7 @@ class Sketch:
     of matrices that hold only zeros, and of the others.
     """
 
-    parts: Mapping[str, Float[np.ndarray, "element"]]
+    parts: Mapping[str, Float[np.ndarray, " element"]]
     non_finite: str
     zeros: tuple[str, ...]
     alive: tuple[str, ...]
@@ -93,7 +93,7 @@ def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:
     )
 
 
-def _kept(tensors: Iterable[Tensor]) -> Float[np.ndarray, "element"]:
+def _kept(tensors: Iterable[Tensor]) -> Float[np.ndarray, " element"]:
     flat = [tensor.reshape(-1) for tensor in tensors]
     stride = _stride(sum(len(one) for one in flat))
     kept, start = [], 0

@@ -66,7 +66,7 @@ def _parsed(text: bytes) -> Header:
     return Header(tensors, _PREFIX + len(text) + end)
 
 
-def _facts(facts: Mapping[str, Any]) -> TensorFacts:
+def _facts(facts: Any) -> TensorFacts:
     """Return dtype and shape of one tensor. Raises ValueError if its bytes are too few for them."""
     shape, (start, stop) = facts["shape"], facts["data_offsets"]
     # Tensors of these shapes are built later: a damaged header must not exhaust memory or overflow.

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.checkpoints.cache import recall, remember
 
@@ -69,6 +69,7 @@ class PlaceContents:
     others: Sequence[Entry] = ()
 
 
+@runtime_checkable
 class Place(Protocol):
     """A kind of storage, implemented by each of the modules `local`, `s3` and `hub`.
 
@@ -106,6 +107,7 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
 class RemotePlace(Place, Protocol):
     """A kind of storage whose files must be downloaded before they can be used."""
 

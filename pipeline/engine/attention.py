@@ -206,10 +206,10 @@ def attention_function(
     query: Float[Tensor, "batch head query d_head"],
     key: Float[Tensor, "batch kv_head key d_head"],
     value: Float[Tensor, "batch kv_head key d_value"],
-    attention_mask: RuleMask | None,
+    attention_mask: RuleMask | Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    s_aux: Float[Tensor, "head"] | None = None,
+    s_aux: Float[Tensor, " head"] | None = None,
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Float[Tensor, "batch query head d_value"], None]:
@@ -218,7 +218,8 @@ def attention_function(
     transformers calls it for every attention layer of a model whose implementation is `NAME`.
     Raises InputError for attention that cannot be recorded exactly.
     """
-    _refuse_unknown(module, attention_mask, is_causal, others)
+    _refuse_unknown(module, is_causal, others)
+    mask = _rule(module, attention_mask)
     # Scores are computed from positions, which a cache or cross-attention would shift.
     if query.shape[2] != key.shape[2]:
         raise InputError(
@@ -230,17 +231,15 @@ def attention_function(
     if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
         query, key = recorder.edit.of_first_copy(query), recorder.edit.of_first_copy(key)
     # `s_aux` is transformers' name of learned sinks (GPT-OSS).
-    out, lse = attend(query, key, value, attention_mask, scale, softcap, s_aux)
+    out, lse = attend(query, key, value, mask, scale, softcap, s_aux)
     if recorder is not None:
         layer = recorder.layer_of(module)
-        recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, attention_mask))
+        recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, mask))
         out = recorder.take_output(layer, out)
     return out, None
 
 
-def _refuse_unknown(
-    module: nn.Module, mask: RuleMask | None, is_causal: bool | None, others: Mapping[str, Any]
-) -> None:
+def _refuse_unknown(module: nn.Module, is_causal: bool | None, others: Mapping[str, Any]) -> None:
     who = type(module).__name__
     given = {name for name, value in others.items() if value is not None}
     # Every model passes its dropout, which is 0 in evaluation mode.
@@ -257,11 +256,16 @@ def _refuse_unknown(
             f"{who} attends to later tokens, so its losses are no predictions: "
             "give checkpoints of a causal decoder"
         )
+
+
+def _rule(module: nn.Module, mask: RuleMask | Tensor | None) -> RuleMask | None:
+    """Return a mask that is a rule. Raises InputError for a tensor."""
     if mask is not None and not isinstance(mask, RuleMask):
         raise InputError(
-            f"{who} gets an attention mask that its model made by other means than transformers' "
-            "mask functions: its attention cannot be recorded exactly"
+            f"{type(module).__name__} gets an attention mask that its model made by other means "
+            "than transformers' mask functions: its attention cannot be recorded exactly"
         )
+    return mask
 
 
 def blank(

@@ -10,10 +10,10 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Bool
 
 from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
-from pipeline.engine.head_edits import Edit
+from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.record import HeadChange, OutputOn, Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -103,7 +103,7 @@ def _run_in_one_batch(
     }
 
 
-def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int, int], Tensor]:
+def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int, int], Outputs]:
     """Return the output that replaces that of each changed head."""
     name = change.to.input if isinstance(change.to, OutputOn) else pass_.input
     source = before[(name, None, pass_.dtype)]
@@ -117,7 +117,7 @@ def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int
     return {where: z[tokens].double().mean(dim=0) for where, z in of_heads.items()}
 
 
-def _mask(input: Input) -> np.ndarray:
+def _mask(input: Input) -> Bool[np.ndarray, "sequence position"]:
     mask = input.arrays.get("attention_mask", np.ones_like(input.tokens))
     return mask.astype(bool)
 

@@ -35,7 +35,7 @@ class Unembedding:
     """The map from the last hidden state to logits: softcap(scale * (h weight^T + bias))."""
 
     weight: Float[Tensor, "vocabulary d_model"]
-    bias: Float[Tensor, "vocabulary"] | None = None
+    bias: Float[Tensor, " vocabulary"] | None = None
     scale: float = 1.0
     softcap: float | None = None
 
@@ -50,8 +50,8 @@ class Unembedding:
 
 
 def token_losses(
-    h: Float[Tensor, "token d_model"], targets: Int[Tensor, "token"], unembedding: Unembedding
-) -> Float[Tensor, "token"]:
+    h: Float[Tensor, "token d_model"], targets: Int[Tensor, " token"], unembedding: Unembedding
+) -> Float[Tensor, " token"]:
     """Return -log softmax(logits)[target] of every token, in nats, in float32 or wider."""
     n_tokens, n_entries = TILES["cuda" if h.device.type == "cuda" else "cpu"]
     losses = [
@@ -61,7 +61,7 @@ def token_losses(
     return torch.cat(losses)
 
 
-def _losses(logits: "_Logits", targets: Int[Tensor, "token"]) -> Float[Tensor, "token"]:
+def _losses(logits: "_Logits", targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
     total, of_target = _sum_of_powers(logits, targets)
     if not total.isfinite().all():
         total, of_target = _sum_of_powers(logits, targets, logits.maximum())
@@ -70,9 +70,9 @@ def _losses(logits: "_Logits", targets: Int[Tensor, "token"]) -> Float[Tensor, "
 
 def _sum_of_powers(
     logits: "_Logits",
-    targets: Int[Tensor, "token"],
+    targets: Int[Tensor, " token"],
     shift: Float[Tensor, "token 1"] | float | None = None,
-) -> tuple[Float[Tensor, "token"], Float[Tensor, "token"]]:
+) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
     """Return the sum over the vocabulary of 2^(x - shift), and x - shift of the targets.
 
     A target's logit is taken from the tile itself: computed separately, it could round differently,

@@ -19,7 +19,7 @@ def real_tokens(made: Input) -> Bool[np.ndarray, "sequence position"]:
     return np.ones(made.tokens.shape, dtype=bool) if mask is None else mask.astype(bool)
 
 
-def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
+def defined_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
     """Return a mask of the predictions t -> t + 1 in which neither token is padding."""
     real = real_tokens(made)
     return real[:, 1:] & real[:, :-1]

@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.engine.pairs import Pairs, resolve
 from pipeline.engine.record import AttentionRequest, LagMeans, Record
 from pipeline.models.weights import ModelWeights
+from pipeline.schema import Value, Values
 
 # Products of a few numbers beyond this overflow float32: it is compared with inputs, not results.
 # The weights and activations of models that train normally are far below it.
 BOUND = 2.0**20
 
-Values = Mapping[str, np.ndarray]
 Compute = Callable[[tuple[Record, ...], ModelWeights], Values]
-Masks = dict[str, np.ndarray]
+Masks = Mapping[str, Value]
 
 
 def caused_by_the_model(
@@ -102,7 +103,7 @@ def _bounded_record(record: Record, random: torch.Generator) -> Record:
     return replace(record, **found)
 
 
-def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
+def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "..."]]]:
     """Return all tensors of a record, each with a mask of what is undefined by definition.
 
     `_bounded_record` relies on the order.
@@ -122,14 +123,16 @@ def _parts(record: Record) -> list[tuple[Tensor, Tensor]]:
     return parts
 
 
-def _seen(record: Record) -> Tensor:
+def _seen(record: Record) -> Bool[Tensor, "sequence position"]:
     """Return a mask [sequence, position] of the tokens that are not padding."""
     tokens = record.input.tokens
     mask = record.input.arrays.get("attention_mask", np.ones_like(tokens))
     return torch.from_numpy(np.asarray(mask).astype(bool))
 
 
-def _undefined(request: AttentionRequest, record: Record, seen: Tensor) -> Tensor:
+def _undefined(
+    request: AttentionRequest, record: Record, seen: Bool[Tensor, "sequence position"]
+) -> Bool[Tensor, "sequence _"]:
     """Return a mask of what is NaN by definition: [sequence, query] or [sequence, lag]."""
     if isinstance(request, LagMeans):
         return torch.arange(request.n_lags) >= seen.sum(dim=1, keepdim=True)
@@ -142,11 +145,11 @@ def _undefined(request: AttentionRequest, record: Record, seen: Tensor) -> Tenso
     return undefined
 
 
-def _out_of_bounds(tensor: Tensor) -> Tensor:
+def _out_of_bounds(tensor: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     return ~(tensor.abs() <= BOUND)  # not `> BOUND`, which is False for NaN
 
 
-def _bounded(tensor: Tensor, random: torch.Generator) -> Tensor:
+def _bounded(tensor: Float[Tensor, "*shape"], random: torch.Generator) -> Float[Tensor, "*shape"]:
     """Return the tensor with random numbers between 0 and 1 where it is out of bounds."""
     if not (wild := _out_of_bounds(tensor)).any():
         return tensor
@@ -156,5 +159,5 @@ def _bounded(tensor: Tensor, random: torch.Generator) -> Tensor:
     return torch.where(wild, ordinary.to(tensor), tensor)
 
 
-def _is_float(value: np.ndarray) -> bool:
+def _is_float(value: Value) -> bool:
     return np.asarray(value).dtype.kind == "f"

@@ -25,7 +25,7 @@ from pipeline.engine.kernels import capped
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
-from pipeline.models.circuits import Circuits, FinalNorm, circuits
+from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
 from pipeline.models.resident import Resident
 
@@ -100,7 +100,7 @@ class _Check:
             raise ValueError("there are projections between the embedding and the stream")
         self.model: Circuits = made
         norm = FinalNorm.of_blocks(resident.weights.config)
-        self.norm: Callable[[Tensor], Tensor] = norm if family.norm else lambda stream: stream
+        self.norm: Callable[[Stream], Stream] = norm if family.norm else lambda stream: stream
         self.layers = range(made.n_layers)
         # Different tokens: equal ones would have equal streams, whose differences are 0.
         self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
@@ -140,10 +140,12 @@ class _Check:
 
     def _observed(self) -> _Pass:
         n, module = len(self.layers), self.module
-        streams: dict[int, list[Tensor]] = {k: [] for k in range(n + 1)}
+        streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
+            k: [] for k in range(n + 1)
+        }
         recorder = _Seen({}, {}, head_outputs={k: [] for k in self.layers})
         recorder.sequences = slice(0, len(self.tokens))
-        written: dict[int, Tensor] = {}
+        written: dict[int, Float[Tensor, "token d_model"]] = {}
         with ExitStack() as stack:
             stack.enter_context(watched_stream(module, n, streams))
             stack.enter_context(attention.recording(recorder, n))
@@ -164,7 +166,7 @@ class _Check:
         )
 
     def _watch_output(
-        self, layer: int, written: dict[int, Tensor]
+        self, layer: int, written: dict[int, Float[Tensor, "token d_model"]]
     ) -> torch.utils.hooks.RemovableHandle:
         name = self.family.output_norm or self.family.output
         part = self.module.get_submodule(f"{self.family.layer.format(layer)}.{name}")
@@ -235,7 +237,9 @@ class _Check:
         """
         n = len(self.layers)
         tokens = torch.randint(self.resident.facts.vocabulary, (_TOKENS, 3))
-        streams: dict[int, list[Tensor]] = {k: [] for k in range(n)}
+        streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
+            k: [] for k in range(n)
+        }
         with watched_stream(self.module, n, streams):
             out = self.module(
                 input_ids=tokens,
@@ -301,7 +305,7 @@ def _random_weights(module: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _differences(of: Float[Tensor, "token *others"]) -> Float[Tensor, "token *others"]:
+def _differences(of: Float[Tensor, " token *others"]) -> Float[Tensor, " token *others"]:
     """Return the differences from the mean over tokens, without what all tokens share."""
     return of - of.mean(dim=0)
 
@@ -310,14 +314,14 @@ def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
     return of / torch.linalg.vector_norm(of, dim=-1, keepdim=True)
 
 
-def close(own: Tensor, made: Tensor) -> bool:
+def close(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
     """Return whether two computations of the same numbers agree; False unless both are finite."""
     scale = own.abs().max()
     # Two tensors of zeros show nothing, and NaN makes the comparison False.
     return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
 
 
-def proportional(own: Tensor, made: Tensor) -> bool:
+def proportional(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
     """Return whether two tensors agree up to one positive factor."""
     # The least-squares factor; a sign would turn attention round, hence positive only.
     factor = (own * made).sum() / made.square().sum()

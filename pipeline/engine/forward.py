@@ -25,7 +25,7 @@ from pipeline.engine.head_edits import Edit
 from pipeline.engine.modular import table_record
 from pipeline.engine.pairs import resolve
 from pipeline.engine.record import Pass, Record
-from pipeline.engine.streams import started_at, watched_stream, wide
+from pipeline.engine.streams import Stream, started_at, watched_stream, wide
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -193,7 +193,7 @@ class _Job:
         self.logits = {
             p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
         }
-        self.streams: dict[int, list[Tensor]] = {layer: [] for layer in pass_.hidden_states}
+        self.streams: dict[int, list[Stream]] = {layer: [] for layer in pass_.hidden_states}
 
     def compute(self, sequences: slice) -> None:
         """Run the model on some of the sequences and fill in their part of the record."""
@@ -207,14 +207,12 @@ class _Job:
         for position, logits in self.logits.items():
             logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
 
-    def _hidden(
-        self, tokens: Int[Tensor, "b position"], sequences: slice
-    ) -> Float[Tensor, "b position d_model"]:
+    def _hidden(self, tokens: Int[Tensor, "batch position"], sequences: slice) -> Stream:
         """Run the model; return the input of its unembedding."""
         arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
-        taken: list[Tensor] = []
+        taken: list[Stream] = []
 
-        def take(h: Tensor) -> Tensor:
+        def take(h: Stream) -> Float[Tensor, "batch position 1"]:
             taken.append(h)
             return h.new_zeros(*h.shape[:-1], 1)  # a vocabulary of one: nothing reads these logits
 
@@ -263,7 +261,9 @@ class _Job:
         )
 
 
-def _joined(batches: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
+def _joined(
+    batches: Mapping[int, list[Float[Tensor, "_ position *rest"]]],
+) -> dict[int, Float[Tensor, "sequence position *rest"]]:
     return {layer: torch.cat(parts) for layer, parts in batches.items()}
 
 

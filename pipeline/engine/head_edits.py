@@ -8,6 +8,9 @@ from torch import Tensor
 
 Heads = Float[Tensor, "row position head d_value"]
 
+# Of one head: the same everywhere (a number or a vector), or at every place its own.
+Outputs = Float[Tensor, ""] | Float[Tensor, " d_value"] | Float[Tensor, "sequence position d_value"]
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -18,7 +21,7 @@ class Edit:
     pattern of the first.
     """
 
-    copies: Sequence[Mapping[tuple[int, int], Tensor]]
+    copies: Sequence[Mapping[tuple[int, int], Outputs]]
     frozen: bool = False
 
     def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
@@ -33,9 +36,9 @@ class Edit:
                     changed[:, i, :, head] = given.to(out)
         return changed.flatten(0, 1)
 
-    def of_first_copy(self, x: Float[Tensor, "row *rest"]) -> Float[Tensor, "row *rest"]:
+    def of_first_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
         """Return the queries or keys of each sequence's first copy, for all of its copies."""
         return self._by_copy(x)[:, :1].expand_as(self._by_copy(x)).flatten(0, 1)
 
-    def _by_copy(self, x: Tensor) -> Tensor:
+    def _by_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, "sequence copy *rest"]:
         return x.unflatten(0, (-1, len(self.copies)))

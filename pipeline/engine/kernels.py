@@ -27,7 +27,9 @@ Key = Float[Tensor, "batch kv_head key d_head"]
 Value = Float[Tensor, "batch kv_head key d_value"]
 Output = Float[Tensor, "batch query head d_value"]
 LogSumExp = Float[Tensor, "batch head query"]
-Kernel = Callable[[Query, Key, Value, Tensor | None, float], tuple[Tensor, Tensor]]
+Bias = Float[Tensor, "#batch _ query key"]  # a mask, the same for all heads or one for each
+Kernel = Callable[[Query, Key, Value, Bias | None, float], tuple[Output, LogSumExp]]
+Part = tuple[Float[Tensor, "batch _ head d_value"], Float[Tensor, "batch head _"]]
 
 # Entries of a tile of scores or of a mask: bounds the memory that a mask or `exact` takes.
 TILE = 1 << 22
@@ -40,7 +42,7 @@ def attend(
     mask: RuleMask | None,
     scale: float,
     softcap: float | None = None,
-    sinks: Float[Tensor, "head"] | None = None,
+    sinks: Float[Tensor, " head"] | None = None,
 ) -> tuple[Output, LogSumExp]:
     """Return the attention output and log-sum-exp (natural, float32 or wider) of every query.
 
@@ -86,7 +88,7 @@ def _has_flash(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple[Output, LogSumExp]:
+def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[Output, LogSumExp]:
     """Call the CPU's flash attention.
 
     Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
@@ -98,7 +100,7 @@ def _cpu(q: Query, k: Key, v: Value, bias: Tensor | None, scale: float) -> tuple
 
 
 def _cuda_flash(
-    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+    q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
     assert bias is None  # `choose` never picks it under a mask: the kernel has no argument for one
     k, v = _repeated(k, q), _repeated(v, q)
@@ -109,7 +111,7 @@ def _cuda_flash(
 
 
 def _cuda_efficient(
-    q: Query, k: Key, v: Value, bias: Tensor | None, scale: float
+    q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
     """Call memory-efficient attention.
 
@@ -168,7 +170,7 @@ def exact(
 
 
 def _exact_rows(
-    q: Query, k: Key, v: Value, bias: Tensor, scale: float, softcap: float | None
+    q: Query, k: Key, v: Value, bias: Bias, scale: float, softcap: float | None
 ) -> tuple[Output, LogSumExp]:
     """Compute `exact` for some queries.
 
@@ -190,7 +192,7 @@ def _exact_rows(
     return out.transpose(1, 2), lse
 
 
-def capped(scores: Tensor, softcap: float | None) -> Tensor:
+def capped(scores: Float[Tensor, "*shape"], softcap: float | None) -> Float[Tensor, "*shape"]:
     """Return c tanh(score / c); None leaves scores as they are."""
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
@@ -204,7 +206,7 @@ def _s(positions: range) -> slice:
     return slice(positions.start, positions.stop)
 
 
-def _joined(parts: list[tuple[Output, LogSumExp]]) -> tuple[Output, LogSumExp]:
+def _joined(parts: list[Part]) -> tuple[Output, LogSumExp]:
     if len(parts) == 1:
         return parts[0]
     outs, lses = zip(*parts, strict=True)

@@ -34,7 +34,7 @@ class RuleMask:
     """
 
     rule: Callable[..., Any]
-    padding: Bool[Tensor, "b key"] | None
+    padding: Bool[Tensor, "batch key"] | None
     reach: int | None
     batch_size: int
     device: torch.device
@@ -53,7 +53,9 @@ class RuleMask:
         """Return a range of keys outside of which queries first..last-1 see none."""
         return (0 if self.reach is None else max(0, first - self.reach + 1)), last
 
-    def tile(self, queries: range, keys: range, dtype: torch.dtype) -> Float[Tensor, "#b 1 q k"]:
+    def tile(
+        self, queries: range, keys: range, dtype: torch.dtype
+    ) -> Float[Tensor, "#batch 1 query key"]:
         """Return the mask between two ranges; a query that sees nothing (padding) sees itself.
 
         This leaves no row empty: kernels differ in what they return for an empty one.
@@ -64,8 +66,8 @@ class RuleMask:
         return _additive(seen | (~seen.any(dim=-1, keepdim=True) & (q == k)), dtype)
 
     def pairs(
-        self, queries: Int[Tensor, "query"], keys: Int[Tensor, "#b query"], dtype: torch.dtype
-    ) -> Float[Tensor, "#b 1 query"]:
+        self, queries: Int[Tensor, " query"], keys: Int[Tensor, "#batch query"], dtype: torch.dtype
+    ) -> Float[Tensor, "#batch 1 query"]:
         """Return the mask at single entries."""
         return _additive(self._seen(queries[None, None], keys[:, None]), dtype)
 
@@ -94,7 +96,7 @@ def make_mask(
     q_offset: int = 0,
     kv_offset: int = 0,
     mask_function: Callable[..., Any] = causal_mask_function,
-    attention_mask: Bool[Tensor, "b key"] | None = None,
+    attention_mask: Bool[Tensor, "batch key"] | None = None,
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
     use_vmap: bool = False,

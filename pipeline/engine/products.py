@@ -21,7 +21,7 @@ _OP = "_linear_pointwise"
 def linear(
     x: Float[Tensor, "*n d_in"],
     weight: Float[Tensor, "d_out d_in"],
-    bias: Float[Tensor, "d_out"] | None = None,
+    bias: Float[Tensor, " d_out"] | None = None,
 ) -> Float[Tensor, "*n d_out"]:
     """Return x weight^T + bias."""
     if not _serves(x, weight):
@@ -45,11 +45,11 @@ def replace_linear(module: nn.Module) -> None:
             vars(part)["forward"] = partial(_transposed_map, part)
 
 
-def _linear_map(part: nn.Linear, input: Tensor) -> Tensor:
+def _linear_map(part: nn.Linear, input: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
     return linear(input, part.weight, part.bias)
 
 
-def _transposed_map(part: Conv1D, x: Tensor) -> Tensor:
+def _transposed_map(part: Conv1D, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
     return linear(x, part.weight.T, part.bias)
 
 

@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pipeline.inputs import Input
+from pipeline.inputs import Input
 
 
 @dataclass(frozen=True)
@@ -186,9 +185,9 @@ class Record:
     head_outputs, hidden_states: per requested layer.
     """
 
-    input: "Input"
-    loss: Float[Tensor, "sequence position"] | None = None
-    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head query"]] = field(
+    input: Input
+    loss: Float[Tensor, "sequence prediction"] | None = None
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]] = field(
         default_factory=dict
     )
     logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)
@@ -201,7 +200,7 @@ class Record:
     )
 
     @property
-    def kept_loss(self) -> Float[Tensor, "sequence position"]:
+    def kept_loss(self) -> Float[Tensor, "sequence prediction"]:
         """The loss. Raises TypeError where the pass did not record it."""
         if self.loss is None:
             raise TypeError("the pass did not record losses: give Pass(..., losses=True)")

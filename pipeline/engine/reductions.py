@@ -5,7 +5,7 @@ rows are multiplied with the band of keys before them, and the band is summed al
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +20,7 @@ from pipeline.engine.record import Entropy, LagMeans, Reduced
 _ROWS = 128
 
 
+@runtime_checkable
 class Attention(Protocol):
     """One layer's attention, available in rectangular tiles."""
 
@@ -28,7 +29,7 @@ class Attention(Protocol):
         """Number of positions."""
         ...
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """Return attention of a range of queries to a range of keys.
 
         Entries whose key comes after the query are undefined.
@@ -78,8 +79,8 @@ def mean_by_lag(
 
 
 def _along_diagonals(
-    band: Float[Tensor, "batch head q k"], n_lags: int
-) -> Float[Tensor, "batch head q lag"]:
+    band: Float[Tensor, "batch head query key"], n_lags: int
+) -> Float[Tensor, "batch head query lag"]:
     """Return entries r .. r + n_lags - 1 of each row r, the last first.
 
     A row stride of width + 1 walks along the diagonals, so that the view itself takes no copy.
@@ -90,7 +91,7 @@ def _along_diagonals(
     return view.flip(-1)
 
 
-def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "q lag"]:
+def _exists(queries: range, n_lags: int, device: torch.device) -> Bool[Tensor, "query lag"]:
     position = torch.arange(queries.start, queries.stop, device=device)
     return position[:, None] >= torch.arange(n_lags, device=device)
 
@@ -106,7 +107,7 @@ class FromMatrix:
         """Number of positions."""
         return self.weights.shape[-1]
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """Implement the method of `Attention`."""
         return self.weights[..., queries.start : queries.stop, keys.start : keys.stop]
 
@@ -131,7 +132,7 @@ class FromScores:
         """Number of positions."""
         return self.q.shape[2]
 
-    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head q k"]:
+    def tile(self, queries: range, keys: range) -> Float[Tensor, "batch head query key"]:
         """Implement the method of `Attention`."""
         rows, columns = slice(queries.start, queries.stop), slice(keys.start, keys.stop)
         q = self.q[:, :, rows].unflatten(1, (self.k.shape[1], -1)).to(self.lse.dtype)

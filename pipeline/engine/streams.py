@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.models.families import family_of
 
-Stream = Float[Tensor, "b position d_model"]
+Stream = Float[Tensor, "batch position d_model"]
 
 
 @contextmanager
 def watched_stream(
-    module: nn.Module, n_layers: int, streams: Mapping[int, list[Tensor]]
+    module: nn.Module, n_layers: int, streams: Mapping[int, list[Stream]]
 ) -> Iterator[None]:
     """Append copies of the residual stream that enters each block to the lists in `streams`.
 

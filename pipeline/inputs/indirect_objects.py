@@ -71,7 +71,11 @@ def prompts(
     return _located(np.array(rows), np.array(objects), np.array(subjects))
 
 
-def _located(clean: np.ndarray, objects: np.ndarray, subjects: np.ndarray) -> Prompts:
+def _located(
+    clean: Int[np.ndarray, "sequence position"],
+    objects: Int[np.ndarray, " sequence"],
+    subjects: Int[np.ndarray, " sequence"],
+) -> Prompts:
     (_, object_at), (of, subject_at) = (
         np.nonzero(clean == name[:, None]) for name in (objects, subjects)
     )

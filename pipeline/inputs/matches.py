@@ -25,7 +25,7 @@ class Matches:
 
 def controlled_matches(
     n_sequences: int,
-    vocabulary: Int[np.ndarray, "id"],
+    vocabulary: Int[np.ndarray, " id"],
     strings: int,
     longest: int,
     bos_id: int | None,
@@ -62,11 +62,11 @@ def controlled_matches(
 
 def _sequence(
     generator: np.random.Generator,
-    allowed: Int[np.ndarray, "id"],
+    allowed: Int[np.ndarray, " id"],
     strings: int,
     longest: int,
     turn: int,
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Int[np.ndarray, " position"], ...]:
     drawn = generator.permutation(allowed)
     block = longest + 1
     first, fresh = drawn[: strings * block].reshape(strings, block), drawn[strings * block :]

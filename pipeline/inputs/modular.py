@@ -28,7 +28,7 @@ OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
 }
 
 
-def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"]]:
+def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"]]:
     """Return all p * p problems as tokens (a, b, '='), and the answers `operation(a, b) mod p`.
 
     Row a * p + b is the pair (a, b); the token '=' has id p, so the vocabulary has p + 1 ids.
@@ -51,7 +51,7 @@ def check(p: int, operation: str) -> None:
 
 def split(
     p: int, train_share: float, seed: int, generator: Literal["numpy", "random"] = "numpy"
-) -> Bool[np.ndarray, "pair"]:
+) -> Bool[np.ndarray, " pair"]:
     """Return a mask of the train pairs: the first int(train_share * p * p) of a permutation.
 
     generator "numpy": that of `default_rng(seed)`. "random": Python's `random.seed(seed)` and

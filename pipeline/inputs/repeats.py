@@ -50,7 +50,7 @@ def block_lengths(n_sequences: int, longest: int, vary: bool) -> Int[np.ndarray,
 
 def repeated_blocks(
     lengths: Int[np.ndarray, " sequence"],
-    vocabulary: Int[np.ndarray, "id"],
+    vocabulary: Int[np.ndarray, " id"],
     repeats: int,
     bos_id: int | None,
     seed: int,

@@ -101,34 +101,34 @@ def full_stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(i for token, i in tokenizer.get_vocab().items() if token.strip(spaces) == ".")
 
 
-def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, "token"]:
+def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
     """Return the token ids of one text file, without special tokens."""
     return _ids(read(path), tokenizer)
 
 
 def tokenise_corpus(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> Int[np.ndarray, "token"]:
+) -> Int[np.ndarray, " token"]:
     """Return the token ids of all texts in order, with the end-of-text token after each."""
     end = np.array([tokenizer.eos_token_id])
     return np.concatenate([part for text in texts for part in (_ids(text, tokenizer), end)])
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, "token"]:
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
     # verbose=False: no warning about the model's context, since the tokens are cut later
     encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
-def cut(ids: Int[np.ndarray, "token"], length: int) -> Int[np.ndarray, "sequence position"]:
+def cut(ids: Int[np.ndarray, " token"], length: int) -> Int[np.ndarray, "sequence position"]:
     """Return consecutive sequences of `length` tokens; the remainder is dropped."""
     n_sequences = len(ids) // length
     return ids[: n_sequences * length].reshape(n_sequences, length)
 
 
 def split_stream(
-    ids: Int[np.ndarray, "token"], held_out_share: float
-) -> tuple[Int[np.ndarray, "token"], Int[np.ndarray, "token"]]:
+    ids: Int[np.ndarray, " token"], held_out_share: float
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
     """Return the stream without its last `held_out_share`, and that last part."""
     boundary = len(ids) - round(held_out_share * len(ids))
     return ids[:boundary], ids[boundary:]

@@ -4,8 +4,6 @@ The kind of the input is checked, variables whose assumptions a model does not m
 error in a file of the user's own is reported with its line.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from pipeline.errors import InputError
@@ -20,7 +18,7 @@ from pipeline.measures.base import (
 from pipeline.measures.source import located
 from pipeline.models.assumptions import reason
 from pipeline.models.facts import ModelFacts
-from pipeline.schema import Variable
+from pipeline.schema import Value, Values, Variable
 
 _LAYERS = frozenset({"layer", "layer_from", "layer_to"})
 
@@ -62,7 +60,7 @@ def unmet(measure: Measure, model: ModelFacts) -> dict[str, str]:
     return {name: why for name, why in reasons.items() if why}
 
 
-def compute(measure: Measure, context: Context) -> dict[str, np.ndarray]:
+def compute(measure: Measure, context: Context) -> Values:
     """Return a measure's arrays; NaN (-1 for integers) where they are undefined for the model.
 
     Raises TypeError unless they are the declared variables.
@@ -99,14 +97,14 @@ def _require_known_inputs(measure: Measure, setting: Setting) -> None:
             )
 
 
-def _computed(measure: Measure, context: Context) -> dict[str, np.ndarray]:
+def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
         values = dict(measure.compute(context))  # a copy: NaN is filled in, and it may be shared
         _require_all(measure, values)
         return values
 
 
-def _require_all(measure: Measure, values: Mapping[str, np.ndarray]) -> None:
+def _require_all(measure: Measure, values: Values) -> None:
     declared = {variable.name for variable in measure.variables}
     if declared != values.keys():
         raise TypeError(

@@ -23,7 +23,7 @@ from pipeline.measures.source import Source
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.facts import ModelFacts
 from pipeline.models.weights import ModelWeights
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 Reference = Mapping[str, Any]
 
@@ -160,7 +160,7 @@ class Measure(BaseModel):
         """Return the quantity of the reference checkpoint that `compute` needs, as JSON values."""
         raise TypeError(f"{self.name} sets `reference_from` without defining reference()")
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         """Return an array for each variable, without its "step" dimension. Pure."""
         raise TypeError(f"{self.name} does not define compute()")
 

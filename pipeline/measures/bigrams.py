@@ -14,7 +14,7 @@ from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.logit_lens import Lens
 from pipeline.models.assumptions import EMBEDDING, LOGITS, MATRICES, relying
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
 _TOKENS_AT_A_TIME = 256  # each has a row over the whole vocabulary, in several copies
@@ -89,7 +89,7 @@ class Bigrams(Measure):
         layers = setting.model.n_layers
         return (Pass(setting.input.name, hidden_states=(layers,)), Pass(self.corpus))
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         model, (record, corpus) = context.circuits, context.records
         counted = torch.from_numpy(counted_predictions(record.input))
         tokens = torch.from_numpy(record.input.tokens)

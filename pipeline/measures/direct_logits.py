@@ -91,7 +91,7 @@ class DirectLogits(Measure):
         }
 
 
-def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence position"]:
+def counted_predictions(made: Input) -> Bool[np.ndarray, "sequence prediction"]:
     """Return a mask of the predictions t -> t + 1 that count, none of them of padding.
 
     Those at repeated tokens on an input of kind "repeated", all on others.

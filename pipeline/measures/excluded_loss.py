@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
@@ -102,7 +102,7 @@ def train_losses_without(
 
 def _train_margins(
     table: PairTable,
-) -> tuple[Float[Tensor, "answer pair residue"], Float[Tensor, "answer pair"]]:
+) -> tuple[Float[Tensor, "answer pair residue"], Bool[Tensor, "answer pair"]]:
     """Return l_c - l_answer of the train pairs by answer, and a mask of the filled places.
 
     Answers have different numbers of pairs, hence places without a pair. The answer's own margin is

@@ -1,12 +1,12 @@
 """Attention and loss by the length of a match, from exact to fuzzy induction."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from pipeline.engine.record import KeyMap, Pass
 from pipeline.inputs import Input
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _HEAD = ("step", "layer", "head")
 _BY_LENGTH = (*_HEAD, "match_length")
@@ -51,7 +51,7 @@ class FuzzyInduction(Measure):
         """Return the match lengths, from 1."""
         return {"match_length": _lengths(setting.input)}
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         record, made = context.record, context.input
         matching, other = _requests(made)
         attention = _by_length(record.attention[matching].double().numpy(), made)
@@ -72,11 +72,13 @@ def _requests(made: Input) -> tuple[KeyMap, KeyMap]:
     return KeyMap(made.arrays["successor"]), KeyMap(made.arrays["other"])
 
 
-def _lengths(made: Input) -> np.ndarray:
+def _lengths(made: Input) -> Int[np.ndarray, " point"]:
     return np.arange(1, int(made.attributes["longest"]) + 1)
 
 
-def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
+def _by_length(
+    values: Float[np.ndarray, "*others position"], made: Input
+) -> Float[np.ndarray, "*heads point"]:
     """Return the means over the probes of each match length.
 
     There may be axes between sequence and position, as in a record's attention.
@@ -91,8 +93,8 @@ def _by_length(values: np.ndarray, made: Input) -> np.ndarray:
 
 
 def slope(
-    x: Float[np.ndarray, "point"], y: Float[np.ndarray, "*others point"]
-) -> Float[np.ndarray, "*others"]:
+    x: Int[np.ndarray, " point"], y: Float[np.ndarray, "*heads point"]
+) -> Float[np.ndarray, "*heads"] | np.floating:
     """Return b of the least-squares line y = a + b x."""
     centred = x - x.mean()
     return y @ centred / (centred**2).sum()

@@ -13,7 +13,7 @@ from pipeline.models.assumptions import HEADS_ADD, LOGITS, relying
 from pipeline.models.circuits import circuits
 from pipeline.models.readout import Readout, head_shares
 from pipeline.models.weights import ModelWeights
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild"
 _HEAD = ("step", "layer", "head")
@@ -111,7 +111,7 @@ class IndirectObject(Measure):
         )
         return (clean, Pass(self.corrupted, logit_positions=(-1,)), *patched)
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         clean, model = context.records[0], context.model
         difference, corrupted, *patched = (_differences(record) for record in context.records)
         attention = [_at_the_end(clean, request) for request in _keys(clean.input)]

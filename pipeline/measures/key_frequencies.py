@@ -1,6 +1,7 @@
 """Key frequencies of a model, by each of the published rules."""
 
 import numpy as np
+from jaxtyping import Float
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
@@ -56,7 +57,7 @@ class KeyFrequencies(TableMeasure):
         return {**marked, "neuron_logit_norm": fourier.power(acting.W_L.T).sqrt().cpu().numpy()}
 
 
-def _marks(keys: list[int] | None, count: int) -> np.ndarray:
+def _marks(keys: list[int] | None, count: int) -> Float[np.ndarray, " frequency"]:
     if keys is None:
         return np.full(count, np.nan)
     return np.isin(np.arange(1, count + 1), keys).astype(np.float64)

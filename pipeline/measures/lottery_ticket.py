@@ -136,7 +136,7 @@ def share_above(keys: Float[np.ndarray, " key"], others: Float[np.ndarray, " oth
     return float(((np.sign(difference) + 1) / 2).mean())
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Float[np.ndarray, " frequency"]) -> float:
     return float(values.mean()) if len(values) else np.nan
 
 

@@ -1,12 +1,10 @@
 """Loss on random tokens before and after they are repeated."""
 
-import numpy as np
-
 from pipeline.engine.record import Pass
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.blocks import blocks_of
 from pipeline.measures.direct_logits import counted_predictions
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 
@@ -40,7 +38,7 @@ class RepeatLoss(Measure):
         """Return one pass that records the losses."""
         return (Pass(setting.input.name, losses=True),)
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         record = context.record
         loss = record.kept_loss.double().numpy()
         # The loss of a token is stored at the position before it.

@@ -8,7 +8,7 @@ from pipeline.engine.defined import defined_predictions
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 
@@ -56,7 +56,7 @@ class TokenLoss(Measure):
         """Return one pass that records the losses."""
         return (Pass(setting.input.name, losses=True),)
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         loss = context.record.kept_loss.float().numpy()  # the dtype of the store
         defined = defined_predictions(context.input)
         by_position = mean_by_position(loss, defined)
@@ -70,8 +70,8 @@ class TokenLoss(Measure):
 
 
 def mean_by_position(
-    loss: Float[np.ndarray, "sequence position"], defined: Bool[np.ndarray, "sequence position"]
-) -> Float[np.ndarray, " position"]:
+    loss: Float[np.ndarray, "sequence prediction"], defined: Bool[np.ndarray, "sequence prediction"]
+) -> Float[np.ndarray, " prediction"]:
     """Return the mean over sequences, in float64; NaN for positions that are padding in all."""
     total = loss.sum(axis=0, dtype=np.float64, where=defined)
     with np.errstate(invalid="ignore"):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.schema import Variable
+from pipeline.schema import Values, Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
 
@@ -32,7 +32,7 @@ class WeightNorm(Measure):
         """Return float64, in which squares are summed, whatever the dtype of the weights."""
         return "float64"
 
-    def compute(self, context: Context) -> dict[str, np.ndarray]:
+    def compute(self, context: Context) -> Values:
         by_parameter = np.array([_sum_of_squares(tensor) for tensor in context.weights.values()])
         return {"by_parameter": by_parameter, "sum_of_squares": by_parameter.sum()}
 

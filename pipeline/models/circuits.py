@@ -150,7 +150,7 @@ class Circuits:
     def _bias(self, name: str) -> Float[Tensor, " width"] | None:
         return self._read(name, "bias") if f"{name}.bias" in self._weights else None
 
-    def _read(self, name: str, kind: str = "weight") -> Tensor:
+    def _read(self, name: str, kind: str = "weight") -> Float[Tensor, "..."]:
         found = self._weights[f"{name}.{kind}"].detach()
         # Products of matrices in bfloat16 would lose most of their digits.
         return found.to(torch.promote_types(found.dtype, torch.float32))

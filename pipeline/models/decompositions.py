@@ -26,7 +26,9 @@ def singular_values(matrices: Float[Tensor, "*batch rows columns"]) -> Float[Ten
     return _of_finite(torch.linalg.svdvals, matrices)
 
 
-def _of_finite(decompose: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor:
+def _of_finite(
+    decompose: Callable[[Tensor], Tensor], matrices: Float[Tensor, "*batch rows columns"]
+) -> Float[Tensor, "*batch n"] | Complex[Tensor, "*batch n"]:
     finite = matrices.isfinite().all(dim=-1).all(dim=-1)
     if finite.all():
         return decompose(matrices)

@@ -15,7 +15,7 @@ grokking via mechanistic interpretability (no LayerNorm, weights drawn at 1/sqrt
 """
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, no_type_check
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -34,6 +34,8 @@ from transformers.utils.output_capturing import capture_outputs
 from pipeline.errors import InputError
 
 
+# `strict` checks the types itself, and takes arguments that the signature it shows does not have.
+@no_type_check
 @strict
 class OrganismConfig(PreTrainedConfig):
     """The configuration of an organism, with transformers' usual names where there is one.
@@ -107,7 +109,7 @@ class OrganismConfig(PreTrainedConfig):
 
 
 def smear(
-    k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, "head"]
+    k: Float[Tensor, "batch head position d_head"], alpha: Float[Tensor, " head"]
 ) -> Float[Tensor, "batch head position d_head"]:
     """Return smeared keys: s k_j + (1 - s) k_{j-1} with s = sigmoid(alpha); k_0 is unchanged.
 
@@ -158,10 +160,12 @@ class OrganismAttention(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
-        attention_mask: Tensor | None,
+        attention_mask,
         queries: slice,
         **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[
+        Float[Tensor, "batch query d_model"], Float[Tensor, "batch head query position"] | None
+    ]:
         """Return the contribution to the residual stream at `queries`, and the attention weights.
 
         The weights are None for implementations that do not compute them. `position_vectors` are
@@ -221,7 +225,7 @@ class OrganismLayer(nn.Module):
         self,
         hidden_states: Float[Tensor, "batch position d_model"],
         position_vectors: Float[Tensor, "#batch position d_model"] | None,
-        attention_mask: Tensor | None,
+        attention_mask,
         queries: slice,
         **kwargs,
     ) -> Float[Tensor, "batch query d_model"]:

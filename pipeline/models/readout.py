@@ -42,10 +42,10 @@ class Readout:
 
 
 def shares(
-    parts: Float[Tensor, "*batch d_model"],
-    directions: Float[Tensor, "*batch d_model"],
-    scale: Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch"]:
+    parts: Float[Tensor, "*#batch d_model"],
+    directions: Float[Tensor, "*#batch d_model"],
+    scale: Float[Tensor, "*#batch"],
+) -> Float[Tensor, "*#batch"]:
     """Return the share of a part of the stream in a logit."""
     return torch.linalg.vecdot(parts, directions) * scale
 

@@ -17,14 +17,14 @@ _MOST_CHECKPOINTS = 4
 # between memorisation and generalisation.
 _AGREES, _DIFFERS = 0.05, 0.2
 
-Split = Bool[np.ndarray, "pair"]
+Split = Bool[np.ndarray, " pair"]
 
 
 def split_told_by_losses(
     folder: str | Path,
     noted: Mapping[int, float],
     tokens: Int[np.ndarray, "pair position"],
-    labels: Int[np.ndarray, "pair"],
+    labels: Int[np.ndarray, " pair"],
     splits: Mapping[str, Split],
 ) -> str | None:
     """Return the one of `splits` whose train losses are those that the files recorded, or None.
@@ -51,8 +51,8 @@ def split_told_by_losses(
 
 
 def _losses(
-    folder: Path, tokens: np.ndarray, labels: np.ndarray
-) -> Float[np.ndarray, "pair"] | None:
+    folder: Path, tokens: Int[np.ndarray, "pair position"], labels: Int[np.ndarray, " pair"]
+) -> Float[np.ndarray, " pair"] | None:
     """Return the loss (nats) of each pair; None for an unreadable checkpoint or another table."""
     try:
         # float64: after memorisation, losses are below the resolution of a float32 softmax.

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -19,7 +18,7 @@ _MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*(?:-\s*(\w+)\s*)?([<>])\s*(\S+)\s*")
 
 def open_runs(
     uris: Mapping[str, str] | Sequence[str],
-    align: Literal["step", "tokens_seen"] = "step",
+    align: str = "step",
     origin: Mapping[str, float] | str | None = None,
     mixed: bool = False,
 ) -> xr.DataTree:

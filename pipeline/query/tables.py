@@ -4,9 +4,10 @@ import ast
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from itertools import chain
 from math import prod
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +20,7 @@ from pipeline.errors import InputError, suggestion
 from pipeline.schema import DIMENSIONS
 from pipeline.store.templates import LABELS
 
-Format = Literal["table", "csv", "json", "parquet"]
+Stream = IO[Any] | StringIO
 FORMATS = ("table", "csv", "json", "parquet")
 TABLE_ROWS = 200  # the format "table" is for reading; the other formats have all rows
 _PIECE = 2**19  # numbers that are converted to rows of a table at a time
@@ -91,7 +92,7 @@ def frames(array: xr.DataArray | xr.Dataset) -> Iterator[pd.DataFrame]:
         yield _frame(dataset.isel({dims[0]: slice(start, start + step)}))
 
 
-def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: Format, stream: IO[Any]) -> None:
+def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: str, stream: Stream) -> None:
     """Write a table, or the pieces of one, piece by piece.
 
     Parquet needs a binary stream, or a text stream with a `buffer`. Raises InputError for an
@@ -226,12 +227,12 @@ def _labels(dataset: xr.Dataset) -> list[Hashable]:
     return [*own, *(dim for dim in DIMENSIONS if dim in dataset.dims or dim in single)]
 
 
-def _write_csv(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+def _write_csv(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     for number, piece in enumerate(pieces):  # one header for all pieces
         piece.to_csv(stream, index=False, header=number == 0)
 
 
-def _write_json(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     """Write one JSON array of objects, with null for undefined numbers."""
     between = "["
     for piece in pieces:
@@ -243,7 +244,7 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
     stream.write("[]\n" if between == "[" else "]\n")
 
 
-def _write_parquet(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+def _write_parquet(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     first = next(pieces)
     schema = pa.Schema.from_pandas(first, preserve_index=False)
     # The schema of the first piece for all: a later piece of missing values would have another.
@@ -252,7 +253,7 @@ def _write_parquet(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
             writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
 
 
-def _write_table(pieces: Iterator[pd.DataFrame], stream: IO[Any]) -> None:
+def _write_table(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     """Write the first rows, for reading, and the number of other rows."""
     rows: list[tuple[Any, ...]] = []
     columns: list[str] = []

@@ -19,6 +19,10 @@ def probe(objects: Objects) -> None:
     key, content = f"{FOLDER}/{uuid.uuid4().hex}", uuid.uuid4().hex.encode()
     try:
         objects.create(key, content)
+    except FileExistsError:
+        # The answer to the request may have been lost, and the request sent again.
+        if objects.read(key) != content:
+            raise
     except FileNotFoundError as error:
         raise InputError(f"{objects.uri}: there is no such bucket: create it first") from error
     try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from pipeline.errors import InputError
 from pipeline.store.commits import PACKS, Commit, latest, parse
@@ -208,7 +209,7 @@ class Store:
         self,
         name: str,
         digest: str,
-        tokens: np.ndarray,
+        tokens: Int[np.ndarray, "sequence position"],
         extras: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
     ) -> None:
@@ -224,7 +225,7 @@ class Store:
 
     def load_input(
         self, name: str, digest: str
-    ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
         """Return an input's tokens [sequence, position], its extra arrays and its attributes."""
         key = _input_key(name, digest)
         content = self.objects.read(key)
@@ -233,6 +234,7 @@ class Store:
         try:
             # Every member of the file has a checksum, which reading it compares.
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                # No pickles: a store may come from anywhere, and unpickling runs code.
                 extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
                 return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
         except Exception as error:

@@ -95,7 +95,7 @@ def _substrings(
 
 
 def _windows(
-    stream: Int[np.ndarray, "token"], n_sequences: int, length: int, generator: np.random.Generator
+    stream: Int[np.ndarray, " token"], n_sequences: int, length: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "sequence position"]:
     """Return sequences that start at uniformly drawn places of the stream."""
     # endpoint=True: the last start is that of the window that ends with the stream.
@@ -103,7 +103,7 @@ def _windows(
     return stream[starts + np.arange(length)].astype(np.int64)
 
 
-def _streams(training: Training) -> tuple[Int[np.ndarray, "token"], Int[np.ndarray, "token"]]:
+def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
     """Return the token streams to train on and to hold out, from the run's folder.
 
     Raises InputError if they are missing or shorter than one context.
@@ -151,7 +151,7 @@ def tokens_per_step(training: Training) -> int:
 
 def table_and_split(
     task: ModularArithmetic,
-) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, "pair"], Bool[np.ndarray, "pair"]]:
+) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
     """Return all problems (a, b, '='), their answers, and a mask of the train pairs."""
     tokens, labels = modular.table(task.p, task.operation)
     return tokens, labels, modular.split(task.p, task.train_share, task.split_seed)

@@ -42,12 +42,12 @@ def waves_of(p: int, frequencies: Iterable[int]) -> Float[Tensor, "wave residue"
     return fourier_basis(p)[rows]
 
 
-def component_norms(x: Float[Tensor, "residue n"]) -> Float[Tensor, "component"]:
+def component_norms(x: Float[Tensor, "residue n"]) -> Float[Tensor, " component"]:
     """Return the Euclidean norm of each of the p - 1 non-constant Fourier components of x."""
     return _components(x).norm(dim=1)
 
 
-def power(x: Float[Tensor, "residue n"]) -> Float[Tensor, "frequency"]:
+def power(x: Float[Tensor, "residue n"]) -> Float[Tensor, " frequency"]:
     """Return the squared norm of the Fourier transform over the residues, by frequency."""
     return powers(x).sum(dim=1)
 
@@ -61,7 +61,7 @@ def _components(x: Float[Tensor, "residue n"]) -> Float[Tensor, "component n"]:
     return fourier_basis(len(x)).to(x.device)[1:] @ x
 
 
-def pairwise_sum(components: Float[Tensor, "component *n"]) -> Float[Tensor, "frequency *n"]:
+def pairwise_sum(components: Float[Tensor, " component *n"]) -> Float[Tensor, " frequency *n"]:
     """Add up the cosine and the sine of each frequency; components are all but the constant."""
     # For even p the last frequency has a cosine but no sine: one row less.
     cosines, sines = components[0::2].clone(), components[1::2]
@@ -69,7 +69,7 @@ def pairwise_sum(components: Float[Tensor, "component *n"]) -> Float[Tensor, "fr
     return cosines
 
 
-def gini(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
+def gini(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     """Return the Gini coefficient of non-negative values, sum_ij |x_i - x_j| / (2 n sum_i x_i).
 
     0 where all are equal, (n - 1) / n where all but one vanish; NaN where all vanish.
@@ -80,7 +80,7 @@ def gini(values: Float[Tensor, "n"]) -> Float[Tensor, ""]:
     return ((2 * rank - n - 1) * values.sort().values).sum() / (n * values.sum())
 
 
-def largest(power_by_frequency: Float[Tensor, "frequency"], share: float) -> list[int] | None:
+def largest(power_by_frequency: Float[Tensor, " frequency"], share: float) -> list[int] | None:
     """Return the frequencies (from 1) whose power is at least `share` of the largest, ascending.
 
     None where a power is not finite, so that the largest is not known.
@@ -94,8 +94,8 @@ def largest(power_by_frequency: Float[Tensor, "frequency"], share: float) -> lis
 
 
 def cross_entropy(
-    logits: Float[Tensor, "pair residue"], labels: Int[Tensor, "pair"]
-) -> Float[Tensor, "pair"]:
+    logits: Float[Tensor, "pair residue"], labels: Int[Tensor, " pair"]
+) -> Float[Tensor, " pair"]:
     """Return -log softmax(logits)[label] in nats, exact to float64's relative precision.
 
     Computed as log(1 + sum over c != label of exp(l_c - l_label)): in the usual logsumexp minus the
@@ -116,7 +116,7 @@ def projected(
 
 def answer_wave_coefficients(
     by_answer: Float[Tensor, "answer residue"],
-) -> Float[Tensor, "frequency"]:
+) -> Float[Tensor, " frequency"]:
     """Return the least-squares coefficients alpha_k of logits on cos(w_k(s - c)), s the answer.
 
     For p - 1 pairwise orthogonal waves these are plain projections; by_answer is the mean of the
@@ -130,7 +130,7 @@ def answer_wave_coefficients(
     return (cosines @ by_difference) * cosines[:, 0] / p
 
 
-def _sum_over_diagonals(table: Float[Tensor, "row column"]) -> Float[Tensor, "difference"]:
+def _sum_over_diagonals(table: Float[Tensor, "row column"]) -> Float[Tensor, " difference"]:
     """Return the sum of the cells with (row - column) mod p = d, for each d."""
     p = len(table)
     row = torch.arange(p, device=table.device)[:, None]

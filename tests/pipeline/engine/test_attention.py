@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.engine import attention, forward
@@ -254,17 +253,17 @@ class TestRefusals:
     def test_an_unknown_argument_is_refused_by_name(self) -> None:
         q = torch.zeros(1, 1, 2, 4)
         with pytest.raises(InputError, match="position_bias"):
-            attention_function(SimpleNamespace(), q, q, q, None, position_bias=q)  # type: ignore
+            attention_function(nn.Identity(), q, q, q, None, position_bias=q)  # type: ignore
 
     def test_dropout_is_refused(self) -> None:
         q = torch.zeros(1, 1, 2, 4)
         with pytest.raises(InputError, match="dropout"):
-            attention_function(SimpleNamespace(), q, q, q, None, dropout=0.1)  # type: ignore
+            attention_function(nn.Identity(), q, q, q, None, dropout=0.1)  # type: ignore
 
     def test_a_mask_of_unknown_make_is_refused(self) -> None:
         q = torch.zeros(1, 1, 2, 4)
         with pytest.raises(InputError, match="mask"):
-            attention_function(SimpleNamespace(), q, q, q, torch.zeros(1, 1, 2, 2))  # type: ignore
+            attention_function(nn.Identity(), q, q, q, torch.zeros(1, 1, 2, 2))  # type: ignore
 
     def test_an_attention_that_looks_ahead_is_refused(self) -> None:
         resident = Resident(hf.LlamaConfig(**{**FAMILIES["llama"]().to_dict(), "is_causal": False}))

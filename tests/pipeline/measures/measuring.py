@@ -1,25 +1,24 @@
 """Computation of one measure on a resident model, as in a worker."""
 
-import numpy as np
-
 from pipeline.engine.changes import run_changed
 from pipeline.engine.forward import run
 from pipeline.engine.record import Record, merge
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
+from pipeline.models.architecture import without_memory
 from pipeline.models.facts import ModelFacts
+from pipeline.models.organism import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.models.weights import ModelWeights
+from pipeline.schema import Values
 
 # Of a model that is not run: records stand for it.
 FACTS = ModelFacts(2, 3, 3, 4, 12, 30, None, (), "test")
-NO_WEIGHTS: ModelWeights = {}  # type: ignore[assignment]
+NO_WEIGHTS = ModelWeights(without_memory(OrganismConfig()), FACTS)
 
 
-def measured(
-    measure: Measure, resident: Resident, made: Input | None, **others: Input
-) -> dict[str, np.ndarray]:
+def measured(measure: Measure, resident: Resident, made: Input | None, **others: Input) -> Values:
     """Compute a measure on its input, and the other inputs that it reads, by name."""
     setting = Setting(resident.facts, made, others)
     apply.check(measure, setting)
@@ -32,13 +31,11 @@ def measured(
     return apply.compute(measure, Context(setting, resident.weights, own))
 
 
-def of_weights(measure: Measure, weights: ModelWeights) -> dict[str, np.ndarray]:
+def of_weights(measure: Measure, weights: ModelWeights) -> Values:
     """Compute a measure that reads weights only."""
     return apply.compute(measure, Context(Setting(weights.facts), weights))
 
 
-def of_record(
-    measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS
-) -> dict[str, np.ndarray]:
+def of_record(measure: Measure, record: Record, weights: ModelWeights = NO_WEIGHTS) -> Values:
     """Compute a measure with one pass from its record."""
     return apply.compute(measure, Context(Setting(FACTS, record.input), weights, (record,)))
