@@ -70,7 +70,8 @@ def open_run(
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = {
-        "identity": dict(version.identity),
+        "identity": ({"checkpoints": version.address} if version.address else {})
+        | dict(version.identity),
         "masked": dict(version.masked),
         "not_finite": dict(version.not_finite),
     }
@@ -148,9 +149,7 @@ def _dataset(
         for name, about in template["variables"].items()
     }
     coordinates: dict[str, Any] = {
-        name: stored(name, ("step",), dtype, {})
-        for name, dtype in LABELS.items()
-        if name != "step"
+        name: stored(name, ("step",), dtype, {}) for name, dtype in LABELS.items() if name != "step"
     }
     coordinates["step"] = np.array([commit.step for commit in rows])
     coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
