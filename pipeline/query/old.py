@@ -45,18 +45,20 @@ def _dataset(store: OldStore, template: Mapping[str, Any], rows: Sequence[OldCom
         lazy = indexing.LazilyIndexedArray(OldArray(array, numbers, dtype))
         return xr.Variable(dims, lazy, attributes)
 
+    def labels(dim: str, values: Sequence[Any]) -> xr.Variable:
+        return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
+
     variables = {
         name: stored(name, about["dims"], about["dtype"], variable_attributes(name, about))
         for name, about in template["variables"].items()
     }
-    coordinates: dict[str, Any] = {
+    coordinates: dict[str, Any] = {"step": labels("step", [commit.step for commit in rows])}
+    coordinates |= {
         name: stored(
             name, ("step",), object if dtype is str else dtype, coordinate_attributes(name)
         )
         for name, dtype in LABELS.items()
         if name != "step"
     }
-    labels = {"step": [commit.step for commit in rows], **template["coordinates"]}
-    for dim, values in labels.items():
-        coordinates[dim] = xr.Variable(dim, np.array(values), coordinate_attributes(dim))
+    coordinates |= {dim: labels(dim, values) for dim, values in template["coordinates"].items()}
     return xr.Dataset(variables, coordinates, group_attributes(template))

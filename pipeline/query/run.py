@@ -155,15 +155,19 @@ def _dataset(
         name: stored(name, about["dims"], about["dtype"], variable_attributes(name, about))
         for name, about in template["variables"].items()
     }
-    coordinates: dict[str, Any] = {
+    # The step first: xarray titles a plot with the labels of what was selected, in this order.
+    coordinates: dict[str, Any] = {"step": _labels("step", [commit.step for commit in rows])}
+    coordinates |= {
         name: stored(name, ("step",), dtype, coordinate_attributes(name))
         for name, dtype in LABELS.items()
         if name != "step"
     }
-    labels = {"step": [commit.step for commit in rows], **template["coordinates"]}
-    for dim, values in labels.items():
-        coordinates[dim] = xr.Variable(dim, np.array(values), coordinate_attributes(dim))
+    coordinates |= {dim: _labels(dim, values) for dim, values in template["coordinates"].items()}
     return xr.Dataset(variables, coordinates, group_attributes(template))
+
+
+def _labels(dim: str, values: Sequence[Any]) -> xr.Variable:
+    return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
 
 
 def _chunked(
