@@ -1,4 +1,4 @@
-"""Commands that look after a store: `ontogeny store verify | gc | trajectories`."""
+"""Commands that look after a store: `ontogeny store verify | gc | trajectories | export`."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 
-store = typer.Typer(no_args_is_help=True, help="Verify a store, reclaim its space, rewrite it.")
+store = typer.Typer(no_args_is_help=True, help="Verify a store, reclaim its space, rewrite or export it.")
 app.add_typer(store, name="store")
 
 
@@ -84,3 +84,29 @@ def trajectories(
         written = publish(Store(uri), losses)
     for group, entry in written.items():
         typer.echo(f"{group}: {', '.join(sorted(entry.arrays))}")
+
+
+@store.command()
+def export(
+    uri: Annotated[str, typer.Argument(metavar="STORE")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path or s3://bucket/prefix.")],
+    format: Annotated[
+        str, typer.Option(help="zarr (plain Zarr v3), or netcdf (one file, on a disk).")
+    ] = "zarr",
+    as_json: Json = False,
+) -> None:
+    """Copy all that a store shows into plain Zarr or netCDF, which any program opens."""
+    from pipeline.query.export import export
+
+    def progress(group: str, index: int, count: int, size: int) -> None:
+        if not as_json:
+            typer.echo(f"{group} ({index + 1} of {count}, {size / 1e6:.1f} MB)", err=True)
+
+    done = export(uri, target, format, progress)  # pyright: ignore[reportArgumentType]
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    typer.echo(
+        f"{done.target}: {done.groups} groups with {done.variables} variables, "
+        f"{done.bytes / 1e6:.1f} MB of numbers"
+    )

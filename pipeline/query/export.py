@@ -119,7 +119,7 @@ def _plain(dataset: xr.Dataset) -> xr.Dataset:
 def _write_zarr(
     target: Objects, groups: Mapping[str, xr.Dataset], attributes: Any, progress: Progress
 ) -> None:
-    with _draft(target) as place, access(target.uri):
+    with access(target.uri), _draft(target) as place:
         try:
             for index, (name, dataset) in enumerate(groups.items()):
                 progress(name, index, len(groups), dataset.nbytes)
@@ -128,6 +128,8 @@ def _write_zarr(
             zarr.create_group(place.zarr(), attributes=attributes)
             consolidate(place.zarr())
         except FileNotFoundError as error:
+            if target.is_local:
+                raise
             raise InputError(f"{target.uri}: there is no such bucket: create it first") from error
         place.sync("")
 
@@ -160,13 +162,18 @@ def _draft(target: Objects) -> Iterator[Objects]:
         yield Objects(str(folder))
 
 
+@contextmanager
+def _draft_file(target: Objects) -> Iterator[Path]:
+    Path(target.uri).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(target.uri)) as draft:
+        yield draft
+
+
 def _write_netcdf(
     target: Objects, groups: Mapping[str, xr.Dataset], attributes: Any, progress: Progress
 ) -> None:
-    path = Path(target.uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
     engine = "netcdf4" if _is_installed("netCDF4") else "h5netcdf"
-    with access(target.uri), whole_file(path) as draft:
+    with access(target.uri), _draft_file(target) as draft:
         xr.Dataset(attrs=_flat(attributes)).to_netcdf(draft, mode="w", engine=engine)
         for index, (name, dataset) in enumerate(groups.items()):
             progress(name, index, len(groups), dataset.nbytes)
@@ -193,4 +200,4 @@ def _compressed(array: xr.DataArray) -> dict[str, Any]:
     if not array.size:
         return {}
     chunk, _ = blocks(array.shape, array.dtype.itemsize)
-    return {"zlib": True, "chunksizes": tuple(map(min, chunk, array.shape))}
+    return {"zlib": True, "complevel": 1, "chunksizes": tuple(map(min, chunk, array.shape))}
