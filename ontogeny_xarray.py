@@ -113,9 +113,7 @@ def _is_s3_store(uri: str) -> bool:
     from fsspec import filesystem
 
     s3: Any = filesystem("s3", **_BRIEFLY)
-    answer = s3.call_s3(
-        "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/versions/v", MaxKeys=1
-    )
+    answer = s3.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/versions/v", MaxKeys=1)
     for found in answer.get("Contents", ()):
         return _VERSION.fullmatch(found["Key"].rpartition("/")[2]) is not None
     return _is_old_root(s3.cat_file(f"{uri}/{_OLD_ROOT}"))

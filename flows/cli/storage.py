@@ -8,7 +8,9 @@ import typer
 
 from flows.cli.app import Json, app
 
-store = typer.Typer(no_args_is_help=True, help="Verify a store, reclaim its space, rewrite or export it.")
+store = typer.Typer(
+    no_args_is_help=True, help="Verify a store, reclaim its space, rewrite or export it."
+)
 app.add_typer(store, name="store")
 
 

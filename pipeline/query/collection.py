@@ -144,7 +144,9 @@ def _on_axis(dataset: xr.Dataset, align: str, axis: str, places: np.ndarray) -> 
     labels = {name: dataset[name].astype(float).variable for name in ("step", "tokens_seen")}
     bare = dataset.drop_vars(["uri", "digest", *labels])
     moved = bare if axis == "step" else bare.rename_dims(step=axis)
-    moved = moved.assign_coords({n: (axis, v.data, v.attrs) for n, v in labels.items() if n != axis})
+    moved = moved.assign_coords(
+        {n: (axis, v.data, v.attrs) for n, v in labels.items() if n != axis}
+    )
     attributes = dict(labels[align].attrs)
     if axis != align:
         attributes["long_name"] += " since the origin"

@@ -110,9 +110,7 @@ def _plain(dataset: xr.Dataset) -> xr.Dataset:
         _, shard = blocks(array.shape, array.dtype.itemsize)
         chunked = array.variable.chunk(dict(zip(array.dims, shard, strict=True)))
         variables[name] = chunked.drop_encoding()
-    labels = {
-        name: array.variable.load().drop_encoding() for name, array in dataset.coords.items()
-    }
+    labels = {name: array.variable.load().drop_encoding() for name, array in dataset.coords.items()}
     return xr.Dataset(variables, labels, plain_json(dataset.attrs))
 
 

@@ -24,20 +24,7 @@ from tests.pipeline.store.synthetic import losses, scores
 TEMPLATES = [scores(), losses()]
 OLD_STORE = Path(__file__).parents[2] / "data" / "stored-by-0.1.tar.xz"
 
-PLOT = """
-import sys
-import matplotlib
-matplotlib.use("Agg")
-import matplotlib.pyplot
-import xarray as xr
-
-tree = xr.open_datatree(sys.argv[1])
-(line,) = tree["head_scores"]["induction"].isel(layer=0, head=1).plot()
-print(line.axes.get_xlabel(), line.axes.get_ylabel(), sep="; ")
-matplotlib.pyplot.figure()
-image = xr.open_datatree(sys.argv[2])["losses"]["loss"].isel(step=0).plot()
-print(image.colorbar.ax.get_ylabel(), image.axes.get_title(), sep="; ")
-"""
+PLOT = Path(__file__).with_name("plotting.py").read_text()
 # What xarray imports of ours when it opens something else.
 ELSEWHERE = """
 import sys
@@ -45,7 +32,7 @@ import xarray as xr
 
 before = set(sys.modules)
 xr.backends.list_engines()
-xr.open_dataset(sys.argv[1], engine=None)
+xr.open_dataset(sys.argv[1])
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(new & {"pipeline", "flows", "ontogeny", "ontogeny_xarray", "torch", "ray"}))
 """
@@ -90,7 +77,9 @@ class TestOpening:
 
     def test_stored_chunks_are_those_of_dask(self, store: Store) -> None:
         tree = xr.open_datatree(store.uri, chunks={})
-        assert tree["losses"]["loss"].chunks == ((4, 1), (4,), (6,)), "the shard of the trajectories"
+        assert tree["losses"]["loss"].chunks == ((4, 1), (4,), (6,)), (
+            "the shard of the trajectories"
+        )
         assert tree.load().identical(open_run(store))
 
     def test_one_group_and_without_some_variables(self, store: Store) -> None:
@@ -235,7 +224,9 @@ class TestZarrAlone:
         published = zarr.open_group(store.uri, mode="r")["published"]
         assert isinstance(published, zarr.Group)
         names = [name for name, _ in published.members(max_depth=None)]
-        (loss,) = [name for name in names if name.endswith("/loss") and published[name].shape[0] == 5]
+        (loss,) = [
+            name for name in names if name.endswith("/loss") and published[name].shape[0] == 5
+        ]
         assert str(published.tree()).count("induction") == 2, "and the ones before"
         values = np.asarray(published[loss])  # type: ignore[arg-type]
         np.testing.assert_array_equal(values, open_run(store)["losses"]["loss"])
