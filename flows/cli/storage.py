@@ -1,4 +1,4 @@
-"""Commands that look after a store: `ontogeny store verify | gc | trajectories | export`."""
+"""Commands that look after a store: `ontogeny store verify | gc | upgrade | export | ...`."""
 
 import json
 from dataclasses import asdict
@@ -8,9 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 
-store = typer.Typer(
-    no_args_is_help=True, help="Verify a store, reclaim its space, rewrite or export it."
-)
+store = typer.Typer(no_args_is_help=True, help="Verify, upgrade, unlock, shrink or export a store.")
 app.add_typer(store, name="store")
 
 
@@ -22,7 +20,7 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every committed row, and all trajectories, with the checksums in their markers.
+    """Compare all that a store holds with the checksums that it was written with.
 
     Exit code 1 where something is damaged, repaired or not.
     """
@@ -32,12 +30,19 @@ def verify(
     found = verify(Store(uri), repair)
     faults = [{"where": fault.where, "what": fault.what} for fault in found.faults]
     if as_json:
-        told = {"rows": found.rows, "faults": faults, "repaired": found.repaired}
+        told = {
+            "rows": found.rows,
+            "faults": faults,
+            "repaired": found.repaired,
+            "foreign": found.foreign,
+        }
         typer.echo(json.dumps(told, indent=1))
     else:
         typer.echo(f"{found.rows} committed rows, {len(faults)} faults")
     for fault in found.faults:
         typer.echo(str(fault), err=True)
+    for key in found.foreign:
+        typer.echo(f"{key}: is no file of a store, and is ignored", err=True)
     if faults:
         what = "run the analysis again" if repair else "run this with --repair, then the analysis"
         typer.echo(f"{uri}: {len(faults)} faults: {what}", err=True)
@@ -63,27 +68,20 @@ def gc(
         typer.echo(json.dumps(asdict(done)))
         return
     verb = "would remove" if dry_run else "removed"
-    typer.echo(
-        f"{verb} {done.rows} rows and {done.variants} variants: {done.objects} objects, "
-        f"{done.bytes / 1e6:.1f} MB"
-    )
+    typer.echo(f"{verb} {done.rows} rows: {done.objects} objects, {done.bytes / 1e6:.1f} MB")
 
 
 @store.command()
-def trajectories(
-    uri: Annotated[str, typer.Argument(metavar="STORE")],
-    losses: Annotated[
-        bool | None,
-        typer.Option("--losses/--no-losses", help="Also what has a sequence and a position."),
-    ] = None,
-) -> None:
-    """Rewrite the numbers contiguous along the steps; an analysis does so for the small ones."""
+def trajectories(uri: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+    """Write the numbers along the steps, as an analysis does at its end."""
     from pipeline.store import Store
     from pipeline.store.lease import owned
+    from pipeline.store.reclaim import seal
     from pipeline.store.trajectories import publish
 
-    with owned(Store(uri)):
-        written = publish(Store(uri), losses)
+    with owned(Store(uri), waiting=_say):
+        seal(Store(uri))
+        written = publish(Store(uri)).published
     for group, entry in written.items():
         typer.echo(f"{group}: {', '.join(sorted(entry.arrays))}")
 
@@ -97,14 +95,12 @@ def export(
     ] = "zarr",
     as_json: Json = False,
 ) -> None:
-    """Copy all that a store shows into plain Zarr or netCDF, which any program opens."""
+    """Copy all that a store shows into plain Zarr or netCDF, which other programs open."""
+    from flows.console import progress_of
     from pipeline.query.export import export
 
-    def progress(group: str, index: int, count: int, size: int) -> None:
-        if not as_json:
-            typer.echo(f"{group} ({index + 1} of {count}, {size / 1e6:.1f} MB)", err=True)
-
-    done = export(uri, target, format, progress)  # pyright: ignore[reportArgumentType]
+    with progress_of(f"export {uri}") as step:
+        done = export(uri, target, format, step)  # pyright: ignore[reportArgumentType]
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
@@ -112,3 +108,43 @@ def export(
         f"{done.target}: {done.groups} groups with {done.variables} variables, "
         f"{done.bytes / 1e6:.1f} MB of numbers"
     )
+
+
+@store.command()
+def upgrade(uri: Annotated[str, typer.Argument(metavar="STORE")], as_json: Json = False) -> None:
+    """Move the rows of a store that an earlier version made to the present layout.
+
+    Nothing is computed. Nothing else may write to the store meanwhile. Exit code 1 where rows are
+    damaged: they are left out, and the next analysis computes them.
+    """
+    from flows.console import progress_of
+    from pipeline.store import Store
+    from pipeline.store.upgrade import upgrade
+
+    with progress_of(f"upgrade {uri}") as step:
+        done = upgrade(Store(uri), step)
+    if as_json:
+        typer.echo(json.dumps(asdict(done), indent=1))
+    else:
+        typer.echo(f"{done.rows} rows have the present layout")
+    for where, why in done.left_out.items():
+        typer.echo(f"{where}: is left out, it is damaged: {why}", err=True)
+    if done.left_out:
+        raise typer.Exit(1)
+
+
+@store.command()
+def unlock(uri: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
+    """Let the next analysis have a store at once, whatever its lease says.
+
+    That is safe also while another analysis runs: at worst both compute the same.
+    """
+    from pipeline.store import Store
+    from pipeline.store.lease import unlock
+
+    owner = unlock(Store(uri))
+    typer.echo(f"{uri}: free{f'; it was owned by {owner}' if owner else ' already'}")
+
+
+def _say(what: str) -> None:
+    typer.echo(what, err=True)

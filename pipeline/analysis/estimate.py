@@ -21,9 +21,13 @@ from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.models.loading import ModelFacts, torch_dtype
+from pipeline.store.packs import LARGE
+from pipeline.store.templates import LABELS
+from pipeline.store.trajectories import shards
 
 _OVERHEAD = 1.25  # of the matrix products alone: all else that a forward pass does
 _SECONDS = 0.2  # for which products are timed
+_CONTROL_FILES = 8  # versions, a lease, and where other tools begin
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Estimate:
     bytes_to_fetch: from elsewhere; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures come on top where they
-    take longer. store_bytes: before compression. notes: see `pipeline.analysis.plan.Prepared`.
+    take longer. store_bytes, store_files: of the rows and of the trajectories, which hold
+    the same numbers, the bytes before compression. notes: see `pipeline.analysis.plan.Prepared`.
     failed: the steps whose config.json is missing, torn or another model's, each with the reason.
     drawn_from: which token ids each random input draws from, and why these.
     """
@@ -47,6 +52,7 @@ class Estimate:
     forward_passes: int
     hours: float
     store_bytes: int
+    store_files: int
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
@@ -65,7 +71,8 @@ class Estimate:
         yield "to read", decimal(self.bytes_to_read)
         yield "forward passes", str(self.forward_passes)
         yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
-        yield "store", f"{decimal(self.store_bytes)} before compression"
+        files = f"{self.store_files:,} files"
+        yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
@@ -83,6 +90,7 @@ def dry_run(analysis: Analysis) -> Estimate:
         each = (_products(facts, prepared.inputs[one.input], one) for one in passes)
         products += checkpoints * sum(each)
     speed = _products_per_second(analysis, facts.d_model) if products else 1.0
+    sizes = [_size(prepared, group) for group in prepared.job.groups]
     seconds = _OVERHEAD * products / speed / analysis.workers.count
     return Estimate(
         checkpoints=count,
@@ -92,7 +100,8 @@ def dry_run(analysis: Analysis) -> Estimate:
         bytes_to_read=read,
         forward_passes=forward_passes,
         hours=seconds / 3600,
-        store_bytes=_row_bytes(prepared),
+        store_bytes=2 * sum(size.bytes for size in sizes),
+        store_files=_CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
         left_out=surveyed.left_out,
         notes=prepared.notes,
         failed=prepared.failed,
@@ -151,14 +160,23 @@ def _products_per_second(analysis: Analysis, d_model: int) -> float:
     return 2.0 * left.numel() * 4 * d_model / float(np.median(times))
 
 
-def _row_bytes(prepared: Prepared) -> int:
-    """Of all rows of all groups."""
-    total = 0
-    for group in prepared.job.groups:
-        rows = len(prepared.checkpoints_of(group))
-        coordinates = apply.coordinates(group.measure, prepared.settings[group.name])
-        for variable in group.measure.variables:
-            shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
-            dtype = "float16" if variable.name in group.options.float16 else variable.dtype
-            total += rows * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    return total
+@dataclass(frozen=True)
+class _Size:
+    """bytes: of the rows of a group, before compression. files: of rows and trajectories."""
+
+    bytes: int
+    files: int
+
+
+def _size(prepared: Prepared, group: Group) -> _Size:
+    rows = len(prepared.checkpoints_of(group))
+    coordinates = apply.coordinates(group.measure, prepared.settings[group.name])
+    size, files = 0, rows + 1  # a pack for each row; the metadata of the trajectories
+    for variable in group.measure.variables:
+        shape = [len(coordinates[dim]) for dim in variable.dims[1:]]
+        half = variable.name in group.options.float16
+        dtype = np.dtype("float16" if half else variable.dtype)
+        each = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        size += rows * each
+        files += (rows if each > LARGE else 0) + 1 + shards((rows, *shape), dtype.itemsize)
+    return _Size(size, files + 2 * (len(LABELS) + len(coordinates)))

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.analysis.architecture import architecture_of
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
+from pipeline.analysis.same_run import check_same_run
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.foreign import conversion_notes
@@ -154,6 +155,7 @@ def prepare(analysis: Analysis, surveyed: Survey) -> Prepared:
     """Make the inputs and the store, and keep the verdict in it. Raises InputError."""
     prepared = resolve(analysis, surveyed)
     store = prepared.job.store
+    check_same_run(store, analysis.checkpoints, prepared.checkpoints)
     store.create_or_open({"architecture": prepared.architecture}, analysis.checkpoints)
     for made in prepared.inputs.values():
         save_input(store, made)

@@ -28,8 +28,8 @@ FORMATS = ("zarr", "netcdf")
 # Shards that are copied side by side: each takes some 200 MB where losses are large.
 _AT_ONCE = 2
 
-Progress = Callable[[str, int, int, int], None]
-"""Called with a group, its place, how many there are, and its bytes, before it is copied."""
+Progress = Callable[[int, int, str], None]
+"""Called with the groups that are copied, their number, and the name of the next or last one."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def export(
         raise InputError(f"{uri}: the store holds nothing yet: run its analysis")
     write = _write_netcdf if format == "netcdf" else _write_zarr
     write(there, groups, plain_json(tree.attrs), progress)
+    progress(len(groups), len(groups), list(groups)[-1])
     return Exported(
         there.uri,
         format,
@@ -120,7 +121,7 @@ def _write_zarr(
     with access(target.uri), _draft(target) as place:
         try:
             for index, (name, dataset) in enumerate(groups.items()):
-                progress(name, index, len(groups), dataset.nbytes)
+                progress(index, len(groups), name)
                 _write_group(place, name, dataset)
             # Last: before it, none of this opens as a hierarchy.
             zarr.create_group(place.zarr(), attributes=attributes)
@@ -174,7 +175,7 @@ def _write_netcdf(
     with access(target.uri), _draft_file(target) as draft:
         xr.Dataset(attrs=_flat(attributes)).to_netcdf(draft, mode="w", engine=engine)
         for index, (name, dataset) in enumerate(groups.items()):
-            progress(name, index, len(groups), dataset.nbytes)
+            progress(index, len(groups), name)
             flat = dataset.assign_attrs(_flat(dataset.attrs))
             encoding = {str(n): _compressed(array) for n, array in flat.data_vars.items()}
             written = flat.to_netcdf(

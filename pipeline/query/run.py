@@ -76,7 +76,8 @@ def open_run(
         datasets = {name: d.assign(_chunked(d, chunks)) for name, d in datasets.items()}
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = {
-        "identity": dict(version.identity),
+        "identity": ({"checkpoints": version.address} if version.address else {})
+        | dict(version.identity),
         "masked": dict(version.masked),
         "not_finite": dict(version.not_finite),
     }

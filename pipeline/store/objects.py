@@ -26,7 +26,13 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import FsspecStore, LocalStore
 
@@ -121,17 +127,7 @@ class Objects:
                 return None
             fitting = [n for n in names if n.startswith(begin) and not n.endswith(PARTIAL)]
             return f"{folder}/{min(fitting)}" if fitting else None
-        bucket, _, root = self.uri.partition("://")[2].partition("/")
-        full = f"{root}/{prefix}" if root else prefix
-        with access(self.uri), suppress(FileNotFoundError):
-            answer: Any = _persistently(
-                lambda: self._fs.call_s3(  # pyright: ignore[reportAttributeAccessIssue]
-                    "list_objects_v2", Bucket=bucket, Prefix=full, MaxKeys=1
-                )
-            )
-            if found := answer.get("Contents"):
-                return str(found[0]["Key"]).removeprefix(f"{root}/" if root else "")
-        return None
+        return next((str(one["Key"]) for one in self._pages(prefix, most=1)), None)
 
     def facts(self, prefix: str = "") -> dict[str, tuple[int, float]]:
         """Return size, and time of the last change in seconds since 1970, of every object.
@@ -209,6 +205,7 @@ class Objects:
         if keys and self.is_local:
             for key in keys:
                 self.delete(key)
+            self._remove_empty_folders({Path(self.path(key)).parent for key in keys})
         elif keys:
             with access(self.uri), suppress(FileNotFoundError):
                 _persistently(lambda: self._fs.rm([self.path(key) for key in keys]))
@@ -221,12 +218,45 @@ class Objects:
         return FsspecStore.from_url(self.path(folder), storage_options=options, read_only=read_only)
 
     def _find(self, prefix: str, detail: bool) -> dict[str, Any]:
+        if not self.is_local:
+            return {str(one["Key"]): one for one in self._pages(f"{prefix}/" if prefix else "")}
         found: Any = {}
         with access(self.uri), suppress(FileNotFoundError):
-            found = _persistently(lambda: self._fs.find(self.path(prefix), detail=detail))
-        root = len(str(self._fs._strip_protocol(self.uri))) + 1
+            found = self._fs.find(self.path(prefix), detail=detail)
+        root = len(self.uri) + 1
         keys = {key[root:]: found[key] if detail else None for key in sorted(found)}
         return {key.removesuffix(f"/{_INSIDE}"): about for key, about in keys.items()}
+
+    def _pages(self, prefix: str, most: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield what S3 says of the objects whose keys begin with `prefix`, in order of key.
+
+        most: how many to ask for, in one request. fsspec's own listing asks twice more where there
+        is nothing, and cannot be told to stop after the first.
+        """
+        bucket, _, root = self.uri.partition("://")[2].partition("/")
+        base = f"{root}/" if root else ""
+        given: dict[str, Any] = {"Bucket": bucket, "Prefix": base + prefix}
+        if most is not None:
+            given["MaxKeys"] = most
+        while True:
+            answer: Any = {}
+            with access(self.uri), suppress(FileNotFoundError):
+                answer = _persistently(lambda: self._fs.call_s3("list_objects_v2", **given))  # pyright: ignore[reportAttributeAccessIssue]
+            for one in answer.get("Contents", ()):
+                yield {**one, "Key": str(one["Key"]).removeprefix(base), "size": one["Size"]}
+            if most is not None or not answer.get("IsTruncated"):
+                return
+            given["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def _remove_empty_folders(self, folders: set[Path]) -> None:
+        for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+            for one in (folder, *folder.parents):
+                if one == Path(self.uri):
+                    break
+                try:
+                    one.rmdir()
+                except OSError:  # it is not empty
+                    break
 
     def _create_by_folder(self, key: str, temporary: Path) -> None:
         """Rename a folder to the key: that fails where a folder that is not empty has the name.
@@ -273,13 +303,9 @@ class Objects:
     @contextmanager
     def _beside(self, key: str, content: bytes) -> Iterator[Path]:
         target = Path(self.path(key))
-        _make_folder(target.parent)
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, content)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
@@ -294,6 +320,20 @@ def _persistently(request: Callable[[], Result]) -> Result:
         reraise=True,
     )
     return attempts(request)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write and sync a file in a folder that another process may be removing, as it is empty."""
+    attempts = Retrying(
+        retry=retry_if_exception_type(FileNotFoundError), stop=stop_after_attempt(5), reraise=True
+    )
+    for attempt in attempts:
+        with attempt:
+            _make_folder(path.parent)
+            with path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.store.commits import LARGE, PACKS, Commit, latest
 from pipeline.store.lease import owned
 from pipeline.store.objects import PARTIAL
+from pipeline.store.probe import FOLDER as PROBES
 from pipeline.store.store import Store, listed, rows_of
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.versions import FOLDER as VERSIONS
@@ -108,12 +109,13 @@ def _kept(version: Version, rows: list[Commit], old: Set[str], keep_variants: bo
         (group, variant): latest((c for c in rows if c.group == group), variant)
         for group, entry in version.groups.items()
         for variant in entry["variants"]
-        if keep_variants or variant == entry["current"]
     }
 
     def stays(commit: Commit) -> bool:
-        standing = stand.get((commit.group, commit.variant), {}).get(commit.step)
-        # A row that was computed again is young as long as the row in its place is.
+        current = version.current(commit.group) or ""
+        variant = commit.variant if keep_variants else current
+        standing = stand.get((commit.group, variant), {}).get(commit.step)
+        # A row that another has replaced is young as long as that one is.
         return standing == commit or any(
             one.key not in old for one in (commit, standing) if one is not None
         )
@@ -151,7 +153,7 @@ def _unnamed(version: Version, keys: Iterable[str]) -> list[str]:
 
     def goes(key: str) -> bool:
         kind = key.partition("/")[0]
-        if key.endswith(PARTIAL):
+        if key.endswith(PARTIAL) or kind == PROBES:
             return True
         if kind in (PACKS, LARGE, TRAJECTORIES):
             generation = _generation(key)

@@ -30,6 +30,7 @@ from pipeline.store.commits import PACKS, Commit, latest, parse
 from pipeline.store.fingerprint import canonical_json, plain_json
 from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, Row, decode
+from pipeline.store.probe import FOLDER as PROBES
 from pipeline.store.probe import probe
 from pipeline.store.sealed import DamagedError, seal, unseal
 from pipeline.store.templates import (
@@ -294,7 +295,7 @@ class Store:
             raise InputError(f"{self.uri}: is a file: give a folder for the store")
         if self.objects.read(OLD_LAYOUT) is not None:
             self.version()  # says what to do
-        ours = (f"{VERSIONS}/", "zarr.json")  # another process may be making the store
+        ours = (f"{VERSIONS}/", f"{PROBES}/", "zarr.json")  # of another process that makes it now
         foreign = [key for key in self.objects.list() if not key.startswith(ours)]
         if foreign:
             raise InputError(

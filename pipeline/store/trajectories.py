@@ -15,7 +15,6 @@ second name where the file system has hard links.
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -24,12 +23,13 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import WrapperStore
 
 from pipeline.store.commits import Commit, fresh_id, shown
 from pipeline.store.fingerprint import digest_of
 from pipeline.store.lazy import Along, StoredArray, described, rows_in
 from pipeline.store.objects import access
-from pipeline.store.packs import LARGE
 from pipeline.store.store import GROUP, Snapshot, Store
 from pipeline.store.templates import (
     LABELS,
@@ -48,9 +48,9 @@ FOLDER = "published"
 # memory at a time.
 _CHUNK, _SHARD, _SLAB = 2**17, 2**24, 2**25
 _STEPS = 1024  # the most steps in one shard
-# The most steps in one shard of a large variable. New checkpoints are added to the last shard
-# only, so that publishing one writes the losses of so many checkpoints at most.
-_STEPS_LARGE = 64
+# The steps in one shard of a variable of more bytes than that in a row, such as the losses. New
+# checkpoints are added to the last shard only: publishing one writes so many of them at most.
+_LARGE, _STEPS_LARGE = 2**16, 128
 _FILLS = {"f": float("nan"), "i": 0}
 
 
@@ -65,27 +65,37 @@ def publish(store: Store) -> Version:
     Rows that earlier trajectories hold are read from there, and only new rows one by one. Memory:
     about 256 MiB.
     """
-    while True:
-        version, made = _publish_once(store)
-        if all(version.published.get(group) == one for group, one in made.items()):
-            return version
-        # The generation was closed meanwhile, and what was written in it may be removed.
+    version = None
+    while version is None:
+        version = _publish_once(store)
+    return version
 
 
-def _publish_once(store: Store) -> tuple[Version, Mapping[str, Published]]:
+def _publish_once(store: Store) -> Version | None:
+    """Publish, or return None where the generation was closed meanwhile.
+
+    What was written in it may be removed at any moment then, also while it is being written.
+    """
     snapshot = store.snapshot()
-    found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
+    try:
+        _make_groups(store, snapshot.version)
+        found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
+    except Exception:
+        if store.version().open == snapshot.version.open:
+            raise
+        return None
     made = {group: one for group, one in found.items() if one is not None}
-    if any(snapshot.version.published.get(group) != one for group, one in made.items()):
-        _make_groups(store, snapshot.version.open)
-    return store.versions.change(lambda now: _with(now, snapshot.version, made)), made
+    version = store.versions.change(lambda now: _with(now, snapshot.version, made))
+    is_there = all(version.published.get(group) == one for group, one in made.items())
+    return version if is_there else None
 
 
-def _make_groups(store: Store, generation: int) -> None:
-    """Make Zarr groups of the folders above the trajectories, so that Zarr lists these."""
-    for folder in (FOLDER, f"{FOLDER}/{generation}"):
-        with suppress(FileExistsError):
-            store.objects.create(f"{folder}/zarr.json", json.dumps(GROUP).encode())
+def _make_groups(store: Store, version: Version) -> None:
+    """Make Zarr groups of the folders above the trajectories, once per generation."""
+    if not any(one.folder.startswith(f"{version.open}/") for one in version.published.values()):
+        content = json.dumps(GROUP).encode()
+        places = (FOLDER, f"{FOLDER}/{version.open}")
+        store.objects.put({f"{place}/zarr.json": content for place in places})
 
 
 def withdraw(store: Store, folders: set[str]) -> None:
@@ -100,12 +110,18 @@ def withdraw(store: Store, folders: set[str]) -> None:
 
 def blocks(shape: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of a chunk and of a shard of an array of trajectories."""
-    large = prod(shape[1:]) * itemsize > LARGE
+    large = prod(shape[1:]) * itemsize > _LARGE
     # Fixed for large variables, so that a shard which is full stays as it is when steps are added.
     steps = _STEPS_LARGE if large else min(max(shape[0], 1), _STEPS)
     chunk = _block((steps, *shape[1:]), _CHUNK)
     whole = zip(_block((steps, *shape[1:]), _SHARD), chunk, strict=True)
     return chunk, tuple(-(-most // size) * size for most, size in whole)
+
+
+def shards(shape: tuple[int, ...], itemsize: int) -> int:
+    """Return how many objects an array of trajectories consists of, beside its metadata."""
+    shard = blocks(shape, itemsize)[1]
+    return prod(-(-size // most) for size, most in zip(shape, shard, strict=True))
 
 
 def _with(version: Version, seen: Version, made: Mapping[str, Published]) -> Version:
@@ -197,6 +213,18 @@ def along_steps(
     return Along(folder, name, chunk, shard, index, metadata)
 
 
+class _OwnFolder(WrapperStore[ZarrStore]):
+    """A folder that no other process writes to.
+
+    Zarr makes the metadata of parents by hard links, which not every file system has.
+    """
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write an object unless it is there."""
+        if not await self._store.exists(key):
+            await self._store.set(key, value)
+
+
 def consolidate(folder: ZarrStore) -> None:
     """Gather the metadata of all that is in a folder, so that opening it takes one request."""
     with warnings.catch_warnings():
@@ -214,7 +242,7 @@ def _write(store: Store, folder: str, source: _Source) -> dict[str, dict[str, An
         "coordinates": " ".join(name for name in LABELS if name != "step"),  # as xarray names them
     }
     with access(store.uri):
-        group = zarr.create_group(store.objects.zarr(folder), attributes=attributes)
+        group = zarr.create_group(_OwnFolder(store.objects.zarr(folder)), attributes=attributes)
         for dim, values in template["coordinates"].items():
             _write_coordinate(group, dim, np.array(values))
         _write_coordinate(group, "step", np.array([commit.step for commit in commits]))

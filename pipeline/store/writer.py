@@ -37,8 +37,11 @@ class Writer:
                 Commit(group, row.step, self._number, fresh_id(), row.fingerprint, version.open)
                 for group, row, _ in rows
             ]
-            self._put(commits, encoded)
-            generation, version = version.open, self._newest(version)
+            written = self._put(commits, encoded)
+            if (newest := self._store.versions.newest_number()) == 0:
+                self._store.objects.delete_all(written)  # all that is left of the store
+            generation = version.open
+            version = version if newest == version.number else self._store.version()
             if version.open == generation:
                 self._version = version
                 return commits
@@ -49,8 +52,8 @@ class Writer:
         stored = fitted(f"group {group!r}, step {row.step}", template, values)
         return encode(row, stored, rounding(stored, values))
 
-    def _put(self, commits: Sequence[Commit], encoded: Sequence[Encoded]) -> None:
-        """Write the large variables first: a row that is there is complete."""
+    def _put(self, commits: Sequence[Commit], encoded: Sequence[Encoded]) -> list[str]:
+        """Write the large variables first: a row that is there is complete. Return all keys."""
         objects = self._store.objects
         large = {
             commit.large_key(name): content
@@ -59,9 +62,6 @@ class Writer:
         }
         if large:
             objects.put(large)
-        objects.put({c.key: made.pack for c, made in zip(commits, encoded, strict=True)})
-
-    def _newest(self, known: Version) -> Version:
-        """Return the newest version: one request where it is the known one."""
-        newest = self._store.versions.newest_number()
-        return known if newest == known.number else self._store.version()
+        packs = {c.key: made.pack for c, made in zip(commits, encoded, strict=True)}
+        objects.put(packs)
+        return [*large, *packs]

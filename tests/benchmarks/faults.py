@@ -255,7 +255,7 @@ def _stored_steps(analysis: Any) -> list[int]:
 
 
 def _rows(analysis: Any) -> int:
-    folder = Path(analysis.store) / "_commits"
+    folder = Path(analysis.store) / "packs"
     return sum(len(files) for _, _, files in os.walk(folder))
 
 

@@ -6,7 +6,7 @@ Runs of two measures, first over 20 steps, then over 40 with other weights, are 
 coordinator that owns the store and by three workers. Whoever dies is started again, until the run
 is complete. On S3 (Ceph, started by infra/s3/ceph.py) the gateway is one of the victims.
 
-rows_committed: markers that were ever seen. rows_lost: those of them that were gone later, and rows
+rows_committed: rows that were ever seen. rows_lost: those of them that were gone later, and rows
 missing from the final store. rows_wrong: rows shown, after any kill, with other numbers than those
 of their step; and faults that `verify` found. Exit code 1 unless nothing was lost or wrong and each
 final store is identical to one written without disturbance.
@@ -28,14 +28,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
 
 import fsspec
-from pipeline.store.markers import Commit, latest
 
 from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run
-from pipeline.store import Store
+from pipeline.store import Commit, Store
+from pipeline.store.commits import latest
 from pipeline.store.fingerprint import fingerprint
 from pipeline.store.lease import owned
-from pipeline.store.reclaim import reclaim
+from pipeline.store.reclaim import reclaim, seal
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from tests.pipeline.store import killed, synthetic
@@ -73,33 +73,33 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
         store = Store(uri)
         store.create_or_open(IDENTITY)
         with owned(store) as lease:
-            store.require_groups(TEMPLATES)
             while cells := _missing(store, steps, edition):
-                shares = [(uri, cells[i::WORKERS], edition, notes) for i in range(WORKERS)]
+                number = store.require_groups(TEMPLATES, plan=True).number
+                shares = [(uri, cells[i::WORKERS], number, edition, notes) for i in range(WORKERS)]
                 workers = [killed.process_of(work, *share) for share in shares]
                 for worker in workers:
                     worker.start()
                 for worker in workers:
                     worker.join()
                 lease.check()
-            publish(store, large=True)
+            store.set_current({template.group: template.variant for template in TEMPLATES})
+            seal(store)
+            publish(store)
 
 
-def work(uri: str, cells: list[tuple[int, int, int]], edition: int, notes: str) -> None:
-    """Write the rows of one share: template, step and row of each."""
+def work(uri: str, cells: list[tuple[int, int]], number: int, edition: int, notes: str) -> None:
+    """Write the rows of one share: template and step of each."""
     with _noted(notes, "worker"):
-        for template, step, row in cells:
-            synthetic.write(Store(uri), TEMPLATES[template], step, row, edition)
+        for template, step in cells:
+            synthetic.write(Store(uri), TEMPLATES[template], step, edition, number)
 
 
-def _missing(store: Store, steps: range, edition: int) -> list[tuple[int, int, int]]:
+def _missing(store: Store, steps: range, edition: int) -> list[tuple[int, int]]:
     cells = []
-    for number, template in enumerate(TEMPLATES):
+    for index, template in enumerate(TEMPLATES):
         done = latest(store.commits(template.group), template.variant)
         wanted = {s: fingerprint(template.variant, weights_of(s, edition)) for s in steps}
-        missing = [s for s in steps if s not in done or done[s].fingerprint != wanted[s]]
-        rows = store.reserve(template.group, template.variant, len(missing))
-        cells += [(number, step, row) for step, row in zip(missing, rows, strict=True)]
+        cells += [(index, s) for s in steps if s not in done or done[s].fingerprint != wanted[s]]
     return cells
 
 
@@ -182,7 +182,7 @@ class Killer:
 
     def _look(self, store: Store, seen: set[Commit]) -> None:
         """What a reader sees at this moment: nothing wrong, and all that was there before."""
-        if store.objects.read("rows/zarr.json") is None:
+        if store.versions.newest_number() == 0:
             return
         there = set(store.commits())
         self.counts.rows_lost += len(seen - there)

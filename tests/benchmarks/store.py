@@ -29,7 +29,10 @@ import numpy as np
 from infra.s3.ceph import Ceph, running
 from pipeline.query import open_run, to_frame
 from pipeline.store import Store
+from pipeline.store.packs import LARGE
+from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
+from pipeline.store.writer import Writer
 from tests.pipeline.store import killed, questions, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
@@ -39,7 +42,8 @@ def on_disk(folder: str, steps: int) -> dict[str, Any]:
     made = questions.templates(**SHAPE)
     for name, count in (("run", steps), ("other", steps // 10)):
         store = questions.fill(f"{folder}/{name}.zarr", made, range(0, 1000 * count, 1000))
-        publish(store, large=name == "run")
+        seal(store)
+        publish(store)
     answered = subprocess.run(
         [sys.executable, __file__, "--answer"], cwd=folder, stdout=subprocess.PIPE, check=True
     )
@@ -79,8 +83,9 @@ def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
         work()
         return len(server.requests()) - before
 
-    over = [_over_arrays(store, template, requests) for template in made]
-    publish(store, large=True)
+    written = _requests_to_write(store, made, requests)
+    seal(store)
+    publish(store)
     opened: dict[str, Any] = {}
     opening = requests(lambda: opened.update(run=open_run(store)))
     heads, losses = opened["run"]["head_scores"], opened["run"]["token_loss"]
@@ -91,26 +96,31 @@ def on_s3(server: Ceph, steps: int) -> dict[str, Any]:
         "requests_head_trajectory": requests(lambda: to_frame(one_head)),
         "requests_token_over_training": requests(lambda: to_frame(one_token)),
         "requests_one_checkpoint": requests(lambda: losses.loss.sel(step=8).values),
-        "requests_write_checkpoint_over_arrays": max(over),
+        "requests_write_checkpoint_over_rows": written,
         **crowd(processes=8, steps=steps),
     }
 
 
-def _over_arrays(store: Store, template: Any, requests: Callable[..., int]) -> int:
-    """Requests for a further checkpoint of one measure, beyond one for each of its arrays."""
-    first, row = questions.reserve(store, template, [10**6, 2 * 10**6])
-    numbers = questions.values(template, np.random.default_rng(0))
-    arrays = len(numbers) + len(row.arrays())
-    store.write(template.group, first, numbers)  # a worker opens the arrays once
-    return requests(lambda: store.write(template.group, row, numbers)) - arrays
+def _requests_to_write(store: Store, made: list[Any], requests: Callable[..., int]) -> int:
+    """Requests for a further checkpoint, beyond one for each row and each large variable."""
+    writer = Writer(store, store.version().number, made)
+    dice = np.random.default_rng(0)
+
+    def rows(step: int) -> list[Any]:
+        return [(t.group, questions.row(t, step), questions.values(t, dice)) for t in made]
+
+    writer.write(rows(10**6))  # a worker asks once what the newest version is
+    further = rows(2 * 10**6)
+    large = sum(value.nbytes > LARGE for _, _, values in further for value in values.values())
+    return requests(lambda: writer.write(further)) - len(further) - large
 
 
 def crowd(processes: int, steps: int) -> dict[str, int]:
     """Several processes at once, each writing so many checkpoints into one store."""
     store = synthetic.run("s3://measured/crowd.zarr", [synthetic.scores()], [])
-    rows = list(store.reserve("scores", synthetic.scores().variant, processes * steps))
-    shares = [rows[i::processes] for i in range(processes)]
-    killed.side_by_side(killed.write_rows, [(store.uri, share, share) for share in shares])
+    number, rows = store.version().number, list(range(processes * steps))
+    shares = [(store.uri, rows[i::processes], number) for i in range(processes)]
+    killed.side_by_side(killed.write_rows, shares)
     shown = open_run(store)
     wrong = synthetic.wrong_rows(shown, [synthetic.scores()])
     lost = set(rows) - set(shown["scores"]["step"].values.tolist())

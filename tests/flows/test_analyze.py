@@ -208,7 +208,7 @@ def command_midway(analysis: Any, folder: Path, **environment: str) -> Iterator[
 
 
 def committed(analysis: Any) -> int:
-    folder = Path(analysis.store) / "_commits"
+    folder = Path(analysis.store) / "packs"
     return sum(len(files) for _, _, files in os.walk(folder))
 
 

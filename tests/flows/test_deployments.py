@@ -119,8 +119,8 @@ def test_flows_report_an_onset_and_a_damaged_store(
     assert sound.state.is_completed() and sound.state.message == "stores: 1, rows: 6, faults: 0"
     assert heard.empty()
 
-    chunk = next(Path(analysis["store"]).glob("rows/weight_norm/*/*/c/1/**/*"))
-    chunk.write_bytes(chunk.read_bytes()[:-1])
+    pack = next(Path(analysis["store"]).glob("packs/*/weight_norm/*"))
+    pack.write_bytes(pack.read_bytes()[:-1])
     rotten = ran("verify/nightly", stores=[analysis["store"]])
     assert rotten.state.is_failed() and "faults: 1" in rotten.state.message
     assert rotten.state.message in heard.get(timeout=60)

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.store import Store
 from tests.flows.test_cli import answer, ontogeny, refused
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores
+from tests.pipeline.store.test_old_stores import ARCHIVE
 
 QUERY = ("losses/loss", "--step", "1")
 
@@ -23,9 +25,9 @@ def store(tmp_path: Path) -> Store:
     return synthetic.run(tmp_path / "run.zarr", [scores(), losses()], range(3))
 
 
-def chunk(store: Store) -> Path:
-    """The losses of step 1, which are in row 1."""
-    return next(p for p in Path(store.uri).glob("rows/losses/*/loss/c/1/**/*") if p.is_file())
+def pack(store: Store) -> Path:
+    """The row of losses at step 1."""
+    return next(Path(store.uri).glob("packs/*/losses/1.*"))
 
 
 def flip(path: Path) -> None:
@@ -34,23 +36,27 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
 def failed(result: Result) -> str:
     assert result.exit_code == 1, result.output
     return result.stderr
 
 
-HARM = {"a flipped bit": (flip, "is damaged"), "a deleted chunk": (Path.unlink, "is gone")}
+HARM = {"a flipped bit": (flip, "is damaged"), "a torn row": (tear, "is damaged")}
 
 
 @pytest.mark.parametrize("harm", HARM)
 def test_harm_is_told_by_query_and_verify_and_repaired(harm: str, store: Store) -> None:
     do, says = HARM[harm]
     assert ontogeny("store", "verify", store.uri).exit_code == 0
-    do(chunk(store))
+    do(pack(store))
     sentence = refused("query", store.uri, *QUERY)
     assert says in sentence and "ontogeny store verify" in sentence
     told = failed(ontogeny("store", "verify", store.uri))
-    assert "losses at step 1 (row 1): loss cannot be read" in told
+    assert "losses at step 1 (packs/1/losses/1." in told
     found = ontogeny("store", "verify", store.uri, "--repair", "--json")
     assert "run the analysis again" in failed(found)
     assert json.loads(found.stdout)["repaired"]
@@ -69,11 +75,28 @@ def test_what_was_recomputed_is_reclaimed(store: Store) -> None:
     assert len(store.commits()) == 6
 
 
-def test_losses_are_rewritten_where_asked(store: Store) -> None:
-    small = ontogeny("store", "trajectories", store.uri).stdout.splitlines()
-    assert small[0] == "losses: digest, mean, tokens_seen, uri"
-    all_of_it = ontogeny("store", "trajectories", store.uri, "--losses").stdout.splitlines()
-    assert all_of_it[0] == "losses: digest, loss, mean, tokens_seen, uri"
+def test_trajectories_hold_every_number(store: Store) -> None:
+    said = ontogeny("store", "trajectories", store.uri).stdout.splitlines()
+    assert said[0] == "losses: digest, loss, mean, tokens_seen, uri"
+
+
+def test_a_store_is_unlocked(store: Store) -> None:
+    assert ontogeny("store", "unlock", store.uri).stdout == f"{store.uri}: free already\n"
+    content = b'{"host": "h", "process": 1, "machine": null, "started": 1, "token": "t",'
+    content += b' "released": false, "seconds": 600, "beat": "b"}'
+    store.objects.put({"_lease/00000001.json": content})
+    said = ontogeny("store", "unlock", store.uri).stdout
+    assert said == f"{store.uri}: free; it was owned by process 1 on h\n"
+
+
+def test_an_old_store_is_upgraded(tmp_path: Path) -> None:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    uri = str(tmp_path / "small.zarr")
+    assert answer("query", uri, "weight_norm/sum_of_squares", "--json")
+    assert "store upgrade" in refused("store", "verify", uri)
+    assert answer("store", "upgrade", uri, "--json") == {"rows": 6, "left_out": {}}
+    assert answer("store", "verify", uri, "--json")["faults"] == []
 
 
 @pytest.fixture

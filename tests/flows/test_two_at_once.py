@@ -1,10 +1,6 @@
 """Two analyses of one store: the second is refused, and takes over once the first is killed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.analysis.plan import prepare
+from pipeline.analysis.survey import survey
+from pipeline.config import load_analysis
 from pipeline.store import Store
-from pipeline.store.lease import FOLDER
+from pipeline.store.lease import owned
 from tests.flows.conftest import STEPS
 from tests.flows.test_cli import ontogeny
+from tests.pipeline.store import killed
 
 
 @pytest.fixture
@@ -26,35 +26,38 @@ def config(make_analysis: Callable[..., Any], tmp_path: Path) -> Path:
     return config
 
 
+def hold(uri: str, holding: Any) -> None:
+    with owned(Store(uri)):
+        holding.set()
+        time.sleep(600)
+
+
 @pytest.fixture
-def stopped(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """An analysis in a process that was stopped in the middle, while it owned the store."""
-    command = [sys.executable, "-m", "ontogeny", "analyze", str(config), "--serial"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    lease = tmp_path / "store.zarr" / FOLDER / "00000001.json"
-    try:
-        deadline = time.monotonic() + 120
-        while not lease.exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGSTOP)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def holder(config: Path) -> Iterator[Any]:
+    """A process that owns the store of the analysis."""
+    analysis = load_analysis(str(config))
+    prepare(analysis, survey(analysis))
+    holding = killed.CONTEXT.Event()
+    process = killed.process_of(hold, analysis.store, holding)
+    process.start()
+    assert holding.wait(60)
+    yield process
+    process.kill()
+    process.join()
 
 
 @pytest.mark.usefixtures("server")
 def test_the_second_is_refused_and_takes_over_from_the_dead(
-    stopped: subprocess.Popen, config: Path, tmp_path: Path
+    holder: Any, config: Path, tmp_path: Path
 ) -> None:
     for how in ([], ["--serial"]):
         refused = ontogeny("analyze", config, *how)
         assert refused.exit_code == 2
         sentence = refused.stderr.splitlines()[-1]
-        assert f"another analysis owns the store (process {stopped.pid} on" in sentence
+        assert f"another analysis owns the store (process {holder.pid} on" in sentence
 
-    stopped.kill()
-    stopped.wait()
+    holder.kill()
+    holder.join()
     taken = ontogeny("analyze", config, "--serial")
     assert taken.exit_code == 0, (
         f"not taken over at once, where the owner is known to be dead: {taken.output}"

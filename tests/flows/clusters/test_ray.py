@@ -159,11 +159,11 @@ def test_a_submitted_job_completes_though_a_node_is_lost(
         [sys.executable, "-m", "ontogeny", *command],
         env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    commits = Path(analysis.store) / "_commits" / "head_scores"
-    while job.poll() is None and len(list(commits.glob("*"))) < 2:
+    rows = "packs/*/head_scores/*"
+    while job.poll() is None and len(list(Path(analysis.store).glob(rows))) < 2:
         time.sleep(0.05)
     cluster.worker.kill()
-    lost_at = len(list(commits.glob("*")))
+    lost_at = len(list(Path(analysis.store).glob(rows)))
     said, _ = job.communicate(timeout=200)
     assert job.returncode == 0, said
     assert 2 <= lost_at < 10

@@ -61,11 +61,12 @@ def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
     def ended() -> bool:
         return slurm.job(number)["JobState"] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
 
-    commits = Path(analysis.store) / "_commits" / "head_scores"
-
     def await_rows(rows: int, restarts: int) -> None:
         def there() -> bool:
-            return slurm.job(number)["Restarts"] == str(restarts) and len(stored(commits)) >= rows
+            return (
+                slurm.job(number)["Restarts"] == str(restarts)
+                and len(stored(analysis.store)) >= rows
+            )
 
         slurm.wait_for(lambda: ended() or there(), seconds=300)
         assert slurm.job(number)["JobState"] == "RUNNING", log.read_text()
@@ -82,11 +83,12 @@ def test_a_timed_out_and_preempted_job_resumes_and_completes_the_store(
 
     job, said = slurm.job(number), log.read_text()
     assert (job["JobState"], job["Restarts"], job["ExitCode"]) == ("COMPLETED", "2", "0:0"), said
-    assert stored(commits) == STEPS
+    assert stored(analysis.store) == STEPS
     (found,) = re.findall(r"10 checkpoints: (\d+) computed, (\d+) already complete", said)
     assert int(found[0]) + int(found[1]) == 10
     assert int(found[1]) >= 4
 
 
-def stored(commits: Path) -> list[int]:
-    return sorted(int(path.name.partition(".")[0]) for path in commits.glob("*"))
+def stored(store: str) -> list[int]:
+    rows = Path(store).glob("packs/*/head_scores/*")
+    return sorted(int(path.name.partition(".")[0]) for path in rows)

@@ -51,7 +51,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
 def batches(store: str, group: str = "token_loss") -> dict[int, str | None]:
     opened = Store(store)
     return {
-        commit.step: opened.marker(commit)["details"].get("batch")
+        commit.step: opened.pack(commit).header["details"].get("batch")
         for commit in opened.commits(group)
     }
 
@@ -102,8 +102,7 @@ def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: P
     assert became == sorted(became, reverse=True), ran.stdout
     assert set(became) == {"whole", "halved"}, ran.stdout
     assert "half the batch" in last and "DefaultCPUAllocator" in last
-    markers = [
-        Store(scarce.store).marker(one) for one in Store(scarce.store).commits("head_scores")
-    ]
-    halved = sum(marker["details"].get("batch") == "halved" for marker in markers)
-    assert (len(markers), halved) == (1 + len(became), became.count("halved"))
+    store = Store(scarce.store)
+    details = [store.pack(one).header["details"] for one in store.commits("head_scores")]
+    halved = sum(one.get("batch") == "halved" for one in details)
+    assert (len(details), halved) == (1 + len(became), became.count("halved"))

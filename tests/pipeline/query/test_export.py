@@ -167,8 +167,8 @@ class TestRefusals:
     def test_an_error_on_the_way_leaves_nothing(
         self, store: Store, tmp_path: Path, format: module.Format
     ) -> None:
-        def fail(group: str, index: int, count: int, size: int) -> None:
-            if index == 1:
+        def fail(done: int, total: int, group: str) -> None:
+            if done == 1:
                 raise OSError("no space left")
 
         with pytest.raises(OSError, match="no space left"):
@@ -199,8 +199,8 @@ class TestOnS3:
             export(remote.uri, "s3://absent/plain.zarr")
 
     def test_an_interrupted_export_does_not_open(self, remote: Store) -> None:
-        def stop(group: str, index: int, count: int, size: int) -> None:
-            if index == 1:
+        def stop(done: int, total: int, group: str) -> None:
+            if done == 1:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -213,7 +213,7 @@ class TestCommand:
     def test_progress_and_an_answer(self, store: Store, tmp_path: Path) -> None:
         done = ontogeny("store", "export", store.uri, tmp_path / "plain.zarr")
         assert done.exit_code == 0, done.output
-        assert "losses (1 of 2" in done.stderr
+        assert f"export {store.uri}: 2/2 (scores)" in done.stderr
         assert f"{tmp_path / 'plain.zarr'}: 2 groups with 4 variables" in done.stdout
 
     def test_json(self, store: Store, tmp_path: Path) -> None:

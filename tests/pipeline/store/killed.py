@@ -58,10 +58,11 @@ def run(uri: str, steps: list[int]) -> None:
     synthetic.run(uri, [synthetic.scores()], steps)
 
 
-def write_rows(uri: str, steps: list[int], rows: list[int]) -> None:
+def write_rows(uri: str, steps: list[int], number: int) -> None:
+    """Write rows of scores that a version planned."""
     store = synthetic.Store(uri)
-    for step, row in zip(steps, rows, strict=True):
-        synthetic.write(store, synthetic.scores(), step, row)
+    for step in steps:
+        synthetic.write(store, synthetic.scores(), step, number=number)
 
 
 def _in_environment(
@@ -72,7 +73,9 @@ def _in_environment(
     function(*args)
 
 
-def _watch(changed: Callable[[], None]) -> None:
+def watch(changed: Callable[[], None]) -> None:
+    """Call a function before each change that this process makes to the file system."""
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
         writes = (
             event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
@@ -85,7 +88,7 @@ def _watch(changed: Callable[[], None]) -> None:
 
 def _count(sender: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     changes: list[None] = []
-    _watch(lambda: changes.append(None))
+    watch(lambda: changes.append(None))
     function(*args)
     sender.send(len(changes))
 
@@ -98,5 +101,5 @@ def _die(operation: int, function: Callable[..., Any], args: tuple[Any, ...]) ->
         if left[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _watch(changed)
+    watch(changed)
     function(*args)

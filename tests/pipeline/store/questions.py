@@ -1,7 +1,7 @@
 """The questions of docs/queries.md, and stores in which they have an answer."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.store import Row, Store, Template
 from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
+from pipeline.store.writer import Writer
 
 PAGE = Path(__file__).parents[3] / "docs" / "queries.md"
 _QUESTION = re.compile(
@@ -60,14 +61,11 @@ def create(uri: str, templates: Iterable[Template]) -> Store:
     return store
 
 
-def reserve(store: Store, template: Template, steps: Iterable[int]) -> Iterator[Row]:
-    """A reserved row for each step; a step has seen a thousand times as many tokens."""
-    steps = list(steps)
-    rows = store.reserve(template.group, template.variant, len(steps))
-    for step, row in zip(steps, rows, strict=True):
-        digest = digest_of(step)
-        mark = fingerprint(template.variant, digest)
-        yield Row(step, row, mark, digest, f"run/step-{step}", tokens_seen=step * 1000)
+def row(template: Template, step: int) -> Row:
+    """A row of a step, which has seen a thousand times as many tokens."""
+    digest = digest_of(step)
+    mark = fingerprint(template.variant, digest)
+    return Row(step, mark, digest, f"run/step-{step}", tokens_seen=step * 1000)
 
 
 def values(template: Template, dice: np.random.Generator) -> dict[str, Any]:
@@ -80,8 +78,8 @@ def values(template: Template, dice: np.random.Generator) -> dict[str, Any]:
 
 def fill(uri: str, made: list[Template], steps: Iterable[int]) -> Store:
     """A whole store of random numbers."""
-    store, steps, dice = create(uri, made), list(steps), np.random.default_rng(0)
-    for template in made:
-        for row in reserve(store, template, steps):
-            store.write(template.group, row, values(template, dice))
+    store, dice = create(uri, made), np.random.default_rng(0)
+    writer = Writer(store, store.version().number, made)
+    for step in steps:
+        writer.write([(one.group, row(one, step), values(one, dice)) for one in made])
     return store

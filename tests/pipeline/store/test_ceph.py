@@ -43,7 +43,7 @@ def server() -> Iterator[Ceph]:
 @pytest.fixture(scope="module")
 def store(server: Ceph) -> Store:
     made = synthetic.run(URI, TEMPLATES, range(4))
-    publish(made, large=True)
+    publish(made)
     return made
 
 
@@ -76,9 +76,9 @@ def test_of_twelve_that_create_at_once_one_wins(store: Store):
 
 def test_processes_writing_at_once_lose_nothing(server: Ceph):
     store = synthetic.run("s3://stores/crowd.zarr", [scores()], [])
-    rows = list(store.reserve("scores", scores().variant, 16))
-    killed.side_by_side(killed.write_rows, [(store.uri, rows[i::4], rows[i::4]) for i in range(4)])
-    assert open_run(store)["scores"]["step"].values.tolist() == rows
+    number, steps = store.version().number, list(range(16))
+    killed.side_by_side(killed.write_rows, [(store.uri, steps[i::4], number) for i in range(4)])
+    assert open_run(store)["scores"]["step"].values.tolist() == steps
     assert verify(store).faults == ()
 
 

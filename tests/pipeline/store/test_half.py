@@ -13,6 +13,7 @@ from pipeline.store import Store
 from pipeline.store.fingerprint import variant_id
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
+from pipeline.store.writer import Writer
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of
 
@@ -28,9 +29,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def write(store: Store, loss: np.ndarray, step: int = 0):
-    (row,) = store.reserve("losses", HALF.variant, 1)
     values = {**values_of(HALF, step), "loss": loss}
-    return store.write("losses", row_of(HALF, step, row), values)
+    writer = Writer(store, store.version().number, [HALF])
+    return writer.write([("losses", row_of(HALF, step), values)])[0]
 
 
 def test_they_are_read_as_float32_within_the_stated_error(store: Store):
@@ -41,18 +42,18 @@ def test_they_are_read_as_float32_within_the_stated_error(store: Store):
     error = np.abs(shown.values[0].astype(np.float64) - loss)
     assert 0 < error[loss < 8].max() <= 0.002
     assert 0 < error.max() <= 0.004
-    assert store.marker(commit)["rounding"] == {"loss": float(error.max())}
+    assert store.pack(commit).header["rounding"] == {"loss": float(error.max())}
     assert shown.attrs["stored_as"].startswith("float16: rounded by at most 0.002 below 8")
 
 
 def test_they_take_half_the_bytes(store: Store):
-    array = zarr.open_array(f"{store.uri}/rows/losses/{HALF.variant}/loss", mode="r")
+    commit = write(store, values_of(HALF, 0)["loss"])
+    assert store.pack(commit).array("loss").dtype == np.float16
+    folder = publish(store).published["losses"].folder
+    array = zarr.open_array(f"{store.uri}/published/{folder}/loss", mode="r")
     assert array.dtype == np.float16
-    assert array.attrs["stored_as"] == open_template(store)["variables"]["loss"]["stored_as"]
-
-
-def open_template(store: Store):
-    return store.catalogue().groups["losses"][HALF.variant].attrs["template"]
+    about = store.version().template("losses", HALF.variant)["variables"]["loss"]
+    assert array.attrs["stored_as"] == about["stored_as"]
 
 
 def test_what_is_undefined_or_infinite_stays_so(store: Store):
@@ -61,7 +62,7 @@ def test_what_is_undefined_or_infinite_stays_so(store: Store):
     commit = write(store, loss)
     shown = open_run(store)["losses/loss"].values[0]
     assert np.isnan(shown[0]).all() and np.isinf(shown[1]).all()
-    assert store.marker(commit)["rounding"] == {"loss": 0.0}
+    assert store.pack(commit).header["rounding"] == {"loss": 0.0}
 
 
 def test_what_float16_cannot_hold_is_refused(store: Store):
@@ -74,12 +75,12 @@ def test_trajectories_and_checksums_are_of_what_is_stored(store: Store):
     for step in range(3):
         write(store, values_of(HALF, step)["loss"], step)
     rows = open_run(store).load()
-    publish(store, large=True)
+    publish(store)
     assert open_run(store).identical(rows)
     assert verify(store).faults == ()
 
 
-def test_a_class_does_not_change_what_it_is_stored_as(store: Store):
+def test_a_variant_does_not_change_what_it_is_stored_as(store: Store):
     with pytest.raises(InputError, match=r"variables of group 'losses' is .*choose another store"):
         store.require_groups([replace(HALF, half=frozenset())])
 

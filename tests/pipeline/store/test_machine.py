@@ -17,21 +17,21 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from pipeline.store.markers import latest
-from pipeline.store.rows import _opened
 
 from pipeline.query import open_run
 from pipeline.store import Store, Template, lease
+from pipeline.store.commits import latest
 from pipeline.store.fingerprint import fingerprint
-from pipeline.store.reclaim import reclaim
+from pipeline.store.reclaim import reclaim, seal
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
+from pipeline.store.writer import Writer
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, row_of, scores, values_of, weights_of
 
 STEPS = int(os.environ.get("ONTOGENY_MACHINE_STEPS", "120"))
 TEMPLATES = [scores(), scores(version=2, layers=3), losses()]
-CLASSES = {template.variant: template for template in TEMPLATES}
+VARIANTS = {template.variant: template for template in TEMPLATES}
 _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 templates = st.sampled_from(TEMPLATES)
@@ -77,7 +77,6 @@ def killed_after(changes: int, function: Callable[[], Any]) -> bool:
         return True
     finally:
         _reaper.left = None
-        _opened.cache_clear()  # what a process had open is gone with it
     return False
 
 
@@ -89,113 +88,156 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.store = Store(f"{self.folder}/run.zarr")
         self.store.create_or_open(synthetic.IDENTITY)
-        # The model: what stands at each step of a class, the current class of each group.
+        # The model: what stands at each step of a variant, and the current one of each group.
         self.standing: dict[str, dict[int, int]] = {}
         self.current: dict[str, str] = {}
         self.readers: list[tuple[Any, Any]] = []
+        # Coordinators that planned and have slept since: a writer, its template, and its number.
+        self.sleepers: list[tuple[Writer, Template, int]] = []
+        self.numbers: dict[tuple[str, int], int] = {}  # of the plan of the row that stands
 
     def teardown(self) -> None:
         self.patch.undo()
         shutil.rmtree(self.folder)
 
-    def prepared(self, template: Template) -> None:
+    def planned(self, template: Template) -> None:
+        """A group shows the variant that it is given as long as no row of its own is there."""
         self.standing.setdefault(template.variant, {})
-        self.current.setdefault(template.group, template.variant)
+        current = self.current.get(template.group)
+        if current is None or not self.standing.get(current):
+            self.current[template.group] = template.variant
+
+    def stands(self, template: Template, step: int, edition: int, number: int) -> None:
+        """A row was written: it stands unless one that was planned later is there."""
+        key = (template.variant, step)
+        if number >= self.numbers.get(key, 0):
+            self.numbers[key] = number
+            self.standing.setdefault(template.variant, {})[step] = edition
 
     def catch_up(self) -> None:
         """After a kill the model learns what took place; it must be one of what may have."""
-        for group in self.store.catalogue().groups.values():
-            for variant in dict(group.groups()):
+        version = self.store.version()
+        for name, entry in version.groups.items():
+            for variant in entry["variants"]:
                 self.standing.setdefault(variant, {})
-        for name, group in self.store.catalogue().groups.items():
-            self.current.setdefault(name, str(group.attrs["current"]))
+            self.current[name] = entry["current"]
 
     @rule(template=templates)
     def prepare(self, template: Template) -> None:
         self.store.require_groups([template])
-        self.prepared(template)
+        self.planned(template)
 
     @rule(template=templates, changes=st.integers(0, 60))
     def prepare_and_die(self, template: Template, changes: int) -> None:
         if not killed_after(changes, lambda: self.store.require_groups([template])):
-            self.prepared(template)
+            self.planned(template)
         self.catch_up()
 
-    @precondition(lambda self: self.standing)
-    @rule(data=st.data(), step=steps, edition=editions)
-    def write(self, data: st.DataObject, step: int, edition: int) -> None:
-        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.require_groups([template])
-        synthetic.write(self.store, template, step, edition=edition)
-        self.standing[template.variant][step] = edition
+    @rule(template=templates, step=steps, edition=editions)
+    def write(self, template: Template, step: int, edition: int) -> None:
+        number = self.store.require_groups([template], plan=True).number
+        self.planned(template)
+        synthetic.write(self.store, template, step, edition, number)
+        self.stands(template, step, edition, number)
 
-    @precondition(lambda self: self.standing)
-    @rule(data=st.data(), step=steps, edition=editions, changes=st.integers(0, 40))
-    def write_and_die(self, data: st.DataObject, step: int, edition: int, changes: int) -> None:
-        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
-        self.store.require_groups([template])
-        (row,) = self.store.reserve(template.group, template.variant, 1)
-        values = values_of(template, step, edition)
-        identity = row_of(template, step, row, edition)
-        killed_after(changes, lambda: self.store.write(template.group, identity, values))
+    @rule(template=templates, step=steps, edition=editions, changes=st.integers(0, 12))
+    def write_and_die(self, template: Template, step: int, edition: int, changes: int) -> None:
+        number = self.store.require_groups([template], plan=True).number
+        self.planned(template)
+        killed_after(changes, lambda: synthetic.write(self.store, template, step, edition, number))
         done = latest(self.store.commits(template.group), template.variant)
-        if step in done and done[step].row == row:
-            self.standing[template.variant][step] = edition
+        if step in done and done[step].number == number:
+            self.stands(template, step, edition, number)
 
-    @precondition(lambda self: self.standing)
-    @rule(data=st.data(), count=st.integers(1, 4), changes=st.integers(0, 12))
-    def reserve_and_die(self, data: st.DataObject, count: int, changes: int) -> None:
-        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+    @rule(template=templates, step=steps, edition=editions)
+    def plan_write_and_sleep(self, template: Template, step: int, edition: int) -> None:
+        number = self.store.require_groups([template], plan=True).number
+        self.planned(template)
+        writer = Writer(self.store, number, [template])
+        self._write_by(writer, template, step, edition, number)
+        self.sleepers = [*self.sleepers[-2:], (writer, template, number)]
+
+    @precondition(lambda self: self.sleepers)
+    @rule(data=st.data(), step=steps, edition=editions, ends=st.booleans())
+    def a_sleeper_goes_on(self, data: st.DataObject, step: int, edition: int, ends: bool) -> None:
+        """It knows the version of then, and goes through the end of its analysis as well."""
+        writer, template, number = data.draw(st.sampled_from(self.sleepers))
         self.store.require_groups([template])
-        group, variant = template.group, template.variant
-        before = self.store.reserve(group, variant, 1)
-        killed_after(changes, lambda: self.store.reserve(group, variant, count))
-        assert self.store.reserve(group, variant, 1)[0] > before[0]
+        self.planned(template)
+        self._write_by(writer, template, step, edition, number)
+        if ends:
+            self.store.set_current({template.group: template.variant})
+            self.current[template.group] = template.variant
+            seal(self.store)
+            publish(self.store)
+
+    def _write_by(
+        self, writer: Writer, template: Template, step: int, edition: int, number: int
+    ) -> None:
+        row, values = row_of(template, step, edition), values_of(template, step, edition)
+        before = self.numbers.get((template.variant, step), 0)
+        (commit,) = writer.write([(template.group, row, values)])
+        if number == before:  # two rows of one plan and step: either stands
+            done = latest(self.store.commits(template.group), template.variant)
+            if done[step] != commit:
+                return
+        self.stands(template, step, edition, number)
 
     @rule(grown=st.integers(1, 6), edition=editions)
     def run_an_analysis(self, grown: int, edition: int) -> None:
         template = scores()
         synthetic.run(self.store.uri, [template], range(grown), edition)
-        self.prepared(template)
+        self.planned(template)
         self.current[template.group] = template.variant
-        self.standing[template.variant] |= dict.fromkeys(range(grown), edition)
+        rows = latest(self.store.commits(template.group), template.variant)
+        for step in range(grown):
+            self.stands(template, step, edition, rows[step].number)
 
     @precondition(lambda self: self.standing)
     @rule(data=st.data())
     def set_current(self, data: st.DataObject) -> None:
-        template = CLASSES[data.draw(st.sampled_from(sorted(self.standing)))]
+        template = VARIANTS[data.draw(st.sampled_from(sorted(self.standing)))]
         self.store.require_groups([template])
-        self.store.set_current(template.group, template.variant)
+        self.planned(template)
+        self.store.set_current({template.group: template.variant})
         self.current[template.group] = template.variant
 
-    @rule(large=st.sampled_from([None, True, False]))
-    def publish(self, large: bool | None) -> None:
-        publish(self.store, large=large)
+    @rule()
+    def seal(self) -> None:
+        seal(self.store)
+
+    @rule(changes=st.integers(0, 12))
+    def seal_and_die(self, changes: int) -> None:
+        killed_after(changes, lambda: seal(self.store))
+
+    @rule()
+    def publish(self) -> None:
+        publish(self.store)
 
     @rule(changes=st.integers(0, 80))
     def publish_and_die(self, changes: int) -> None:
-        killed_after(changes, lambda: publish(self.store, large=True))
+        killed_after(changes, lambda: publish(self.store))
 
     @precondition(lambda self: any(self.standing.values()))
     @rule(data=st.data())
     def invalidate(self, data: st.DataObject) -> None:
-        """A marker is lost to a repair: the step is to be computed again."""
+        """A row was found to be damaged: the step is to be computed again."""
         written = sorted(variant for variant, rows in self.standing.items() if rows)
         variant = data.draw(st.sampled_from(written))
         step = data.draw(st.sampled_from(sorted(self.standing[variant])))
-        group = CLASSES[variant].group
-        for commit in self.store.commits(group):
-            if (commit.variant, commit.step) == (variant, step):
-                self.store.objects.delete(commit.key)
+        commits = self.store.commits(VARIANTS[variant].group)
+        self.store.drop(c for c in commits if (c.variant, c.step) == (variant, step))
         del self.standing[variant][step]
+        del self.numbers[variant, step]
 
     @rule()
     def reclaim(self) -> None:
         reclaim(self.store, older_than=-60)
         self.readers.clear()  # a reader is safe for as long as waste is left alone, here not at all
         for variant in list(self.standing):
-            if self.current[CLASSES[variant].group] != variant:
+            if self.current[VARIANTS[variant].group] != variant:
                 self.standing[variant] = {}
+                self.numbers = {k: n for k, n in self.numbers.items() if k[0] != variant}
 
     @rule(changes=st.integers(0, 30))
     def reclaim_and_die(self, changes: int) -> None:
@@ -214,7 +256,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert set(tree.children) == expected
         for group in expected:
             variant = self.current[group]
-            standing, template = self.standing[variant], CLASSES[variant]
+            standing, template = self.standing[variant], VARIANTS[variant]
             shown = tree[group].to_dataset().load()
             assert shown["step"].values.tolist() == sorted(standing)
             for step, edition in standing.items():
@@ -227,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
     def what_is_done_is_what_stands(self) -> None:
         commits = self.store.commits()
         for variant, standing in self.standing.items():
-            ours = [c for c in commits if c.group == CLASSES[variant].group]
+            ours = [c for c in commits if c.group == VARIANTS[variant].group]
             done = {step: c.fingerprint for step, c in latest(ours, variant).items()}
             expected = {s: fingerprint(variant, weights_of(s, e)) for s, e in standing.items()}
             assert done == expected

@@ -21,12 +21,12 @@ from tests.pipeline.store.synthetic import losses, scores, values_of
 STEPS = [0, 1, 2, 100, 500]
 
 
-@pytest.fixture(params=["rows", "trajectories"], scope="module")
+@pytest.fixture(params=["packs", "trajectories"], scope="module")
 def store(request, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp(request.param) / "run.zarr"
     made = synthetic.run(folder, [scores(), losses()], STEPS[::-1])
     if request.param == "trajectories":
-        publish(made, large=True)
+        publish(made)
     return made
 
 
@@ -56,7 +56,7 @@ class TestOpening:
         assert tree.attrs == {"identity": synthetic.IDENTITY, "masked": {}, "not_finite": {}}
 
     def test_opening_reads_no_numbers(self, store, monkeypatch):
-        monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", None)
+        monkeypatch.setattr("pipeline.store.lazy.StoredArray.read", None)
         loss = open_run(store)["losses/loss"]
         assert loss.shape == (5, 4, 6)
         with pytest.raises(TypeError):
@@ -115,25 +115,27 @@ class TestDamage:
         shutil.copytree(store.uri, tmp_path / "damaged.zarr")
         return Store(str(tmp_path / "damaged.zarr"))
 
-    def chunk(self, store: Store, name: str) -> Path:
-        return next(p for p in sorted(Path(store.uri).glob(f"{name}/c/**/*")) if p.is_file())
-
-    def place(self, store: Store) -> str:
-        published = (Path(store.uri) / "trajectories").exists()
-        return "trajectories/losses.*/loss" if published else "rows/losses/*/loss"
+    def numbers(self, store: Store) -> Path:
+        """The object that holds losses: of trajectories where there are any, else of a row."""
+        root = Path(store.uri)
+        published = sorted(path for path in root.glob("published/*/losses.*/loss/c/**/*"))
+        return next(
+            path for path in published or sorted(root.glob("packs/*/losses/*")) if path.is_file()
+        )
 
     def test_a_flipped_bit_is_an_error_and_no_number(self, damaged):
-        chunk = self.chunk(damaged, self.place(damaged))
-        content = bytearray(chunk.read_bytes())
-        content[20] ^= 1
-        chunk.write_bytes(content)
-        with pytest.raises(InputError, match=r"loss.* is damaged .* run `ontogeny store verify"):
-            open_run(damaged)["losses/loss"].load()
+        file = self.numbers(damaged)
+        content = bytearray(file.read_bytes())
+        content[-60 if "packs" in file.parts else 20] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"losses.* is damaged .* run `ontogeny store verify"):
+            open_run(damaged)["losses"].load()
 
-    def test_a_deleted_chunk_is_an_error_and_no_nan(self, damaged):
-        self.chunk(damaged, self.place(damaged)).unlink()
-        with pytest.raises(InputError, match=r"the chunk .*loss/c/.* is gone"):
-            open_run(damaged)["losses/loss"].load()
+    def test_a_deleted_object_is_an_error_and_no_nan(self, damaged):
+        tree = open_run(damaged)
+        self.numbers(damaged).unlink()
+        with pytest.raises(InputError, match=r"losses.* is gone"):
+            tree["losses/loss"].load()
 
 
 class TestSelecting:

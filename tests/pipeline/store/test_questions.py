@@ -20,7 +20,7 @@ from tests.pipeline.store.questions import Question, fill, preamble, questions, 
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("questions")
     made = templates(layers=3, heads=24, sequences=4, positions=101)
-    publish(fill(f"{folder}/run.zarr", made, range(0, 10000, 2000)), large=True)
+    publish(fill(f"{folder}/run.zarr", made, range(0, 10000, 2000)))
     fill(f"{folder}/other.zarr", made, range(0, 12000, 3000))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

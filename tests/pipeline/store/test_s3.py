@@ -8,7 +8,9 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.query import open_run, select, to_frame
 from pipeline.store import Store
+from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
+from pipeline.store.writer import Writer
 from tests.pipeline.checkpoints.servers import Proxy
 from tests.pipeline.store import killed, synthetic
 from tests.pipeline.store.synthetic import losses, scores
@@ -28,7 +30,7 @@ def test_a_run_on_s3_is_the_same_as_on_disk(s3: Proxy, tmp_path):
     there = synthetic.run(URI, TEMPLATES, [4, 0, 1])
     here = synthetic.run(tmp_path / "run.zarr", TEMPLATES, [0, 1, 4])
     assert open_run(there).identical(open_run(here))
-    publish(there, large=True)
+    publish(there)
     assert open_run(there).identical(open_run(here))
     synthetic.run(URI, TEMPLATES, [0, 1, 4], edition=1)
     assert synthetic.wrong_rows(open_run(URI), TEMPLATES, edition=1) == []
@@ -36,16 +38,20 @@ def test_a_run_on_s3_is_the_same_as_on_disk(s3: Proxy, tmp_path):
 
 def test_each_question_takes_few_requests(s3: Proxy):
     store = synthetic.run(URI, TEMPLATES, range(5))
-    row = store.reserve("scores", scores().variant, 1)[0]
-    synthetic.write(store, scores(), 6)
+    writer = Writer(store, store.version().number, TEMPLATES)
+    rows = [
+        [(t.group, synthetic.row_of(t, step), synthetic.values_of(t, step)) for t in TEMPLATES]
+        for step in (5, 6)
+    ]
+    writer.write(rows[0])
     s3.forget()
-    synthetic.write(store, scores(), 5, row)
-    arrays = 6
-    assert asked(s3) == {"PUT": arrays + 1, "GET": 1}
-    publish(store, large=True)
+    writer.write(rows[1])
+    assert asked(s3) == {"PUT": 2, "GET": 1}, "a row of each group, and what the newest version is"
+    seal(store)
+    publish(store)
     s3.forget()
     run = open_run(store)
-    assert asked(s3) == {"GET": 3}, "markers, metadata, pointer"
+    assert asked(s3) == {"GET": 3}, "the newest version, its content, the rows written since"
     for address, labels in [
         ("losses/loss", {"step": 3}),
         ("scores/induction", {"layer": 1, "head": 2}),
@@ -57,22 +63,22 @@ def test_each_question_takes_few_requests(s3: Proxy):
 
 def test_processes_writing_to_s3_at_once_lose_nothing(s3: Proxy):
     store = synthetic.run(URI, [scores()], [])
-    rows = list(store.reserve("scores", scores().variant, 24))
-    shares = [(store.uri, rows[i::4], rows[i::4]) for i in range(4)]
-    killed.side_by_side(killed.write_rows, shares)
-    assert open_run(store)["scores"]["step"].values.tolist() == rows
+    number, steps = store.version().number, list(range(24))
+    killed.side_by_side(killed.write_rows, [(store.uri, steps[i::4], number) for i in range(4)])
+    assert open_run(store)["scores"]["step"].values.tolist() == steps
     assert synthetic.wrong_rows(open_run(store), [scores()]) == []
 
 
-def test_a_marker_is_made_once_on_s3(s3: Proxy):
+def test_an_object_is_created_once_on_s3(s3: Proxy):
     objects = Store(URI).objects
     objects.create("a", b"first")
     with pytest.raises(FileExistsError):
         objects.create("a", b"second")
-    objects.replace("a", b"third")
+    objects.put({"a": b"third"})
     assert objects.read("a") == b"third"
     assert objects.read("b") is None
     assert objects.list() == ["a"]
+    assert (objects.first("a"), objects.first("b")) == ("a", None)
     objects.delete("a")
     assert objects.list() == []
 

@@ -11,8 +11,10 @@ from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store, trajectories
 from pipeline.store.lease import owned
+from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
+from pipeline.store.versions import key_of
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, write
 
@@ -25,8 +27,19 @@ def store(tmp_path: Path) -> Store:
     return synthetic.run(tmp_path / "run.zarr", TEMPLATES, STEPS)
 
 
-def chunk(store: Store, array: str, row: int = 1) -> Path:
-    return next(p for p in Path(store.uri).glob(f"{array}/c/{row}/**/*") if p.is_file())
+@pytest.fixture(autouse=True)
+def losses_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.store.packs.LARGE", 64)
+
+
+def pack_of(store: Store, step: int, group: str = "losses") -> Path:
+    (commit,) = (c for c in store.commits(group) if c.step == step)
+    return Path(store.uri) / commit.key
+
+
+def large_of(store: Store, step: int) -> Path:
+    (commit,) = (c for c in store.commits("losses") if c.step == step)
+    return Path(store.uri) / commit.large_key("loss")
 
 
 def sentences(store: Store) -> list[str]:
@@ -34,7 +47,7 @@ def sentences(store: Store) -> list[str]:
 
 
 def test_a_sound_store_has_no_faults(store: Store):
-    publish(store, large=True)
+    publish(store)
     write(store, scores(), 1, edition=1)
     found = verify(store)
     assert (found.rows, found.faults, found.repaired) == (7, (), False)
@@ -46,89 +59,160 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (flip, "losses at step 1 .row 1.: loss cannot be read"),
-        (lambda path: path.unlink(), "loss cannot be read .*is gone"),
-        (lambda path: path.write_bytes(b""), "loss cannot be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "loss cannot be read"),
+        (flip, "loss does not match its checksum"),
+        (Path.unlink, "loss is gone"),
+        (lambda path: path.write_bytes(b""), "loss does not match its checksum"),
+        (cut_off, "loss does not match its checksum"),
     ],
 )
-def test_a_damaged_chunk_is_found_and_healed_by_the_next_run(store: Store, damage, sentence):
-    damage(chunk(store, "rows/losses/*/loss"))
+def test_a_damaged_large_variable_is_found_and_healed(store: Store, damage, sentence):
+    damage(large_of(store, 1))
+    heal(store, sentence)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (flip, "header that does not match its checksum"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(b"half a pack"), "is no pack"),
+        (cut_off, "mean does not match its checksum"),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), "header that does not match"),
+    ],
+)
+def test_a_damaged_row_is_found_and_healed(store: Store, damage, sentence):
+    damage(pack_of(store, 1))
+    heal(store, sentence)
+
+
+def heal(store: Store, sentence: str) -> None:
+    """The damage at step 1 is found; a repair hides the row, and the next run computes it."""
     (found,) = sentences(store)
-    assert re.search(sentence, found)
+    assert re.fullmatch(rf"losses at step 1 \(packs/.*\): .*{sentence}.*", found)
     repaired = verify(store, repair=True)
     assert repaired.repaired and len(repaired.faults) == 1
     assert open_run(store)["losses"]["step"].values.tolist() == [0, 2]
+    assert sentences(store) == []
     synthetic.run(store.uri, TEMPLATES, STEPS)
     assert sentences(store) == []
     assert synthetic.wrong_rows(open_run(store).load(), TEMPLATES) == []
 
 
-def test_a_sound_chunk_with_other_numbers_is_found(store: Store):
-    """A chunk of another row is whole and carries a good checksum of its own."""
-    chunk(store, "rows/losses/*/loss").write_bytes(
-        chunk(store, "rows/losses/*/loss", row=2).read_bytes()
-    )
-    assert sentences(store) == ["losses at step 1 (row 1): loss is not what was committed"]
+def test_the_object_of_another_row_is_found(store: Store):
+    """It is whole, and carries good checksums of its own."""
+    pack_of(store, 1).write_bytes(pack_of(store, 2).read_bytes())
+    (found,) = sentences(store)
+    assert found.endswith("is the object of another row")
 
 
-def test_a_marker_that_cannot_be_read_is_found(store: Store):
-    (Path(store.uri) / store.commits("scores")[0].key).write_bytes(b"{")
-    assert sentences(store) == ["scores at step 0 (row 0): its marker cannot be read"]
-    verify(store, repair=True)
-    assert open_run(store)["scores"]["step"].values.tolist() == [1, 2]
+def test_a_sealed_row_that_is_gone_is_found(store: Store):
+    seal(store)
+    pack_of(store, 1).unlink()
+    heal(store, "is empty")
 
 
 def test_a_repair_lets_no_older_row_show_through(store: Store):
-    write(store, losses(), 1, edition=1)
-    flip(chunk(store, "rows/losses/*/loss", row=3))
+    newer = write(store, losses(), 1, edition=1)
+    flip(Path(store.uri) / newer.large_key("loss"))
     verify(store, repair=True)
     assert open_run(store)["losses"]["step"].values.tolist() == [0, 2]
+    assert seal(store) and open_run(store)["losses"]["step"].values.tolist() == [0, 2]
 
 
-def test_arrays_that_are_gone_are_found(store: Store):
-    root = zarr.open_group(f"{store.uri}/rows", mode="r+", use_consolidated=False)
-    del root["scores"]
-    store.require_groups([losses()])
-    assert sentences(store) == [
-        f"scores at step {step} (row {step}): its arrays are gone" for step in STEPS
-    ]
+class TestControlFiles:
+    @pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 99])
+    def test_a_damaged_newest_version_is_replaced_by_the_one_before(self, store: Store, content):
+        seal(store)
+        publish(store)
+        newest = Path(store.uri) / key_of(store.version().number)
+        newest.write_bytes(content)
+        with pytest.raises(InputError, match="verify --repair"):
+            open_run(store)
+        found = verify(store, repair=True)
+        assert any(newest.name in str(fault) for fault in found.faults)
+        assert sentences(store) == []
+        assert synthetic.wrong_rows(open_run(store).load(), TEMPLATES) == []
+        assert open_run(store)["scores"]["step"].values.tolist() == STEPS
+
+    def test_an_older_version_that_is_damaged_is_found(self, store: Store):
+        older = Path(store.uri) / key_of(store.version().number - 1)
+        older.write_bytes(b"")
+        assert sentences(store) == [
+            f"versions/{older.name}: is empty: run `ontogeny store verify --repair`, which goes "
+            "back to the version before it"
+        ]
+        verify(store, repair=True)
+        assert sentences(store) == []
+
+    def test_damaged_inputs_and_references_are_made_again(self, store: Store):
+        def make() -> None:
+            store.save_input("text", "ab" * 32, np.zeros((2, 3), int), {}, {"kind": "text"})
+            store.save_reference("scores", "k", {"frequencies": [1]})
+
+        make()
+        damaged = [*Path(store.uri).glob("_inputs/*"), *Path(store.uri).glob("_references/*/*")]
+        assert len(damaged) == 2
+        for file in damaged:
+            flip(file)
+        assert len(sentences(store)) == 2
+        for load in (
+            lambda: store.load_input("text", "ab" * 32),
+            lambda: store.load_reference("scores", "k"),
+        ):
+            with pytest.raises(InputError, match="verify --repair"):
+                load()
+        verify(store, repair=True)
+        make()
+        assert sentences(store) == []
+        assert store.load_reference("scores", "k") == {"frequencies": [1]}
+
+    def test_foreign_files_are_named_and_are_no_fault(self, store: Store):
+        (Path(store.uri) / ".DS_Store").write_bytes(b"")
+        (Path(store.uri) / "packs/1/scores/.nfs0001").write_bytes(b"")
+        (Path(store.uri) / "notes.txt").write_text("mine")
+        found = verify(store)
+        assert found.faults == ()
+        assert found.foreign == (".DS_Store", "notes.txt", "packs/1/scores/.nfs0001")
 
 
 class TestTrajectories:
     def test_damage_is_found_and_the_rows_are_shown_instead(self, store: Store):
-        folder = publish(store, large=True)["losses"].folder
-        flip(next(Path(store.uri).glob(f"trajectories/{folder}/loss/c/0/0/0")))
+        folder = publish(store).published["losses"].folder
+        flip(next(Path(store.uri).glob(f"published/{folder}/loss/c/0/0/0")))
         (found,) = sentences(store)
-        assert found.startswith(f"trajectories/{folder}/loss: cannot be read")
+        assert found.startswith(f"published/{folder}/loss: cannot be read")
         with pytest.raises(InputError, match="is damaged"):
             open_run(store)["losses/loss"].load()
         verify(store, repair=True)
         assert sentences(store) == []
         assert synthetic.wrong_rows(open_run(store).load(), TEMPLATES) == []
-        publish(store, large=True)
+        publish(store)
         assert synthetic.wrong_rows(open_run(store).load(), TEMPLATES) == []
 
     def test_other_numbers_are_found(self, store: Store):
-        folder = publish(store)["scores"].folder
-        array = zarr.open_array(f"{store.uri}/trajectories/{folder}/count", mode="r+")
+        folder = publish(store).published["scores"].folder
+        array = zarr.open_array(f"{store.uri}/published/{folder}/count", mode="r+")
         array[1] = 7
         (found,) = sentences(store)
-        assert "differs from the committed row _commits/scores/1.1." in found
+        assert "differs from the committed row packs/1/scores/1." in found
 
     def test_a_folder_that_is_gone_is_found(self, store: Store):
-        folder = publish(store)["scores"].folder
-        store.objects.delete(f"trajectories/{folder}")
-        assert sentences(store)[0].startswith(f"trajectories/{folder}: cannot be opened")
+        folder = publish(store).published["scores"].folder
+        store.objects.delete(f"published/{folder}")
+        assert sentences(store)[0].startswith(f"published/{folder}: cannot be opened")
 
     def test_checksums_are_the_same_slab_by_slab(self, store: Store, monkeypatch):
         monkeypatch.setattr(trajectories, "_CHUNK", 8)
         monkeypatch.setattr(trajectories, "_SHARD", 16)
         monkeypatch.setattr("pipeline.store.verify._SLAB", 32)
-        publish(store, large=True)
+        publish(store)
         assert sentences(store) == []
 
 
@@ -142,9 +226,9 @@ def test_a_repair_needs_the_store_to_itself(store: Store):
 def test_on_s3_it_is_the_same(s3):
     store = synthetic.run("s3://stores/run.zarr", [scores()], [0, 1])
     publish(store)
-    key = f"rows/scores/{scores().variant}/count/c/1"
+    (key,) = (commit.key for commit in store.commits() if commit.step == 1)
     content = bytearray(store.objects.read(key) or b"")
-    content[0] ^= 1
-    store.objects.replace(key, bytes(content))
+    content[-1] ^= 1
+    store.objects.put({key: bytes(content)})
     assert [fault.commit.step for fault in verify(store, repair=True).faults if fault.commit] == [1]
     assert np.array_equal(open_run(store)["scores"]["step"], [0])
