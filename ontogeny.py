@@ -6,22 +6,22 @@ imported here by their file paths, before anything imports them by name.
 """
 
 import sys
+from collections.abc import Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 PACKAGES = ("pipeline", "flows")
 
 
-def import_own_packages() -> None:
-    """Bind the names in `PACKAGES` to the packages beside this file, in this process.
+def import_own_packages(names: Sequence[str] = PACKAGES) -> None:
+    """Bind these names to the packages beside this file, in this process.
 
     Modules with these names that were imported from elsewhere are replaced.
     """
-    for name in PACKAGES:
-        source = Path(__file__).resolve().parent / name / "__init__.py"
-        present = sys.modules.get(name)
-        if present is not None and _is_from(present, source):
+    for name in names:
+        if is_own(name):
             continue
+        source = _source(name)
         # Submodules of the other package would otherwise be found as submodules of ours.
         for other in [one for one in sys.modules if one.partition(".")[0] == name]:
             del sys.modules[other]
@@ -35,9 +35,14 @@ def import_own_packages() -> None:
         spec.loader.exec_module(module)
 
 
-def _is_from(module: object, source: Path) -> bool:
-    found = getattr(module, "__file__", None)
-    return found is not None and Path(found).resolve() == source
+def is_own(name: str) -> bool:
+    """Tell whether a name is that of an imported package, and of the one beside this file."""
+    found = getattr(sys.modules.get(name), "__file__", None)
+    return found is not None and Path(found).resolve() == _source(name)
+
+
+def _source(name: str) -> Path:
+    return Path(__file__).resolve().parent / name / "__init__.py"
 
 
 def main() -> None:

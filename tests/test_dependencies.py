@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"flows", "infra", "ontogeny", "pipeline", "tests"}
+OWN = {"flows", "infra", "ontogeny", "ontogeny_xarray", "pipeline", "tests"}
 
 NOT_IMPORTED = {
     "dask": "xarray computes with it where chunks are asked for",
@@ -23,6 +23,8 @@ NOT_IMPORTED = {
 NOT_IMPORTED_IN_TESTS = {
     "accelerate": "transformers' Trainer needs it",
     "beartype": "jaxtyping checks shapes with it",
+    "h5netcdf": "xarray writes and reads netCDF with it",
+    "h5py": "h5netcdf writes with it",
     "pyright": "a command",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "a command",
@@ -32,7 +34,8 @@ LEFT_OUT = {"servers", "transformer_lens", "workload"}
 
 
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
-    imported = distributions(ROOT / "ontogeny.py", *python_in("pipeline", "flows"))
+    own = ROOT / "ontogeny.py", ROOT / "ontogeny_xarray.py"
+    imported = distributions(*own, *python_in("pipeline", "flows"))
     assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys()
 
 

@@ -1,4 +1,4 @@
-"""Commands that look after a store: `ontogeny store verify | gc | upgrade | unlock | ...`."""
+"""Commands that look after a store: `ontogeny store verify | gc | upgrade | export | ...`."""
 
 import json
 from dataclasses import asdict
@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 
-store = typer.Typer(no_args_is_help=True, help="Verify, upgrade, unlock or shrink a store.")
+store = typer.Typer(no_args_is_help=True, help="Verify, upgrade, unlock, shrink or export a store.")
 app.add_typer(store, name="store")
 
 
@@ -89,6 +89,30 @@ def trajectories(uri: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
         written = publish(Store(uri)).published
     for group, entry in written.items():
         typer.echo(f"{group}: {', '.join(sorted(entry.arrays))}")
+
+
+@store.command()
+def export(
+    uri: Annotated[str, typer.Argument(metavar="STORE")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path or s3://bucket/prefix.")],
+    format: Annotated[
+        str, typer.Option(help="zarr (plain Zarr v3), or netcdf (one file, on a disk).")
+    ] = "zarr",
+    as_json: Json = False,
+) -> None:
+    """Copy all that a store shows into plain Zarr or netCDF, which other programs open."""
+    from flows.console import progress_of
+    from pipeline.query.export import export
+
+    with progress_of(f"export {uri}") as step:
+        done = export(uri, target, format, step)  # pyright: ignore[reportArgumentType]
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    typer.echo(
+        f"{done.target}: {done.groups} groups with {done.variables} variables, "
+        f"{done.bytes / 1e6:.1f} MB of numbers"
+    )
 
 
 @store.command()

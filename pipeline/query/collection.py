@@ -113,7 +113,7 @@ def _concatenated(
     aligned = []
     for run, dataset in found.items():
         places = _places(group, run, dataset, align)
-        aligned.append(_on_axis(dataset, axis, places - (origin[run] if origin else 0)))
+        aligned.append(_on_axis(dataset, align, axis, places - (origin[run] if origin else 0)))
     # Outer join: the axis is the union of the runs' steps; what a run lacks is filled with NaN.
     side_by_side = xr.concat(
         aligned,
@@ -144,11 +144,16 @@ def _places(group: str, run: str, dataset: xr.Dataset, align: str) -> np.ndarray
     return places
 
 
-def _on_axis(dataset: xr.Dataset, axis: str, places: np.ndarray) -> xr.Dataset:
+def _on_axis(dataset: xr.Dataset, align: str, axis: str, places: np.ndarray) -> xr.Dataset:
     # Floats, because the outer join fills missing labels with NaN.
-    labels = {name: dataset[name].values.astype(float) for name in ("step", "tokens_seen")}
+    labels = {name: dataset[name].astype(float).variable for name in ("step", "tokens_seen")}
     bare = dataset.drop_vars(["uri", "digest", *labels])
     moved = bare if axis == "step" else bare.rename_dims(step=axis)
-    moved = moved.assign_coords({n: (axis, v) for n, v in labels.items() if n != axis})
+    moved = moved.assign_coords(
+        {n: (axis, v.data, v.attrs) for n, v in labels.items() if n != axis}
+    )
+    attributes = dict(labels[align].attrs)
+    if axis != align:
+        attributes["long_name"] += " since the origin"
     present = xr.Variable(axis, np.ones(len(places)))
-    return moved.assign_coords({axis: places}).assign(present=present)
+    return moved.assign_coords({axis: (axis, places, attributes)}).assign(present=present)

@@ -8,7 +8,12 @@ import xarray as xr
 from xarray.core import indexing
 
 from pipeline.store.layout1 import OldArray, OldCommit, OldStore
-from pipeline.store.templates import LABELS, group_attributes, variable_attributes
+from pipeline.store.templates import (
+    LABELS,
+    coordinate_attributes,
+    group_attributes,
+    variable_attributes,
+)
 
 
 def open_old(uri: str, variants: Mapping[str, str] | None) -> xr.DataTree:
@@ -33,20 +38,27 @@ def open_old(uri: str, variants: Mapping[str, str] | None) -> xr.DataTree:
 def _dataset(store: OldStore, template: Mapping[str, Any], rows: Sequence[OldCommit]) -> xr.Dataset:
     numbers = [commit.row for commit in rows]
 
-    def stored(name: str, dims: Sequence[str], dtype: Any, about: Any) -> xr.Variable:
+    def stored(
+        name: str, dims: Sequence[str], dtype: Any, attributes: Mapping[str, str]
+    ) -> xr.Variable:
         array = store.array(rows[0].group, rows[0].variant, name)
         lazy = indexing.LazilyIndexedArray(OldArray(array, numbers, dtype))
-        return xr.Variable(dims, lazy, variable_attributes(about))
+        return xr.Variable(dims, lazy, attributes)
+
+    def labels(dim: str, values: Sequence[Any]) -> xr.Variable:
+        return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
 
     variables = {
-        name: stored(name, about["dims"], about["dtype"], about)
+        name: stored(name, about["dims"], about["dtype"], variable_attributes(name, about))
         for name, about in template["variables"].items()
     }
-    coordinates: dict[str, Any] = {
-        name: stored(name, ("step",), object if dtype is str else dtype, {})
+    coordinates: dict[str, Any] = {"step": labels("step", [commit.step for commit in rows])}
+    coordinates |= {
+        name: stored(
+            name, ("step",), object if dtype is str else dtype, coordinate_attributes(name)
+        )
         for name, dtype in LABELS.items()
         if name != "step"
     }
-    coordinates["step"] = np.array([commit.step for commit in rows])
-    coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
+    coordinates |= {dim: labels(dim, values) for dim, values in template["coordinates"].items()}
     return xr.Dataset(variables, coordinates, group_attributes(template))

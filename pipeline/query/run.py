@@ -20,7 +20,13 @@ from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
 from pipeline.store import Commit, OldLayoutError, Store
 from pipeline.store.commits import shown
 from pipeline.store.lazy import StoredArray
-from pipeline.store.templates import LABELS, group_attributes, shape_of, variable_attributes
+from pipeline.store.templates import (
+    LABELS,
+    coordinate_attributes,
+    group_attributes,
+    shape_of,
+    variable_attributes,
+)
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import along_steps, digest
 from pipeline.store.versions import Published
@@ -45,7 +51,8 @@ def open_run(
     checkpoints that the audit masks: `attrs["masked"]` of the tree has their steps and the reasons.
     `attrs["not_finite"]` has the steps with numbers that are NaN or infinite because the model's
     are, with the variables; other NaN is undefined by definition. Variables have the attributes
-    `unit`, `definition` and `references`; groups have version, parameters and input of the measure.
+    `long_name` and `units`, which label xarray's plots, `unit`, `definition` and `references`;
+    groups have version, parameters and input of the measure.
 
     An opened tree does not change: rows that are written later appear when it is opened again.
     chunks: sizes of Dask arrays, or "stored" for the stored ones (shards of trajectories, else a
@@ -128,7 +135,9 @@ def _dataset(
     complete = published is not None and published.rows == digest(rows)
     index = tuple(range(len(rows))) if complete else None  # None: found out when it is read
 
-    def stored(name: str, dims: Sequence[str], dtype: str | type, about: Any) -> xr.Variable:
+    def stored(
+        name: str, dims: Sequence[str], dtype: str | type, attributes: Mapping[str, str]
+    ) -> xr.Variable:
         shape = () if name in LABELS else shape_of(template, name)
         along = None
         if published and name in arrays:
@@ -140,20 +149,27 @@ def _dataset(
         return xr.Variable(
             dims,
             data if prod(array.shape) > _KEPT else indexing.MemoryCachedArray(data),
-            variable_attributes(about),
+            attributes,
             {"preferred_chunks": dict(zip(dims, together, strict=True))},
         )
 
     variables = {
-        name: stored(name, about["dims"], about["dtype"], about)
+        name: stored(name, about["dims"], about["dtype"], variable_attributes(name, about))
         for name, about in template["variables"].items()
     }
-    coordinates: dict[str, Any] = {
-        name: stored(name, ("step",), dtype, {}) for name, dtype in LABELS.items() if name != "step"
+    # The step first: xarray titles a plot with the labels of what was selected, in this order.
+    coordinates: dict[str, Any] = {"step": _labels("step", [commit.step for commit in rows])}
+    coordinates |= {
+        name: stored(name, ("step",), dtype, coordinate_attributes(name))
+        for name, dtype in LABELS.items()
+        if name != "step"
     }
-    coordinates["step"] = np.array([commit.step for commit in rows])
-    coordinates |= {dim: np.array(values) for dim, values in template["coordinates"].items()}
+    coordinates |= {dim: _labels(dim, values) for dim, values in template["coordinates"].items()}
     return xr.Dataset(variables, coordinates, group_attributes(template))
+
+
+def _labels(dim: str, values: Sequence[Any]) -> xr.Variable:
+    return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
 
 
 def _chunked(

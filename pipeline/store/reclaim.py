@@ -148,6 +148,7 @@ def _unnamed(version: Version, keys: Iterable[str]) -> list[str]:
         for one in version.published.values()
         for folder in (one.folder, one.previous)
     }
+    folders |= {f"{folder.rpartition('/')[0]}/zarr.json" for folder in folders}
     versions = {key_of(version.number - back) for back in range(_KEPT_VERSIONS)}
 
     def goes(key: str) -> bool:
@@ -170,4 +171,5 @@ def _unnamed(version: Version, keys: Iterable[str]) -> list[str]:
 def _generation(key: str) -> int | None:
     """Return the generation of a row or of trajectories, None for a foreign object."""
     parts = key.split("/")
-    return int(parts[1]) if len(parts) > 3 and parts[1].isdigit() else None
+    inside = len(parts) > 3 or parts[2:] == ["zarr.json"]
+    return int(parts[1]) if inside and parts[1].isdigit() else None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.schema import Variable
+from pipeline.schema import DIMENSIONS, Variable
 from pipeline.store.fingerprint import plain_json
 
 # What every group carries for each row beside its variables, along "step".
@@ -17,6 +17,16 @@ LABELS: dict[str, type | str] = {
     "tokens_seen": "float64",
     "uri": str,
     "digest": str,
+}
+
+# What readers are told of coordinates, beside the names of all and the meanings of dimensions.
+_LONG_NAMES = {"step": "training step"}
+_UNITS = {"step": "steps", "tokens_seen": "tokens", "lag": "tokens"}
+_MEANINGS = {
+    **DIMENSIONS,
+    "tokens_seen": "tokens trained on when the checkpoint was saved; NaN where unknown",
+    "uri": "where the checkpoint was read",
+    "digest": "digest of the checkpoint's weights",
 }
 
 # Half a unit in the last of float16's 11 bits. What a row lost by it stands in its header.
@@ -98,14 +108,31 @@ def group_attributes(template: Mapping[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-def variable_attributes(about: Mapping[str, Any]) -> dict[str, str]:
+def variable_attributes(name: str, about: Mapping[str, Any]) -> dict[str, str]:
     """Return the attributes of a variable, from its entry in a stored template.
+
+    `units` and `long_name` are those of the CF conventions, which label xarray's plots. There is no
+    `standard_name`: CF's table has none for what is measured here.
 
     Older stores call the citation `reference`: the word for the reference checkpoint's numbers.
     """
     renamed = {"references": about["reference"], **about} if "reference" in about else about
     shown = ("unit", "definition", "references", "stored_as")
-    return {key: renamed[key] for key in shown if key in renamed}
+    attributes = {key: renamed[key] for key in shown if key in renamed}
+    return {"long_name": _long_name(name), "units": renamed["unit"], **attributes}
+
+
+def coordinate_attributes(name: str) -> dict[str, str]:
+    """Return the attributes of what labels the rows, or a dimension of them.
+
+    Indices, such as that of a layer, have no unit.
+    """
+    attributes = {"long_name": _LONG_NAMES.get(name) or _long_name(name)}
+    if name in _UNITS:
+        attributes["units"] = _UNITS[name]
+    if name in _MEANINGS:
+        attributes["definition"] = _MEANINGS[name]
+    return attributes
 
 
 def check_half(group: str, variables: Iterable[Variable], half: frozenset[str]) -> None:
@@ -185,6 +212,10 @@ def _fitted(where: str, name: str, template: Mapping[str, Any], value: Any) -> n
             "store it as float32"
         )
     return stored
+
+
+def _long_name(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _fixed(template: Any) -> dict[str, Any]:

@@ -6,11 +6,13 @@ a fresh name, and then makes a version that refers to it: readers see the old tr
 new ones, whole.
 
     published/<generation>/<group>.<id>/    one Zarr group, consolidated, with all its coordinates
+    published/, published/<generation>/     empty groups, so that Zarr lists those
 
 Shards that hold the same rows as before are not written again: their objects are copied, or get a
 second name where the file system has hard links.
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +30,10 @@ from pipeline.store.commits import Commit, fresh_id, shown
 from pipeline.store.fingerprint import digest_of
 from pipeline.store.lazy import Along, StoredArray, described, rows_in
 from pipeline.store.objects import access
-from pipeline.store.store import Snapshot, Store
+from pipeline.store.store import GROUP, Snapshot, Store
 from pipeline.store.templates import (
     LABELS,
+    coordinate_attributes,
     dtype_of,
     group_attributes,
     shape_of,
@@ -75,6 +78,7 @@ def _publish_once(store: Store) -> Version | None:
     """
     snapshot = store.snapshot()
     try:
+        _make_groups(store, snapshot.version)
         found = {group: _published(store, snapshot, group) for group in snapshot.version.groups}
     except Exception:
         if store.version().open == snapshot.version.open:
@@ -84,6 +88,14 @@ def _publish_once(store: Store) -> Version | None:
     version = store.versions.change(lambda now: _with(now, snapshot.version, made))
     is_there = all(version.published.get(group) == one for group, one in made.items())
     return version if is_there else None
+
+
+def _make_groups(store: Store, version: Version) -> None:
+    """Make Zarr groups of the folders above the trajectories, once per generation."""
+    if not any(one.folder.startswith(f"{version.open}/") for one in version.published.values()):
+        content = json.dumps(GROUP).encode()
+        places = (FOLDER, f"{FOLDER}/{version.open}")
+        store.objects.put({f"{place}/zarr.json": content for place in places})
 
 
 def withdraw(store: Store, folders: set[str]) -> None:
@@ -227,6 +239,7 @@ def _write(store: Store, folder: str, source: _Source) -> dict[str, dict[str, An
     attributes = {
         **group_attributes(template),
         "rows": [commit.key for commit in commits],
+        "coordinates": " ".join(name for name in LABELS if name != "step"),  # as xarray names them
     }
     with access(store.uri):
         group = zarr.create_group(_OwnFolder(store.objects.zarr(folder)), attributes=attributes)
@@ -244,7 +257,7 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
     text = values.dtype.kind not in "iuf"
     array = group.create_array(
         dim, shape=values.shape, dtype=str if text else values.dtype, dimension_names=(dim,),
-        chunks=values.shape, compressors=[Crc32cCodec()],
+        chunks=values.shape, compressors=[Crc32cCodec()], attributes=coordinate_attributes(dim),
     )  # fmt: skip
     array[:] = values
 
@@ -263,7 +276,7 @@ def _write_array(folder: str, group: zarr.Group, name: str, source: _Source) -> 
         shards=shard if shard != chunk else None,
         fill_value="" if dtype is str else _FILLS[np.dtype(dtype).kind],
         dimension_names=about["dims"] if about else ("step",),
-        attributes=variable_attributes(about) if about else {},
+        attributes=variable_attributes(name, about) if about else coordinate_attributes(name),
         compressors=[*compress, Crc32cCodec()],
         config={"write_empty_chunks": True},
     )

@@ -46,6 +46,8 @@ class TestOpening:
         assert group["uri"].values.tolist() == [f"run/step-{step}" for step in STEPS]
         assert group["induction"].dims == ("step", "layer", "head")
         assert group["induction"].attrs == {
+            "long_name": "induction",
+            "units": "1",
             "unit": "1",
             "definition": "A score.",
             "references": "A paper",

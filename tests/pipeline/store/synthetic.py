@@ -71,7 +71,7 @@ def values_of(template: Template, step: int, edition: int = 0) -> dict[str, np.n
         seed = zlib.crc32(f"{template.variant} {variable.name} {step} {edition}".encode())
         made = np.random.default_rng(seed).uniform(0, 100, template.shape(variable))
         made = np.asarray(made).astype(variable.dtype)
-        if made.ndim and made.dtype.kind == "f":
+        if made.ndim and made.size and made.dtype.kind == "f":
             made[0] = np.nan
         values[variable.name] = made
     return values

@@ -1,0 +1,202 @@
+"""Copies of a store that open with nothing of ours installed: plain Zarr, or netCDF.
+
+They hold what `open_run` shows, numbers, labels and attributes, and nothing of how it is stored.
+Numbers are copied shard by shard, so that memory stays bounded whatever the size of the run.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import xarray as xr
+import zarr
+
+from pipeline.errors import InputError, suggestion
+from pipeline.query.run import open_run
+from pipeline.store.fingerprint import plain_json
+from pipeline.store.objects import Objects, access
+from pipeline.store.trajectories import blocks, consolidate
+from pipeline.writing import whole_file, whole_folder
+
+Format = Literal["zarr", "netcdf"]
+FORMATS = ("zarr", "netcdf")
+# Shards that are copied side by side: each takes some 200 MB where losses are large.
+_AT_ONCE = 2
+
+Progress = Callable[[int, int, str], None]
+"""Called with the groups that are copied, their number, and the name of the next or last one."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: where, and how many groups, variables and bytes of numbers."""
+
+    target: str
+    format: str
+    groups: int
+    variables: int
+    bytes: int
+
+
+def export(
+    uri: str | Path,
+    target: str | Path,
+    format: Format = "zarr",
+    progress: Progress = lambda *_: None,
+) -> Exported:
+    """Write all that `open_run` shows of a store to `target`, which must not exist yet.
+
+    zarr: one consolidated hierarchy of Zarr v3, a group per measure, on a disk or S3. netcdf: one
+    netCDF-4 file, on a disk; attributes with more than a text or a number become JSON. On a disk
+    the target appears when it is whole. On S3 its root is written last: what an interrupted export
+    left there does not open, and is to be removed.
+    """
+    if format not in FORMATS:
+        raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
+    if format == "netcdf":
+        _check_netcdf(str(target))
+    tree, there = open_run(uri), Objects(str(target))
+    _check_free(there, Objects(str(uri)))
+    groups = {str(name): _plain(node.to_dataset()) for name, node in tree.children.items()}
+    if not groups:
+        raise InputError(f"{uri}: the store holds nothing yet: run its analysis")
+    write = _write_netcdf if format == "netcdf" else _write_zarr
+    write(there, groups, plain_json(tree.attrs), progress)
+    progress(len(groups), len(groups), list(groups)[-1])
+    return Exported(
+        there.uri,
+        format,
+        len(groups),
+        sum(len(dataset.data_vars) for dataset in groups.values()),
+        sum(dataset.nbytes for dataset in groups.values()),
+    )
+
+
+def _check_free(target: Objects, store: Objects) -> None:
+    if target.uri == store.uri or target.uri.startswith(f"{store.uri}/"):
+        raise InputError(f"{target.uri}: lies in the store: choose another place")
+    try:
+        taken = os.path.lexists(target.uri) if target.is_local else target.first("") is not None
+    except FileNotFoundError:
+        taken = False
+    if taken:
+        raise InputError(f"{target.uri}: exists already: choose another place, or remove it")
+
+
+def _check_netcdf(target: str) -> None:
+    if not Objects(target).is_local:
+        raise InputError(f"{target}: a netCDF file is written to a disk only: give a path")
+    if not any(map(_is_installed, ("netCDF4", "h5netcdf"))):
+        raise InputError("netCDF files are written with h5netcdf: pip install h5netcdf h5py")
+
+
+def _is_installed(engine: str) -> bool:
+    # Without h5py, h5netcdf can only read.
+    needed = ("h5netcdf", "h5py") if engine == "h5netcdf" else (engine,)
+    return all(find_spec(name) is not None for name in needed)
+
+
+def _plain(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a group with its variables as Dask arrays in shards, and attributes as JSON has them.
+
+    What labels the rows and dimensions is small, and is read.
+    """
+    variables = {}
+    for name, array in dataset.data_vars.items():
+        _, shard = blocks(array.shape, array.dtype.itemsize)
+        chunked = array.variable.chunk(dict(zip(array.dims, shard, strict=True)))
+        variables[name] = chunked.drop_encoding()
+    labels = {name: array.variable.load().drop_encoding() for name, array in dataset.coords.items()}
+    return xr.Dataset(variables, labels, plain_json(dataset.attrs))
+
+
+def _write_zarr(
+    target: Objects, groups: Mapping[str, xr.Dataset], attributes: Any, progress: Progress
+) -> None:
+    with access(target.uri), _draft(target) as place:
+        try:
+            for index, (name, dataset) in enumerate(groups.items()):
+                progress(index, len(groups), name)
+                _write_group(place, name, dataset)
+            # Last: before it, none of this opens as a hierarchy.
+            zarr.create_group(place.zarr(), attributes=attributes)
+            consolidate(place.zarr())
+        except FileNotFoundError as error:
+            if target.is_local:
+                raise
+            raise InputError(f"{target.uri}: there is no such bucket: create it first") from error
+        place.sync("")
+
+
+def _write_group(place: Objects, name: str, dataset: xr.Dataset) -> None:
+    delayed = dataset.to_zarr(
+        place.zarr(name),
+        mode="w-",
+        zarr_format=3,
+        consolidated=False,
+        encoding={str(n): _encoding(array) for n, array in dataset.data_vars.items()},
+        compute=False,
+    )
+    delayed.compute(scheduler="threads", num_workers=_AT_ONCE)
+
+
+def _encoding(array: xr.DataArray) -> dict[str, Any]:
+    chunk, shard = blocks(array.shape, array.dtype.itemsize)
+    return {"chunks": chunk, "shards": shard if shard != chunk else None}
+
+
+@contextmanager
+def _draft(target: Objects) -> Iterator[Objects]:
+    """Give a place that becomes the target when all is written; on S3, the target itself."""
+    if not target.is_local:
+        yield target
+        return
+    Path(target.uri).parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(Path(target.uri)) as folder:
+        yield Objects(str(folder))
+
+
+@contextmanager
+def _draft_file(target: Objects) -> Iterator[Path]:
+    Path(target.uri).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(target.uri)) as draft:
+        yield draft
+
+
+def _write_netcdf(
+    target: Objects, groups: Mapping[str, xr.Dataset], attributes: Any, progress: Progress
+) -> None:
+    engine = "netcdf4" if _is_installed("netCDF4") else "h5netcdf"
+    with access(target.uri), _draft_file(target) as draft:
+        xr.Dataset(attrs=_flat(attributes)).to_netcdf(draft, mode="w", engine=engine)
+        for index, (name, dataset) in enumerate(groups.items()):
+            progress(index, len(groups), name)
+            flat = dataset.assign_attrs(_flat(dataset.attrs))
+            encoding = {str(n): _compressed(array) for n, array in flat.data_vars.items()}
+            written = flat.to_netcdf(
+                draft, mode="a", group=name, engine=engine, encoding=encoding, compute=False
+            )
+            written.compute(scheduler="threads", num_workers=_AT_ONCE)
+
+
+def _flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes of which each is a text or a number: netCDF knows no others."""
+    return {
+        name: value
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        else json.dumps(value, ensure_ascii=False)
+        for name, value in attributes.items()
+    }
+
+
+def _compressed(array: xr.DataArray) -> dict[str, Any]:
+    """Return how netCDF stores a variable: in chunks, which may not be larger than it is."""
+    if not array.size:
+        return {}
+    chunk, _ = blocks(array.shape, array.dtype.itemsize)
+    return {"zlib": True, "complevel": 1, "chunksizes": tuple(map(min, chunk, array.shape))}
