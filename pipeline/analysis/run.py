@@ -160,13 +160,23 @@ def _finish(prepared: Prepared, planned: Plan, summary: Summary) -> None:
         verdict = verdict.with_non_finite(why)
     store.require_groups(planned.templates)  # another coordinator may have reclaimed them
     store.set_verdict(verdict and verdict.as_json(), summary.masked)
-    store.set_current(planned.variants)
     seal(store)
+    store.set_current(planned.variants, _stored_steps(prepared, planned, summary))
     found = steps_not_finite(store, store.snapshot())
     store.set_not_finite(found)
     publish(store)
     steps = {checkpoint.step for checkpoint in prepared.checkpoints}
     summary.not_finite = {step: why for step, why in found.items() if step in steps}
+
+
+def _stored_steps(prepared: Prepared, planned: Plan, summary: Summary) -> dict[str, list[int]]:
+    """Return by group the steps that have a row: all that were asked for and did not fail."""
+    without = summary.failed.keys() | summary.masked.keys()
+    return {
+        group.name: [c.step for c in prepared.checkpoints_of(group) if c.step not in without]
+        for group in prepared.job.groups
+        if group.name in planned.variants
+    }
 
 
 class Serial:

@@ -17,7 +17,7 @@ while readers keep what they have until `set_current` shows them the new one.
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,10 +133,11 @@ class Store:
         all that were planned before.
         """
         wanted = list(templates)
-        commits = self.snapshot().commits
 
         def change(version: Version) -> Version:
             groups = dict(version.groups)
+            # Anew for each attempt: who was quicker may have written the first row of a group.
+            commits = rows_of(self.objects, version)
             for template in wanted:
                 groups[template.group] = self._with_variant(groups, template, commits)
             return replace(version, groups=groups, id="" if plan else version.id)
@@ -156,13 +157,25 @@ class Store:
         said = dict(sorted(found.items()))
         self.versions.change(lambda version: replace(version, not_finite=said))
 
-    def set_current(self, variants: Mapping[str, str]) -> None:
-        """Say which variants of these groups readers see. Raises ValueError for an unknown one."""
+    def set_current(
+        self, variants: Mapping[str, str], steps: Mapping[str, Collection[int]] | None = None
+    ) -> None:
+        """Say which variants of these groups readers see. Raises ValueError for an unknown one.
+
+        steps: by group, those whose rows are to be sealed. InputError where one is not there: rows
+        of variants that are not current may be reclaimed at any time.
+        """
 
         def change(version: Version) -> Version:
             groups = dict(version.groups)
             for group, variant in variants.items():
                 checked_variant(version, group, variant)
+                there = latest((c for c in version.rows if c.group == group), variant)
+                if gone := sorted(set((steps or {}).get(group, ())) - there.keys()):
+                    raise InputError(
+                        f"{self.uri}: rows of {group!r} were reclaimed while they were computed "
+                        f"(step {gone[0]} and {len(gone) - 1} more): run the analysis again"
+                    )
                 groups[group] = {**groups[group], "current": variant}
             return replace(version, groups=groups)
 

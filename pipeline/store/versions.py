@@ -22,6 +22,10 @@ the others are listed. Rules, without which rows were lost in a model of this pr
 4. Who has created a version looks whether its id is among the ancestors of the newest one. A
    sleeper may have made a number again that was deleted: then it has changed nothing, and tries
    again.
+5. What a change depends on beside the version before it, such as whether a group has any row, is
+   looked up anew for each attempt to make it.
+6. A variant becomes current only in a version that names its rows: those of a variant that is not
+   current may be reclaimed at any time.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -153,8 +157,8 @@ class Versions:
     def change(self, change: Callable[[Version], Version]) -> Version:
         """Make the version after the newest; return it, or the newest where nothing changes.
 
-        change: a pure function from the newest version to the next one. It is called again where
-        another coordinator was quicker. Raises InputError where there is no store any more.
+        change: gives for the newest version the next one. It is called again where another
+        coordinator was quicker. Raises InputError where there is no store any more.
         """
         while True:
             before = self.newest()

@@ -76,8 +76,9 @@ def analysis(uri: str, steps: range, edition: int, reported: str) -> None:
                         file.write(f"{template.group} {step} {number} {edition}\n")
             store.set_verdict({"edition": edition}, {})
             store.require_groups(TEMPLATES)
-            store.set_current({template.group: template.variant for template in TEMPLATES})
             seal(store)
+            variants = {template.group: template.variant for template in TEMPLATES}
+            store.set_current(variants, dict.fromkeys(variants, steps))
             publish(store)
         reclaim(store, older_than=-YEAR * 10)
     except InputError as error:
@@ -164,7 +165,7 @@ def _is_stopped(process: Any) -> bool:
     while process.is_alive():
         try:
             state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             break
         if state == "T":
             return True

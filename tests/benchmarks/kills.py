@@ -82,8 +82,9 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
                 for worker in workers:
                     worker.join()
                 lease.check()
-            store.set_current({template.group: template.variant for template in TEMPLATES})
             seal(store)
+            variants = {template.group: template.variant for template in TEMPLATES}
+            store.set_current(variants, dict.fromkeys(variants, steps))
             publish(store)
 
 
