@@ -1,9 +1,7 @@
 """Checks of the places where a run reads and writes, and of free disk space."""
 
-import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store.objects import Objects
+from pipeline.store.probe import probe
 
 _FREE_BYTES = 2 * 2**30
 _FREE_SHARE = 0.05  # with less, Ray refuses to store objects
@@ -31,12 +30,14 @@ def check_checkpoints(checkpoints: str, model: Mapping[str, Any] | None = None) 
 
 
 def check_store(store: str) -> Check:
-    """Check that a store's place allows writing, reading and deleting. Leaves no object there."""
+    """Check that a store's place does what a store relies on. Leaves no object there."""
     try:
-        call_within(SECONDS, lambda: _write_read_delete(store))
+        call_within(SECONDS, lambda: _try(store))
     except Exception as error:
         return Check("store", False, _located(store, error))
-    return Check("store", True, f"{store}: can be written, read and deleted")
+    return Check(
+        "store", True, f"{store}: creates an object only once, lists, reads and deletes it"
+    )
 
 
 def _located(place: str, error: Exception) -> str:
@@ -45,20 +46,20 @@ def _located(place: str, error: Exception) -> str:
     return message if "/" in message else f"{place}: {message}"
 
 
-def _write_read_delete(store: str) -> None:
+def _try(store: str) -> None:
+    """Try all that a store relies on (see `pipeline.store.probe`), and leave nothing there."""
     objects = Objects(store)
-    if objects.is_local:
-        # The store itself may not exist yet, and must not be created by a check.
-        _write_temporary_file(_existing(Path(objects.uri)))
+    if not objects.is_local:
+        probe(objects)
         return
-    # Random, so that neither an older object nor a cache of the storage can pass for it.
-    key, content = f"_doctor/{uuid.uuid4().hex}", os.urandom(64)
-    objects.create(key, content)
+    # The store itself may not exist yet, and must not be created by a check.
+    folder = _existing(Path(objects.uri))
     try:
-        if objects.read(key) != content:
-            raise InputError(f"{store}: returned other bytes than were written: do not use it")
-    finally:
-        objects.delete(key)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".ontogeny-") as trial:
+            probe(Objects(trial))
+    except OSError as error:
+        remedy = "choose a place that can be written"
+        raise InputError(f"{folder}: {error.strerror or error}: {remedy}") from error
 
 
 def check_disks(analysis: Analysis | None) -> Iterator[Check]:
@@ -83,14 +84,6 @@ def _disk(what: str, folder: Path) -> Check:
             what, False, f"{message}: free some, Ray stores nothing on a disk over 95% full"
         )
     return Check(what, True, message)
-
-
-def _write_temporary_file(folder: Path) -> None:
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        remedy = "choose a place that can be written"
-        raise InputError(f"{folder}: {error.strerror}: {remedy}") from error
 
 
 def _existing(folder: Path) -> Path:

@@ -95,7 +95,7 @@ class StoredArray(BackendArray):
         name: str,
         commits: Sequence[Commit],
         shape: tuple[int, ...],
-        dtype: str | type,
+        dtype: np.dtype | type | str,
         along: Along | None = None,
     ) -> None:
         self.uri, self.name, self.commits = uri, name, tuple(commits)

@@ -175,7 +175,7 @@ def test_a_store_on_s3_is_tried_and_left_as_it_was(
     before = s3.find("runs")
     analysis = make_analysis(checkpoints="s3://runs/run", store="s3://runs/store.zarr")
     assert check_of("store", analysis) == (
-        True, "s3://runs/store.zarr: can be written, read and deleted",
+        True, "s3://runs/store.zarr: creates an object only once, lists, reads and deletes it",
     )  # fmt: skip
     assert check_of("checkpoints", analysis) == (True, "s3://runs/run: 10 listed")
     assert check_of("clock", analysis)[0]
