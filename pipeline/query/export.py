@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import xarray as xr
 import zarr
@@ -23,7 +23,6 @@ from pipeline.store.objects import Objects, access
 from pipeline.store.trajectories import blocks, consolidate
 from pipeline.writing import whole_file, whole_folder
 
-Format = Literal["zarr", "netcdf"]
 FORMATS = ("zarr", "netcdf")
 # Shards that are copied side by side: each takes some 200 MB where losses are large.
 _AT_ONCE = 2
@@ -46,7 +45,7 @@ class Exported:
 def export(
     uri: str | Path,
     target: str | Path,
-    format: Format = "zarr",
+    format: str = "zarr",
     progress: Progress = lambda *_: None,
 ) -> Exported:
     """Write all that `open_run` shows of a store to `target`, which must not exist yet.
