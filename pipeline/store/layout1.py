@@ -135,7 +135,9 @@ class OldStore:
 class OldArray(BackendArray):
     """One array of a store of layout 1 in order of step, for xarray."""
 
-    def __init__(self, array: zarr.Array, rows: Sequence[int], dtype: np.dtype | type | str) -> None:
+    def __init__(
+        self, array: zarr.Array, rows: Sequence[int], dtype: np.dtype | type | str
+    ) -> None:
         self._array, self._rows = array, np.array(rows)
         self.shape, self.dtype = (len(rows), *array.shape[1:]), np.dtype(dtype)
 
