@@ -22,7 +22,7 @@ from pipeline.measures.base import Reference
 from pipeline.progress import Progress
 from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
-from pipeline.store.non_finite import steps_not_finite
+from pipeline.store.non_finite import keep_not_finite
 from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 
@@ -159,14 +159,14 @@ def _finish(prepared: Prepared, planned: Plan, summary: Summary) -> None:
         why = {step: reason.removeprefix(NON_FINITE) for step, reason in read.items()}
         verdict = verdict.with_non_finite(why)
     store.require_groups(planned.templates)  # another coordinator may have reclaimed them
-    store.set_verdict(verdict and verdict.as_json(), summary.masked)
     seal(store)
-    store.set_current(planned.variants, _stored_steps(prepared, planned, summary))
-    found = steps_not_finite(store, store.snapshot())
-    store.set_not_finite(found)
+    steps = _stored_steps(prepared, planned, summary)
+    said = verdict and verdict.as_json()
+    store.settle(planned.number, said, summary.masked, planned.variants, steps)
+    found = keep_not_finite(store)
     publish(store)
-    steps = {checkpoint.step for checkpoint in prepared.checkpoints}
-    summary.not_finite = {step: why for step, why in found.items() if step in steps}
+    ours = {checkpoint.step for checkpoint in prepared.checkpoints}
+    summary.not_finite = {step: why for step, why in found.items() if step in ours}
 
 
 def _stored_steps(prepared: Prepared, planned: Plan, summary: Summary) -> dict[str, list[int]]:

@@ -70,6 +70,8 @@ def open_run(
         rows = shown(snapshot.of(name), variant, version.masked)
         if rows:
             published = version.published.get(name)
+            if published is not None and published.variant != variant:
+                published = None  # its variables may have other dimensions
             template = version.template(name, variant)
             datasets[name] = _dataset(store.uri, template, rows, published)
     if chunks is not None:

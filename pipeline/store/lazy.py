@@ -117,8 +117,11 @@ class StoredArray(BackendArray):
             key, self.shape, indexing.IndexingSupport.OUTER, self.read
         )
 
-    def read(self, key: tuple[Any, ...]) -> np.ndarray:
-        """Return the part that an index for each dimension selects. Raises InputError."""
+    def read(self, key: tuple[Any, ...]) -> Any:
+        """Return the numbers, or the one, that an index for each dimension selects.
+
+        Raises InputError where they are gone or damaged.
+        """
         steps, *rest = key
         wanted = np.atleast_1d(np.arange(self.shape[0])[steps])
         parts = tuple(_forward(part, size) for part, size in zip(rest, self.shape[1:], strict=True))

@@ -9,10 +9,12 @@ The second is named by what the row follows from, so that it holds for each row 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pipeline.store.commits import shown
 from pipeline.store.sealed import DamagedError, seal, unseal
 from pipeline.store.store import Snapshot, Store
+from pipeline.store.versions import Version
 
 _WEIGHTS, ROWS = "_non_finite/weights", "_non_finite/rows"
 _MOST = 4  # variables that are named
@@ -55,6 +57,16 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
     return {
         step: _listed(list(dict.fromkeys(said))) for step, said in sorted(found.items()) if said
     }
+
+
+def keep_not_finite(store: Store) -> dict[int, str]:
+    """Keep in a version which steps of the rows that it shows are not finite; return them."""
+
+    def change(version: Version) -> Version:
+        found = steps_not_finite(store, store.snapshot(version))
+        return replace(version, not_finite=found)
+
+    return dict(store.versions.change(change).not_finite)
 
 
 def _opened(content: bytes | None) -> object:

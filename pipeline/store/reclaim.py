@@ -60,7 +60,8 @@ def reclaim(
 
         def keep(version: Version, rows: list[Commit]) -> Version:
             kept = _kept(version, rows, old, keep_variants)
-            return replace(version, rows=tuple(kept), groups=_with_rows(version, kept))
+            groups = version.groups if keep_variants else _with_rows(version, kept)
+            return replace(version, rows=tuple(kept), groups=groups)
 
         if dry_run:
             version = store.version()
@@ -93,22 +94,21 @@ def _seal(store: Store, keep: Keep) -> Version:
             return version  # another coordinator has sealed them
         there = {*version.rows, *found}
         rows = [commit for commit in there if commit.key not in version.dropped]
-        left = frozenset(k for k in version.dropped if _generation(k) not in closed.closing)
-        return replace(
-            keep(version, sorted(rows)),
-            closing=tuple(one for one in version.closing if one not in closed.closing),
-            dropped=left,
-        )
+        closing = tuple(one for one in version.closing if one not in closed.closing)
+        unsealed = {*closing, version.open}
+        left = frozenset(k for k in version.dropped if _generation(k) in unsealed)
+        return replace(keep(version, sorted(rows)), closing=closing, dropped=left)
 
-    return store.versions.change(name)
+    version = store.versions.change(name)
+    # Another coordinator may have sealed only a part of them at the same time.
+    return _seal(store, keep) if {*closed.closing} & {*version.closing} else version
 
 
 def _kept(version: Version, rows: list[Commit], old: Set[str], keep_variants: bool) -> list[Commit]:
     """Return the rows that stand, of the variants that are kept, and those that are not old."""
     stand = {
         (group, variant): latest((c for c in rows if c.group == group), variant)
-        for group, entry in version.groups.items()
-        for variant in entry["variants"]
+        for group, variant in {(commit.group, commit.variant) for commit in rows}
     }
 
     def stays(commit: Commit) -> bool:

@@ -145,41 +145,42 @@ class Store:
         return self.versions.change(change)
 
     def set_verdict(self, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]) -> None:
-        """Store the audit's verdict on the run (None: no audit) and the steps that it masks.
+        """Keep the verdict on the run's checkpoints, None for none, and the steps that it masks.
 
-        Committed rows of masked steps are kept, and are visible again once their step is unmasked.
+        Rows of masked steps that are committed stay, and come back when they are masked no longer.
         """
-        kept, masked = plain_json(verdict), dict(sorted(masked.items()))
-        self.versions.change(lambda version: replace(version, verdict=kept, masked=masked))
+        self.versions.change(lambda version: _with_verdict(version, verdict, masked))
+
+    def settle(
+        self,
+        number: int,
+        verdict: Mapping[str, Any] | None,
+        masked: Mapping[int, str],
+        variants: Mapping[str, str],
+        steps: Mapping[str, Collection[int]],
+    ) -> None:
+        """Enter the end of an analysis: `set_verdict` and `set_current` in one version.
+
+        number: of the version that planned it. Where an analysis that was planned later has ended
+        already, nothing changes.
+        """
+
+        def change(version: Version) -> Version:
+            if version.settled > number:
+                return version
+            shown = self._with_current(version, variants, steps)
+            return replace(_with_verdict(shown, verdict, masked), settled=number)
+
+        self.versions.change(change)
 
     def set_not_finite(self, found: Mapping[int, str]) -> None:
         """Keep which steps have numbers that are not finite because the model's are, in words."""
         said = dict(sorted(found.items()))
         self.versions.change(lambda version: replace(version, not_finite=said))
 
-    def set_current(
-        self, variants: Mapping[str, str], steps: Mapping[str, Collection[int]] | None = None
-    ) -> None:
-        """Say which variants of these groups readers see. Raises ValueError for an unknown one.
-
-        steps: by group, those whose rows are to be sealed. InputError where one is not there: rows
-        of variants that are not current may be reclaimed at any time.
-        """
-
-        def change(version: Version) -> Version:
-            groups = dict(version.groups)
-            for group, variant in variants.items():
-                checked_variant(version, group, variant)
-                there = latest((c for c in version.rows if c.group == group), variant)
-                if gone := sorted(set((steps or {}).get(group, ())) - there.keys()):
-                    raise InputError(
-                        f"{self.uri}: rows of {group!r} were reclaimed while they were computed "
-                        f"(step {gone[0]} and {len(gone) - 1} more): run the analysis again"
-                    )
-                groups[group] = {**groups[group], "current": variant}
-            return replace(version, groups=groups)
-
-        self.versions.change(change)
+    def set_current(self, variants: Mapping[str, str]) -> None:
+        """Say which variants of these groups readers see. Raises ValueError for an unknown one."""
+        self.versions.change(lambda version: self._with_current(version, variants, {}))
 
     def drop(self, commits: Iterable[Commit]) -> None:
         """Show these rows to nobody any more: they are damaged, and are to be computed again."""
@@ -306,6 +307,26 @@ class Store:
             shown = variant
         return {"current": shown, "variants": {**entry["variants"], variant: wanted}}
 
+    def _with_current(
+        self, version: Version, variants: Mapping[str, str], steps: Mapping[str, Collection[int]]
+    ) -> Version:
+        """Return a version that shows these variants.
+
+        steps: by group, those whose rows are to be sealed. InputError where one is not there: rows
+        of variants that are not current may be reclaimed at any time.
+        """
+        groups = dict(version.groups)
+        for group, variant in variants.items():
+            there = latest((c for c in version.rows if c.group == group), variant)
+            if gone := sorted(set(steps.get(group, ())) - there.keys()):
+                raise InputError(
+                    f"{self.uri}: rows of {group!r} were reclaimed while they were computed "
+                    f"(step {gone[0]} and {len(gone) - 1} more): run the analysis again"
+                )
+            checked_variant(version, group, variant)
+            groups[group] = {**groups[group], "current": variant}
+        return replace(version, groups=groups)
+
     def _refuse_what_is_no_store(self) -> None:
         if self.objects.is_local and Path(self.uri).is_file():
             raise InputError(f"{self.uri}: is a file: give a folder for the store")
@@ -338,6 +359,12 @@ def listed(objects: Objects, generations: Iterable[int]) -> list[Commit]:
     """Return the rows that are there of some generations: a request for each."""
     keys = [key for one in generations for key in objects.list(f"{PACKS}/{one}")]
     return [commit for key in keys if (commit := parse(key)) is not None]
+
+
+def _with_verdict(
+    version: Version, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]
+) -> Version:
+    return replace(version, verdict=plain_json(verdict), masked=dict(sorted(masked.items())))
 
 
 def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:

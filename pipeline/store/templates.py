@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.schema import DIMENSIONS, Variable
+from pipeline.schema import DIMENSIONS, Values, Variable
 from pipeline.store.fingerprint import plain_json
 
 # What every group carries for each row beside its variables, along "step".
@@ -164,9 +164,7 @@ def check_same_variables(group: str, there: Any, wanted: Any, uri: str) -> None:
             )
 
 
-def fitted(
-    where: str, template: Mapping[str, Any], values: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def fitted(where: str, template: Mapping[str, Any], values: Values) -> dict[str, np.ndarray]:
     """Return the values of a row as they will be stored.
 
     Raises ValueError where they are not those that the template declares, in its shapes and dtypes.

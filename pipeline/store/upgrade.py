@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import InputError, first_line
 from pipeline.store import layout1
-from pipeline.store.commits import LARGE, PACKS, Commit, fresh_id
+from pipeline.store.commits import Commit, fresh_id
 from pipeline.store.layout1 import OldStore
 from pipeline.store.non_finite import keep_row, keep_weights
 from pipeline.store.packs import encode
@@ -39,8 +39,6 @@ def upgrade(
         if not layout1.is_old(objects):
             raise InputError(f"{store.uri}: there is no store here: give one to upgrade")
         probe(objects)
-        for folder in (PACKS, LARGE):  # of an upgrade that was killed
-            objects.delete(folder)
         old = OldStore(store.uri)
         moved, left_out = _move(store, old, progress)
         _move_references(store)

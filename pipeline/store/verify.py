@@ -110,7 +110,9 @@ def _restore(store: Store, number: int, damaged: int) -> None:
         for key in store.objects.list(PACKS)
         if len(parts := key.split("/")) > 3 and parts[1].isdigit()
     }
-    opened = max({good.open, *generations}) + 1
+    # A generation that a damaged version may have opened is never opened again: no version has a
+    # higher number of its open generation than one more than its own number.
+    opened = max({good.open, damaged + 1, *generations}) + 1
     closing = sorted(generations | {*good.closing, good.open})
     store.versions.restore(replace(good, open=opened, closing=tuple(closing)), damaged)
 

@@ -26,6 +26,8 @@ the others are listed. Rules, without which rows were lost in a model of this pr
    looked up anew for each attempt to make it.
 6. A variant becomes current only in a version that names its rows: those of a variant that is not
    current may be reclaimed at any time.
+7. An analysis that was planned before the one that ended last no longer says what is current,
+   masked, or the verdict (`Store.settle`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -69,6 +71,7 @@ class Version:
     {variant: template}}. rows: the sealed ones. dropped: keys of rows that are shown to nobody.
     verdict: what the audit found. masked: the steps whose rows no reader is shown, each with the
     reason. not_finite: the steps with numbers that are not finite because the model's are.
+    settled: number of the plan whose analysis said last what is current, masked and the verdict.
     open, closing: the generation that rows are written in, and those that are not sealed yet.
     """
 
@@ -77,6 +80,7 @@ class Version:
     id: str = ""
     ancestors: tuple[str, ...] = ()
     address: str = ""
+    settled: int = 0
     open: int = 1
     closing: tuple[int, ...] = ()
     groups: Mapping[str, Any] = field(default_factory=dict)
@@ -229,6 +233,7 @@ def _as_json(version: Version) -> dict[str, Any]:
         "id": version.id,
         "ancestors": version.ancestors,
         "address": version.address,
+        "settled": version.settled,
         "open": version.open,
         "closing": version.closing,
         "groups": version.groups,
@@ -249,6 +254,7 @@ def _from_json(stored: Mapping[str, Any]) -> Version:
         id=stored["id"],
         ancestors=tuple(stored["ancestors"]),
         address=stored["address"],
+        settled=stored["settled"],
         open=stored["open"],
         closing=tuple(stored["closing"]),
         groups=stored["groups"],

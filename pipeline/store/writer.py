@@ -1,16 +1,15 @@
 """How a worker commits rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-
+from pipeline.schema import Values
 from pipeline.store.commits import Commit, fresh_id
 from pipeline.store.packs import Encoded, Row, encode
 from pipeline.store.store import Store
 from pipeline.store.templates import Template, fitted, rounding
 from pipeline.store.versions import Version
 
-NewRow = tuple[str, Row, Mapping[str, np.ndarray]]
+NewRow = tuple[str, Row, Values]
 
 
 class Writer:
@@ -47,7 +46,7 @@ class Writer:
                 return commits
             # Closed meanwhile: who closed it may have listed its rows before these were there.
 
-    def _encoded(self, group: str, row: Row, values: Mapping[str, np.ndarray]) -> Encoded:
+    def _encoded(self, group: str, row: Row, values: Values) -> Encoded:
         template = self._templates[group, row.variant]
         stored = fitted(f"group {group!r}, step {row.step}", template, values)
         return encode(row, stored, rounding(stored, values))

@@ -78,7 +78,7 @@ def analysis(uri: str, steps: range, edition: int, reported: str) -> None:
             store.require_groups(TEMPLATES)
             seal(store)
             variants = {template.group: template.variant for template in TEMPLATES}
-            store.set_current(variants, dict.fromkeys(variants, steps))
+            store.settle(number, {"edition": edition}, {}, variants, dict.fromkeys(variants, steps))
             publish(store)
         reclaim(store, older_than=-YEAR * 10)
     except InputError as error:

@@ -73,6 +73,7 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
         store = Store(uri)
         store.create_or_open(IDENTITY)
         with owned(store) as lease:
+            number = store.require_groups(TEMPLATES).number
             while cells := _missing(store, steps, edition):
                 number = store.require_groups(TEMPLATES, plan=True).number
                 shares = [(uri, cells[i::WORKERS], number, edition, notes) for i in range(WORKERS)]
@@ -84,7 +85,7 @@ def coordinate(uri: str, steps: range, edition: int, notes: str) -> None:
                 lease.check()
             seal(store)
             variants = {template.group: template.variant for template in TEMPLATES}
-            store.set_current(variants, dict.fromkeys(variants, steps))
+            store.settle(number, None, {}, variants, dict.fromkeys(variants, steps))
             publish(store)
 
 

@@ -90,7 +90,7 @@ def test_the_moment_of_change_is_found_in_each_run(runs):
 
 
 def test_nothing_is_read_before_it_is_needed(runs, monkeypatch):
-    monkeypatch.setattr("pipeline.store.lazy.StoredArray._read", _only_labels)
+    monkeypatch.setattr("pipeline.store.lazy.StoredArray.read", _only_labels)
     assert open_runs(runs, mixed=True)["scores"]["induction"].shape == (2, 4, 3, 3)
 
 

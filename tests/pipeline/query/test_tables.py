@@ -21,11 +21,11 @@ from tests.pipeline.store.synthetic import losses, scores, values_of
 STEPS = [0, 1, 2, 100, 500]
 
 
-@pytest.fixture(params=["rows", "trajectories"], scope="module")
+@pytest.fixture(params=["packs", "trajectories"], scope="module")
 def store(request, tmp_path_factory: pytest.TempPathFactory) -> Store:
     made = synthetic.run(tmp_path_factory.mktemp("run") / "s.zarr", [scores(), losses()], STEPS)
     if request.param == "trajectories":
-        publish(made, large=True)
+        publish(made)
     return made
 
 

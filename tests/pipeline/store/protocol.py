@@ -333,7 +333,10 @@ def seal(world: World, keep: Keep) -> Process[Version]:
     )
     if found is None:
         found = yield from listed(world, closed.closing)
-    return (yield from change(world, lambda now: _named(now, found, closed.closing, keep)))
+    named = yield from change(world, lambda now: _named(now, found, closed.closing, keep))
+    if closed.closing & named.closing:  # others have sealed a part of them
+        return (yield from seal(world, keep))
+    return named
 
 
 def _named(version: Version, found: set[Row], sealed: frozenset[int], keep: Keep) -> Version:
@@ -431,9 +434,13 @@ def analyze(world: World, variant: str, edition: int, steps: Iterable[int]) -> P
         for step in missing:
             version = yield from write(world, version, planned, variant, edition, step)
         if world.rules.complete_first:
+            stored = list(world.reported)
             yield from seal_new(world)
             now = yield from change(world, lambda now: _showing(now, variant, steps))
             shown = _names_all(now, variant, steps)
+            left = {row for row in stored if row.generation in now.unsealed} - world.dropped
+            if world.rules.seals and not shown and any(row.variant == variant for row in left):
+                raise InvariantError("a row that was stored before sealing was not sealed")
         else:
             yield from change(world, lambda now: _showing(now, variant, ()))
             yield from seal_new(world)

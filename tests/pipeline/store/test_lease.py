@@ -58,6 +58,8 @@ def test_a_stopped_owner_is_replaced_and_told_when_it_wakes_up(store: Store, mon
     process.start()
     assert holding.wait(60)
     os.kill(process.pid, signal.SIGSTOP)
+    while lease._state(process.pid) != "T":
+        time.sleep(0.01)
     with owned(store) as taken:
         assert taken.number == 2
         os.kill(process.pid, signal.SIGCONT)
