@@ -17,7 +17,7 @@ from xarray import Dataset, DataTree
 from xarray.backends import BackendEntrypoint
 
 if TYPE_CHECKING:
-    from xarray.core.types import T_PathFileOrDataStore
+    from xarray.backends.common import T_PathFileOrDataStore
 
 _VERSION = re.compile(r"v\d{10}")  # an object in `versions/` (see pipeline/store/versions.py)
 _OLD_ROOT = "rows/zarr.json"  # of a store of layout 1 (see pipeline/store/layout1.py)
