@@ -1,8 +1,8 @@
-"""The backend by which xarray opens stores: `xarray.open_datatree("run.zarr")`.
+"""An xarray backend, with which `xarray.open_datatree("run.zarr")` opens a store.
 
-xarray imports this module whenever it opens anything, in whatever program it is used. Therefore
-nothing is imported here that xarray does not import itself, and a store is recognised by the names
-of its files. The packages that read one are imported when one is opened.
+Every program that opens a file with xarray imports this module. Therefore it imports only what
+xarray has imported already, and recognises a store by the names of its objects. The package that
+reads stores is imported when one is opened.
 """
 
 import json
@@ -17,11 +17,11 @@ from xarray import Dataset, DataTree
 from xarray.backends import BackendEntrypoint
 
 if TYPE_CHECKING:
-    from xarray.core.types import T_PathFileOrDataStore
+    from xarray.backends.common import T_PathFileOrDataStore
 
 _VERSION = re.compile(r"v\d{10}")  # an object in `versions/` (see pipeline/store/versions.py)
 _OLD_ROOT = "rows/zarr.json"  # of a store of layout 1 (see pipeline/store/layout1.py)
-# Guessing must end soon, also where S3 cannot be reached: xarray asks about every address.
+# xarray asks about every address, so the answer must come soon, also if S3 cannot be reached.
 _BRIEFLY = {
     "use_listings_cache": False,
     "config_kwargs": {
@@ -35,17 +35,17 @@ _BRIEFLY = {
 class OntogenyBackend(BackendEntrypoint):
     """Opens stores of Ontogeny, of the present layout and of layout 1, on disk and on S3."""
 
-    description = "Open stores of Ontogeny: what a model's checkpoints measured, by training step"
+    description = "Open stores of Ontogeny: measures of a model's checkpoints by training step"
     supports_groups = True
 
     def guess_can_open(self, filename_or_obj: "T_PathFileOrDataStore") -> bool:
-        """Tell whether an address is that of a store; False for plain Zarr and all else."""
+        """Return whether there is a store at an address; False for plain Zarr."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         uri = str(filename_or_obj).rstrip("/")
         try:
             return _is_s3_store(uri) if uri.startswith("s3://") else _is_local_store(uri)
-        except Exception:  # whatever cannot be read is not for us to judge
+        except Exception:  # another backend may say what is wrong with it
             return False
 
     def open_dataset(
@@ -109,7 +109,7 @@ def _is_local_store(uri: str) -> bool:
 def _is_s3_store(uri: str) -> bool:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if Path(prefix).suffix not in ("", ".zarr"):
-        return False  # without a request, for files of other formats
+        return False  # no request for files of other formats
     from fsspec import filesystem
 
     s3: Any = filesystem("s3", **_BRIEFLY)
@@ -132,9 +132,9 @@ def _open_run(place: Any, variants: Mapping[str, str] | None) -> DataTree:
 
 
 def _import_pipeline() -> None:
-    """Import our package `pipeline`, whatever other module of that name could be imported.
+    """Import the package `pipeline` from beside this file, whatever else has that name.
 
-    Raises ImportError where another one was imported: the program that opens a store needs it.
+    Raises ImportError if the program has imported another module of that name: it needs that one.
     """
     from ontogeny import import_own_packages, is_own
 

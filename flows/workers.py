@@ -28,10 +28,10 @@ from flows import actor
 from flows.dispatch import NotReadyError, Pool, WorkerLostError
 from flows.worker_logs import capture_records, replay
 from pipeline.analysis.plan import Job
+from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Worker
 from pipeline.config import Workers
 from pipeline.errors import InputError
-from pipeline.retrying import TRANSIENT
 
 # Ray reserves 30% of the memory by default, which the models need. Nothing large passes through
 # Ray: workers read weights and write rows themselves.

@@ -1,4 +1,4 @@
-"""Retries of requests (`persistently`), and the errors that are transient (`TRANSIENT`).
+"""Retries of requests (`persistently`), and which errors may pass (`may_pass`).
 
 A busy server or an interrupted transfer should not end a run. botocore and huggingface_hub retry
 some errors themselves; those that remain are handled here.
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
@@ -43,10 +42,6 @@ _FINAL = (
     TypeError, KeyError, AttributeError, OfflineModeIsEnabled, *_NO_KEYS,
 )  # fmt: skip
 _ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
-
-# Errors after which a whole checkpoint is tried again; any other would be raised again.
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-TRANSIENT = (OSError, *OUT_OF_MEMORY)
 
 # Set once any server has answered this process. Until then a refused connection means a wrong
 # address, and retrying would only delay the message.

@@ -100,12 +100,12 @@ def export(
     ] = "zarr",
     as_json: Json = False,
 ) -> None:
-    """Copy all that a store shows into plain Zarr or netCDF, which other programs open."""
+    """Copy a store to plain Zarr or netCDF, which opens without ontogeny."""
     from flows.console import show_progress
     from pipeline.query.export import export
 
-    with show_progress(f"export {uri}") as step:
-        done = export(uri, target, format, step)  # pyright: ignore[reportArgumentType]
+    with show_progress(f"export {uri}") as progress:
+        done = export(uri, target, format, progress)
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
@@ -126,8 +126,8 @@ def upgrade(uri: Annotated[str, typer.Argument(metavar="STORE")], as_json: Json 
     from pipeline.store import Store
     from pipeline.store.upgrade import upgrade
 
-    with show_progress(f"upgrade {uri}") as step:
-        done = upgrade(Store(uri), step)
+    with show_progress(f"upgrade {uri}") as progress:
+        done = upgrade(Store(uri), progress)
     if as_json:
         typer.echo(json.dumps(asdict(done), indent=1))
     else:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, prepare, stored_references
 from pipeline.analysis.summary import NON_FINITE, Summary
 from pipeline.analysis.survey import Survey, survey
+from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Outcome, Worker
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.floats import NonFiniteError
@@ -20,7 +21,6 @@ from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
 from pipeline.progress import Progress
-from pipeline.retrying import TRANSIENT
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import keep_not_finite
 from pipeline.store.reclaim import seal

@@ -21,6 +21,7 @@ from pipeline.analysis.plan import (
     reference_key,
     setting_of,
 )
+from pipeline.analysis.transient import OUT_OF_MEMORY, TRANSIENT
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies, Copy
 from pipeline.checkpoints.floats import NonFiniteError, non_finite, why_non_finite
@@ -34,7 +35,6 @@ from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
-from pipeline.retrying import OUT_OF_MEMORY, TRANSIENT
 from pipeline.schema import Values
 from pipeline.store import Row
 from pipeline.store import non_finite as non_finite_store

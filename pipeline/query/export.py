@@ -1,12 +1,12 @@
-"""Copies of a store that open with nothing of ours installed: plain Zarr, or netCDF.
+"""Copies of a store as plain Zarr or netCDF, which open without this package.
 
-They hold what `open_run` shows, numbers, labels and attributes, and nothing of how it is stored.
-Numbers are copied shard by shard, so that memory stays bounded whatever the size of the run.
+A copy holds the numbers, labels and attributes that `open_run` shows. Variables are copied shard by
+shard, so that memory stays bounded whatever the size of the run.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ import xarray as xr
 import zarr
 
 from pipeline.errors import InputError, suggestion
+from pipeline.progress import Progress
 from pipeline.query.run import open_run
 from pipeline.store.fingerprint import plain_json
 from pipeline.store.objects import Objects, access
@@ -24,16 +25,13 @@ from pipeline.store.trajectories import blocks, consolidate
 from pipeline.writing import whole_file, whole_folder
 
 FORMATS = ("zarr", "netcdf")
-# Shards that are copied side by side: each takes some 200 MB where losses are large.
+# Shards copied at the same time. A large one takes about 200 MB until it is compressed.
 _AT_ONCE = 2
-
-Progress = Callable[[int, int, str], None]
-"""Called with the groups that are copied, their number, and the name of the next or last one."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: where, and how many groups, variables and bytes of numbers."""
+    """Summary of an export: its target, and the groups, variables and bytes of numbers in it."""
 
     target: str
     format: str
@@ -48,12 +46,13 @@ def export(
     format: str = "zarr",
     progress: Progress = lambda *_: None,
 ) -> Exported:
-    """Write all that `open_run` shows of a store to `target`, which must not exist yet.
+    """Write what `open_run` shows of a store to `target`, which must not exist yet.
 
-    zarr: one consolidated hierarchy of Zarr v3, a group per measure, on a disk or S3. netcdf: one
-    netCDF-4 file, on a disk; attributes with more than a text or a number become JSON. On a disk
-    the target appears when it is whole. On S3 its root is written last: what an interrupted export
-    left there does not open, and is to be removed.
+    zarr: one consolidated Zarr v3 hierarchy with a group per measure, on disk or S3. netcdf: one
+    netCDF-4 file on disk; attributes other than texts and numbers become JSON texts. On disk the
+    target appears under its name once it is complete. On S3 its root is written last, so that an
+    interrupted export does not open; remove what it left. progress: told the groups that are
+    copied, their number, and the name of the next one.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
@@ -95,15 +94,15 @@ def _check_netcdf(target: str) -> None:
 
 
 def _is_installed(engine: str) -> bool:
-    # Without h5py, h5netcdf can only read.
+    # h5netcdf writes through h5py, and only reads without it.
     needed = ("h5netcdf", "h5py") if engine == "h5netcdf" else (engine,)
     return all(find_spec(name) is not None for name in needed)
 
 
 def _plain(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a group with its variables as Dask arrays in shards, and attributes as JSON has them.
+    """Return a group with its variables as Dask arrays of one chunk per shard.
 
-    What labels the rows and dimensions is small, and is read.
+    Coordinates are small and are loaded. Attributes are plain JSON.
     """
     variables = {}
     for name, array in dataset.data_vars.items():
@@ -122,7 +121,7 @@ def _write_zarr(
             for index, (name, dataset) in enumerate(groups.items()):
                 progress(index, len(groups), name)
                 _write_group(place, name, dataset)
-            # Last: before it, none of this opens as a hierarchy.
+            # The root comes last, because the hierarchy cannot be opened before it is there.
             zarr.create_group(place.zarr(), attributes=attributes)
             consolidate(place.zarr())
         except FileNotFoundError as error:
@@ -151,7 +150,7 @@ def _encoding(array: xr.DataArray) -> dict[str, Any]:
 
 @contextmanager
 def _draft(target: Objects) -> Iterator[Objects]:
-    """Give a place that becomes the target when all is written; on S3, the target itself."""
+    """Yield a folder that is renamed to the target at the end; on S3, the target itself."""
     if not target.is_local:
         yield target
         return
@@ -184,7 +183,7 @@ def _write_netcdf(
 
 
 def _flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes of which each is a text or a number: netCDF knows no others."""
+    """Return attributes as texts and numbers, the only kinds that netCDF stores."""
     return {
         name: value
         if isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -194,7 +193,7 @@ def _flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compressed(array: xr.DataArray) -> dict[str, Any]:
-    """Return how netCDF stores a variable: in chunks, which may not be larger than it is."""
+    """Return the encoding of a variable for netCDF, whose chunks may not exceed its shape."""
     if not array.size:
         return {}
     chunk, _ = blocks(array.shape, array.dtype.itemsize)

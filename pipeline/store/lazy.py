@@ -133,7 +133,7 @@ class StoredArray(BackendArray):
             values[there] = self._along(wanted[there], parts)
         if not there.all():
             values[~there] = self._packed(wanted[~there], parts)
-        return values[0] if np.isscalar(steps) else values
+        return values[0, ...] if np.isscalar(steps) else values
 
     def _from_trajectories(self, wanted: np.ndarray, counts: Sequence[int]) -> np.ndarray:
         """Return which of the rows are to be read from the trajectories."""
@@ -257,7 +257,7 @@ def _consecutive(index: np.ndarray) -> np.ndarray | slice:
 def _outer(value: np.ndarray, parts: Sequence[Any]) -> Any:
     """Index each axis by itself, as Zarr's `oindex` does; numpy would pair arrays of indices."""
     for axis in reversed(range(len(parts))):
-        value = value[(*(slice(None),) * axis, parts[axis])]
+        value = value[(*(slice(None),) * axis, parts[axis], ...)]  # ...: never a bare number
     return value
 
 

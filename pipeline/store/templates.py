@@ -108,7 +108,7 @@ def group_attributes(template: Mapping[str, Any]) -> dict[str, Any]:
     return attributes
 
 
-def variable_attributes(name: str, about: Mapping[str, Any]) -> dict[str, str]:
+def variable_attributes(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of a variable, from its entry in a stored template.
 
     `units` and `long_name` are those of the CF conventions, which label xarray's plots. There is no
@@ -122,12 +122,12 @@ def variable_attributes(name: str, about: Mapping[str, Any]) -> dict[str, str]:
     return {"long_name": _long_name(name), "units": renamed["unit"], **attributes}
 
 
-def coordinate_attributes(name: str) -> dict[str, str]:
+def coordinate_attributes(name: str) -> dict[str, Any]:
     """Return the attributes of what labels the rows, or a dimension of them.
 
     Indices, such as that of a layer, have no unit.
     """
-    attributes = {"long_name": _LONG_NAMES.get(name) or _long_name(name)}
+    attributes: dict[str, Any] = {"long_name": _LONG_NAMES.get(name) or _long_name(name)}
     if name in _UNITS:
         attributes["units"] = _UNITS[name]
     if name in _MEANINGS:

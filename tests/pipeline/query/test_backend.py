@@ -175,8 +175,10 @@ class TestWithoutAnImport:
 
     def test_a_module_of_the_same_name_in_the_folder(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "pipeline.py").write_text("raise SystemExit('another module')")
-        script = "import sys, xarray; print(*xarray.open_datatree(sys.argv[1]))"
-        assert python(script, store.uri, cwd=tmp_path).split() == ["losses", "scores"]
+        script = (
+            "import sys, xarray; print(*xarray.open_datatree(sys.argv[1]), 'torch' in sys.modules)"
+        )
+        assert python(script, store.uri, cwd=tmp_path).split() == ["losses", "scores", "False"]
 
     def test_another_module_of_the_same_name_is_not_replaced(
         self, store: Store, tmp_path: Path

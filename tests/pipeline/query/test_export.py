@@ -131,7 +131,7 @@ def test_large_variables_are_copied_in_shards(
 def test_a_model_without_heads(tmp_path: Path) -> None:
     store = synthetic.run(tmp_path / "run.zarr", [scores(layers=0)], range(3))
     for name, format in (("plain.zarr", "zarr"), ("plain.nc", "netcdf")):
-        export(store.uri, tmp_path / name, format)  # type: ignore[arg-type]
+        export(store.uri, tmp_path / name, format)
         assert xr.open_datatree(tmp_path / name)["scores"]["induction"].shape == (3, 0, 3)
 
 
@@ -165,7 +165,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("format", ["zarr", "netcdf"])
     def test_an_error_on_the_way_leaves_nothing(
-        self, store: Store, tmp_path: Path, format: module.Format
+        self, store: Store, tmp_path: Path, format: str
     ) -> None:
         def fail(done: int, total: int, group: str) -> None:
             if done == 1:
