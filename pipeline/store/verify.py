@@ -24,7 +24,7 @@ from pipeline.store.templates import LABELS
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
 from pipeline.store.versions import FOLDER as VERSIONS
-from pipeline.store.versions import Published, key_of
+from pipeline.store.versions import NO_OBJECT, Published, key_of
 
 _SLAB = 2**24  # numbers held in memory at a time
 _OURS = (
@@ -83,11 +83,15 @@ def verify(store: Store, repair: bool = False) -> Verified:
 
 def _version_faults(store: Store, repair: bool) -> Iterator[Damage]:
     """Yield the versions that are damaged; with `repair`, put a good one in the newest's place."""
-    numbers = store.versions.numbers()
+    newest = store.versions.newest_number()
+    numbers = sorted({*store.versions.numbers(), *([newest] if newest else [])})
     damaged: set[int] = set()
     for number in numbers:
         try:
-            store.versions.get(number)
+            # An older one may have been removed since it was listed.
+            if store.versions.get(number) is None and number == store.versions.newest_number():
+                damaged.add(number)
+                yield Damage(key_of(number), NO_OBJECT)
         except InputError as error:
             damaged.add(number)
             yield Damage(key_of(number), first_line(error).partition(f"{key_of(number)} ")[2])

@@ -43,6 +43,7 @@ from pipeline.store.sealed import DamagedError, seal, unseal
 LAYOUT = 2
 FOLDER = "versions"
 _LARGEST = 10**10 - 1
+NO_OBJECT = "is no file that can be read"  # but a folder, or a link to nothing
 _ANCESTORS = 1000  # ids that are remembered; a sleeper that missed more makes its change again
 
 
@@ -121,9 +122,17 @@ class Versions:
 
     def newest(self) -> Version | None:
         """Return the newest version, None where there is none. Raises InputError."""
+        gone = 0
         while number := self.newest_number():
             if (found := self.get(number)) is not None:
                 return found
+            # Versions are removed only when there are newer ones.
+            if number == gone:
+                raise InputError(
+                    f"{self._objects.uri}: {key_of(number)} {NO_OBJECT}: run `ontogeny store "
+                    "verify --repair`, which removes it"
+                )
+            gone = number
         return None
 
     def get(self, number: int) -> Version | None:

@@ -1,0 +1,43 @@
+"""Stores that were treated roughly: what is damaged or foreign gets one sentence, and heals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.query.run import open_run
+from pipeline.store import Store
+from pipeline.store.lease import owned
+from pipeline.store.reclaim import reclaim, seal
+from pipeline.store.trajectories import publish
+from pipeline.store.verify import verify
+from pipeline.store.versions import key_of
+from tests.pipeline.store.synthetic import losses, run, scores, wrong_rows
+
+TEMPLATES = [scores(), losses()]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with sealed rows, their trajectories, and newer rows."""
+    made = run(tmp_path / "run.zarr", TEMPLATES, range(3))
+    seal(made)
+    publish(made)
+    return run(made.uri, TEMPLATES, range(4))
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nothing"])
+def test_what_is_in_the_place_of_a_version_is_named_and_removed(store, kind):
+    place = Path(store.objects.path(key_of(store.version().number + 1)))
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("nowhere")
+    with pytest.raises(InputError, match="is no file that can be read"):
+        open_run(store)
+    assert verify(store, repair=True).faults
+    assert not place.is_dir() and not place.is_symlink()
+    assert not verify(store).faults
+    assert not wrong_rows(open_run(store), TEMPLATES)
