@@ -155,6 +155,8 @@ class StoredArray(BackendArray):
                 return np.asarray(self._opened.oindex[(index, *parts)])
         except InputError:
             raise
+        except FileNotFoundError as error:
+            raise _gone(self.uri, along.folder) from error
         # zarr-python and numcodecs raise these for checksums and compressed data that are wrong.
         except (ValueError, RuntimeError) as error:
             raise _damaged(self.uri, f"{along.folder}/{along.name}", error) from error
@@ -197,8 +199,10 @@ class StoredArray(BackendArray):
 def rows_in(uri: str, folder: str) -> tuple[str, ...]:
     """Return the keys of the rows that a folder of trajectories holds, in order."""
     content = Objects(uri).read(f"{folder}/zarr.json")
+    if content is None:
+        raise _gone(uri, folder)
     try:
-        return tuple(json.loads(content or b"")["attributes"]["rows"])
+        return tuple(json.loads(content)["attributes"]["rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(uri, f"{folder}/zarr.json", error) from error
 
@@ -234,6 +238,13 @@ def described(array: zarr.Array) -> dict[str, Any]:
     """Return an array's metadata as Zarr stores it."""
     content = array.metadata.to_buffer_dict(default_buffer_prototype())
     return json.loads(content["zarr.json"].to_bytes())
+
+
+def _gone(uri: str, folder: str) -> InputError:
+    return InputError(
+        f"{uri}: {folder} is gone: open the store again (its trajectories may have been written "
+        "anew), or run `ontogeny store verify --repair`"
+    )
 
 
 def _damaged(uri: str, key: str, error: Exception) -> InputError:

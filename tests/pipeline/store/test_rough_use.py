@@ -41,3 +41,19 @@ def test_what_is_in_the_place_of_a_version_is_named_and_removed(store, kind):
     assert not place.is_dir() and not place.is_symlink()
     assert not verify(store).faults
     assert not wrong_rows(open_run(store), TEMPLATES)
+
+
+def test_trajectories_that_are_gone_are_named(store):
+    tree = open_run(store)
+    shutil.rmtree(store.objects.path("published"))
+    with pytest.raises(InputError, match="is gone: open the store again"):
+        tree["losses"].to_dataset().load()
+    verify(store, repair=True)
+    assert not wrong_rows(open_run(store), TEMPLATES)
+
+
+def test_a_store_that_is_removed_after_it_was_opened_is_named(store):
+    tree = open_run(store)
+    shutil.rmtree(store.uri)
+    with pytest.raises(InputError, match="is gone: open the store again"):
+        tree["losses"].to_dataset().load()
