@@ -71,7 +71,7 @@ def fresh_id() -> str:
 def parse(key: str) -> Commit | None:
     """Return the row that a key of the store names; None for another object."""
     parts = key.split("/")
-    if len(parts) != 4 or parts[0] != PACKS or not parts[1].isdigit():
+    if len(parts) != 4 or parts[0] != PACKS or not parts[1].isdecimal():
         return None
     return named(parts[2], int(parts[1]), parts[3])
 

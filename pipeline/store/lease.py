@@ -26,6 +26,7 @@ from pipeline.store.store import Store
 
 FOLDER = "_lease"
 SECONDS = 60.0  # a lease that was not rewritten for so long is nobody's
+_LONGEST = 3600.0  # a lease that asks for more was not written by us
 _BEATS = 6  # how often a lease is rewritten in that time
 _NAME = re.compile(rf"{FOLDER}/(\d{{8}})\.json")
 
@@ -174,8 +175,9 @@ def _read(objects: Objects, key: str) -> dict[str, Any]:
     try:
         content = json.loads(objects.read(key) or b"{}")
         expected = {"host", "process", "machine", "started", "token", "released", "seconds", "beat"}
-        return content if expected <= content.keys() else {}
-    except (ValueError, AttributeError):
+        sound = expected <= content.keys() and 0 < content["seconds"] <= _LONGEST
+        return content if sound else {}
+    except (ValueError, AttributeError, TypeError):
         return {}
 
 

@@ -172,4 +172,4 @@ def _generation(key: str) -> int | None:
     """Return the generation of a row or of trajectories, None for a foreign object."""
     parts = key.split("/")
     inside = len(parts) > 3 or parts[2:] == ["zarr.json"]
-    return int(parts[1]) if inside and parts[1].isdigit() else None
+    return int(parts[1]) if inside and parts[1].isdecimal() else None

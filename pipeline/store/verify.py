@@ -96,6 +96,12 @@ def _version_faults(store: Store, repair: bool) -> Iterator[Damage]:
             damaged.add(number)
             yield Damage(key_of(number), first_line(error).partition(f"{key_of(number)} ")[2])
     good = [number for number in numbers if number not in damaged]
+    if repair and damaged and not good:
+        raise InputError(
+            f"{store.uri}: every version is damaged ({key_of(max(damaged))} is the newest), and "
+            "nothing else tells what the rows are: put one back from a copy, or analyse again into "
+            "another store"
+        )
     if repair and good and max(numbers) in damaged:
         _restore(store, good[-1], max(numbers))
     if repair and good:
@@ -112,7 +118,7 @@ def _restore(store: Store, number: int, damaged: int) -> None:
     generations = {
         int(parts[1])
         for key in store.objects.list(PACKS)
-        if len(parts := key.split("/")) > 3 and parts[1].isdigit()
+        if len(parts := key.split("/")) > 3 and parts[1].isdecimal()
     }
     # A generation that a damaged version may have opened is never opened again: no version has a
     # higher number of its open generation than one more than its own number.

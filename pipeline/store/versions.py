@@ -224,7 +224,7 @@ def key_of(number: int) -> str:
 
 def _number(key: str) -> int | None:
     name = key.removeprefix(f"{FOLDER}/v")
-    return _LARGEST - int(name) if len(name) == 10 and name.isdigit() else None
+    return _LARGEST - int(name) if len(name) == 10 and name.isdecimal() else None
 
 
 def _as_json(version: Version) -> dict[str, Any]:

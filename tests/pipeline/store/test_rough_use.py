@@ -57,3 +57,30 @@ def test_a_store_that_is_removed_after_it_was_opened_is_named(store):
     shutil.rmtree(store.uri)
     with pytest.raises(InputError, match="is gone: open the store again"):
         tree["losses"].to_dataset().load()
+
+
+def test_a_store_whose_every_version_is_damaged_is_told_so(store):
+    for one in Path(store.objects.path("versions")).iterdir():
+        one.write_bytes(b"{}")
+    with pytest.raises(InputError, match="every version is damaged"):
+        verify(store, repair=True)
+
+
+@pytest.mark.parametrize("seconds", ["x", 1e9, None, -1])
+def test_a_lease_that_was_not_written_by_us_owns_nothing(store, seconds):
+    with owned(store):
+        (held,) = Path(store.objects.path("_lease")).iterdir()
+        content = json.loads(held.read_text())
+    other = {**content, "machine": "another", "released": False, "seconds": seconds}
+    held.with_name("00000009.json").write_text(json.dumps(other))
+    with owned(store):
+        pass
+
+
+def test_foreign_folders_are_no_generations(store):
+    place = Path(store.objects.path("packs/²/scores/x"))
+    place.parent.mkdir(parents=True)
+    place.write_text("x")
+    reclaim(store, older_than=0)
+    assert place.exists()
+    assert not wrong_rows(open_run(store), TEMPLATES)
