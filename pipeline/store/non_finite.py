@@ -11,12 +11,13 @@ The second is named by what the row follows from, so that it holds for each row 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pipeline.store.commits import shown
+from pipeline.store.commits import Commit, shown
 from pipeline.store.sealed import DamagedError, seal, unseal
 from pipeline.store.store import Snapshot, Store
 from pipeline.store.versions import Version
 
-_WEIGHTS, ROWS = "_non_finite/weights", "_non_finite/rows"
+FOLDER = "_non_finite"
+_WEIGHTS, ROWS = f"{FOLDER}/weights", f"{FOLDER}/rows"
 _MOST = 4  # variables that are named
 
 
@@ -37,6 +38,11 @@ def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, st
     store.objects.put({f"{ROWS}/{group}/{fingerprint}": seal(dict(counts))})
 
 
+def row_key(commit: Commit) -> str:
+    """Return the key of the record of a row."""
+    return f"{ROWS}/{commit.group}/{commit.fingerprint}"
+
+
 def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
     """Return by step, in words: which variables are not finite because the model is not.
 
@@ -51,7 +57,7 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
         for commit in shown(snapshot.of(group), version.current(group) or "", version.masked):
             said = found.setdefault(commit.step, [])
             said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
-            key = f"{ROWS}/{group}/{commit.fingerprint}"
+            key = row_key(commit)
             if key in keys and isinstance(counts := _opened(store.objects.read(key)), dict):
                 said += [f"{group}/{variable} ({count})" for variable, count in counts.items()]
     return {

@@ -3,9 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -13,23 +13,25 @@ import zarr
 
 from pipeline.errors import InputError, first_line
 from pipeline.store.commits import LARGE, PACKS, Commit
-from pipeline.store.lazy import Complete, open_described
+from pipeline.store.lazy import Complete, described, open_described
 from pipeline.store.lease import FOLDER as LEASES
 from pipeline.store.lease import owned
+from pipeline.store.non_finite import FOLDER as NON_FINITE
+from pipeline.store.non_finite import row_key
 from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, checksum, decode
 from pipeline.store.sealed import DamagedError, unseal
-from pipeline.store.store import INPUTS, REFERENCES, Store
+from pipeline.store.store import GROUP, INPUTS, REFERENCES, ROOT, Store
 from pipeline.store.templates import LABELS
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
 from pipeline.store.versions import FOLDER as VERSIONS
-from pipeline.store.versions import NO_OBJECT, Published, key_of
+from pipeline.store.versions import NO_OBJECT, Published, Version, key_of
 
 _SLAB = 2**24  # numbers held in memory at a time
 _OURS = (
     VERSIONS, PACKS, LARGE, TRAJECTORIES, INPUTS, REFERENCES, LEASES,
-    "_non_finite", "_probe", "_announced.json", "zarr.json",
+    NON_FINITE, "_probe", "_announced.json", "zarr.json",
 )  # fmt: skip
 
 
@@ -38,7 +40,8 @@ class Damage:
     """Something that is not as it was written.
 
     commit: the row. folder: of the trajectories. key: of an object that the next analysis makes
-    anew. At most one is given; none where nothing can be rebuilt.
+    anew. made_anew: what an object has to contain. At most one is given; none where nothing can be
+    rebuilt.
     """
 
     where: str
@@ -46,6 +49,7 @@ class Damage:
     commit: Commit | None = None
     folder: str | None = None
     key: str | None = None
+    made_anew: Mapping[str, bytes] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
@@ -143,6 +147,8 @@ def _verified(store: Store) -> Verified:
         faults += _trajectory_faults(store, published, sums)
     faults += _input_faults(store.objects)
     faults += _reference_faults(store.objects)
+    faults += _non_finite_faults(store.objects, snapshot.commits)
+    faults += _group_faults(store.objects, snapshot.version)
     foreign = tuple(key for key in store.objects.list() if not _is_ours(key))
     return Verified(len(snapshot.commits), tuple(faults), foreign=foreign)
 
@@ -180,11 +186,21 @@ def _trajectory_faults(
     folder = f"{TRAJECTORIES}/{published.folder}"
     opened = Complete(store.objects.zarr(folder, read_only=True))
     try:
-        keys = list(zarr.open_group(opened, mode="r", zarr_format=3).attrs["rows"])  # type: ignore[call-overload]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        group = zarr.open_group(opened, mode="r", zarr_format=3)
+        keys = list(group.attrs["rows"])  # type: ignore[call-overload]
+        arrays = dict(published.arrays)
+        for name, array in group.arrays():
+            if name not in arrays:  # a coordinate
+                arrays[name] = described(array)
+                _ = array[...]  # it has a checksum
+    except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         what = f"cannot be opened ({_brief(error)})"
         yield Damage(folder, what, folder=published.folder)
         return
+    for name, metadata in arrays.items():
+        if _json(store.objects.read(f"{folder}/{name}/zarr.json")) != metadata:
+            where, what = f"{folder}/{name}/zarr.json", "is not what was written"
+            yield Damage(where, what, folder=published.folder)
     for name, metadata in published.arrays.items():
         where = f"{folder}/{name}"
         try:
@@ -244,6 +260,37 @@ def _reference_faults(objects: Objects) -> Iterator[Damage]:
             yield Damage(key, str(error), key=key)
 
 
+def _non_finite_faults(objects: Objects, commits: Sequence[Commit]) -> Iterator[Damage]:
+    """Yield damaged records, and the rows that they are about: computing these writes them anew."""
+    for key in objects.list(NON_FINITE):
+        try:
+            unseal(objects.read(key) or b"")
+        except DamagedError as error:
+            yield Damage(key, str(error), key=key)
+            for commit in commits:
+                if commit.is_of(key.rpartition("/")[2]) or key == row_key(commit):
+                    yield _of_row(commit, f"{key}, which says what is not finite, {error}")
+
+
+def _group_faults(objects: Objects, version: Version) -> Iterator[Damage]:
+    """Yield what lets Zarr alone list the trajectories, where it is not as it was written."""
+    folders = {one.folder.partition("/")[0] for one in version.published.values()}
+    places = [TRAJECTORIES, *(f"{TRAJECTORIES}/{folder}" for folder in sorted(folders))]
+    wanted = {"zarr.json": ROOT} | {f"{place}/zarr.json": GROUP for place in places if folders}
+    for key, group in wanted.items():
+        found = _json(objects.read(key))
+        if not isinstance(found, dict) or found.get("node_type") != "group":
+            anew = {key: json.dumps(group).encode()}
+            yield Damage(key, "is no metadata of a Zarr group", made_anew=anew)
+
+
+def _json(content: bytes | None) -> object:
+    try:
+        return json.loads(content or b"")
+    except ValueError:
+        return None
+
+
 def _is_ours(key: str) -> bool:
     """Tell whether a key can be that of a store, or is of another program or of a file system."""
     return key.partition("/")[0] in _OURS and not key.rpartition("/")[2].startswith(".")
@@ -265,6 +312,9 @@ def _repair(store: Store, faults: Iterable[Damage]) -> None:
     if folders:
         withdraw(store, folders)
     store.objects.delete_all([fault.key for fault in faults if fault.key is not None])
+    for fault in faults:
+        if fault.made_anew:
+            store.objects.put(fault.made_anew)
 
 
 def _of_row(commit: Commit, what: str) -> Damage:

@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.query.run import open_run
 from pipeline.store import Store
 from pipeline.store.lease import owned
+from pipeline.store.non_finite import keep_row
 from pipeline.store.reclaim import reclaim, seal
 from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
@@ -84,3 +85,37 @@ def test_foreign_folders_are_no_generations(store):
     reclaim(store, older_than=0)
     assert place.exists()
     assert not wrong_rows(open_run(store), TEMPLATES)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", None])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "zarr.json",
+        "published/zarr.json",
+        "published/*/zarr.json",
+        "published/*/losses.*/loss/zarr.json",
+        "published/*/losses.*/step/zarr.json",
+        "published/*/losses.*/position/c/0",
+    ],
+)
+def test_what_only_zarr_reads_is_verified_and_made_anew(store, pattern, content):
+    (place,) = Path(store.uri).glob(pattern)
+    place.unlink()
+    if content is not None:
+        place.write_bytes(content)
+    assert verify(store).faults
+    verify(store, repair=True)
+    publish(store)
+    assert not verify(store).faults
+
+
+def test_a_damaged_record_of_what_is_not_finite_makes_its_row_be_computed_again(store):
+    row = store.commits("scores")[0]
+    keep_row(store, row.group, row.fingerprint, {"induction": "1 of 6"})
+    (record,) = Path(store.objects.path("_non_finite/rows/scores")).iterdir()
+    record.write_bytes(b"torn")
+    found = verify(store, repair=True)
+    assert [fault.commit for fault in found.faults] == [None, row]
+    assert row not in store.commits("scores")
+    assert not verify(store).faults
