@@ -109,8 +109,13 @@ def _plain(dataset: xr.Dataset) -> xr.Dataset:
         _, shard = blocks(array.shape, array.dtype.itemsize)
         chunked = array.variable.chunk(dict(zip(array.dims, shard, strict=True)))
         variables[name] = chunked.drop_encoding()
-    labels = {name: array.variable.load().drop_encoding() for name, array in dataset.coords.items()}
+    labels = {name: _label(array.variable.load()) for name, array in dataset.coords.items()}
     return xr.Dataset(variables, labels, plain_json(dataset.attrs))
+
+
+def _label(variable: xr.Variable) -> xr.Variable:
+    """Return a coordinate; texts with any length, since Zarr specifies no others."""
+    return (variable.astype(object) if variable.dtype.kind == "U" else variable).drop_encoding()
 
 
 def _write_zarr(

@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xarray as xr
 
 from pipeline.errors import InputError
+from pipeline.query.export import export
 from pipeline.query.run import open_run
-from pipeline.store import Store
+from pipeline.schema import Variable
+from pipeline.store import Store, Template
+from pipeline.store.fingerprint import variant_id
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import keep_row
 from pipeline.store.reclaim import reclaim, seal
@@ -119,3 +125,17 @@ def test_a_damaged_record_of_what_is_not_finite_makes_its_row_be_computed_again(
     assert [fault.commit for fault in found.faults] == [None, row]
     assert row not in store.commits("scores")
     assert not verify(store).faults
+
+
+def test_texts_that_label_a_dimension_are_exported_as_zarr_specifies_them(tmp_path):
+    names = Template(
+        "names", variant_id(measure="names"),
+        (Variable("a", ("step", "parameter"), "1", "A number."),),
+        {"parameter": np.array(["W_E", "Wü"])}, {"version": 1},
+    )  # fmt: skip
+    made = run(tmp_path / "names.zarr", [names], range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export(made.uri, tmp_path / "plain.zarr")
+    opened = xr.open_datatree(tmp_path / "plain.zarr", engine="zarr")
+    assert opened["names"]["parameter"].values.tolist() == ["W_E", "Wü"]
