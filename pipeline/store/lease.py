@@ -61,8 +61,9 @@ def unlock(store: Store) -> str | None:
     found = _last(store.objects)
     for key in store.objects.list(FOLDER):
         store.objects.delete(key)
-    free = found is None or not found[1] or found[1]["released"]
-    return None if free else _name(found[1])
+    if found is None or not found[1] or found[1]["released"]:
+        return None
+    return _name(found[1])
 
 
 @dataclass
