@@ -101,10 +101,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Copy all that a store shows into plain Zarr or netCDF, which other programs open."""
-    from flows.console import progress_of
+    from flows.console import show_progress
     from pipeline.query.export import export
 
-    with progress_of(f"export {uri}") as step:
+    with show_progress(f"export {uri}") as step:
         done = export(uri, target, format, step)  # pyright: ignore[reportArgumentType]
     if as_json:
         typer.echo(json.dumps(asdict(done)))
@@ -122,11 +122,11 @@ def upgrade(uri: Annotated[str, typer.Argument(metavar="STORE")], as_json: Json 
     Nothing is computed. Nothing else may write to the store meanwhile. Exit code 1 where rows are
     damaged: they are left out, and the next analysis computes them.
     """
-    from flows.console import progress_of
+    from flows.console import show_progress
     from pipeline.store import Store
     from pipeline.store.upgrade import upgrade
 
-    with progress_of(f"upgrade {uri}") as step:
+    with show_progress(f"upgrade {uri}") as step:
         done = upgrade(Store(uri), step)
     if as_json:
         typer.echo(json.dumps(asdict(done), indent=1))

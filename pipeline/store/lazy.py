@@ -254,7 +254,7 @@ def _consecutive(index: np.ndarray) -> np.ndarray | slice:
     return slice(first, first + len(index)) if whole else index
 
 
-def _outer(value: np.ndarray, parts: Sequence[Any]) -> np.ndarray:
+def _outer(value: np.ndarray, parts: Sequence[Any]) -> Any:
     """Index each axis by itself, as Zarr's `oindex` does; numpy would pair arrays of indices."""
     for axis in reversed(range(len(parts))):
         value = value[(*(slice(None),) * axis, parts[axis])]

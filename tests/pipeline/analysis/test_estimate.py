@@ -45,7 +45,9 @@ def test_an_estimate_is_what_the_run_then_takes(analysis, monkeypatch):
     assert (estimate.checkpoints, estimate.masked) == (3, 0)
     assert estimate.bytes_to_read == sum(sizes) and estimate.bytes_to_fetch == 0
     assert estimate.forward_passes == 2 + 3
-    assert estimate.store_bytes == pytest.approx(stored, rel=0.02)
+    assert estimate.store_bytes == pytest.approx(2 * stored, rel=0.02), "rows and trajectories"
+    files = [path for path in Path(analysis.store).rglob("*") if path.is_file()]
+    assert estimate.store_files == pytest.approx(len(files), abs=4)
     assert 0 < estimate.hours < 1
 
 

@@ -35,7 +35,7 @@ def store(made: Store, tmp_path: Path) -> Store:
 
 
 def folders(store: Store) -> set[str]:
-    return {str(p.relative_to(p.parents[1])) for p in (Path(store.uri) / "published").glob("*/*")}
+    return {str(p.relative_to(p.parents[1])) for p in (Path(store.uri) / "published").glob("*/*/")}
 
 
 def read_from(array: xr.DataArray) -> str:
