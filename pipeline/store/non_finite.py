@@ -16,7 +16,8 @@ from pipeline.store.sealed import DamagedError, seal, unseal
 from pipeline.store.store import Snapshot, Store
 from pipeline.store.versions import Version
 
-_WEIGHTS, ROWS = "_non_finite/weights", "_non_finite/rows"
+FOLDER = "_non_finite"
+_WEIGHTS, _ROWS = f"{FOLDER}/weights", f"{FOLDER}/rows"
 _MOST = 4  # variables that are named
 
 
@@ -34,7 +35,12 @@ def known_weights(store: Store) -> dict[str, str]:
 
 def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, str]) -> None:
     """Remember of a row, before it is committed, which variables are not finite."""
-    store.objects.put({f"{ROWS}/{group}/{fingerprint}": seal(dict(counts))})
+    store.objects.put({row_key(group, fingerprint): seal(dict(counts))})
+
+
+def row_key(group: str, fingerprint: str) -> str:
+    """Return the key of what is remembered of the rows with a fingerprint."""
+    return f"{_ROWS}/{group}/{fingerprint}"
 
 
 def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
@@ -42,7 +48,7 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
 
     Covers the rows that readers see. Weights that are not finite are named first.
     """
-    keys, weights = set(store.objects.list(ROWS)), known_weights(store)
+    keys, weights = set(store.objects.list(_ROWS)), known_weights(store)
     if not keys and not weights:
         return {}
     found: dict[int, list[str]] = {}
@@ -51,7 +57,7 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
         for commit in shown(snapshot.of(group), version.current(group) or "", version.masked):
             said = found.setdefault(commit.step, [])
             said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
-            key = f"{ROWS}/{group}/{commit.fingerprint}"
+            key = row_key(group, commit.fingerprint)
             if key in keys and isinstance(counts := _opened(store.objects.read(key)), dict):
                 said += [f"{group}/{variable} ({count})" for variable, count in counts.items()]
     return {
