@@ -11,13 +11,10 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xarray import Dataset, DataTree
 from xarray.backends import BackendEntrypoint
-
-if TYPE_CHECKING:
-    from xarray.backends.common import T_PathFileOrDataStore
 
 _VERSION = re.compile(r"v\d{10}")  # an object in `versions/` (see pipeline/store/versions.py)
 _OLD_ROOT = "rows/zarr.json"  # of a store of layout 1 (see pipeline/store/layout1.py)
@@ -38,7 +35,7 @@ class OntogenyBackend(BackendEntrypoint):
     description = "Open stores of Ontogeny: measures of a model's checkpoints by training step"
     supports_groups = True
 
-    def guess_can_open(self, filename_or_obj: "T_PathFileOrDataStore") -> bool:
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
         """Return whether there is a store at an address; False for plain Zarr."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
@@ -50,7 +47,7 @@ class OntogenyBackend(BackendEntrypoint):
 
     def open_dataset(
         self,
-        filename_or_obj: "T_PathFileOrDataStore",
+        filename_or_obj: Any,
         *,
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,
@@ -62,7 +59,7 @@ class OntogenyBackend(BackendEntrypoint):
 
     def open_groups_as_dict(
         self,
-        filename_or_obj: "T_PathFileOrDataStore",
+        filename_or_obj: Any,
         *,
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,
@@ -80,7 +77,7 @@ class OntogenyBackend(BackendEntrypoint):
 
     def open_datatree(
         self,
-        filename_or_obj: "T_PathFileOrDataStore",
+        filename_or_obj: Any,
         *,
         drop_variables: str | Iterable[str] | None = None,
         group: str | None = None,

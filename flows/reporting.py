@@ -6,9 +6,12 @@ from pipeline.report import write_report
 from pipeline.store.objects import store_name
 
 
-def report_folder(store: str) -> Path:
-    """Return the folder beside a local store, or in the working directory for a remote one."""
-    name = f"{store_name(store)}-report"
+def report_folder(store: str, more: int = 0) -> Path:
+    """Return the folder beside a local store, or in the working directory for a remote one.
+
+    more: how many stores the report shows beside it: it is not to replace the store's own.
+    """
+    name = f"{store_name(store)}{f'-and-{more}-more' if more else ''}-report"
     return Path(name) if "://" in store else Path(store).parent / name
 
 

@@ -150,7 +150,7 @@ def report(
     from flows.reporting import report_folder
     from pipeline.report import write_report
 
-    typer.echo(str(write_report(stores, output or report_folder(stores[0]))))
+    typer.echo(str(write_report(stores, output or report_folder(stores[0], len(stores) - 1))))
 
 
 @app.command()

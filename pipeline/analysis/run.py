@@ -23,7 +23,7 @@ from pipeline.measures.base import Reference
 from pipeline.progress import Progress
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import keep_not_finite
-from pipeline.store.reclaim import seal
+from pipeline.store.reclaim import seal, tidy
 from pipeline.store.trajectories import publish
 
 Result = TypeVar("Result")
@@ -165,6 +165,7 @@ def _finish(prepared: Prepared, planned: Plan, summary: Summary) -> None:
     store.settle(planned.number, said, summary.masked, planned.variants, steps)
     found = keep_not_finite(store)
     publish(store)
+    tidy(store)
     ours = {checkpoint.step for checkpoint in prepared.checkpoints}
     summary.not_finite = {step: why for step, why in found.items() if step in ours}
 

@@ -1,4 +1,4 @@
-"""Whether a run that is at another address than before is the one that a store is of."""
+"""A check that a run at another address than before is the one that a store is of."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

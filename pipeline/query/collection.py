@@ -9,7 +9,7 @@ import xarray as xr
 from pipeline.aggregate.crossings import first_crossing
 from pipeline.errors import InputError, suggestion
 from pipeline.query.run import open_run, select
-from pipeline.store.objects import store_name
+from pipeline.store.objects import store_names
 
 # Attributes of a group that must be equal for the numbers of two runs to be comparable.
 _SAME = ("measure", "version", "parameters", "input")
@@ -24,7 +24,7 @@ def open_runs(
 ) -> xr.DataTree:
     """Open the committed rows of several stores, lazily (with Dask), with first dimension `run`.
 
-    uris: by name of the run; a sequence names each by the last part of its URI.
+    uris: by name of the run; a sequence names each by the last part of its URI, or more of it.
     align: the axis that the runs share. origin: the point on that axis that becomes a run's zero: a
     number for each run, or a condition such as "modular_addition/test_loss < 0.1" or
     "head_scores/induction - induction_null > 0.3": the first saved step from which on it holds for
@@ -33,10 +33,10 @@ def open_runs(
     axis) is False; layers and heads that a run lacks are NaN. A group holds the runs that have it.
 
     mixed: combine groups of different versions, parameters or inputs. Raises InputError for such
-    groups without it, for unknown tokens, for two runs of one name, and for a condition that a run
-    never meets.
+    groups without it, for unknown tokens, for a store that is given twice, and for a condition that
+    a run never meets.
     """
-    named = dict(uris) if isinstance(uris, Mapping) else _by_name(uris)
+    named = dict(uris) if isinstance(uris, Mapping) else store_names(uris)
     if align not in ("step", "tokens_seen"):
         known = suggestion(align, ("step", "tokens_seen"))
         raise InputError(f"cannot align runs on {align!r}; {known}")
@@ -53,18 +53,6 @@ def open_runs(
             _check_comparable(group, found)
         datasets[group] = _concatenated(group, found, align, origin)
     return xr.DataTree.from_dict(datasets)
-
-
-def _by_name(uris: Sequence[str]) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for uri in uris:
-        name = store_name(uri)
-        if name in named:
-            raise InputError(
-                f"{named[name]} and {uri} are both called {name!r}: give each run a name"
-            )
-        named[name] = uri
-    return named
 
 
 def _origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:

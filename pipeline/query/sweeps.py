@@ -11,7 +11,7 @@ from pipeline.aggregate.phases import summary_of
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.query.run import open_run
-from pipeline.store.objects import store_name
+from pipeline.store.objects import store_names
 from pipeline.training import load_run
 from pipeline.training.config import RUN_FILE, flattened
 
@@ -54,7 +54,7 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     `restricted_then`: restricted loss (nats) at that step. Empty cells: never, undefined, or not
     finite at the last step. Raises InputError for a store without the measure `modular_addition`.
     """
-    opened = {store_name(store): open_run(store) for store in stores}
+    opened = {name: open_run(store) for name, store in store_names(stores).items()}
     trainings = [_training_of(run) for run in opened.values()]
     rows = [
         {"run": name, **settings, **_grokked(name, run)}

@@ -16,7 +16,7 @@ from pipeline.findings.number_format import amount, at_step, by_reason, counted,
 from pipeline.findings.sentences import findings_of
 from pipeline.query import open_run
 from pipeline.report.sections import Section, sections
-from pipeline.store.objects import store_name
+from pipeline.store.objects import store_name, store_names
 from pipeline.writing import whole_file
 
 PAGE, LIBRARY = "index.html", "plotly.min.js"
@@ -48,8 +48,8 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     anything is written, where one of the URIs holds no store.
     """
     # All stores are opened before the first file is written.
-    opened = [(str(uri), open_run(str(uri))) for uri in stores]
-    html = render([run_of(uri, run, i) for i, (uri, run) in enumerate(opened)])
+    opened = [(n, uri, open_run(uri)) for n, uri in store_names([str(s) for s in stores]).items()]
+    html = render([run_of(uri, run, i, name) for i, (name, uri, run) in enumerate(opened)])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The library first: a page that is opened between the two writes would not find it.
@@ -58,12 +58,15 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def run_of(uri: str, run: xr.DataTree, index: int = 0) -> Run:
-    """Return the content of the page for an opened run. index: its position on the page."""
+def run_of(uri: str, run: xr.DataTree, index: int = 0, name: str | None = None) -> Run:
+    """Return the content of the page for an opened run.
+
+    index: its position on the page. name: None for the last part of its address.
+    """
     groups = {name: node.to_dataset() for name, node in run.children.items()}
     saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
     return Run(
-        name=store_name(uri),
+        name=name or store_name(uri),
         uri=uri,
         anchor=f"run-{index + 1}",
         summary=_summary(saved, groups),

@@ -36,7 +36,7 @@ class Commit:
 
     @property
     def variant(self) -> str:
-        """What the row shares with all rows that it may be shown beside."""
+        """The part of the fingerprint that rows shown side by side have in common."""
         return self.fingerprint.partition("-")[0]
 
     @property

@@ -42,7 +42,7 @@ class OldCommit:
 
     @property
     def variant(self) -> str:
-        """What the row shares with all rows that it may be shown beside."""
+        """The part of the fingerprint that rows shown side by side have in common."""
         return self.fingerprint.partition("-")[0]
 
     @property
@@ -75,7 +75,7 @@ class OldStore:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What all analyses of the store share: "architecture" and "checkpoints"."""
+        """The JSON that all analyses of the store share: "architecture" and "checkpoints"."""
         return dict(self._root.attrs["identity"])  # type: ignore[arg-type]
 
     def steps(self, name: str) -> dict[int, str]:

@@ -62,8 +62,9 @@ def unlock(store: Store) -> str | None:
     found = _last(store.objects)
     for key in store.objects.list(FOLDER):
         store.objects.delete(key)
-    free = found is None or not found[1] or found[1]["released"]
-    return None if free else _name(found[1])
+    if found is None or not found[1] or found[1]["released"]:
+        return None
+    return _name(found[1])
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Lease:
             self.objects.create(_key(self.number), self._content())
         except FileExistsError:
             # The answer to our own request may have been lost, and the request sent again.
-            if not self._is_own(_read(self.objects, _key(self.number))):
+            if not self._is_own(read_lease(self.objects, _key(self.number))):
                 raise
 
     def release(self) -> None:
@@ -167,10 +168,10 @@ def _last(objects: Objects) -> tuple[int, dict[str, Any]] | None:
     numbers = [number for key in objects.list(FOLDER) if (number := _number(key)) is not None]
     if not numbers:
         return None
-    return max(numbers), _read(objects, _key(max(numbers)))
+    return max(numbers), read_lease(objects, _key(max(numbers)))
 
 
-def _read(objects: Objects, key: str) -> dict[str, Any]:
+def read_lease(objects: Objects, key: str) -> dict[str, Any]:
     """Return the content of a lease; {}, which owns nothing, where it is absent or damaged."""
     try:
         content = json.loads(objects.read(key) or b"{}")

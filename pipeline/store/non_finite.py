@@ -11,13 +11,13 @@ The second is named by what the row follows from, so that it holds for each row 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pipeline.store.commits import Commit, shown
+from pipeline.store.commits import shown
 from pipeline.store.sealed import DamagedError, seal, unseal
 from pipeline.store.store import Snapshot, Store
 from pipeline.store.versions import Version
 
 FOLDER = "_non_finite"
-_WEIGHTS, ROWS = f"{FOLDER}/weights", f"{FOLDER}/rows"
+_WEIGHTS, _ROWS = f"{FOLDER}/weights", f"{FOLDER}/rows"
 _MOST = 4  # variables that are named
 
 
@@ -35,12 +35,12 @@ def known_weights(store: Store) -> dict[str, str]:
 
 def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, str]) -> None:
     """Remember of a row, before it is committed, which variables are not finite."""
-    store.objects.put({f"{ROWS}/{group}/{fingerprint}": seal(dict(counts))})
+    store.objects.put({row_key(group, fingerprint): seal(dict(counts))})
 
 
-def row_key(commit: Commit) -> str:
-    """Return the key of the record of a row."""
-    return f"{ROWS}/{commit.group}/{commit.fingerprint}"
+def row_key(group: str, fingerprint: str) -> str:
+    """Return the key of what is remembered of the rows with a fingerprint."""
+    return f"{_ROWS}/{group}/{fingerprint}"
 
 
 def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
@@ -48,7 +48,7 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
 
     Covers the rows that readers see. Weights that are not finite are named first.
     """
-    keys, weights = set(store.objects.list(ROWS)), known_weights(store)
+    keys, weights = set(store.objects.list(_ROWS)), known_weights(store)
     if not keys and not weights:
         return {}
     found: dict[int, list[str]] = {}
@@ -57,7 +57,7 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
         for commit in shown(snapshot.of(group), version.current(group) or "", version.masked):
             said = found.setdefault(commit.step, [])
             said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
-            key = row_key(commit)
+            key = row_key(group, commit.fingerprint)
             if key in keys and isinstance(counts := _opened(store.objects.read(key)), dict):
                 said += [f"{group}/{variable} ({count})" for variable, count in counts.items()]
     return {

@@ -62,6 +62,24 @@ def store_name(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2].removesuffix(".zarr") or uri
 
 
+def store_names(uris: Sequence[str]) -> dict[str, str]:
+    """Return stores by the names that tell them apart: with more of the address where one is not.
+
+    `a/run.zarr` and `b/run.zarr` are "a/run" and "b/run". Raises InputError for a store that is
+    given twice.
+    """
+    for count in range(1, max((len(_parts(uri)) for uri in uris), default=1) + 1):
+        names = {"/".join(_parts(uri)[-count:]) or uri: uri for uri in uris}
+        if len(names) == len(uris):
+            return {store_name(uri): uri for uri in uris} if count == 1 else names
+    twice = next(uri for at, uri in enumerate(uris) if _parts(uri) in map(_parts, uris[:at]))
+    raise InputError(f"{twice} is given twice: give each store once")
+
+
+def _parts(uri: str) -> list[str]:
+    return uri.rstrip("/").removesuffix(".zarr").split("/")
+
+
 @dataclass(frozen=True)
 class Objects:
     """The objects under one URI: an absolute path, or `s3://bucket/prefix`."""

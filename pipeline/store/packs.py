@@ -32,7 +32,7 @@ _CODEC = Blosc(cname="zstd", clevel=3, shuffle=Blosc.SHUFFLE)
 
 @dataclass(frozen=True)
 class Row:
-    """What identifies a row that is being written.
+    """The identity of a row that is being written.
 
     digest: of the checkpoint's weights. tokens_seen: None where unknown.
     details: JSON kept in the header (parts of the fingerprint, deviations such as a halved batch).
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def variant(self) -> str:
-        """What the row shares with all rows that it may be shown beside."""
+        """The part of the fingerprint that rows shown side by side have in common."""
         return self.fingerprint.partition("-")[0]
 
 

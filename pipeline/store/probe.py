@@ -1,4 +1,4 @@
-"""Whether a storage does what a store relies on, found out by trying."""
+"""A trial of a storage: does it do what a store relies on?"""
 
 import uuid
 from contextlib import suppress

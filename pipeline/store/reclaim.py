@@ -26,11 +26,23 @@ _KEPT_VERSIONS = 10  # to go back to, where the newest is damaged
 
 @dataclass(frozen=True)
 class Reclaimed:
-    """How much was removed, or would be: rows, objects in all, and their bytes."""
+    """The amount that was removed, or would be: rows, objects in all, and their bytes."""
 
     rows: int = 0
     objects: int = 0
     bytes: int = 0
+
+
+def tidy(store: Store, older_than: float = DAY) -> None:
+    """Remove trajectories and versions that were replaced, and are older than so many seconds.
+
+    Each analysis does so at its end: with every look of `watch` come new ones. Those of sealed
+    generations that the newest version does not name, no later version can name.
+    """
+    version, before = store.version(), time.time() - older_than
+    facts = {**store.objects.facts(TRAJECTORIES), **store.objects.facts(VERSIONS)}
+    old = {key for key, (_, changed) in facts.items() if changed < before}
+    store.objects.delete_all(_unnamed(version, old))
 
 
 def seal(store: Store) -> Version:

@@ -154,7 +154,7 @@ def _published(store: Store, snapshot: Snapshot, group: str) -> Published | None
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the numbers of a group come from.
+    """The source of the numbers of a group.
 
     before: the folder of the last trajectories, with the keys of the rows that it holds in order.
     """
@@ -254,10 +254,10 @@ def _write(store: Store, folder: str, source: _Source) -> dict[str, dict[str, An
 
 
 def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
-    text = values.dtype.kind not in "iuf"
+    text, attributes = values.dtype.kind not in "iuf", dict[str, Any](coordinate_attributes(dim))
     array = group.create_array(
         dim, shape=values.shape, dtype=str if text else values.dtype, dimension_names=(dim,),
-        chunks=values.shape, compressors=[Crc32cCodec()], attributes=coordinate_attributes(dim),
+        chunks=values.shape, compressors=[Crc32cCodec()], attributes=attributes,
     )  # fmt: skip
     array[:] = values
 
@@ -268,6 +268,7 @@ def _write_array(folder: str, group: zarr.Group, name: str, source: _Source) -> 
     dtype: Any = LABELS[name] if about is None else read.dtype
     chunk, shard = blocks(read.shape, 8 if about is None else read.dtype.itemsize)
     compress = [] if dtype is str else [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")]
+    attributes: Any = variable_attributes(name, about) if about else coordinate_attributes(name)
     array = group.create_array(
         name,
         shape=read.shape,
@@ -276,7 +277,7 @@ def _write_array(folder: str, group: zarr.Group, name: str, source: _Source) -> 
         shards=shard if shard != chunk else None,
         fill_value="" if dtype is str else _FILLS[np.dtype(dtype).kind],
         dimension_names=about["dims"] if about else ("step",),
-        attributes=variable_attributes(name, about) if about else coordinate_attributes(name),
+        attributes=attributes,
         compressors=[*compress, Crc32cCodec()],
         config={"write_empty_chunks": True},
     )

@@ -19,7 +19,7 @@ from pipeline.store.versions import Version
 
 @dataclass(frozen=True)
 class Upgraded:
-    """How many rows were moved, and which could not be, each with the reason."""
+    """The number of rows that were moved, and those that could not be, with the reasons."""
 
     rows: int
     left_out: dict[str, str]

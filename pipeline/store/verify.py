@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -15,7 +15,7 @@ from pipeline.errors import InputError, first_line
 from pipeline.store.commits import LARGE, PACKS, Commit
 from pipeline.store.lazy import Complete, described, open_described
 from pipeline.store.lease import FOLDER as LEASES
-from pipeline.store.lease import owned
+from pipeline.store.lease import owned, read_lease
 from pipeline.store.non_finite import FOLDER as NON_FINITE
 from pipeline.store.non_finite import row_key
 from pipeline.store.objects import Objects
@@ -57,7 +57,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class Verified:
-    """How many rows were checked, what was found, and whether it was marked for recomputing.
+    """The number of rows that were checked, the faults, and whether they were repaired.
 
     foreign: keys of what no version of a store writes; nothing reads it.
     """
@@ -73,9 +73,9 @@ def verify(store: Store, repair: bool = False) -> Verified:
 
     repair: what is damaged becomes invisible, so that the next analysis makes it again: rows are
     shown to nobody (nor are older rows of the same step), trajectories are referred to no longer,
-    inputs, references and foreign files are removed. Where the newest version is damaged, the one
-    before it becomes the newest, with all rows that are there. InputError where there is no store,
-    or, for a repair, while an analysis owns it.
+    inputs, references, leases and what is known not to be finite are removed. Where the newest
+    version is damaged, the one before it becomes the newest, with all rows that are there.
+    InputError where there is no store, or, for a repair, while an analysis owns it.
     """
     versions = list(_version_faults(store, repair))
     with owned(store) if repair else nullcontext():
@@ -146,8 +146,9 @@ def _verified(store: Store) -> Verified:
     for published in snapshot.version.published.values():
         faults += _trajectory_faults(store, published, sums)
     faults += _input_faults(store.objects)
-    faults += _reference_faults(store.objects)
+    faults += _sealed_faults(store.objects, REFERENCES)
     faults += _non_finite_faults(store.objects, snapshot.commits)
+    faults += _lease_faults(store.objects)
     faults += _group_faults(store.objects, snapshot.version)
     foreign = tuple(key for key in store.objects.list() if not _is_ours(key))
     return Verified(len(snapshot.commits), tuple(faults), foreign=foreign)
@@ -252,24 +253,12 @@ def _input_faults(objects: Objects) -> Iterator[Damage]:
             yield Damage(key, f"cannot be read ({_brief(error)})", key=key)
 
 
-def _reference_faults(objects: Objects) -> Iterator[Damage]:
-    for key in objects.list(REFERENCES):
+def _sealed_faults(objects: Objects, folder: str) -> Iterator[Damage]:
+    for key in objects.list(folder):
         try:
             unseal(objects.read(key) or b"")
         except DamagedError as error:
             yield Damage(key, str(error), key=key)
-
-
-def _non_finite_faults(objects: Objects, commits: Sequence[Commit]) -> Iterator[Damage]:
-    """Yield damaged records, and the rows that they are about: computing these writes them anew."""
-    for key in objects.list(NON_FINITE):
-        try:
-            unseal(objects.read(key) or b"")
-        except DamagedError as error:
-            yield Damage(key, str(error), key=key)
-            for commit in commits:
-                if commit.is_of(key.rpartition("/")[2]) or key == row_key(commit):
-                    yield _of_row(commit, f"{key}, which says what is not finite, {error}")
 
 
 def _group_faults(objects: Objects, version: Version) -> Iterator[Damage]:
@@ -289,6 +278,21 @@ def _json(content: bytes | None) -> object:
         return json.loads(content or b"")
     except ValueError:
         return None
+
+
+def _non_finite_faults(objects: Objects, commits: Iterable[Commit]) -> Iterator[Damage]:
+    """Yield damaged notes; with one of a row, the row, so that both are made again."""
+    for damage in _sealed_faults(objects, NON_FINITE):
+        yield damage
+        for commit in commits:
+            if damage.key == row_key(commit.group, commit.fingerprint):
+                yield _of_row(commit, f"{damage.key}, of its numbers, {damage.what}")
+
+
+def _lease_faults(objects: Objects) -> Iterator[Damage]:
+    for key in objects.list(LEASES):
+        if not read_lease(objects, key):
+            yield Damage(key, "is damaged, and nobody's", key=key)
 
 
 def _is_ours(key: str) -> bool:

@@ -16,7 +16,7 @@ the others are listed. Rules, without which rows were lost in a model of this pr
    names all rows that are kept. Only then does it delete what is not named. Nothing can refer to
    that later, so a sleeper that wakes up and deletes once more does no harm.
 2. A row counts as stored only if the newest version, read after it was written, has its generation
-   open still (`Store.write`). Else its writer writes it again.
+   open still (`Writer.write`). Else its writer writes it again.
 3. A version refers to trajectories of its own open generation, or to those that the version before
    it referred to.
 4. Who has created a version looks whether its id is among the ancestors of the newest one. A

@@ -1,4 +1,4 @@
-"""How a worker commits rows."""
+"""The writer, by which a worker commits rows."""
 
 from collections.abc import Iterable, Sequence
 

@@ -15,6 +15,7 @@ from flows.cli import app
 from pipeline import Analysis, Summary, analyze, open_run
 from pipeline.analysis.estimate import dry_run
 from pipeline.models.organism import OrganismForCausalLM
+from pipeline.store import Store
 from tests.pipeline.modular_organisms import config
 
 BROKEN = "model.layers.1.self_attn.q_proj.weight"
@@ -76,7 +77,7 @@ def test_non_finite_weights_are_left_out_and_named(run: Path, reads: list[str]) 
     tree = open_run(summary.store)
     assert tree.attrs["masked"] == {3: WHY}
     assert all(tree[name].step.values.tolist() == [1, 2, 4] for name in tree.children)
-    (fault,) = json.loads((Path(summary.store) / "_audit.json").read_text())["faults"]
+    (fault,) = Store(summary.store).version().verdict["faults"]
     assert (fault["step"], fault["kind"]) == (3, "non-finite") and BROKEN in fault["detail"]
 
     del reads[:]

@@ -1,6 +1,5 @@
 """The whole analysis from each kind of storage, compared with the same run on disk."""
 
-import json
 import os
 import shutil
 import threading
@@ -16,6 +15,7 @@ from infra.s3.ceph import PROGRAMS, Ceph, free_port
 from pipeline import Analysis, analyze, open_run
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.report import write_report
+from pipeline.store import Store
 from tests.pipeline.checkpoints.conftest import imitated_s3
 from tests.pipeline.checkpoints.servers import Faults
 
@@ -159,7 +159,7 @@ def test_what_the_audit_masks_is_left_out_and_said_unless_told_otherwise(disguis
     assert list(summary.masked) == [2] and "final-weights" in summary.masked[2]
     assert "masked by the audit: [2]" in summary.sentence()
     assert list(open_run(content["store"])["weight_norm"].step.values) == [0, 1, 3, 4, 5]
-    verdict = json.loads((tmp_path / "a.zarr/_audit.json").read_text())
+    verdict = Store(str(tmp_path / "a.zarr")).version().verdict
     assert [(fault["step"], fault["kind"]) for fault in verdict["faults"]] == [(2, "final-weights")]
     unasked = content | {"store": str(tmp_path / "b.zarr"), "audit": "off"}
     assert analyze(Analysis.model_validate(unasked)).computed == list(range(6))
@@ -182,7 +182,7 @@ def test_rows_that_an_audit_masks_later_are_shown_no_longer(disguised, tmp_path)
     assert "Left out" in page and "same bytes as the last step, 5" in page
     assert analyze(unaudited).complete == 6
     assert list(open_run(audited.store)["weight_norm"].step.values) == list(range(6))
-    assert not (tmp_path / "a.zarr/_audit.json").exists()
+    assert Store(str(tmp_path / "a.zarr")).version().verdict is None
 
 
 def test_selected_steps_alone_are_computed(make_run, tmp_path):

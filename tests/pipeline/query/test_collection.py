@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.query import Asked, ask, select, to_frame
 from pipeline.query.collection import open_runs
+from pipeline.store.objects import store_names
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, values_of
 
@@ -130,6 +131,14 @@ def test_unknown_tokens_cannot_be_aligned_on(tmp_path: Path):
         open_runs([store.uri], align="tokens_seen")
 
 
-def test_runs_of_one_name_must_be_named(runs):
-    with pytest.raises(InputError, match="are both called 'small'"):
-        open_runs([runs["small"], runs["small"]])
+def test_runs_of_one_name_get_names_that_tell_them_apart(tmp_path: Path):
+    for folder in ("s1", "s2"):
+        synthetic.run(tmp_path / folder / "a.zarr", [scores()], [0, 1])
+    stores = [str(tmp_path / folder / "a.zarr") for folder in ("s1", "s2")]
+    assert open_runs(stores)["scores"]["run"].values.tolist() == ["s1/a", "s2/a"]
+    assert store_names([*stores, "s3://b/c.zarr"]) == {
+        "s1/a": stores[0], "s2/a": stores[1], "b/c": "s3://b/c.zarr"
+    }  # fmt: skip
+    assert store_names(["x/a.zarr", "y/b.zarr/"]) == {"a": "x/a.zarr", "b": "y/b.zarr/"}
+    with pytest.raises(InputError, match=r"a\.zarr is given twice"):
+        open_runs([stores[0], stores[0]])

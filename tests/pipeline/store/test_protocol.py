@@ -45,7 +45,7 @@ def test_each_rule_is_needed(rule: str):
     assert sum(found.bad.values()) > 0
 
 
-def test_the_search_that_finds_each_rule_needed_finds_nothing_where_all_are_kept():
+def test_the_same_search_finds_nothing_where_all_rules_are_kept():
     assert search(Rules(), _an_analysis_is_stopped()).bad == {}
 
 
