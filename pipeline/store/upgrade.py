@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import InputError, first_line
 from pipeline.store import layout1
@@ -81,24 +82,28 @@ def _move_references(store: Store) -> None:
     for key in store.objects.list(REFERENCES):
         content = store.objects.read(key) or b""
         if content.count(b"\n") == 0:  # else it was moved before the last upgrade was killed
-            store.objects.put({key: seal(json.loads(content))})
+            said = _opened(content)
+            if said is None:  # the next analysis computes it anew
+                store.objects.delete(key)
+            else:
+                store.objects.put({key: seal(said)})
 
 
 def _move_non_finite(store: Store, old: OldStore) -> None:
     objects, folder = store.objects, "_non_finite"
     for key in objects.list(f"{folder}/weights"):
-        content = (objects.read(key) or b"").decode()
+        content = (objects.read(key) or b"").decode(errors="replace")
         if "\n" not in content:
             keep_weights(store, key.rpartition("/")[2], content)
     for commit in old.commits:
         key = commit.key.replace("_commits", f"{folder}/rows", 1)
-        if content := objects.read(key):
-            keep_row(store, commit.group, commit.fingerprint, json.loads(content))
+        if isinstance(counts := _opened(objects.read(key)), dict):
+            keep_row(store, commit.group, commit.fingerprint, counts)
             objects.delete(key)
 
 
 def _first_version(old: OldStore, rows: list[Commit]) -> Version:
-    verdict = old.objects.read("_audit.json")
+    verdict = _opened(old.objects.read("_audit.json"))  # the next analysis audits anew
     identity = old.identity
     address = identity.pop("checkpoints", "")
     return Version(
@@ -107,7 +112,15 @@ def _first_version(old: OldStore, rows: list[Commit]) -> Version:
         open=2,
         groups=old.groups,
         rows=tuple(sorted(rows)),
-        verdict=None if verdict is None else json.loads(verdict),
+        verdict=verdict if isinstance(verdict, dict) else None,
         masked=old.steps("masked"),
         not_finite=old.steps("not_finite"),
     )
+
+
+def _opened(content: bytes | None) -> Any:
+    """Return what an object of layout 1 says; None where it is absent or damaged."""
+    try:
+        return json.loads(content or b"")
+    except ValueError:
+        return None

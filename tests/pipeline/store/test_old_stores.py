@@ -89,6 +89,16 @@ def test_a_damaged_row_is_left_out_of_an_upgrade_and_named(kept: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[1]"])
+@pytest.mark.parametrize("what", ["_audit.json", "_references/*/*.json"])
+def test_what_is_damaged_beside_the_rows_does_not_stop_an_upgrade(kept: Path, what, content):
+    (place,) = (kept / "small.zarr").glob(what)
+    place.write_bytes(content)
+    assert not upgrade(Store(str(kept / "small.zarr"))).left_out
+    assert len(open_run(kept / "small.zarr").children) == 2
+    assert not verify(Store(str(kept / "small.zarr"))).faults
+
+
 def test_an_upgrade_that_is_killed_anywhere_can_be_done_again(kept: Path):
     uri = str(kept / "small.zarr")
     before = open_run(uri).load()
