@@ -7,8 +7,8 @@ Disk: 24 layers x 16 heads and losses of 256 sequences x 512 positions, with tra
 losses. Seconds are of processor time, of opening the store and of each one-line answer in Python
 (its numbers in memory), in one process of its own whose largest size is peak_mb; imports are not
 counted. Files and bytes are per checkpoint, of rows and with trajectories; milliseconds of waiting
-for the disk, too. S3: requests are counted from the server's own log; the crowd is of 8 processes that write
-200 checkpoints each, rows_lost what they reported and the store does not have.
+for the disk, too. S3: requests are counted from the server's own log; the crowd is of 8 processes
+that write 200 checkpoints each, rows_lost what they reported and the store does not have.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from pipeline.store.packs import LARGE
 from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 from pipeline.store.writer import Writer
-from tests.pipeline.store import killed, questions, synthetic
+from tests.pipeline.query import questions
+from tests.pipeline.store import killed, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
 
