@@ -2,10 +2,10 @@
 
 One small object for each, made before the row itself, so that no row is ever there without it:
 
-    _non_finite/weights/<digest>               the tensors and the counts, in words
-    _non_finite/rows/<group>/<row's digest>    {variable: "so many of so many"}
+    _non_finite/weights/<digest>             the tensors and the counts, in words
+    _non_finite/rows/<group>/<fingerprint>   [variable, "so many of so many"] for each of these
 
-The second is named by what the row follows from, so that it holds for each row of the same name.
+The second is named by what the row follows from, so that it holds for each row that is the same.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def known_weights(store: Store) -> dict[str, str]:
 
 def keep_row(store: Store, group: str, fingerprint: str, counts: Mapping[str, str]) -> None:
     """Remember of a row, before it is committed, which variables are not finite."""
-    store.objects.put({row_key(group, fingerprint): seal(dict(counts))})
+    store.objects.put({row_key(group, fingerprint): seal(list(counts.items()))})
 
 
 def row_key(group: str, fingerprint: str) -> str:
@@ -58,8 +58,8 @@ def steps_not_finite(store: Store, snapshot: Snapshot) -> dict[int, str]:
             said = found.setdefault(commit.step, [])
             said += [f"weights {what}" for digest, what in weights.items() if commit.is_of(digest)]
             key = row_key(group, commit.fingerprint)
-            if key in keys and isinstance(counts := _opened(store.objects.read(key)), dict):
-                said += [f"{group}/{variable} ({count})" for variable, count in counts.items()]
+            if key in keys and isinstance(counts := _opened(store.objects.read(key)), list):
+                said += [f"{group}/{variable} ({count})" for variable, count in counts]
     return {
         step: _listed(list(dict.fromkeys(said))) for step, said in sorted(found.items()) if said
     }

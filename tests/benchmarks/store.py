@@ -6,8 +6,9 @@
 Disk: 24 layers x 16 heads and losses of 256 sequences x 512 positions, with trajectories of the
 losses. Seconds are of processor time, of opening the store and of each one-line answer in Python
 (its numbers in memory), in one process of its own whose largest size is peak_mb; imports are not
-counted. S3: requests are counted from the server's own log; the crowd is of 8 processes that write
-200 checkpoints each, rows_lost what they reported and the store does not have.
+counted. Files and bytes are per checkpoint, of rows and with trajectories; milliseconds of waiting
+for the disk, too. S3: requests are counted from the server's own log; the crowd is of 8 processes
+that write 200 checkpoints each, rows_lost what they reported and the store does not have.
 """
 
 import argparse
@@ -33,21 +34,51 @@ from pipeline.store.packs import LARGE
 from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 from pipeline.store.writer import Writer
-from tests.pipeline.store import killed, questions, synthetic
+from tests.pipeline.query import questions
+from tests.pipeline.store import killed, synthetic
 
 SHAPE = {"layers": 24, "heads": 16, "sequences": 256, "positions": 512}
 
 
 def on_disk(folder: str, steps: int) -> dict[str, Any]:
     made = questions.templates(**SHAPE)
-    for name, count in (("run", steps), ("other", steps // 10)):
-        store = questions.fill(f"{folder}/{name}.zarr", made, range(0, 1000 * count, 1000))
-        seal(store)
-        publish(store)
+    cost: dict[str, Any] = {}
+    for name, count in (("other", steps // 10), ("run", steps)):
+        uri, places = f"{folder}/{name}.zarr", range(0, 1000 * count, 1000)
+        filling = elapsed(lambda: questions.fill(uri, made, places))  # noqa: B023
+        rows = _files(uri)
+        publishing = elapsed(lambda: _publish(uri))  # noqa: B023
+        cost = {
+            "row_files_per_checkpoint": round(rows / count, 2),
+            "files_per_checkpoint": round(_files(uri) / count, 2),
+            "mb_per_checkpoint": round(_bytes(uri) / count / 1e6, 3),
+            "ms_to_write_checkpoint": round(1000 * filling / count, 1),
+            "ms_to_publish_checkpoint": round(1000 * publishing / count, 1),
+        }
     answered = subprocess.run(
         [sys.executable, __file__, "--answer"], cwd=folder, stdout=subprocess.PIPE, check=True
     )
-    return json.loads(answered.stdout)
+    return {**json.loads(answered.stdout), **cost}
+
+
+def _publish(uri: str) -> None:
+    seal(Store(uri))
+    publish(Store(uri))
+
+
+def _files(uri: str) -> int:
+    return sum(path.is_file() for path in Path(uri).rglob("*"))
+
+
+def _bytes(uri: str) -> int:
+    """Return what the files take on the disk, which gives each whole blocks."""
+    return sum(512 * path.stat().st_blocks for path in Path(uri).rglob("*") if path.is_file())
+
+
+def elapsed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def answer() -> dict[str, Any]:
