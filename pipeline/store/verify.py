@@ -88,7 +88,7 @@ def verify(store: Store, repair: bool = False) -> Verified:
 def _version_faults(store: Store, repair: bool) -> Iterator[Damage]:
     """Yield the versions that are damaged; with `repair`, put a good one in the newest's place."""
     newest = store.versions.newest_number()
-    numbers = sorted({*store.versions.numbers(), *([newest] if newest else [])})
+    numbers: list[int] = sorted({*store.versions.numbers(), *([newest] if newest else [])})
     damaged: set[int] = set()
     for number in numbers:
         try:
