@@ -25,7 +25,8 @@ from pipeline.store.packs import Row, checksum
 from pipeline.store.templates import LABELS
 
 ROOT = "rows/zarr.json"
-FOLDERS = ("rows", "_commits", "trajectories", "_audit.json", "_lease")
+# "rows" last: as long as it is there, an upgrade that was killed can be told.
+FOLDERS = ("_commits", "trajectories", "_audit.json", "_lease", "rows")
 _MARKER = re.compile(
     r"_commits/(?P<group>[^/]+)/(?P<step>\d+)\.(?P<row>\d+)\.(?P<fingerprint>[0-9a-f]+-[0-9a-f]+)"
 )

@@ -116,7 +116,7 @@ def test_what_only_zarr_reads_is_verified_and_made_anew(store, pattern, content)
     assert not verify(store).faults
 
 
-def test_a_damaged_record_of_what_is_not_finite_makes_its_row_be_computed_again(store):
+def test_a_damaged_record_of_a_row_has_the_row_computed_again(store):
     row = store.commits("scores")[0]
     keep_row(store, row.group, row.fingerprint, {"induction": "1 of 6"})
     (record,) = Path(store.objects.path("_non_finite/rows/scores")).iterdir()
