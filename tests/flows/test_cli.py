@@ -117,7 +117,7 @@ def test_a_store_of_other_checkpoints_is_left_as_it_is(
     other = analysis.model_copy(update={"checkpoints": str(make_run(steps=(0,)))})
     config.write_text(json.dumps(other.model_dump(mode="json")))
     before = contents(Path(analysis.store))
-    assert "made by another analysis" in refused("analyze", config, "--serial")
+    assert "the store is of the run at" in refused("analyze", config, "--serial")
     assert contents(Path(analysis.store)) == before
 
 
@@ -159,8 +159,8 @@ BAD_COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "query: no Dask there": (
         ["query", STORE, "token_loss/mean", "--dask-address", "127.0.0.1:1"], ["Dask scheduler"],
     ),
-    "query: two runs of one name": (
-        ["query", STORE, STORE, "token_loss/mean"], ["give each run a name"],
+    "query: one run twice": (
+        ["query", STORE, STORE, "token_loss/mean"], ["is given twice: give each store once"],
     ),
     "store verify: no store": (["store", "verify", "nowhere.zarr"], ["nowhere.zarr", "no store"]),
     "store gc: no store": (["store", "gc", "nowhere.zarr"], ["nowhere.zarr", "no store"]),
