@@ -258,6 +258,8 @@ def _write_coordinate(group: zarr.Group, dim: str, values: np.ndarray) -> None:
     array = group.create_array(
         dim, shape=values.shape, dtype=str if text else values.dtype, dimension_names=(dim,),
         chunks=values.shape, compressors=[Crc32cCodec()], attributes=attributes,
+        # [0] is what Zarr fills in, and would not be written: it could not be told from a lost one.
+        config={"write_empty_chunks": True},
     )  # fmt: skip
     array[:] = values
 

@@ -193,8 +193,7 @@ def _trajectory_faults(
         for name, array in group.arrays():
             if name not in arrays:  # a coordinate
                 arrays[name] = described(array)
-                if array.size:  # no chunk where a model has no layers
-                    _ = array[...]  # it has a checksum
+                _ = array[...]  # it has a checksum
     except (InputError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         what = f"cannot be opened ({_brief(error)})"
         yield Damage(folder, what, folder=published.folder)

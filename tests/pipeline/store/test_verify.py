@@ -216,6 +216,13 @@ class TestTrajectories:
         assert sentences(store) == []
 
 
+def test_a_run_of_step_0_alone_is_sound(tmp_path: Path):
+    """All of its coordinates are 0, which Zarr fills in by itself."""
+    store = synthetic.run(tmp_path / "one.zarr", [scores(layers=1, heads=1)], [0])
+    publish(store)
+    assert sentences(store) == []
+
+
 def test_a_repair_needs_the_store_to_itself(store: Store):
     with owned(store):
         assert sentences(store) == []
