@@ -6,7 +6,7 @@ from itertools import accumulate, takewhile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -120,15 +120,17 @@ def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " tok
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
-def cut(ids: Int[np.ndarray, " token"], length: int) -> Int[np.ndarray, "sequence position"]:
+def cut(
+    ids: Integer[np.ndarray, " token"], length: int
+) -> Integer[np.ndarray, "sequence position"]:
     """Return consecutive sequences of `length` tokens; the remainder is dropped."""
     n_sequences = len(ids) // length
     return ids[: n_sequences * length].reshape(n_sequences, length)
 
 
 def split_stream(
-    ids: Int[np.ndarray, " token"], held_out_share: float
-) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
+    ids: Integer[np.ndarray, " token"], held_out_share: float
+) -> tuple[Integer[np.ndarray, " kept"], Integer[np.ndarray, " held_out"]]:
     """Return the stream without its last `held_out_share`, and that last part."""
     boundary = len(ids) - round(held_out_share * len(ids))
     return ids[:boundary], ids[boundary:]

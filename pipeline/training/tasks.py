@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -95,7 +95,10 @@ def _substrings(
 
 
 def _windows(
-    stream: Int[np.ndarray, " token"], n_sequences: int, length: int, generator: np.random.Generator
+    stream: Integer[np.ndarray, " token"],
+    n_sequences: int,
+    length: int,
+    generator: np.random.Generator,
 ) -> Int[np.ndarray, "sequence position"]:
     """Return sequences that start at uniformly drawn places of the stream."""
     # endpoint=True: the last start is that of the window that ends with the stream.
@@ -103,7 +106,9 @@ def _windows(
     return stream[starts + np.arange(length)].astype(np.int64)
 
 
-def _streams(training: Training) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
+def _streams(
+    training: Training,
+) -> tuple[Integer[np.ndarray, " trained"], Integer[np.ndarray, " held_out"]]:
     """Return the token streams to train on and to hold out, from the run's folder.
 
     Raises InputError if they are missing or shorter than one context.
@@ -174,7 +179,7 @@ def trained_vocabulary(folder: str | Path) -> int | None:
 
 def held_out(
     run: Training | str | Path, n_sequences: int, seed: int
-) -> Int[np.ndarray, "sequence position"]:
+) -> Integer[np.ndarray, "sequence position"]:
     """Return sequences [n, context] of a run's training distribution that it was not trained on.
 
     Repeated substrings come from a random stream disjoint from every training stream; text from
