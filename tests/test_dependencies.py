@@ -1,4 +1,4 @@
-"""What is imported is declared in pyproject.toml, and what is declared is imported."""
+"""All that is imported is declared in pyproject.toml, and what is declared is imported."""
 
 import ast
 import re

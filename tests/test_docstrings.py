@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CLAUSE = re.compile(r"(What|Whatever|Whether|Which|Where|How|That|Who|Whose|Why)\b")
+CLAUSE = re.compile(r"(What|Whatever|Whether|Which|Where|How|That|When|Who|Whose|Why)\b")
 FILES = sorted(
     str(path.relative_to(ROOT))
-    for package in ("pipeline", "flows")
+    for package in ("pipeline", "flows", "tests")
     for path in (ROOT / package).rglob("*.py")
 )
 

@@ -214,7 +214,7 @@ def stored_references(prepared: Prepared) -> dict[str, Reference] | None:
 
 
 def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
-    """Reserve rows for everything that is missing; return them. For the coordinator only.
+    """Return everything that is missing, planned in a version of the store of its own.
 
     A group whose reference could not be computed is left out: without it, its rows would have
     another meaning.

@@ -109,7 +109,7 @@ def carry_out(
     with owned(prepared.job.store) as lease:
         with executor(prepared) as workers:
             references = _references(prepared, workers, observer, summary)
-            # The reference may have taken long, and only the owner of the store may reserve rows.
+            # The reference may have taken long: another analysis may be computing the same by now.
             lease.check()
             planned = plan(prepared, references)
             summary.complete = planned.complete

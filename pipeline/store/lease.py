@@ -232,7 +232,7 @@ def _machine() -> str | None:
 
 
 def _started(process: int) -> int | None:
-    """When a process began, in ticks since boot; None where there is no such process."""
+    """Return when a process began, in ticks since boot; None where there is no such process."""
     # Not psutil's time of creation: it counts from 1970, and so changes when the clock is set.
     fields = _stat(process)
     # A zombie has ended, though its parent has not asked for its exit code yet.

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 from botocore.exceptions import (
@@ -36,8 +36,6 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError
 from pipeline.retrying import ATTEMPTS
-
-Result = TypeVar("Result")
 
 # More than one concurrent part adds a HEAD before every whole-object GET; a cached listing would
 # miss the rows of other workers; a server that restarts is away for half a minute.

@@ -12,7 +12,7 @@ Layout, under one URI:
 
 Rows belong to one fingerprint variant (measure, version, parameters, input, ...; see
 `fingerprint`). A changed input or parameter is another variant, with variables of whatever shape,
-while readers keep what they have until `set_current` shows them the new one.
+while readers keep what they have until `settle` shows them the new one.
 """
 
 import io
@@ -159,10 +159,10 @@ class Store:
         variants: Mapping[str, str],
         steps: Mapping[str, Collection[int]],
     ) -> None:
-        """Enter the end of an analysis: `set_verdict` and `set_current` in one version.
+        """Enter the end of an analysis: the verdict, the masked steps, and the variants to show.
 
         number: of the version that planned it. Where an analysis that was planned later has ended
-        already, nothing changes.
+        already, nothing changes. steps: by group, those whose rows must be sealed by now.
         """
 
         def change(version: Version) -> Version:
@@ -172,15 +172,6 @@ class Store:
             return replace(_with_verdict(shown, verdict, masked), settled=number)
 
         self.versions.change(change)
-
-    def set_not_finite(self, found: Mapping[int, str]) -> None:
-        """Keep which steps have numbers that are not finite because the model's are, in words."""
-        said = dict(sorted(found.items()))
-        self.versions.change(lambda version: replace(version, not_finite=said))
-
-    def set_current(self, variants: Mapping[str, str]) -> None:
-        """Say which variants of these groups readers see. Raises ValueError for an unknown one."""
-        self.versions.change(lambda version: self._with_current(version, variants, {}))
 
     def drop(self, commits: Iterable[Commit]) -> None:
         """Show these rows to nobody any more: they are damaged, and are to be computed again."""
@@ -239,14 +230,14 @@ class Store:
         attributes: Mapping[str, Any],
     ) -> None:
         """Keep an input with the results; one that is there already is left as it is."""
-        key = _input_key(name, digest)
-        if self._is_input(key):
+        with suppress(InputError):
+            self.load_input(name, digest)
             return
         arrays = {f"extra.{key}": value for key, value in extras.items()}
         arrays |= {"tokens": tokens, "attributes": np.array(canonical_json(attributes))}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-        self.objects.put({key: buffer.getvalue()})
+        self.objects.put({_input_key(name, digest): buffer.getvalue()})
 
     def load_input(
         self, name: str, digest: str
@@ -257,11 +248,7 @@ class Store:
         if content is None:
             raise InputError(f"{self.uri}: input {name!r} ({digest[:16]}) is not in the store")
         try:
-            # Every member of the file has a checksum, which reading it compares.
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                # No pickles: a store may come from anywhere, and unpickling runs code.
-                extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
-                return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
+            return decode_input(content)
         except Exception as error:
             raise InputError(
                 f"{self.uri}: {key} is damaged ({error}): run `ontogeny store verify --repair` and "
@@ -340,14 +327,6 @@ class Store:
                 "choose another store"
             )
 
-    def _is_input(self, key: str) -> bool:
-        content = self.objects.read(key)
-        if content is None:
-            return False
-        with suppress(Exception), np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return all(arrays[name] is not None for name in arrays.files)
-        return False
-
 
 def rows_of(objects: Objects, version: Version) -> list[Commit]:
     """Return the rows that are committed: those a version names, and those written since."""
@@ -365,6 +344,19 @@ def _with_verdict(
     version: Version, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]
 ) -> Version:
     return replace(version, verdict=plain_json(verdict), masked=dict(sorted(masked.items())))
+
+
+def decode_input(
+    content: bytes,
+) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
+    """Return the tokens, extra arrays and attributes of an input; some exception if damaged.
+
+    Every member of the file has a checksum, which reading it compares.
+    """
+    # No pickles: a store may come from anywhere, and unpickling runs code.
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
+        return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
 
 
 def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:

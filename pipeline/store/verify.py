@@ -1,7 +1,6 @@
 """Verification: every object of a store against the checksums that it was written with."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from pipeline.store.non_finite import row_key
 from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, checksum, decode
 from pipeline.store.sealed import DamagedError, unseal
-from pipeline.store.store import GROUP, INPUTS, REFERENCES, ROOT, Store
+from pipeline.store.store import GROUP, INPUTS, REFERENCES, ROOT, Store, decode_input
 from pipeline.store.templates import LABELS
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
@@ -246,9 +245,7 @@ def _input_faults(objects: Objects) -> Iterator[Damage]:
     """Every member of an input's file has a checksum, which reading it compares."""
     for key in objects.list(INPUTS):
         try:
-            with np.load(io.BytesIO(objects.read(key) or b""), allow_pickle=False) as arrays:
-                json.loads(arrays["attributes"].item())
-                _ = [arrays[name] for name in arrays.files]
+            decode_input(objects.read(key) or b"")
         except Exception as error:
             yield Damage(key, f"cannot be read ({_brief(error)})", key=key)
 

@@ -9,8 +9,8 @@ that. So no change is lost, and no reader ever sees half of one.
 
 Rows are written without any coordination, each under a fresh name that contains the generation
 which its writer found open. A version names the rows of the generations that were sealed; those of
-the others are listed. Rules, without which rows were lost in a model of this protocol
-(tests/pipeline/store/protocol.py):
+the others are listed. The rules (without each of 1 to 6 a model of the protocol fails,
+tests/pipeline/store/protocol.py):
 
 1. Whoever reclaims first closes the open generation, then lists the closed ones, then seals them:
    names all rows that are kept. Only then does it delete what is not named. Nothing can refer to

@@ -1,4 +1,4 @@
-"""How well checkpoints are distributed over workers.
+"""Measure how well checkpoints are distributed over workers.
 
     python tests/benchmarks/fanout.py --json     # all four figures
     python tests/benchmarks/fanout.py --curve    # 100 to 6,400 checkpoints on 64 simulated workers

@@ -52,7 +52,7 @@ killed.CONTEXT.set_forkserver_preload(["pipeline.store.verify", "s3fs"])
 
 @dataclass
 class Counts:
-    """What the stops did."""
+    """The number of stops, and of what they damaged and lost."""
 
     stops: int = 0
     damaged: int = 0

@@ -183,7 +183,7 @@ class Killer:
         return True
 
     def _look(self, store: Store, seen: set[Commit]) -> None:
-        """What a reader sees at this moment: nothing wrong, and all that was there before."""
+        """Count what a reader sees wrong at this moment, and what was there before and is gone."""
         if store.versions.newest_number() == 0:
             return
         there = set(store.commits())

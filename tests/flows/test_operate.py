@@ -1,4 +1,4 @@
-"""What an operator configures: the persistent server, deployments, automations, names."""
+"""Tests of what an operator configures: the persistent server, deployments, automations, names."""
 
 import importlib
 import json

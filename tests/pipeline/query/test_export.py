@@ -1,4 +1,4 @@
-"""What was exported opens with nothing of ours, and holds what the store shows."""
+"""An export opens with nothing of ours, and holds what the store shows."""
 
 import json
 import subprocess

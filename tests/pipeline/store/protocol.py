@@ -544,7 +544,7 @@ def filled(rules: Rules, runs: int = 1) -> World:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which processes there are, and who goes on for how many steps (None: to its end), in turn.
+    """The processes, and the steps that each takes in its turns (None: to its end).
 
     runs: how many analyses there were before. resends: whether each request to create a version is
     sent twice, as where the answer to the first was lost. Whoever has no turn any more was killed.
@@ -556,7 +556,7 @@ class Schedule:
     resends: bool = False
 
     def carry_out(self, world: World) -> None:
-        """Raises InvariantError."""
+        """Let the processes go on in turn. Raises InvariantError."""
         processes = [PROCESSES[name](world) for name in self.names]
         for index, steps in self.turns:
             advance(processes[index], steps)
@@ -570,7 +570,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Found:
-    """How many schedules were tried, and how many of them broke what must hold."""
+    """The number of schedules that were tried, and of those that broke what must hold."""
 
     tried: int
     bad: Mapping[str, int]

@@ -91,7 +91,7 @@ def write(
 def run(
     uri: str | Path, templates: Iterable[Template], steps: Iterable[int], edition: int = 0
 ) -> Store:
-    """What an analysis does: make or open the store, and compute what is missing in it."""
+    """Make or open a store, and compute what is missing in it, as an analysis does."""
     store, templates, steps = Store(str(uri)), list(templates), list(steps)
     store.create_or_open(IDENTITY)
     number = store.require_groups(templates, plan=True).number
@@ -101,8 +101,15 @@ def run(
             wanted = fingerprint(template.variant, weights_of(step, edition))
             if step not in done or done[step].fingerprint != wanted:
                 write(store, template, step, edition, number)
-    store.set_current({template.group: template.variant for template in templates})
+    show(store, *templates)
     return store
+
+
+def show(store: Store, *templates: Template) -> None:
+    """Let readers see these variants, as the end of an analysis does."""
+    version = store.version()
+    variants = {template.group: template.variant for template in templates}
+    store.settle(version.number, version.verdict, version.masked, variants, {})
 
 
 def wrong_rows(

@@ -166,7 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.planned(template)
         self._write_by(writer, template, step, edition, number)
         if ends:
-            self.store.set_current({template.group: template.variant})
+            synthetic.show(self.store, template)
             self.current[template.group] = template.variant
             seal(self.store)
             publish(self.store)
@@ -199,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
         template = VARIANTS[data.draw(st.sampled_from(sorted(self.standing)))]
         self.store.require_groups([template])
         self.planned(template)
-        self.store.set_current({template.group: template.variant})
+        synthetic.show(self.store, template)
         self.current[template.group] = template.variant
 
     @rule()

@@ -1,4 +1,4 @@
-"""What no reader sees is removed; what a reader sees never is, whoever wakes up when."""
+"""Reclaiming removes all that no reader sees and nothing else, whoever wakes up when."""
 
 import os
 import time
@@ -10,7 +10,8 @@ from pipeline.errors import InputError
 from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.lease import owned
-from pipeline.store.reclaim import reclaim, seal
+from pipeline.store.reclaim import reclaim, seal, tidy
+from pipeline.store.trajectories import publish
 from pipeline.store.verify import verify
 from pipeline.store.writer import Writer
 from tests.pipeline.store import killed, synthetic
@@ -90,7 +91,7 @@ def test_large_variables_go_with_their_rows(store: Store, monkeypatch):
 
 def test_the_newest_versions_are_kept(store: Store):
     for step in range(12):
-        store.set_not_finite({step: "weights"})
+        store.set_verdict(None, {step: "copy"})
     age(store)
     reclaim(store, older_than=60)
     newest = store.version().number
@@ -166,3 +167,34 @@ def test_on_s3_it_is_the_same(s3):
     assert reclaim(store, older_than=-60).rows == 1
     assert len(store.commits()) == 2
     assert open_run(store).load()["scores"]["step"].values.tolist() == [0, 1]
+
+
+def test_an_analysis_removes_trajectories_that_were_replaced_long_ago(store: Store):
+    for step in (2, 3, 4):
+        write(store, scores(), step)
+        seal(store)
+        publish(store)
+    folders = lambda: set(Path(store.uri).glob("published/*/scores.*"))  # noqa: E731
+    before = folders()
+    tidy(store)
+    assert folders() == before and len(before) == 3, "they are young"
+    age(store, 2 * 86400)
+    tidy(store)
+    named = store.version().published["scores"]
+    assert {f"{f.parent.name}/{f.name}" for f in folders()} == {named.folder, named.previous}
+    assert verify(store).faults == ()
+
+
+def test_an_analysis_that_was_planned_earlier_changes_no_later_verdict(store: Store):
+    early = store.require_groups([scores()], plan=True).number
+    late = store.require_groups([scores(version=2)], plan=True).number
+    write(store, scores(version=2), 0, number=late)
+    seal(store)
+    shown = {"scores": scores(version=2).variant}
+    store.settle(late, {"by": "late"}, {1: "copy"}, shown, {"scores": [0]})
+    store.settle(early, {"by": "early"}, {}, {"scores": scores().variant}, {})
+    version = store.version()
+    assert (version.verdict, version.masked) == ({"by": "late"}, {1: "copy"})
+    assert version.current("scores") == scores(version=2).variant
+    with pytest.raises(InputError, match="were reclaimed while they were computed"):
+        store.settle(late, None, {}, shown, {"scores": [0, 7]})

@@ -1,8 +1,10 @@
 """The store's promises: a row exists when its object does, and nothing else is ever shown."""
 
 import json
+import os
 import pickle
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,7 +231,7 @@ class TestRows:
 
     def test_an_unknown_variant_is_not_shown(self, store: Store):
         with pytest.raises(ValueError, match=r"is unknown: call require_groups\(\) first"):
-            store.set_current({"scores": scores(version=2).variant})
+            synthetic.show(store, scores(version=2))
 
     def test_a_row_that_was_written_twice_is_shown_once(self, store: Store):
         """A retry may not know that its first attempt succeeded."""
@@ -253,7 +255,7 @@ class TestRows:
         assert set(pack.checksums) == {"induction", "count"}
 
     def test_a_row_of_a_closed_generation_is_written_again(self, store: Store):
-        """Who closed it may have listed its rows before this one was there."""
+        """The process that closed it may have listed its rows before this one was there."""
         writer = Writer(store, store.version().number, [scores()])
 
         def row(step: int) -> tuple:
@@ -331,7 +333,7 @@ class TestRecomputing:
         shown = open_run(store)
         assert shown["scores"]["step"].values.tolist() == [0, 4]
         assert shown["scores"].attrs["version"] == 1
-        store.set_current({"scores": newer.variant})
+        synthetic.show(store, newer)
         shown = open_run(store)
         assert shown["scores"]["step"].values.tolist() == [8]
         assert shown["scores"].sizes["layer"] == 5
@@ -345,7 +347,7 @@ class TestRecomputing:
         write(store, scores(), 4, edition=1)
         write(store, scores(), 5)
         store.require_groups([scores(version=2)])
-        store.set_current({"scores": scores(version=2).variant})
+        synthetic.show(store, scores(version=2))
         assert reader["scores"]["step"].values.tolist() == [4]
         assert synthetic.wrong_rows(reader, [scores()]) == []
 
@@ -390,7 +392,7 @@ def test_every_version_is_valid_json(tmp_path: Path):
 
     synthetic.run(tmp_path / "s.zarr", [scores(), losses()], [0, 1])
     found = list((tmp_path / "s.zarr/versions").iterdir())
-    assert len(found) == 2, "made, and planned"
+    assert len(found) == 3, "made, planned, and shown"
     for path in found:
         text, seal = path.read_text().splitlines()
         assert len(seal) == 64
@@ -408,3 +410,25 @@ def test_every_version_is_valid_json(tmp_path: Path):
 )
 def test_a_store_is_named_by_the_end_of_its_address(uri: str, name: str) -> None:
     assert store_name(uri) == name
+
+
+def test_content_is_synced_before_its_name_appears(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """And the folder of the name afterwards, before the row is reported."""
+    events: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def noted(*args, real=real, name=name, **more):
+            events.append("folder" if name == "fsync" and is_folder(args[0]) else name)
+            return real(*args, **more)
+
+        monkeypatch.setattr(os, name, noted)
+    number = store.version().number
+    events.clear()
+    write(store, scores(), 3, number=number)
+    assert [e for e in events if e != "folder"] == ["fsync", "replace"]
+    assert events[-1] == "folder"
+
+
+def is_folder(descriptor: int) -> bool:
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)

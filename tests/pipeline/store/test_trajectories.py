@@ -39,7 +39,7 @@ def folders(store: Store) -> set[str]:
 
 
 def read_from(array: xr.DataArray) -> str:
-    """Where the whole of a lazily opened array would be read: packs, published, or some of each."""
+    """Return where a lazily opened array is read from: "packs", "published" or "both"."""
     stored = array.variable._data
     while not isinstance(stored, StoredArray):
         stored = stored.array  # type: ignore[union-attr]
@@ -76,7 +76,7 @@ def test_they_are_not_used_for_another_variant(store: Store):
     publish(store)
     store.require_groups([scores(version=2)])
     write(store, scores(version=2), 8)
-    store.set_current({"scores": scores(version=2).variant})
+    synthetic.show(store, scores(version=2))
     run = open_run(store)
     assert read_from(run["scores/count"]) == "packs"
     assert synthetic.wrong_rows(run, [scores(version=2)]) == []
