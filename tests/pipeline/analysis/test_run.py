@@ -425,3 +425,25 @@ def test_a_store_without_rows_says_so(run: Path) -> None:
 def test_an_input_is_no_parameter_of_a_measure(run: Path) -> None:
     with pytest.raises(InputError, match=r"unknown key 'input'; .*select .*weight_norm.<input>"):
         analyze(analysis(run, measures={"weight_norm": {"input": "text"}}))
+
+
+def test_a_changed_group_is_shown_as_before_until_its_analysis_ends(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = str(run.parent / "store.zarr")
+    analyze(analysis(run, measures={"token_loss": {"early_token": 2, "late_token": 5}}))
+    before = open_run(store).load()
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    changed = analysis(run, measures={"token_loss": {"early_token": 3, "late_token": 5}})
+    with pytest.raises(KeyboardInterrupt):
+        analyze(changed, interrupt)
+    assert open_run(store).load().identical(before)
+    again = analyze(changed)
+    assert again.complete + len(again.computed) == 4
+    after = open_run(store)["token_loss"]
+    assert after.attrs["parameters"]["early_token"] == 3
+    assert after.step.values.tolist() == before["token_loss"].step.values.tolist()
