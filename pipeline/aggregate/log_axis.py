@@ -1,0 +1,106 @@
+"""The axis on which series are judged: decades of training steps, in bins, without spikes.
+
+Training is saved at steps that are evenly spaced, doubled, or both in turn. On a logarithmic axis
+a change has a width that does not depend on when it happened; and since late checkpoints of an even
+schedule are crowded there, they are averaged in bins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer, Real
+from scipy.ndimage import median_filter
+
+BINS = 200  # more points are averaged: the cost no longer grows with them
+_PASSES = ((11, 1.0), (31, 8.0))  # points of the running median; ranges that a spike is away
+_DEVIATIONS = 8.0  # median absolute deviations from it that make a point a spike
+
+
+@dataclass(frozen=True)
+class LogAxis:
+    """Steps on a logarithmic axis, in bins. counts: checkpoints in each bin."""
+
+    steps: Integer[np.ndarray, " step"]
+    bin_of: Integer[np.ndarray, " step"]
+    x: Float[np.ndarray, " bin"]
+    counts: Integer[np.ndarray, " bin"]
+
+    def binned(
+        self, values: Float[np.ndarray, "*series step"]
+    ) -> Float[np.ndarray, "*series bin"]:
+        """Return the mean of each bin."""
+        if len(self.x) == len(self.steps):
+            return values
+        starts = np.flatnonzero(np.diff(self.bin_of, prepend=-1))
+        return np.add.reduceat(values, starts, axis=-1) / self.counts
+
+
+def log_steps(steps: Real[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
+    """Return log10 of ascending steps; step 0 is put at half of the first positive step.
+
+    Without a positive step, all are at 0.
+    """
+    positive = steps[steps > 0]
+    if not positive.size:
+        return np.zeros(len(steps))
+    return np.log10(np.maximum(steps, positive[0] / 2).astype(np.float64))
+
+
+def make_axis(steps: Integer[np.ndarray, " step"], bins: int = BINS) -> LogAxis:
+    """Return the axis of ascending, distinct steps, with at most about `bins` bins."""
+    x = log_steps(steps)
+    bin_of = np.arange(len(x))
+    if len(x) > bins:
+        # An even schedule leaves many early bins empty: narrow them until `bins` are in use.
+        low, high = bins, 64 * bins
+        while high - low > bins // 20:
+            wanted = (low + high) // 2
+            low, high = (low, wanted) if _used(x, wanted) > bins else (wanted, high)
+        _, bin_of = np.unique(_numbers(x, low), return_inverse=True)
+    counts = np.bincount(bin_of)
+    return LogAxis(steps, bin_of, np.bincount(bin_of, x) / counts, counts)
+
+
+def _numbers(x: Float[np.ndarray, " step"], count: int) -> Integer[np.ndarray, " step"]:
+    span = x[-1] - x[0]
+    return np.minimum(((x - x[0]) / span * count).astype(np.int64), count - 1)
+
+
+def _used(x: Float[np.ndarray, " step"], count: int) -> int:
+    return len(np.unique(_numbers(x, count)))
+
+
+def without_spikes(
+    values: Float[np.ndarray, "series step"],
+) -> tuple[Float[np.ndarray, "series step"], Bool[np.ndarray, "series step"]]:
+    """Replace spikes by the running median; return the values and where spikes were.
+
+    A spike is further from the running median than 8 median absolute deviations, and further than
+    the range that 90% of the running median covers: a step that is far larger than the noise is
+    none. With a running median of 11 points, and then of 31, for which a spike must be eight times
+    as far, so that a rise and fall within some checkpoints is not taken for one.
+    """
+    cleaned, found = values, np.zeros(values.shape, dtype=bool)
+    for window, ranges in _PASSES:
+        if values.shape[1] < 4 * window and window > _PASSES[0][0] or values.shape[1] < window:
+            break
+        median = _running_median(cleaned, window)
+        off = np.abs(cleaned - median)
+        deviation = np.median(off, axis=1, keepdims=True)
+        low, high = np.percentile(median, [5, 95], axis=1)
+        spikes = (off > _DEVIATIONS * deviation) & (off > ranges * (high - low)[:, None])
+        cleaned, found = np.where(spikes, median, cleaned), found | spikes
+    return cleaned, found
+
+
+def _running_median(
+    values: Float[np.ndarray, "series step"], window: int
+) -> Float[np.ndarray, "series step"]:
+    """Return running medians. Beyond its ends a series is taken to be as in its outer windows."""
+    half = window // 2
+    first = np.median(values[:, :window], axis=1, keepdims=True)
+    last = np.median(values[:, -window:], axis=1, keepdims=True)
+    padded = np.concatenate(
+        [np.repeat(first, half, axis=1), values, np.repeat(last, half, axis=1)], axis=1
+    )
+    return median_filter(padded, size=(1, window))[:, half:-half]
