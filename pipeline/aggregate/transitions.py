@@ -379,7 +379,7 @@ class _Fit:
 import os
 PEN = float(os.environ.get("PEN", "3"))
 PATIENCE = int(os.environ.get("PAT", "2"))
-AR = int(os.environ.get("AR", "0"))
+AR = int(os.environ.get("AR", "1"))
 
 
 def _innovation(residuals: np.ndarray) -> float:
