@@ -8,13 +8,12 @@ are refuted, and counted.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.forecast import (
-    GRAM,
     Observed,
     Predictor,
     forecast_of,
@@ -97,7 +96,7 @@ def backtest(
     prefixes: Sequence[Prefix] = PREFIXES,
     rule: Rule = generalised,
 ) -> xr.Dataset:
-    """Return the forecasts for each run by the others, their errors, and a verdict on each predictor.
+    """Return forecasts of each run by the others, their errors, and a verdict on each predictor.
 
     runs: by name, each with the variables of the group `modular_addition`, and what else the
     predictors read. The first predictor is the baseline that the others are judged against.
@@ -142,15 +141,16 @@ def _forecasts(
     asked: Sequence[Outcome],
     finished: Sequence[Outcome],
 ) -> np.ndarray:
-    """Return the forecasts (predictor, prefix, run) for each run by all finished runs but itself."""
+    """Return forecasts (predictor, prefix, run) of each run by all finished runs but itself."""
     found = np.full((len(predictors), len(prefixes), len(asked)), np.nan)
     for k, run in enumerate(asked):
         others = [one for one in finished if one is not run]
         for j, prefix in enumerate(prefixes):
             if (until := prefix.end(run)) is None:
                 continue
+            cut = Observed.of(run.series, until)
             for i, predictor in enumerate(predictors):
-                observed = Observed.of(run.series, until, predictor.leaky)
+                observed = replace(cut, whole=run.series) if predictor.leaky else cut
                 found[i, j, k] = forecast_of(observed, others, predictor)
     return found
 
@@ -174,10 +174,8 @@ def _judged(result: xr.Dataset, last: xr.DataArray) -> xr.Dataset:
     return result
 
 
-def _summary(
-    factor: np.ndarray, ratio: np.ndarray
-) -> tuple[float, float, float, float, int, str]:
-    answered = np.count_nonzero(~np.isnan(factor))
+def _summary(factor: np.ndarray, ratio: np.ndarray) -> tuple[float, float, float, float, int, str]:
+    answered = int(np.count_nonzero(~np.isnan(factor)))
     worst = float(np.nanmax(factor)) if answered else np.nan
     return (*median_interval(factor), worst, answered, verdict(ratio))
 

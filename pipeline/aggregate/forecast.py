@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from scipy.stats import linregress, theilslopes
 
 from pipeline.aggregate.logit_components import component_scores
@@ -191,7 +191,7 @@ def _level(values: Values, known: Sequence[Outcome], until: int) -> float:
 
 
 def reach(
-    steps: Float[np.ndarray, " step"],
+    steps: Real[np.ndarray, " step"],
     values: Float[np.ndarray, " step"],
     level: float,
     rises: bool,
@@ -201,10 +201,12 @@ def reach(
     The last of the steps where the line is past the level there; infinity where it leads away from
     the level; NaN with fewer than `FEWEST_FITTED` finite values.
     """
-    used = (steps >= steps[-1] / 2) & np.isfinite(values)
-    if np.count_nonzero(used) < FEWEST_FITTED or not np.isfinite(level):
+    if not len(steps) or not np.isfinite(level):
         return np.nan
-    slope, intercept, *_ = theilslopes(values[used], steps[used])
+    used = (steps >= steps[-1] / 2) & np.isfinite(values)
+    if np.count_nonzero(used) < FEWEST_FITTED:
+        return np.nan
+    slope, intercept, *_ = theilslopes(values[used], steps[used], method="joint")
     missing = level - (intercept + slope * steps[-1])
     if not rises:
         missing, slope = -missing, -slope

@@ -25,8 +25,8 @@ VERDICT = (
 
 
 def factor_of_error(
-    predicted: Float[np.ndarray, "*any"], true: Float[np.ndarray, "*any"]
-) -> Float[np.ndarray, "*any"]:
+    predicted: Float[np.ndarray, "..."], true: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
     """Return the larger of predicted / true and true / predicted; NaN where either is NaN.
 
     Infinite for an infinite prediction. Steps are positive.
@@ -34,9 +34,7 @@ def factor_of_error(
     return np.exp(np.abs(np.log(predicted / true)))
 
 
-def median_interval(
-    values: Float[np.ndarray, " run"], seed: int = 0
-) -> tuple[float, float, float]:
+def median_interval(values: Float[np.ndarray, " run"], seed: int = 0) -> tuple[float, float, float]:
     """Return the median of the values and the 2.5 and 97.5% quantiles of its bootstrap samples.
 
     NaN are left out; all three are NaN where nothing else is left. Infinite values are values.
@@ -46,14 +44,12 @@ def median_interval(
         return np.nan, np.nan, np.nan
     drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
     # Quantiles that are values of the sample: between infinite ones nothing can be interpolated.
-    low, high = np.quantile(
-        np.median(values[drawn], axis=1), [0.025, 0.975], method="inverted_cdf"
-    )
+    low, high = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975], method="inverted_cdf")
     return float(np.median(values)), float(low), float(high)
 
 
 def verdict(ratios: Float[np.ndarray, " run"]) -> str:
-    """Return the verdict on a prediction (see `VERDICT`). ratios: its errors over the baseline's."""
+    """Return the verdict (see `VERDICT`). ratios: a prediction's errors over the baseline's."""
     if np.count_nonzero(~np.isnan(ratios)) < FEWEST_JUDGED:
         return TOO_FEW
     _, low, high = median_interval(ratios)

@@ -119,12 +119,17 @@ def _of_measure(
     factor = factor_of_error(crossed, steps)
     median, low, high = median_interval(factor)
     ratios = factor / factor_of_error(others_mean(steps), steps)
-    limit, p = _median(level), permutation_p(measure, finished, steps)
+    limit = _median(level)
+    p = permutation_p(
+        measure.scaled(
+            np.array([[value_at(one.series[measure.name], s) for s in steps] for one in finished])
+        )
+    )
     past = [np.isfinite(_crossing(measure, one, limit)) for one in censored]
     return {
         "level": level,
         "threshold": limit,
-        "variation": float(np.nanstd(level, ddof=1) / abs(np.nanmean(level))),
+        "variation": _variation(level),
         "permutation_p": p,
         "level_verdict": COMMON if p < FALSE_ALARMS else CANNOT_TELL,
         "held_out_threshold": thresholds,
@@ -145,24 +150,25 @@ def value_at(series: xr.DataArray, step: float) -> float:
     return float(series.values[place]) if place >= 0 else np.nan
 
 
-def permutation_p(
-    measure: ProgressMeasure, finished: Sequence[Outcome], steps: Float[np.ndarray, " run"]
-) -> float:
-    """Return the share of permutations of the steps at which the levels scatter as little.
+def permutation_p(values: Float[np.ndarray, "run step"]) -> float:
+    """Return the share of permutations of the steps at which the runs' values scatter as little.
 
-    The permutation of the data itself counts as one. NaN where a level is not finite.
+    values: of each run (row) at the steps at which all of them generalised, its own on the
+    diagonal. The permutation of the data itself counts as one. NaN where a value is not finite: a
+    permutation could not be compared.
     """
-    table = np.array([[value_at(one.series[measure.name], s) for s in steps] for one in finished])
-    table = measure.scaled(table)
-    drawn = np.random.default_rng(0).permuted(
-        np.tile(np.arange(len(steps)), (PERMUTATIONS, 1)), axis=1
-    )
-    spread = table[np.arange(len(steps)), drawn].std(axis=1)
-    own = table.diagonal().std()
-    # A step beyond which a run has no finite value would make a permutation incomparable.
-    if not np.isfinite(table).all():
+    if not np.isfinite(values).all():
         return np.nan
+    rows = np.arange(len(values))
+    order = np.random.default_rng(0).permuted(np.tile(rows, (PERMUTATIONS, 1)), axis=1)
+    spread, own = values[rows, order].std(axis=1), values.diagonal().std()
+    # Rounding must not decide between permutations that are the same.
     return float((1 + np.count_nonzero(spread <= own * (1 + 1e-12))) / (1 + PERMUTATIONS))
+
+
+def _variation(level: Float[np.ndarray, " run"]) -> float:
+    finite = level[np.isfinite(level)]
+    return float(finite.std(ddof=1) / abs(finite.mean())) if finite.size > 1 else np.nan
 
 
 def _median(values: np.ndarray) -> float:
