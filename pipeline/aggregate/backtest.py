@@ -30,8 +30,6 @@ from pipeline.aggregate.scoring import VERDICT, factor_of_error, median_interval
 from pipeline.aggregate.threshold import ProgressMeasure
 from pipeline.errors import InputError
 
-BASELINE = "others' mean"
-
 
 @dataclass(frozen=True)
 class Prefix:
@@ -108,31 +106,42 @@ def backtest(
     known = [p for p in predictors if all(n in run for n in p.needs for run in runs.values())]
     if not known or known[0] is not predictors[0]:
         raise InputError("the baseline, the first predictor, reads a variable that some run lacks")
-    result = xr.Dataset(
-        coords={
-            "predictor": [one.name for one in known],
+    result = _asked(known, prefixes, finished, censored)
+    result.attrs = {
+        "rule": RULE if rule is generalised else "a rule of the caller's",
+        "verdict": VERDICT,
+        "baseline": known[0].name,
+        "left_out": [one.name for one in predictors if one not in known],
+        "runs_generalised": len(finished),
+        "runs_censored": len(censored),
+    }
+    last = xr.DataArray([float(one.series["step"][-1]) for one in censored], dims="censored")
+    return _described(_judged(result, last))
+
+
+def _asked(
+    predictors: Sequence[Predictor],
+    prefixes: Sequence[Prefix],
+    finished: Sequence[Outcome],
+    censored: Sequence[Outcome],
+) -> xr.Dataset:
+    """Return all forecasts, for the runs that generalised and for those that did not."""
+    dims = ("predictor", "prefix")
+    ahead, never = (_forecasts(predictors, prefixes, r, finished) for r in (finished, censored))
+    return xr.Dataset(
+        {
+            "generalised": ("run", np.array([one.time for one in finished])),
+            "forecast": ((*dims, "run"), ahead),
+            "censored_forecast": ((*dims, "censored"), never),
+        },
+        {
+            "predictor": [one.name for one in predictors],
             "prefix": [str(one) for one in prefixes],
             "run": [one.name for one in finished],
             "censored": np.array([one.name for one in censored], dtype=object),
-            "leaky": ("predictor", [one.leaky for one in known]),
-        },
-        attrs={
-            "rule": RULE if rule is generalised else "a rule of the caller's",
-            "verdict": VERDICT,
-            "baseline": known[0].name,
-            "left_out": [one.name for one in predictors if one not in known],
-            "runs_generalised": len(finished),
-            "runs_censored": len(censored),
+            "leaky": ("predictor", [one.leaky for one in predictors]),
         },
     )
-    result["generalised"] = ("run", np.array([one.time for one in finished]))
-    shape = ("predictor", "prefix")
-    result["forecast"] = ((*shape, "run"), _forecasts(known, prefixes, finished, finished))
-    result["censored_forecast"] = (
-        (*shape, "censored"), _forecasts(known, prefixes, censored, finished),
-    )  # fmt: skip
-    last = xr.DataArray([float(one.series["step"][-1]) for one in censored], dims="censored")
-    return _described(_judged(result, last))
 
 
 def _forecasts(

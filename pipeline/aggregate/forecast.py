@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Real
-from scipy.stats import linregress, theilslopes
+from scipy.stats import theilslopes
 
 from pipeline.aggregate.logit_components import component_scores
-from pipeline.aggregate.outcomes import Outcome, Rule, generalised, outcomes
+from pipeline.aggregate.outcomes import Outcome, Rule, generalised, in_order, outcomes
 from pipeline.aggregate.threshold import ProgressMeasure, value_at
 
 FEWEST_FITTED = 3  # points of a regression, checkpoints of a trend
@@ -85,7 +85,7 @@ def forecast(
     Raises InputError for fewer than three finished runs that generalised.
     """
     known, _ = outcomes(finished, rule)
-    observed = Observed.of(run.sortby("step"), until, predictor.leaky)
+    observed = Observed.of(in_order(run), until, predictor.leaky)
     return forecast_of(observed, known, predictor)
 
 
@@ -206,7 +206,8 @@ def reach(
     used = (steps >= steps[-1] / 2) & np.isfinite(values)
     if np.count_nonzero(used) < FEWEST_FITTED:
         return np.nan
-    slope, intercept, *_ = theilslopes(values[used], steps[used], method="joint")
+    line = theilslopes(values[used], steps[used], method="joint")
+    slope, intercept = np.asarray(line, dtype=np.float64)[:2]
     missing = level - (intercept + slope * steps[-1])
     if not rises:
         missing, slope = -missing, -slope
@@ -221,5 +222,5 @@ def _regressed(x: Float[np.ndarray, " run"], known: Sequence[Outcome], at: float
     used = np.isfinite(x)
     if np.count_nonzero(used) < FEWEST_FITTED or np.ptp(x[used]) == 0 or not np.isfinite(at):
         return np.nan
-    line = linregress(x[used], y[used])
-    return float(np.exp(line.intercept + line.slope * at))
+    slope, intercept = np.polyfit(x[used], y[used], 1)
+    return float(np.exp(intercept + slope * at))

@@ -44,7 +44,7 @@ class Outcome:
     @classmethod
     def of(cls, name: str, run: xr.Dataset, rule: Rule) -> "Outcome":
         """Apply the rule. Raises InputError for a run that generalised before it was trained."""
-        ordered = run.sortby([dim for dim in ("step", "other_step") if dim in run.dims])
+        ordered = in_order(run)
         step = rule(ordered)
         if step is not None and step <= 0:
             raise InputError(
@@ -71,6 +71,11 @@ def series_of(
         if group in groups:
             series[name] = groups[group][variable].reset_coords(drop=True).reindex_like(series)
     return series.assign(dict(settings or {}))
+
+
+def in_order(run: xr.Dataset) -> xr.Dataset:
+    """Return a run in the order of its steps, on both axes of a Gram matrix."""
+    return run.sortby([dim for dim in ("step", "other_step") if dim in run.dims])
 
 
 def generalised(progress: xr.Dataset) -> int | None:

@@ -115,8 +115,8 @@ def threshold_rows(found: xr.Dataset) -> list[str]:
         one = found.sel(measure=name)
         level = one["level"].values
         rows.append(
-            f"| `{name}` | {one['threshold'].item():.3g} ({np.nanmin(level):.2g}–"
-            f"{np.nanmax(level):.2g}) | {one['variation'].item():.2f} "
+            f"| `{name}` | {one['threshold'].item():.3g} ({np.nanmin(level):.3g}–"
+            f"{np.nanmax(level):.3g}) | {one['variation'].item():.2f} "
             f"| {one['permutation_p'].item():.2g} | {_median(one)} "
             f"| {one['worst_factor'].item():.2f} | {one['step_verdict'].item()} "
             f"| {one['censored_past'].item():g} of {found.sizes['censored']} |"

@@ -238,6 +238,11 @@ def test_a_run_does_not_predict_itself():
         backtest(runs, [others_mean(), trend_of(GINI)]).sel(predictor="trend of gini_embedding")
         for runs in (sweep(TIMES), changed)
     )
+    # Of the others, six generalise after step 200: at 300 to 800.
+    mean = backtest(changed, [others_mean()]).isel(predictor=0).sel(run="at-900")
+    assert mean["forecast"].sel(prefix="step 200") == pytest.approx(
+        np.prod([300.0, 400, 500, 600, 700, 800]) ** (1 / 6)
+    )
     # The others' levels are 0.4 in both; the run's own slope has doubled.
     assert before["factor"].sel(run="at-900", prefix="step 200") == pytest.approx(1)
     assert after["forecast"].sel(run="at-900", prefix="step 200") == pytest.approx(450)
