@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Integer, Real
 from scipy.ndimage import median_filter
 
 BINS = 200  # more points are averaged: the cost no longer grows with them
-_PASSES = ((11, 1.0), (31, 8.0))  # points of the running median; ranges that a spike is away
+_BEYOND = 2  # checkpoints before and after a change, without which it is not seen to begin or end
+_PASSES = ((11, 1.0, 11), (31, 8.0, 124))
 _DEVIATIONS = 8.0  # median absolute deviations from it that make a point a spike
 
 
@@ -25,14 +26,17 @@ class LogAxis:
     x: Float[np.ndarray, " bin"]
     counts: Integer[np.ndarray, " bin"]
 
-    def binned(
-        self, values: Float[np.ndarray, "*series step"]
-    ) -> Float[np.ndarray, "*series bin"]:
+    def binned(self, values: Float[np.ndarray, "*series step"]) -> Float[np.ndarray, "*series bin"]:
         """Return the mean of each bin."""
         if len(self.x) == len(self.steps):
             return values
         starts = np.flatnonzero(np.diff(self.bin_of, prepend=-1))
         return np.add.reduceat(values, starts, axis=-1) / self.counts
+
+    def holds(self, start: float, end: float) -> bool:
+        """Return whether checkpoints lie on both sides of a part of the axis."""
+        before, after = self.counts[self.x < start].sum(), self.counts[self.x > end].sum()
+        return bool(min(before, after) >= _BEYOND)
 
 
 def log_steps(steps: Real[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
@@ -81,8 +85,8 @@ def without_spikes(
     as far, so that a rise and fall within some checkpoints is not taken for one.
     """
     cleaned, found = values, np.zeros(values.shape, dtype=bool)
-    for window, ranges in _PASSES:
-        if values.shape[1] < 4 * window and window > _PASSES[0][0] or values.shape[1] < window:
+    for window, ranges, points in _PASSES:
+        if values.shape[1] < points:
             break
         median = _running_median(cleaned, window)
         off = np.abs(cleaned - median)
