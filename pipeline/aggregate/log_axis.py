@@ -15,7 +15,7 @@ BINS = 200  # more points are averaged: the cost no longer grows with them
 _BEYOND = 2  # checkpoints before and after a change, without which it is not seen to begin or end
 _PASSES = ((11, 1.0, 11), (31, 8.0, 124))
 _FEW, _SHORT = 2, 0.15  # a spike has at most so many points, or is so many decades long,
-_HUGE = 10.0  # or so many times as far away as the running median ranges
+_HUGE = 30.0  # or so many times as far away as the running median ranges
 _DEVIATIONS = 8.0  # median absolute deviations from it that make a point a spike
 
 
@@ -83,9 +83,9 @@ def without_spikes(
 
     Values of a spike are further from the running median than 8 median absolute deviations, and
     further than the range that 90% of the running median covers: a step that is far larger than the
-    noise is none. They come back: a spike has values before it, and is short, in decades of steps too, or
-    huge. With a running median of 11 points, and then of 31, for which a spike must be eight times as
-    far, so that a rise and fall within some checkpoints is not taken for one.
+    noise is none. They come back: a spike has values before it, and is short, in decades of steps
+    too, or huge. With a running median of 11 points, and then of 31, for which a spike must be
+    eight times as far, so that a rise and fall within some checkpoints is not taken for one.
     """
     x, cleaned, found = log_steps(steps), values, np.zeros(values.shape, dtype=bool)
     for window, ranges, points in _PASSES:
@@ -109,12 +109,21 @@ def _spikes(
     """Keep the runs of True that do not begin the series, and are short on a log axis or huge."""
     kept = np.zeros_like(far)
     for i in np.flatnonzero(far.any(axis=1)):
-        edges = np.flatnonzero(np.diff(far[i].astype(np.int8), prepend=0, append=0))
-        for first, after in edges.reshape(-1, 2):
+        for first, after in _runs(far[i]):
             short = after - first <= _FEW or x[after - 1] - x[first] <= _SHORT
             if first > 0 and (short or away[i, first:after].max() > _HUGE):
-                kept[i, first:after] = True
+                kept[i, first:after] = far[i, first:after]
     return kept
+
+
+def _runs(far: Bool[np.ndarray, " step"]) -> list[tuple[int, int]]:
+    """Return where runs of True begin and end; a few False do not interrupt one."""
+    found: list[tuple[int, int]] = []
+    for first, after in np.flatnonzero(np.diff(far, prepend=False, append=False)).reshape(-1, 2):
+        if found and first - found[-1][1] <= _FEW:
+            first = found.pop()[0]
+        found.append((int(first), int(after)))
+    return found
 
 
 def _running_median(
