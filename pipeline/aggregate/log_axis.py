@@ -12,7 +12,10 @@ from jaxtyping import Bool, Float, Integer, Real
 from scipy.ndimage import median_filter
 
 BINS = 200  # more points are averaged: the cost no longer grows with them
-_PASSES = ((11, 1.0), (31, 8.0))  # points of the running median; ranges that a spike is away
+_BEYOND = 2  # checkpoints before and after a change, without which it is not seen to begin or end
+_PASSES = ((11, 1.0, 11), (31, 8.0, 124))
+_FEW, _SHORT = 2, 0.15  # a spike has at most so many points, or is so many decades long,
+_HUGE = 30.0  # or so many times as far away as the running median ranges
 _DEVIATIONS = 8.0  # median absolute deviations from it that make a point a spike
 
 
@@ -25,14 +28,17 @@ class LogAxis:
     x: Float[np.ndarray, " bin"]
     counts: Integer[np.ndarray, " bin"]
 
-    def binned(
-        self, values: Float[np.ndarray, "*series step"]
-    ) -> Float[np.ndarray, "*series bin"]:
+    def binned(self, values: Float[np.ndarray, "*series step"]) -> Float[np.ndarray, "*series bin"]:
         """Return the mean of each bin."""
         if len(self.x) == len(self.steps):
             return values
         starts = np.flatnonzero(np.diff(self.bin_of, prepend=-1))
         return np.add.reduceat(values, starts, axis=-1) / self.counts
+
+    def holds(self, start: float, end: float) -> bool:
+        """Return whether checkpoints lie on both sides of a part of the axis."""
+        before, after = self.counts[self.x < start].sum(), self.counts[self.x > end].sum()
+        return bool(min(before, after) >= _BEYOND)
 
 
 def log_steps(steps: Real[np.ndarray, " step"]) -> Float[np.ndarray, " step"]:
@@ -71,26 +77,53 @@ def _used(x: Float[np.ndarray, " step"], count: int) -> int:
 
 
 def without_spikes(
-    values: Float[np.ndarray, "series step"],
+    steps: Integer[np.ndarray, " step"], values: Float[np.ndarray, "series step"]
 ) -> tuple[Float[np.ndarray, "series step"], Bool[np.ndarray, "series step"]]:
     """Replace spikes by the running median; return the values and where spikes were.
 
-    A spike is further from the running median than 8 median absolute deviations, and further than
-    the range that 90% of the running median covers: a step that is far larger than the noise is
-    none. With a running median of 11 points, and then of 31, for which a spike must be eight times
-    as far, so that a rise and fall within some checkpoints is not taken for one.
+    Values of a spike are further from the running median than 8 median absolute deviations, and
+    further than the range that 90% of the running median covers: a step that is far larger than the
+    noise is none. They come back: a spike has values before it, and is short, in decades of steps
+    too, or huge. With a running median of 11 points, and then of 31, for which a spike must be
+    eight times as far, so that a rise and fall within some checkpoints is not taken for one.
     """
-    cleaned, found = values, np.zeros(values.shape, dtype=bool)
-    for window, ranges in _PASSES:
-        if values.shape[1] < 4 * window and window > _PASSES[0][0] or values.shape[1] < window:
+    x, cleaned, found = log_steps(steps), values, np.zeros(values.shape, dtype=bool)
+    for window, ranges, points in _PASSES:
+        if values.shape[1] < points:
             break
         median = _running_median(cleaned, window)
         off = np.abs(cleaned - median)
         deviation = np.median(off, axis=1, keepdims=True)
         low, high = np.percentile(median, [5, 95], axis=1)
-        spikes = (off > _DEVIATIONS * deviation) & (off > ranges * (high - low)[:, None])
+        away = off / np.maximum(high - low, np.finfo(float).tiny)[:, None]
+        spikes = _spikes(x, (off > _DEVIATIONS * deviation) & (away > ranges), away)
         cleaned, found = np.where(spikes, median, cleaned), found | spikes
     return cleaned, found
+
+
+def _spikes(
+    x: Float[np.ndarray, " step"],
+    far: Bool[np.ndarray, "series step"],
+    away: Float[np.ndarray, "series step"],
+) -> Bool[np.ndarray, "series step"]:
+    """Keep the runs of True that do not begin the series, and are short on a log axis or huge."""
+    kept = np.zeros_like(far)
+    for i in np.flatnonzero(far.any(axis=1)):
+        for first, after in _runs(far[i]):
+            short = after - first <= _FEW or x[after - 1] - x[first] <= _SHORT
+            if first > 0 and (short or away[i, first:after].max() > _HUGE):
+                kept[i, first:after] = far[i, first:after]
+    return kept
+
+
+def _runs(far: Bool[np.ndarray, " step"]) -> list[tuple[int, int]]:
+    """Return where runs of True begin and end; a few False do not interrupt one."""
+    found: list[tuple[int, int]] = []
+    for first, after in np.flatnonzero(np.diff(far, prepend=False, append=False)).reshape(-1, 2):
+        if found and first - found[-1][1] <= _FEW:
+            first = found.pop()[0]
+        found.append((int(first), int(after)))
+    return found
 
 
 def _running_median(

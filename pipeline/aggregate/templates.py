@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float
 from pipeline.aggregate.log_axis import LogAxis
 
 SUDDEN = 1.0  # decades from 10 to 90%, at most
-_WIDTHS = np.geomspace(0.02, SUDDEN, 14)
-_PLACES = 121
+NARROWEST = 0.01
+_WIDTHS = np.geomspace(0.02, SUDDEN, 9)
+_PLACES = 81
 _SMOOTH_WIDTHS = (1.34, 1.7, 2.2, 3.0)
-_SMOOTH_PLACES = 61
+_SMOOTH_PLACES = 41
 _EXPONENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-_SCALES = 41
+_SCALES = 21
 _SLOPE = 2 * np.log(9)  # of a logistic function that takes 1 from 10 to 90%
-_ENDS = 2  # points beyond 10% and beyond 90% without which a transition is not seen to begin or end
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Templates:
     """Vectors on an axis, weighted by the bins' counts, without constant and line, of norm 1.
 
     vectors: the templates. norms: before scaling; a coefficient divided by it is an amplitude.
-    midpoints, widths: log10 steps and decades, of sudden ones. smooth: which
-    are no transition.
+    midpoints, widths: log10 steps and decades, of sudden ones. smooth: which are
+    no transition. spacing: decades between the places of sudden ones.
     """
 
     base: Float[np.ndarray, "2 bin"]
@@ -40,6 +40,12 @@ class Templates:
     midpoints: Float[np.ndarray, " template"]
     widths: Float[np.ndarray, " template"]
     smooth: Bool[np.ndarray, " template"]
+    spacing: float
+
+    @property
+    def constant(self) -> Float[np.ndarray, " bin"]:
+        """Return the weighted constant, of norm 1."""
+        return self.root / np.linalg.norm(self.root)
 
     def project(self, values: Float[np.ndarray, "series bin"]) -> Float[np.ndarray, "series bin"]:
         """Return weighted values without their constant and their line."""
@@ -48,7 +54,9 @@ class Templates:
 
 
 def logistic(
-    x: Float[np.ndarray, " bin"], midpoints: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"]
+    x: Float[np.ndarray, " bin"],
+    midpoints: Float[np.ndarray, " n"],
+    widths: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, "n bin"]:
     """Return logistic functions of x that rise from 10 to 90% over `widths`."""
     at = (x - midpoints[:, None]) * (_SLOPE / widths[:, None])
@@ -66,19 +74,10 @@ def make_templates(axis: LogAxis) -> Templates:
     shapes = np.concatenate([logistic(x, midpoints, widths), logistic(x, *slow), relaxing])
     others = np.full(len(shapes) - len(midpoints), np.nan)
     smooth = np.arange(len(shapes)) >= len(midpoints)
-    return orthogonal(
-        axis, shapes, np.append(midpoints, others), np.append(widths, others), smooth
-    )
+    return orthogonal(axis, shapes, np.append(midpoints, others), np.append(widths, others), smooth)
 
 
-def seen_to_begin_and_end(axis: LogAxis, midpoint: float, width: float) -> bool:
-    """Return whether there are checkpoints enough before and after a transition."""
-    before = axis.counts[axis.x < midpoint - width / 2].sum()
-    after = axis.counts[axis.x > midpoint + width / 2].sum()
-    return bool(before >= _ENDS and after >= _ENDS)
-
-
-def single(
+def unit_logistic(
     axis: LogAxis, templates: Templates, midpoint: float, width: float
 ) -> tuple[Float[np.ndarray, " bin"], float]:
     """Return one logistic function as a vector of norm 1, and its norm before."""
@@ -112,7 +111,8 @@ def orthogonal(
     norms = np.linalg.norm(vectors, axis=1)
     kept = norms > 1e-3 * np.linalg.norm(root)
     vectors = vectors[kept] / norms[kept, None]
-    described = (midpoints[kept], widths[kept], smooth[kept])
+    spacing = float(axis.x[-1] - axis.x[0]) / (_PLACES - 1)
+    described = (midpoints[kept], widths[kept], smooth[kept], spacing)
     return Templates(base, root, vectors, norms[kept], *described)
 
 

@@ -9,7 +9,6 @@ them with spikes. Nulls are constants, power laws, exponentials and slow sigmoid
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,16 +133,19 @@ def _noise(rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
 
 def _add_spikes(rng: np.random.Generator, values: np.ndarray) -> None:
     for _ in range(int(rng.integers(1, 4))):
-        start, length = int(rng.integers(len(values))), int(rng.integers(1, min(6, 2 + len(values) // 30)))
+        start, length = (
+            int(rng.integers(len(values))),
+            int(rng.integers(1, min(6, 2 + len(values) // 30))),
+        )
         values[start : start + length] += 10 ** rng.uniform(np.log10(60), np.log10(3000))
 
 
-def found_by_series(drawn: list[Series], **options: Any) -> Iterator[tuple[Series, list[Transition]]]:
+def found_by_series(drawn: list[Series]) -> Iterator[tuple[Series, list[Transition]]]:
     """Yield each series with its transitions; those of one schedule are scanned together."""
     for name, steps in SCHEDULES.items():
         mine = [one for one in drawn if one.schedule == name]
         if mine:
-            results = scan(steps, np.stack([one.values for one in mine]), **options)
+            results = scan(steps, np.stack([one.values for one in mine]))
             for one, result in zip(mine, results, strict=True):
                 yield one, result.transitions
 
@@ -163,13 +165,13 @@ def _matched(
         yield None, wrong
 
 
-def measure(count: int, seed: int, **options: Any) -> dict[str, Any]:
+def measure(count: int, seed: int) -> dict[str, Any]:
     """Return the figures of the module's docstring over `count` series of each group."""
     rng = np.random.default_rng(seed)
     true = [draw(rng, "transitions") for _ in range(count)]
     nulls = [draw(rng, NULLS[i % len(NULLS)]) for i in range(count)]
     walks = [draw(rng, "random walk") for _ in range(count // 4)]
-    everything = list(found_by_series(true, **options))
+    everything = list(found_by_series(true))
     pairs = [(s, p, t) for s, found in everything for p, t in _matched(s, found)]
     clear = [
         t is not None
@@ -178,20 +180,16 @@ def measure(count: int, seed: int, **options: Any) -> dict[str, Any]:
     ]
     covered = [inside for _, p, t in pairs if p and t for inside in _inside(p, t)]
     wrong = sum(p is None for _, p, _ in pairs)
-    alarms = [(s, bool(found)) for s, found in found_by_series(nulls, **options)]
-    by_kind = {
-        kind: _share([hit for s, hit in alarms if s.kind == kind]) for kind in NULLS
-    }
-    by_noise = {
-        noise: _share([hit for s, hit in alarms if s.noise == noise]) for noise in NOISES
-    }
+    alarms = [(s, bool(found)) for s, found in found_by_series(nulls)]
+    by_kind = {kind: _share([hit for s, hit in alarms if s.kind == kind]) for kind in NULLS}
+    by_noise = {noise: _share([hit for s, hit in alarms if s.noise == noise]) for noise in NOISES}
     return {
         "found_share": _share(clear),
         "found_share_all": _share([t is not None for _, p, t in pairs if p]),
         "false_alarm_share": _share([hit for _, hit in alarms]),
         "false_alarm_shares": by_kind | by_noise,
         "false_reports_per_series": round(wrong / len(true), 4),
-        "random_walk_share": _share([bool(f) for _, f in found_by_series(walks, **options)]),
+        "random_walk_share": _share([bool(f) for _, f in found_by_series(walks)]),
         "interval_coverage": _share(covered),
         "interval_coverages": {
             name: _share([_inside(p, t)[i] for _, p, t in pairs if p and t])
