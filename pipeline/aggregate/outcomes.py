@@ -1,4 +1,4 @@
-"""When each run of a sweep generalised, for the threshold and the forecast.
+"""Outcomes of the runs of a sweep: which generalised, and when; for threshold and forecast.
 
 `generalised` applies the one definition, that of `pipeline.aggregate.phases`. A run in which it
 does not happen by the last saved step is censored: it is known to take longer than the run, and no
