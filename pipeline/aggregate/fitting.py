@@ -57,7 +57,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Beside:
-    """What candidates would add beside other terms.
+    """The contribution of candidates beside other terms.
 
     error: the squared error of the others alone. gains: by how much each candidate lowers it.
     coefficients: of each candidate, of norm 1, beside the others.

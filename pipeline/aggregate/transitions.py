@@ -58,7 +58,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What a series does, with its transitions in the order of their steps.
+    """The shape of a series, and its transitions in the order of their steps.
 
     shape: "sudden" with a transition; "smooth" if it changes without one; "none" if it does not
     change beyond its noise; "cannot tell" if there is a change that may be sudden. spikes: values

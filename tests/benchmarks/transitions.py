@@ -1,4 +1,4 @@
-"""What `find_transitions` finds, and what it reports wrongly, on planted series.
+"""Planted transitions that `find_transitions` finds, and its false reports.
 
     python tests/benchmarks/transitions.py [--series N] [--seed N] [--table] [--json]
 
