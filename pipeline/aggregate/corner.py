@@ -1,0 +1,273 @@
+"""Does the trajectory of a run through loss space turn a corner, and when?
+
+A corner is where two straight lines meet. Random walks have corners too, and smooth curves bend
+(the second component is often the first one's arch). So two lines and a smooth curve are fitted to
+the trajectory over its arc length, and the ratio of what they leave is judged against walks with
+the same step lengths: in random directions, and with the signs of the displacements flipped.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Integer
+from scipy.stats import chi2
+
+from pipeline.aggregate.variables import variable
+from pipeline.errors import InputError
+
+LEVEL = 0.05  # of the tests
+_LEAST = 4  # checkpoints on each side of a corner
+_FEWEST = 3 * _LEAST  # checkpoints of a trajectory
+_WINDOWS = {"whole": (0.0, 1.0), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
+
+Walks = Float[np.ndarray, "walk checkpoint component"]
+
+
+def find_corner(
+    space: xr.Dataset,
+    run: str | None = None,
+    *,
+    components: int = 2,
+    transition: tuple[float, float] | None = None,
+    simulations: int = 1000,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Return the sharpest corner of a run's trajectory through a space, if it is outside its null.
+
+    space: of `loss_space`; run: one of its runs, where it has several. transition: the first and
+    last step of another transition, such as the interval of induction's midpoint.
+
+    Over arc length, along the first `components`, two lines that meet at a checkpoint are fitted,
+    and a cubic; the statistic is ln(squared error of the cubic / that of the best two lines). The
+    p-value is the share of walks with at least that: the larger one of walks in random directions
+    and of walks with flipped signs. Walks have the same arc lengths, so that they are fitted alike.
+    `candidate` is where the two lines meet; `step` is the same where the p-value is at most 0.05,
+    else NaN. The same for both halves of the checkpoints: a corner that moves with the window is an
+    artefact of it. Raises InputError for fewer than 12 checkpoints, and
+    where they are all alike.
+    """
+    names = np.unique(space["run"].values)
+    if run is None and len(names) > 1:
+        raise InputError(f"this space has the runs {', '.join(names)}: give one of them")
+    chosen = space if run is None else space.isel(checkpoint=space["run"].values == run)
+    points = chosen["scores"].values[:, :components]
+    steps = chosen["step"].values
+    if len(points) < _FEWEST:
+        raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(points)}")
+    if not np.ptp(points, axis=0).any():
+        raise InputError("all checkpoints lie on one point: there is no trajectory")
+    rng = np.random.default_rng(seed)
+    found = {
+        name: _judged(points[part], steps[part], rng, simulations)
+        for name, part in _windows(len(points)).items()
+        if part.stop - part.start >= _FEWEST and np.ptp(points[part], axis=0).any()
+    }
+    whole = found["whole"]
+    result = _described(list(found.values())) | _persistence(points, rng, simulations)
+    result["false_alarm_share"] = variable(
+        (), whole.false_alarms, "1", "Share of fresh walks of either kind that would be reported."
+    )
+    if transition is not None:
+        result |= _together(whole, transition)
+    return xr.Dataset(
+        result,
+        {"window": list(found)},
+        {"components": components, "level": LEVEL, "simulations": simulations, "seed": seed},
+    )
+
+
+@dataclass(frozen=True)
+class _Corner:
+    """The best corner of a trajectory, and those of the walks. angle: in degrees."""
+
+    step: int
+    interval: tuple[int, int]
+    angle: float
+    statistic: float
+    p_walks: float
+    p_flipped: float
+    false_alarms: float
+    of_walks: Integer[np.ndarray, " walk"]  # steps
+
+    @property
+    def p(self) -> float:
+        return max(self.p_walks, self.p_flipped)
+
+
+class _Fits:
+    """Two lines, at every place where they may meet, and a cubic, over one set of arc lengths."""
+
+    def __init__(self, arc: Float[np.ndarray, " checkpoint"]) -> None:
+        self.x = arc / arc[-1]
+        self.places = np.arange(_LEAST, len(arc) - _LEAST)
+        self.cubic = np.linalg.qr(np.vander(self.x, 4))[0]
+        self.lines = [np.linalg.qr(self._columns(place))[0] for place in self.places]
+
+    def _columns(self, place: int) -> Float[np.ndarray, "checkpoint 3"]:
+        x = self.x
+        return np.stack([np.ones(len(x)), x, np.maximum(x - x[place], 0)], axis=1)
+
+    def errors(self, walks: Walks) -> tuple[Float[np.ndarray, " walk"], Float[np.ndarray, "walk place"]]:
+        """Return the squared errors of the cubic and of the two lines at each place."""
+        centred = walks - walks.mean(axis=1, keepdims=True)
+        total = (centred**2).sum(axis=(1, 2))
+
+        def left(basis: Float[np.ndarray, "checkpoint term"]) -> Float[np.ndarray, " walk"]:
+            return total - ((basis.T @ centred) ** 2).sum(axis=(1, 2))
+
+        # Rounding must not make the error of a perfect fit 0.
+        floor = 1e-12 * total
+        lines = np.stack([left(basis) for basis in self.lines], axis=1)
+        return np.maximum(left(self.cubic), floor), np.maximum(lines, floor[:, None])
+
+    def statistics(
+        self, walks: Walks
+    ) -> tuple[Float[np.ndarray, " walk"], Integer[np.ndarray, " walk"]]:
+        """Return the statistic of each walk, and the place of its corner."""
+        smooth, lines = self.errors(walks)
+        return np.log(smooth / lines.min(axis=1)), self.places[lines.argmin(axis=1)]
+
+    def lines_at(
+        self, points: Float[np.ndarray, "checkpoint component"], place: int
+    ) -> tuple[float, Float[np.ndarray, "checkpoint component"]]:
+        """Return the angle between the two lines in degrees, and the residuals."""
+        columns = self._columns(place)
+        found = np.linalg.lstsq(columns, points, rcond=None)[0]
+        before, after = found[1], found[1] + found[2]
+        lengths = np.linalg.norm(before) * np.linalg.norm(after)
+        cosine = float(np.clip(before @ after / lengths, -1, 1)) if lengths else np.nan
+        return float(np.degrees(np.arccos(cosine))), points - columns @ found
+
+
+def _judged(
+    points: Float[np.ndarray, "checkpoint component"],
+    steps: Integer[np.ndarray, " checkpoint"],
+    rng: np.random.Generator,
+    simulations: int,
+) -> _Corner:
+    moves = np.diff(points, axis=0)
+    lengths = np.linalg.norm(moves, axis=1)
+    fits = _Fits(np.concatenate([[0.0], lengths.cumsum()]))
+    (statistic,), (place,) = fits.statistics(points[None])
+    angle, residuals = fits.lines_at(points, place)
+    walks, places = fits.statistics(_walks(lengths, points.shape[1], rng, simulations))
+    flipped, _ = fits.statistics(_flips(moves, rng, simulations))
+    limit = max(np.quantile(walks, 1 - LEVEL), np.quantile(flipped, 1 - LEVEL))
+    fresh = np.concatenate([_walks(lengths, points.shape[1], rng, simulations),
+                            _flips(moves, rng, simulations)])  # fmt: skip
+    inside = _inside(fits.errors(points[None])[1][0], residuals)
+    return _Corner(
+        int(steps[place]),
+        (int(steps[fits.places[inside][0]]), int(steps[fits.places[inside][-1]])),
+        angle,
+        float(statistic),
+        *(float((1 + (null >= statistic).sum()) / (1 + simulations)) for null in (walks, flipped)),
+        float((fits.statistics(fresh)[0] > limit).mean()),
+        steps[places],
+    )
+
+
+def _inside(
+    errors: Float[np.ndarray, " place"], residuals: Float[np.ndarray, "checkpoint component"]
+) -> Bool[np.ndarray, " place"]:
+    """Return which places a likelihood ratio does not refuse, at a level of 10%.
+
+    With as many independent points as the residuals' autocorrelation leaves.
+    """
+    lagged = float((residuals[1:] * residuals[:-1]).sum())
+    rho = min(max(lagged / max(float((residuals**2).sum()), 1e-300), 0.0), 0.99)
+    independent = residuals.size * (1 - rho) / (1 + rho)
+    return independent * np.log(errors / errors.min()) <= chi2.ppf(0.9, 1)
+
+
+def _walks(
+    lengths: Float[np.ndarray, " move"], components: int, rng: np.random.Generator, count: int
+) -> Walks:
+    """Return walks of moves of these lengths in random directions."""
+    moves = rng.standard_normal((count, len(lengths), components))
+    moves *= (lengths / np.linalg.norm(moves, axis=2))[:, :, None]
+    return _summed(moves)
+
+
+def _flips(
+    moves: Float[np.ndarray, "move component"], rng: np.random.Generator, count: int
+) -> Walks:
+    """Return walks of these moves, each forwards or backwards at random."""
+    return _summed(moves * rng.choice([-1.0, 1.0], (count, len(moves), 1)))
+
+
+def _summed(moves: Float[np.ndarray, "walk move component"]) -> Walks:
+    return np.pad(moves.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
+
+
+def _windows(count: int) -> dict[str, slice]:
+    parts = _WINDOWS.items()
+    return {name: slice(round(a * count), round(b * count)) for name, (a, b) in parts}
+
+
+def _persistence(
+    points: Float[np.ndarray, "checkpoint component"], rng: np.random.Generator, simulations: int
+) -> dict[str, xr.Variable]:
+    """Return the mean cosine of successive displacements, and how often chance has as much."""
+    moves = np.diff(points, axis=0)
+    lengths = np.linalg.norm(moves, axis=1)
+    nulls = (_walks(lengths, points.shape[1], rng, simulations), _flips(moves, rng, simulations))
+    mean = float(_mean_cosine(points[None])[0])
+    shares = [(np.abs(_mean_cosine(null)) >= abs(mean)).sum() for null in nulls]
+    return {
+        "mean_cosine": variable(
+            (), mean, "1", "Mean cosine of the angle between successive displacements."
+        ),
+        "mean_cosine_p": variable(
+            (), (1 + max(shares)) / (1 + simulations), "1",
+            "Share of walks whose mean cosine is as far from 0, the larger one of both kinds.",
+        ),
+    }  # fmt: skip
+
+
+def _mean_cosine(walks: Walks) -> Float[np.ndarray, " walk"]:
+    moves = np.diff(walks, axis=1)
+    lengths = np.linalg.norm(moves, axis=2)
+    with np.errstate(invalid="ignore"):
+        cosines = (moves[:, 1:] * moves[:, :-1]).sum(axis=2) / (lengths[:, 1:] * lengths[:, :-1])
+    return np.nanmean(cosines, axis=1)
+
+
+def _together(whole: _Corner, transition: tuple[float, float]) -> dict[str, xr.Variable]:
+    """Return whether a corner and a transition overlap, and how often walks have that."""
+    low, high = transition
+    overlap = whole.interval[0] <= high and whole.interval[1] >= low
+    near = (whole.of_walks >= low) & (whole.of_walks <= high)
+    return {
+        "coincides": variable(
+            (), float(overlap) if whole.p <= LEVEL else np.nan, "1",
+            "1 where the corner's interval overlaps the transition's, 0 where not, NaN without a "
+            "corner.",
+        ),
+        "coincides_by_chance": variable(
+            (), float(near.mean()), "1",
+            "Share of random walks whose corner lies within the transition's interval.",
+        ),
+    }  # fmt: skip
+
+
+def _described(found: list[_Corner]) -> dict[str, xr.Variable]:
+    reported = [one.step if one.p <= LEVEL else np.nan for one in found]
+    columns = {
+        "step": (reported, "steps", "Checkpoint of the corner; NaN where walks have such corners."),
+        "candidate": ([one.step for one in found], "steps",
+                      "Checkpoint at which two lines fit best."),
+        "low": ([one.interval[0] for one in found], "steps",
+                "First checkpoint that a likelihood ratio does not refuse at 10%."),
+        "high": ([one.interval[1] for one in found], "steps",
+                 "Last checkpoint that a likelihood ratio does not refuse at 10%."),
+        "angle": ([one.angle for one in found], "degrees", "Angle by which the second line turns."),
+        "statistic": ([one.statistic for one in found], "1",
+                      "Log ratio of the squared errors of a cubic and of the two lines."),
+        "p_walks": ([one.p_walks for one in found], "1",
+                    "Share of walks in random directions with at least this statistic."),
+        "p_flipped": ([one.p_flipped for one in found], "1",
+                      "Share of walks with flipped displacements with at least this statistic."),
+    }  # fmt: skip
+    return {name: variable("window", *about) for name, about in columns.items()}
