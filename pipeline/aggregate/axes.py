@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
-from pipeline.aggregate.blocks import Block, in_order, over_tokens, parts
-from pipeline.aggregate.loss_space import gram_matrix, kept_rows, loadings
+from pipeline.aggregate.blocks import in_order
+from pipeline.aggregate.loss_space import gram_matrix, loadings
+from pipeline.aggregate.regressors import checkpoint_series, early_and_late, token_columns
 from pipeline.aggregate.shares import (
     Shares,
     resampled_blocks,
@@ -20,13 +21,11 @@ from pipeline.aggregate.shares import (
     shares_of_variance,
     with_interval,
 )
-from pipeline.aggregate.token_features import REPETITION
 from pipeline.aggregate.variables import variable
 from pipeline.errors import InputError
 
 SAME = 0.9  # share of variance from which on a component is said to be overall loss
 _P = 0.05
-_POSITION_BINS = 12
 _OF = ("scores", "loadings")
 _RANDOM = 10_000  # directions
 
@@ -73,43 +72,13 @@ def explain_axes(
     space = space.isel(component=slice(components))
     loading = loadings(arrays, space).transpose("component", "sequence", "position").values
     counted = np.isfinite(loading).all(axis=0)
-    early_late = _early_and_late(first)
-    columns = _token_columns(features, early_late)
+    early_late = early_and_late(first)
+    columns = token_columns(features, early_late)
     of_loadings, cosines = _loading_shares(loading, counted, columns, resamples, rng)
-    series = _series(groups, arrays, space, features, counted)
+    series = checkpoint_series(groups, arrays, space, features, counted)
     of_scores = _score_shares(space, series, resamples, rng)
     null = _random_shares(space, rng)
     return _result(space, series["mean_loss"], arrays, of_scores, of_loadings, cosines, null)
-
-
-def _early_and_late(group: xr.Dataset) -> tuple[int, int] | None:
-    """Return the positions that the in-context score compares, None where they are unknown."""
-    parameters = group.attrs.get("parameters") or {}
-    if {"early_token", "late_token"} <= parameters.keys() and "in_context_score" in group:
-        return parameters["early_token"] - 1, parameters["late_token"] - 1
-    return None
-
-
-def _token_columns(
-    features: xr.Dataset, early_late: tuple[int, int] | None
-) -> dict[str, Float[np.ndarray, "sequence position column"]]:
-    """Return the regressors of loadings, by feature."""
-    shape = (features.sizes["sequence"], features.sizes["position"])
-    position = np.arange(1, shape[1] + 1)
-    bins = np.floor(np.log(position) / np.log(shape[1] + 1) * _POSITION_BINS)
-    columns = {}
-    if early_late:
-        direction = np.zeros(shape)
-        direction[:, early_late[1]], direction[:, early_late[0]] = 1, -1
-        columns["in_context_score"] = direction[:, :, None]
-    _, bins = np.unique(bins, return_inverse=True)
-    indicators = np.eye(bins.max() + 1)[bins][:, 1:]
-    columns["position"] = np.broadcast_to(indicators, (*shape, indicators.shape[1]))
-    columns["log_frequency"] = features["log_frequency"].values[:, :, None]
-    repetition = features["repetition"].values
-    columns["repetition"] = np.stack([repetition == 1, repetition == 2], axis=2).astype(float)
-    columns["bigram_loss"] = features["bigram_loss"].values[:, :, None]
-    return columns
 
 
 def _loading_shares(
@@ -135,65 +104,6 @@ def _loading_shares(
     all_weights = np.concatenate([np.ones((1, len(counted))), weights])
     total, squares, number = (all_weights @ one.T for one in (*sums, counts[None]))
     return shares, with_interval(total**2 / number / squares)
-
-
-def _series(
-    groups: Mapping[str, xr.Dataset],
-    arrays: Mapping[str, xr.DataArray],
-    space: xr.Dataset,
-    features: xr.Dataset,
-    counted: Bool[np.ndarray, "sequence position"],
-) -> dict[str, Float[np.ndarray, "checkpoint column"]]:
-    """Return how each feature's losses went over training: the regressors of scores."""
-    directions = _directions(features, counted)
-    dims = ("step", "sequence", "position")
-    products = _products(arrays, kept_rows(arrays, space), xr.DataArray(directions, dims=dims))
-    mean, position, frequency, bigram, repeated, pair = products
-    series = {"mean_loss": mean[:, None]}
-    if all(_early_and_late(group) for group in groups.values()):
-        scores = [in_order(group["in_context_score"]).values for group in groups.values()]
-        series["in_context_score"] = np.concatenate(scores)[kept_rows(arrays, space), None]
-    series["position"] = position[:, None]
-    series["log_frequency"] = frequency[:, None]
-    series["repetition"] = np.stack([repeated, pair], axis=1)
-    series["bigram_loss"] = bigram[:, None]
-    return series
-
-
-def _directions(
-    features: xr.Dataset, counted: Bool[np.ndarray, "sequence position"]
-) -> Float[np.ndarray, "direction sequence position"]:
-    """Return directions in token space whose products with losses are the series of `_series`.
-
-    0 where a token does not count: with it a product is not a number.
-    """
-    position = np.log(np.arange(1, counted.shape[1] + 1)) + np.zeros(counted.shape)
-    found = [np.where(counted, 1 / counted.sum(), 0.0)]
-    for values in (position, features["log_frequency"].values, features["bigram_loss"].values):
-        centred = np.where(counted, values - values[counted].mean(), 0.0)
-        found.append(centred / max(float((centred**2).sum()), 1e-300))
-    kinds = [counted & (features["repetition"].values == i) for i in range(len(REPETITION))]
-    shares = [kind / max(kind.sum(), 1) for kind in kinds]
-    # A kind that does not occur has no mean loss: its series is constant.
-    found += [(share - shares[0]) * bool(kinds[0].any() and share.any()) for share in shares[1:]]
-    return np.stack(found)
-
-
-def _products(
-    arrays: Mapping[str, xr.DataArray], rows: Bool[np.ndarray, " row"], directions: xr.DataArray
-) -> Float[np.ndarray, "direction checkpoint"]:
-    """Return the products of the losses of some checkpoints with directions, streamed."""
-    count = directions.sizes["step"]
-
-    def multiply(block: Block) -> Float[np.ndarray, "direction checkpoint"]:
-        total = np.zeros((count, int(rows.sum())))
-        for part in parts(block):
-            mine, weights = part[:-count][rows].astype(np.float64), part[-count:]
-            counted = weights.any(axis=0)
-            total += weights[:, counted] @ mine[:, counted].T
-        return total
-
-    return np.sum(list(over_tokens(multiply, [*arrays.values(), directions])), axis=0)
 
 
 def _score_shares(
@@ -240,7 +150,7 @@ def _result(
     dims = ("of", "component", "feature")
     result = {
         **_with_bounds("alone", dims, alone, "Share of variance that a feature explains alone."),
-        **_with_bounds("unique", dims, unique, "Share of variance that only this feature explains."),
+        **_with_bounds("unique", dims, unique, "Share of variance that no other feature explains."),
         **_with_bounds("together", dims[:2], np.stack([of_scores.together, of_loadings.together]),
                        "Share of variance that all features explain together (of loadings: of "
                        "the centred ones)."),
@@ -264,7 +174,7 @@ _NAMES = ("in_context_score", "position", "log_frequency", "repetition", "bigram
 
 
 def _with_bounds(
-    name: str, dims: tuple[str, ...], values: Float[np.ndarray, "of 3 *rest"], definition: str
+    name: str, dims: tuple[str, ...], values: Float[np.ndarray, "of 3 ..."], definition: str
 ) -> dict[str, xr.Variable]:
     """Return a variable with the low and the high end of its 90% interval."""
     parts = np.moveaxis(values, 1, 0)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import dask
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pipeline.errors import InputError
 
@@ -53,6 +53,20 @@ def over_tokens(
             yield _apply(function, [one.values for one in slab])
 
 
+def over_sequences(
+    function: Callable[[Float[np.ndarray, "step sequence position"]], Result], loss: xr.DataArray
+) -> Iterator[Result]:
+    """Yield function(block) for blocks of whole sequences of one run's losses, in order."""
+    loss = loss.transpose("step", "sequence", "position")
+    positions = loss.sizes["position"]
+    yield from over_tokens(lambda block: function(block.reshape(len(block), -1, positions)), [loss])
+
+
+def padding(block: Float[np.ndarray, "step ..."]) -> Bool[np.ndarray, "..."]:
+    """Return which tokens are NaN at every step: those that the input leaves undefined."""
+    return np.isnan(block).all(axis=0)
+
+
 def in_order(array: xr.DataArray) -> xr.DataArray:
     """Return an array with ascending steps; one that has them already is not copied."""
     steps = array["step"].values
@@ -75,7 +89,11 @@ def _bounds(arrays: Sequence[xr.DataArray]) -> list[int]:
     """Return where along the second dimension the blocks begin and end."""
     first, dim = arrays[0], arrays[0].dims[1]
     row = max(prod(first.shape[2:]) * sum(len(array) for array in arrays), 1)
-    stored = first.chunks[1][0] if first.chunks else first.encoding.get("preferred_chunks", {}).get(dim, 1)
+    stored = (
+        first.chunks[1][0]
+        if first.chunks
+        else first.encoding.get("preferred_chunks", {}).get(dim, 1)
+    )
     # Whole chunks, so that none is read twice.
     size = max(_READ // row // stored, 1) * stored
     return [*range(0, first.shape[1], size), first.shape[1]]

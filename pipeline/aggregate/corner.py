@@ -108,7 +108,9 @@ class _Fits:
         x = self.x
         return np.stack([np.ones(len(x)), x, np.maximum(x - x[place], 0)], axis=1)
 
-    def errors(self, walks: Walks) -> tuple[Float[np.ndarray, " walk"], Float[np.ndarray, "walk place"]]:
+    def errors(
+        self, walks: Walks
+    ) -> tuple[Float[np.ndarray, " walk"], Float[np.ndarray, "walk place"]]:
         """Return the squared errors of the cubic and of the two lines at each place."""
         centred = walks - walks.mean(axis=1, keepdims=True)
         total = (centred**2).sum(axis=(1, 2))

@@ -14,7 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from pipeline.aggregate.log_axis import LogAxis
-from pipeline.aggregate.templates import NARROWEST, SUDDEN, Templates, logistic_derivatives, unit_logistic
+from pipeline.aggregate.templates import (
+    NARROWEST,
+    SUDDEN,
+    Templates,
+    logistic_derivatives,
+    unit_logistic,
+)
 
 MOST = 5  # terms of one series
 PARAMETERS = 3  # of a term: place, width and amplitude

@@ -55,8 +55,8 @@ def shares_of_variance(
 
 
 def with_interval(
-    resampled: Float[np.ndarray, "resample *target"],
-) -> Float[np.ndarray, "3 *target"]:
+    resampled: Float[np.ndarray, "resample ..."],
+) -> Float[np.ndarray, "3 ..."]:
     """Return the first row, which is of the sample itself, and the quantiles of the others."""
     if len(resampled) == 1:
         return np.stack([resampled[0], *[np.full_like(resampled[0], np.nan)] * 2])
@@ -64,7 +64,9 @@ def with_interval(
     return np.concatenate([resampled[:1], np.quantile(resampled[1:], tails, axis=0)])
 
 
-def resampled_units(count: int, resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "resample unit"]:
+def resampled_units(
+    count: int, resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "resample unit"]:
     """Return how often each of `count` independent units is drawn; none where there is one only."""
     if count < 2:
         return np.zeros((0, count))

@@ -1,8 +1,8 @@
-"""Facts about the tokens of an input that no model is needed for: frequency, repetition, bigrams."""
+"""Facts about the tokens of an input, without a model: frequency, repetition, bigrams."""
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from pipeline.aggregate.variables import variable
 
@@ -60,7 +60,8 @@ def token_features(
 
 
 def _repetition(
-    last: Integer[np.ndarray, "sequence position"], following: Integer[np.ndarray, "sequence position"]
+    last: Integer[np.ndarray, "sequence position"],
+    following: Integer[np.ndarray, "sequence position"],
 ) -> Int[np.ndarray, "sequence position"]:
     """Return 0 for a new token, 1 for one that occurred before, 2 for a pair that did."""
     found = np.zeros(last.shape, dtype=np.int64)
@@ -80,7 +81,9 @@ def _seen(values: Integer[np.ndarray, " position"]) -> Bool[np.ndarray, " positi
 
 
 def _in_corpus(
-    tokens: Int[np.ndarray, "sequence token"], corpus: Int[np.ndarray, "other other_token"], size: int
+    tokens: Int[np.ndarray, "sequence token"],
+    corpus: Int[np.ndarray, "other other_token"],
+    size: int,
 ) -> dict[str, np.ndarray | int]:
     """Return how often a corpus has each predicted token, its pair, and the pair's first token."""
     last, following = tokens[:, :-1], tokens[:, 1:]
