@@ -5,15 +5,15 @@ same tokens are compared sequence by sequence, so that what makes a sequence har
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Integer
 from scipy.stats import ttest_1samp
 from statsmodels.stats.multivariate import test_mvmean
 
-from pipeline.aggregate.blocks import in_order, over_sequences, padding
+from pipeline.aggregate.blocks import in_order, over_sequences
+from pipeline.aggregate.sequence_moments import SequenceMoments
 from pipeline.aggregate.variables import check_same_tokens, variable
 from pipeline.errors import InputError, suggestion
 
@@ -29,7 +29,7 @@ def loss_by_position(group: xr.Dataset) -> xr.Dataset:
     is not finite makes the means that contain it NaN.
     """
     loss = in_order(group["loss"])
-    total = _Moments.merged(list(over_sequences(_Moments.of, loss)))
+    total = SequenceMoments.merged(list(over_sequences(SequenceMoments.of, loss)))
     dims = ("step", "position")
     return xr.Dataset(
         {
@@ -103,7 +103,7 @@ def compare_positions(
     a, b = (_at(one, step) for one, step in zip((small, big), ends, strict=True))
     difference = a.astype(np.float64) - b
     undefined = np.isnan(a) & np.isnan(b)
-    total = _Moments.of(np.where(undefined, np.nan, difference)[None])
+    total = SequenceMoments.of(np.where(undefined, np.nan, difference)[None])
     length = difference.shape[1]
     reached = [token for token in tokens if token <= length]
     windows = [_window(difference, undefined, token, window) for token in reached]
@@ -201,49 +201,9 @@ def _scored(
     loss: xr.DataArray, early: int, late: int
 ) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
     pair = loss.isel(position=[early - 1, late - 1]).values.astype(np.float64)
-    total = _Moments.of(pair[:, :, 1:] - pair[:, :, :1])
+    total = SequenceMoments.of(pair[:, :, 1:] - pair[:, :, :1])
     mean = np.where(total.count > 0, total.mean, np.nan)
     return mean[:, 0], total.standard_error[:, 0]
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Counts, means and sums of squared deviations of sequences, by step and position."""
-
-    count: Int[np.ndarray, " position"]
-    mean: Float[np.ndarray, "step position"]
-    squares: Float[np.ndarray, "step position"]
-
-    @classmethod
-    def of(cls, losses: Float[np.ndarray, "step sequence position"]) -> "_Moments":
-        """Return those of some sequences; padding does not count."""
-        undefined = padding(losses)
-        count = (~undefined).sum(axis=0)
-        values = np.where(undefined, 0.0, losses.astype(np.float64))
-        with np.errstate(invalid="ignore"):
-            mean = values.sum(axis=1) / np.maximum(count, 1)
-            values -= mean[:, None]
-            squares = (np.where(undefined, 0.0, values) ** 2).sum(axis=1)
-        return cls(count, mean, squares)
-
-    @classmethod
-    def merged(cls, parts: Sequence["_Moments"]) -> "_Moments":
-        """Return those of all parts (Chan et al. 1979)."""
-        count = np.sum([part.count for part in parts], axis=0)
-        weights = [part.count / np.maximum(count, 1) for part in parts]
-        pairs = list(zip(parts, weights, strict=True))
-        with np.errstate(invalid="ignore"):
-            mean = np.sum([part.mean * weight for part, weight in pairs], axis=0)
-            between = [part.count * (part.mean - mean) ** 2 for part in parts]
-            squares = np.sum([part.squares for part in parts], axis=0) + np.sum(between, axis=0)
-        return cls(count, np.where(count > 0, mean, np.nan), squares)
-
-    @property
-    def standard_error(self) -> Float[np.ndarray, "step position"]:
-        """Of the means; NaN where there are fewer than two sequences."""
-        several = np.where(self.count > 1, self.count, 2)
-        error = np.sqrt(self.squares / (several - 1) / several)
-        return np.where(self.count > 1, error, np.nan)
 
 
 def _window(
@@ -257,7 +217,7 @@ def _window(
     counts = (~undefined[:, near]).sum(axis=1)
     sums = np.where(undefined[:, near], 0.0, difference[:, near]).sum(axis=1)
     means = sums[counts > 0] / counts[counts > 0]
-    total = _Moments.of(means[None, :, None])
+    total = SequenceMoments.of(means[None, :, None])
     return float(total.mean[0, 0]), float(total.standard_error[0, 0])
 
 

@@ -42,8 +42,10 @@ def learning_curves(group: xr.Dataset) -> xr.Dataset:
       half of the first positive one) that fits best by least squares, of those that fall: midpoints
       at 81 places over the range, 10 to 90% within 0.05 to 3 decades. NaN where it explains less
       than half of the variance (`r_squared`) or falls by less than 0.5 nats between the first and
-      the last checkpoint (`fall`): such a token has no age, not an early one. Departure: the paper
-      takes the midpoint of a curve smoothed by a GAM between its minimum and chance.
+      the last checkpoint (`fall`): such a token has no age, not an early one. `rises` is 1 where a
+      rising function passes the same two tests, as curves that wander do by chance as often as
+      falling ones. Departure: the paper takes the midpoint of a curve smoothed by a GAM between
+      its minimum and chance.
     - `forgetting_events`: a token is learned where its loss is below ln 2 (more than half of the
       probability, so that it is the likeliest), and forgotten where it then rises above 2 ln 2
       (less than a quarter); it must be learned again to be forgotten again. Departure: Toneva et
@@ -52,7 +54,7 @@ def learning_curves(group: xr.Dataset) -> xr.Dataset:
     - `learned`: 1 where it was learned at some checkpoint, else 0.
 
     Checkpoints with losses that are not finite are left out (`attrs["left_out"]`); padding is NaN.
-    `attrs` count tokens, and those without an age. Raises InputError for fewer than 8 checkpoints.
+    `attrs` count tokens, those without an age, and those that rise. Raises InputError for fewer than 8 checkpoints.
     """
     loss = in_order(group["loss"].transpose("step", "sequence", "position"))
     steps = loss["step"].values
@@ -78,6 +80,7 @@ def learning_curves(group: xr.Dataset) -> xr.Dataset:
         {
             "tokens": int(counted.sum()),
             "without_age": int(without.sum()),
+            "rising": int(np.nansum(columns["rises"])),
             "late_checkpoints": int(fits.late.sum()),
             "left_out": [int(step) for step in steps[~finite]],
             "input": group.attrs.get("input"),
@@ -91,6 +94,7 @@ _ABOUT = {
     "age_of_acquisition": ("steps", "Midpoint of the fitted fall of the loss.", _CHANG),
     "r_squared": ("1", "Share of the curve's variance that the fitted fall explains."),
     "fall": ("nats", "Fall of the fitted curve from the first to the last checkpoint."),
+    "rises": ("1", "1 where a rising logistic function fits as well as an age demands."),
     "forgetting_events": ("1", "How often a learned token was forgotten.", _TONEVA),
     "learned": ("1", "1 where the token had more than half of the probability at some checkpoint."),
 }
@@ -166,7 +170,16 @@ def _fitted(
     fall = size * fits.falls[best]
     described = (explained >= FITS) & (fall >= FALLS)
     age = np.where(described, 10 ** fits.midpoints[best], np.nan)
-    return {"age_of_acquisition": age, "r_squared": explained.clip(max=1), "fall": fall}
+    # The same of curves that rise: what passes by chance does so in either direction.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rising = matched.min(axis=0).clip(max=0) ** 2 / total >= FITS
+    rise = -matched.min(axis=0) * fits.falls[matched.argmin(axis=0)] >= FALLS
+    return {
+        "age_of_acquisition": age,
+        "r_squared": explained.clip(max=1),
+        "fall": fall,
+        "rises": np.where(np.isnan(total), np.nan, rising & rise),
+    }
 
 
 def _forgetting(

@@ -69,7 +69,7 @@ def checkpoint_series(
 def _directions(
     features: xr.Dataset, counted: Bool[np.ndarray, "sequence position"]
 ) -> Float[np.ndarray, "direction sequence position"]:
-    """Return directions in token space whose products with losses are the series of `checkpoint_series`.
+    """Return directions in token space: their products with losses are `checkpoint_series`.
 
     0 where a token does not count: with it a product is not a number.
     """
