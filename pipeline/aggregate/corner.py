@@ -103,7 +103,7 @@ def _judged(
     lengths = np.linalg.norm(moves, axis=1)
     fits = TwoLines(np.concatenate([[0.0], lengths.cumsum()]))
     (statistic,), (place,) = fits.statistics(points[None])
-    angle, residuals = fits.lines_at(points, place)
+    angle, residuals = fits.lines_at(points, int(place))
     walks, places = fits.statistics(_walks(lengths, points.shape[1], rng, simulations))
     flipped, _ = fits.statistics(_flips(moves, rng, simulations))
     limit = max(np.quantile(walks, 1 - LEVEL), np.quantile(flipped, 1 - LEVEL))

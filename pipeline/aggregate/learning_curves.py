@@ -54,7 +54,8 @@ def learning_curves(group: xr.Dataset) -> xr.Dataset:
     - `learned`: 1 where it was learned at some checkpoint, else 0.
 
     Checkpoints with losses that are not finite are left out (`attrs["left_out"]`); padding is NaN.
-    `attrs` count tokens, those without an age, and those that rise. Raises InputError for fewer than 8 checkpoints.
+    `attrs` count tokens, those without an age, and those that rise. Raises InputError for fewer
+    than 8 checkpoints.
     """
     loss = in_order(group["loss"].transpose("step", "sequence", "position"))
     steps = loss["step"].values

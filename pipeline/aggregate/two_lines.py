@@ -14,8 +14,9 @@ class TwoLines:
     def __init__(self, arc: Float[np.ndarray, " checkpoint"]) -> None:
         self.x = arc / arc[-1]
         self.places = np.arange(LEAST, len(arc) - LEAST)
-        self.cubic = np.linalg.qr(np.vander(self.x, 4))[0]
-        self.lines = [np.linalg.qr(self._columns(place))[0] for place in self.places]
+        self.cubic = np.linalg.qr(np.vander(self.x, 4))[0].T[None]
+        lines = [np.linalg.qr(self._columns(place))[0].T for place in self.places.tolist()]
+        self.lines = np.stack(lines)  # [place, term, checkpoint]
 
     def _columns(self, place: int) -> Float[np.ndarray, "checkpoint 3"]:
         x = self.x
@@ -25,16 +26,22 @@ class TwoLines:
         self, walks: Walks
     ) -> tuple[Float[np.ndarray, " walk"], Float[np.ndarray, "walk place"]]:
         """Return the squared errors of the cubic and of the two lines at each place."""
+        count, length, components = walks.shape
         centred = walks - walks.mean(axis=1, keepdims=True)
         total = (centred**2).sum(axis=(1, 2))
+        # One product for all walks, components and places.
+        columns = centred.transpose(1, 0, 2).reshape(length, -1)
 
-        def left(basis: Float[np.ndarray, "checkpoint term"]) -> Float[np.ndarray, " walk"]:
-            return total - ((basis.T @ centred) ** 2).sum(axis=(1, 2))
+        def explained(
+            bases: Float[np.ndarray, "place term checkpoint"],
+        ) -> Float[np.ndarray, "walk place"]:
+            products = bases.reshape(-1, length) @ columns
+            return (products**2).reshape(len(bases), -1, count, components).sum(axis=(1, 3)).T
 
         # Rounding must not make the error of a perfect fit 0.
-        floor = 1e-12 * total
-        lines = np.stack([left(basis) for basis in self.lines], axis=1)
-        return np.maximum(left(self.cubic), floor), np.maximum(lines, floor[:, None])
+        floor = 1e-12 * total[:, None]
+        smooth = np.maximum(total[:, None] - explained(self.cubic), floor)
+        return smooth[:, 0], np.maximum(total[:, None] - explained(self.lines), floor)
 
     def statistics(
         self, walks: Walks
