@@ -1,4 +1,4 @@
-"""What the principal components of a loss space are: their scores and their loadings, explained.
+"""The principal components of a loss space, explained: their scores and their loadings.
 
 A component has a score at each checkpoint and a loading for each token. Both are explained by the
 same features: scores by how each feature's losses went over training, loadings by the feature of

@@ -1,4 +1,4 @@
-"""Does the trajectory of a run through loss space turn a corner, and when?
+"""The sharpest corner of a run's trajectory through loss space, judged against random walks.
 
 A corner is where two straight lines meet. Random walks have corners too, and smooth curves bend
 (the second component is often the first one's arch). So two lines and a smooth curve are fitted to

@@ -1,4 +1,4 @@
-"""Learning curves of single tokens (Chang et al. 2023): when is each acquired, is it forgotten?
+"""Learning curves of single tokens (Chang et al. 2023): acquisition, variability, forgetting.
 
 Millions of curves are fitted at once: a logistic function of log steps is chosen from a grid by
 one product of matrices per block of tokens, in float32.

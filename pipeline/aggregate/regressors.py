@@ -91,7 +91,7 @@ def _products(
     """Return the products of the losses of some checkpoints with directions, streamed."""
     count = directions.sizes["step"]
 
-    def multiply(block: Block) -> Float[np.ndarray, "direction checkpoint"]:
+    def multiply(block: Block) -> Float[np.ndarray, "direction kept"]:
         total = np.zeros((count, int(rows.sum())))
         for part in parts(block):
             mine, weights = part[:-count][rows].astype(np.float64), part[-count:]

@@ -15,8 +15,9 @@ class TwoLines:
         self.x = arc / arc[-1]
         self.places = np.arange(LEAST, len(arc) - LEAST)
         self.cubic = np.linalg.qr(np.vander(self.x, 4))[0].T[None]
-        lines = [np.linalg.qr(self._columns(place))[0].T for place in self.places.tolist()]
-        self.lines = np.stack(lines)  # [place, term, checkpoint]
+        beyond = np.maximum(self.x[None] - self.x[self.places, None], 0)
+        columns = np.stack([np.ones_like(beyond), np.broadcast_to(self.x, beyond.shape), beyond], 2)
+        self.lines = np.linalg.qr(columns)[0].transpose(0, 2, 1)  # [place, term, checkpoint]
 
     def _columns(self, place: int) -> Float[np.ndarray, "checkpoint 3"]:
         x = self.x
