@@ -14,6 +14,8 @@ from scipy.ndimage import median_filter
 BINS = 200  # more points are averaged: the cost no longer grows with them
 _BEYOND = 2  # checkpoints before and after a change, without which it is not seen to begin or end
 _PASSES = ((11, 1.0, 11), (31, 8.0, 124))
+_FEW, _SHORT = 2, 0.15  # a spike has at most so many points, or is so many decades long,
+_HUGE = 30.0  # or so many times as far away as the running median ranges
 _DEVIATIONS = 8.0  # median absolute deviations from it that make a point a spike
 
 
@@ -75,16 +77,17 @@ def _used(x: Float[np.ndarray, " step"], count: int) -> int:
 
 
 def without_spikes(
-    values: Float[np.ndarray, "series step"],
+    steps: Integer[np.ndarray, " step"], values: Float[np.ndarray, "series step"]
 ) -> tuple[Float[np.ndarray, "series step"], Bool[np.ndarray, "series step"]]:
     """Replace spikes by the running median; return the values and where spikes were.
 
-    A spike is further from the running median than 8 median absolute deviations, and further than
-    the range that 90% of the running median covers: a step that is far larger than the noise is
-    none. With a running median of 11 points, and then of 31, for which a spike must be eight times
-    as far, so that a rise and fall within some checkpoints is not taken for one.
+    Values of a spike are further from the running median than 8 median absolute deviations, and
+    further than the range that 90% of the running median covers: a step that is far larger than the
+    noise is none. They come back: a spike has values before it, and is short, in decades of steps
+    too, or huge. With a running median of 11 points, and then of 31, for which a spike must be
+    eight times as far, so that a rise and fall within some checkpoints is not taken for one.
     """
-    cleaned, found = values, np.zeros(values.shape, dtype=bool)
+    x, cleaned, found = log_steps(steps), values, np.zeros(values.shape, dtype=bool)
     for window, ranges, points in _PASSES:
         if values.shape[1] < points:
             break
@@ -92,9 +95,35 @@ def without_spikes(
         off = np.abs(cleaned - median)
         deviation = np.median(off, axis=1, keepdims=True)
         low, high = np.percentile(median, [5, 95], axis=1)
-        spikes = (off > _DEVIATIONS * deviation) & (off > ranges * (high - low)[:, None])
+        away = off / np.maximum(high - low, np.finfo(float).tiny)[:, None]
+        spikes = _spikes(x, (off > _DEVIATIONS * deviation) & (away > ranges), away)
         cleaned, found = np.where(spikes, median, cleaned), found | spikes
     return cleaned, found
+
+
+def _spikes(
+    x: Float[np.ndarray, " step"],
+    far: Bool[np.ndarray, "series step"],
+    away: Float[np.ndarray, "series step"],
+) -> Bool[np.ndarray, "series step"]:
+    """Keep the runs of True that do not begin the series, and are short on a log axis or huge."""
+    kept = np.zeros_like(far)
+    for i in np.flatnonzero(far.any(axis=1)):
+        for first, after in _runs(far[i]):
+            short = after - first <= _FEW or x[after - 1] - x[first] <= _SHORT
+            if first > 0 and (short or away[i, first:after].max() > _HUGE):
+                kept[i, first:after] = far[i, first:after]
+    return kept
+
+
+def _runs(far: Bool[np.ndarray, " step"]) -> list[tuple[int, int]]:
+    """Return where runs of True begin and end; a few False do not interrupt one."""
+    found: list[tuple[int, int]] = []
+    for first, after in np.flatnonzero(np.diff(far, prepend=False, append=False)).reshape(-1, 2):
+        if found and first - found[-1][1] <= _FEW:
+            first = found.pop()[0]
+        found.append((int(first), int(after)))
+    return found
 
 
 def _running_median(

@@ -15,12 +15,12 @@ from pipeline.aggregate.log_axis import LogAxis
 
 SUDDEN = 1.0  # decades from 10 to 90%, at most
 NARROWEST = 0.01
-_WIDTHS = np.geomspace(0.02, SUDDEN, 14)
-_PLACES = 121
+_WIDTHS = np.geomspace(0.02, SUDDEN, 9)
+_PLACES = 81
 _SMOOTH_WIDTHS = (1.34, 1.7, 2.2, 3.0)
-_SMOOTH_PLACES = 61
+_SMOOTH_PLACES = 41
 _EXPONENTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-_SCALES = 41
+_SCALES = 21
 _SLOPE = 2 * np.log(9)  # of a logistic function that takes 1 from 10 to 90%
 
 

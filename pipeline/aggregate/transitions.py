@@ -114,7 +114,7 @@ def _scan_finite(
         return
     axis = make_axis(steps)
     templates = make_templates(axis)
-    cleaned, spikes = without_spikes(values)
+    cleaned, spikes = without_spikes(steps, values)
     binned = axis.binned(cleaned)
     projected = templates.project(binned)
     matched = projected @ templates.vectors.T

@@ -140,9 +140,7 @@ def _add_spikes(rng: np.random.Generator, values: np.ndarray) -> None:
         values[start : start + length] += 10 ** rng.uniform(np.log10(60), np.log10(3000))
 
 
-def found_by_series(
-    drawn: list[Series]
-) -> Iterator[tuple[Series, list[Transition]]]:
+def found_by_series(drawn: list[Series]) -> Iterator[tuple[Series, list[Transition]]]:
     """Yield each series with its transitions; those of one schedule are scanned together."""
     for name, steps in SCHEDULES.items():
         mine = [one for one in drawn if one.schedule == name]

@@ -1,0 +1,58 @@
+"""The series of a run: every number over training steps, and every head's every score."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from pipeline.measures.head_patterns import NULLS
+
+# Dimensions of which every entry is a series. Others (tokens, frequencies, parameters, pairs of
+# heads) have many entries that change together.
+ENTRIES = ("layer", "head")
+
+
+@dataclass(frozen=True)
+class SeriesBlock:
+    """All series of one variable, as an array whose last dimension is step.
+
+    excess: of each over its own null, where the group stores one.
+    """
+
+    group: str
+    variable: str
+    values: xr.DataArray
+    excess: xr.DataArray | None
+
+
+def series_blocks(run: xr.DataTree) -> Iterator[SeriesBlock]:
+    """Yield the series of every variable that has no other dimensions than step, layer and head.
+
+    Nulls themselves, and numbers that are no floats, are left out.
+    """
+    for group, node in run.children.items():
+        dataset = node.to_dataset()
+        for name, values in dataset.data_vars.items():
+            variable = str(name)
+            if not _is_series(values) or variable in NULLS.values():
+                continue
+            entries = [dim for dim in ENTRIES if dim in values.dims]
+            null = dataset.get(NULLS.get(variable, ""))
+            excess = None if null is None else (values - null).transpose(*entries, "step")
+            yield SeriesBlock(group, variable, values.transpose(*entries, "step"), excess)
+
+
+def left_out(run: xr.DataTree) -> list[str]:
+    """Return the variables over steps that are not taken apart into series, as GROUP/VARIABLE."""
+    return [
+        f"{group}/{name}"
+        for group, node in run.children.items()
+        for name, values in node.data_vars.items()
+        if "step" in values.dims and not _is_series(values)
+    ]
+
+
+def _is_series(values: xr.DataArray) -> bool:
+    others = set(values.dims) - {"step"}
+    return "step" in values.dims and others <= set(ENTRIES) and np.dtype(values.dtype).kind == "f"
