@@ -71,7 +71,7 @@ def explain_axes(
     rng = np.random.default_rng(seed)
     space = space.isel(component=slice(components))
     loading = loadings(arrays, space).transpose("component", "sequence", "position").values
-    counted = np.isfinite(loading).all(axis=0)
+    counted = np.asarray(np.isfinite(loading).all(axis=0))
     early_late = early_and_late(first)
     columns = token_columns(features, early_late)
     of_loadings, cosines = _loading_shares(loading, counted, columns, resamples, rng)

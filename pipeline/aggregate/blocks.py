@@ -10,9 +10,10 @@ from itertools import pairwise
 from math import prod
 from typing import TypeVar
 
-import dask
 import numpy as np
 import xarray as xr
+from dask.base import compute
+from dask.delayed import delayed
 from jaxtyping import Bool, Float
 
 from pipeline.errors import InputError
@@ -44,10 +45,10 @@ def over_tokens(
         for start, stop in pairwise(_bounds(arrays))
     ]
     if any(array.chunks is not None for array in arrays):
-        task = dask.delayed(_apply)
+        task = delayed(_apply)
         for start in range(0, len(slabs), _WAVE):
             wave = slabs[start : start + _WAVE]
-            yield from dask.compute(*(task(function, [one.data for one in s]) for s in wave))
+            yield from compute(*(task(function, [one.data for one in s]) for s in wave))
     else:
         for slab in slabs:
             yield _apply(function, [one.values for one in slab])
@@ -64,7 +65,7 @@ def over_sequences(
 
 def padding(block: Float[np.ndarray, "step ..."]) -> Bool[np.ndarray, "..."]:
     """Return which tokens are NaN at every step: those that the input leaves undefined."""
-    return np.isnan(block).all(axis=0)
+    return np.asarray(np.isnan(block).all(axis=0))
 
 
 def in_order(array: xr.DataArray) -> xr.DataArray:

@@ -110,14 +110,19 @@ def _judged(
     fresh = np.concatenate([_walks(lengths, points.shape[1], rng, simulations),
                             _flips(moves, rng, simulations)])  # fmt: skip
     inside = _inside(fits.errors(points[None])[1][0], residuals)
+    places_inside = fits.places[inside]
+    p_walks, p_flipped = (
+        float((1 + (null >= statistic).sum()) / (1 + simulations)) for null in (walks, flipped)
+    )
     return _Corner(
-        int(steps[place]),
-        (int(steps[fits.places[inside][0]]), int(steps[fits.places[inside][-1]])),
-        angle,
-        float(statistic),
-        *(float((1 + (null >= statistic).sum()) / (1 + simulations)) for null in (walks, flipped)),
-        float((fits.statistics(fresh)[0] > limit).mean()),
-        steps[places],
+        step=int(steps[place]),
+        interval=(int(steps[places_inside[0]]), int(steps[places_inside[-1]])),
+        angle=angle,
+        statistic=float(statistic),
+        p_walks=p_walks,
+        p_flipped=p_flipped,
+        false_alarms=float((fits.statistics(fresh)[0] > limit).mean()),
+        of_walks=steps[places],
     )
 
 

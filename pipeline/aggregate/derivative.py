@@ -122,10 +122,10 @@ def compare_derivatives(
                 ("run", "side"), error, "nats", "Standard error, of sequences and residuals."
             ),
             "kendall_tau": variable(
-                "side", [tau.statistic for tau in taus], "1",
+                "side", [tau for tau, _ in taus], "1",
                 "Rank correlation of size and mean derivative.",
             ),
-            "kendall_p": variable("side", [tau.pvalue for tau in taus], "1", "Its p-value."),
+            "kendall_p": variable("side", [p for _, p in taus], "1", "Its p-value."),
             "difference": variable(
                 "side", difference, "nats", "Mean derivative of the largest less the smallest."
             ),

@@ -126,7 +126,7 @@ class _Fits:
 
 
 def _finite(block: Block) -> Bool[np.ndarray, " step"]:
-    return np.isfinite(block[:, ~padding(block)]).all(axis=1)
+    return np.asarray(np.isfinite(block[:, ~padding(block)]).all(axis=1))
 
 
 def _described(

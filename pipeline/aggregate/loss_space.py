@@ -194,7 +194,7 @@ def _careful(
     """Return the same for a part with numbers that are not finite: products of rows without."""
     finite = np.isfinite(part)
     counted = finite.any(axis=0)  # else padding
-    bad = ~finite[:, counted].all(axis=1)
+    bad = np.asarray(~finite[:, counted].all(axis=1))
     products = np.zeros((len(part),) * 2)
     if not bad.all():
         good = part[~bad][:, counted].astype(np.float64)
