@@ -193,7 +193,7 @@ def _equal_p(scores: Float[np.ndarray, "run sequence"]) -> float:
     ):
         return np.nan
     if runs == 1:  # T squared is then the square of t
-        return float(ttest_1samp(differences[:, 0], 0)[1])
+        return float(np.asarray(ttest_1samp(differences[:, 0], 0))[1])
     return float(test_mvmean(differences)[1])
 
 
