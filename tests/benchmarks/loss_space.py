@@ -56,8 +56,11 @@ def gram_alone(losses: xr.DataArray) -> np.ndarray:
     """Return the Gram matrix in float64, summed over blocks of tokens, and nothing else."""
     rows = losses.values.reshape(CHECKPOINTS, -1)
     total = np.zeros((CHECKPOINTS, CHECKPOINTS))
+    room = np.empty((CHECKPOINTS, _TOGETHER))
     for start in range(0, rows.shape[1], _TOGETHER):
-        block = rows[:, start : start + _TOGETHER].astype(np.float64)
+        part = rows[:, start : start + _TOGETHER]
+        block = room[:, : part.shape[1]]
+        block[...] = part
         total += block @ block.T
     return total
 
