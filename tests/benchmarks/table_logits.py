@@ -1,0 +1,49 @@
+"""The logits of the whole table at every checkpoint, and restricted loss without hindsight."""
+
+import numpy as np
+
+from pipeline import Context, Setting, Variable
+from pipeline.measures.modular import fourier
+from pipeline.measures.modular.table import (
+    PairTable,
+    TableMeasure,
+    key_frequencies_by_neuron_logit,
+)
+from pipeline.models.residues import residue_weights
+from pipeline.schema import declare_dimension
+
+declare_dimension("pair", "a * p + b of the pair (a, b)")
+
+
+class TableLogits(TableMeasure):
+    """Logits of all pairs, for principal components over checkpoints.
+
+    - `logits`: at '=', its own logit dropped; without their mean over the residues, which changes
+      no probability.
+    - `restricted_loss_own_keys`: `restricted_loss` of `modular_addition`, with the key frequencies
+      of the same checkpoint in place of the last one's, so that nothing of it lies in the future.
+      NaN where W_L is not finite.
+    """
+
+    name = "table_logits"
+    version = 1
+    variables = (
+        Variable("logits", ("step", "pair", "residue"), "1",
+                 "Logits of the residues, less their mean."),
+        Variable("restricted_loss_own_keys", ("step",), "nats",
+                 "Restricted loss with the key frequencies of the same step.", dtype="float64"),
+    )  # fmt: skip
+
+    def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
+        p = setting.input.attributes["p"]
+        return {"pair": np.arange(p * p), "residue": np.arange(p)}
+
+    def compute(self, context: Context) -> dict[str, np.ndarray]:
+        table = PairTable.of(context.record)
+        logits = table.logits - table.logits.mean(dim=1, keepdim=True)
+        keys = key_frequencies_by_neuron_logit(residue_weights(context.weights), self.key_share)
+        restricted = np.array(np.nan)
+        if keys is not None and table.has_waves:
+            waves = fourier.projected(table.by_answer, keys) + table.mean_logits
+            restricted = table.loss_by_answer(waves).mean().cpu().numpy()
+        return {"logits": logits.float().cpu().numpy(), "restricted_loss_own_keys": restricted}
