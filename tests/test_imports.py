@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *(
+        "redaction",
+        "printable",
         "errors",
+        "addresses",
         "schema",
         "config",
         "writing",
@@ -24,7 +27,10 @@ ORDER = [
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
-AT_THE_TOP = {"__init__", "config", "errors", "progress", "retrying", "schema", "writing"}
+AT_THE_TOP = {
+    *("__init__", "addresses", "errors", "printable", "progress", "redaction", "retrying"),
+    *("schema", "writing"),
+}
 
 
 def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:

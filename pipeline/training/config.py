@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config import Strict, read_yaml, validated
+from pipeline.config import Place, Strict, read_yaml, validated
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
 from pipeline.inputs.text import END_OF_TEXT_ID
@@ -79,7 +79,7 @@ class Text(Strict):
     """
 
     kind: Literal["text"] = "text"
-    path: str | None = None
+    path: Place | None = None
     library_bytes: int = Field(default=8_000_000, ge=100_000)
     vocabulary: int = Field(default=1024, ge=257)
     context: int = Field(default=128, ge=2)
@@ -126,7 +126,7 @@ class Training(Strict):
     """
 
     name: str
-    output: str
+    output: Place
     task: Task
     model: Organism = Organism()  # pyright: ignore[reportInvalidTypeForm]
     optimizer: Optimizer
@@ -169,17 +169,16 @@ def load_training(source: str | Path) -> Training:
 
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
-    preset = PRESETS / f"{source}.yaml"
-    if preset.is_file() and not Path(source).is_file():
+    path, presets = Path(source), {found.stem: found for found in PRESETS.glob("*.yaml")}
+    if not path.is_file() and str(source) in presets:
+        preset = presets[str(source)]
         return validated(Training, read_yaml(preset), where=f"preset {source}")
-    if not Path(source).is_file():
-        known = [path.stem for path in PRESETS.glob("*.yaml")]
+    if not path.exists():
         raise InputError(
             f"{source}: there is neither such a file nor such a preset; "
-            f"{suggestion(str(source), known)}"
+            f"{suggestion(str(source), presets)}"
         )
-    training = validated(Training, read_yaml(Path(source)), where=str(source))
-    return _paths_from(training, Path(source).parent)
+    return _paths_from(validated(Training, read_yaml(path), where=str(path)), path.parent)
 
 
 def _paths_from(training: Training, folder: Path) -> Training:
