@@ -5,6 +5,7 @@ The values are those of YAML 1.2 and JSON: `yes`, `no`, `on` and `off` are words
 booleans, a word, 15, 90 and a date.)
 """
 
+import math
 import os
 import re
 import stat
@@ -30,10 +31,14 @@ MOST_VALUES = 20_000  # with those that aliases repeat
 _MOST_DIGITS = 400
 
 _TAG = "tag:yaml.org,2002:"
-_MERGE = f"{_TAG}merge"
+_TEXT, _MERGE = f"{_TAG}str", f"{_TAG}merge"
 
 
-class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, BaseResolver):
+class _Resolver(BaseResolver):
+    """The types of unquoted words, see the module."""
+
+
+class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, _Resolver):
     """A loader of plain values: no tags but those of JSON, no duplicate keys, limited in size."""
 
     def __init__(self, text: str) -> None:
@@ -42,7 +47,7 @@ class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         SafeConstructor.__init__(self)
-        BaseResolver.__init__(self)
+        _Resolver.__init__(self)
         self._depth = 0
         self._sizes: dict[int, int] = {}
 
@@ -101,7 +106,7 @@ _Loader.yaml_constructors = {
     f"{_TAG}bool": _Loader.construct_truth,
     f"{_TAG}int": _Loader.construct_number,
     f"{_TAG}float": _Loader.construct_number,
-    f"{_TAG}str": _Loader.construct_text,
+    _TEXT: _Loader.construct_text,
     f"{_TAG}seq": SafeConstructor.construct_yaml_seq,
     f"{_TAG}map": SafeConstructor.construct_yaml_map,
     None: SafeConstructor.construct_undefined,
@@ -116,7 +121,7 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", "<<", "<"),
 ):
-    _Loader.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
+    _Resolver.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(f"(?:{_pattern})\\Z"), list(_first))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -149,6 +154,32 @@ def parse_yaml(text: str, where: str) -> Any:
         OverflowError,
     ) as error:  # such as the escape "\UFFFFFFFF", which is no character
         raise InputError(f"{where}: is not valid YAML ({error}): correct it") from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """A dumper that quotes what `read_yaml` would not read as the same text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Return True: values that occur twice are written twice."""
+        return True
+
+    def represent_text(self, text: str) -> ScalarNode:
+        """Return a text in quotes unless it is one line of words."""
+        is_plain = (
+            text.isprintable() and _Resolver().resolve(ScalarNode, text, (True, False)) == _TEXT
+        )
+        return self.represent_scalar(_TEXT, text, style=None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def dump_yaml(content: Any) -> str:
+    """Return YAML that `read_yaml` reads as the same: printable, with one line for each value."""
+    plain = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    if plain.replace("\n", "").isprintable():
+        return plain
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=math.inf)
 
 
 def _text_of(path: Path) -> str:
@@ -201,7 +232,7 @@ def _keys_of(mapping: MappingNode, depth: int = 0) -> dict[str, ScalarNode]:
         if key.tag == _MERGE:
             merges = True
             new = _merged(value, depth)
-        elif isinstance(key, ScalarNode) and key.tag == f"{_TAG}str":
+        elif isinstance(key, ScalarNode) and key.tag == _TEXT:
             new = [(key.value, key)]
         else:
             shown = f" {key.value[:40]!r}" if isinstance(key, ScalarNode) else ""

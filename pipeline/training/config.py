@@ -4,11 +4,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config import Place, Strict, read_yaml, validated
+from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
 from pipeline.inputs.text import END_OF_TEXT_ID
@@ -213,7 +212,7 @@ def claim(folder: Path, training: Training) -> None:
                 "run of this configuration: choose another output"
             )
         with whole_file(folder / RUN_FILE) as draft:
-            draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
+            draft.write_text(dump_yaml(training.model_dump(mode="json")), encoding="utf-8")
         return
     there, here = flattened(load_run(folder).model_dump()), flattened(training.model_dump())
     # `output` may differ: the folder may have been moved, or be given by another path.
