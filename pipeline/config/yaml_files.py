@@ -187,7 +187,7 @@ def _text_of(path: Path) -> str:
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: is no path: give a YAML file")
     try:
-        with open(path, "rb", opener=_open_at_once) as stream:  # noqa: PTH123 (its opener)
+        with open(path, "rb", opener=_open_at_once) as stream:
             about = os.fstat(stream.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise InputError(f"{path}: is no regular file: give a YAML file")
