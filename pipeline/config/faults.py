@@ -90,6 +90,9 @@ def faults_of(model: type[BaseModel], error: ValidationError) -> list[str]:
         if one["type"] == "extra_forbidden"
     }
     kept = [one for one in found if one["type"] != "missing" or tuple(one["loc"]) not in unknown]
+    # A list whose items are all faulty is not too short as well.
+    parents = {one["loc"][:-1] for one in kept}
+    kept = [one for one in kept if one["type"] != "too_short" or one["loc"] not in parents]
     return list(dict.fromkeys(_sentence(model, one) for one in kept))
 
 
