@@ -35,7 +35,6 @@ from pipeline.store.commits import Commit, latest
 from pipeline.store.fingerprint import fingerprint, variant_id
 from pipeline.store.templates import Template, check_half
 
-
 _SMALL_MODEL = 10**9  # numbers, which every machine can hold
 
 

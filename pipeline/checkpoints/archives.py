@@ -21,7 +21,7 @@ from pipeline.errors import first_line
 _MOST_CONTENTS = 16 * 2**20
 _MOST_PICKLE = 64 * 2**20
 _SCANNED_FROM = 2**20  # bytes: fewer operations need neither much time nor much memory
-_MOST_OPERATIONS = 4_000_000
+_MOST_OPERATIONS = 1_000_000
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory record
 _END_MARK = b"PK\x05\x06"

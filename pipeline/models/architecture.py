@@ -1,5 +1,6 @@
 """Build the module of an architecture from its config, with the library's own code only."""
 
+import logging
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,6 +14,9 @@ import pipeline.models.organism  # noqa: F401 (transformers then knows organisms
 from pipeline.checkpoints.contents import MAY_BE_INFINITE
 from pipeline.errors import InputError, first_line
 from pipeline.outside import content_of, is_out_of_memory, json_object
+
+# It prints a whole config, raw, before it raises the error that is reported here.
+logging.getLogger("transformers.configuration_utils").setLevel(logging.CRITICAL)
 
 # A damaged config may name any number of layers, labels or experts, for each of which transformers
 # makes an object even without weights. The largest published decoders have about 130 layers.
@@ -44,13 +48,13 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
         ) from error
 
 
-def refuse_oversized(config: Mapping[str, Any], source: str) -> None:
+def refuse_oversized(config: Mapping[Any, Any], source: str) -> None:
     """Raise InputError for a config with more layers, labels or experts than any model has."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             refuse_oversized(value, source)
         for counted, most in ((_LAYERS, _MOST_LAYERS), (_COUNTED, _MOST_COUNTED)):
-            if counted.search(key) and isinstance(value, int | float) and value > most:
+            if counted.search(str(key)) and isinstance(value, int | float) and value > most:
                 raise InputError(
                     f"{source}: its config says {key} = {value}, expected at most {most}: "
                     "restore it"
