@@ -50,6 +50,10 @@ _HOSTILE_KEYS: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 
 
+def _one_of(random_: Random, words: str) -> str:
+    return random_.choice(words.split())
+
+
 def mutate(file: Path, random_: Random) -> str:
     """Damage one file; return what was done."""
     kinds: list[Callable[[Path, Random], str]] = [_bytes, _bytes, _another_kind]
@@ -191,8 +195,9 @@ def _json(file: Path, random_: Random) -> str:
 
 def mutated_json(value: Any, random_: Random) -> tuple[bytes, str]:
     """Return a JSON text with one damage, and its name."""
-    kind = random_.choice(
-        ["value", "value", "raw", "remove", "double", "key", "hostile", "hostile", "other", "case"]
+    kind = _one_of(
+        random_,
+        "value value raw remove double key hostile hostile other case",
     )
     if kind == "other":
         value = random_.choice(_VALUES)
@@ -243,8 +248,9 @@ def _header(file: Path, random_: Random) -> str:
     tensors = [name for name in header if name != "__metadata__"]
     facts = header[random_.choice(tensors)]
     start, stop = facts["data_offsets"]
-    kind = random_.choice(
-        ["dtype", "shape", "offsets", "json", "json", "swap", "transpose", "name", "sparse"]
+    kind = _one_of(
+        random_,
+        "dtype shape offsets json json swap transpose name sparse",
     )
     if kind == "dtype":
         facts["dtype"] = random_.choice((
@@ -509,7 +515,10 @@ _YAML = (
 
 def _yaml(file: Path, random_: Random) -> str:
     lines = file.read_text().splitlines()
-    kind = random_.choice(["add", "add", "alone", "double", "value", "remove", "bomb"])
+    kind = _one_of(
+        random_,
+        "add add alone double value remove bomb",
+    )
     more = random_.choice(_YAML).replace("{canary}", os.environ[CANARY])
     at = random_.randrange(len(lines))
     if kind == "add":
