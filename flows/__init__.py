@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from flows.log_text import clean_records
+
 # Prefect and Ray read these variables when they are imported, and the servers that they start
 # inherit them. Values that the user has set take precedence.
 _ENVIRONMENT = {
@@ -42,3 +44,4 @@ if "RAY_ADDRESS" in os.environ and (
 ):
     # A client presents its token to an existing cluster only in this mode.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+clean_records()

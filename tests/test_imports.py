@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *(
+        "redaction",
+        "printable",
         "errors",
+        "addresses",
         "outside",
         "schema",
         "config",
@@ -26,8 +29,17 @@ ORDER = [
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
 AT_THE_TOP = {
-    *("__init__", "config", "errors", "outside"),
-    *("progress", "retrying", "schema", "writing"),
+    *(
+        "__init__",
+        "addresses",
+        "errors",
+        "outside",
+        "printable",
+        "progress",
+        "redaction",
+        "retrying",
+    ),
+    *("schema", "writing"),
 }
 
 

@@ -10,8 +10,8 @@ import signal
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from flows.cli.output import Arguments, say, say_error
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -31,7 +31,7 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-class Commands(TyperGroup):
+class Commands(Arguments):
     """A group of commands that prints errors of the user as one sentence and sets the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -41,18 +41,18 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            typer.echo(str(error), err=True)
+            say_error(error)
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise  # a reader such as `head` has closed the pipe: click exits without a message
         except OSError as error:
-            typer.echo(str(error), err=True)
+            say_error(error)
             raise typer.Exit(1) from None
         except Terminated:
-            typer.echo("terminated: computed results are kept, run it again to continue", err=True)
+            say("terminated: computed results are kept, run it again to continue", err=True)
             raise typer.Exit(143) from None
         except KeyboardInterrupt:
-            typer.echo("interrupted: computed results are kept, run it again to continue", err=True)
+            say("interrupted: computed results are kept, run it again to continue", err=True)
             raise typer.Exit(130) from None
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -74,14 +74,3 @@ def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to the console."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)

@@ -1,12 +1,12 @@
 """Commands about clusters and set-up: `ontogeny submit` and `ontogeny doctor`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.app import Commands, Json, app
+from flows.cli.output import say, say_json, say_lines
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ def doctor(
 
     checks = run_checks(_analysis(config) if config else None)
     if as_json:
-        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
+        say_json([vars(check) for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.message}")
+            say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.message}")
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
@@ -135,6 +135,6 @@ def _print_or_send(target: str, text: str, send: bool) -> None:
     from flows.submit import send as send_to
 
     if not send:
-        typer.echo(text, nl=False)
+        say_lines(text.removesuffix("\n"))
     elif code := send_to(target, text):
         raise typer.Exit(code)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
+from flows.cli.output import say
 
 
 @app.command()
@@ -19,7 +20,7 @@ def ui(
     """
     from flows.server import serve_ui
 
-    typer.echo(
+    say(
         f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
         "Ctrl-C ends the server, not the runs"
     )
@@ -39,5 +40,5 @@ def watch(
     from pipeline.config import load_analysis
 
     analysis = load_analysis(config)
-    typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
+    say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
     watch_run(analysis, every)

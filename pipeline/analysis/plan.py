@@ -19,7 +19,7 @@ from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
 from pipeline.checkpoints.selection import select
-from pipeline.config import Analysis, GroupOptions, validated
+from pipeline.config import Analysis, GroupOptions, together, validated
 from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
@@ -313,8 +313,7 @@ def _groups(analysis: Analysis) -> tuple[Group, ...]:
     groups: dict[str, Group] = {}
     # A measure of the user's own may have the name of another one from another file.
     kinds: dict[str, type[Measure]] = {}
-    for key, parameters in analysis.measures.items():
-        group = _group(key, parameters)
+    for group, key in _each_group(analysis):
         kind, name = type(group.measure), group.measure.name
         if group.name in groups or kinds.setdefault(name, kind) is not kind:
             raise InputError(
@@ -323,6 +322,23 @@ def _groups(analysis: Analysis) -> tuple[Group, ...]:
             )
         groups[group.name] = group
     return tuple(groups.values())
+
+
+def _each_group(analysis: Analysis) -> list[tuple[Group, str]]:
+    """Return the group of each key of `measures`. Raises InputError with the faults of all keys."""
+    groups: list[tuple[Group, str]] = []
+    faults: list[InputError] = []
+    for key, parameters in analysis.measures.items():
+        try:
+            groups.append((_group(key, parameters), key))
+        except InputError as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        lines = [f"  {line}" for fault in faults for line in fault.lines]
+        raise InputError(f"measures: {len(faults)} of them have faults", *lines)
+    return groups
 
 
 def _group(key: str, parameters: dict[str, Any]) -> Group:
@@ -335,10 +351,14 @@ def _group(key: str, parameters: dict[str, Any]) -> Group:
     shared = GroupOptions.model_fields.keys()
     options = {key: value for key, value in parameters.items() if key in shared}
     own = {key: value for key, value in parameters.items() if key not in shared}
-    for key in sorted(own.keys() - kind.model_fields.keys()):
-        known = suggestion(key, {*kind.model_fields, *shared})
-        hint = f" (for another input: {named}.<input>)" if key == "input" else ""
-        raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
+    unknown = sorted(own.keys() - kind.model_fields.keys())
+    hint = f" (for another input: {named}.<input>)"
+    if faults := [
+        f"unknown key {key!r}; {suggestion(key, {*kind.model_fields, *shared})}"
+        f"{hint if key == 'input' else ''}"
+        for key in unknown
+    ]:
+        raise together(where, faults)
     measure = validated(kind, own, where=where)
     name = f"{kind.name}.{input_name}" if input_name else kind.name
     group = Group(
