@@ -50,7 +50,7 @@ class Fuzzer:
     """Damage copies of valid runs, one file at a time, and read them."""
 
     def __init__(self, folder: Path) -> None:
-        from tests.fuzz.probe import INPUTS, losses
+        from tests.fuzz.probe import INPUTS, losses, write_analysis
         from tests.fuzz.runs import make_inputs, make_runs
 
         self._folder = folder
@@ -61,13 +61,13 @@ class Fuzzer:
         self._expected: dict[tuple[str, int], Mapping[int, float]] = {}
         for name, run in self._runs.items():
             for number, given in enumerate(INPUTS[:2]):
-                self._expected[name, number] = losses(run, given)
+                self._expected[name, number] = losses(write_analysis(run, given))
         self.result = Result()
 
     def run(self, seed: int) -> None:
         """Apply the mutation of one seed, and enter what happened in `result`."""
         from tests.fuzz.mutations import CANARY, mutate
-        from tests.fuzz.probe import read_all
+        from tests.fuzz.probe import read_all, write_analysis
 
         random_ = random.Random(seed)
         name = random_.choice(list(self._runs))
@@ -78,6 +78,7 @@ class Fuzzer:
         run = shutil.copytree(self._runs[name], place / name)
         for file in self._originals.glob("*.*"):
             shutil.copy(file, place)
+        analysis = write_analysis(run, self._inputs[number])
         canary = self._folder / "canary"
         os.environ[CANARY] = str(canary)
         file = _chosen(run, self._inputs[number]["path"], random_)
@@ -88,7 +89,7 @@ class Fuzzer:
         print(f"seed {seed}: {what}", file=sys.stderr) if os.environ.get("VERBOSE") else None
         try:
             whole = seed % _WHOLE_EVERY == 0
-            found = read_all(run, self._inputs[number], whole)
+            found = read_all(run, analysis, whole)
             if number < 2 and file.parent != place and file.name != "training.yaml":
                 self._compare(seed, what, name, number, file, found)
         except BaseException as error:
@@ -142,7 +143,7 @@ class Fuzzer:
 
 def _chosen(run: Path, given: str, random_: random.Random) -> Path:
     """Return the file to damage: of one checkpoint, of the run, or of the inputs."""
-    inputs = [run.parent / given]
+    inputs = [run.parent / given, run.parent / "analysis.yaml"]
     places = sorted(path for path in run.iterdir() if path.is_dir())
     if not places:  # files of state dicts
         return random_.choice([*sorted(run.iterdir()), *inputs])
