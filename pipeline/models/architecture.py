@@ -83,7 +83,10 @@ def build(
         else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False  # every pass is over whole sequences: keys are never read again
-    refuse_oversized(vars(config) | vars(config.get_text_config()), str(config.model_type))
+    source = str(config.model_type)
+    if not isinstance(architecture, PreTrainedConfig):
+        source = f"{Path(architecture) / 'config.json'}: {source}"
+    refuse_oversized(vars(config) | vars(config.get_text_config()), source)
     try:
         module = AutoModelForCausalLM.from_config(
             config,
@@ -97,9 +100,9 @@ def build(
         if is_out_of_memory(error):  # says nothing about the config; the retrying code handles it
             raise
         if "trust_remote_code" in str(error):
-            raise _distrusted(config.model_type) from error
+            raise _distrusted(source) from error
         raise InputError(
-            f"{config.model_type}: is no causal language model that can be built here "
+            f"{source}: is no causal language model that can be built here "
             f"({first_line(error)}): give checkpoints of a decoder that transformers knows"
         ) from error
     return module.eval().requires_grad_(False)
