@@ -20,12 +20,13 @@ from pipeline.config import (
     TextInput,
 )
 from pipeline.errors import InputError
-from pipeline.inputs import indirect_objects, matches, modular, repeats, text
+from pipeline.inputs import arrays, indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids
 from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
+from pipeline.outside import reading
 from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
@@ -46,7 +47,9 @@ STANDARD_INPUTS: dict[str, InputSpec] = {
 
 def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
     """Build one input for a model. Raises InputError where it does not fit the model."""
-    made = _made(name, spec, run_folder, model)
+    # Tokenizers and tables come with the run, and libraries raise errors of any type for them.
+    with reading(f"input {name!r}", InputError, remedy="restore the files that it is made of"):
+        made = _made(name, spec, run_folder, model)
     _check_fits(made, model)
     return made
 
@@ -82,23 +85,18 @@ def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Inp
 
 def _array(name: str, spec: ArrayInput) -> Input:
     path = Path(spec.path)
-    try:
-        array = np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=spec.dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as token ids ({error})") from error
-    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
-        raise InputError(
-            f"{path}: holds {array.ndim}-d {array.dtype}, expected 1-d or 2-d integer token ids"
-        )
-    if array.ndim == 1:
-        return Input(name, spec.kind, _cut(array, spec.sequences, spec.length, spec.path))
-    rows, columns = array.shape
+    found = arrays.layout_of(path, spec.dtype)
+    if len(found.shape) == 1:
+        ids = arrays.first_ids(path, found, spec.sequences * spec.length)
+        return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
+    rows, columns = found.shape
     if rows < spec.sequences or columns < spec.length:
         raise InputError(
             f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
             f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
         )
-    return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
+    ids = arrays.first_ids(path, found, spec.sequences, spec.length)
+    return Input(name, spec.kind, ids)
 
 
 def _cut(
