@@ -117,7 +117,15 @@ def _proxy_faults() -> Iterator[str]:
         yield f"no HTTP client can be made ({reason}): correct or unset {', '.join(names)}"
 
 
-# Home and user
+# Working folder, home and user
+
+
+def _working_folder_faults() -> Iterator[str]:
+    try:
+        Path.cwd()
+    except OSError:
+        yield "the working folder was deleted: change to one that exists"
+
 
 
 def _set_home() -> None:
@@ -180,7 +188,7 @@ def _private(folder: Path) -> bool:
 
 def _writable(folder: Path) -> bool:
     """Return whether the folder, or the nearest of its parents that exists, can be written."""
-    for one in (folder, *folder.absolute().parents):
+    for one in (folder, *folder.parents):
         if os.path.lexists(one):
             return one.is_dir() and os.access(one, os.W_OK | os.X_OK)
     return False
@@ -241,6 +249,7 @@ def _limit_faults() -> Iterator[str]:
 
 
 _CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
+    _working_folder_faults,
     _proxy_faults,
     _home_faults,
     _temporary_faults,
