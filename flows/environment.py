@@ -47,6 +47,15 @@ def faults() -> list[str]:
     return [fault for check in _CHECKS for fault in check()]
 
 
+def working_folder_fault() -> str:
+    """Return a sentence if the working folder does not exist; otherwise an empty text."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder was deleted: change to one that exists"
+    return ""
+
+
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
     """Set an environment variable during the block."""
@@ -93,6 +102,14 @@ def _open_standard_streams() -> None:
                 setattr(sys, name, os.fdopen(opened, mode, encoding="utf-8", closefd=False))
 
 
+# Working folder
+
+
+def _working_folder_faults() -> Iterator[str]:
+    if fault := working_folder_fault():
+        yield fault
+
+
 # Proxies
 
 
@@ -117,15 +134,7 @@ def _proxy_faults() -> Iterator[str]:
         yield f"no HTTP client can be made ({reason}): correct or unset {', '.join(names)}"
 
 
-# Working folder, home and user
-
-
-def _working_folder_faults() -> Iterator[str]:
-    try:
-        Path.cwd()
-    except OSError:
-        yield "the working folder was deleted: change to one that exists"
-
+# Home and user
 
 
 def _set_home() -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flows import environment
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -142,8 +143,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Names of files may contain what the terminal's encoding does not.
+            # Names of files may contain what the encoding of the terminal does not.
             stream.reconfigure(errors="backslashreplace")
+    if fault := environment.working_folder_fault():
+        raise InputError(fault)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
