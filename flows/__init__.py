@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+from flows import environment
 from flows.log_text import clean_records
+
+environment.prepare()
 
 # Prefect and Ray read these variables when they are imported, and the servers that they start
 # inherit them. Values that the user has set take precedence.
