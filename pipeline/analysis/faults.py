@@ -1,0 +1,77 @@
+"""The faults of a request, gathered so that all of them are told at once."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault. about: the part of the analysis or the machine, as in "inputs.text"."""
+
+    about: str
+    message: str
+
+
+class RefusedError(InputError):
+    """A request with one or more faults; its message has a line for each."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        super().__init__(tuple(faults))
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The faults, in the order in which they were found."""
+        return self.args[0]
+
+    def __str__(self) -> str:
+        return "\n".join(fault.message for fault in self.faults)
+
+
+class Faults:
+    """A list of faults that grows while the parts of a request are tried."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Fault] = {}
+        self._unreachable: list[OSError] = []
+
+    @property
+    def found(self) -> tuple[Fault, ...]:
+        """The faults, in the order in which they were found; each message once."""
+        return tuple(self._found.values())
+
+    def add(self, *faults: Fault) -> None:
+        """Add faults."""
+        for fault in faults:
+            self._found.setdefault(fault.message, fault)
+
+    @contextmanager
+    def gathered(self, about: str) -> Iterator[None]:
+        """Keep an InputError or OSError of the block as a fault, and go on after the block."""
+        try:
+            yield
+        except RefusedError as error:
+            self.add(*error.faults)
+        except OSError as error:  # of a storage that does not answer
+            self._unreachable.append(error)
+            self.add(Fault(about, str(error)))
+        except InputError as error:
+            self.add(Fault(about, str(error)))
+
+    @property
+    def unreachable(self) -> OSError | None:
+        """The error of a storage that does not answer, where nothing else is wrong.
+
+        It may answer later: the request itself may be right.
+        """
+        alone = len(self._unreachable) >= len(self._found)
+        return self._unreachable[0] if self._unreachable and alone else None
+
+    def refuse(self) -> None:
+        """Raise RefusedError if there is a fault; an OSError as it was where that is all."""
+        if error := self.unreachable:
+            raise error
+        if self._found:
+            raise RefusedError(self.found)
