@@ -47,7 +47,7 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     progress(done, total, what) is called after each checkpoint. The store has the same content as
     that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
-    refuse_at_once(analysis, run_faults)  # a server that is started first would take half a minute
+    refuse_at_once([analysis], run_faults)
     require_server()
     observer = PrefectObserver(progress)
 

@@ -121,7 +121,8 @@ def doctor(
         typer.echo(json.dumps([vars(check) for check in checks], indent=1))
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.message}")
+            message = check.message.removeprefix(f"{check.name}: ")
+            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {message}")
     failed = [check for check in checks if not check.ok]
     if failed:
         raise typer.Exit(2 if any(check.of_request for check in failed) else 1)

@@ -164,6 +164,7 @@ def analyze(
     in this process, like the function pipeline.analyze. Both write the same store.
     """
     from flows.cli.stores import sweep
+    from pipeline.analysis.preflight import refuse_at_once
     from pipeline.config import load_analysis, load_preset
     from pipeline.query.sweeps import analyses_of
 
@@ -173,6 +174,7 @@ def analyze(
     if dry_run:
         _print_estimates(analyses, serial, as_json)
         return
+    refuse_at_once(analyses, _faults_of(serial))
     done = [_analyze_serially(one) if serial else _analyze_by_flow(one) for one in analyses]
     as_dicts = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:

@@ -47,6 +47,11 @@ class Faults:
         for fault in faults:
             self._found.setdefault(fault.message, fault)
 
+    def extend(self, others: "Faults") -> None:
+        """Add the faults that others have found."""
+        self.add(*others.found)
+        self._unreachable += others._unreachable
+
     @contextmanager
     def gathered(self, about: str) -> Iterator[None]:
         """Keep an InputError or OSError of the block as a fault, and go on after the block."""

@@ -5,7 +5,7 @@ probe of the store's place, which is removed again.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,17 +74,26 @@ def _unreadable(analysis: Analysis, surveyed: Survey) -> dict[int, str]:
     }
 
 
-def refuse_at_once(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> None:
-    """Raise RefusedError, with all faults, where one is known before the run is listed.
+def refuse_at_once(analyses: Sequence[Analysis], faults_of: FaultsOf = machine_faults) -> None:
+    """Raise RefusedError, with all faults of some analyses, before the first one begins.
 
-    To be called before servers are started, which takes long.
+    A single analysis is tried only where it has a fault that is known before its run is listed: it
+    tries everything itself, but servers that are started before that take long.
     """
+    if len(analyses) == 1 and not _known_at_once(analyses[0], faults_of):
+        return
+    faults = Faults()
+    for analysis in analyses:
+        faults.extend(preflight(analysis, faults_of).faults)
+    faults.refuse()
+
+
+def _known_at_once(analysis: Analysis, faults_of: FaultsOf) -> bool:
     faults = Faults()
     read_groups(analysis, faults)
     faults.add(*faults_of(analysis))
     _check_place(analysis, None, faults)
-    if faults.found:
-        preflight(analysis, faults_of).faults.refuse()
+    return bool(faults.found)
 
 
 def survey_or_refuse(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Survey:
