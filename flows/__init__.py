@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+from flows import environment
+
+environment.prepare()
+
 # Prefect and Ray read these variables when they are imported, and the servers that they start
 # inherit them. Values that the user has set take precedence.
 _ENVIRONMENT = {

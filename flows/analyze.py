@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import artifacts
+from flows import artifacts, cleanup
 from flows.dispatch import Pool
 from flows.fanout import (
     compute_cells,
@@ -48,8 +48,12 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
     refuse_at_once([analysis], run_faults)
+    with cleanup.covered():
+        return _run_flow(analysis, PrefectObserver(progress))
+
+
+def _run_flow(analysis: Analysis, observer: PrefectObserver) -> Summary:
     require_server()
-    observer = PrefectObserver(progress)
 
     # A flow's parameters are stored by the server as JSON: the observer is passed as a closure.
     def observed(analysis: Analysis) -> State:
@@ -83,7 +87,8 @@ def analyze(analysis: Analysis) -> State:
     Checkpoints that cannot be analysed or are not finite are named in the final state, which then
     is Failed; all others are computed. Another run computes only what is missing.
     """
-    return _run(analysis, PrefectObserver())
+    with cleanup.covered():
+        return _run(analysis, PrefectObserver())
 
 
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:

@@ -17,13 +17,15 @@ def ui(
 
     Ctrl-C ends it. Its records are kept for the next time.
     """
+    from flows import cleanup
     from flows.server import serve_ui
 
-    typer.echo(
-        f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
-        "Ctrl-C ends the server, not the runs"
-    )
-    raise typer.Exit(serve_ui(port))
+    with cleanup.covered():
+        typer.echo(
+            f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
+            "Ctrl-C ends the server, not the runs"
+        )
+        raise typer.Exit(serve_ui(port))
 
 
 @app.command()
@@ -35,9 +37,11 @@ def watch(
 
     Needs a persistent server, such as `ontogeny ui`. Ctrl-C ends it.
     """
+    from flows import cleanup
     from flows.watching import watch_run
     from pipeline.config import load_analysis
 
     analysis = load_analysis(config)
-    typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
-    watch_run(analysis, every)
+    with cleanup.covered():
+        typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
+        watch_run(analysis, every)
