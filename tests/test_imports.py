@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *(
         "errors",
+        "outside",
         "schema",
         "config",
         "writing",
@@ -24,7 +25,10 @@ ORDER = [
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
-AT_THE_TOP = {"__init__", "config", "errors", "progress", "retrying", "schema", "writing"}
+AT_THE_TOP = {
+    *("__init__", "config", "errors", "outside"),
+    *("progress", "retrying", "schema", "writing"),
+}
 
 
 def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from pipeline.config import (
     TextInput,
 )
 from pipeline.errors import InputError
-from pipeline.inputs import indirect_objects, matches, modular, repeats, text
+from pipeline.inputs import arrays, indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids
 from pipeline.models.facts import ModelFacts
@@ -112,23 +112,18 @@ def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Inp
 
 def _array(name: str, spec: ArrayInput) -> Input:
     path = Path(spec.path)
-    try:
-        array = np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=spec.dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as token ids ({error})") from error
-    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
-        raise InputError(
-            f"{path}: holds {array.ndim}-d {array.dtype}, expected 1-d or 2-d integer token ids"
-        )
-    if array.ndim == 1:
-        return Input(name, spec.kind, _cut(array, spec.sequences, spec.length, spec.path))
-    rows, columns = array.shape
+    found = arrays.layout_of(path, spec.dtype)
+    if len(found.shape) == 1:
+        ids = arrays.first_ids(path, found, spec.sequences * spec.length)
+        return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
+    rows, columns = found.shape
     if rows < spec.sequences or columns < spec.length:
         raise InputError(
             f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
             f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
         )
-    return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
+    ids = arrays.first_ids(path, found, spec.sequences, spec.length)
+    return Input(name, spec.kind, ids)
 
 
 def _cut(

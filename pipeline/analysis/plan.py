@@ -30,10 +30,13 @@ from pipeline.measures.base import Measure, Reference, Setting
 from pipeline.measures.own import split_key
 from pipeline.models.assumptions import Unmet
 from pipeline.models.facts import ModelFacts, facts_of
+from pipeline.outside import reading
 from pipeline.store import Store
 from pipeline.store.commits import Commit, latest
 from pipeline.store.fingerprint import fingerprint, variant_id
 from pipeline.store.templates import Template, check_half
+
+_SMALL_MODEL = 10**9  # numbers, which every machine can hold
 
 
 @dataclass(frozen=True)
@@ -211,10 +214,25 @@ def _described(
     source = listed_folder(shared.source)
     folder = metadata_folder(source, code=trusted)
     facts = facts_of(folder, trusted)
+    _refuse_unfillable(facts, checkpoints, shared.source.uri)
     # The check builds and runs a small model, which takes some seconds.
     if any(group.measure.relies_on for group in groups):
-        facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
+        with reading(f"{shared.source.uri}/config.json", InputError, (OSError, MemoryError)):
+            facts = replace(facts, unmet=unmet_assumptions(folder, trusted))
     return shared, source, facts
+
+
+def _refuse_unfillable(facts: ModelFacts, checkpoints: Sequence[Checkpoint], source: str) -> None:
+    """Raise InputError for a model with more numbers than any checkpoint of the run has bytes.
+
+    A damaged config may describe a model that no memory can hold.
+    """
+    sizes = [sum(file.size for file in (one.files or {}).values()) for one in checkpoints]
+    if facts.n_numbers > max(_SMALL_MODEL, *sizes) and all(one.files for one in checkpoints):
+        raise InputError(
+            f"{source}/config.json: describes a model of {facts.n_numbers:,} numbers, and no "
+            f"checkpoint of the run has more than {max(sizes):,} bytes: restore the config"
+        )
 
 
 def setting_of(group: Group, facts: ModelFacts, inputs: Mapping[str, Input]) -> Setting:
