@@ -10,8 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *(
+        "redaction",
+        "printable",
         "errors",
         "outside",
+        "addresses",
         "schema",
         "config",
         "writing",
@@ -26,8 +29,8 @@ ORDER = [
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
 AT_THE_TOP = {
-    *("__init__", "config", "errors", "outside"),
-    *("progress", "retrying", "schema", "writing"),
+    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
+    *("retrying", "schema", "writing"),
 }
 
 

@@ -94,14 +94,14 @@ def checkpoints(
 
 def _parse_model(model: list[str]) -> dict[str, Any]:
     """Parse the options `--model NAME=VALUE`, whose values are YAML."""
-    import yaml
-
-    from pipeline.config import saved_model
+    from pipeline.config import parse_yaml, saved_model
 
     pairs = [one.partition("=") for one in model]
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise InputError(f"--model {wrong[0]}: expected NAME=VALUE, as in act_fn=relu")
-    return saved_model({name: yaml.safe_load(value) for name, _, value in pairs}, "--model")
+    return saved_model(
+        {name: parse_yaml(value, f"--model {name}") for name, _, value in pairs}, "--model"
+    )
 
 
 def _print_notes(uri: str, model: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.errors import InputError
 
@@ -19,15 +20,11 @@ class RefusedError(InputError):
     """A request with one or more faults; its message has a line for each."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        super().__init__(tuple(faults))
+        self.faults = tuple(faults)
+        super().__init__(*(fault.message for fault in self.faults))
 
-    @property
-    def faults(self) -> tuple[Fault, ...]:
-        """The faults, in the order in which they were found."""
-        return self.args[0]
-
-    def __str__(self) -> str:
-        return "\n".join(fault.message for fault in self.faults)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.faults,)  # by default it would be made from its lines
 
 
 class Faults:
@@ -63,7 +60,7 @@ class Faults:
             self._unreachable.append(error)
             self.add(Fault(about, str(error)))
         except InputError as error:
-            self.add(Fault(about, str(error)))
+            self.add(*(Fault(about, line) for line in _sentences(error)))
 
     @property
     def unreachable(self) -> OSError | None:
@@ -80,3 +77,12 @@ class Faults:
             raise error
         if self._found:
             raise RefusedError(self.found)
+
+
+def _sentences(error: InputError) -> list[str]:
+    """Return a sentence for each fault that an error is about."""
+    first, *further = error.lines
+    if not further:
+        return [first]
+    where = first.rpartition(": ")[0]  # before the number of faults
+    return [f"{where}: {line.strip()}" for line in further]

@@ -20,7 +20,7 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
-from pipeline.config import Analysis, GroupOptions, validated
+from pipeline.config import Analysis, GroupOptions, together, validated
 from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, suggestion
@@ -378,10 +378,14 @@ def _group(key: str, kind: type[Measure], input_name: str, parameters: dict[str,
     shared = GroupOptions.model_fields.keys()
     options = {key: value for key, value in parameters.items() if key in shared}
     own = {key: value for key, value in parameters.items() if key not in shared}
-    for key in sorted(own.keys() - kind.model_fields.keys()):
-        known = suggestion(key, {*kind.model_fields, *shared})
-        hint = f" (for another input: {named}.<input>)" if key == "input" else ""
-        raise InputError(f"{where}: unknown key {key!r}; {known}{hint}")
+    unknown = sorted(own.keys() - kind.model_fields.keys())
+    hint = f" (for another input: {named}.<input>)"
+    if faults := [
+        f"unknown key {key!r}; {suggestion(key, {*kind.model_fields, *shared})}"
+        f"{hint if key == 'input' else ''}"
+        for key in unknown
+    ]:
+        raise together(where, faults)
     measure = validated(kind, own, where=where)
     name = f"{kind.name}.{input_name}" if input_name else kind.name
     group = Group(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.training.config import Training, load_training
 
 SWEEP = "sweep"
+MOST_RUNS = 10_000
 
 
 def load_trainings(source: str | Path) -> list[Training]:
@@ -35,6 +37,11 @@ def _grid(path: Path, grid: Any) -> dict[str, list[Any]]:
         raise InputError(
             f"{path}: `{SWEEP}` must give a list of values for each of its keys, such as "
             "`seed: [0, 1, 2]`"
+        )
+    if (runs := prod(map(len, grid.values()))) > MOST_RUNS:
+        raise InputError(
+            f"{path}: `{SWEEP}` describes {runs:,} runs, expected at most {MOST_RUNS:,}: "
+            "list fewer values"
         )
     return grid
 
