@@ -32,7 +32,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._found: dict[str, Fault] = {}
-        self._unreachable: list[OSError] = []
+        self._unreachable: dict[str, OSError] = {}  # by message
 
     @property
     def found(self) -> tuple[Fault, ...]:
@@ -47,7 +47,7 @@ class Faults:
     def extend(self, others: "Faults") -> None:
         """Add the faults that others have found."""
         self.add(*others.found)
-        self._unreachable += others._unreachable
+        self._unreachable |= others._unreachable
 
     @contextmanager
     def gathered(self, about: str) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Faults:
         except RefusedError as error:
             self.add(*error.faults)
         except OSError as error:  # of a storage that does not answer
-            self._unreachable.append(error)
+            self._unreachable.setdefault(str(error), error)
             self.add(Fault(about, str(error)))
         except InputError as error:
             self.add(*(Fault(about, line) for line in _sentences(error)))
@@ -68,8 +68,9 @@ class Faults:
 
         It may answer later: the request itself may be right.
         """
-        alone = len(self._unreachable) >= len(self._found)
-        return self._unreachable[0] if self._unreachable and alone else None
+        if self._unreachable.keys() != self._found.keys():
+            return None
+        return next(iter(self._unreachable.values()), None)
 
     def refuse(self) -> None:
         """Raise RefusedError if there is a fault; an OSError as it was where that is all."""

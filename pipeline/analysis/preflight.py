@@ -151,8 +151,8 @@ def _check_place(
     reading: whether weights on this machine may be read to tell whether a run at another address is
     the store's.
     """
-    before = len(faults.found)
-    with faults.gathered("store"):
+    own = Faults()
+    with own.gathered("store"):
         store = Store(analysis.store)
         identity = prepared and {"architecture": prepared.architecture}
         if store.require_place(identity) is not None:
@@ -160,11 +160,10 @@ def _check_place(
             if prepared is not None:
                 chosen = prepared.checkpoints
                 check_same_run(store, analysis.checkpoints, chosen, reading)
-    if len(faults.found) > before:
-        return  # a place that is not the right one need not be tried
-    with faults.gathered("store"):
+        # Only where nothing else is wrong: a place that is not the right one need not be tried.
         probe_place(store.objects)
         _require_space(store)
+    faults.extend(own)
 
 
 def _require_space(store: Store) -> None:

@@ -44,13 +44,13 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
         ) from error
 
 
-def refuse_oversized(config: Mapping[str, Any], source: str) -> None:
+def refuse_oversized(config: Mapping[Any, Any], source: str) -> None:
     """Raise InputError for a config with more layers, labels or experts than any model has."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             refuse_oversized(value, source)
         for counted, most in ((_LAYERS, _MOST_LAYERS), (_COUNTED, _MOST_COUNTED)):
-            if counted.search(key) and isinstance(value, int | float) and value > most:
+            if counted.search(str(key)) and isinstance(value, int | float) and value > most:
                 raise InputError(
                     f"{source}: its config says {key} = {value}, expected at most {most}: "
                     "restore it"
