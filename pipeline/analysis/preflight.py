@@ -154,12 +154,12 @@ def _check_place(
     own = Faults()
     with own.gathered("store"):
         store = Store(analysis.store)
-        identity = prepared and {"architecture": prepared.architecture}
-        if store.require_place(identity) is not None:
-            require_free(store)
+        if store.require_place() is not None:
             if prepared is not None:
                 chosen = prepared.checkpoints
                 check_same_run(store, analysis.checkpoints, chosen, reading)
+                store.require_place({"architecture": prepared.architecture})
+            require_free(store)
         # Only where nothing else is wrong: a place that is not the right one need not be tried.
         probe_place(store.objects)
         _require_space(store)
