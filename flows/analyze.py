@@ -26,9 +26,11 @@ from flows.fanout import (
     wait_for_task_records,
 )
 from flows.observer import PrefectObserver
+from flows.preflight import run_faults
 from flows.server import require_server
 from flows.workers import start_workers
 from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.preflight import refuse_at_once
 from pipeline.analysis.run import carry_out
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.worker import Outcome
@@ -45,6 +47,7 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     progress(done, total, what) is called after each checkpoint. The store has the same content as
     that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
+    refuse_at_once([analysis], run_faults)
     with cleanup.covered():
         return _run_flow(analysis, PrefectObserver(progress))
 
@@ -91,7 +94,7 @@ def analyze(analysis: Analysis) -> State:
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:
     with drop_unsent_events():
         artifacts.tag("ontogeny", store_name(analysis.store))
-        summary = carry_out(analysis, _ray_executor, observer)
+        summary = carry_out(analysis, _ray_executor, observer, run_faults)
         reachable = wait_for_server()
         observer.stage("report", lambda: observer.report(summary))
         if reachable:

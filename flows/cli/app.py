@@ -108,24 +108,22 @@ class Commands(Arguments):
                     stopped = signals.stopped or Stopped()
                     stopped.tell()
                     raise typer.Exit(stopped.code) from None
-                if (told := _sentence(error)) is None:
+                if (told := _without_traceback(error)) is None:
                     raise
                 say_error(told)
                 raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
 
 
-def _sentence(error: BaseException) -> str | None:
-    """Return the sentence for an error that is not one of the program; None for all others."""
-    if isinstance(error, InputError):
-        return str(error)
+def _without_traceback(error: BaseException) -> Exception | None:
+    """Return an error that is told in a sentence; None for one of the program, and of a pipe."""
     if isinstance(error, BrokenPipeError):
         return None  # a reader such as `head` has closed the pipe: click exits without a message
     if isinstance(error, UnicodeEncodeError):
-        return (
+        return InputError(
             f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
             f"{error.encoding}: set LC_ALL=C.UTF-8"
         )
-    return str(error) if isinstance(error, OSError) else None
+    return error if isinstance(error, InputError | OSError) else None
 
 
 app = typer.Typer(
