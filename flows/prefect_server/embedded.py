@@ -1,0 +1,120 @@
+"""The server embedded in a run: a child process on a port of its own that ends with its parent."""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import IO
+
+from flows.prefect_server import LOCAL, api_url
+from flows.prefect_server.records import protect_records
+from flows.prefect_server.secret import server_secret
+from flows.prefect_server.settings import server_settings
+
+_SECONDS_TO_END = 5
+# The child imports what its parent imports, whatever the working folder holds.
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from flows.prefect_server.embedded import main; main()"
+)
+_EMBEDDED = {
+    "PREFECT_SERVER_UI_ENABLED": "0",
+    # Prefect's own mark of an embedded server: without services that only a persistent one needs.
+    "PREFECT__SERVER_EPHEMERAL": "1",
+}
+
+
+def start_embedded_server() -> None:
+    """Start a server that ends with this process, and make Prefect in this process use it.
+
+    Raises RuntimeError with the server's last words if it does not start.
+    """
+    protect_records()
+    # The socket is bound here: no other program can take the port before the server does.
+    with socket.create_server((LOCAL, 0)) as listening, tempfile.TemporaryFile() as log:
+        port = listening.getsockname()[1]
+        server = _start_process(listening, port, log)
+        atexit.register(_end, server)
+        # With its only copy in the server, a request fails at once if that has ended.
+        listening.close()
+        _wait_until_ready(server, port, log)
+    use_server(api_url(port), server_secret())
+
+
+def use_server(url: str, secret: str) -> None:
+    """Make Prefect in this process, and in those that it starts, report to a server of ours."""
+    os.environ.update(PREFECT_API_URL=url, PREFECT_API_AUTH_STRING=secret)
+    if "prefect.context" in sys.modules:
+        # Prefect has read its settings when it was imported.
+        sys.modules["prefect.context"].refresh_global_settings_context()
+
+
+def _start_process(listening: socket.socket, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path)]
+        + [str(listening.fileno()), str(os.getpid())],
+        env={**server_settings(port), **_EMBEDDED},
+        pass_fds=[listening.fileno()],
+        # Not the caller's files: who reads those to their end would wait for the server's end.
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        # Signals of the terminal reach only this process, which still has to report its own end.
+        start_new_session=True,
+    )
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    import httpx
+    from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+
+    deadline = time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    with httpx.Client(trust_env=False, timeout=5) as client:  # no proxy leads to this machine
+        while server.poll() is None and time.monotonic() < deadline:
+            try:
+                if client.get(f"{api_url(port)}/health").is_success:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+    _end(server)
+    log.seek(0)
+    raise RuntimeError(
+        f"the Prefect server of this run did not start: {log.read().decode(errors='replace')[-2000:]}"
+    )
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def main() -> None:
+    """Serve on the socket that the parent has bound until the parent ends it, or has ended.
+
+    The arguments are the socket's file descriptor and the parent's process id.
+    """
+    descriptor, parent = (int(argument) for argument in sys.argv[1:])
+    os.umask(0o077)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    from flows.prefect_server.serving import make_server
+
+    make_server().run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def _end_with(parent: int) -> None:
+    """Wait until the parent has ended, also if it was killed; then end this process."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_SECONDS_TO_END)
+    os._exit(1)  # a request or a service of the server does not end
