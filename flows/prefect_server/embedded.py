@@ -56,9 +56,9 @@ def use_server(url: str, secret: str) -> None:
 
 
 def _start_process(listening: socket.socket, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    arguments = [str(listening.fileno()), str(os.getpid())]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path)]
-        + [str(listening.fileno()), str(os.getpid())],
+        [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path), *arguments],
         env={**server_settings(port), **_EMBEDDED},
         pass_fds=[listening.fileno()],
         # Not the caller's files: who reads those to their end would wait for the server's end.
@@ -84,9 +84,8 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: IO[bytes]
                 time.sleep(0.1)
     _end(server)
     log.seek(0)
-    raise RuntimeError(
-        f"the Prefect server of this run did not start: {log.read().decode(errors='replace')[-2000:]}"
-    )
+    last_words = log.read().decode(errors="replace")[-2000:]
+    raise RuntimeError(f"the Prefect server of this run did not start: {last_words}")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

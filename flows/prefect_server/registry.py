@@ -64,7 +64,7 @@ def _port_in(file: Path) -> int | None:
 
 
 def _is_listening(port: int) -> bool:
-    """Return whether a program of this user listens at a port: another's must not get the secret."""
+    """Return whether this user listens at a port: others' programs must not get the secret."""
     try:
         table = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     except OSError:  # not on Linux

@@ -46,7 +46,7 @@ def _read(file: Path) -> str:
         raise
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}): {remedy}") from None
-    with open(opened, encoding="utf-8", errors="replace") as content:
+    with os.fdopen(opened, encoding="utf-8", errors="replace") as content:
         status = os.fstat(opened)
         if status.st_uid != os.geteuid():
             raise InputError(

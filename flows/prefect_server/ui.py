@@ -1,4 +1,4 @@
-"""`ontogeny ui`: a persistent Prefect server with its UI, and a server of reports, in one process."""
+"""`ontogeny ui`: a persistent Prefect server with its UI, and a server of reports."""
 
 import errno
 import os
