@@ -3,16 +3,15 @@
 import atexit
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from typing import IO
 
 from flows.prefect_server import LOCAL, api_url
+from flows.prefect_server.parent import end_with
 from flows.prefect_server.records import protect_records
 from flows.prefect_server.secret import server_secret
 from flows.prefect_server.settings import server_settings
@@ -104,16 +103,7 @@ def main() -> None:
     """
     descriptor, parent = (int(argument) for argument in sys.argv[1:])
     os.umask(0o077)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent, _SECONDS_TO_END)
     from flows.prefect_server.serving import make_server
 
     make_server().run(sockets=[socket.socket(fileno=descriptor)])
-
-
-def _end_with(parent: int) -> None:
-    """Wait until the parent has ended, also if it was killed; then end this process."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_SECONDS_TO_END)
-    os._exit(1)  # a request or a service of the server does not end
