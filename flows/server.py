@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flows import pages
 from flows.prefect_server import LOCAL, api_url
-from flows.prefect_server.embedded import start_embedded_server, use_server
+from flows.prefect_server.embedded import start_embedded_server
 from flows.prefect_server.registry import is_own_server, persistent_port
-from flows.prefect_server.secret import server_secret
+from flows.prefect_server.settings import client_settings
 from pipeline.errors import InputError
 
 
@@ -21,9 +21,9 @@ def use_persistent_server() -> None:
     """
     if url := os.environ.get("PREFECT_API_URL"):
         if not os.environ.get("PREFECT_API_AUTH_STRING") and is_own_server(url):
-            use_server(url, server_secret())
+            os.environ.update(client_settings(url))
     elif port := persistent_port():
-        use_server(api_url(port), server_secret())
+        os.environ.update(client_settings(api_url(port)))
 
 
 def report_url(page: Path) -> str:

@@ -1,4 +1,4 @@
-"""The terminal of `ontogeny watch`: when a look starts, is skipped or fails; when the server is away.
+"""The terminal of `ontogeny watch`: what happens to its runs and to the server.
 
 The result of a look is printed by its own process, see `flows.observer`.
 """
@@ -57,11 +57,10 @@ class WatchLog:
         try:
             with without_retries(), get_client(sync_client=True) as client:
                 deployment = client.read_deployment_by_name(self._deployment)
+                due = {"after_": self._since, "before_": datetime.now(UTC)}
                 of_it = FlowRunFilter(
                     deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
-                    expected_start_time=FlowRunFilterExpectedStartTime(
-                        after_=self._since, before_=datetime.now(UTC)
-                    ),
+                    expected_start_time=FlowRunFilterExpectedStartTime.model_validate(due),
                 )
                 order = FlowRunSort.EXPECTED_START_TIME_DESC
                 return client.read_flow_runs(flow_run_filter=of_it, sort=order, limit=20)

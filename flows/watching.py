@@ -1,8 +1,11 @@
 """`ontogeny watch`: analyse a growing run on a schedule; only new checkpoints are computed."""
 
+import asyncio
 import hashlib
 import io
 import os
+import re
+import signal
 import time
 from contextlib import redirect_stdout, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,10 +14,23 @@ from typing import Any
 import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    State,
+    StateType,
+)
 from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
 from prefect.schedules import Interval
 from prefect.settings import PREFECT_API_URL
+from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.allowed_code import code_of
@@ -28,6 +44,12 @@ from pipeline.store.objects import store_name
 
 _SECONDS_TO_SCHEDULE = 10  # the server reads new schedules every 5 s
 _SECONDS_TO_END = 15  # a run ends its workers first
+
+
+class _Runner(Runner):
+    def handle_sigterm(self, *_: Any, **__: Any) -> None:
+        """End as after Ctrl-C: Prefect's own handler leaves its runs behind."""
+        signal.raise_signal(signal.SIGINT)
 
 
 def watch_run(analysis: Analysis, seconds: float) -> None:
@@ -54,8 +76,9 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
 
 def deployment_name(store: str) -> str:
     """Return the name of the deployment that watches for a store."""
-    # Many stores have the same name in different folders.
-    return f"watch {store_name(store)} {hashlib.sha256(store.encode()).hexdigest()[:6]}"
+    # Many stores have the same name in different folders; Prefect refuses some characters.
+    name = re.sub(r"[^\w .-]", "-", store_name(store))
+    return f"watch {name} {hashlib.sha256(store.encode()).hexdigest()[:6]}"
 
 
 def _serve(analysis: Analysis, name: str, seconds: float, log: WatchLog) -> bool:
@@ -67,14 +90,17 @@ def _serve(analysis: Analysis, name: str, seconds: float, log: WatchLog) -> bool
     try:
         # Prefect prints tracebacks of requests that failed; runs print in processes of their own.
         with redirect_stdout(io.StringIO()):
-            _flow_of(analysis).serve(**_deployment(analysis, name, seconds))
+            runner = _Runner(name=name, pause_on_shutdown=False)  # its deployment is deleted
+            runner.add_flow(_flow_of(analysis), **_deployment(analysis, name, seconds))
+            asyncio.run(runner.start())
+    except KeyboardInterrupt:
+        return False
     except Exception:
         if log.outages == outages:
             raise
         while not is_server_reachable():
             time.sleep(1)
-        return True
-    return False
+    return True
 
 
 def _flow_of(analysis: Analysis) -> Flow[..., Any]:
@@ -96,18 +122,24 @@ def _deployment(analysis: Analysis, name: str, seconds: float) -> dict[str, Any]
         "schedule": Interval(timedelta(seconds=seconds), anchor_date=first_run),
         "parameters": {"analysis": analysis.model_dump(mode="json", exclude_unset=True)},
         "tags": ["ontogeny", "watch", store_name(analysis.store)],
-        "global_limit": ConcurrencyLimitConfig(
+        "concurrency_limit": ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
         ),
-        "print_starting_message": False,
-        "pause_on_shutdown": False,  # it is deleted
         # By file path, Prefect would load a copy of this module outside its package.
         "entrypoint_type": EntrypointType.MODULE_PATH,
     }
 
 
 def _delete(name: str) -> None:
-    """Delete the deployment, if it is there and the server answers."""
-    with suppress(httpx.HTTPError, ObjectNotFound), without_retries():
-        with get_client(sync_client=True) as client:
-            client.delete_deployment(client.read_deployment_by_name(f"{analyze.name}/{name}").id)
+    """Delete the deployment with its waiting runs, if it is there and the server answers."""
+    gone = suppress(httpx.HTTPError, ObjectNotFound)
+    with gone, without_retries(), get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(f"{analyze.name}/{name}").id
+        of_it = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])),
+        )
+        for run in client.read_flow_runs(flow_run_filter=of_it):
+            ended = Crashed(message="ended with its `ontogeny watch`")
+            client.set_flow_run_state(run.id, ended, force=True)
+        client.delete_deployment(deployment)

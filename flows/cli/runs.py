@@ -41,7 +41,7 @@ def demo() -> None:
         for sentence in sentences:
             typer.echo(f"  - {sentence}")
     typer.echo(f"\nReport: {result.page}")
-    typer.echo("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
+    typer.echo("The runs in Prefect: open the link that `ontogeny ui` prints")
     _exit_on_failure(*result.summaries.values())
 
 

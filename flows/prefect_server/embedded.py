@@ -13,8 +13,7 @@ from typing import IO
 from flows.prefect_server import LOCAL, api_url
 from flows.prefect_server.parent import end_with
 from flows.prefect_server.records import protect_records
-from flows.prefect_server.secret import server_secret
-from flows.prefect_server.settings import server_settings
+from flows.prefect_server.settings import client_settings, server_settings
 
 _SECONDS_TO_END = 5
 # The child imports what its parent imports, whatever the working folder holds.
@@ -30,10 +29,12 @@ _EMBEDDED = {
 
 
 def start_embedded_server() -> None:
-    """Start a server that ends with this process, and make Prefect in this process use it.
+    """Start a server that ends with this process, and let Prefect in this process use it.
 
     Raises RuntimeError with the server's last words if it does not start.
     """
+    from prefect.context import refresh_global_settings_context
+
     protect_records()
     # The socket is bound here: no other program can take the port before the server does.
     with socket.create_server((LOCAL, 0)) as listening, tempfile.TemporaryFile() as log:
@@ -43,15 +44,8 @@ def start_embedded_server() -> None:
         # With its only copy in the server, a request fails at once if that has ended.
         listening.close()
         _wait_until_ready(server, port, log)
-    use_server(api_url(port), server_secret())
-
-
-def use_server(url: str, secret: str) -> None:
-    """Make Prefect in this process, and in those that it starts, report to a server of ours."""
-    os.environ.update(PREFECT_API_URL=url, PREFECT_API_AUTH_STRING=secret)
-    if "prefect.context" in sys.modules:
-        # Prefect has read its settings when it was imported.
-        sys.modules["prefect.context"].refresh_global_settings_context()
+    os.environ.update(client_settings(api_url(port)))
+    refresh_global_settings_context()  # Prefect has read its settings when it was imported
 
 
 def _start_process(listening: socket.socket, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -35,6 +35,11 @@ def server_settings(port: int) -> dict[str, str]:
     }
 
 
+def client_settings(url: str) -> dict[str, str]:
+    """Return the environment of clients of a server of ours: only such a server gets the secret."""
+    return {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": server_secret()}
+
+
 def own_origins(port: int) -> list[str]:
     """Return the origins of our own pages."""
     return [f"http://{LOCAL}:{port}", f"http://localhost:{port}"]
