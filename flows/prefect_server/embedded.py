@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from flows.prefect_server import LOCAL, api_url
 from flows.prefect_server.parent import end_with
 from flows.prefect_server.records import protect_records
 from flows.prefect_server.settings import client_settings, server_settings
+from pipeline.errors import InputError
 
 _SECONDS_TO_END = 5
 # The child imports what its parent imports, whatever the working folder holds.
@@ -31,7 +33,7 @@ _EMBEDDED = {
 def start_embedded_server() -> None:
     """Start a server that ends with this process, and let Prefect in this process use it.
 
-    Raises RuntimeError with the server's last words if it does not start.
+    Raises InputError with the reason if it does not start.
     """
     from prefect.context import refresh_global_settings_context
 
@@ -77,8 +79,17 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int, log: IO[bytes]
                 time.sleep(0.1)
     _end(server)
     log.seek(0)
-    last_words = log.read().decode(errors="replace")[-2000:]
-    raise RuntimeError(f"the Prefect server of this run did not start: {last_words}")
+    reason = _last_error(log.read().decode(errors="replace").splitlines())
+    raise InputError(
+        f"the Prefect server of this run did not start ({reason}): correct that, or run without "
+        "one by --serial"
+    )
+
+
+def _last_error(lines: list[str]) -> str:
+    """Return the line of an output that names its last exception, else its last line."""
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return next(reversed(errors or lines), "it said nothing in time")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -41,7 +41,7 @@ def serve_ui(port: int, say: Callable[[str], object]) -> None:
             except KeyboardInterrupt:  # the server has ended, and passes the signal on
                 return
             if not server.started:
-                raise RuntimeError("the Prefect server did not start: see the errors above")
+                raise InputError("the Prefect server did not start: correct the errors above")
 
 
 def _addresses(port: int) -> str:
