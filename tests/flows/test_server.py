@@ -20,11 +20,14 @@ from urllib.parse import quote, unquote
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flows import pages
 from flows.prefect_server.registry import persistent_port, registered
+from flows.server import require_server
+from pipeline.errors import InputError
 from tests.benchmarks.servers import free_port
 from tests.flows.conftest import analysis_of
 
@@ -244,6 +247,17 @@ def test_the_printed_link_carries_the_secret_where_no_server_sees_it(ui: Ui) -> 
     assert status == 200 and headers["cache-control"] == "no-store"
     script = re.search(r'src="([^"]+)"', text)
     assert script and "prefect-password" in ui.ask(script[1])[2]
+
+
+def test_a_run_with_another_secret_is_told_so(ui: Ui) -> None:
+    url = {PREFECT_API_URL: f"http://127.0.0.1:{ui.port}/api"}
+    with temporary_settings(url | {PREFECT_API_AUTH_STRING: ui.secret}):
+        require_server()
+    with (
+        temporary_settings(url | {PREFECT_API_AUTH_STRING: "ontogeny:wrong"}),
+        pytest.raises(InputError, match=r"another secret than yours: set PREFECT_API_AUTH_STRING"),
+    ):
+        require_server()
 
 
 def test_a_taken_port_is_the_first_that_is_said(ui: Ui) -> None:
