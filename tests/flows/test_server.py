@@ -83,11 +83,18 @@ class Ui:
         connection.close()
         return answer.status, {k.lower(): v for k, v in answer.getheaders()}, text
 
+    def get(self, path: str) -> str:
+        while (asked := self.ask(path, secret=self.secret))[0] == 503:
+            time.sleep(0.5)
+        return asked[2]
+
     def post(self, path: str, body: Any) -> Any:
         """Post as a page of the UI does: with the secret and a token against forged requests."""
-        token = json.loads(self.ask("/api/csrf-token?client=test", secret=self.secret)[2])["token"]
+        token = json.loads(self.get("/api/csrf-token?client=test"))["token"]
         csrf = {"Prefect_Csrf_Token": token, "Prefect_Csrf_Client": "test"}
-        status, _, text = self.ask(path, body, self.secret, **csrf)
+        while (asked := self.ask(path, body, self.secret, **csrf))[0] == 503:
+            time.sleep(0.5)  # the database is locked for the moment
+        status, _, text = asked
         assert status < 300, (path, status, text)
         return json.loads(text) if text else None
 
@@ -397,7 +404,7 @@ def _wait_for(find: Any, seconds: float = 180) -> Any:
 
 def _ended(ui: Ui, run: str) -> dict[str, Any]:
     def state() -> dict[str, Any] | None:
-        found = json.loads(ui.ask(f"/api/flow_runs/{run}", secret=ui.secret)[2])["state"]
+        found = json.loads(ui.get(f"/api/flow_runs/{run}"))["state"]
         return found if found["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
     return _wait_for(state)
