@@ -47,6 +47,15 @@ def faults() -> list[str]:
     return [fault for check in _CHECKS for fault in check()]
 
 
+def working_folder_fault() -> str:
+    """Return a sentence if the working folder does not exist; otherwise an empty text."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder was deleted: change to one that exists"
+    return ""
+
+
 @contextmanager
 def variable(name: str, value: str) -> Iterator[None]:
     """Set an environment variable during the block."""
@@ -91,6 +100,14 @@ def _open_standard_streams() -> None:
             os.set_inheritable(opened, True)
             if getattr(sys, name) is None:
                 setattr(sys, name, os.fdopen(opened, mode, encoding="utf-8", closefd=False))
+
+
+# Working folder
+
+
+def _working_folder_faults() -> Iterator[str]:
+    if fault := working_folder_fault():
+        yield fault
 
 
 # Proxies
@@ -180,7 +197,7 @@ def _private(folder: Path) -> bool:
 
 def _writable(folder: Path) -> bool:
     """Return whether the folder, or the nearest of its parents that exists, can be written."""
-    for one in (folder, *folder.absolute().parents):
+    for one in (folder, *folder.parents):
         if os.path.lexists(one):
             return one.is_dir() and os.access(one, os.W_OK | os.X_OK)
     return False
@@ -241,6 +258,7 @@ def _limit_faults() -> Iterator[str]:
 
 
 _CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
+    _working_folder_faults,
     _proxy_faults,
     _home_faults,
     _temporary_faults,
