@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from flows import environment
+from flows.log_text import clean_records
 
 environment.prepare()
 
@@ -46,3 +47,4 @@ if "RAY_ADDRESS" in os.environ and (
 ):
     # A client presents its token to an existing cluster only in this mode.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+clean_records()

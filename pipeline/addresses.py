@@ -25,17 +25,23 @@ def refusal(kind: str) -> str:
     return f"the address holds {kind}, {_ADVICE}"
 
 
-def secrets_within(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yield the place and the kind of each secret in the texts of nested lists and mappings."""
+def faults_within(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield the place and a sentence for each text of nested values that cannot be kept."""
+    for place, text in _texts(content, ()):
+        if kind := secret_in(text):
+            yield place, refusal(kind)
+        elif any("\ud800" <= one <= "\udfff" for one in text):
+            yield place, "it holds half of a surrogate pair, which no file can: remove it"
+
+
+def _texts(content: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     if isinstance(content, str):
-        if kind := secret_in(content):
-            yield ".".join(place), kind
+        yield ".".join(place), content
     elif isinstance(content, dict):
         for key, value in content.items():
-            if isinstance(key, str) and (kind := secret_in(key)):
-                yield ".".join((*place, "(a key)")), kind
-            else:
-                yield from secrets_within(value, (*place, str(key)))
+            # The place does not name a key that is a fault itself.
+            yield ".".join((*place, "(a key)")), str(key)
+            yield from _texts(value, (*place, str(key)))
     elif isinstance(content, list | tuple):
         for at, value in enumerate(content):
-            yield from secrets_within(value, (*place, str(at)))
+            yield from _texts(value, (*place, str(at)))

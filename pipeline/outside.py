@@ -43,10 +43,11 @@ def opened(path: str | Path, refusal: Refusal, most: int | None = None) -> Itera
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         _refuse_lasting(error, path, refusal)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise refusal(f"{path}: is {_kind(status.st_mode)}, expected a file: put one there")
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise refusal(f"{path}: is {_kind(status.st_mode)}, expected a file: put one there")
         if most is not None and status.st_size > most:
             raise refusal(_too_large(path, status.st_size, most))
         yield stream
@@ -205,17 +206,17 @@ def _finite(spelling: str) -> float:
     return number
 
 
-def _unsound(value: Any, infinite: Collection[str], levels: int) -> str:
+def _unsound(value: Any, infinite: Collection[str], levels: int, name: str = "it") -> str:
     """Return what makes a value unsound: its depth, or a number that is not finite; else ""."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"holds {value}, which is not a finite number"
+        return f"has {name[:_SHOWN]} = {value}, which is not a finite number"
     if not isinstance(value, dict | list):
         return ""
     if levels == 0:
         return f"is nested more than {DEEPEST} levels deep"
-    pairs = value.items() if isinstance(value, dict) else (("", one) for one in value)
+    pairs = value.items() if isinstance(value, dict) else ((name, one) for one in value)
     found = (
-        _unsound(one, infinite, levels - 1)
+        _unsound(one, infinite, levels - 1, key)
         for key, one in pairs
         if isinstance(one, dict | list | float) and key not in infinite
     )

@@ -50,10 +50,14 @@ def redacted(text: str) -> str:
 
 
 def _without_secrets(found: re.Match[str]) -> str:
-    rest = found["rest"]
-    if user := _USER.match(rest):
-        rest = f"{HIDDEN}@{rest[user.end() :]}"
+    # One address may stand within another, as in `simplecache::s3://...`.
+    rest = "://".join(_without_user(part) for part in found["rest"].split("://"))
     return f"{found['scheme']}{_PARAMETER.sub(_without_value, rest)}"
+
+
+def _without_user(rest: str) -> str:
+    user = _USER.match(rest)
+    return f"{HIDDEN}@{rest[user.end() :]}" if user else rest
 
 
 def _without_value(found: re.Match[str]) -> str:

@@ -13,8 +13,8 @@ ORDER = [
         "redaction",
         "printable",
         "errors",
-        "outside",
         "addresses",
+        "outside",
         "schema",
         "config",
         "writing",
@@ -29,8 +29,17 @@ ORDER = [
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
 AT_THE_TOP = {
-    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
-    *("retrying", "schema", "writing"),
+    *(
+        "__init__",
+        "addresses",
+        "errors",
+        "outside",
+        "printable",
+        "progress",
+        "redaction",
+        "retrying",
+    ),
+    *("schema", "writing"),
 }
 
 

@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from flows import environment
+from flows.cli.output import Arguments, say
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -50,7 +51,7 @@ class Stopped(KeyboardInterrupt):
             self._told = True
             with suppress(OSError):  # the terminal may be gone
                 sentence = f"{self._how}: computed results are kept, run it again to continue"
-                typer.echo(sentence, err=True)
+                say(sentence, err=True)
 
 
 class _Signals:
@@ -95,7 +96,7 @@ class _Signals:
             os._exit(self.stopped.code)
 
 
-class Commands(TyperGroup):
+class Commands(Arguments):
     """A group of commands that prints errors of the user as one sentence and sets the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -108,24 +109,25 @@ class Commands(TyperGroup):
                     stopped = signals.stopped or Stopped()
                     stopped.tell()
                     raise typer.Exit(stopped.code) from None
-                if (told := _sentence(error)) is None:
+                if (told := _sentences(error)) is None:
                     raise
-                typer.echo(told, err=True)
+                for line in told:
+                    say(line, err=True)
                 raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
 
 
-def _sentence(error: BaseException) -> str | None:
-    """Return the sentence for an error that is not one of the program; None for all others."""
+def _sentences(error: BaseException) -> Sequence[str] | None:
+    """Return the lines for an error that is not one of the program; None for all others."""
     if isinstance(error, InputError):
-        return str(error)
+        return error.lines
     if isinstance(error, BrokenPipeError):
         return None  # a reader such as `head` has closed the pipe: click exits without a message
     if isinstance(error, UnicodeEncodeError):
-        return (
+        return [
             f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
             f"{error.encoding}: set LC_ALL=C.UTF-8"
-        )
-    return str(error) if isinstance(error, OSError) else None
+        ]
+    return str(error).splitlines() if isinstance(error, OSError) else None
 
 
 app = typer.Typer(
@@ -150,14 +152,3 @@ def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to the console."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)

@@ -1,12 +1,12 @@
 """Commands about clusters and set-up: `ontogeny submit` and `ontogeny doctor`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.app import Commands, Json, app
+from flows.cli.output import say, say_json, say_lines
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def doctor(
         wrong = [Check("config", False, line, of_request=True) for line in str(error).splitlines()]
     checks = [*wrong, *run_checks(analysis)]
     if as_json:
-        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
+        say_json([vars(check) for check in checks])
     else:
         for check in checks:
             message = check.message.removeprefix(f"{check.name}: ")
-            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {message}")
+            say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {message}")
     failed = [check for check in checks if not check.ok]
     if failed:
         raise typer.Exit(2 if any(check.of_request for check in failed) else 1)
@@ -145,6 +145,6 @@ def _print_or_send(target: str, text: str, send: bool) -> None:
     from flows.submit import send as send_to
 
     if not send:
-        typer.echo(text, nl=False)
+        say_lines(text.removesuffix("\n"))
     elif code := send_to(target, text):
         raise typer.Exit(code)

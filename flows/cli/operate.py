@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
+from flows.cli.output import say
 
 
 @app.command()
@@ -21,7 +22,7 @@ def ui(
     from flows.server import serve_ui
 
     with cleanup.covered():
-        typer.echo(
+        say(
             f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
             "Ctrl-C ends the server, not the runs"
         )
@@ -43,5 +44,5 @@ def watch(
 
     analysis = load_analysis(config)
     with cleanup.covered():
-        typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
+        say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
         watch_run(analysis, every)

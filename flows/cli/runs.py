@@ -1,7 +1,6 @@
 """Commands about runs: `ontogeny demo`, `train`, `checkpoints`, `audit` and `analyze`."""
 
 import io
-import json
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, app, print_table
+from flows.cli.app import Json, app
+from flows.cli.output import print_table, say, say_json
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,11 +39,13 @@ def demo() -> None:
     with redirect_stdout(io.StringIO()):
         result = run_demo(show_progress)
     for preset, sentences in result.findings.items():
-        typer.echo(f"\n{preset}")
+        say("")
+        say(preset)
         for sentence in sentences:
-            typer.echo(f"  - {sentence}")
-    typer.echo(f"\nReport: {result.page}")
-    typer.echo("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
+            say(f"  - {sentence}")
+    say("")
+    say(f"Report: {result.page}")
+    say("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
     _exit_on_failure(*result.summaries.values())
 
 
@@ -64,7 +66,7 @@ def train(
         chosen = training.model_copy(update={"output": output} if output else {})
         with show_progress(f"train {chosen.name}") as progress:
             folder = train_organism(chosen, loss_progress(progress))
-        typer.echo(str(folder))
+        say(str(folder))
 
 
 @app.command()
@@ -83,7 +85,7 @@ def checkpoints(
     _print_notes(uri, given)
     listing = list_with_tokens(uri, tokens_per_step, given)
     if as_json:
-        typer.echo(json.dumps({"uri": uri, **listing.as_json()}, indent=1))
+        say_json({"uri": uri, **listing.as_json()})
         return
     print_table(
         ["step", "tokens_seen", "uri"],
@@ -109,7 +111,7 @@ def _print_notes(uri: str, model: dict[str, Any]) -> None:
     from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 
     for note in conversion_notes(converted_uri(uri, model)):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @app.command()
@@ -128,12 +130,12 @@ def audit(
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given)
     if as_json:
-        typer.echo(json.dumps(verdict.as_json(), indent=1))
+        say_json(verdict.as_json())
     else:
         if verdict.faults:
             rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
             print_table(["step", "kind", "detail"], rows)
-        typer.echo(verdict.sentence())
+        say(verdict.sentence())
         _print_left_out(verdict.left_out)
     if verdict.faults:
         raise typer.Exit(1)
@@ -178,9 +180,9 @@ def analyze(
     done = [_analyze_serially(one) if serial else _analyze_by_flow(one) for one in analyses]
     as_dicts = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:
-        typer.echo(json.dumps(as_dicts[0], indent=1)) if as_json else _print_summary(*done[0])
+        say_json(as_dicts[0]) if as_json else _print_summary(*done[0])
     elif as_json:
-        typer.echo(json.dumps(as_dicts, indent=1))
+        say_json(as_dicts)
     else:
         for summary, page in done:
             _print_summary(summary, page)
@@ -195,14 +197,14 @@ def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) ->
     estimates = [dry_run(analysis, _faults_of(serial)) for analysis in analyses]
     if as_json:
         as_dicts = [asdict(estimate) for estimate in estimates]
-        typer.echo(json.dumps(as_dicts[0] if len(as_dicts) == 1 else as_dicts, indent=1))
+        say_json(as_dicts[0] if len(as_dicts) == 1 else as_dicts)
     else:
         for analysis, estimate in zip(analyses, estimates, strict=True):
             _print_estimate(analysis, estimate)
     failed = [reason for estimate in estimates for reason in estimate.failed.values()]
     faults = [fault.message for estimate in estimates for fault in estimate.faults]
     for reason in (*failed, *dict.fromkeys(faults)):
-        typer.echo(reason, err=True)
+        say(reason, err=True)
     if failed or faults:
         raise typer.Exit(2 if faults else 1)
 
@@ -212,9 +214,9 @@ def _print_estimate(analysis: "Analysis", estimate: "Estimate") -> None:
     if rows:
         print_table(["takes", analysis.store], rows)
     for note in estimate.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     for group, why in estimate.undefined.items():
-        typer.echo(f"  ! {group}: {why}")
+        say(f"  ! {group}: {why}")
 
 
 def _faults_of(serial: bool) -> "FaultsOf":
@@ -248,21 +250,21 @@ def _analyze_by_flow(analysis: "Analysis") -> "tuple[Summary, Path]":
 def _print_summary(summary: "Summary", page: Path) -> None:
     from pipeline.findings import findings
 
-    typer.echo(summary.sentence())
+    say(summary.sentence())
     _print_left_out(summary.left_out)
     for exception in summary.exceptions():
-        typer.echo(f"  {exception}")
+        say(f"  {exception}")
     for note in summary.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     if summary.drawn_from:
-        typer.echo(summary.drawn())
+        say(summary.drawn())
     if summary.computed:
-        typer.echo(summary.loading())
+        say(summary.loading())
     for group, why in summary.undefined.items():
-        typer.echo(f"  ! {group}: {why}")
+        say(f"  ! {group}: {why}")
     for sentence in findings(summary.store):
-        typer.echo(f"  - {sentence}")
-    typer.echo(f"Report: {page}")
+        say(f"  - {sentence}")
+    say(f"Report: {page}")
 
 
 def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
@@ -270,15 +272,15 @@ def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
     from pipeline.checkpoints.left_out import in_lines
 
     for line in in_lines(left_out):
-        typer.echo(f"left out, {line}", err=True)
+        say(f"left out, {line}", err=True)
 
 
 def _exit_on_failure(*summaries: "Summary") -> None:
     """Print failures on stderr; exit with code 1 if there are any, or non-finite numbers."""
     for summary in summaries:
         for _, reason in sorted(summary.failed.items()):
-            typer.echo(reason, err=True)
+            say(reason, err=True)
         if not summary.worked:
-            typer.echo(summary.sentence(), err=True)
+            say(summary.sentence(), err=True)
     if not all(summary.worked for summary in summaries):
         raise typer.Exit(1)

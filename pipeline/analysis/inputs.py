@@ -27,6 +27,7 @@ from pipeline.inputs.drawable import Drawable, drawable_ids
 from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
+from pipeline.outside import reading
 from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
@@ -55,7 +56,9 @@ def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -
             f"input {name!r}: asks for {asked:,} tokens, expected at most {_MOST_TOKENS:,}: make "
             "fewer or shorter sequences"
         )
-    made = _made(name, spec, run_folder, model)
+    # Tokenizers and tables come with the run, and libraries raise errors of any type for them.
+    with reading(f"input {name!r}", InputError, remedy="restore the files that it is made of"):
+        made = _made(name, spec, run_folder, model)
     _check_fits(made, model)
     return made
 

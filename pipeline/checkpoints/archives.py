@@ -21,7 +21,7 @@ from pipeline.errors import first_line
 _MOST_CONTENTS = 16 * 2**20
 _MOST_PICKLE = 64 * 2**20
 _SCANNED_FROM = 2**20  # bytes: fewer operations need neither much time nor much memory
-_MOST_OPERATIONS = 4_000_000
+_MOST_OPERATIONS = 1_000_000
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory record
 _END_MARK = b"PK\x05\x06"
@@ -125,7 +125,7 @@ def _check_pickle(content: bytes) -> None:
 class _Bounded:
     """A stream of which no single read is longer than a pickle may be."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO | BytesIO) -> None:
         self._stream, self.tell = stream, stream.tell
 
     def read(self, count: int) -> bytes:
@@ -143,7 +143,7 @@ def _check_bare_pickles(stream: BinaryIO) -> None:
         _check_operations(stream)
 
 
-def _check_operations(stream: BinaryIO) -> None:
+def _check_operations(stream: BinaryIO | BytesIO) -> None:
     """Raise ValueError for too many operations, or for a global that makes objects of any size."""
     pickle: Any = _Bounded(stream)  # a stream as far as `genops` reads it
     try:

@@ -1,5 +1,6 @@
 """Find the files of a checkpoint's folder that hold its weights."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def inside_run(path: Path) -> Path:
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
     which save space, are allowed.
     """
-    run = path.parent.parent.resolve()
-    target = path.resolve()
+    # realpath, since `resolve` raises an error of its own for links in a circle.
+    run, target = (Path(os.path.realpath(one)) for one in (path.parent.parent, path))
     if not target.is_relative_to(run):
         raise CheckpointError(
             f"{path}: is a link that leads out of the run, to {target}: put the file itself there"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pipeline.addresses import refusal, secrets_within
+from pipeline.addresses import faults_within
 from pipeline.errors import InputError, suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -32,9 +32,9 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _holds_no_secret(cls, data: Any) -> Any:
-        for place, kind in secrets_within(data):
-            raise ValueError(f"{place}: {refusal(kind)}")
+    def _can_be_kept(cls, data: Any) -> Any:
+        for place, sentence in faults_within(data):
+            raise ValueError(f"{place}: {sentence}")
         return data
 
     @model_validator(mode="before")
@@ -61,8 +61,8 @@ class _Refused:
 
 def validated(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
     """Return `content` as a model. Raises InputError with a sentence about each of its faults."""
-    for place, kind in secrets_within(content):
-        raise InputError(f"{where}: {place}: {refusal(kind)}")
+    for place, sentence in faults_within(content):
+        raise InputError(f"{where}: {place}: {sentence}")
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -90,6 +90,9 @@ def faults_of(model: type[BaseModel], error: ValidationError) -> list[str]:
         if one["type"] == "extra_forbidden"
     }
     kept = [one for one in found if one["type"] != "missing" or tuple(one["loc"]) not in unknown]
+    # A list whose items are all faulty is not too short as well.
+    parents = {one["loc"][:-1] for one in kept}
+    kept = [one for one in kept if one["type"] != "too_short" or one["loc"] not in parents]
     return list(dict.fromkeys(_sentence(model, one) for one in kept))
 
 

@@ -1,5 +1,6 @@
 """Build the module of an architecture from its config, with the library's own code only."""
 
+import logging
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,6 +14,9 @@ import pipeline.models.organism  # noqa: F401 (transformers then knows organisms
 from pipeline.checkpoints.contents import MAY_BE_INFINITE
 from pipeline.errors import InputError, first_line
 from pipeline.outside import content_of, is_out_of_memory, json_object
+
+# It prints a whole config, raw, before it raises the error that is reported here.
+logging.getLogger("transformers.configuration_utils").setLevel(logging.CRITICAL)
 
 # A damaged config may name any number of layers, labels or experts, for each of which transformers
 # makes an object even without weights. The largest published decoders have about 130 layers.
@@ -79,7 +83,10 @@ def build(
         else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False  # every pass is over whole sequences: keys are never read again
-    refuse_oversized(vars(config) | vars(config.get_text_config()), str(config.model_type))
+    source = str(config.model_type)
+    if not isinstance(architecture, PreTrainedConfig):
+        source = f"{Path(architecture) / 'config.json'}: {source}"
+    refuse_oversized(vars(config) | vars(config.get_text_config()), source)
     try:
         module = AutoModelForCausalLM.from_config(
             config,
@@ -93,9 +100,9 @@ def build(
         if is_out_of_memory(error):  # says nothing about the config; the retrying code handles it
             raise
         if "trust_remote_code" in str(error):
-            raise _distrusted(config.model_type) from error
+            raise _distrusted(source) from error
         raise InputError(
-            f"{config.model_type}: is no causal language model that can be built here "
+            f"{source}: is no causal language model that can be built here "
             f"({first_line(error)}): give checkpoints of a decoder that transformers knows"
         ) from error
     return module.eval().requires_grad_(False)

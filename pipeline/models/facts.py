@@ -20,8 +20,9 @@ class ModelFacts:
 
     context: the longest sequence (tokens) it can read, None if there is no limit. parameters: the
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
-    of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the `ASSUMPTIONS` that the architecture was
-    found not to meet, each with the reason; empty if all are met or none was checked yet.
+    of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the
+    `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
+    are met or none was checked yet.
     """
 
     n_layers: int

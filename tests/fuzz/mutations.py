@@ -28,8 +28,8 @@ _RAW = {  # written into JSON as they stand
 }  # fmt: skip
 _VALUES: tuple[Any, ...] = (
     -1, 0, 1, 2, 3, 7, 2**31, 2**63, 2**64, 10**9, 10**12, 10**30, -(2**63), 0.5, 1e-300, 1e300,
-    True, False, None, "", "768", "a\0b", "\ud800", "\x1b]0;x\x07", "../../etc/passwd", "x" * 10_000,
-    [], {}, [[]], [1], {"a": 1}, [None] * 3,
+    True, False, None, "", "768", "a\0b", "\ud800", "\x1b]0;x\x07", "../../etc/passwd",
+    "x" * 10_000, [], {}, [[]], [1], {"a": 1}, [None] * 3,
 )  # fmt: skip
 _HOSTILE_KEYS: tuple[tuple[str, Any], ...] = (
     ("auto_map", {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}),
@@ -48,6 +48,10 @@ _HOSTILE_KEYS: tuple[tuple[str, Any], ...] = (
     ("max_position_embeddings", 10**18), ("output_attentions", True), ("problem_type", "x"),
     ("__metadata__", 3), ("num_input_tokens_seen", 1e300), ("weight_map", {"a": "/"}),
 )  # fmt: skip
+
+
+def _one_of(random_: Random, words: str) -> str:
+    return random_.choice(words.split())
 
 
 def mutate(file: Path, random_: Random) -> str:
@@ -69,8 +73,24 @@ def mutate(file: Path, random_: Random) -> str:
 
 def _bytes(file: Path, random_: Random) -> str:
     content = bytearray(file.read_bytes())
-    kind = random_.choice(("flip", "flips", "cut", "insert", "remove", "zeros", "repeat", "append",
-                           "random", "empty", "page", "pointer", "prefix", "0xff"))  # fmt: skip
+    kind = random_.choice(
+        [
+            "flip",
+            "flips",
+            "cut",
+            "insert",
+            "remove",
+            "zeros",
+            "repeat",
+            "append",
+            "random",
+            "empty",
+            "page",
+            "pointer",
+            "prefix",
+            "0xff",
+        ]
+    )
     at = random_.randrange(len(content) or 1)
     if random_.random() < 0.5:  # most of what is decided is decided in the first bytes
         at = min(at, random_.randrange(300))
@@ -111,8 +131,23 @@ def _bytes(file: Path, random_: Random) -> str:
 
 def _another_kind(file: Path, random_: Random) -> str:
     """Replace a file by something else under its name."""
-    kind = random_.choice(("gone", "folder", "pipe", "socket", "passwd", "loop", "zero", "dangling",
-                           "sparse", "sparse whole", "renamed", "denied", "full folder"))  # fmt: skip
+    kind = random_.choice(
+        [
+            "gone",
+            "folder",
+            "pipe",
+            "socket",
+            "passwd",
+            "loop",
+            "zero",
+            "dangling",
+            "sparse",
+            "sparse-whole",
+            "renamed",
+            "denied",
+            "full-folder",
+        ]
+    )
     if kind == "sparse":
         os.truncate(file, 100 * 10**9)
         return kind
@@ -124,7 +159,7 @@ def _another_kind(file: Path, random_: Random) -> str:
     match kind:
         case "folder":
             file.mkdir()
-        case "full folder":
+        case "full-folder":
             file.mkdir()
             (file / file.name).write_bytes(content)
         case "pipe":
@@ -143,7 +178,7 @@ def _another_kind(file: Path, random_: Random) -> str:
             file.symlink_to("/dev/zero")
         case "dangling":
             file.symlink_to("nowhere")
-        case "sparse whole":
+        case "sparse-whole":
             file.touch()
             os.truncate(file, 100 * 10**9)
         case "renamed":
@@ -160,8 +195,10 @@ def _json(file: Path, random_: Random) -> str:
 
 def mutated_json(value: Any, random_: Random) -> tuple[bytes, str]:
     """Return a JSON text with one damage, and its name."""
-    kind = random_.choice(("value", "value", "raw", "remove", "double", "key", "hostile", "hostile",
-                           "other", "case"))  # fmt: skip
+    kind = _one_of(
+        random_,
+        "value value raw remove double key hostile hostile other case",
+    )
     if kind == "other":
         value = random_.choice(_VALUES)
         return json.dumps(value).encode(), f"{kind} {value!r:.40}"
@@ -211,17 +248,25 @@ def _header(file: Path, random_: Random) -> str:
     tensors = [name for name in header if name != "__metadata__"]
     facts = header[random_.choice(tensors)]
     start, stop = facts["data_offsets"]
-    kind = random_.choice(("dtype", "shape", "offsets", "json", "json", "swap", "transpose", "name",
-                           "sparse"))  # fmt: skip
+    kind = _one_of(
+        random_,
+        "dtype shape offsets json json swap transpose name sparse",
+    )
     if kind == "dtype":
-        facts["dtype"] = random_.choice(("I32", "U32", "F16", "BF16", "F64", "BOOL", "I8", "C64",
-                                         "F8_E4M3", "F4", "X", "", "F32\0", 5, None))  # fmt: skip
+        facts["dtype"] = random_.choice((
+            "I32", "U32", "F16", "BF16", "F64", "BOOL", "I8", "C64", "F8_E4M3", "F4", "X", "",
+            "F32\0", 5, None,
+        ))  # fmt: skip
     elif kind == "shape":
-        facts["shape"] = random_.choice(([], [-1], [2**64], [2**40, 2**40], [0], [1, *facts["shape"]],
-                                         [-2, -8], [True], [1.0], ["1"], None, 3))  # fmt: skip
+        facts["shape"] = random_.choice((
+            [], [-1], [2**64], [2**40, 2**40], [0], [1, *facts["shape"]], [-2, -8], [True], [1.0],
+            ["1"], None, 3,
+        ))  # fmt: skip
     elif kind == "offsets":
-        facts["data_offsets"] = random_.choice(([stop, start], [0, stop], [start, 10**12], [-1, stop],
-                                                [start], [], None, [start + 4, stop + 4]))  # fmt: skip
+        facts["data_offsets"] = random_.choice((
+            [stop, start], [0, stop], [start, 10**12], [-1, stop], [start], [], None,
+            [start + 4, stop + 4],
+        ))  # fmt: skip
     elif kind == "swap":
         other = header[random_.choice(tensors)]
         facts["data_offsets"], other["data_offsets"] = other["data_offsets"], facts["data_offsets"]
@@ -257,15 +302,37 @@ def _evil(random_: Random) -> Any:
     canary = os.environ[CANARY]
     return random_.choice((
         _Evil(os.system, f"touch {canary}"), _Evil(exec, f"open({canary!r}, 'w')"),
-        _Evil(eval, f"open({canary!r}, 'w')"), _Evil(open, canary, "w"), _Evil(Path.touch, Path(canary)),
+        _Evil(eval, f"open({canary!r}, 'w')"), _Evil(open, canary, "w"),
+        _Evil(Path.touch, Path(canary)),
     ))  # fmt: skip
 
 
 def _pickle(file: Path, random_: Random) -> str:
     """Save other objects than tensors by name."""
-    kind = random_.choice(("code", "code bare", "list", "number", "keys", "sparse", "meta", "strided",
-                           "nested", "integers", "complex", "bytes", "many", "quantised", "shared",
-                           "nan", "strings", "0-d", "bytearray", "half"))  # fmt: skip
+    kind = random_.choice(
+        [
+            "code",
+            "code-bare",
+            "list",
+            "number",
+            "keys",
+            "sparse",
+            "meta",
+            "strided",
+            "nested",
+            "integers",
+            "complex",
+            "bytes",
+            "many",
+            "quantised",
+            "shared",
+            "nan",
+            "strings",
+            "0-d",
+            "bytearray",
+            "half",
+        ]
+    )
     plain = {"model.embed_tokens.weight": torch.zeros(3, 4), "lm_head.weight": torch.ones(3, 4)}
     try:
         state = torch.load(file, weights_only=True)
@@ -277,7 +344,7 @@ def _pickle(file: Path, random_: Random) -> str:
     match kind:
         case "code":
             inner[first] = _evil(random_)
-        case "code bare":
+        case "code-bare":
             file.write_bytes(pickle.dumps(_evil(random_), protocol=random_.choice((0, 2, 4))))
             return kind
         case "list":
@@ -326,15 +393,29 @@ def _archive(file: Path, random_: Random) -> str:
         return _bytes(file, random_)
     with zipfile.ZipFile(file) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
-    kind = random_.choice(("deflated", "bomb", "pickle bomb", "pickle", "pickle", "pickle", "lost",
-                           "renamed", "short", "extra", "claims", "order"))  # fmt: skip
+    kind = random_.choice(
+        [
+            "deflated",
+            "bomb",
+            "pickle-bomb",
+            "pickle",
+            "pickle",
+            "pickle",
+            "lost",
+            "renamed",
+            "short",
+            "extra",
+            "claims",
+            "order",
+        ]
+    )
     chosen = random_.choice(list(entries))
     pickled = next(name for name in entries if name.endswith("data.pkl"))
     how = zipfile.ZIP_STORED
     match kind:
         case "deflated":
             how = zipfile.ZIP_DEFLATED
-        case "bomb" | "pickle bomb":
+        case "bomb" | "pickle-bomb":
             how = zipfile.ZIP_DEFLATED
             entries[chosen if kind == "bomb" else pickled] = bytes(700 * 2**20)
         case "pickle":
@@ -360,16 +441,32 @@ def _archive(file: Path, random_: Random) -> str:
     content = made.getvalue()
     if kind == "claims":  # a size of an entry in the table of contents
         at = content.rfind(b"PK\x01\x02")
-        content = content[: at + 20] + struct.pack("<LL", *[random_.choice((2**32 - 1, 10**9))] * 2) \
-            + content[at + 28 :]  # fmt: skip
+        size = random_.choice((2**32 - 1, 10**9))
+        content = content[: at + 20] + struct.pack("<LL", size, size) + content[at + 28 :]
     file.write_bytes(content)
     return f"{kind} {chosen}"
 
 
 def _array(file: Path, random_: Random) -> str:
     ids = np.load(file)
-    kind = random_.choice(("objects", "float", "header", "header", "ids", "3-d", "strings", "shape",
-                           "unsigned", "columns", "flat", "structured", "bool", "empty"))  # fmt: skip
+    kind = random_.choice(
+        [
+            "objects",
+            "float",
+            "header",
+            "header",
+            "ids",
+            "3-d",
+            "strings",
+            "shape",
+            "unsigned",
+            "columns",
+            "flat",
+            "structured",
+            "bool",
+            "empty",
+        ]
+    )
     match kind:
         case "objects":
             np.save(file, np.array([_evil(random_)], dtype=object), allow_pickle=True)
@@ -406,9 +503,11 @@ def _array(file: Path, random_: Random) -> str:
 
 
 _YAML = (
-    "a: &a [x, x]\nb: &b [*a, *a]\n", "!!python/object/apply:os.system [touch {canary}]", "[" * 5000,
-    "- " * 5000, "steps: " + "9" * 6000, "steps: 2026-13-45", "steps: !!int abc", "? [a]\n: b",
-    "steps: .inf", "steps: .nan", "\x00", "\ufeffsteps: 3", "a: *nobody", "{a: b", "%YAML 9.9\n---\n",
+    "a: &a [x, x]\nb: &b [*a, *a]\n", "!!python/object/apply:os.system [touch {canary}]",
+    "[" * 5000, "- " * 5000, "steps: " + "9" * 6000, "steps: 2026-13-45", "steps: !!int abc",
+    "? [a]\n: b",
+    "steps: .inf", "steps: .nan", "\x00", "\ufeffsteps: 3", "a: *nobody", "{a: b",
+    "%YAML 9.9\n---\n",
     "steps: yes", "<<: [1]", "steps: 0x" + "f" * 5000, "steps: 1_0:59:59", "name: \"\\ud800\"",
     "task: {kind: modular_arithmetic, p: 1000000000}", "---\n---\n", "!!binary x", "&a [*a]",
 )  # fmt: skip
@@ -416,7 +515,10 @@ _YAML = (
 
 def _yaml(file: Path, random_: Random) -> str:
     lines = file.read_text().splitlines()
-    kind = random_.choice(("add", "add", "alone", "double", "value", "remove", "bomb"))
+    kind = _one_of(
+        random_,
+        "add add alone double value remove bomb",
+    )
     more = random_.choice(_YAML).replace("{canary}", os.environ[CANARY])
     at = random_.randrange(len(lines))
     if kind == "add":
@@ -426,8 +528,9 @@ def _yaml(file: Path, random_: Random) -> str:
     elif kind == "double":
         lines.append(lines[at])
     elif kind == "value":
-        value = random_.choice(("-1", "true", "10000000000000000000000", "[1]", "{}", "null", ".inf",
-                                "1e400", "'3'"))  # fmt: skip
+        value = random_.choice(
+            ("-1", "true", "1" + "0" * 22, "[1]", "{}", "null", ".inf", "1e400", "'3'")
+        )
         lines[at] = f"{lines[at].partition(':')[0]}: {value}"
     elif kind == "remove":
         del lines[at]

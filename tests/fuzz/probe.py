@@ -1,12 +1,13 @@
 """Read a run with everything that reads runs, and compare what its checkpoints yield."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline import Analysis, InputError, analyze, audit, list_run, open_run
+from pipeline import InputError, analyze, audit, list_run, load_analysis, open_run
 from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints.fetch import Copies
@@ -23,22 +24,30 @@ INPUTS: tuple[Mapping[str, Any], ...] = (
 )
 
 
-def analysis_of(run: Path, given: Mapping[str, Any]) -> Analysis:
-    """Return an analysis of a run on one of `INPUTS`."""
-    path = str(run.parent / given["path"])
-    return Analysis.model_validate(
-        {
-            "checkpoints": str(run),
-            "store": str(run.parent / "store.zarr"),
-            "inputs": {"text": {**given, "path": path}},
-            "measures": {"token_loss": {"early_token": 2, "late_token": 6}, "weight_norm": {}},
-        }
-    )
+ANALYSIS = """checkpoints: {run}
+store: store.zarr
+inputs:
+  text: {given}
+measures:
+  token_loss:
+    early_token: 2
+    late_token: 6
+  weight_norm:
+workers:
+  threads: 1
+"""
 
 
-def losses(run: Path, given: Mapping[str, Any], whole: bool = False) -> dict[int, float]:
+def write_analysis(run: Path, given: Mapping[str, Any]) -> Path:
+    """Write an analysis of a run on one of `INPUTS` beside it, and return the file."""
+    file = run.parent / "analysis.yaml"
+    file.write_text(ANALYSIS.format(run=run.name, given=json.dumps(given)))
+    return file
+
+
+def losses(file: Path, whole: bool = False) -> dict[int, float]:
     """Return the mean loss at each step that can be computed, without or with a whole analysis."""
-    analysis = analysis_of(run, given)
+    analysis = load_analysis(file)
     if whole:
         summary = analyze(analysis)
         mean = open_run(analysis.store)["token_loss"]["mean"].to_series().to_dict()
@@ -63,7 +72,7 @@ def losses(run: Path, given: Mapping[str, Any], whole: bool = False) -> dict[int
     return found
 
 
-def read_all(run: Path, given: Mapping[str, Any], whole: bool) -> dict[int, float] | None:
+def read_all(run: Path, file: Path, whole: bool) -> dict[int, float] | None:
     """List, audit and compute a run; return its losses by step, None where it is refused.
 
     A refusal of one kind of reading must not keep the others from being tried.
@@ -73,7 +82,7 @@ def read_all(run: Path, given: Mapping[str, Any], whole: bool) -> dict[int, floa
         lambda: list_run(str(run)),
         lambda: audit(str(run)),
         lambda: audit(str(run), deep=True),
-        lambda: losses(run, given, whole),
+        lambda: losses(file, whole),
     ):
         try:
             found = read()
