@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, cleanup
+from flows.allowed_code import code_of_trusted_files, refusal
 from flows.dispatch import Pool
 from flows.fanout import (
     compute_cells,
@@ -60,7 +61,7 @@ def _run_flow(analysis: Analysis, observer: PrefectObserver) -> Summary:
         return _run(analysis, observer)
 
     try:
-        state = _make_flow(observed)(analysis, return_state=True)
+        state = make_flow(observed)(analysis, return_state=True)
     except httpx.TransportError:
         if observer.summary is None:
             raise
@@ -75,7 +76,8 @@ def _flow_run_name() -> str:
     return artifacts.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
 
 
-def _make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+def make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+    """Make a flow `analyze` of a function."""
     # The results are in the store: persisting them would pickle them into Prefect's own storage.
     return flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)(function)
 
@@ -85,8 +87,16 @@ def analyze(analysis: Analysis) -> State:
     """Compute what the store lacks, with one task for each checkpoint.
 
     Checkpoints that cannot be analysed or are not finite are named in the final state, which then
-    is Failed; all others are computed. Another run computes only what is missing.
+    is Failed; all others are computed. Another run computes only what is missing. Code that comes
+    with a run or in a file of measures runs only if a trusted file allows it.
     """
+    return run_within(analysis, code_of_trusted_files())
+
+
+def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
+    """Run an analysis that came as a flow's parameter; fail if its code is not allowed."""
+    if sentence := refusal(analysis, allowed):
+        return Failed(message=sentence)
     with cleanup.covered():
         return _run(analysis, PrefectObserver())
 

@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from flows import environment
-from flows.cli.output import Arguments, say
+from flows.cli.output import Arguments, say, say_error
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -109,25 +108,22 @@ class Commands(Arguments):
                     stopped = signals.stopped or Stopped()
                     stopped.tell()
                     raise typer.Exit(stopped.code) from None
-                if (told := _sentences(error)) is None:
+                if (told := _without_traceback(error)) is None:
                     raise
-                for line in told:
-                    say(line, err=True)
+                say_error(told)
                 raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
 
 
-def _sentences(error: BaseException) -> Sequence[str] | None:
-    """Return the lines for an error that is not one of the program; None for all others."""
-    if isinstance(error, InputError):
-        return error.lines
+def _without_traceback(error: BaseException) -> Exception | None:
+    """Return an error that is told in a sentence; None for one of the program, and of a pipe."""
     if isinstance(error, BrokenPipeError):
         return None  # a reader such as `head` has closed the pipe: click exits without a message
     if isinstance(error, UnicodeEncodeError):
-        return [
+        return InputError(
             f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
             f"{error.encoding}: set LC_ALL=C.UTF-8"
-        ]
-    return str(error).splitlines() if isinstance(error, OSError) else None
+        )
+    return error if isinstance(error, InputError | OSError) else None
 
 
 app = typer.Typer(

@@ -45,7 +45,7 @@ def demo() -> None:
             say(f"  - {sentence}")
     say("")
     say(f"Report: {result.page}")
-    say("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
+    say("The runs in Prefect: open the link that `ontogeny ui` prints")
     _exit_on_failure(*result.summaries.values())
 
 
