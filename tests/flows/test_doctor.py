@@ -301,3 +301,18 @@ def test_a_cache_that_cannot_hold_a_checkpoint_is_a_fault(
     analysis = make_analysis(checkpoints="s3://runs/run", measures=measures)
     (fault,) = (one for one in preflight(analysis).faults.found if one.about == "cache")
     assert "ONTOGENY_CACHE" in fault.message
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_a_secret_that_others_can_read_is_told(tmp_path: Path) -> None:
+    from flows.doctor import environment
+
+    assert list(environment.check_secret()) == []
+    file = tmp_path / "prefect/ontogeny-secret"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("ontogeny:" + 32 * "x")
+    file.chmod(0o644)
+    (check,) = environment.check_secret()
+    assert not check.ok and "expected 600" in check.message
+    file.chmod(0o600)
+    assert list(environment.check_secret()) == []
