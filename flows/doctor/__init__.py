@@ -33,6 +33,7 @@ def _all(analysis: Analysis | None) -> Iterator[tuple[str, Callable[[], Iterable
     yield "packages", environment.check_packages
     yield "environment", environment.check_environment
     yield "shared memory", environment.check_shared_memory
+    yield "secret", environment.check_secret
     yield "ports", environment.check_ports
     yield "Prefect", lambda: [services.check_prefect()]
     yield "Ray", lambda: [services.check_ray(workers)]

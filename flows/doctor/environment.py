@@ -9,8 +9,10 @@ from pathlib import Path
 
 from flows import environment
 from flows.doctor.check import Check
-from flows.server import LOCAL
+from flows.prefect_server import LOCAL
+from flows.prefect_server.secret import has_secret, server_secret
 from ontogeny import PACKAGES
+from pipeline.errors import InputError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OBJECT_STORE = 200 * 2**20  # bytes that Ray asks for, see `flows.workers`
@@ -59,6 +61,15 @@ def _other(name: str, ours: Path) -> Path | None:
             if found.exists() and found.resolve() != ours.resolve():
                 return found
     return None
+
+
+def check_secret() -> Iterator[Check]:
+    """Yield a check that only this user knows the secret of the Prefect servers, once it exists."""
+    if has_secret():
+        try:
+            server_secret()
+        except InputError as error:
+            yield Check("secret", False, str(error))
 
 
 def check_ports() -> Iterator[Check]:

@@ -25,6 +25,15 @@ def server_secret() -> str:
     return os.environ.get(_OWN) or _read_or_create(made_home() / _NAME)
 
 
+def has_secret() -> bool:
+    """Return whether there is a secret, which a command would otherwise make."""
+    return (
+        _OWN in os.environ
+        or (prefect_home() / _NAME).is_symlink()
+        or (prefect_home() / _NAME).exists()
+    )
+
+
 def keyed_digest(text: str) -> str:
     """Return a name for a text that only who knows the secret can compute."""
     return hmac.new(server_secret().encode(), text.encode(), hashlib.sha256).hexdigest()[:32]

@@ -67,7 +67,7 @@ def test_hostile_names_are_shown_escaped_by_every_command(
         assert result.exit_code in (0, 1, 2), (words, result.exception)
         outputs.setdefault((words[0], *words[2:3]), result.output)
     assert "\\x1b[31mfinal" in outputs["checkpoints",]
-    assert "step 1" in outputs["analyze", "--serial"] and "\\x1b]0;x" in outputs["audit",]
+    assert "step-1: " in outputs["analyze", "--serial"] and "\\x1b]0;x" in outputs["audit",]
     (page,) = tmp_path.glob("*-report/index.html")
     html = page.read_text()
     assert not RAW.search(html.replace("\n", "")) and "<img src=x" not in html
