@@ -14,6 +14,7 @@ ORDER = [
         "printable",
         "errors",
         "addresses",
+        "outside",
         "schema",
         "config",
         "writing",
@@ -28,8 +29,8 @@ ORDER = [
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
 AT_THE_TOP = {
-    *("__init__", "addresses", "errors", "printable", "progress", "redaction", "retrying"),
-    *("schema", "writing"),
+    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
+    *("retrying", "schema", "writing"),
 }
 
 

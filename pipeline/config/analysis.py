@@ -1,5 +1,6 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -333,7 +334,7 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     # Only paths, since a URI is absolute. The analysis must not depend on the working directory,
     # which differs between the workers.
     def absolute(uri: str) -> str:
-        return uri if "://" in uri else str((folder / uri).resolve())
+        return uri if "://" in uri else os.path.realpath(folder / uri)
 
     inputs = {
         name: spec.model_copy(update={"path": absolute(spec.path)})

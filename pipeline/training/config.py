@@ -1,5 +1,6 @@
 """One YAML file describes one training run of a model organism."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -181,10 +182,10 @@ def load_training(source: str | Path) -> Training:
 
 
 def _paths_from(training: Training, folder: Path) -> Training:
-    output = str((folder / training.output).resolve())
+    output = os.path.realpath(folder / training.output)
     task = training.task
     if isinstance(task, Text) and task.path is not None:
-        task = task.model_copy(update={"path": str((folder / task.path).resolve())})
+        task = task.model_copy(update={"path": os.path.realpath(folder / task.path)})
     return training.model_copy(update={"output": output, "task": task})
 
 

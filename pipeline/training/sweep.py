@@ -1,5 +1,6 @@
 """Training runs from one file, one for each combination of the values listed in its `sweep`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import product
@@ -63,5 +64,5 @@ def _run(path: Path, content: dict[str, Any], combination: Mapping[str, Any]) ->
         place[leaf] = value
     training = validated(Training, one, where=f"{path}, {SWEEP} {dict(combination)}")
     label = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in combination.items())
-    output = (path.parent / training.output / label).resolve()
+    output = Path(os.path.realpath(path.parent / training.output / label))
     return training.model_copy(update={"name": f"{training.name}/{label}", "output": str(output)})
