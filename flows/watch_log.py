@@ -22,6 +22,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from flows.server import is_server_reachable, without_retries
+from pipeline.printable import printable
 
 _SECONDS = 2  # between two questions to the server
 _SKIPPED = "Deployment concurrency limit reached."  # the server's reason
@@ -84,7 +85,8 @@ class WatchLog:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        print(f"{datetime.now():%H:%M:%S} {text}", file=self._print_to, flush=True)
+        line = printable(f"{datetime.now():%H:%M:%S} {text}")
+        print(line, file=self._print_to, flush=True)
 
 
 @contextmanager
