@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from flows.prefect_server.hosts import is_own_host
-from flows.prefect_server.records import prefect_home
+from flows.prefect_server.records import made_home
 from flows.prefect_server.secret import keyed_digest
 
 _HEADERS = {
@@ -46,7 +46,7 @@ def served(listening: socket.socket) -> Iterator[None]:
 
 def reports_folder() -> Path:
     """Return the folder of links to the reports that the persistent server serves."""
-    folder = prefect_home() / "ontogeny-reports"
+    folder = made_home() / "ontogeny-reports"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -85,7 +85,7 @@ class WatchLog:
             self._say(text)
 
     def _say(self, text: str) -> None:
-        line = printable(f"{datetime.now():%H:%M:%S} {text}")
+        line = f"{datetime.now():%H:%M:%S} {printable(text)}"
         print(line, file=self._print_to, flush=True)
 
 

@@ -96,7 +96,7 @@ def _serve(analysis: Analysis, name: str, seconds: float, log: WatchLog) -> bool
     except KeyboardInterrupt:
         return False
     except Exception:
-        if log.outages == outages:
+        if log.outages == outages and is_server_reachable():
             raise
         while not is_server_reachable():
             time.sleep(1)

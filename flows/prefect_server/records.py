@@ -11,8 +11,13 @@ _RECORDS = ("prefect.db*", "ontogeny-*", "profiles.toml", "memo_store.toml", "st
 
 
 def prefect_home() -> Path:
+    """Return Prefect's folder, which need not exist."""
+    return Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+
+
+def made_home() -> Path:
     """Return Prefect's folder, which is created if it is absent."""
-    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    home = prefect_home()
     if not home.is_dir():
         home.mkdir(parents=True, mode=0o700, exist_ok=True)
     return home
@@ -20,7 +25,7 @@ def prefect_home() -> Path:
 
 def protect_records() -> None:
     """Make Prefect's folder and the records in it unreadable to other users."""
-    home = prefect_home()
+    home = made_home()
     for path in (*_folders_of_our_own(home), *_records(home)):
         # A file of another user cannot be changed, and one of Prefect may vanish meanwhile.
         with suppress(OSError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.prefect_server import LOCAL
-from flows.prefect_server.records import prefect_home
+from flows.prefect_server.records import made_home, prefect_home
 
 _PREFIX = "ontogeny-ui-"
 _LISTENS = "0A"  # the state LISTEN in Linux's table of sockets
@@ -19,7 +19,7 @@ _LISTENS = "0A"  # the state LISTEN in Linux's table of sockets
 def registered(port: int) -> Iterator[None]:
     """Let this user's runs find the server of this process during the block."""
     # The name of the machine: several may share the folder. Other servers keep their own files.
-    file = prefect_home() / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}.json"
+    file = made_home() / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}.json"
     file.write_text(json.dumps({"process": os.getpid(), "port": port}), encoding="utf-8")
     file.chmod(0o600)
     try:

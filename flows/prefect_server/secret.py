@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from flows.prefect_server.records import prefect_home
+from flows.prefect_server.records import made_home
 from pipeline.errors import InputError
 
 _NAME = "ontogeny-secret"
@@ -22,7 +22,7 @@ def server_secret() -> str:
 
     The file is created if it is absent. Raises InputError if another user may know its content.
     """
-    return os.environ.get(_OWN) or _read_or_create(prefect_home() / _NAME)
+    return os.environ.get(_OWN) or _read_or_create(made_home() / _NAME)
 
 
 def keyed_digest(text: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.objects import Objects
 from pipeline.store.store import Store
 
@@ -185,7 +186,7 @@ def _last(objects: Objects) -> tuple[int, dict[str, Any]] | None:
 def read_lease(objects: Objects, key: str) -> dict[str, Any]:
     """Return the content of a lease; {}, which owns nothing, where it is absent or damaged."""
     try:
-        content = json.loads(objects.read(key) or b"{}")
+        content = parsed_json(objects.read(key) or b"{}")
         expected = {"host", "process", "machine", "started", "token", "released", "seconds", "beat"}
         sound = expected <= content.keys() and 0 < content["seconds"] <= _LONGEST
         return content if sound else {}

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.commits import PACKS, Commit, latest, parse
 from pipeline.store.fingerprint import canonical_json, plain_json
 from pipeline.store.objects import Objects
@@ -369,7 +370,7 @@ def decode_input(
     # No pickles: a store may come from anywhere, and unpickling runs code.
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
-        return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
+        return arrays["tokens"], extras, parsed_json(arrays["attributes"].item().encode())
 
 
 def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:

@@ -8,15 +8,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
 import httpx
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import pages
 from flows.artifacts import run_name
@@ -62,6 +65,12 @@ def test_a_run_reports_to_the_persistent_server_with_the_secret(listener: int) -
     with registered(listener):
         use_persistent_server()
         assert addressed() == (f"http://127.0.0.1:{listener}/api", server_secret())
+
+
+def test_looking_for_a_server_creates_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "absent"))
+    use_persistent_server()
+    assert addressed() == ("", "") and not list(home.iterdir())
 
 
 def test_a_server_that_has_ended_is_ignored(home: Path, listener: int) -> None:
@@ -189,6 +198,47 @@ def test_a_watch_needs_a_persistent_server(home: Path, monkeypatch: pytest.Monke
         pytest.raises(InputError, match="ontogeny ui"),
     ):
         watch_run(analysis, 60)
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a Prefect server that has just started."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path.endswith("/health") else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_watch_waits_for_a_server_that_is_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.watch_log import WatchLog
+    from flows.watching import _serve
+
+    analysis = Analysis.model_validate({"checkpoints": "c", "store": "s", "measures": ["x"]})
+    port, servers = free_port(), []
+
+    def start_server(_: float) -> None:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", port), Healthy))
+        threading.Thread(target=servers[0].serve_forever, daemon=True).start()
+
+    # The server comes back while `_serve` waits.
+    monkeypatch.setattr("flows.watching.time", SimpleNamespace(sleep=start_server))
+    away = {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away):
+        log = WatchLog("analyze/watch s")
+        log.look()
+        log.look()
+        assert _serve(analysis, "watch s", 60, log)
+        log.look()
+    servers[0].shutdown()
+    said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "the Prefect server does not answer: waiting for it", "the Prefect server answers again",
+    ]  # fmt: skip
 
 
 def test_a_served_run_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:
