@@ -251,10 +251,10 @@ def test_a_script_that_is_run_passes_every_value_on_unchanged(run: Callable[...,
 @pytest.mark.parametrize(
     "variables",
     [
-        {"ONTOGENY_RAY_PORTS": f"a[$(touch {CANARY})]"},
+        {"ONTOGENY_RAY_PORTS": f"PATH[$(touch {CANARY})]"},
         {"ONTOGENY_RAY_PORTS": "010"},
         {"ONTOGENY_RAY_PORTS": ""},
-        {"ONTOGENY_RAY_WAIT": f"a[$(touch {CANARY})]"},
+        {"ONTOGENY_RAY_WAIT": f"PATH[$(touch {CANARY})]"},
         {"RAY_AUTH_TOKEN_PATH": f"$(touch {CANARY})", "RAY_AUTH_TOKEN": ""},
         {"HEAD": f"$(touch {CANARY}):1"},
         {"HEAD": f"x[$(touch {CANARY})]:1"},
@@ -279,5 +279,5 @@ def test_numbers_of_slurm_are_never_run(run: Callable[..., Path], tmp_path: Path
     one = analysis()
     script = f"bash 2>errors <<'SCRIPT' || true\n{slurm_script(one)}\nSCRIPT\n"
     for name in ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_RESTART_COUNT"):
-        run(script, **{name: f"a[$(touch {CANARY})]"})
+        run(script, **{name: f"PATH[$(touch {CANARY})]"})
         assert "expected numbers" in (tmp_path / "work" / "errors").read_text()
