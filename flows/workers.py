@@ -28,6 +28,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from flows import actor, cleanup
 from flows.dispatch import NotReadyError, Pool, WorkerLostError
 from flows.environment import variable
+from flows.preflight import too_few_gpus
 from flows.worker_logs import capture_records, replay
 from pipeline.analysis.plan import Job
 from pipeline.analysis.transient import TRANSIENT
@@ -218,10 +219,7 @@ def connect_to_ray(workers: Workers) -> None:
         _start_local_ray(workers)
     if not _has_room(workers):
         found = ray.cluster_resources().get("GPU", 0)
-        raise InputError(
-            f"workers: {workers.count} workers of {workers.gpus} GPUs each were asked for, this "
-            f"machine has {found:g}: lower count or gpus, or name a cluster in RAY_ADDRESS"
-        )
+        raise InputError(too_few_gpus(workers, found))
 
 
 def _start_local_ray(workers: Workers) -> None:

@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from flows import environment
+from flows.cli.output import Arguments, say, say_error
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -50,7 +50,7 @@ class Stopped(KeyboardInterrupt):
             self._told = True
             with suppress(OSError):  # the terminal may be gone
                 sentence = f"{self._how}: computed results are kept, run it again to continue"
-                typer.echo(sentence, err=True)
+                say(sentence, err=True)
 
 
 class _Signals:
@@ -95,7 +95,7 @@ class _Signals:
             os._exit(self.stopped.code)
 
 
-class Commands(TyperGroup):
+class Commands(Arguments):
     """A group of commands that prints errors of the user as one sentence and sets the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -108,24 +108,22 @@ class Commands(TyperGroup):
                     stopped = signals.stopped or Stopped()
                     stopped.tell()
                     raise typer.Exit(stopped.code) from None
-                if (told := _sentence(error)) is None:
+                if (told := _without_traceback(error)) is None:
                     raise
-                typer.echo(told, err=True)
+                say_error(told)
                 raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
 
 
-def _sentence(error: BaseException) -> str | None:
-    """Return the sentence for an error that is not one of the program; None for all others."""
-    if isinstance(error, InputError):
-        return str(error)
+def _without_traceback(error: BaseException) -> Exception | None:
+    """Return an error that is told in a sentence; None for one of the program, and of a pipe."""
     if isinstance(error, BrokenPipeError):
         return None  # a reader such as `head` has closed the pipe: click exits without a message
     if isinstance(error, UnicodeEncodeError):
-        return (
+        return InputError(
             f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
             f"{error.encoding}: set LC_ALL=C.UTF-8"
         )
-    return str(error) if isinstance(error, OSError) else None
+    return error if isinstance(error, InputError | OSError) else None
 
 
 app = typer.Typer(
@@ -150,14 +148,3 @@ def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to the console."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)

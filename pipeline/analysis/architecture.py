@@ -14,6 +14,7 @@ from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.places import read_config
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.meaning import Meaning, grouped, meanings_of, usual_group
+from pipeline.outside import reading
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of
 
@@ -97,7 +98,8 @@ def _read(
 
     def attempt(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any] | str]:
         try:
-            return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
+            with reading(f"{checkpoint.uri}/config.json"):
+                return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 
