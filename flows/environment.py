@@ -1,4 +1,4 @@
-"""What the environment must offer to Prefect and Ray: adapted where possible, otherwise named.
+"""The environment of a run: adapted to Prefect and Ray where possible, otherwise refused.
 
 `prepare` runs when `flows` is imported, before Prefect and Ray read their settings. `faults` says
 what is wrong in spite of it, for a run before it starts anything, and for `ontogeny doctor`.

@@ -34,7 +34,7 @@ from pipeline.analysis.plan import Job
 from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Worker
 from pipeline.config import Workers
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 
 # Ray reserves 30% of the memory by default, which the models need. Nothing large passes through
 # Ray: workers read weights and write rows themselves.
@@ -208,7 +208,8 @@ def connect_to_ray(workers: Workers) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if not ray.is_initialized():
-            with _sigterm_handler_kept():
+            remedy = "check that its head runs, RAY_ADDRESS and RAY_AUTH_TOKEN_PATH"
+            with _sigterm_handler_kept(), _refused(f"the Ray cluster at {address}", remedy):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     # An earlier analysis of this process may have started Ray for fewer workers.
@@ -226,7 +227,13 @@ def _start_local_ray(workers: Workers) -> None:
     # Without a token, every user of the machine could run code in this Ray.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with _sigterm_handler_kept(), _on_loopback(), cleanup.covered() as folder:
+    remedy = "raise limits of memory and processes (ulimit -a), or run without it by --serial"
+    with (
+        cleanup.covered() as folder,
+        _refused("Ray on this machine", remedy),
+        _sigterm_handler_kept(),
+        _on_loopback(),
+    ):
         ray.init(
             address="local",  # never join a cluster that somebody else runs on this machine
             # Ray counts CPUs but does not bind them: more workers than cores are allowed.
@@ -238,6 +245,15 @@ def _start_local_ray(workers: Workers) -> None:
             _temp_dir=str(folder),
             _system_config=_SYSTEM_CONFIG,
         )
+
+
+@contextmanager
+def _refused(what: str, remedy: str) -> Iterator[None]:
+    """Raise InputError in place of what Ray raises in the block, of any type and many lines."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{what} cannot be used ({first_line(error)}): {remedy}") from error
 
 
 @contextmanager

@@ -22,8 +22,10 @@ def ui(
     The printed link holds the secret that the server asks for. Ctrl-C ends the server; its records
     are kept for the next time.
     """
+    from flows import environment
     from flows.prefect_server.ui import serve_ui
 
+    environment.require()
     serve_ui(port, say_lines)
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +57,44 @@ def faults(**how: Any) -> list[str]:
     return [fault for fault in found.stdout.splitlines() if fault]
 
 
+def write_analysis(make_analysis: MakeAnalysis, folder: Path, **changes: Any) -> Path:
+    quick = {"measures": ["weight_norm"], "inputs": {}, "workers": {"count": 1}}
+    config = folder / "analysis.yaml"
+    config.write_text(json.dumps(make_analysis(**quick, **changes).model_dump(mode="json")))
+    return config
+
+
 @pytest.fixture
 def config(make_analysis: MakeAnalysis, tmp_path: Path) -> Path:
-    analysis = make_analysis(measures=["weight_norm"], inputs={}, workers={"count": 1})
-    config = tmp_path / "analysis.yaml"
-    config.write_text(json.dumps(analysis.model_dump(mode="json")))
-    return config
+    return write_analysis(make_analysis, tmp_path)
 
 
 def test_this_environment_has_no_fault() -> None:
     assert faults() == []
 
 
+@pytest.fixture
+def apart(organisms: Path) -> Iterator[Path]:
+    """Return a folder outside of /tmp that everybody may write, with a run of checkpoints."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        shutil.copytree(organisms / "run", f"{folder}/run")
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
 @needs_root
-def test_a_flow_runs_where_almost_nothing_is_as_usual(config: Path, tmp_path: Path) -> None:
+def test_a_flow_runs_where_almost_nothing_is_as_usual(
+    apart: Path, make_analysis: MakeAnalysis
+) -> None:
     """Run the flow behind dead proxies, without a home, a name, room in /tmp or a short TMPDIR."""
-    long = tmp_path / ("t" * 90)
-    shadows = tmp_path / "shadows"
+    long, shadows = apart / ("t" * 90), apart / "shadows"
     for folder in (long, shadows):
         folder.mkdir()
     for module in ("pipeline", "flows", "numpy", "random", "json"):
         (shadows / f"{module}.py").write_text("raise SystemError('a module of the user')")
-    tmp_path.chmod(0o777)
+    config = write_analysis(
+        make_analysis, apart, checkpoints=str(apart / "run"), store=str(apart / "store.zarr")
+    )
     dead = "http://127.0.0.1:9"
     ran = run(
         [ROOT / "ontogeny.py", "analyze", config],

@@ -63,6 +63,7 @@ def test_all_processes_of_a_local_ray_listen_on_loopback_only() -> None:
 def test_a_client_with_another_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["RAY_AUTH_TOKEN"]
     address = ray.get_runtime_context().gcs_address
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # find it on loopback
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with pytest.raises(RuntimeError, match="it refuses our token"):
