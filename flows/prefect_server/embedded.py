@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import IO
 
 from flows.prefect_server import LOCAL, api_url
@@ -18,11 +19,13 @@ from flows.prefect_server.settings import client_settings, server_settings
 from pipeline.errors import InputError
 
 _SECONDS_TO_END = 5
-# The child imports what its parent imports, whatever the working folder holds.
+# The child imports what its parent imports, whatever the working folder and PYTHONPATH hold.
 _PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "runpy.run_path(sys.argv.pop(1))['import_own_packages'](); "
     "from flows.prefect_server.embedded import main; main()"
 )
+_START = Path(__file__).parents[2] / "ontogeny.py"
 _EMBEDDED = {
     "PREFECT_SERVER_UI_ENABLED": "0",
     # Prefect's own mark of an embedded server: without services that only a persistent one needs.
@@ -51,9 +54,9 @@ def start_embedded_server() -> None:
 
 
 def _start_process(listening: socket.socket, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    arguments = [str(listening.fileno()), str(os.getpid())]
+    arguments = [json.dumps(sys.path), str(_START), str(listening.fileno()), str(os.getpid())]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM, json.dumps(sys.path), *arguments],
+        [sys.executable, "-P", "-c", _PROGRAM, *arguments],
         env={**server_settings(port), **_EMBEDDED},
         pass_fds=[listening.fileno()],
         # Not the caller's files: who reads those to their end would wait for the server's end.

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from flows.prefect_server.records import made_home
+from flows.prefect_server.records import made_home, prefect_home
 from pipeline.errors import InputError
 
 _NAME = "ontogeny-secret"
@@ -27,11 +27,8 @@ def server_secret() -> str:
 
 def has_secret() -> bool:
     """Return whether there is a secret, which a command would otherwise make."""
-    return (
-        _OWN in os.environ
-        or (prefect_home() / _NAME).is_symlink()
-        or (prefect_home() / _NAME).exists()
-    )
+    file = prefect_home() / _NAME
+    return _OWN in os.environ or file.is_symlink() or file.exists()
 
 
 def keyed_digest(text: str) -> str:

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.slow
 
 RUN = """
 import os
+import sys
+
 import flows
+
+sys.path[:0] = os.environ.get("FOREIGN", "").split()  # found first by the server, if by name
 from flows.server import require_server
 from prefect.client.orchestration import get_client
 
@@ -54,8 +58,11 @@ def status(url: str, secret: str) -> int:
 
 @pytest.mark.timeout(600)
 def test_the_server_of_a_run_ends_with_it(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    run = start(home)
+    home, foreign = tmp_path / "home", tmp_path / "foreign"
+    for package in ("flows", "pipeline"):
+        (foreign / package).mkdir(parents=True)
+        (foreign / package / "__init__.py").write_text("raise SystemExit('foreign')")
+    run = start(home, FOREIGN=str(foreign))
     # Beside it, one whose database cannot be opened.
     broken = start(
         tmp_path, PREFECT_API_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////absent/prefect.db"

@@ -33,7 +33,7 @@ _WHOLE_EVERY = 8  # mutations: of a whole analysis, which takes longest
 
 @dataclass
 class Result:
-    """What a number of mutations yielded."""
+    """The outcome of a number of mutations."""
 
     mutations: int = 0
     tracebacks: int = 0
