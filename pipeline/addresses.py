@@ -27,21 +27,27 @@ def refusal(kind: str) -> str:
 
 def faults_within(content: Any) -> Iterator[tuple[str, str]]:
     """Yield the place and a sentence for each text of nested values that cannot be kept."""
-    for place, text in _texts(content, ()):
+    for place, text in _texts(content):
         if kind := secret_in(text):
             yield place, refusal(kind)
         elif any("\ud800" <= one <= "\udfff" for one in text):
             yield place, "it holds half of a surrogate pair, which no file can: remove it"
 
 
-def _texts(content: Any, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    if isinstance(content, str):
-        yield ".".join(place), content
-    elif isinstance(content, dict):
-        for key, value in content.items():
+def _texts(content: Any) -> Iterator[tuple[str, str]]:
+    """Yield each text within nested values, with its place; without recursion, however deep."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    seen = set[int]()
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, str):
+            yield ".".join(place), value
+        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
             # The place does not name a key that is a fault itself.
-            yield ".".join((*place, "(a key)")), str(key)
-            yield from _texts(value, (*place, str(key)))
-    elif isinstance(content, list | tuple):
-        for at, value in enumerate(content):
-            yield from _texts(value, (*place, str(at)))
+            for key in value:
+                yield ".".join((*place, "(a key)")), str(key)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        pending += [((*place, str(key)), inner) for key, inner in items][::-1]

@@ -29,17 +29,8 @@ ORDER = [
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
 AT_THE_TOP = {
-    *(
-        "__init__",
-        "addresses",
-        "errors",
-        "outside",
-        "printable",
-        "progress",
-        "redaction",
-        "retrying",
-    ),
-    *("schema", "writing"),
+    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
+    *("retrying", "schema", "writing"),
 }
 
 

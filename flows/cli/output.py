@@ -31,8 +31,7 @@ class Arguments(TyperGroup):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            error.message = printable(error.message)
-            raise
+            raise UsageError(printable(error.format_message()), error.ctx) from None
 
 
 def say(line: str, err: bool = False) -> None:

@@ -15,6 +15,8 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.analysis.estimate import Estimate
+    from pipeline.analysis.preflight import FaultsOf
     from pipeline.analysis.summary import Summary
     from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
@@ -43,7 +45,7 @@ def demo() -> None:
             say(f"  - {sentence}")
     say("")
     say(f"Report: {result.page}")
-    say("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
+    say("The runs in Prefect: open the link that `ontogeny ui` prints")
     _exit_on_failure(*result.summaries.values())
 
 
@@ -152,7 +154,9 @@ def analyze(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print an estimate of the cost, and compute nothing."),
+        typer.Option(
+            "--dry-run", help="Print what it takes and all that is wrong, and compute nothing."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -162,6 +166,7 @@ def analyze(
     in this process, like the function pipeline.analyze. Both write the same store.
     """
     from flows.cli.stores import sweep
+    from pipeline.analysis.preflight import refuse_at_once
     from pipeline.config import load_analysis, load_preset
     from pipeline.query.sweeps import analyses_of
 
@@ -169,8 +174,9 @@ def analyze(
         raise InputError("analyze: give a YAML file, or --preset with a name")
     analyses = analyses_of(load_analysis(config) if config else load_preset(str(preset)))
     if dry_run:
-        _print_estimates(analyses, as_json)
+        _print_estimates(analyses, serial, as_json)
         return
+    refuse_at_once(analyses, _faults_of(serial))
     done = [_analyze_serially(one) if serial else _analyze_by_flow(one) for one in analyses]
     as_dicts = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:
@@ -185,23 +191,40 @@ def analyze(
     _exit_on_failure(*(summary for summary, _ in done))
 
 
-def _print_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
+def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) -> None:
     from pipeline.analysis.estimate import dry_run
 
-    estimates = [dry_run(analysis) for analysis in analyses]
+    estimates = [dry_run(analysis, _faults_of(serial)) for analysis in analyses]
     if as_json:
         as_dicts = [asdict(estimate) for estimate in estimates]
         say_json(as_dicts[0] if len(as_dicts) == 1 else as_dicts)
     else:
         for analysis, estimate in zip(analyses, estimates, strict=True):
-            print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
-            for note in estimate.notes:
-                say(f"note: {note}")
+            _print_estimate(analysis, estimate)
     failed = [reason for estimate in estimates for reason in estimate.failed.values()]
-    for reason in failed:
+    faults = [fault.message for estimate in estimates for fault in estimate.faults]
+    for reason in (*failed, *dict.fromkeys(faults)):
         say(reason, err=True)
-    if failed:
-        raise typer.Exit(1)
+    if failed or faults:
+        raise typer.Exit(2 if faults else 1)
+
+
+def _print_estimate(analysis: "Analysis", estimate: "Estimate") -> None:
+    rows = [list(row) for row in estimate.rows()]
+    if rows:
+        print_table(["takes", analysis.store], rows)
+    for note in estimate.notes:
+        say(f"note: {note}")
+    for group, why in estimate.undefined.items():
+        say(f"  ! {group}: {why}")
+
+
+def _faults_of(serial: bool) -> "FaultsOf":
+    """Return the check of the machine that computes: this process's, or that of the workers."""
+    from flows.preflight import run_faults
+    from pipeline.analysis.machine import machine_faults
+
+    return machine_faults if serial else run_faults
 
 
 def _analyze_serially(analysis: "Analysis") -> "tuple[Summary, Path]":

@@ -167,7 +167,7 @@ def sweep(
 
     table = grokking_table(stores_in(stores))
     if as_json:
-        say_json(json.loads(table.to_json(orient="records")))
+        say_json(json.loads(str(table.to_json(orient="records"))))
     else:
         # pandas has no placeholder of its own for missing integers.
         shown = table.astype(object).where(table.notna(), "-")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.analysis.faults import Fault, Faults, RefusedError
 from pipeline.checkpoints.foreign import is_converted, table_facts
 from pipeline.config import (
     ArrayInput,
@@ -44,14 +45,36 @@ STANDARD_INPUTS: dict[str, InputSpec] = {
     "table": TableInput(),
 }
 
+_MOST_TOKENS = 2**27  # of one input: 1 GiB, with every worker
+
 
 def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
     """Build one input for a model. Raises InputError where it does not fit the model."""
+    asked = _tokens_asked(spec)
+    if asked > _MOST_TOKENS:
+        raise InputError(
+            f"input {name!r}: asks for {asked:,} tokens, expected at most {_MOST_TOKENS:,}: make "
+            "fewer or shorter sequences"
+        )
     # Tokenizers and tables come with the run, and libraries raise errors of any type for them.
     with reading(f"input {name!r}", InputError, remedy="restore the files that it is made of"):
         made = _made(name, spec, run_folder, model)
     _check_fits(made, model)
     return made
+
+
+def _tokens_asked(spec: InputSpec) -> int:
+    """Return about how many tokens an input is to have, from its configuration alone."""
+    match spec:
+        case TextInput() | ArrayInput():
+            return spec.sequences * spec.length
+        case RepeatedInput():
+            return spec.sequences * spec.block_length * spec.repeats
+        case MatchesInput():
+            return spec.sequences * spec.strings * 2 * (spec.longest + 1)
+        case TableInput():
+            return 3 * (spec.p or 0) ** 2
+    return spec.sequences
 
 
 def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
@@ -74,7 +97,14 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
 
 
 def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
-    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    try:
+        tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    except InputError as error:
+        faults = Faults()
+        faults.add(Fault(f"inputs.{name}", str(error)))
+        with faults.gathered(f"inputs.{name}"):
+            text.read(Path(spec.path))  # only to tell its fault at once too
+        raise RefusedError(faults.found) from error
     ids = text.tokenise(Path(spec.path), tokenizer)
     attributes = {"full_stop_ids": text.full_stops(tokenizer)}
     tokens = _cut(ids, spec.sequences, spec.length, spec.path)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from pipeline.config.faults import Strict, faults_of, validated
+from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.places import Place, require_place
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
@@ -281,7 +281,7 @@ class Analysis(Strict):
         """Give default parameters to measures in a list, and to a key without a value."""
         if isinstance(given, list | tuple):
             if wrong := [one for one in given if not isinstance(one, str)]:
-                raise ValueError(f"expected names of measures, found {str(wrong[0])[:80]}")
+                raise ValueError(f"expected names of measures, found {shown(wrong[0])}")
             if twice := [one for at, one in enumerate(given) if one in given[:at]]:
                 raise ValueError(f"{twice[0][:80]!r} is given twice: give it once")
             return {name: {} for name in given}

@@ -56,7 +56,7 @@ class _Refused:
     value: Any
 
     def __repr__(self) -> str:
-        return _shown(self.value)
+        return shown(self.value)
 
 
 def validated(model: type[Model], content: Mapping[str, Any], where: str) -> Model:
@@ -106,17 +106,20 @@ def _sentence(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "value_error":
         sentence = fault.get("ctx", {}).get("error", fault["msg"])
         return f"{place}: {sentence}" if place else str(sentence)
-    return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {_shown(fault['input'])}"
+    return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {shown(fault['input'])}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as it was given; the beginning of a long one."""
     if isinstance(value, int) and abs(value) > _LARGEST:
         return "a number of more than 19 digits"  # Python refuses to write very long ones
     # Not the whole of a large value, which would take long to write: its size says enough.
     if isinstance(value, dict | list | tuple) and len(value) > _MOST_SHOWN:
         return f"{len(value):,} values"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "values within values"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
@@ -125,11 +128,13 @@ def _guarded(annotation: Any, value: Any) -> Any:
     if type(value) not in (bool, str, int, float, list, tuple):
         return value
     types = set(_types(annotation))
+    if types & {Any, object}:
+        return value
     if isinstance(value, list | tuple):
         inner = tuple(part for one in types for part in get_args(one) if part is not Ellipsis)
         inner = Union[inner] if inner else Any  # noqa: UP007 (a tuple of types)
         return [_guarded(inner, element) for element in value]
-    if not types & {int, float, bool} or types & {Any, object}:
+    if not types & {int, float, bool}:
         return value
     kind = type(value)
     if kind is int and abs(value) > _LARGEST:

@@ -57,7 +57,7 @@ class _Loader(Reader, Scanner, Parser, Composer, SafeConstructor, _Resolver):
         if self._depth == MOST_DEPTH:
             raise _refusal(f"values are nested more than {MOST_DEPTH} deep", mark)
         self._depth += 1
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and id(node) not in self._sizes:
             raise _refusal("an alias stands within the value that it repeats", mark)

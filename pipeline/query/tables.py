@@ -212,6 +212,8 @@ def _first(pieces: Iterator[pd.DataFrame], limit: int) -> Iterator[pd.DataFrame]
 def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     labels = _labels(dataset)
     dataset = dataset.drop_vars([n for n in ("uri", "digest") if n in dataset.coords]).compute()
+    if not labels:  # a mean over all there is
+        return pd.DataFrame({name: [array.item()] for name, array in dataset.data_vars.items()})
     whole = dataset.expand_dims([dim for dim in labels if dim not in dataset.dims])
     frame = whole.to_dataframe(dim_order=labels).reset_index()
     for name in ("step", "tokens_seen"):

@@ -56,6 +56,13 @@ def owned(
             lease.release()
 
 
+def require_free(store: Store) -> None:
+    """Raise InputError where a process on this machine owns the store now, without waiting."""
+    found = _last(store.objects)
+    if found is not None and found[1] and not found[1]["released"] and _is_running_here(found[1]):
+        raise _owned_by(store.objects, found[1])
+
+
 def unlock(store: Store) -> str | None:
     """Remove the leases of a store; return who seemed to own it, None where nobody did."""
     store.version()
@@ -157,7 +164,11 @@ def _wait_for(objects: Objects, owner: Mapping[str, Any], waiting: Callable[[str
         if found is None or not found[1] or found[1]["released"]:
             return
         owner = found[1]
-    raise InputError(
+    raise _owned_by(objects, owner)
+
+
+def _owned_by(objects: Objects, owner: Mapping[str, Any]) -> InputError:
+    return InputError(
         f"{objects.uri}: another analysis owns the store ({_name(owner)}): wait until it has "
         "ended, or run `ontogeny store unlock` if that is wrong"
     )

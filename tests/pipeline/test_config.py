@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import Analysis, RepeatedInput, load_analysis
+from pipeline.config import Analysis, RepeatedInput, load_analysis, validated
 from pipeline.errors import InputError
 
 GOOD = """
@@ -186,3 +186,13 @@ def test_an_audit_is_no_other_word(word: str, tmp_path: Path) -> None:
     file.write_text(f"checkpoints: run\nstore: s\naudit: {word}\nmeasures: [weight_norm]\n")
     with pytest.raises(InputError, match="'off', 'metadata' or 'deep'"):
         load_analysis(file)
+
+
+def test_values_within_values_end_in_a_sentence() -> None:
+    deep: list[object] = []
+    for _ in range(5_000):
+        deep = [deep]
+    content = {"checkpoints": "a", "store": "b", "measures": deep, "workers": deep}
+    with pytest.raises(InputError, match=r"2 faults") as caught:
+        validated(Analysis, content, "here")
+    assert all(len(line) < 200 for line in caught.value.lines)
