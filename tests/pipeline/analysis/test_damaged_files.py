@@ -127,6 +127,15 @@ def test_a_damaged_file_ends_its_own_checkpoint(make_run, what: str) -> None:
     assert time.process_time() - started < 10
 
 
+def test_the_model_is_built_from_a_config_that_can_be_read(make_run) -> None:
+    """The first checkpoint's has a key that is not compared, but keeps it from being read."""
+    run = make_run((0, 1, 2))
+    config(quantization_config=7)(run / "step-0")
+    summary = analyze(analysis(run))
+    assert summary.computed == [1, 2]
+    assert "quantization_config" in summary.failed[0]
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"num_hidden_layers": 10**9}, {"hidden_size": 10**12}, {"num_labels": 10**9},
