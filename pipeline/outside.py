@@ -19,7 +19,10 @@ from pipeline.errors import CheckpointError, InputError, first_line
 
 Refusal = type[InputError] | type[CheckpointError]
 
-LARGEST = 32 * 2**20  # bytes of a file that describes something: config, index, tokenizer
+# Bytes of a file that describes something, such as a config or an index. Python needs up to 20
+# times as many for what is in it.
+LARGEST = 20 * 2**20
+_LARGEST_TOKENIZER = 64 * 2**20  # those of 256,000 tokens have 35 MB
 DEEPEST = 64  # levels of a config: deeper ones would exceed the recursion limit elsewhere
 _MOST_DIGITS = 40  # of an integer; `model_max_length` of tokenizers has 31
 _SHOWN = 200  # characters of a library's message
@@ -63,6 +66,11 @@ def content_of(path: str | Path, refusal: Refusal, most: int = LARGEST) -> bytes
     if len(content) > most:  # it has grown since it was opened
         raise refusal(_too_large(path, len(content), most))
     return content
+
+
+def largest(name: str) -> int:
+    """Return the bytes that a file of this name may have, of those that describe something."""
+    return _LARGEST_TOKENIZER if name.startswith("tokenizer") else LARGEST
 
 
 def refuse_larger(where: str, size: int, refusal: Refusal, most: int = LARGEST) -> None:

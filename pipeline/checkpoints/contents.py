@@ -13,7 +13,7 @@ from pipeline.checkpoints.layouts import ADAPTER, layout_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
-from pipeline.outside import is_whole, json_object, parsed_json, reading, refuse_larger
+from pipeline.outside import is_whole, json_object, largest, parsed_json, reading, refuse_larger
 
 # Keys that differ between configs of equal models.
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -73,7 +73,7 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
 
     Raises CheckpointError for one that is larger than such files are.
     """
-    refuse_larger(f"{folder.uri}/{name}", folder.files[name].size, CheckpointError)
+    refuse_larger(f"{folder.uri}/{name}", folder.files[name].size, CheckpointError, largest(name))
     identity = folder.files[name].identity
     if identity is None:
         return place.read(folder.uri, name)

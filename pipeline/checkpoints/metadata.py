@@ -10,7 +10,7 @@ from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
-from pipeline.outside import LARGEST
+from pipeline.outside import largest
 from pipeline.writing import whole_folder
 
 _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
@@ -62,5 +62,5 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
 
 
 def _is_wanted(folder: Folder, name: str, suffixes: tuple[str, ...]) -> bool:
-    is_small = folder.files[name].size <= LARGEST
+    is_small = folder.files[name].size <= largest(name)
     return is_plain_name(name) and name.endswith(suffixes) and is_small and not is_index(name)

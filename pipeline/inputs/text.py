@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pipeline.errors import InputError, first_line
-from pipeline.outside import content_of, parsed_json, reading
+from pipeline.outside import LARGEST, content_of, largest, parsed_json, reading
 
 # after every file of a corpus
 END_OF_TEXT = "<|endoftext|>"
@@ -113,8 +113,9 @@ def _check_files(folder: Path) -> None:
     """Raise InputError for a tokenizer's file that is too large or no sound JSON."""
     for file in sorted(folder.iterdir()):
         if file.name in _TOKENIZER_FILES and not file.is_dir():
-            content = content_of(file, InputError)
-            if file.suffix == ".json":
+            content = content_of(file, InputError, largest(file.name))
+            # Larger ones are parsed by the tokenizer's own reader alone, which limits depth too.
+            if file.suffix == ".json" and len(content) <= LARGEST:
                 parsed_json(content, finite=False)
 
 

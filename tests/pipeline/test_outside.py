@@ -79,7 +79,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.touch()
     os.truncate(large, 10**11)  # sparse
-    with pytest.raises(InputError, match="has 100,000,000,000 bytes, expected at most 33,554,432"):
+    with pytest.raises(InputError, match="has 100,000,000,000 bytes, expected at most 20,971,520"):
         content_of(large, InputError)
 
 
