@@ -43,7 +43,10 @@ def is_own_server(url: str) -> bool:
 
 
 def _running_ports() -> list[int]:
-    files = list(prefect_home().glob(f"{_PREFIX}{socket.gethostname()}-*.json"))
+    try:
+        files = list(prefect_home().glob(f"{_PREFIX}{socket.gethostname()}-*.json"))
+    except OSError:  # a home that cannot be made is a fault that `flows.environment` names
+        return []
     return [port for file in sorted(files, key=_started) if (port := _port_in(file))]
 
 
