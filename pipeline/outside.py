@@ -13,7 +13,7 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeGuard
 
 from pipeline.errors import CheckpointError, InputError, first_line
 
@@ -96,7 +96,7 @@ def parsed_json(content: bytes, finite: bool = True) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"it holds text that is not UTF-8 ({error.reason})") from error
     return value
 
@@ -166,7 +166,7 @@ def _cannot(where: str, error: BaseException, remedy: str) -> str:
     return f"{where}: cannot be read ({reason}): {remedy}"
 
 
-def is_whole(value: object, least: int = 0, most: int = 2**63 - 1) -> bool:
+def is_whole(value: object, least: int = 0, most: int = 2**63 - 1) -> TypeGuard[int]:
     """Return whether a value from outside is an integer, no boolean, within bounds."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 

@@ -79,7 +79,7 @@ def cache_faults(analysis: Analysis) -> Iterator[Fault]:
 
 def machine_notes(workers: Workers) -> list[str]:
     """Return sentences on settings that this machine can carry out, but slowly."""
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
+    cores = os.cpu_count()
     threads = workers.count * workers.threads
     if cores is None or threads <= cores:
         return []
