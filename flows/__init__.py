@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+from flows import environment
+from flows.log_text import clean_records
+
+environment.prepare()
+
 # Prefect and Ray read these variables when they are imported, and the servers that they start
 # inherit them. Values that the user has set take precedence.
 _ENVIRONMENT = {
@@ -12,6 +17,9 @@ _ENVIRONMENT = {
     # A fraction of a second would be rounded down to 0, which makes the recorder a busy loop.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+    # A run's own server asks for the user's secret (`flows.prefect_server`): Prefect itself starts
+    # none, because that would answer everybody.
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
     # The default of 20 s is too short where torch and Ray start at the same time on few cores.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The handlers that `flows.worker_logs` adds also get records that are logged outside of a flow.
@@ -42,3 +50,4 @@ if "RAY_ADDRESS" in os.environ and (
 ):
     # A client presents its token to an existing cluster only in this mode.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+clean_records()

@@ -16,7 +16,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import artifacts
+from flows import artifacts, cleanup
+from flows.allowed_code import code_of_trusted_files, refusal
 from flows.dispatch import Pool
 from flows.fanout import (
     compute_cells,
@@ -26,9 +27,11 @@ from flows.fanout import (
     wait_for_task_records,
 )
 from flows.observer import PrefectObserver
+from flows.preflight import run_faults
 from flows.server import require_server
 from flows.workers import start_workers
 from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.preflight import refuse_at_once
 from pipeline.analysis.run import carry_out
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.worker import Outcome
@@ -45,15 +48,20 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     progress(done, total, what) is called after each checkpoint. The store has the same content as
     that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
+    refuse_at_once([analysis], run_faults)
+    with cleanup.covered():
+        return _run_flow(analysis, PrefectObserver(progress))
+
+
+def _run_flow(analysis: Analysis, observer: PrefectObserver) -> Summary:
     require_server()
-    observer = PrefectObserver(progress)
 
     # A flow's parameters are stored by the server as JSON: the observer is passed as a closure.
     def observed(analysis: Analysis) -> State:
         return _run(analysis, observer)
 
     try:
-        state = _make_flow(observed)(analysis, return_state=True)
+        state = make_flow(observed)(analysis, return_state=True)
     except httpx.TransportError:
         if observer.summary is None:
             raise
@@ -68,7 +76,8 @@ def _flow_run_name() -> str:
     return artifacts.run_name(Analysis.model_validate(flow_run.parameters["analysis"]))
 
 
-def _make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+def make_flow(function: Callable[[Analysis], State]) -> Flow[..., Any]:
+    """Make a flow `analyze` of a function."""
     # The results are in the store: persisting them would pickle them into Prefect's own storage.
     return flow(name="analyze", flow_run_name=_flow_run_name, persist_result=False)(function)
 
@@ -78,15 +87,24 @@ def analyze(analysis: Analysis) -> State:
     """Compute what the store lacks, with one task for each checkpoint.
 
     Checkpoints that cannot be analysed or are not finite are named in the final state, which then
-    is Failed; all others are computed. Another run computes only what is missing.
+    is Failed; all others are computed. Another run computes only what is missing. Code that comes
+    with a run or in a file of measures runs only if a trusted file allows it.
     """
-    return _run(analysis, PrefectObserver())
+    return run_within(analysis, code_of_trusted_files())
+
+
+def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
+    """Run an analysis that came as a flow's parameter; fail if its code is not allowed."""
+    if sentence := refusal(analysis, allowed):
+        return Failed(message=sentence)
+    with cleanup.covered():
+        return _run(analysis, PrefectObserver())
 
 
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:
     with drop_unsent_events():
         artifacts.tag("ontogeny", store_name(analysis.store))
-        summary = carry_out(analysis, _ray_executor, observer)
+        summary = carry_out(analysis, _ray_executor, observer, run_faults)
         reachable = wait_for_server()
         observer.stage("report", lambda: observer.report(summary))
         if reachable:

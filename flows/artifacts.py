@@ -26,6 +26,7 @@ from flows.server import is_server_reachable, report_url
 from pipeline.analysis.summary import Summary
 from pipeline.config import Analysis
 from pipeline.findings import findings
+from pipeline.printable import markdown, printable
 from pipeline.report.sparklines import overview
 from pipeline.store.objects import store_name
 
@@ -46,7 +47,7 @@ def run_name(analysis: Analysis) -> str:
         }[how]
     if chosen.get("steps"):
         steps = f"steps {min(chosen['steps'])} to {max(chosen['steps'])}"
-    return f"{store_name(analysis.store)}: {steps}"
+    return printable(f"{store_name(analysis.store)}: {steps}")
 
 
 def tag(*tags: str) -> None:
@@ -54,7 +55,7 @@ def tag(*tags: str) -> None:
 
     Prefect's context manager `tags` would also tag each task run, at one request each.
     """
-    _if_reachable(_add_tags, tags)
+    _if_reachable(_add_tags, [printable(one) for one in tags])
 
 
 def _add_tags(tags: Sequence[str]) -> None:
@@ -100,27 +101,41 @@ class ProgressBar:
 
 def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
     """Create a table artifact of rows with the same columns."""
-    _if_reachable(create_table_artifact, table, key=key, description=description)
+    shown = [{name: _cell(value) for name, value in row.items()} for row in table]
+    _if_reachable(create_table_artifact, shown, key=key, description=markdown(description))
 
 
 def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
     """Create an artifact with the findings and small charts, and a link to the report."""
-    lines = [f"**{summary.sentence()}**", "", summary.loading(), ""]
+    lines = [f"**{markdown(summary.sentence())}**", "", markdown(summary.loading()), ""]
     if exceptions := summary.exceptions():
-        lines += [*(f"- **{exception}**" for exception in exceptions), ""]
+        lines += [*(f"- **{markdown(exception)}**" for exception in exceptions), ""]
     if new:
-        lines += ["New since the last run:", "", *(f"- **{sentence}**" for sentence in new), ""]
-    lines += [f"- {group}: {why}" for group, why in summary.undefined.items()]
-    lines += [*(f"- {sentence}" for sentence in findings(summary.store)), ""]
+        lines += [
+            "New since the last run:",
+            "",
+            *(f"- **{markdown(sentence)}**" for sentence in new),
+            "",
+        ]
+    lines += [f"- {markdown(f'{group}: {why}')}" for group, why in summary.undefined.items()]
+    lines += [*(f"- {markdown(sentence)}" for sentence in findings(summary.store)), ""]
     lines += ["| quantity | over training | first | last |", "|---|---|---|---|"]
     lines += [
-        f"| {line.name} | `{line.chart}` | {line.first} | {line.last} |"
+        f"| {markdown(line.name)} | `{line.chart}` | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
-    lines += ["", f"[Report]({report_url(page)}), `{page.resolve()}`"]
-    markdown = "\n".join(lines)
-    _if_reachable(create_markdown_artifact, markdown, key="findings", description=summary.store)
-    _if_reachable(create_link_artifact, report_url(page), key="report", link_text=str(page))
+    lines += ["", f"[Report](<{report_url(page)}>), {markdown(str(page.resolve()))}"]
+    text = "\n".join(lines)
+    about = markdown(summary.store)
+    _if_reachable(create_markdown_artifact, text, key="findings", description=about)
+    _if_reachable(
+        create_link_artifact, report_url(page), key="report", link_text=markdown(str(page))
+    )
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell of a table, whose texts the page shows as they are."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _if_reachable(request: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import rich.progress
 from rich.console import Console
 
+from pipeline.printable import printable
 from pipeline.progress import Progress, TrainingProgress
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]
@@ -31,17 +32,17 @@ def loss_progress(progress: Progress) -> TrainingProgress:
 @contextmanager
 def _bar(what: str, console: Console) -> Iterator[Progress]:
     columns = (
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[detail]}"),
+        rich.progress.TextColumn("{task.fields[detail]}", markup=False),
     )
     with rich.progress.Progress(*columns, console=console) as bars:
         # A bar without a total pulses: the workers are being started.
-        bar = bars.add_task(what, total=None, detail="starting")
+        bar = bars.add_task(printable(what), total=None, detail="starting")
         yield lambda done, total, detail: bars.update(
-            bar, completed=done, total=total, detail=detail
+            bar, completed=done, total=total, detail=printable(detail)
         )
 
 
@@ -53,6 +54,6 @@ def _lines(what: str) -> Iterator[Progress]:
         nonlocal last
         if done == total or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{what}: {done}/{total} ({detail})", file=sys.stderr, flush=True)
+            print(printable(f"{what}: {done}/{total} ({detail})"), file=sys.stderr, flush=True)
 
     yield progress

@@ -16,6 +16,7 @@ from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import Survey
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints.left_out import in_lines
+from pipeline.printable import printable
 from pipeline.progress import Progress
 
 Result = TypeVar("Result")
@@ -96,7 +97,7 @@ def print_result(summary: Summary, new: Sequence[str]) -> None:
     """Print the summary of a run, what was left out of it, and the new onsets."""
     left_out = (f"left out, {line}" for line in in_lines(summary.left_out))
     for line in (f"{summary.store}: {summary.sentence()}", *left_out, *new):
-        print(f"{datetime.now():%H:%M:%S} {line}", flush=True)
+        print(printable(f"{datetime.now():%H:%M:%S} {line}"), flush=True)
 
 
 def _table_row(cell: Cell, result: Outcome | Exception) -> dict[str, Any]:

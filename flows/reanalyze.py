@@ -5,6 +5,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows.allowed_code import code_of_trusted_files, refusal
 from flows.analyze import analyze
 from pipeline.analysis.outdated import outdated
 from pipeline.analysis.plan import resolve
@@ -17,9 +18,13 @@ def reanalyze(analyses: list[str]) -> State:
     """Run those analyses (YAML files or presets) in which a measure has changed.
 
     A measure has changed if its version, parameters, input or engine differ from those of the rows
-    in the store. For new checkpoints, use the deployment `watch`.
+    in the store. For new checkpoints, use the deployment `watch`. As in `analyze`, code runs only
+    if a trusted file allows it.
     """
     loaded = {config: load_analysis(config) for config in analyses}
+    allowed = code_of_trusted_files()
+    if refused := [text for one in loaded.values() if (text := refusal(one, allowed))]:
+        return Failed(message=refused[0])
     changed = {config: found for config, one in loaded.items() if (found := _changes(config, one))}
     states = {config: analyze(loaded[config], return_state=True) for config in changed}
     failed = sorted(config for config, state in states.items() if not state.is_completed())

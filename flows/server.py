@@ -1,60 +1,29 @@
 """The Prefect server that a run reports to: a persistent one, or one embedded in the run."""
 
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flows import pages
+from flows.prefect_server import LOCAL, api_url
+from flows.prefect_server.embedded import start_embedded_server
+from flows.prefect_server.registry import is_own_server, persistent_port
+from flows.prefect_server.settings import client_settings
 from pipeline.errors import InputError
-
-LOCAL = "127.0.0.1"
 
 
 def use_persistent_server() -> None:
-    """Set PREFECT_API_URL to the user's `ontogeny ui` if that runs and the variable is not set.
+    """Let runs of this process report to the user's `ontogeny ui`, if that runs.
 
-    Call this before Prefect is imported, because Prefect then reads its settings.
+    A server that PREFECT_API_URL names takes precedence; only a server of the user's own gets the
+    secret. Call this before Prefect is imported, because Prefect then reads its settings.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        return
-    if port := _persistent_port():
-        os.environ["PREFECT_API_URL"] = _api_url(port)
-
-
-def serve_ui(port: int) -> int:
-    """Run a Prefect server with its UI until it ends or is interrupted; return its exit code.
-
-    The reports of its runs are served at the next port. Raises InputError if a port is in use.
-    """
-    for needed in (port, port + 1):
-        if _is_listening(needed):
-            raise InputError(
-                f"port {needed} is in use, maybe by another `ontogeny ui`: open "
-                f"http://{LOCAL}:{port}, or choose another with --port (reports use the next one)"
-            )
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOCAL]
-    others = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    server = subprocess.Popen(
-        [*command, "--port", str(port)],
-        # Without this variable the pages of the UI send their requests to the default port.
-        env={**others, "PREFECT_SERVER_UI_API_URL": _api_url(port)},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a Ctrl-C in the terminal reaches only this process
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server too, as Ctrl-C does
-    with _state_recorded(server.pid, port), pages.serve_folder(_reports_folder(), LOCAL, port + 1):
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            server.wait()
-            return 0
+    if url := os.environ.get("PREFECT_API_URL"):
+        if not os.environ.get("PREFECT_API_AUTH_STRING") and is_own_server(url):
+            os.environ.update(client_settings(url))
+    elif port := persistent_port():
+        os.environ.update(client_settings(api_url(port)))
 
 
 def report_url(page: Path) -> str:
@@ -64,27 +33,29 @@ def report_url(page: Path) -> str:
     """
     from prefect.settings import PREFECT_API_URL
 
-    port = _persistent_port()
-    if port is None or PREFECT_API_URL.value() != _api_url(port):
+    port = persistent_port()
+    if port is None or PREFECT_API_URL.value() != api_url(port):
         return page.resolve().as_uri()
-    return f"http://{LOCAL}:{port + 1}/{pages.add_link(page, _reports_folder())}"
+    return f"http://{LOCAL}:{port + 1}/{pages.add_link(page)}"
 
 
 def require_server() -> None:
-    """Start the embedded server, or raise InputError if a configured one is unreachable."""
+    """Start the embedded server, or raise InputError if a configured one cannot be used."""
     from prefect.settings import PREFECT_API_URL
 
-    # A Ctrl-C in the terminal also reaches the embedded server, which would end before this process
-    # can report that the run was interrupted. A child inherits the signals that are blocked here.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        reachable = is_server_reachable()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if not reachable:
+    url = PREFECT_API_URL.value()
+    if not url:
+        start_embedded_server()
+    elif not is_server_reachable():
         raise InputError(
-            f"the Prefect server at {PREFECT_API_URL.value()} does not answer: start it, name "
-            "another in PREFECT_API_URL, or run without one by --serial"
+            f"the Prefect server at {url} does not answer: start it, name another in "
+            "PREFECT_API_URL, or run without one by --serial"
+        )
+    elif _is_secret_refused():
+        raise InputError(
+            f"the Prefect server at {url} asks for another secret than yours: set "
+            "PREFECT_API_AUTH_STRING (or PREFECT_API_KEY) to its own, or run without one by "
+            "--serial"
         )
 
 
@@ -106,47 +77,16 @@ def is_server_reachable() -> bool:
         return not isinstance(client.api_healthcheck(), httpx.TransportError)
 
 
-@contextmanager
-def _state_recorded(process: int, port: int) -> Iterator[None]:
-    file = _state_file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"process": process, "port": port}), encoding="utf-8")
+def _is_secret_refused() -> bool:
+    """Return whether the server refuses requests with our secret: its health is told to all."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
     try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _persistent_port() -> int | None:
-    """Return the port of the persistent server; None if it does not listen (yet)."""
-    try:
-        state = json.loads(_state_file().read_text(encoding="utf-8"))
-        os.kill(state["process"], 0)  # sends no signal: raises OSError if the process has ended
-        return state["port"] if _is_listening(state["port"]) else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _is_listening(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex((LOCAL, port)) == 0
-
-
-def _api_url(port: int) -> str:
-    return f"http://{LOCAL}:{port}/api"
-
-
-def _state_file() -> Path:
-    """Return the file with process id and port of this user's persistent server."""
-    return _prefect_home() / "ontogeny-ui.json"
-
-
-def _reports_folder() -> Path:
-    """Return the folder of links to the reports that the persistent server serves."""
-    return _prefect_home() / "ontogeny-reports"
-
-
-def _prefect_home() -> Path:
-    """Return Prefect's own folder."""
-    return Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+        with without_retries(), get_client(sync_client=True) as client:
+            client.request("GET", "/admin/version")
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code == httpx.codes.UNAUTHORIZED
+    except httpx.HTTPError:
+        pass  # the run itself says what is wrong
+    return False

@@ -3,6 +3,9 @@
 The templates are in `flows/templates/`. For each target one text is rendered, which the target's
 own command reads from standard input. It contains the whole analysis, so that later changes of the
 configuration file do not affect it.
+
+Values are data: shells get them quoted, YAML as quoted scalars, comments without line breaks. Where
+a target has its own rules for a value, such as the names of Kubernetes, others are refused.
 """
 
 import json
@@ -23,8 +26,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config import Analysis, Workers, measure_files
+from pipeline.addresses import require_no_secret
+from pipeline.config import Analysis, Workers, dump_yaml, measure_files
 from pipeline.errors import InputError
+from pipeline.printable import printable
 from pipeline.store.objects import store_name
 
 COMMANDS = {
@@ -32,6 +37,15 @@ COMMANDS = {
     "kuberay": ["kubectl", "create", "-f", "-"],
     "ray": ["bash"],
 }
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}")
+_MOUNT = re.compile(r"/[^:\0\n]{0,1023}")
+_DURATION = re.compile(r"\d{1,6}(:\d{1,2}){0,2}|\d{1,4}-\d{1,2}(:\d{1,2}){0,2}|UNLIMITED|INFINITE")
+# Without quotes, backslashes and "#", which sbatch would interpret.
+_OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9 ._,:;=/@%+*^~()|&!\[\]{}<>-]{0,999}")
+_URL = re.compile(r"[a-z]+://[!-~]{1,2000}|auto")
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,9 @@ def slurm_script(
     duration: the job's time limit. memory: GiB on each node. grace: seconds before the time limit
     at which the analysis is stopped and requeued. options: further options of sbatch.
     """
+    _require("--time", duration, _DURATION, "a time limit of Slurm, such as 24:00:00 or 2-00")
+    for option in options:
+        _require("--option", option, _OPTION, "an option of sbatch, such as --partition=gpu")
     return _render(
         "slurm/job.sbatch.j2",
         analysis,
@@ -118,6 +135,14 @@ def kuberay_manifest(
     GiB of each worker's pod. secret: its keys, such as credentials, become environment variables of
     the pods. volumes: volume claims and their mount paths.
     """
+    named = "a name of Kubernetes: a-z, 0-9 and '-'"
+    if namespace is not None:
+        _require("--namespace", namespace, _LABEL, named)
+    _require("--secret", secret, _SUBDOMAIN, f"{named}, and '.'")
+    _require("--image", image, _IMAGE, "an image, such as registry.example/ontogeny:1.0")
+    for claim, path in volumes:
+        _require("--volume", claim, _LABEL, named)
+        _require("--volume", path, _MOUNT, "a path within the pod")
     _require_visible_in_pods(analysis, [path for _, path in volumes])
     return _render(
         "kuberay/cluster.yaml.j2" if standing else "kuberay/job.yaml.j2",
@@ -139,6 +164,7 @@ def kuberay_manifest(
 
 def ray_job_script(analysis: Analysis, address: str) -> str:
     """Return a shell script that submits the flow to the Ray cluster with this dashboard URL."""
+    _require("--address", address, _URL, "a URL, such as http://127.0.0.1:8265")
     variables = _environment()
     return _render(
         "ray/job.sh.j2",
@@ -170,7 +196,12 @@ def _render(template: str, analysis: Analysis, **facts: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["quote"] = quote
+    environment.filters |= {
+        "quote": quote,
+        "comment": printable,
+        "yaml": _yaml_scalar,
+        "end_mark": _end_mark,
+    }
     common = {
         "name": _name(analysis),
         "store": analysis.store,
@@ -184,14 +215,36 @@ def _render(template: str, analysis: Analysis, **facts: Any) -> str:
 def _config(analysis: Analysis) -> str:
     """Return the analysis as YAML, without the fields that are not set."""
     # Fields that are set to their default stay: the `kind` of an input is one of them.
-    given = analysis.model_dump(mode="json", exclude_unset=True)
-    return yaml.safe_dump(given, sort_keys=False, allow_unicode=True).rstrip()
+    return dump_yaml(analysis.model_dump(mode="json", exclude_unset=True)).rstrip()
+
+
+def _yaml_scalar(text: str) -> str:
+    """Return a text as a double-quoted scalar, which every version of YAML reads alike."""
+    return yaml.safe_dump(text, default_style='"', width=math.inf).rstrip()
+
+
+def _end_mark(text: str) -> str:
+    """Return a line that ends a here-document, and which the text does not hold."""
+    mark = "ANALYSIS"
+    while mark in text.splitlines():
+        mark += "_"
+    return mark
+
+
+def _require(option: str, value: str, pattern: re.Pattern[str], expected: str) -> None:
+    """Raise InputError for a value that the target's own rules do not allow, or with a secret."""
+    require_no_secret(value, option)
+    if not pattern.fullmatch(value) or not value.isprintable():
+        raise InputError(f"{option} {value[:200]!r}: expected {expected}")
 
 
 def _environment() -> dict[str, str]:
     """Return the environment variables that a remote flow needs; never those with secrets."""
     url = os.environ.get("PREFECT_API_URL")
-    return {"PREFECT_API_URL": url} if url else {}
+    if not url:
+        return {}
+    _require("PREFECT_API_URL", url, _URL, "the URL of a Prefect server")
+    return {"PREFECT_API_URL": url}
 
 
 def _name(analysis: Analysis) -> str:

@@ -22,20 +22,29 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from flows import actor
+from flows import actor, cleanup
 from flows.dispatch import NotReadyError, Pool, WorkerLostError
+from flows.environment import variable
+from flows.preflight import too_few_gpus
 from flows.worker_logs import capture_records, replay
 from pipeline.analysis.plan import Job
 from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Worker
 from pipeline.config import Workers
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 
 # Ray reserves 30% of the memory by default, which the models need. Nothing large passes through
 # Ray: workers read weights and write rows themselves.
 _OBJECT_STORE_BYTES = 200 * 2**20
+_SYSTEM_CONFIG = {
+    # The metrics would be open to every user of the machine, at a port without a token.
+    "enable_metrics_collection": False,
+    # Ray's own limit is a disk that is 95% full, on which there may still be gigabytes.
+    "local_fs_capacity_threshold": 0.999,
+}
 _MAX_DEATHS_AT_START = 3  # of one worker in a row; after that, another start will not help
 
 
@@ -199,7 +208,8 @@ def connect_to_ray(workers: Workers) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         if not ray.is_initialized():
-            with _sigterm_handler_kept():
+            remedy = "check that its head runs, RAY_ADDRESS and RAY_AUTH_TOKEN_PATH"
+            with _sigterm_handler_kept(), _refused(f"the Ray cluster at {address}", remedy):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     # An earlier analysis of this process may have started Ray for fewer workers.
@@ -209,10 +219,7 @@ def connect_to_ray(workers: Workers) -> None:
         _start_local_ray(workers)
     if not _has_room(workers):
         found = ray.cluster_resources().get("GPU", 0)
-        raise InputError(
-            f"workers: {workers.count} workers of {workers.gpus} GPUs each were asked for, this "
-            f"machine has {found:g}: lower count or gpus, or name a cluster in RAY_ADDRESS"
-        )
+        raise InputError(too_few_gpus(workers, found))
 
 
 def _start_local_ray(workers: Workers) -> None:
@@ -220,7 +227,13 @@ def _start_local_ray(workers: Workers) -> None:
     # Without a token, every user of the machine could run code in this Ray.
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    with _sigterm_handler_kept():
+    remedy = "raise limits of memory and processes (ulimit -a), or run without it by --serial"
+    with (
+        cleanup.covered() as folder,
+        _refused("Ray on this machine", remedy),
+        _sigterm_handler_kept(),
+        _on_loopback(),
+    ):
         ray.init(
             address="local",  # never join a cluster that somebody else runs on this machine
             # Ray counts CPUs but does not bind them: more workers than cores are allowed.
@@ -229,7 +242,33 @@ def _start_local_ray(workers: Workers) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+            _system_config=_SYSTEM_CONFIG,
         )
+
+
+@contextmanager
+def _refused(what: str, remedy: str) -> Iterator[None]:
+    """Raise InputError in place of what Ray raises in the block, of any type and many lines."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{what} cannot be used ({first_line(error)}): {remedy}") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started during the block listen on the loopback interface only.
+
+    On macOS Ray does that by default. `_node_ip_address="127.0.0.1"` would be replaced by the
+    machine's address in the network.
+    """
+    with variable(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0"):  # read by Ray's processes
+        ray_constants.ENABLE_RAY_CLUSTER = False  # the same in this process, which has read it
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = True
 
 
 @contextmanager

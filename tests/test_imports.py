@@ -10,7 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *(
+        "redaction",
+        "printable",
         "errors",
+        "addresses",
+        "outside",
         "schema",
         "config",
         "writing",
@@ -24,7 +28,10 @@ ORDER = [
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
 ]
-AT_THE_TOP = {"__init__", "config", "errors", "progress", "retrying", "schema", "writing"}
+AT_THE_TOP = {
+    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
+    *("retrying", "schema", "writing"),
+}
 
 
 def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:

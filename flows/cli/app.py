@@ -1,17 +1,22 @@
 """The typer app, how errors become exit codes, and options that commands share.
 
 Exit codes: 0 if everything succeeded, 1 if some checkpoints could not be analysed, a store is
-damaged or a storage does not answer, 2 if the request itself is invalid, 130 after Ctrl-C, 143
-after SIGTERM.
+damaged or a storage does not answer, 2 if the request itself is invalid, 129 after SIGHUP, 130
+after Ctrl-C, 143 after SIGTERM.
 """
 
+import io
 import os
 import signal
+import sys
+import threading
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from flows import environment
+from flows.cli.output import Arguments, say, say_error
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -22,40 +27,103 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
+_ENDINGS = {
+    signal.SIGHUP: "hung up",  # the terminal was closed, or the connection to it lost
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",  # as when a scheduler reclaims the machine
+}
+_SECONDS_TO_END = 15.0
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM was received, as when a scheduler reclaims the machine."""
+
+class Stopped(KeyboardInterrupt):
+    """One of the signals of `_ENDINGS` was received."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.code = 128 + number
+        self._how = _ENDINGS[signal.Signals(number)]
+        self._told = False
+
+    def tell(self) -> None:
+        """Print once what happened and what to do."""
+        if not self._told:
+            self._told = True
+            with suppress(OSError):  # the terminal may be gone
+                sentence = f"{self._how}: computed results are kept, run it again to continue"
+                say(sentence, err=True)
 
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+class _Signals:
+    """Raises Stopped at the first signal in a block, whose `finally` clauses end what it started.
+
+    stopped: what was raised. It may not arrive, as Python ignores what is raised in a destructor,
+    or another exception may take its place.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: Stopped | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in _ENDINGS:
+            handler = signal.getsignal(number)
+            # Ignored by `nohup`, and SIGINT in the background of a script; None: not from Python.
+            if handler not in (signal.SIG_IGN, None):
+                self._handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.stopped is None:  # else further signals stay ignored until the process has ended
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _: object) -> None:
+        # A terminal and the programs between it and this one may each send the signal: the second
+        # must not interrupt the blocks that clean up after the first.
+        for one in _ENDINGS:
+            signal.signal(one, signal.SIG_IGN)
+        self.stopped = Stopped(number)
+        deadline = threading.Timer(_SECONDS_TO_END, self._give_up)
+        deadline.daemon = True
+        deadline.start()
+        raise self.stopped
+
+    def _give_up(self) -> None:
+        """End the process at once: its end waits for something that does not come."""
+        if self.stopped is not None:
+            self.stopped.tell()
+            os._exit(self.stopped.code)
 
 
-class Commands(TyperGroup):
+class Commands(Arguments):
     """A group of commands that prints errors of the user as one sentence and sets the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the module for the exit codes of its errors."""
-        # As an exception, SIGTERM runs the `finally` blocks that end workers and release the store.
-        before = signal.signal(signal.SIGTERM, _terminate)
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from None
-        except BrokenPipeError:
-            raise  # a reader such as `head` has closed the pipe: click exits without a message
-        except OSError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(1) from None
-        except Terminated:
-            typer.echo("terminated: computed results are kept, run it again to continue", err=True)
-            raise typer.Exit(143) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted: computed results are kept, run it again to continue", err=True)
-            raise typer.Exit(130) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with _Signals() as signals:
+            try:
+                return super().invoke(ctx)
+            except BaseException as error:
+                if signals.stopped is not None or isinstance(error, KeyboardInterrupt):
+                    stopped = signals.stopped or Stopped()
+                    stopped.tell()
+                    raise typer.Exit(stopped.code) from None
+                if (told := _without_traceback(error)) is None:
+                    raise
+                say_error(told)
+                raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+
+
+def _without_traceback(error: BaseException) -> Exception | None:
+    """Return an error that is told in a sentence; None for one of the program, and of a pipe."""
+    if isinstance(error, BrokenPipeError):
+        return None  # a reader such as `head` has closed the pipe: click exits without a message
+    if isinstance(error, UnicodeEncodeError):
+        return InputError(
+            f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
+            f"{error.encoding}: set LC_ALL=C.UTF-8"
+        )
+    return error if isinstance(error, InputError | OSError) else None
 
 
 app = typer.Typer(
@@ -71,17 +139,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback()
 def _main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may contain what the encoding of the terminal does not.
+            stream.reconfigure(errors="backslashreplace")
+    if fault := environment.working_folder_fault():
+        raise InputError(fault)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table to the console."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    Console(soft_wrap=True).print(table)

@@ -1,12 +1,12 @@
 """Commands about clusters and set-up: `ontogeny submit` and `ontogeny doctor`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.app import Commands, Json, app
+from flows.cli.output import say, say_json, say_lines
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,17 +105,27 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check everything that a run depends on; each failed check says what to do."""
-    from flows.doctor import run_checks
+    """Check everything that a run depends on; each failed check says what to do.
 
-    checks = run_checks(_analysis(config) if config else None)
+    Exit code 2 if the analysis itself would be refused, 1 if another check fails.
+    """
+    from flows.doctor import Check, run_checks
+
+    analysis, wrong = None, []
+    try:
+        analysis = _analysis(config) if config else None
+    except InputError as error:  # the other checks are of use all the same
+        wrong = [Check("config", False, line, of_request=True) for line in str(error).splitlines()]
+    checks = [*wrong, *run_checks(analysis)]
     if as_json:
-        typer.echo(json.dumps([vars(check) for check in checks], indent=1))
+        say_json([vars(check) for check in checks])
     else:
         for check in checks:
-            typer.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.message}")
-    if not all(check.ok for check in checks):
-        raise typer.Exit(1)
+            message = check.message.removeprefix(f"{check.name}: ")
+            say(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {message}")
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise typer.Exit(2 if any(check.of_request for check in failed) else 1)
 
 
 def _analysis(config: str) -> "Analysis":
@@ -135,6 +145,6 @@ def _print_or_send(target: str, text: str, send: bool) -> None:
     from flows.submit import send as send_to
 
     if not send:
-        typer.echo(text, nl=False)
+        say_lines(text.removesuffix("\n"))
     elif code := send_to(target, text):
         raise typer.Exit(code)

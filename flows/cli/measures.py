@@ -1,6 +1,5 @@
 """`ontogeny measures`: describe measures as text, as JSON, or as the page docs/measures.md."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.app import Json, app
+from flows.cli.output import say_json, say_lines
 from pipeline.errors import InputError
 
 PAGE = """# Measures
@@ -37,9 +37,9 @@ def measures(
 
     described = [one for name in names for one in _described(name)] if names else describe()
     if as_json:
-        typer.echo(json.dumps(described, indent=1))
+        say_json(described)
     elif format in ("text", "markdown"):
-        typer.echo(_page(described) if format == "markdown" else _text(described))
+        say_lines(_page(described) if format == "markdown" else _text(described))
     else:
         raise InputError(f"--format {format}: expected text or markdown")
 

@@ -5,25 +5,28 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import app
+from flows.cli.output import say, say_lines
 
 
 @app.command()
 def ui(
     port: Annotated[
-        int, typer.Option(help="Port on the loopback interface; reports use the next one.")
+        int,
+        typer.Option(
+            help="Port on the loopback interface; reports use the next one.", min=1, max=65534
+        ),
     ] = 4200,
 ) -> None:
     """Run a Prefect server whose UI shows past and live runs; this user's later runs report to it.
 
-    Ctrl-C ends it. Its records are kept for the next time.
+    The printed link holds the secret that the server asks for. Ctrl-C ends the server; its records
+    are kept for the next time.
     """
-    from flows.server import serve_ui
+    from flows import environment
+    from flows.prefect_server.ui import serve_ui
 
-    typer.echo(
-        f"http://127.0.0.1:{port} shows the runs, http://127.0.0.1:{port + 1} their reports; "
-        "Ctrl-C ends the server, not the runs"
-    )
-    raise typer.Exit(serve_ui(port))
+    environment.require()
+    serve_ui(port, say_lines)
 
 
 @app.command()
@@ -35,9 +38,11 @@ def watch(
 
     Needs a persistent server, such as `ontogeny ui`. Ctrl-C ends it.
     """
+    from flows import cleanup
     from flows.watching import watch_run
     from pipeline.config import load_analysis
 
     analysis = load_analysis(config)
-    typer.echo(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
-    watch_run(analysis, every)
+    with cleanup.covered():
+        say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
+        watch_run(analysis, every)

@@ -1,7 +1,6 @@
 """Commands about runs: `ontogeny demo`, `train`, `checkpoints`, `audit` and `analyze`."""
 
 import io
-import json
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, app, print_table
+from flows.cli.app import Json, app
+from flows.cli.output import print_table, say, say_json
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.analysis.estimate import Estimate
+    from pipeline.analysis.preflight import FaultsOf
     from pipeline.analysis.summary import Summary
     from pipeline.checkpoints import LeftOut
     from pipeline.config import Analysis
@@ -37,11 +39,13 @@ def demo() -> None:
     with redirect_stdout(io.StringIO()):
         result = run_demo(show_progress)
     for preset, sentences in result.findings.items():
-        typer.echo(f"\n{preset}")
+        say("")
+        say(preset)
         for sentence in sentences:
-            typer.echo(f"  - {sentence}")
-    typer.echo(f"\nReport: {result.page}")
-    typer.echo("The runs in Prefect: `ontogeny ui`, then http://127.0.0.1:4200/runs")
+            say(f"  - {sentence}")
+    say("")
+    say(f"Report: {result.page}")
+    say("The runs in Prefect: open the link that `ontogeny ui` prints")
     _exit_on_failure(*result.summaries.values())
 
 
@@ -62,7 +66,7 @@ def train(
         chosen = training.model_copy(update={"output": output} if output else {})
         with show_progress(f"train {chosen.name}") as progress:
             folder = train_organism(chosen, loss_progress(progress))
-        typer.echo(str(folder))
+        say(str(folder))
 
 
 @app.command()
@@ -81,7 +85,7 @@ def checkpoints(
     _print_notes(uri, given)
     listing = list_with_tokens(uri, tokens_per_step, given)
     if as_json:
-        typer.echo(json.dumps({"uri": uri, **listing.as_json()}, indent=1))
+        say_json({"uri": uri, **listing.as_json()})
         return
     print_table(
         ["step", "tokens_seen", "uri"],
@@ -92,14 +96,14 @@ def checkpoints(
 
 def _parse_model(model: list[str]) -> dict[str, Any]:
     """Parse the options `--model NAME=VALUE`, whose values are YAML."""
-    import yaml
-
-    from pipeline.config import saved_model
+    from pipeline.config import parse_yaml, saved_model
 
     pairs = [one.partition("=") for one in model]
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise InputError(f"--model {wrong[0]}: expected NAME=VALUE, as in act_fn=relu")
-    return saved_model({name: yaml.safe_load(value) for name, _, value in pairs}, "--model")
+    return saved_model(
+        {name: parse_yaml(value, f"--model {name}") for name, _, value in pairs}, "--model"
+    )
 
 
 def _print_notes(uri: str, model: dict[str, Any]) -> None:
@@ -107,7 +111,7 @@ def _print_notes(uri: str, model: dict[str, Any]) -> None:
     from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 
     for note in conversion_notes(converted_uri(uri, model)):
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @app.command()
@@ -126,12 +130,12 @@ def audit(
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given)
     if as_json:
-        typer.echo(json.dumps(verdict.as_json(), indent=1))
+        say_json(verdict.as_json())
     else:
         if verdict.faults:
             rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
             print_table(["step", "kind", "detail"], rows)
-        typer.echo(verdict.sentence())
+        say(verdict.sentence())
         _print_left_out(verdict.left_out)
     if verdict.faults:
         raise typer.Exit(1)
@@ -150,7 +154,9 @@ def analyze(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print an estimate of the cost, and compute nothing."),
+        typer.Option(
+            "--dry-run", help="Print what it takes and all that is wrong, and compute nothing."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -160,6 +166,7 @@ def analyze(
     in this process, like the function pipeline.analyze. Both write the same store.
     """
     from flows.cli.stores import sweep
+    from pipeline.analysis.preflight import refuse_at_once
     from pipeline.config import load_analysis, load_preset
     from pipeline.query.sweeps import analyses_of
 
@@ -167,14 +174,15 @@ def analyze(
         raise InputError("analyze: give a YAML file, or --preset with a name")
     analyses = analyses_of(load_analysis(config) if config else load_preset(str(preset)))
     if dry_run:
-        _print_estimates(analyses, as_json)
+        _print_estimates(analyses, serial, as_json)
         return
+    refuse_at_once(analyses, _faults_of(serial))
     done = [_analyze_serially(one) if serial else _analyze_by_flow(one) for one in analyses]
     as_dicts = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:
-        typer.echo(json.dumps(as_dicts[0], indent=1)) if as_json else _print_summary(*done[0])
+        say_json(as_dicts[0]) if as_json else _print_summary(*done[0])
     elif as_json:
-        typer.echo(json.dumps(as_dicts, indent=1))
+        say_json(as_dicts)
     else:
         for summary, page in done:
             _print_summary(summary, page)
@@ -183,23 +191,40 @@ def analyze(
     _exit_on_failure(*(summary for summary, _ in done))
 
 
-def _print_estimates(analyses: "list[Analysis]", as_json: bool) -> None:
+def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) -> None:
     from pipeline.analysis.estimate import dry_run
 
-    estimates = [dry_run(analysis) for analysis in analyses]
+    estimates = [dry_run(analysis, _faults_of(serial)) for analysis in analyses]
     if as_json:
         as_dicts = [asdict(estimate) for estimate in estimates]
-        typer.echo(json.dumps(as_dicts[0] if len(as_dicts) == 1 else as_dicts, indent=1))
+        say_json(as_dicts[0] if len(as_dicts) == 1 else as_dicts)
     else:
         for analysis, estimate in zip(analyses, estimates, strict=True):
-            print_table(["takes", analysis.store], [list(row) for row in estimate.rows()])
-            for note in estimate.notes:
-                typer.echo(f"note: {note}")
+            _print_estimate(analysis, estimate)
     failed = [reason for estimate in estimates for reason in estimate.failed.values()]
-    for reason in failed:
-        typer.echo(reason, err=True)
-    if failed:
-        raise typer.Exit(1)
+    faults = [fault.message for estimate in estimates for fault in estimate.faults]
+    for reason in (*failed, *dict.fromkeys(faults)):
+        say(reason, err=True)
+    if failed or faults:
+        raise typer.Exit(2 if faults else 1)
+
+
+def _print_estimate(analysis: "Analysis", estimate: "Estimate") -> None:
+    rows = [list(row) for row in estimate.rows()]
+    if rows:
+        print_table(["takes", analysis.store], rows)
+    for note in estimate.notes:
+        say(f"note: {note}")
+    for group, why in estimate.undefined.items():
+        say(f"  ! {group}: {why}")
+
+
+def _faults_of(serial: bool) -> "FaultsOf":
+    """Return the check of the machine that computes: this process's, or that of the workers."""
+    from flows.preflight import run_faults
+    from pipeline.analysis.machine import machine_faults
+
+    return machine_faults if serial else run_faults
 
 
 def _analyze_serially(analysis: "Analysis") -> "tuple[Summary, Path]":
@@ -225,21 +250,21 @@ def _analyze_by_flow(analysis: "Analysis") -> "tuple[Summary, Path]":
 def _print_summary(summary: "Summary", page: Path) -> None:
     from pipeline.findings import findings
 
-    typer.echo(summary.sentence())
+    say(summary.sentence())
     _print_left_out(summary.left_out)
     for exception in summary.exceptions():
-        typer.echo(f"  {exception}")
+        say(f"  {exception}")
     for note in summary.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     if summary.drawn_from:
-        typer.echo(summary.drawn())
+        say(summary.drawn())
     if summary.computed:
-        typer.echo(summary.loading())
+        say(summary.loading())
     for group, why in summary.undefined.items():
-        typer.echo(f"  ! {group}: {why}")
+        say(f"  ! {group}: {why}")
     for sentence in findings(summary.store):
-        typer.echo(f"  - {sentence}")
-    typer.echo(f"Report: {page}")
+        say(f"  - {sentence}")
+    say(f"Report: {page}")
 
 
 def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
@@ -247,15 +272,15 @@ def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
     from pipeline.checkpoints.left_out import in_lines
 
     for line in in_lines(left_out):
-        typer.echo(f"left out, {line}", err=True)
+        say(f"left out, {line}", err=True)
 
 
 def _exit_on_failure(*summaries: "Summary") -> None:
     """Print failures on stderr; exit with code 1 if there are any, or non-finite numbers."""
     for summary in summaries:
         for _, reason in sorted(summary.failed.items()):
-            typer.echo(reason, err=True)
+            say(reason, err=True)
         if not summary.worked:
-            typer.echo(summary.sentence(), err=True)
+            say(summary.sentence(), err=True)
     if not all(summary.worked for summary in summaries):
         raise typer.Exit(1)

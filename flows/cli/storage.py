@@ -1,12 +1,12 @@
 """Commands that look after a store: `ontogeny store verify | gc | upgrade | export | ...`."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from flows.cli.app import Json, app
+from flows.cli.output import say, say_json
 
 store = typer.Typer(no_args_is_help=True, help="Verify, upgrade, unlock, shrink or export a store.")
 app.add_typer(store, name="store")
@@ -37,16 +37,16 @@ def verify(
             "repaired": found.repaired,
             "foreign": found.foreign,
         }
-        typer.echo(json.dumps(told, indent=1))
+        say_json(told)
     else:
-        typer.echo(f"{found.rows} committed rows, {len(faults)} faults")
+        say(f"{found.rows} committed rows, {len(faults)} faults")
     for fault in found.faults:
-        typer.echo(str(fault), err=True)
+        say(str(fault), err=True)
     for key in found.foreign:
-        typer.echo(f"{key}: is no file of a store, and is ignored", err=True)
+        say(f"{key}: is no file of a store, and is ignored", err=True)
     if faults:
         remedy = "run the analysis again" if repair else "run this with --repair, then the analysis"
-        typer.echo(f"{uri}: {len(faults)} faults: {remedy}", err=True)
+        say(f"{uri}: {len(faults)} faults: {remedy}", err=True)
         raise typer.Exit(1)
 
 
@@ -70,10 +70,10 @@ def gc(
 
     done = reclaim(Store(uri), older_than * 3600, keep_variants, dry_run)
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        say_json(asdict(done), indent=None)
         return
     verb = "would remove" if dry_run else "removed"
-    typer.echo(f"{verb} {done.rows} rows: {done.objects} objects, {done.bytes / 1e6:.1f} MB")
+    say(f"{verb} {done.rows} rows: {done.objects} objects, {done.bytes / 1e6:.1f} MB")
 
 
 @store.command()
@@ -88,7 +88,7 @@ def trajectories(uri: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
         seal(Store(uri))
         written = publish(Store(uri)).published
     for group, entry in written.items():
-        typer.echo(f"{group}: {', '.join(sorted(entry.arrays))}")
+        say(f"{group}: {', '.join(sorted(entry.arrays))}")
 
 
 @store.command()
@@ -107,9 +107,9 @@ def export(
     with show_progress(f"export {uri}") as progress:
         done = export(uri, target, format, progress)
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        say_json(asdict(done), indent=None)
         return
-    typer.echo(
+    say(
         f"{done.target}: {done.groups} groups with {done.variables} variables, "
         f"{done.bytes / 1e6:.1f} MB of numbers"
     )
@@ -129,11 +129,11 @@ def upgrade(uri: Annotated[str, typer.Argument(metavar="STORE")], as_json: Json 
     with show_progress(f"upgrade {uri}") as progress:
         done = upgrade(Store(uri), progress)
     if as_json:
-        typer.echo(json.dumps(asdict(done), indent=1))
+        say_json(asdict(done))
     else:
-        typer.echo(f"{done.rows} rows have the present layout")
+        say(f"{done.rows} rows have the present layout")
     for where, why in done.left_out.items():
-        typer.echo(f"{where}: is left out, it is damaged: {why}", err=True)
+        say(f"{where}: is left out, it is damaged: {why}", err=True)
     if done.left_out:
         raise typer.Exit(1)
 
@@ -148,8 +148,8 @@ def unlock(uri: Annotated[str, typer.Argument(metavar="STORE")]) -> None:
     from pipeline.store.lease import unlock
 
     owner = unlock(Store(uri))
-    typer.echo(f"{uri}: free{f'; it was owned by {owner}' if owner else ' already'}")
+    say(f"{uri}: free{f'; it was owned by {owner}' if owner else ' already'}")
 
 
 def _say(what: str) -> None:
-    typer.echo(what, err=True)
+    say(what, err=True)

@@ -1,5 +1,6 @@
 """Commands that only read stores: `ontogeny query`, `report` and `sweep`."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import Json, app
+from flows.cli.output import say, say_json, say_lines
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ def report(
     from flows.reporting import report_folder
     from pipeline.report import write_report
 
-    typer.echo(str(write_report(stores, output or report_folder(stores[0], len(stores) - 1))))
+    say(str(write_report(stores, output or report_folder(stores[0], len(stores) - 1))))
 
 
 @app.command()
@@ -165,8 +167,8 @@ def sweep(
 
     table = grokking_table(stores_in(stores))
     if as_json:
-        typer.echo(table.to_json(orient="records", indent=1))
+        say_json(json.loads(str(table.to_json(orient="records"))))
     else:
         # pandas has no placeholder of its own for missing integers.
         shown = table.astype(object).where(table.notna(), "-")
-        typer.echo(shown.to_string(index=False, float_format="{:.3g}".format))
+        say_lines(shown.to_string(index=False, float_format="{:.3g}".format))

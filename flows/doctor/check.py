@@ -14,11 +14,15 @@ SECONDS = 45.0  # the time limit of each check, long enough for a slow start of 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. message: what was found and, if it failed, what to do."""
+    """The result of one check. message: what was found and, if it failed, what to do.
+
+    of_request: True for a fault for which the run of the analysis would be refused.
+    """
 
     name: str
     ok: bool
     message: str
+    of_request: bool = False
 
 
 def call_within(seconds: float, function: Callable[[], Answer]) -> Answer:

@@ -2,12 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from importlib.metadata import version
 
 from flows.doctor.check import SECONDS, Check, call_within, reason
 from flows.doctor.cluster import Resources, query_resources
+from flows.preflight import HEAD_REMEDY, connect_once
 from pipeline.config import Workers
 
 
@@ -59,13 +59,13 @@ def check_ray(workers: Workers | None) -> Check:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _connect_once(address)
+            connect_once(address)
             found, where = query_resources(address, SECONDS), f"{address} answers"
         else:
             found = Resources(1, os.cpu_count() or 1, _gpus_here())
             where = "no RAY_ADDRESS: each run starts Ray on this machine"
     except (OSError, RuntimeError) as error:
-        remedy = _TOKEN_REMEDY if "token" in str(error) else _HEAD_REMEDY
+        remedy = _TOKEN_REMEDY if "token" in str(error) else HEAD_REMEDY
         return Check("Ray", False, f"{address}: {reason(error)}: {remedy}")
     message = f"{where}, with {found.nodes} nodes, {found.cpus:g} CPUs and {found.gpus:g} GPUs"
     if missing := workers and _missing(workers, found, local=not address):
@@ -83,15 +83,7 @@ def _missing(workers: Workers, found: Resources, local: bool) -> str:
     return f"{wanted}: add nodes, or lower workers in the config"
 
 
-_HEAD_REMEDY = "check that its head runs and RAY_ADDRESS is right (flows/machines/start_head.sh)"
 _TOKEN_REMEDY = "copy ~/.ray/auth_token from its head, or set RAY_AUTH_TOKEN_PATH"
-
-
-def _connect_once(address: str) -> None:
-    """Raise OSError at once if nothing listens at the address; Ray itself retries for long."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _gpus_here() -> int:

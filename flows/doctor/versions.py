@@ -1,67 +1,11 @@
-"""Check for versions of libraries that pip installs together although something then fails."""
+"""Checks of the versions of libraries."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-
-from packaging.specifiers import SpecifierSet
 
 from flows.doctor.check import Check
-
-
-@dataclass(frozen=True)
-class _Incompatibility:
-    """Versions of a distribution with which something fails. only_with: a condition on another."""
-
-    distribution: str
-    broken: str
-    consequence: str
-    remedy: str
-    only_with: tuple[str, str] | None = None
-
-
-_INCOMPATIBILITIES = (
-    _Incompatibility(
-        "fastapi",
-        ">=0.151.dev0",
-        "the Prefect server fails on import",
-        "pip install 'fastapi<0.151'",
-    ),
-    _Incompatibility(
-        "sqlalchemy",
-        ">=2.1.dev0",
-        "Prefect's scheduler fails on every pass and no scheduled run is ever created",
-        "pip install 'sqlalchemy<2.1'",
-    ),
-    _Incompatibility(
-        "certifi",
-        "<2026.10.19",
-        "prefect 3.9.1 and later ask for a newer one",
-        "pip install 'prefect<3.9'",
-        only_with=("prefect", ">=3.9.1"),
-    ),
-)
+from flows.versions import library_versions
 
 
 def check_libraries() -> Iterator[Check]:
     """Yield a check for each distribution with a known incompatibility."""
-    for known in _INCOMPATIBILITIES:
-        try:
-            found = version(known.distribution)
-            broken = _contains(found, known.broken) and _applies(known)
-        except PackageNotFoundError as error:
-            yield Check(known.distribution, False, f"{error.name} is missing: install it again")
-            continue
-        message = f"{found}: {known.consequence}: {known.remedy}" if broken else found
-        yield Check(known.distribution, not broken, message)
-
-
-def _applies(known: _Incompatibility) -> bool:
-    if known.only_with is None:
-        return True
-    other, versions = known.only_with
-    return _contains(version(other), versions)
-
-
-def _contains(found: str, versions: str) -> bool:
-    return SpecifierSet(versions).contains(found, prereleases=True)
+    return (Check(name, sound, said) for name, sound, said in library_versions())

@@ -5,7 +5,18 @@
 # RAY_AUTH_TOKEN_PATH  the file with the token that nodes and clients must present (default:
 #                      ~/.ray/auth_token, as in Ray); RAY_AUTH_TOKEN, if set, is the token itself
 
-first=${ONTOGENY_RAY_PORTS:-20000}
+# Print a variable that must be a whole number, or its default. Bash would run code within another
+# value where it calculates with it; it takes 010 for 8.
+whole_number() {
+    local value=${!1:-$2}
+    if [[ ! $value =~ ^(0|[1-9][0-9]{0,8})$ ]]; then
+        echo "$1 is no whole number: set one, such as $2" >&2
+        return 2
+    fi
+    echo "$value"
+}
+
+first=$(whole_number ONTOGENY_RAY_PORTS 20000)
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
 node_options=(

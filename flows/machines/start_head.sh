@@ -5,11 +5,11 @@
 #
 # Creates a token if there is none; copy it to every machine before start_worker.sh. See ray.sh.
 set -euo pipefail
-source "$(dirname "$0")/ray.sh"
+source "$(dirname -- "$0")/ray.sh"
 
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [[ -z ${RAY_AUTH_TOKEN:-} && ! -s $token ]]; then
-    mkdir -p "$(dirname "$token")"
+    mkdir -p -- "$(dirname -- "$token")"
     (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token")
     echo "start_head.sh: created a token, which every node needs: $token" >&2
 fi

@@ -11,11 +11,16 @@ from typing import Any
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.floats import as_trained
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.places import read_config
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import listed_folder, read_config
 from pipeline.errors import CheckpointError, InputError
+from pipeline.models.architecture import read_architecture
 from pipeline.models.meaning import Meaning, grouped, meanings_of, usual_group
+from pipeline.outside import reading
 from pipeline.store import Store
 from pipeline.store.fingerprint import digest_of
+
+_MOST_TRIED = 16  # checkpoints, of which one has a config that transformers reads
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ def _read(
 
     def attempt(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any] | str]:
         try:
-            return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
+            with reading(f"{checkpoint.uri}/config.json"):
+                return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 
@@ -130,10 +136,25 @@ def _config_of(
 
 
 def _source(kept: Mapping[Checkpoint, Meaning], former: Meaning | None) -> Checkpoint:
-    """Return the first checkpoint with the store's config, or else with the most common one."""
+    """Return the first checkpoint with the store's config, or else with the most common one.
+
+    The first of which transformers reads the file, if there is one: keys that are not compared may
+    keep it from that.
+    """
     commonest = Counter(map(id, kept.values())).most_common(1)[0][0]
     wanted = id(former) if former in kept.values() else commonest
-    return next(one for one, meaning in kept.items() if id(meaning) == wanted)
+    same = [one for one, meaning in kept.items() if id(meaning) == wanted]
+    return next(filter(_is_readable, same[:_MOST_TRIED]), same[0])
+
+
+def _is_readable(checkpoint: Checkpoint) -> bool:
+    """Return whether transformers reads a checkpoint's config.json; True for code of its own."""
+    try:
+        with reading(checkpoint.uri):
+            read_architecture(metadata_folder(listed_folder(checkpoint)))
+    except (CheckpointError, InputError) as error:
+        return "trust_remote_code" in str(error)
+    return True
 
 
 def _usual(meanings: Sequence[Meaning]) -> Meaning:

@@ -1,23 +1,34 @@
-"""Estimate of the cost of an analysis: nothing is written, and no weights are read."""
+"""Estimate of the cost of an analysis, and all its faults: no weights are read.
+
+Nothing is written but a probe of the store's place, which is removed again.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from rich.filesize import decimal
 
-from pipeline.analysis.plan import Group, Prepared, resolve
-from pipeline.analysis.survey import survey
+from pipeline.analysis.faults import Fault, Faults
+from pipeline.analysis.machine import (
+    device_faults,
+    machine_faults,
+    machine_notes,
+    product_fault,
+)
+from pipeline.analysis.plan import Group, Prepared
+from pipeline.analysis.preflight import FaultsOf, preflight
+from pipeline.analysis.survey import Survey
+from pipeline.analysis.weights import weight_bytes
 from pipeline.checkpoints import LeftOut
-from pipeline.checkpoints.contents import weight_parts
 from pipeline.checkpoints.left_out import in_lines
-from pipeline.checkpoints.places import listed_folder, place_of, remote_place_of
-from pipeline.config import Analysis
+from pipeline.checkpoints.places import remote_place_of
+from pipeline.config import Analysis, Workers
 from pipeline.engine.record import Pass, merge
-from pipeline.errors import CheckpointError
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.models.architecture import torch_dtype
@@ -28,6 +39,7 @@ from pipeline.store.trajectories import shards
 
 _OVERHEAD = 1.25  # time of a forward pass over that of its matrix products
 _SECONDS = 0.2  # duration of the timing of products
+_WIDEST = 2048  # of the products that are timed: wider ones are as fast, and take memory
 _CONTROL_FILES = 8  # versions, a lease, and where other tools begin
 
 
@@ -39,30 +51,40 @@ class Estimate:
     bytes_to_fetch: over the network; 0 for a local run. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures add to it where they
-    take longer. store_bytes, store_files: of the rows and of the trajectories, which hold the same
-    numbers; the bytes before compression. notes: see `pipeline.analysis.plan.Prepared`.
-    failed: the steps whose config.json is missing, truncated or another model's, with the reasons.
-    drawn_from: the token ids from which each random input draws, and the reason.
+    take longer; None where this machine lacks the workers' device. store_bytes, store_files: of the
+    rows and of the trajectories, which hold the same numbers; the bytes before compression. notes:
+    see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
+    the steps that cannot be computed, as their config.json or the headers of their weight files
+    show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
+    random input draws, and the reason. faults: everything that the analysis would refuse; the
+    amounts are then those of the groups without a fault, and 0 where none is left.
     """
 
-    checkpoints: int
-    masked: int
-    masked_steps: Mapping[int, str]
-    bytes_to_fetch: int
-    bytes_to_read: int
-    forward_passes: int
-    hours: float
-    store_bytes: int
-    store_files: int
+    checkpoints: int = 0
+    masked: int = 0
+    masked_steps: Mapping[int, str] = field(default_factory=dict)
+    bytes_to_fetch: int = 0
+    bytes_to_read: int = 0
+    forward_passes: int = 0
+    hours: float | None = None
+    store_bytes: int = 0
+    store_files: int = 0
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Yield the rows of a table for people: a name, and an amount with its unit."""
+        """Yield the rows of a table for people: a name, and an amount with its unit.
+
+        Those of costs are left out where a fault leaves nothing to compute.
+        """
         masked = f" ({self.masked} masked by the audit)" if self.masked else ""
         failed = f" ({len(self.failed)} cannot be computed)" if self.failed else ""
+        if not (self.checkpoints or self.masked or self.failed):
+            return
         yield "checkpoints", f"{self.checkpoints}{masked}{failed}"
         for line in in_lines(self.left_out):
             yield "left out", line
@@ -70,19 +92,57 @@ class Estimate:
             yield f"step {step:,}", f"is left out: {reason}"
         yield "to fetch", decimal(self.bytes_to_fetch)
         yield "to read", decimal(self.bytes_to_read)
+        if not self.store_files:
+            return
         yield "forward passes", str(self.forward_passes)
-        yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
+        if self.hours is not None:
+            yield "hours of computing", f"{self.hours:.2g}" if self.hours >= 0.01 else "under 0.01"
         files = f"{self.store_files:,} files"
         yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
 
 
-def dry_run(analysis: Analysis) -> Estimate:
-    """Estimate an analysis. Raises InputError for everything that the analysis would refuse."""
-    surveyed = survey(analysis)
-    prepared = resolve(analysis, surveyed)
-    count = len(prepared.checkpoints)
-    read = sum(_weight_bytes(prepared))
+def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimate:
+    """Estimate an analysis, and find everything that it would refuse. Reads no weights.
+
+    faults_of: see `pipeline.analysis.preflight`. Raises OSError where nothing is wrong but that a
+    storage does not answer.
+    """
+    tried = preflight(analysis, faults_of)
+    surveyed, prepared, faults = tried.surveyed, tried.prepared, tried.faults
+    costs: dict[str, Any] = {}
+    if prepared is not None:
+        costs = _costs(replace(prepared, failed=tried.failed), faults)
+    if error := faults.unreachable:
+        raise error
+    if surveyed is not None:
+        costs |= _reading(analysis, surveyed, tried.failed)
+    notes = prepared.notes if prepared else ()
+    return Estimate(
+        **costs,
+        notes=(*notes, *machine_notes(analysis.workers)),
+        failed=tried.failed,
+        faults=faults.found,
+    )
+
+
+def _reading(analysis: Analysis, surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
+    """Return what an estimate says of the checkpoints to read."""
+    read = [one for one in surveyed.checkpoints if one.step not in failed]
+    size = sum(weight_bytes(read))
+    return {
+        "checkpoints": len(read),
+        "masked": len(surveyed.masked),
+        "masked_steps": surveyed.masked,
+        "bytes_to_fetch": size if remote_place_of(analysis.checkpoints) else 0,
+        "bytes_to_read": size,
+        "left_out": surveyed.left_out,
+    }
+
+
+def _costs(prepared: Prepared, faults: Faults) -> dict[str, Any]:
+    """Return what an estimate says of computing and storing. Adds a fault of the device."""
+    workers = prepared.job.analysis.workers
     facts = next(iter(prepared.settings.values())).model
     forward_passes, products = 0, 0.0
     # Most checkpoints compute the same groups, and so the same passes: these are merged once.
@@ -91,24 +151,22 @@ def dry_run(analysis: Analysis) -> Estimate:
         forward_passes += checkpoints * len(passes)
         each = (_products(facts, prepared.inputs[one.input], one) for one in passes)
         products += checkpoints * sum(each)
-    speed = _products_per_second(analysis, facts.d_model) if products else 1.0
+    seconds = None
+    if not list(device_faults(workers)):  # else the machine that computes is another one
+        if fault := product_fault(workers):
+            faults.add(fault)
+        else:
+            speed = _products_per_second(workers, facts.d_model) if products else 1.0
+            seconds = _OVERHEAD * products / speed / workers.count
     sizes = [_size(prepared, group) for group in prepared.job.groups]
-    seconds = _OVERHEAD * products / speed / analysis.workers.count
-    return Estimate(
-        checkpoints=count,
-        masked=len(surveyed.masked),
-        masked_steps=surveyed.masked,
-        bytes_to_fetch=read if remote_place_of(analysis.checkpoints) else 0,
-        bytes_to_read=read,
-        forward_passes=forward_passes,
-        hours=seconds / 3600,
-        store_bytes=2 * sum(size.bytes for size in sizes),
-        store_files=_CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
-        left_out=surveyed.left_out,
-        notes=prepared.notes,
-        failed=prepared.failed,
-        drawn_from=prepared.drawn_from,
-    )
+    return {
+        "forward_passes": forward_passes,
+        "hours": None if seconds is None else seconds / 3600,
+        "store_bytes": 2 * sum(size.bytes for size in sizes),
+        "store_files": _CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
+        "undefined": prepared.undefined,
+        "drawn_from": prepared.drawn_from,
+    }
 
 
 def _groups_by_checkpoint(prepared: Prepared) -> Iterable[tuple[Group, ...]]:
@@ -126,18 +184,6 @@ def _passes(prepared: Prepared, groups: Iterable[Group]) -> list[Pass]:
     )
 
 
-def _weight_bytes(prepared: Prepared) -> list[int]:
-    """Return the bytes of each checkpoint's weights; 0 for those that are broken."""
-    place = place_of(prepared.checkpoints[0].uri)
-    sizes = []
-    for checkpoint in prepared.checkpoints:
-        try:
-            sizes.append(sum(part.size for part in weight_parts(place, listed_folder(checkpoint))))
-        except CheckpointError:
-            sizes.append(0)
-    return sizes
-
-
 def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
     """Return the multiplications and additions of one pass.
 
@@ -151,9 +197,9 @@ def _products(facts: ModelFacts, made: Input, pass_: Pass) -> float:
     return 2.0 * weights * sequences * length
 
 
-def _products_per_second(analysis: Analysis, d_model: int) -> float:
-    workers = analysis.workers
-    device = torch.device(workers.device if torch.cuda.is_available() else "cpu")
+def _products_per_second(workers: Workers, d_model: int) -> float:
+    device = torch.device(workers.device)
+    d_model = min(d_model, _WIDEST)
     # The product of the MLP, for 512 tokens: enough to reach the speed of large batches.
     left = torch.ones(512, d_model, dtype=torch_dtype(workers.dtype), device=device)
     right = torch.ones(d_model, 4 * d_model, dtype=left.dtype, device=device)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.analysis.faults import Fault, Faults, RefusedError
 from pipeline.checkpoints.foreign import is_converted, table_facts
 from pipeline.config import (
     ArrayInput,
@@ -20,12 +21,13 @@ from pipeline.config import (
     TextInput,
 )
 from pipeline.errors import InputError
-from pipeline.inputs import indirect_objects, matches, modular, repeats, text
+from pipeline.inputs import arrays, indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids
 from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
+from pipeline.outside import reading
 from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
@@ -43,12 +45,36 @@ STANDARD_INPUTS: dict[str, InputSpec] = {
     "table": TableInput(),
 }
 
+_MOST_TOKENS = 2**27  # of one input: 1 GiB, with every worker
+
 
 def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
     """Build one input for a model. Raises InputError where it does not fit the model."""
-    made = _made(name, spec, run_folder, model)
+    asked = _tokens_asked(spec)
+    if asked > _MOST_TOKENS:
+        raise InputError(
+            f"input {name!r}: asks for {asked:,} tokens, expected at most {_MOST_TOKENS:,}: make "
+            "fewer or shorter sequences"
+        )
+    # Tokenizers and tables come with the run, and libraries raise errors of any type for them.
+    with reading(f"input {name!r}", InputError, remedy="restore the files that it is made of"):
+        made = _made(name, spec, run_folder, model)
     _check_fits(made, model)
     return made
+
+
+def _tokens_asked(spec: InputSpec) -> int:
+    """Return about how many tokens an input is to have, from its configuration alone."""
+    match spec:
+        case TextInput() | ArrayInput():
+            return spec.sequences * spec.length
+        case RepeatedInput():
+            return spec.sequences * spec.block_length * spec.repeats
+        case MatchesInput():
+            return spec.sequences * spec.strings * 2 * (spec.longest + 1)
+        case TableInput():
+            return 3 * (spec.p or 0) ** 2
+    return spec.sequences
 
 
 def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
@@ -71,7 +97,14 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
 
 
 def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
-    tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    try:
+        tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
+    except InputError as error:
+        faults = Faults()
+        faults.add(Fault(f"inputs.{name}", str(error)))
+        with faults.gathered(f"inputs.{name}"):
+            text.read(Path(spec.path))  # only to tell its fault at once too
+        raise RefusedError(faults.found) from error
     ids = text.tokenise(Path(spec.path), tokenizer)
     attributes = {"full_stop_ids": text.full_stops(tokenizer)}
     tokens = _cut(ids, spec.sequences, spec.length, spec.path)
@@ -82,23 +115,18 @@ def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Inp
 
 def _array(name: str, spec: ArrayInput) -> Input:
     path = Path(spec.path)
-    try:
-        array = np.load(path) if path.suffix == ".npy" else np.fromfile(path, dtype=spec.dtype)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as token ids ({error})") from error
-    if array.dtype.kind not in "iu" or array.ndim not in (1, 2):
-        raise InputError(
-            f"{path}: holds {array.ndim}-d {array.dtype}, expected 1-d or 2-d integer token ids"
-        )
-    if array.ndim == 1:
-        return Input(name, spec.kind, _cut(array, spec.sequences, spec.length, spec.path))
-    rows, columns = array.shape
+    found = arrays.layout_of(path, spec.dtype)
+    if len(found.shape) == 1:
+        ids = arrays.first_ids(path, found, spec.sequences * spec.length)
+        return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
+    rows, columns = found.shape
     if rows < spec.sequences or columns < spec.length:
         raise InputError(
             f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
             f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
         )
-    return Input(name, spec.kind, array[: spec.sequences, : spec.length].astype(np.int64))
+    ids = arrays.first_ids(path, found, spec.sequences, spec.length)
+    return Input(name, spec.kind, ids)
 
 
 def _cut(

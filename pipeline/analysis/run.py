@@ -10,9 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
-from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, prepare, stored_references
+from pipeline.analysis.machine import machine_faults
+from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, stored_references
+from pipeline.analysis.preflight import FaultsOf, prepare, survey_or_refuse
 from pipeline.analysis.summary import NON_FINITE, Summary
-from pipeline.analysis.survey import Survey, survey
+from pipeline.analysis.survey import Survey
 from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Outcome, Worker
 from pipeline.checkpoints import Checkpoint
@@ -84,8 +86,8 @@ def analyze(
     store.
 
     progress(done, total, what) is called after each checkpoint. A checkpoint that fails is
-    recorded in the summary, and the others are computed. Raises InputError before anything is
-    written, also where another analysis owns the store.
+    recorded in the summary, and the others are computed. Raises InputError, with a line for each
+    fault, before anything is written; also where another analysis owns the store.
     """
     return carry_out(
         analysis, lambda prepared: nullcontext(Serial(prepared.job)), ProgressObserver(progress)
@@ -96,14 +98,17 @@ def carry_out(
     analysis: Analysis,
     executor: Callable[[Prepared], AbstractContextManager[Executor]],
     observer: Observer,
+    faults_of: FaultsOf = machine_faults,
 ) -> Summary:
-    """Survey a run, compute what the store lacks, and publish it. Raises InputError.
+    """Survey a run, compute what the store lacks, and publish it.
 
-    executor: returns a context manager of the executor that computes the checkpoints.
+    Raises InputError, with a line for each fault, before the executor starts. executor: returns a
+    context manager of the executor that computes the checkpoints. faults_of: of the place where it
+    computes them.
     """
-    surveyed = observer.stage("audit", lambda: survey(analysis))
+    surveyed = observer.stage("audit", lambda: survey_or_refuse(analysis, faults_of))
     observer.surveyed(surveyed)
-    prepared = observer.stage("prepare", lambda: prepare(analysis, surveyed))
+    prepared = observer.stage("prepare", lambda: prepare(analysis, surveyed, faults_of))
     observer.prepared(prepared)
     summary = Summary.of(prepared)
     with owned(prepared.job.store) as lease:

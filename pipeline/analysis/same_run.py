@@ -14,13 +14,15 @@ from pipeline.store import Store
 from pipeline.store.commits import Commit
 
 
-def check_same_run(store: Store, address: str, checkpoints: Sequence[Checkpoint]) -> None:
+def check_same_run(
+    store: Store, address: str, checkpoints: Sequence[Checkpoint], reading: bool = True
+) -> None:
     """Raise InputError where the run at a new address has other weights than the store's.
 
     A run may be copied, renamed or mounted elsewhere: it is known by its architecture and by the
     digests of its weights. At the address that the store knows, weights may change: they are
     computed again. Files on this machine whose digests are not known are read for it: they would be
-    read by the workers otherwise, and are remembered.
+    read by the workers otherwise, and are remembered. reading: False leaves them out.
     """
     if store.versions.newest_number() == 0:
         return
@@ -30,7 +32,7 @@ def check_same_run(store: Store, address: str, checkpoints: Sequence[Checkpoint]
     stored = _weights(snapshot.commits)
     common = [one for one in checkpoints if one.step in stored]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        digests = threads.map(_digest, common)
+        digests = threads.map(_digest if reading else _known_digest, common)
     for one, digest in zip(common, digests, strict=True):
         if digest and not any(digest.startswith(weights) for weights in stored[one.step]):
             raise InputError(
@@ -46,6 +48,10 @@ def _weights(commits: Iterable[Commit]) -> dict[int, set[str]]:
     for commit in commits:
         found.setdefault(commit.step, set()).add(commit.weights)
     return found
+
+
+def _known_digest(checkpoint: Checkpoint) -> str | None:
+    return checkpoint.digest
 
 
 def _digest(checkpoint: Checkpoint) -> str | None:

@@ -7,6 +7,7 @@ from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.checkpoints.left_out import in_short
+from pipeline.redaction import redacted
 
 NON_FINITE = "non-finite: "  # the audit's name of this kind of fault
 
@@ -59,7 +60,7 @@ class Summary:
         elif isinstance(result, NonFiniteError):
             self.masked[step] = f"{NON_FINITE}{result}"
         else:
-            self.failed[step] = str(result)
+            self.failed[step] = redacted(str(result))
 
     def _add(self, outcome: Outcome) -> None:
         if outcome.computed:  # empty where all rows turned out to be present

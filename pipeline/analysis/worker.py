@@ -35,6 +35,7 @@ from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
+from pipeline.outside import reading
 from pipeline.schema import Values
 from pipeline.store import Row
 from pipeline.store import non_finite as non_finite_store
@@ -106,7 +107,7 @@ class Worker:
             group.name: group.measure.passes(self._settings[group.name]) for group in job.groups
         }
         cache = job.analysis.cache
-        self._copies = Copies(cache.checkpoints, cache.bytes)
+        self._copies = Copies(cache.checkpoints, cache.bytes, self._resident.most_bytes)
         self._non_finite = non_finite_store.known_weights(self._store)
         self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
         self._written_for: int | None = None
@@ -125,7 +126,7 @@ class Worker:
         groups = self.job.needing_reference()
         found = {}
         with self._computing, torch.inference_mode():
-            self._resident.swap(weights, checkpoint.uri)
+            self._swap(weights, checkpoint)
             records = self._records(groups)
             for group in groups:
                 context = self._context(group, records)
@@ -169,7 +170,7 @@ class Worker:
         with self._computing, torch.inference_mode():
             # The setting of torch is per thread, and this one may not be that of `__init__`.
             torch.set_num_threads(self.job.analysis.workers.threads)
-            self._resident.swap(weights, checkpoint.uri)
+            self._swap(weights, checkpoint)
             del weights  # the other thread may now read the next checkpoint into memory
             started = time.perf_counter()
             idle = started - self._free_since
@@ -190,14 +191,19 @@ class Worker:
         Raises CheckpointError. Weights that are not finite are recorded in the store, and returned
         only where the audit is off.
         """
-        weights = copy.read(read_weights)
-        used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
+        with reading(copy.checkpoint.uri, passing=TRANSIENT):
+            weights = copy.read(read_weights)
+            used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
         if found := non_finite(used):
             digest, why = str(copy.checkpoint.digest), why_non_finite(found)
             non_finite_store.keep_weights(self._store, digest, why)
             self._non_finite[digest] = why
             self._leave_out_if_known(digest)
         return weights
+
+    def _swap(self, weights: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> None:
+        with reading(checkpoint.uri, passing=TRANSIENT):
+            self._resident.swap(weights, checkpoint.uri)
 
     def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
         """Return the groups whose committed row is not of these weights."""

@@ -14,10 +14,15 @@ from pipeline.auditing.trend import Outlier, distances_between, off_trend
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import QuantisedError
+from pipeline.checkpoints.places import remote_place_of
 from pipeline.errors import CheckpointError
+from pipeline.outside import reading
 from pipeline.progress import Progress
 
 Outliers = Sequence[Outlier]
+
+_LARGE = 10**9  # bytes of a checkpoint that is not read if its tensors are not its config's
+_MOST_TIMES = 16  # the median size of a run's checkpoints
 
 _COPIES = ("byte-identical", "final-weights", "foreign-shard")
 
@@ -29,7 +34,9 @@ def deep_faults(
 
     evidence: of all checkpoints whose weights can be read. faults: found in the metadata.
     """
-    sketches, unreadable = _sketches(evidence, progress)
+    misfits = {fault.step for fault in faults if fault.kind == "shape-mismatch"}
+    readable = [one for one in evidence if one.step not in misfits or _size(one) < _LARGE]
+    sketches, unreadable = _sketches(readable, progress)
     told = {(fault.step, fault.kind) for fault in faults}
     unreadable = [fault for fault in unreadable if (fault.step, fault.kind) not in told]
     known = [*faults, *unreadable, *_bad_numbers(sketches)]
@@ -41,7 +48,7 @@ def _sketches(
 ) -> tuple[dict[int, Sketch], list[Fault]]:
     sketches: dict[int, Sketch] = {}
     unreadable = []
-    copies = Copies()
+    copies = Copies(largest=_largest(evidence))
     with ThreadPoolExecutor(2) as threads:  # one checkpoint is fetched while another is sketched
         results = threads.map(lambda one: _attempt(one, copies), evidence)
         for done, (one, result) in enumerate(zip(evidence, results, strict=True), start=1):
@@ -53,9 +60,25 @@ def _sketches(
     return sketches, unreadable
 
 
+def _largest(evidence: Sequence[Evidence]) -> int:
+    """Return the most bytes of a checkpoint that is read, from the sizes of all of a run.
+
+    Without a config no other bound is known; a file of any length may have a sound header.
+    """
+    sizes = sorted(map(_size, evidence))
+    return _MOST_TIMES * sizes[(len(sizes) - 1) // 2] if sizes else 0
+
+
+def _size(one: Evidence) -> int:
+    return sum(part.size for part in one.parts)
+
+
 def _attempt(one: Evidence, copies: Copies) -> Sketch | Fault:
+    # Errors of a remote place concern the whole audit; of files on this machine, one checkpoint.
+    passing = (OSError,) if remote_place_of(one.folder.uri) else ()
     try:
-        return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
+        with reading(one.folder.uri, passing=passing):
+            return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
     except QuantisedError as error:
         return Fault(one.step, "quantised", str(error))
     except CheckpointError as error:

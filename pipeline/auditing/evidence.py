@@ -19,6 +19,7 @@ from pipeline.checkpoints.files import REFUSAL
 from pipeline.checkpoints.listing import SIDE_BY_SIDE, Found
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
+from pipeline.outside import opened, reading
 
 # Samples are spread over the file, because training changes all of it; 16 pages are read in
 # milliseconds. Equal samples lead to a comparison of the whole files.
@@ -57,7 +58,8 @@ def _of(place: Place, step: int, folder: Folder) -> Evidence:
     faults = []
     config = None
     try:
-        config = config_of(place, folder)
+        with reading(f"{folder.uri}/config.json", InputError):
+            config = config_of(place, folder)
     except InputError as error:
         absent = "config.json" not in folder.files
         kind = "missing-file" if absent else "unreadable-file"
@@ -70,7 +72,8 @@ def _parts(
     place: Place, step: int, folder: Folder
 ) -> tuple[tuple[StoredFile, ...], tuple[Fault, ...]]:
     try:
-        main, names = part_names(place, folder)
+        with reading(folder.uri):
+            main, names = part_names(place, folder)
     except CheckpointError as error:
         has_file = any(name.endswith((".index.json", REFUSAL)) for name in folder.files)
         kind = "unreadable-file" if has_file else "missing-file"
@@ -115,11 +118,11 @@ def _samples(file: Path, size: int) -> str | None:
     digest = hashlib.sha256(f"samples {size}".encode())
     last = max(size - _SAMPLE, 0)
     try:
-        with file.open("rb") as stream:
+        with opened(file, CheckpointError) as stream:
             for number in range(_SAMPLES):
                 # From the first to the last bytes of the file, evenly.
                 stream.seek(last * number // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE))
-    except OSError:
+    except (CheckpointError, OSError):
         return None
     return digest.hexdigest()

@@ -35,6 +35,15 @@ MASKED = frozenset(
 )  # fmt: skip
 
 
+# Reading such a checkpoint fails, as its listing, config or headers show.
+UNREADABLE = frozenset(
+    {
+        "missing-file", "empty-file", "truncated-file", "unreadable-file", "quantised",
+        "shape-mismatch",
+    }
+)  # fmt: skip
+
+
 @dataclass(frozen=True, order=True)
 class Fault:
     """One fault: the step, the kind (a key of `KINDS`), and a sentence of details."""

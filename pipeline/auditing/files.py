@@ -21,6 +21,7 @@ from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.fit import check_shapes
 from pipeline.models.meaning import grouped, meanings_of, usual_group
+from pipeline.outside import reading
 
 _START = 2**16  # bytes; most headers are shorter
 _LENGTH = 8  # bytes at the start of a safetensors file that hold the length of its header
@@ -75,22 +76,27 @@ def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object,
 
 def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
     try:
-        if part.size == 0:
-            return Looked(kind="empty-file", detail="it has no bytes")
-        read = _reader(place, one, part)
-        start = read(0, min(part.size, _START))
-        if found := placeholder_of(start):
-            return Looked(kind="unreadable-file", detail=found)
-        if not start.strip(b"\0"):
-            return Looked(kind="empty-file", detail="it holds zeros where its header should be")
-        if part.name.endswith(".safetensors"):
-            return _look_at_header(read, part)
-        # torch.save writes a zip file, and before torch 1.6 a bare pickle (opcode PROTO, 0x80).
-        if start[:2] != b"PK" and start[:1] != b"\x80":
-            return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
-        cut_off = is_cut_off(place, one.folder, part)
+        with reading(f"{one.folder.uri}/{part.name}", passing=(OSError,)):
+            return _looked(place, one, part)
     except (OSError, CheckpointError) as error:
         return Looked(kind="unreadable-file", detail=str(error))
+
+
+def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
+    if part.size == 0:
+        return Looked(kind="empty-file", detail="it has no bytes")
+    read = _reader(place, one, part)
+    start = read(0, min(part.size, _START))
+    if found := placeholder_of(start):
+        return Looked(kind="unreadable-file", detail=found)
+    if not start.strip(b"\0"):
+        return Looked(kind="empty-file", detail="it holds zeros where its header should be")
+    if part.name.endswith(".safetensors"):
+        return _look_at_header(read, part)
+    # torch.save writes a zip file, and before torch 1.6 a bare pickle (opcode PROTO, 0x80).
+    if start[:2] != b"PK" and start[:1] != b"\x80":
+        return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
+    cut_off = is_cut_off(place, one.folder, part)
     return Looked(kind="truncated-file", detail="its end is missing") if cut_off else Looked()
 
 
@@ -117,7 +123,7 @@ def _beginning(read: Callable[[int, int], bytes], part: StoredFile) -> bytes:
 
 def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Looked:
     try:
-        header = read_header(read)
+        header = read_header(read, part.size)
     except EOFError as error:
         return Looked(kind="truncated-file", detail=str(error))
     except ValueError as error:
@@ -160,7 +166,8 @@ def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
     dtypes = {name: facts.dtype for name, facts in tensors.items()}
     try:
         folder = metadata_folder(one.folder)
-        check_shapes(folder, shapes, "the checkpoint", dtypes, one.config)
+        with reading(f"{one.folder.uri}/config.json", passing=()):
+            check_shapes(folder, shapes, "the checkpoint", dtypes, one.config)
     except QuantisedError as error:
         return "quantised", str(error)
     except CheckpointError as error:

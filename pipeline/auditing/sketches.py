@@ -11,9 +11,11 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float
@@ -57,8 +59,10 @@ def sketch_of(checkpoint: Checkpoint, copies: Copies) -> Sketch:
     with copies.of(checkpoint) as copy:
         digest = copy.checkpoint.digest
         found = recall("sketches", f"{_VERSION} {digest}")
-        if found is not None:
-            return _unpacked(found)
+        # An entry that was damaged on disk is made again.
+        with suppress(ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
+            if found is not None:
+                return _unpacked(found)
         weights = copy.read(read_weights)
         digest = copy.checkpoint.digest  # of the bytes that were read
         sketch = _sketch(weights, _files_of_tensors(copy.folder))

@@ -1,6 +1,5 @@
 """The contents of a checkpoint according to its listing and small files, for any storage."""
 
-import json
 import threading
 from collections.abc import Collection
 from functools import partial
@@ -8,19 +7,19 @@ from typing import Any
 
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.digests import combined
-from pipeline.checkpoints.files import is_index, main_file, shard_names
+from pipeline.checkpoints.files import files_of_tensors, is_index, main_file, shard_names
 from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.layouts import ADAPTER, layout_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.outside import is_whole, json_object, largest, parsed_json, reading, refuse_larger
 
 # Keys that differ between configs of equal models.
 _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
-_DEEPEST = 64  # levels of a config.json: deeper ones would exceed the recursion limit elsewhere
-_LARGEST_CONFIG = 32 * 2**20  # bytes; larger files are not read into memory
-_MOST_TOKENS = 2**63  # stores hold the count as int64
+# Keys whose numbers may be infinite: the bounds of time steps in the configs of Mamba 2.
+MAY_BE_INFINITE = ("time_step_limit",)
 
 # Threads that need the same content at once request it once. A fixed number of locks is shared by
 # all identities, since one lock for each would have to be removed again.
@@ -55,19 +54,26 @@ def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
 def tensors_by_part(place: Place, folder: Folder) -> dict[str, str]:
     """Return the file of each tensor of a sharded checkpoint; {} for a checkpoint of one file."""
     main = main_file(folder.uri, folder.files)
-    return json.loads(read_small(place, folder, main))["weight_map"] if is_index(main) else {}
+    if not is_index(main):
+        return {}
+    return files_of_tensors(f"{folder.uri}/{main}", read_small(place, folder, main))
 
 
 def known_digest(place: Place, folder: Folder) -> str | None:
     """Return the digest of a checkpoint's weights; None if they would have to be read for it."""
     try:
-        return combined((part.name, part.sha256) for part in weight_parts(place, folder))
+        with reading(folder.uri):
+            return combined((part.name, part.sha256) for part in weight_parts(place, folder))
     except CheckpointError:
         return None
 
 
 def read_small(place: Place, folder: Folder, name: str) -> bytes:
-    """Return the content of a small file, from the cache if its identity determines it."""
+    """Return the content of a small file, from the cache if its identity determines it.
+
+    Raises CheckpointError for one that is larger than such files are.
+    """
+    refuse_larger(f"{folder.uri}/{name}", folder.files[name].size, CheckpointError, largest(name))
     identity = folder.files[name].identity
     if identity is None:
         return place.read(folder.uri, name)
@@ -102,26 +108,17 @@ def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     path = f"{folder.uri}/config.json"
     if "config.json" not in folder.files:
         raise InputError(_no_config(path, folder.files))
-    if (size := folder.files["config.json"].size) > _LARGEST_CONFIG:
-        raise InputError(f"{path}: has {size} bytes, which no config has: restore it")
-    content = b""
     try:
         content = read_small(place, folder, "config.json")
-        config = json.loads(content)
     except CheckpointError as error:
         raise InputError(str(error)) from error
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"{path}: cannot be read ({reason}): restore the config") from error
-    except (ValueError, RecursionError) as error:
-        wrong = placeholder_of(content) or "is not valid JSON: restore the checkpoint's config"
-        raise InputError(f"{path}: {wrong}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: holds no JSON object: restore the checkpoint's config")
-    if not _is_shallow(config):
-        raise InputError(
-            f"{path}: is nested more than {_DEEPEST} levels deep: restore the checkpoint's config"
-        )
+    if found := placeholder_of(content):
+        raise InputError(f"{path}: {found}")
+    remedy = "restore the checkpoint's config"
+    config = json_object(content, path, InputError, MAY_BE_INFINITE, remedy)
     return {key: value for key, value in config.items() if key not in _VOLATILE}
 
 
@@ -131,26 +128,19 @@ def _no_config(path: str, names: Collection[str]) -> str:
     return f"{path}: is missing: every checkpoint needs its config.json"
 
 
-def _is_shallow(value: Any, levels: int = _DEEPEST) -> bool:
-    if not isinstance(value, dict | list):
-        return True
-    inside = value.values() if isinstance(value, dict) else value
-    return levels > 0 and all(_is_shallow(one, levels - 1) for one in inside)
-
-
 def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
     """Return the number of training tokens that a Trainer counted; None if it did not."""
     if "trainer_state.json" not in folder.files:
         return None
     try:
-        state = json.loads(read_small(place, folder, "trainer_state.json"))
-        tokens = int(state.get("num_input_tokens_seen", 0))
-    except (
-        ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError,
-        CheckpointError,
-    ):  # fmt: skip
+        # Losses and norms that a Trainer logged may well be NaN.
+        state = parsed_json(read_small(place, folder, "trainer_state.json"), finite=False)
+    except (ValueError, OSError, CheckpointError):
         return None
-    return tokens if 0 < tokens < _MOST_TOKENS else None
+    tokens = state.get("num_input_tokens_seen") if isinstance(state, dict) else None
+    if isinstance(tokens, float) and tokens.is_integer():
+        tokens = int(tokens)
+    return tokens if is_whole(tokens, least=1) else None
 
 
 def lack(place: Place, folder: Folder, by_listing: bool = False) -> str:
@@ -159,16 +149,21 @@ def lack(place: Place, folder: Folder, by_listing: bool = False) -> str:
     by_listing: check for absent files only, without reading the ends of weight files.
     """
     try:
-        _, names = part_names(place, folder)
-        for number, name in enumerate(names, start=1):
-            if name not in folder.files:
-                return f"shard {number} of {len(names)} is missing ({name})"
-            if not by_listing and _is_short(place, folder, folder.files[name]):
-                return f"{name} is cut off"
+        with reading(folder.uri):
+            return _first_lack(place, folder, by_listing)
     except CheckpointError as error:
         return "no weights yet" if _has_no_weights(folder) else str(error)
     except OSError as error:
         return f"it cannot be read ({error.strerror or error})"
+
+
+def _first_lack(place: Place, folder: Folder, by_listing: bool) -> str:
+    _, names = part_names(place, folder)
+    for number, name in enumerate(names, start=1):
+        if name not in folder.files:
+            return f"shard {number} of {len(names)} is missing ({name})"
+        if not by_listing and _is_short(place, folder, folder.files[name]):
+            return f"{name} is cut off"
     return "" if "config.json" in folder.files else "no config.json yet"
 
 
@@ -200,7 +195,7 @@ def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
     read = partial(place.read, folder.uri, part.name)
     if part.name.endswith(".safetensors"):
         try:
-            return part.size < read_header(read).size
+            return part.size < read_header(read, part.size).size
         except (ValueError, EOFError):
             return True
     if part.size == 0:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.checkpoints.stated_sizes import refuse_misstated
 from pipeline.checkpoints.stored import known_sha256, remember_sha256
 from pipeline.errors import ChangedError
 
@@ -44,11 +45,13 @@ def combined(digests: Iterable[tuple[str, str | None]]) -> str | None:
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a local file, from the cache if its state is known.
 
-    Raises ChangedError for a file that is written to meanwhile.
+    Raises ChangedError for a file that is written to meanwhile, CheckpointError for one that is
+    not as long as it says.
     """
     state = local_state(file)
     digest = known_sha256(state)
     if digest is None:
+        refuse_misstated(file)  # a damaged file may be of any length
         _await_next_tick(file)
         digest = read_sha256(file)
         if local_state(file) != state:

@@ -32,6 +32,7 @@ from pipeline.checkpoints.files import is_index, main_file, weight_files
 from pipeline.checkpoints.places import folder_of, remote_place_of
 from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.outside import reading
 
 Content = TypeVar("Content")
 
@@ -39,6 +40,7 @@ _LOCK = "in-use"
 # Locks that are held until the process ends. The references keep them from being collected, which
 # would release them.
 _claims: list[BaseFileLock] = []
+_TRANSIENT = (OSError, MemoryError)  # errors after which the checkpoint is tried again
 _TRIES = 3
 _WAITS = (0.2, 1.0, 0.0)  # seconds after each attempt to read files that are being written
 
@@ -47,12 +49,16 @@ class Copies:
     """The fetched checkpoints of one worker: at most `most` of them, with `most_bytes` of weights
     in total (None: no limit), at a time.
 
+    largest: bytes of a checkpoint; a damaged one that has more is not read (None: no limit).
+
     They are kept in a folder of the worker's own within the cache folder (`ONTOGENY_CACHE`); the
     folder of a killed worker is removed by the next one.
     """
 
-    def __init__(self, most: int = 2, most_bytes: int | None = None) -> None:
-        self._most, self._most_bytes = most, most_bytes
+    def __init__(
+        self, most: int = 2, most_bytes: int | None = None, largest: int | None = None
+    ) -> None:
+        self._most, self._most_bytes, self._largest = most, most_bytes, largest
         self._held: dict[Path, int] = {}
         self._changed = threading.Condition()
         self._own: Path | None = None
@@ -64,7 +70,7 @@ class Copies:
         Errors about its files are raised as CheckpointError with the checkpoint's address.
         """
         place = remote_place_of(checkpoint.uri)
-        copy = Local(checkpoint) if place is None else Fetched(checkpoint, place, self)
+        copy = Local(checkpoint, self) if place is None else Fetched(checkpoint, place, self)
         try:
             yield copy
         except CheckpointError as error:  # type(error), since callers handle subclasses differently
@@ -73,6 +79,14 @@ class Copies:
             raise CheckpointError(copy.restated(str(error))) from error
         finally:
             copy.release()
+
+    def refuse_larger(self, size: int, uri: str) -> None:
+        """Raise CheckpointError for a checkpoint of more bytes than its model can have."""
+        if self._largest is not None and size > self._largest:
+            raise CheckpointError(
+                f"{uri}: its weights have {size:,} bytes, expected at most {self._largest:,} "
+                "by its config.json or the run's other checkpoints: restore it"
+            )
 
     def make_room(self, size: int, uri: str) -> Path:
         """Return a new empty folder as soon as there is room for a checkpoint of `size` bytes.
@@ -111,8 +125,8 @@ class Copies:
 class Local:
     """A checkpoint in a local folder."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        self._checkpoint, self._copies = checkpoint, copies
         self._digest: str | None = None
         self._digested: list[str] | None = None  # the state of the files that the digest is of
 
@@ -148,8 +162,9 @@ class Local:
         for wait in _WAITS:
             before = self._state()
             try:
-                self._take_digest(before)
-                content = reader(self.folder)
+                with reading(self._checkpoint.uri, passing=_TRANSIENT):
+                    self._take_digest(before)
+                    content = reader(self.folder)
             except (CheckpointError, OSError):
                 if self._state() == before:
                     raise
@@ -172,7 +187,9 @@ class Local:
     def _take_digest(self, state: list[str] | None) -> None:
         """Compute the digest of the files, unless it is that of this state already."""
         if state is None or state != self._digested:
-            self._digest = digest_of_files(weight_files(self.folder))
+            files = weight_files(self.folder)
+            self._copies.refuse_larger(sum(file.stat().st_size for file in files), str(self.folder))
+            self._digest = digest_of_files(files)
             self._digested = state
 
     def _state(self) -> list[str] | None:
@@ -223,7 +240,9 @@ class Fetched:
 
     def read(self, reader: Callable[[Path], Content]) -> Content:
         """Return `reader(folder)`."""
-        return reader(self.folder)
+        folder = self.folder
+        with reading(self._checkpoint.uri, passing=_TRANSIENT):
+            return reader(folder)
 
     def restated(self, message: str) -> str:
         """Return a message with the checkpoint's address in place of the copy's path."""
@@ -258,6 +277,7 @@ class Fetched:
             raise CheckpointError(_gone(remote.uri))
         parts = weight_parts(self._place, remote)
         size = sum(part.size for part in parts)
+        self._copies.refuse_larger(size, remote.uri)
         target = self._folder = self._copies.make_room(size, remote.uri)
         main = main_file(remote.uri, remote.files)
         if is_index(main):

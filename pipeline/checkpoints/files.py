@@ -1,13 +1,13 @@
 """Find the files of a checkpoint's folder that hold its weights."""
 
-import json
-from collections.abc import Collection, Iterable
-from pathlib import Path, PurePosixPath
-from typing import Any
+import os
+from collections.abc import Collection
+from pathlib import Path
 
 from pipeline.checkpoints.layouts import contents_of
 from pipeline.checkpoints.placeholders import placeholder_of
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, first_line
+from pipeline.outside import content_of, parsed_json
 
 # In order of preference: reading safetensors cannot run code.
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -29,10 +29,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     if main in _WHOLE:
         return [inside_run(folder / main)]
     index = inside_run(folder / main)
-    try:
-        content = index.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{index}: cannot be read ({error.strerror}): restore it") from error
+    content = content_of(index, CheckpointError)
     shards = [folder / name for name in shard_names(str(index), content)]
     for shard in shards:
         if not shard.is_file():
@@ -50,7 +47,8 @@ def main_file(place: str, names: Collection[str]) -> str:
             if name in names:
                 return name
     if REFUSAL in names and "://" not in place:
-        raise CheckpointError((Path(place) / REFUSAL).read_text(encoding="utf-8"))
+        reason = content_of(Path(place) / REFUSAL, CheckpointError)
+        raise CheckpointError(reason.decode(errors="replace"))
     raise CheckpointError(
         f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}; "
         f"{contents_of(place, names)}"
@@ -68,11 +66,7 @@ def shard_names(place: str, index: bytes) -> list[str]:
     Raises CheckpointError, naming the place, if it is no index, or if a name is a path, which could
     lead out of the checkpoint's folder.
     """
-    try:
-        names = _distinct(json.loads(index)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        wrong = placeholder_of(index) or "is no index of weight shards: restore it"
-        raise CheckpointError(f"{place}: {wrong}") from error
+    names = sorted(set(files_of_tensors(place, index).values()))
     if not names:
         raise CheckpointError(f"{place}: names no weight shards: restore it")
     for name in names:
@@ -83,15 +77,26 @@ def shard_names(place: str, index: bytes) -> list[str]:
     return names
 
 
-def _distinct(names: Iterable[Any]) -> list[str]:
-    return sorted({str(name) for name in names})
+def files_of_tensors(place: str, index: bytes) -> dict[str, str]:
+    """Return the shard of each tensor in an index file's content.
+
+    Raises CheckpointError, naming the place, if it is no index.
+    """
+    reason = "its weight_map names no file for each tensor"
+    try:
+        found = parsed_json(index)["weight_map"]
+        if isinstance(found, dict) and all(isinstance(name, str) for name in found.values()):
+            return found
+    except (ValueError, LookupError, TypeError) as error:
+        reason = first_line(error)
+    wrong = placeholder_of(index) or f"is no index of weight shards ({reason}): restore it"
+    raise CheckpointError(f"{place}: {wrong}")
 
 
 def is_plain_name(name: str) -> bool:
     """Return whether an untrusted name is the name of a file, and not a path or a hidden file."""
-    hidden = name.startswith(".") or "\0" in name or "\\" in name
-    parts = PurePosixPath(name).parts
-    return bool(name) and not hidden and "/" not in name and parts == (name,)
+    hidden = name.startswith(".") or "\0" in name
+    return bool(name) and not hidden and "/" not in name and "\\" not in name
 
 
 def inside_run(path: Path) -> Path:
@@ -100,8 +105,8 @@ def inside_run(path: Path) -> Path:
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
     which save space, are allowed.
     """
-    run = path.parent.parent.resolve()
-    target = path.resolve()
+    # realpath, since `resolve` raises an error of its own for links in a circle.
+    run, target = (Path(os.path.realpath(one)) for one in (path.parent.parent, path))
     if not target.is_relative_to(run):
         raise CheckpointError(
             f"{path}: is a link that leads out of the run, to {target}: put the file itself there"

@@ -35,11 +35,15 @@ from pipeline.checkpoints.pickled import (
     step_in_name,
     unknown_format,
 )
-from pipeline.errors import CheckpointError, InputError
+from pipeline.errors import CheckpointError, InputError, first_line
+from pipeline.outside import content_of, parsed_json, reading
 from pipeline.writing import whole_folder
 
 TABLE_FILE = "ontogeny-table.json"
 _NOTES_FILE = "ontogeny-notes.json"
+
+# bytes: the pairs of a table of 2,000 residues, and the losses of a million steps
+_LARGEST_FACTS = 64 * 2**20
 
 _VERSION = 2  # raised when the conversion changes
 
@@ -95,7 +99,10 @@ def table_facts(folder: str | Path) -> dict[str, Any]:
     `train_pairs`: the rows a * p + b that were trained on, if a file lists them. `train_losses`:
     the losses (nats) on them that the files recorded, by step.
     """
-    return _read(folder, TABLE_FILE) or {}
+    facts = _read(folder, TABLE_FILE) or {}
+    if not isinstance(facts, dict):
+        raise InputError(f"{Path(folder) / TABLE_FILE}: holds no JSON object: remove it")
+    return facts
 
 
 def is_converted(folder: str | Path) -> bool:
@@ -105,14 +112,20 @@ def is_converted(folder: str | Path) -> bool:
 
 def conversion_notes(folder: str | Path) -> list[str]:
     """Return sentences on what was left out of a converted run, and on what was assumed of it."""
-    return _read(folder, _NOTES_FILE) or []
+    notes = _read(folder, _NOTES_FILE) or []
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _read(folder: str | Path, name: str) -> Any:
-    try:
-        return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
-    except OSError:
+    file = Path(folder) / name
+    if not file.is_file():
         return None
+    try:
+        return parsed_json(content_of(file, InputError, _LARGEST_FACTS), finite=False)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file}: is not valid JSON ({first_line(error)}): remove it") from error
 
 
 def _foreign_files(path: Path) -> list[Path]:
@@ -249,8 +262,9 @@ def _converted(state: State, config: Mapping[str, Any], given: Given) -> transfo
         raise unknown_format(state.place, state.tensors)
     convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
     try:
-        refuse_unreadable(state.tensors, state.place)
-        return convert(state.tensors, config, given)
+        with reading(state.place, InputError, passing=()):
+            refuse_unreadable(state.tensors, state.place)
+            return convert(state.tensors, config, given)
     except (CheckpointError, InputError) as error:
         message = str(error)
         said = message if message.startswith(state.place) else f"{state.place}: {message}"

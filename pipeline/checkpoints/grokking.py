@@ -14,6 +14,7 @@ from pipeline.checkpoints import hooked_config
 from pipeline.checkpoints.shapes import require, sizes_of
 from pipeline.checkpoints.transformerlens import Converted, Weights
 from pipeline.errors import InputError
+from pipeline.outside import is_whole
 
 _LAYER = "blocks.{}."
 _ACT_TYPES = {"ReLU": "relu", "GeLU": "gelu"}
@@ -152,13 +153,15 @@ def _layer(state: Mapping[str, Tensor], layer: int) -> Weights:
 
 def table(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the table and split in a file's config, as keys of a table input."""
-    said = {"operation": OPERATIONS.get(config.get("fn_name", ""))}
-    if "frac_train" in config:  # without it, `seed` may be that of another library's model
+    name, share = config.get("fn_name"), config.get("frac_train")
+    said: dict[str, Any] = {"operation": OPERATIONS.get(name) if isinstance(name, str) else None}
+    # Without the share, `seed` may be that of another library's model.
+    if isinstance(share, float) and 0 < share < 1:
         said |= {
-            "p": config.get("p"),
-            "train_share": config["frac_train"],
-            "split_seed": config.get("seed"),
+            key: config.get(theirs) if is_whole(config.get(theirs)) else None
+            for key, theirs in (("p", "p"), ("split_seed", "seed"))
         }
+        said["train_share"] = share
     known = {key: value for key, value in said.items() if value is not None}
     # The authors' code splits by `random.seed(seed)` and a shuffle of all pairs in row-major order.
     return known | ({"split_generator": "random"} if "split_seed" in known else {})

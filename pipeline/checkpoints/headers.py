@@ -5,16 +5,25 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 0 without gaps. A few kilobytes thus describe a file of gigabytes in any storage.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_LARGEST = 100_000_000  # the format's own limit for its header
+from pipeline.errors import first_line
+from pipeline.outside import is_whole, parsed_json
+
+_LARGEST = 16 * 2**20  # bytes; some 200,000 tensors. The format allows 100 MB
 _PREFIX = 8
 _MOST_IN_A_BYTE = 8  # numbers: no dtype has less than one bit
 _FIRST_READ = 2**16  # bytes; most headers are shorter, and take a single request
+
+# Bits of a number of each dtype. Others, of later versions of the format, are not compared.
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16,
+    "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,11 @@ class Header:
     size: int
 
 
-def read_header(read: Callable[[int, int], bytes]) -> Header:
+def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> Header:
     """Return the header of a file whose bytes are read by `read(start, stop)`.
 
-    Raises EOFError if the file ends within its header, ValueError if it has another format.
+    size: of the file, if it is known: a header that does not fit into it is not read. Raises
+    EOFError if the file ends within its header, ValueError if it has another format.
     """
     first = read(0, _FIRST_READ)
     if len(first) < _PREFIX:
@@ -45,6 +55,8 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
     if not 2 <= length <= _LARGEST:
         raise ValueError(f"it begins with a header length of {length}")
     stop = _PREFIX + length
+    if size is not None and stop > size:
+        raise EOFError(f"its header of {length} bytes is cut off")
     if stop > len(first):
         first += read(len(first), stop)
     if len(first) < stop:
@@ -54,24 +66,43 @@ def read_header(read: Callable[[int, int], bytes]) -> Header:
 
 def _parsed(text: bytes) -> Header:
     try:
-        content = json.loads(text)
+        content = parsed_json(text)
         content.pop("__metadata__", None)  # free text; all other keys are tensors
-        tensors = {name: _facts(facts) for name, facts in content.items()}
-        end = max((int(facts["data_offsets"][1]) for facts in content.values()), default=0)
+        tensors = {name: _facts(name, facts) for name, facts in content.items()}
+        end = _end_of_data(facts["data_offsets"] for facts in content.values())
     except (
-        ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError,
-        ArithmeticError,
+        ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     ) as error:  # fmt: skip
-        raise ValueError("its header is not what safetensors writes") from error
+        raise ValueError(
+            f"its header is not what safetensors writes ({first_line(error)[:200]})"
+        ) from error
     return Header(tensors, _PREFIX + len(text) + end)
 
 
-def _facts(facts: Any) -> TensorFacts:
-    """Return dtype and shape of one tensor. Raises ValueError if its bytes are too few for them."""
+def _facts(name: str, facts: Any) -> TensorFacts:
+    """Return dtype and shape of one tensor. Raises ValueError if its bytes are not those of it."""
     shape, (start, stop) = facts["shape"], facts["data_offsets"]
     # Tensors of these shapes are built later: a damaged header must not exhaust memory or overflow.
-    if not all(type(size) is int and 0 <= size < 2**63 for size in (*shape, start, stop)):
-        raise ValueError("a size that is no count")
-    if math.prod(shape) > _MOST_IN_A_BYTE * (stop - start):
-        raise ValueError("a shape that is larger than the data")
-    return TensorFacts(str(facts["dtype"]), tuple(shape))
+    if not isinstance(shape, list) or not all(is_whole(size) for size in (*shape, start, stop)):
+        raise ValueError(f"{name!r} has a size that is no count")
+    dtype, count = facts["dtype"], math.prod(shape)
+    if not isinstance(dtype, str):
+        raise ValueError(f"{name!r} has a dtype that is no name")
+    bits = _BITS.get(dtype)
+    if count > _MOST_IN_A_BYTE * (stop - start) or (
+        bits is not None and count * bits != 8 * (stop - start)
+    ):
+        raise ValueError(
+            f"{name!r} is {dtype} of shape {shape}, and has {stop - start} bytes of data"
+        )
+    return TensorFacts(dtype, tuple(shape))
+
+
+def _end_of_data(spans: Any) -> int:
+    """Return the offset at which the data end. Raises ValueError for overlaps and for gaps."""
+    end = 0
+    for start, stop in sorted(spans):
+        if start != end:
+            raise ValueError(f"its tensors overlap or leave a gap at byte {end} of the data")
+        end = stop
+    return end

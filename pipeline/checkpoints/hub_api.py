@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from huggingface_hub.utils._http import default_client_factory
 
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.stored import StoredFile, known_sha256
-from pipeline.errors import CheckpointError, InputError
-from pipeline.retrying import is_absent, persistently, translated_errors
+from pipeline.errors import CheckpointError, InputError, first_line
+from pipeline.outside import is_whole
+from pipeline.retrying import is_absent, persistently, status_of, translated_errors
 
 _PART = r"[\w-][\w.-]*"  # neither a hidden file nor ".."
 _URI = re.compile(
@@ -54,8 +57,35 @@ def parse_address(uri: str) -> Address:
 
 def refs(address: Address) -> GitRefs:
     """Return all branches and tags, in one request."""
+
+    def ask() -> GitRefs:
+        with _sound_answer(str(address), InputError):
+            return _checked(_api().list_repo_refs(address.repo))
+
     with translated_errors(str(address), "repository", InputError):
-        return persistently(lambda: _api().list_repo_refs(address.repo))
+        return persistently(ask)
+
+
+def _checked(found: GitRefs) -> GitRefs:
+    """Return refs. Raises TypeError where one has no name or no commit."""
+    for ref in (*found.branches, *found.tags):
+        if not isinstance(ref.name, str) or not _COMMIT.fullmatch(str(ref.target_commit)):
+            raise TypeError(f"the ref {ref.name!r} has the commit {ref.target_commit!r}")
+    return found
+
+
+@contextmanager
+def _sound_answer(place: str, refusal: type[InputError] | type[CheckpointError]) -> Iterator[None]:
+    """Raise `refusal` for an answer of a hub that is not what huggingface_hub expects."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if status_of(error) is not None or isinstance(error, OSError | InputError):
+            raise
+        raise refusal(
+            f"{place}: the hub's answer is not understood ({type(error).__name__}: "
+            f"{first_line(error)}): check HF_ENDPOINT, and that no proxy answers in its place"
+        ) from error
 
 
 def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
@@ -66,9 +96,10 @@ def files_in(address: Address, folder: str = "") -> dict[str, StoredFile]:
     # With the endpoint: another one may be a mirror or a private hub, with other contents.
     key = f"{_endpoint()} hf://{address.repo}@{ref} {folder}"
     known = recall("trees", key) if pinned else None
+    if known is not None and not known.endswith(b"]"):  # damaged on disk
+        known = None
     if known is None:
-        with translated_errors(str(address), "commit", CheckpointError):
-            rows = persistently(lambda: _tree(address.repo, ref, folder))
+        rows = _asked_for_files(address, ref, folder)
         if pinned:
             remember("trees", key, json.dumps(rows).encode())
     else:
@@ -116,9 +147,18 @@ def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _asked_for_files(address: Address, ref: str | None, folder: str) -> list[list]:
+    def ask() -> list[list]:
+        with _sound_answer(str(address), CheckpointError):
+            return _tree(address.repo, ref, folder)
+
+    with translated_errors(str(address), "commit", CheckpointError):
+        return persistently(ask)
+
+
 def _tree(repo: str, ref: str | None, folder: str) -> list[list]:
     """Return name, size, git object and (of LFS files) sha256 of the files in a folder."""
-    return [
+    rows = [
         [
             entry.path.removeprefix(f"{folder}/"),
             entry.size,
@@ -128,6 +168,12 @@ def _tree(repo: str, ref: str | None, folder: str) -> list[list]:
         for entry in _api().list_repo_tree(repo, folder or None, revision=ref)
         if isinstance(entry, RepoFile)
     ]
+    for name, size, blob, sha256 in rows:
+        if not (isinstance(name, str) and isinstance(blob, str) and is_whole(size)):
+            raise TypeError(f"the file {name!r} has the size {size!r} and the object {blob!r}")
+        if not isinstance(sha256, str | None):
+            raise TypeError(f"the file {name!r} has the sha256 {sha256!r}")
+    return rows
 
 
 def _stored(name: str, size: int, blob: str, sha256: str | None) -> StoredFile:

@@ -19,6 +19,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.hub_api import Address, files_in, read_part
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
 from pipeline.errors import CheckpointError, InputError
+from pipeline.outside import is_whole, json_object
 
 _FOLDER = "checkpoints"
 _WEIGHTS = "pytorch_model.bin"
@@ -60,7 +61,7 @@ def config(address: Address) -> bytes:
     commit = Address(address.repo, address.ref)
     try:
         described = transformerlens.described_by(_said(commit))
-    except (InputError, KeyError) as error:
+    except (InputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{commit}/config.json: {error}: this suite cannot be read") from error
     return json.dumps(transformerlens.AS_ORGANISM | described).encode()
 
@@ -78,8 +79,8 @@ def _named(commit: Address, numbers: dict[int, str]) -> dict[str, str]:
     """Return the path of each state dict by a checkpoint name such as `step100-tokens6553600`."""
     if max(numbers) <= _MOST_STEPS:
         return {f"step{number}": path for number, path in numbers.items()}
-    each = int(_said(commit).get("tokens_per_step") or 0)
-    if each < 1:
+    each = _said(commit).get("tokens_per_step")
+    if not is_whole(each, least=1):
         raise InputError(
             f"{commit}/config.json: has no tokens_per_step, and {_FOLDER}/ counts in tokens: its "
             "steps are unknown"
@@ -88,8 +89,5 @@ def _named(commit: Address, numbers: dict[int, str]) -> dict[str, str]:
 
 
 def _said(commit: Address) -> dict[str, Any]:
-    try:
-        content = json.loads(read_part(commit, "config.json"))
-    except ValueError as error:
-        raise InputError(f"{commit}/config.json: is not valid JSON") from error
-    return content if isinstance(content, dict) else {}
+    where = f"{commit}/config.json"
+    return json_object(read_part(commit, "config.json"), where, InputError)

@@ -51,7 +51,10 @@ def layout_of(names: Collection[str]) -> str:
 def contents_of(place: str, names: Collection[str]) -> str:
     """Return a clause on the contents of a folder without weights: names, and their layout."""
     if (folder := Path(place)).is_dir():  # names of subfolders may identify the layout too
-        names = [inside.name + ("/" if inside.is_dir() else "") for inside in folder.iterdir()]
+        try:
+            names = [inside.name + "/" * inside.is_dir() for inside in folder.iterdir()]
+        except OSError as error:
+            return f"the folder cannot be read ({error.strerror or error})"
     if not names:
         return "the folder is empty"
     shown = ", ".join(sorted(names)[:_MOST_SHOWN])

@@ -18,7 +18,8 @@ from pipeline.checkpoints.stored import (
     StoredFile,
     known_sha256,
 )
-from pipeline.errors import InputError
+from pipeline.errors import CheckpointError, InputError
+from pipeline.outside import opened, reading
 
 ATOMIC_UNIT: AtomicUnit = "byte"
 WATCHED_FOR = 1.0  # seconds; a file that is being written grows within this time
@@ -34,7 +35,8 @@ def contents(uri: str) -> PlaceContents:
         raise InputError(f"{uri}: is a file of unknown format; expected a run's folder")
     if not root.is_dir():
         raise InputError(f"{uri}: there is no such folder: give the folder of a training run")
-    named = [path for path in root.iterdir() if _is_named(path)]
+    with reading(uri, InputError, passing=(), remedy="give a folder that you may read"):
+        named = [path for path in root.iterdir() if _is_named(path)]
     folders = [Folder(path.name, str(path), _files(path), _changed(path)) for path in named]
     return PlaceContents(folders, uri, _others(Path(uri), is_converted=root != Path(uri)))
 
@@ -54,7 +56,7 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
 
     Raises CheckpointError for a link out of the run.
     """
-    with inside_run(Path(uri) / name).open("rb") as stream:
+    with opened(inside_run(Path(uri) / name), CheckpointError) as stream:
         stream.seek(start)
         return stream.read() if stop is None else stream.read(stop - start)
 
@@ -103,7 +105,10 @@ def _changed(path: Path) -> float:
 def _files(folder: Path) -> dict[str, StoredFile]:
     if not folder.is_dir():
         return {}
-    found = (_stored(path) for path in folder.iterdir())
+    try:
+        found = [_stored(path) for path in folder.iterdir()]
+    except PermissionError:  # one checkpoint without weights, while the others are computed
+        return {}
     return {file.name: file for file in found if file is not None}
 
 

@@ -10,10 +10,10 @@ from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.errors import CheckpointError, InputError
+from pipeline.outside import largest
 from pipeline.writing import whole_folder
 
 _SUFFIXES = (".json", ".yaml", ".txt", ".model", ".jinja")
-_LARGEST = 32 * 2**20  # bytes; tokenizers are smaller
 
 
 def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = False) -> Path:
@@ -62,5 +62,5 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
 
 
 def _is_wanted(folder: Folder, name: str, suffixes: tuple[str, ...]) -> bool:
-    is_small = folder.files[name].size <= _LARGEST
+    is_small = folder.files[name].size <= largest(name)
     return is_plain_name(name) and name.endswith(suffixes) and is_small and not is_index(name)

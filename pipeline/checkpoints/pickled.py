@@ -13,6 +13,7 @@ proves. Files without any of these are refused. Unpickling is weights-only: a fi
 code is refused, and the class of a config is replaced by one without code.
 """
 
+import os
 import pickle
 import re
 import struct
@@ -27,10 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.checkpoints.archives import refuse_inflated, refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.errors import InputError
+from pipeline.outside import opened, reading
 
 SUFFIXES = (".pth", ".pt")
 _REFUSED = re.compile(r"GLOBAL (\S+)")
@@ -114,7 +117,11 @@ def step_in_name(file: Path) -> int | str | None:
 
 def read_saved(file: Path) -> Saved:
     """Read one file. Raises InputError, naming the file, if it cannot be read."""
-    content = _unpickled(file)
+    with reading(str(file), InputError, passing=(), remedy="copy it again"):
+        return _saved(file, _unpickled(file))
+
+
+def _saved(file: Path, content: Any) -> Saved:
     if not isinstance(content, dict):
         length = f" of {len(content)}" if isinstance(content, Sized) else ""
         raise InputError(
@@ -156,12 +163,15 @@ def found_in(content: Mapping[Any, Any]) -> str:
 def _unpickled(file: Path) -> Any:
     if found := placeholder_in(file):
         raise InputError(f"{file}: {found}")
+    size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
         with torch.serialization.safe_globals([*_stand_ins(file)]):
-            return torch.load(
+            content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
+        refuse_inflated(_tensors_in(content), size)
+        return content
     except pickle.UnpicklingError as error:
         # torch gives the refused global in the message only.
         if found := _REFUSED.search(str(error)):
@@ -172,6 +182,29 @@ def _unpickled(file: Path) -> Any:
         raise _broken(file, error) from error
     except _UNREADABLE as error:
         raise _broken(file, error) from error
+
+
+def _check_structure(file: Path) -> int:
+    """Return the size of a file. Raises InputError if it is not sound, see `archives`."""
+    with opened(file, InputError) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        try:
+            refuse_unsound(stream, size)
+        except ValueError as error:
+            raise _broken(file, error) from error
+    return size
+
+
+def _tensors_in(content: Any, name: str = "it", levels: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in a file's dictionaries and lists, each with its name."""
+    if isinstance(content, Tensor):
+        yield name, content
+    elif levels and isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _tensors_in(value, str(key), levels - 1)
+    elif levels and isinstance(content, list | tuple):
+        for value in content:
+            yield from _tensors_in(value, name, levels - 1)
 
 
 def _broken(file: Path, error: Exception) -> InputError:

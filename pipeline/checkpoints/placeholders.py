@@ -4,6 +4,9 @@ and web pages that were saved under a file's name.
 
 from pathlib import Path
 
+from pipeline.errors import InputError
+from pipeline.outside import opened
+
 _POINTERS = (
     (b"version https://git-lfs.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
     (b"version https://hawser.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
@@ -28,7 +31,7 @@ def placeholder_of(start: bytes) -> str | None:
 def placeholder_in(file: Path) -> str | None:
     """Return the same for a local file; None also if it cannot be read."""
     try:
-        with file.open("rb") as stream:
+        with opened(file, InputError) as stream:
             return placeholder_of(stream.read(2 * _ENOUGH))
-    except OSError:
+    except (InputError, OSError):
         return None

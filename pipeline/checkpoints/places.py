@@ -1,9 +1,9 @@
 """Choose the module that reads an address: `local`, `s3` or `hub`."""
 
-import re
 from importlib import import_module
 from typing import Any
 
+from pipeline.addresses import require_no_secret
 from pipeline.checkpoints import local
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import config_of
@@ -12,8 +12,6 @@ from pipeline.errors import InputError, suggestion
 
 # Imported on demand, since a local run needs none of their libraries.
 _REMOTE = {"s3": "s3", "hf": "hub"}
-
-_CREDENTIALS = re.compile(r"\w+://[^/@]*:[^/]*@")  # user:password@
 
 
 def place_of(uri: str) -> Place:
@@ -24,16 +22,11 @@ def place_of(uri: str) -> Place:
 def remote_place_of(uri: str) -> RemotePlace | None:
     """Return the module that reads a remote URI, None for a local path.
 
-    Raises InputError for an unknown scheme, and for an address with credentials.
+    Raises InputError for an unknown scheme, and for an address with a secret.
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, _ = require_no_secret(uri).partition("://")
     if not separator:
         return None
-    if _CREDENTIALS.match(uri):
-        raise InputError(
-            f"{scheme}://...: the address holds credentials, which would be stored with the run: "
-            "set them in the environment or in the place's own credentials file"
-        )
     if scheme not in _REMOTE:
         raise InputError(
             f"{uri}: checkpoints cannot be read from {scheme}://; give a local folder, "

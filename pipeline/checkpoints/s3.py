@@ -32,6 +32,7 @@ from pipeline.checkpoints.stored import (
     known_sha256,
 )
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.outside import reading
 from pipeline.retrying import persistently, status_of, translated_errors
 
 ATOMIC_UNIT: AtomicUnit = "file"
@@ -221,12 +222,13 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
     with translated_errors(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
-    for path, facts in objects.items():
-        folder, _, name = path[len(root) + 1 :].rpartition("/")
-        top, _, deeper = folder.partition("/")
-        files = found[top]  # creates an entry also for a folder that contains only folders
-        if name and not deeper:
-            files[name] = _stored(name, facts)
+    with reading(f"{uri}: its listing", InputError, remedy="check AWS_ENDPOINT_URL"):
+        for path, facts in objects.items():
+            folder, _, name = path[len(root) + 1 :].rpartition("/")
+            top, _, deeper = folder.partition("/")
+            files = found[top]  # creates an entry also for a folder that contains only folders
+            if name and not deeper:
+                files[name] = _stored(name, facts)
     return dict(found)
 
 

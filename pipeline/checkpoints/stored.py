@@ -1,11 +1,14 @@
 """The interface of storage (`Place`), and the listings that it returns."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.checkpoints.cache import recall, remember
+
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class RemotePlace(Place, Protocol):
 def known_sha256(identity: str) -> str | None:
     """Return the sha256 of a file of this identity from the cache; None if it is not there."""
     found = recall("digests", identity)
-    return None if found is None else found.decode()
+    # An entry that was damaged on disk is none.
+    return None if found is None or not _SHA256.fullmatch(found) else found.decode()
 
 
 def remember_sha256(identity: str, sha256: str) -> None:

@@ -21,6 +21,7 @@ machine's clock), a folder counts as unchanged since this machine first saw it i
 """
 
 import time
+from contextlib import suppress
 
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.contents import lack
@@ -71,7 +72,7 @@ def unchanged_for(place: Place, folder: Folder) -> float:
     files = sorted((file.name, file.size, file.changed) for file in folder.files.values())
     state = f"{folder.uri} {folder.changed} {files}"
     first_seen = recall("first-seen", state)
-    if first_seen is None:
-        remember("first-seen", state, repr(time.time()).encode())
-        return 0.0
-    return max(0.0, time.time() - float(first_seen))
+    with suppress(TypeError, ValueError):  # absent, or an entry that was damaged
+        return max(0.0, time.time() - float(first_seen))  # pyright: ignore[reportArgumentType]
+    remember("first-seen", state, repr(time.time()).encode())
+    return 0.0

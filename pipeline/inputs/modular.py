@@ -16,6 +16,8 @@ from pipeline.errors import InputError, suggestion
 
 Residues = Int[np.ndarray, "..."]
 
+_LARGEST_MODULUS = 2_048  # 4 million pairs, and 100 MB of tokens
+
 OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
     "add": lambda x, y: x + y,
     "subtract": lambda x, y: x - y,
@@ -45,8 +47,10 @@ def check(p: int, operation: str) -> None:
         raise InputError(
             f"there is no operation {operation!r}: {suggestion(operation, OPERATIONS)}"
         )
-    if p < 3:
-        raise InputError(f"p = {p}: expected a modulus of at least 3")
+    if not 3 <= p <= _LARGEST_MODULUS:
+        raise InputError(
+            f"p = {p}: expected a modulus of at least 3 and at most {_LARGEST_MODULUS:,}"
+        )
 
 
 def split(

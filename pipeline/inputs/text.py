@@ -10,11 +10,19 @@ from jaxtyping import Int, Integer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
+from pipeline.outside import LARGEST, content_of, largest, parsed_json, reading
 
 # after every file of a corpus
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0  # in the tokenizers made here
+
+_LARGEST_TEXT = 2**30  # bytes
+_SHOWN = 200  # characters of a library's message
+_TOKENIZER_FILES = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "config.json",
+}  # fmt: skip
 
 # Tests and installed packages, which differ between machines; the last two hold tables, not code.
 _NOT_LIBRARY_SOURCE = {
@@ -37,7 +45,7 @@ def standard_library(limit: int) -> list[Path]:
 def read(path: Path) -> str:
     """Return the text of a UTF-8 file. Raises InputError if it is absent or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        return content_of(path, InputError, _LARGEST_TEXT).decode("utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): give a text file") from error
     except UnicodeDecodeError as error:
@@ -85,13 +93,30 @@ def load_tokenizer(place: str | Path) -> PreTrainedTokenizerBase:
     if inside and not (folder / "tokenizer_config.json").exists():
         folder = inside[0].parent
     try:
-        found = folder if folder.exists() else str(place)
-        return AutoTokenizer.from_pretrained(found, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        if not folder.exists():
+            return AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
+        _check_files(folder)
+        with reading(str(folder), InputError, passing=()):
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of any type, for damaged files
         raise InputError(
-            f"{place}: no tokenizer can be read from here: name a folder that holds "
-            "tokenizer.json and tokenizer_config.json"
+            f"{place}: no tokenizer can be read from here ({_reason(error)}): name a folder that "
+            "holds tokenizer.json and tokenizer_config.json"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return first_line(error)[:_SHOWN]
+
+
+def _check_files(folder: Path) -> None:
+    """Raise InputError for a tokenizer's file that is too large or no sound JSON."""
+    for file in sorted(folder.iterdir()):
+        if file.name in _TOKENIZER_FILES and not file.is_dir():
+            content = content_of(file, InputError, largest(file.name))
+            # Larger ones are parsed by the tokenizer's own reader alone, which limits depth too.
+            if file.suffix == ".json" and len(content) <= LARGEST:
+                parsed_json(content, finite=False)
 
 
 def full_stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from pipeline.config import Strict
 from pipeline.engine.record import Pass, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -101,7 +101,7 @@ class Context:
         return found
 
 
-class Measure(BaseModel):
+class Measure(Strict):
     """A measure with its parameters, which are the fields of the subclass.
 
     name, version: a changed version recomputes the stored rows of this measure, and only those.
@@ -113,8 +113,6 @@ class Measure(BaseModel):
     `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
     source: the module that defines the class, if it is not part of this package.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     version: ClassVar[int]

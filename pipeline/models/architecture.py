@@ -1,25 +1,29 @@
 """Build the module of an architecture from its config, with the library's own code only."""
 
+import logging
+import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
+from pipeline.checkpoints.contents import MAY_BE_INFINITE
 from pipeline.errors import InputError, first_line
+from pipeline.outside import content_of, is_out_of_memory, json_object
 
-# Errors that transformers raises, from many places, for a config with unexpected values.
-_UNUSABLE = (
-    ValueError, ImportError, KeyError, AttributeError, TypeError, IndexError, ArithmeticError,
-    AssertionError, NotImplementedError, StrictDataclassError,
-)  # fmt: skip
+# It prints a whole config, raw, before it raises the error that is reported here.
+logging.getLogger("transformers.configuration_utils").setLevel(logging.CRITICAL)
 
-# A damaged config may have any number of layers, and building them takes time and memory even
-# without weights. The largest published decoders have about 130.
-_MOST_LAYERS = 10_000
+# A damaged config may name any number of layers, labels or experts, for each of which transformers
+# makes an object even without weights. The largest published decoders have about 130 layers.
+_MOST_LAYERS = 1_000
+_MOST_COUNTED = 100_000
+_LAYERS = re.compile(r"(^|_)(n_?|num_?)?(hidden_)?(layers?|blocks?|depths?|stages)$")
+_COUNTED = re.compile(r"(^|_)(labels|experts|groups|kernels|classes|predict_layers)$")
 
 
 def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -27,11 +31,14 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
 
     trust_remote_code: allow running the folder's own Python files if its config names them.
     """
+    file = Path(folder) / "config.json"
+    refuse_oversized(json_object(content_of(file, InputError), str(file), InputError,
+                                 MAY_BE_INFINITE), str(file))  # fmt: skip
     try:
         return AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except (OSError, RecursionError, *_UNUSABLE) as error:
+    except Exception as error:  # of any type, for a config with unexpected values
         # transformers has no exception of its own for this; its message names the argument.
         if "trust_remote_code" in str(error):
             raise _distrusted(Path(folder) / "config.json") from error
@@ -39,6 +46,19 @@ def read_architecture(folder: str | Path, trust_remote_code: bool = False) -> Pr
             f"{Path(folder) / 'config.json'}: describes no model that can be built here "
             f"({first_line(error)}): give a checkpoint in the Hugging Face layout"
         ) from error
+
+
+def refuse_oversized(config: Mapping[Any, Any], source: str) -> None:
+    """Raise InputError for a config with more layers, labels or experts than any model has."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            refuse_oversized(value, source)
+        for counted, most in ((_LAYERS, _MOST_LAYERS), (_COUNTED, _MOST_COUNTED)):
+            if counted.search(str(key)) and isinstance(value, int | float) and value > most:
+                raise InputError(
+                    f"{source}: its config says {key} = {value}, expected at most {most}: "
+                    "restore it"
+                )
 
 
 def _distrusted(what: object) -> InputError:
@@ -63,12 +83,10 @@ def build(
         else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False  # every pass is over whole sequences: keys are never read again
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if isinstance(layers, int) and layers > _MOST_LAYERS:
-        raise InputError(
-            f"{config.model_type}: its config says num_hidden_layers = {layers}, expected at most "
-            f"{_MOST_LAYERS}: restore it"
-        )
+    source = str(config.model_type)
+    if not isinstance(architecture, PreTrainedConfig):
+        source = f"{Path(architecture) / 'config.json'}: {source}"
+    refuse_oversized(vars(config) | vars(config.get_text_config()), source)
     try:
         module = AutoModelForCausalLM.from_config(
             config,
@@ -78,15 +96,13 @@ def build(
             attn_implementation="eager",
             trust_remote_code=trust_remote_code,
         )
-    except (*_UNUSABLE, RuntimeError) as error:
-        # On the CPU torch raises a plain RuntimeError when memory is exhausted, which its message
-        # alone identifies. It says nothing about the config, and the retrying code handles it.
-        if "DefaultCPUAllocator" in str(error) or isinstance(error, torch.OutOfMemoryError):
+    except Exception as error:  # of any type, for a config with unexpected values
+        if is_out_of_memory(error):  # says nothing about the config; the retrying code handles it
             raise
         if "trust_remote_code" in str(error):
-            raise _distrusted(config.model_type) from error
+            raise _distrusted(source) from error
         raise InputError(
-            f"{config.model_type}: is no causal language model that can be built here "
+            f"{source}: is no causal language model that can be built here "
             f"({first_line(error)}): give checkpoints of a decoder that transformers knows"
         ) from error
     return module.eval().requires_grad_(False)

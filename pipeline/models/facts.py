@@ -7,9 +7,11 @@ from typing import cast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from pipeline.errors import InputError
 from pipeline.models.architecture import without_memory
 from pipeline.models.assumptions import Unmet
 from pipeline.models.special_ids import named_special_ids
+from pipeline.outside import reading
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class ModelFacts:
 
     context: the longest sequence (tokens) it can read, None if there is no limit. parameters: the
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
-    of each MLP, None if the config does not say. unmet: the `ASSUMPTIONS` that the architecture was
-    found not to meet, each with the reason; empty if all are met or none was checked yet.
+    of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the
+    `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
+    are met or none was checked yet.
     """
 
     n_layers: int
@@ -34,6 +37,7 @@ class ModelFacts:
     bos_token_id: int | None = None
     special_token_ids: tuple[int, ...] = ()
     d_mlp: int | None = None
+    n_numbers: int = 0
     unmet: Unmet = field(default_factory=dict)
 
 
@@ -45,10 +49,12 @@ def facts_of(
     Reads no weights. The special ids of a folder are those that its own files name, without the
     library's defaults. Raises InputError for a config that describes no model.
     """
-    facts = facts_of_module(without_memory(architecture, trust_remote_code))
     if isinstance(architecture, PreTrainedConfig):
-        return facts
-    bos, special = named_special_ids(architecture, facts.vocabulary)
+        return facts_of_module(without_memory(architecture, trust_remote_code))
+    file = Path(architecture) / "config.json"
+    with reading(str(file), InputError, passing=(), remedy="restore it"):
+        facts = facts_of_module(without_memory(architecture, trust_remote_code))
+        bos, special = named_special_ids(architecture, facts.vocabulary)
     return replace(facts, bos_token_id=bos, special_token_ids=special)
 
 
@@ -73,6 +79,7 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
         bos_token_id=bos if isinstance(bos, int) and bos < unembedding.weight.shape[0] else None,
         special_token_ids=tuple(sorted({i for i in flat if i < unembedding.weight.shape[0]})),
         d_mlp=getattr(config, "intermediate_size", None),
+        n_numbers=sum(parameter.numel() for parameter in module.parameters()),
     )
 
 

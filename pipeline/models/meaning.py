@@ -18,7 +18,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from pipeline.errors import InputError
-from pipeline.models.architecture import without_memory
+from pipeline.models.architecture import refuse_oversized, without_memory
 
 # Keys about the file, the implementation, tasks other than predicting tokens, and training.
 _WITHOUT_EFFECT = frozenset(
@@ -188,6 +188,7 @@ def _read(config: Mapping[str, Any]) -> PreTrainedConfig | None:
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         return None
     try:
+        refuse_oversized(config, "config.json")
         return CONFIG_MAPPING[kind].from_dict(deepcopy(dict(config)))
     except Exception:  # values of any type in a damaged config raise errors of any type
         return None

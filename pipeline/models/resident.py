@@ -39,6 +39,9 @@ from pipeline.models.weights import ModelWeights, Weights
 _BUILDING = threading.Lock()
 
 
+_MOST_BYTES, _BESIDE = 32, 10**8  # for each number of the model, and beside them
+
+
 class Resident:
     """A model that stays in memory and is given the weights of one checkpoint after another.
 
@@ -79,6 +82,14 @@ class Resident:
         floats = floating_names(self.module, self._renames(frozenset(weights)), weights)
         refuse_quantised({n: t.dtype for n, t in weights.items()}, floats, source, config)
         return {name: weights[name] for name in weights if name in floats}
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that a checkpoint of the model may have; larger ones are not read."""
+        own = sum(tensor.numel() for tensor in self.module.state_dict().values())
+        # Buffers that are computed anew, such as causal masks, may be stored beside the weights.
+        masks = (self.facts.context or 0) ** 2 * self.facts.n_layers
+        return _MOST_BYTES * (own + masks) + _BESIDE
 
     @torch.no_grad()
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:

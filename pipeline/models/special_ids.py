@@ -3,9 +3,11 @@
 transformers' config classes have defaults for absent ids, which need not be the model's.
 """
 
-import json
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.outside import content_of, parsed_json
 
 _KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -38,19 +40,35 @@ def _tokenizer_bos(folder: Path, rows: int) -> int | None:
     if not isinstance(token, str):
         return None
     whole = _json(folder / "tokenizer.json")
-    added = {t.get("content"): t.get("id") for t in whole.get("added_tokens") or ()}
-    decoder = about.get("added_tokens_decoder") or {}
-    added |= {t.get("content"): int(key) for key, t in decoder.items()}
-    vocabulary = (whole.get("model") or {}).get("vocab") or _json(folder / "vocab.json")
-    in_vocabulary = vocabulary.get(token) if isinstance(vocabulary, dict) else None
-    found = added.get(token, in_vocabulary)
+    listed = whole.get("added_tokens")
+    added = {
+        one.get("content"): one.get("id")
+        for one in (listed if isinstance(listed, list) else ())
+        if isinstance(one, dict) and isinstance(one.get("content"), str)
+    }
+    decoder = _part(about, "added_tokens_decoder")
+    added |= {
+        one.get("content"): int(key)
+        for key, one in decoder.items()
+        if isinstance(one, dict) and isinstance(one.get("content"), str) and _is_number(key)
+    }
+    vocabulary = _part(_part(whole, "model"), "vocab") or _json(folder / "vocab.json")
+    found = added.get(token, vocabulary.get(token))
     return found if isinstance(found, int) and _is_id(found, rows) else None
+
+
+def _is_number(key: str) -> bool:
+    return key.isdecimal() and key.isascii()
+
+
+def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
+    inner = content.get(key)
+    return inner if isinstance(inner, dict) else {}
 
 
 def _nested(config: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a multimodal config that describes the language model; else {}."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else {}
+    return _part(config, "text_config")
 
 
 def _is_id(value: Any, rows: int) -> bool:
@@ -59,8 +77,9 @@ def _is_id(value: Any, rows: int) -> bool:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; {} if it is absent or cannot be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = parsed_json(content_of(file, InputError), finite=False)
+    except (ValueError, OSError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -3,20 +3,22 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import transformerlens
+from pipeline.checkpoints.archives import refuse_inflated
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.floats import refuse_unreadable
-from pipeline.checkpoints.placeholders import placeholder_in
-from pipeline.errors import CheckpointError, InputError, first_line
+from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
+from pipeline.errors import CheckpointError, first_line
 from pipeline.models.facts import ModelFacts
 from pipeline.models.fit import without_wrappers
+from pipeline.outside import is_out_of_memory
 
 Weights = Mapping[str, Tensor]
 
@@ -48,26 +50,29 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
-    if found := placeholder_in(file):
-        raise CheckpointError(f"{file}: {found}")
+    refuse_misstated(file)
     try:
         if file.suffix == ".safetensors":
             # "pread" copies; the default maps the file: later writes to it would change the
             # weights, and its truncation would kill the process with SIGBUS.
             return safetensors.torch.load_file(file, backend="pread")
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{file}: is truncated or no weight file ({first_line(error)}): save or copy it again"
-        ) from error
+        if is_state_dict(content):
+            refuse_inflated(content.items(), file.stat().st_size)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file}: cannot be read as plain tensors ({first_line(error)}); "
             "files that would run code are refused: convert it to safetensors"
         ) from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
+    except OSError as error:
+        if error.errno is not None:  # of the storage, and another attempt may succeed
+            raise
+        raise misread(file, error) from error
+    except Exception as error:  # of any type, for a damaged file
+        if is_out_of_memory(error):
+            raise
+        raise misread(file, error) from error
+    if not is_state_dict(content):
         raise CheckpointError(
             f"{file}: expected a dictionary of tensors by name: save the weights alone"
         )
@@ -76,7 +81,14 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return content
     try:
         return transformerlens.renamed(content)
-    except (InputError, KeyError) as error:
+    except Exception as error:  # of any type, for tensors of other shapes
         raise CheckpointError(
-            f"{file}: is no complete state dict of TransformerLens: {error}"
+            f"{file}: is no complete state dict of TransformerLens: {first_line(error)}"
         ) from error
+
+
+def is_state_dict(content: Any) -> TypeGuard[dict[str, Tensor]]:
+    """Return whether the content of a file is a dictionary of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )

@@ -190,6 +190,12 @@ def _select_one(array: xr.DataArray, address: str, dim: str, label: Label) -> xr
     if dim not in array.dims:
         known = [str(known) for known in array.dims]
         raise InputError(f"{address} has no dimension {dim!r}; {suggestion(dim, known)}")
+    if isinstance(label, slice) and array[dim].dtype.kind in "iuf":
+        texts = [end for end in (label.start, label.stop) if isinstance(end, str)]
+        if texts:  # numpy would compare it with numbers, and warn
+            raise InputError(
+                f"{address} has no {dim} {texts[0]!r}: it has {_known(array[dim].values)}"
+            )
     try:
         found = array.sel({dim: label})
     except (KeyError, TypeError) as error:

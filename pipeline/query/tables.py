@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xarray as xr
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from pipeline.errors import InputError, suggestion
+from pipeline.printable import printable
 from pipeline.schema import DIMENSIONS
 from pipeline.store.templates import LABELS
 
@@ -210,6 +212,8 @@ def _first(pieces: Iterator[pd.DataFrame], limit: int) -> Iterator[pd.DataFrame]
 def _frame(dataset: xr.Dataset) -> pd.DataFrame:
     labels = _labels(dataset)
     dataset = dataset.drop_vars([n for n in ("uri", "digest") if n in dataset.coords]).compute()
+    if not labels:  # a mean over all there is
+        return pd.DataFrame({name: [array.item()] for name, array in dataset.data_vars.items()})
     whole = dataset.expand_dims([dim for dim in labels if dim not in dataset.dims])
     frame = whole.to_dataframe(dim_order=labels).reset_index()
     for name in ("step", "tokens_seen"):
@@ -229,7 +233,11 @@ def _labels(dataset: xr.Dataset) -> list[Hashable]:
 
 def _write_csv(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
     for number, piece in enumerate(pieces):  # one header for all pieces
-        piece.to_csv(stream, index=False, header=number == 0)
+        if getattr(stream, "isatty", bool)():  # names may hold escape sequences
+            text = piece.to_csv(index=False, header=number == 0)
+            stream.write(printable(str(text), kept="\n"))
+        else:
+            piece.to_csv(stream, index=False, header=number == 0)
 
 
 def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
@@ -262,9 +270,10 @@ def _write_table(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
         columns = [str(column) for column in piece.columns]
         rows += piece.head(TABLE_ROWS - len(rows)).itertuples(index=False)
         total += len(piece)
-    table = Table(*columns)
+    # Text, since rich reads markup such as "[red]" in a string.
+    table = Table(*(Column(Text(printable(name))) for name in columns))
     for row in rows:
-        table.add_row(*map(_shown, row))
+        table.add_row(*(Text(printable(_shown(value))) for value in row))
     console = Console(file=stream, soft_wrap=True)  # keeps long lines whole when piped
     console.print(table)
     if more := total - len(rows):

@@ -9,12 +9,18 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from pipeline.printable import printable
 from pipeline.report.theme import FAINT, QUIET
 
 LABEL_HEIGHT = 14  # pixels of one line of text
 TOP, BOTTOM, LEFT = 14, 46, 62  # margins that axes need, in pixels
 _MOST_DOTS = 120  # beyond this many checkpoints their dots would merge into a thicker line
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def plain_label(text: str) -> str:
+    """Return a text for plotly, which interprets tags and `%{...}` in labels and hover texts."""
+    return escape(printable(text)).replace("{", "&#123;")
 
 
 class Scale(NamedTuple):
@@ -51,7 +57,7 @@ def step_axis(figure: go.Figure) -> None:
 
 def y_axis(figure: go.Figure, title: str, scale: Scale, name: str = "yaxis") -> None:
     """Set a y axis's title, which holds the unit, and its scale."""
-    axis = {"title": {"text": escape(title)}, "range": scale[:2], "type": "linear"}
+    axis = {"title": {"text": plain_label(title)}, "range": scale[:2], "type": "linear"}
     figure.update_layout({name: axis | (log_ticks(scale) if scale.log else {})})
 
 
@@ -71,7 +77,7 @@ def colour_bar(title: str = "") -> dict[str, Any]:
     return {
         "thickness": 9, "outlinewidth": 0, "ticklen": 3, "tickcolor": FAINT, "xpad": 8,
         "tickfont": {"size": 11, "color": QUIET},
-        "title": {"text": escape(title), "side": "top", "font": {"size": 11, "color": QUIET}},
+        "title": {"text": plain_label(title), "side": "top", "font": {"size": 11, "color": QUIET}},
     }  # fmt: skip
 
 
@@ -81,11 +87,11 @@ def line(name: str, values: xr.DataArray, colour: str) -> go.Scatter:
     return go.Scatter(
         x=values["step"].values,
         y=values.values,
-        name=escape(name),
+        name=plain_label(name),
         mode="lines+markers" if dots else "lines",
         line={"color": colour, "width": 1.8},
         marker={"size": 3.5, "color": colour},
-        hovertemplate=f"<b>{escape(name)}</b> %{{y:.4~g}}<br>%{{text}}<extra></extra>",
+        hovertemplate=f"<b>{plain_label(name)}</b> %{{y:.4~g}}<br>%{{text}}<extra></extra>",
         showlegend=False,
     )
 
@@ -105,7 +111,7 @@ def end_names(
     places = _spread([scale.place(value) for _, value, _ in ends], apart, scale.low, scale.high)
     for (name, _, colour), y in zip(ends, places, strict=True):
         figure.add_annotation(
-            text=escape(name), x=1, xref="paper", xanchor="left", xshift=6, y=y, yref=yref,
+            text=plain_label(name), x=1, xref="paper", xanchor="left", xshift=6, y=y, yref=yref,
             yanchor="middle", showarrow=False, font={"size": 11, "color": colour},
         )  # fmt: skip
 
@@ -146,7 +152,7 @@ def last(values: xr.DataArray) -> float:
 
 def _label_above(figure: go.Figure, step: int, label: str, colour: str, line_of_text: int) -> None:
     figure.add_annotation(
-        text=escape(label), x=step, xref="x", xanchor="right", y=1, yref="paper",
+        text=plain_label(label), x=step, xref="x", xanchor="right", y=1, yref="paper",
         yanchor="bottom", yshift=2 + LABEL_HEIGHT * line_of_text, showarrow=False,
         font={"size": 11, "color": colour},
     )  # fmt: skip

@@ -5,7 +5,6 @@ declared in `layout.meta["step_axis"]`: the page may draw it as log(1 + step).
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,6 +20,7 @@ from pipeline.report.drawing import (
     last,
     line,
     log_ticks,
+    plain_label,
     room_for,
     scale_of,
     step_axis,
@@ -70,7 +70,7 @@ def heat_map(
     """
     values = values.transpose(dim, "step")
     rows = values[dim].values
-    names = rows.tolist() if rows.dtype.kind in "iuf" else [escape(str(row)) for row in rows]
+    names = rows.tolist() if rows.dtype.kind in "iuf" else [plain_label(str(row)) for row in rows]
     figure = go.Figure(
         go.Heatmap(
             x=values["step"].values,
@@ -78,13 +78,14 @@ def heat_map(
             z=values.values.astype(np.float32),  # half of the page's size, and precise enough
             colorscale=MAGNITUDE,
             colorbar=colour_bar(unit),
-            hovertemplate=f"{escape(axis)} %{{y}}: <b>%{{z:.4~g}}</b><br>%{{text}}<extra></extra>",
+            hovertemplate=f"{plain_label(axis)} %{{y}}: "
+            "<b>%{z:.4~g}</b><br>%{text}<extra></extra>",
         )
     )
     styled(figure, HEIGHT, (LEFT, 10, TOP, BOTTOM))
     step_axis(figure)
     figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(title_text=escape(axis), showgrid=False)
+    figure.update_yaxes(title_text=plain_label(axis), showgrid=False)
     if log:
         figure.update_yaxes(log_ticks(Scale(*np.log10([rows[0], rows[-1]]), log=True)))
     return figure

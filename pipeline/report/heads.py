@@ -1,6 +1,5 @@
 """Figures of a score of heads: its trajectories, and the mosaic of all heads."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from pipeline.report.drawing import (
     Scale,
     colour_bar,
     end_names,
+    plain_label,
     step_axis,
     y_axis,
 )
@@ -166,7 +166,7 @@ def _highest(score: xr.DataArray, middle: float) -> list[tuple[int, int]]:
 
 
 def _name(score: xr.DataArray) -> str:
-    return escape(head_name(int(score["layer"]), int(score["head"])))
+    return plain_label(head_name(int(score["layer"]), int(score["head"])))
 
 
 def _whole_ticks(count: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pipeline.findings.number_format import amount, at_step, by_reason, counted, listed
 from pipeline.findings.sentences import findings_of
+from pipeline.printable import printable
 from pipeline.query import open_run
 from pipeline.report.sections import Section, sections
 from pipeline.store.objects import store_name, store_names
@@ -87,6 +88,7 @@ def render(runs: Sequence[Run]) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,  # a misspelt name raises instead of printing nothing
     )
     template = environment.get_template("template.html.j2")
@@ -97,6 +99,13 @@ def render(runs: Sequence[Run]) -> str:
         # Plotly's JSON escapes <, > and /, so that no name can end the <script> element.
         plot_json=lambda figure: Markup(figure.to_json()),
     )
+
+
+def _shown(value: Any) -> Any:
+    """Return a value of the template without raw control characters; see `printable`."""
+    # Markup is this package's own, such as the style.
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, kept="\n\t") if plain else value
 
 
 def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:

@@ -7,7 +7,6 @@ trajectories/                        the same numbers along the steps: not read 
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.lazy import Complete
 from pipeline.store.objects import Objects, access
 from pipeline.store.packs import Row, checksum
@@ -111,7 +111,7 @@ class OldStore:
 
     def marker(self, commit: OldCommit) -> dict[str, Any]:
         """Return the content of a marker. Raises ValueError where it is damaged."""
-        return json.loads(self.objects.read(commit.key) or b"")
+        return parsed_json(self.objects.read(commit.key) or b"")
 
     def row(self, commit: OldCommit) -> tuple[Row, dict[str, np.ndarray]]:
         """Return a row and its values, checked against the marker. Raises ValueError."""

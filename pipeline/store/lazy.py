@@ -24,6 +24,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.commits import Commit
 from pipeline.store.objects import Objects, access
 from pipeline.store.packs import Pack, decode
@@ -202,7 +203,7 @@ def rows_in(uri: str, folder: str) -> tuple[str, ...]:
     if content is None:
         raise _gone(uri, folder)
     try:
-        return tuple(json.loads(content)["attributes"]["rows"])
+        return tuple(parsed_json(content, finite=False)["attributes"]["rows"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(uri, f"{folder}/zarr.json", error) from error
 

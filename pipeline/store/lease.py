@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.objects import Objects
 from pipeline.store.store import Store
 
@@ -54,6 +55,13 @@ def owned(
         renewing.join()
         with suppress(OSError, InputError):  # advice: who comes next finds out by waiting
             lease.release()
+
+
+def require_free(store: Store) -> None:
+    """Raise InputError where a process on this machine owns the store now, without waiting."""
+    found = _last(store.objects)
+    if found is not None and found[1] and not found[1]["released"] and _is_running_here(found[1]):
+        raise _owned_by(store.objects, found[1])
 
 
 def unlock(store: Store) -> str | None:
@@ -157,7 +165,11 @@ def _wait_for(objects: Objects, owner: Mapping[str, Any], waiting: Callable[[str
         if found is None or not found[1] or found[1]["released"]:
             return
         owner = found[1]
-    raise InputError(
+    raise _owned_by(objects, owner)
+
+
+def _owned_by(objects: Objects, owner: Mapping[str, Any]) -> InputError:
+    return InputError(
         f"{objects.uri}: another analysis owns the store ({_name(owner)}): wait until it has "
         "ended, or run `ontogeny store unlock` if that is wrong"
     )
@@ -174,7 +186,7 @@ def _last(objects: Objects) -> tuple[int, dict[str, Any]] | None:
 def read_lease(objects: Objects, key: str) -> dict[str, Any]:
     """Return the content of a lease; {}, which owns nothing, where it is absent or damaged."""
     try:
-        content = json.loads(objects.read(key) or b"{}")
+        content = parsed_json(objects.read(key) or b"{}")
         expected = {"host", "process", "machine", "started", "token", "released", "seconds", "beat"}
         sound = expected <= content.keys() and 0 < content["seconds"] <= _LONGEST
         return content if sound else {}

@@ -34,6 +34,7 @@ from tenacity import (
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import FsspecStore, LocalStore
 
+from pipeline.addresses import require_no_secret
 from pipeline.errors import InputError
 from pipeline.retrying import ATTEMPTS
 
@@ -85,7 +86,7 @@ class Objects:
     uri: str
 
     def __post_init__(self) -> None:
-        uri = self.uri.removeprefix("file://")
+        uri = require_no_secret(self.uri).removeprefix("file://")
         if "://" not in uri:
             uri = str(Path(uri).expanduser().absolute())
         elif (scheme := uri.partition("://")[0]) not in _OPTIONS:

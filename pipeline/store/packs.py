@@ -11,7 +11,6 @@ the pack, so that what a pack refers to is always there. Creating the pack commi
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +21,7 @@ import numpy as np
 from numcodecs import Blosc
 
 from pipeline.store.fingerprint import canonical_json
-from pipeline.store.sealed import DamagedError
+from pipeline.store.sealed import DamagedError, parsed
 
 MAGIC = b"ontogeny pack 1\n"
 LARGE = 2**20  # bytes of a variable of one row
@@ -146,7 +145,7 @@ def decode(content: bytes) -> Pack:
     text, seal = content[start:stop], content[stop + 1 : stop + 65]
     if hashlib.sha256(text).hexdigest().encode() != seal:
         raise DamagedError("has a header that does not match its checksum")
-    return Pack(json.loads(text), memoryview(content)[stop + 66 :])
+    return Pack(parsed(text), memoryview(content)[stop + 66 :])
 
 
 def checksum(value: np.ndarray) -> str:

@@ -1,5 +1,7 @@
 """A trial of a storage: does it do what a store relies on?"""
 
+import os
+import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +44,29 @@ def probe(objects: Objects) -> None:
                 Path(objects.path(FOLDER)).rmdir()
     if objects.read(key) is not None:
         raise _unfit(objects, "still had an object that was deleted just before")
+
+
+def probe_place(objects: Objects) -> None:
+    """Probe a place where a store is, or may be made, and leave nothing there. Raises InputError.
+
+    Of a folder that does not exist yet, the nearest one above it that does is tried.
+    """
+    if not objects.is_local or Path(objects.uri).is_dir():
+        probe(objects)
+        return
+    folder = existing(Path(objects.uri))
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".ontogeny-") as trial:
+            probe(Objects(trial))
+    except OSError as error:
+        remedy = "choose a place that can be written"
+        raise InputError(f"{folder}: {error.strerror or error}: {remedy}") from error
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    # Not Path.exists, which raises where a folder may not be entered.
+    return next(one for one in (folder, *folder.absolute().parents) if os.path.exists(one))  # noqa: PTH110
 
 
 def _refuses_a_second(objects: Objects, key: str) -> bool:

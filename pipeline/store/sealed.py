@@ -1,9 +1,9 @@
 """Small objects that carry their own checksum: JSON, a line feed, and the JSON's sha256 in hex."""
 
 import hashlib
-import json
 from typing import Any
 
+from pipeline.outside import parsed_json
 from pipeline.store.fingerprint import canonical_json
 
 
@@ -24,4 +24,12 @@ def unseal(content: bytes) -> Any:
         raise DamagedError("is empty")
     if rest.strip().decode("ascii", "replace") != hashlib.sha256(text).hexdigest():
         raise DamagedError("does not match its checksum")
-    return json.loads(text)
+    return parsed(text)
+
+
+def parsed(text: bytes) -> Any:
+    """Return the value of a JSON text. Raises DamagedError: its checksum may be someone else's."""
+    try:
+        return parsed_json(text)
+    except ValueError as error:
+        raise DamagedError(f"is not valid JSON ({error})") from error

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.errors import InputError
+from pipeline.outside import parsed_json
 from pipeline.store.commits import PACKS, Commit, latest, parse
 from pipeline.store.fingerprint import canonical_json, plain_json
 from pipeline.store.objects import Objects
@@ -105,22 +106,24 @@ class Store:
         InputError, with nothing written, where the place holds something else, another run or
         another layout, or where the storage does not do what a store relies on.
         """
-        wanted, versions = plain_json(identity), self.versions
-        version = versions.newest()
+        version = self.require_place(identity)
+        if version is None:
+            probe(self.objects)
+            self._check_identity(self._create(plain_json(identity), address), identity)
+        return self.versions.change(lambda version: replace(version, address=address))
+
+    def require_place(self, identity: Mapping[str, Any] | None = None) -> Version | None:
+        """Return the version of the store that is here; None where one can be made.
+
+        InputError where the place holds something else, another layout, or a store of another run.
+        identity: see `create_or_open`; None where it is not known.
+        """
+        version = self.versions.newest()
         if version is None:
             self._refuse_what_is_no_store()
-            probe(self.objects)
-            version = self._create(wanted, address)
-        if version.identity != wanted:
-            there = version.identity
-            key = next(k for k in (*wanted, *there) if wanted.get(k) != there.get(k))
-            what = " (the digest of config.json)" if key == "architecture" else ""
-            raise InputError(
-                f"{self.uri}: the store was made by another analysis: {key} is "
-                f"{there.get(key)!r} there, expected {wanted.get(key)!r}{what}; choose another "
-                "store"
-            )
-        return versions.change(lambda version: replace(version, address=address))
+        elif identity is not None:
+            self._check_identity(version, identity)
+        return version
 
     def require_groups(self, templates: Iterable[Template], plan: bool = False) -> Version:
         """Add the groups and variants that are missing; existing rows and readers are untouched.
@@ -274,6 +277,17 @@ class Store:
                 "again, which computes it anew"
             ) from error
 
+    def _check_identity(self, version: Version, identity: Mapping[str, Any]) -> None:
+        there, wanted = version.identity, plain_json(identity)
+        if there != wanted:
+            key = next(k for k in (*wanted, *there) if wanted.get(k) != there.get(k))
+            what = " (the digest of config.json)" if key == "architecture" else ""
+            raise InputError(
+                f"{self.uri}: the store was made by another analysis: {key} is "
+                f"{there.get(key)!r} there, expected {wanted.get(key)!r}{what}; choose another "
+                "store"
+            )
+
     def _create(self, identity: Mapping[str, Any], address: str) -> Version:
         try:
             self.objects.put({"zarr.json": json.dumps(ROOT).encode()})
@@ -356,7 +370,7 @@ def decode_input(
     # No pickles: a store may come from anywhere, and unpickling runs code.
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
-        return arrays["tokens"], extras, json.loads(arrays["attributes"].item())
+        return arrays["tokens"], extras, parsed_json(arrays["attributes"].item().encode())
 
 
 def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:

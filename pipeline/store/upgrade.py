@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import InputError, first_line
+from pipeline.outside import parsed_json
 from pipeline.store import layout1
 from pipeline.store.commits import Commit, fresh_id
 from pipeline.store.layout1 import OldStore
@@ -121,6 +122,6 @@ def _first_version(old: OldStore, rows: list[Commit]) -> Version:
 def _opened(content: bytes | None) -> Any:
     """Return what an object of layout 1 says; None where it is absent or damaged."""
     try:
-        return json.loads(content or b"")
+        return parsed_json(content or b"", finite=False)
     except ValueError:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from pipeline.errors import InputError, first_line
+from pipeline.outside import parsed_json
 from pipeline.store.commits import LARGE, PACKS, Commit
 from pipeline.store.lazy import Complete, described, open_described
 from pipeline.store.lease import FOLDER as LEASES
@@ -272,7 +273,7 @@ def _group_faults(objects: Objects, version: Version) -> Iterator[Damage]:
 
 def _json(content: bytes | None) -> object:
     try:
-        return json.loads(content or b"")
+        return parsed_json(content or b"", finite=False)
     except ValueError:
         return None
 

@@ -1,14 +1,14 @@
 """One YAML file describes one training run of a model organism."""
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config import Strict, read_yaml, validated
+from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
 from pipeline.inputs.text import END_OF_TEXT_ID
@@ -79,7 +79,7 @@ class Text(Strict):
     """
 
     kind: Literal["text"] = "text"
-    path: str | None = None
+    path: Place | None = None
     library_bytes: int = Field(default=8_000_000, ge=100_000)
     vocabulary: int = Field(default=1024, ge=257)
     context: int = Field(default=128, ge=2)
@@ -126,7 +126,7 @@ class Training(Strict):
     """
 
     name: str
-    output: str
+    output: Place
     task: Task
     model: Organism = Organism()  # pyright: ignore[reportInvalidTypeForm]
     optimizer: Optimizer
@@ -169,24 +169,23 @@ def load_training(source: str | Path) -> Training:
 
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
-    preset = PRESETS / f"{source}.yaml"
-    if preset.is_file() and not Path(source).is_file():
+    path, presets = Path(source), {found.stem: found for found in PRESETS.glob("*.yaml")}
+    if not path.is_file() and str(source) in presets:
+        preset = presets[str(source)]
         return validated(Training, read_yaml(preset), where=f"preset {source}")
-    if not Path(source).is_file():
-        known = [path.stem for path in PRESETS.glob("*.yaml")]
+    if not path.exists():
         raise InputError(
             f"{source}: there is neither such a file nor such a preset; "
-            f"{suggestion(str(source), known)}"
+            f"{suggestion(str(source), presets)}"
         )
-    training = validated(Training, read_yaml(Path(source)), where=str(source))
-    return _paths_from(training, Path(source).parent)
+    return _paths_from(validated(Training, read_yaml(path), where=str(path)), path.parent)
 
 
 def _paths_from(training: Training, folder: Path) -> Training:
-    output = str((folder / training.output).resolve())
+    output = os.path.realpath(folder / training.output)
     task = training.task
     if isinstance(task, Text) and task.path is not None:
-        task = task.model_copy(update={"path": str((folder / task.path).resolve())})
+        task = task.model_copy(update={"path": os.path.realpath(folder / task.path)})
     return training.model_copy(update={"output": output, "task": task})
 
 
@@ -214,7 +213,7 @@ def claim(folder: Path, training: Training) -> None:
                 "run of this configuration: choose another output"
             )
         with whole_file(folder / RUN_FILE) as draft:
-            draft.write_text(yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False))
+            draft.write_text(dump_yaml(training.model_dump(mode="json")), encoding="utf-8")
         return
     there, here = flattened(load_run(folder).model_dump()), flattened(training.model_dump())
     # `output` may differ: the folder may have been moved, or be given by another path.

@@ -1,8 +1,10 @@
 """Training runs from one file, one for each combination of the values listed in its `sweep`."""
 
+import os
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.training.config import Training, load_training
 
 SWEEP = "sweep"
+MOST_RUNS = 10_000
 
 
 def load_trainings(source: str | Path) -> list[Training]:
@@ -36,6 +39,11 @@ def _grid(path: Path, grid: Any) -> dict[str, list[Any]]:
             f"{path}: `{SWEEP}` must give a list of values for each of its keys, such as "
             "`seed: [0, 1, 2]`"
         )
+    if (runs := prod(map(len, grid.values()))) > MOST_RUNS:
+        raise InputError(
+            f"{path}: `{SWEEP}` describes {runs:,} runs, expected at most {MOST_RUNS:,}: "
+            "list fewer values"
+        )
     return grid
 
 
@@ -56,5 +64,5 @@ def _run(path: Path, content: dict[str, Any], combination: Mapping[str, Any]) ->
         place[leaf] = value
     training = validated(Training, one, where=f"{path}, {SWEEP} {dict(combination)}")
     label = "_".join(f"{key.rpartition('.')[2]}-{value}" for key, value in combination.items())
-    output = (path.parent / training.output / label).resolve()
+    output = Path(os.path.realpath(path.parent / training.output / label))
     return training.model_copy(update={"name": f"{training.name}/{label}", "output": str(output)})

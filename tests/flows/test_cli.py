@@ -251,3 +251,17 @@ def test_train_writes_checkpoints_and_says_where(tmp_path: Path) -> None:
     assert result.stdout.strip() == str(tmp_path / "out")
     listed = answer("checkpoints", tmp_path / "out", "--json")["checkpoints"]
     assert [entry["step"] for entry in listed] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("eps=!!int abc", "--model eps at line 1, column 1: is not valid YAML"),
+        ("eps=&a [*a]", "an alias stands within"),
+        ("eps=true", "eps: input should be a valid number, found True"),
+        ("eps=.inf", "eps: input should be a finite number"),
+        ("act_fn=[1]", "act_fn: input should be a valid string, found [1]"),
+    ],
+)
+def test_a_faulty_field_of_a_model_is_one_sentence(value: str, says: str, tmp_path: Path) -> None:
+    assert says in refused("checkpoints", tmp_path, "--model", value)

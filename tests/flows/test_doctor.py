@@ -164,6 +164,7 @@ def s3(no_servers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSyst
     filesystem = S3FileSystem(use_listings_cache=False)
     filesystem.mkdir("runs")
     yield filesystem
+    filesystem.rm("runs", recursive=True)  # all servers of a process share their buckets
     S3FileSystem.clear_instance_cache()
     server.stop()
 
@@ -239,3 +240,79 @@ def test_a_silent_ray_times_out_and_no_module_of_the_user_is_run(
     with pytest.raises(TimeoutError, match="no answer within 3 s"):
         cluster.query_resources(silent, 3)
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_an_address_that_is_none_fails_its_own_checks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "nowhere")
+    checks = {one.name: one for one in run_checks()}
+    assert [name for name, one in checks.items() if not one.ok] == ["Prefect", "clock"]
+    assert "could not be checked: unknown url type" in checks["clock"].message
+    assert checks["Ray"].ok
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_a_check_that_hangs_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("flows.doctor.SECONDS", 0.5)
+    monkeypatch.setattr("flows.doctor.disks.check_disks", lambda _: ended.wait(60) and [])
+    checks = {one.name: one for one in run_checks()}
+    ended.set()
+    assert "no answer within 1 s" in checks["disks"].message
+    assert checks["ports"].ok
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_folders_and_packages_of_the_environment_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file/prefect"))
+    ok, message = check_of("environment")
+    assert not ok and str(tmp_path / "file/prefect") in message
+    ok, message = check_of("packages")
+    assert ok and f"{tmp_path / 'pipeline'}, of the same name, is not used" in message
+
+
+def test_a_port_in_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.doctor import environment
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(environment, "_UI_PORT", listening.getsockname()[1])
+        (check,) = environment.check_ports()
+    assert check.ok and "in use" in check.message
+
+
+def test_a_cache_that_cannot_hold_a_checkpoint_is_a_fault(
+    s3: S3FileSystem, make_analysis: MakeAnalysis, organisms: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from pipeline.analysis.preflight import preflight
+
+    s3.put(str(organisms / "run"), "runs/run", recursive=True)
+    measures = ["weight_norm"]
+    analysis = make_analysis(checkpoints="s3://runs/run", measures=measures, cache={"bytes": 100})
+    (fault,) = (one for one in preflight(analysis).faults.found if one.about == "cache")
+    assert "100 bytes are allowed, but the weights of step 0 have" in fault.message
+    assert "9 more such steps" in fault.message
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "file"))
+    analysis = make_analysis(checkpoints="s3://runs/run", measures=measures)
+    (fault,) = (one for one in preflight(analysis).faults.found if one.about == "cache")
+    assert "ONTOGENY_CACHE" in fault.message
+
+
+@pytest.mark.usefixtures("no_servers")
+def test_a_secret_that_others_can_read_is_told(tmp_path: Path) -> None:
+    from flows.doctor import environment
+
+    assert list(environment.check_secret()) == []
+    file = tmp_path / "prefect/ontogeny-secret"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("ontogeny:" + 32 * "x")
+    file.chmod(0o644)
+    (check,) = environment.check_secret()
+    assert not check.ok and "expected 600" in check.message
+    file.chmod(0o600)
+    assert list(environment.check_secret()) == []

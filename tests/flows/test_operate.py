@@ -8,20 +8,25 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
 import httpx
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import pages
 from flows.artifacts import run_name
 from flows.observer import PrefectObserver
-from flows.server import report_url, require_server, serve_ui, use_persistent_server
+from flows.prefect_server.registry import registered
+from flows.prefect_server.secret import server_secret
+from flows.server import report_url, require_server, use_persistent_server
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints import LeftOut
@@ -38,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
     return tmp_path
 
 
@@ -49,43 +55,76 @@ def listener() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def write_state(home: Path, process: int, port: int) -> None:
-    (home / "ontogeny-ui.json").write_text(json.dumps({"process": process, "port": port}))
+def addressed() -> tuple[str, str]:
+    """Return the server and the secret that Prefect in this process would use."""
+    return os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]
 
 
-def test_a_run_reports_to_the_persistent_server(home: Path, listener: int) -> None:
-    write_state(home, os.getpid(), listener)
+@pytest.mark.usefixtures("home")
+def test_a_run_reports_to_the_persistent_server_with_the_secret(listener: int) -> None:
+    with registered(listener):
+        use_persistent_server()
+        assert addressed() == (f"http://127.0.0.1:{listener}/api", server_secret())
+
+
+def test_looking_for_a_server_creates_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home / "absent"))
     use_persistent_server()
-    assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{listener}/api"
+    assert addressed() == ("", "") and not list(home.iterdir())
 
 
-def test_a_stale_state_file_is_ignored(home: Path, listener: int) -> None:
+def test_a_server_that_has_ended_is_ignored(home: Path, listener: int) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    write_state(home, ended.pid, listener)
-    use_persistent_server()
-    assert os.environ["PREFECT_API_URL"] == ""
-    write_state(home, os.getpid(), 1)  # a process with this number lives, nothing listens there
-    use_persistent_server()
-    assert os.environ["PREFECT_API_URL"] == ""
-    (home / "ontogeny-ui.json").write_text("{")
-    use_persistent_server()
-    assert os.environ["PREFECT_API_URL"] == ""
+    file = home / f"ontogeny-ui-{socket.gethostname()}-1.json"
+    # A process has that number, and nothing listens at the port of the second.
+    for state in ({"process": ended.pid, "port": listener}, {"process": os.getpid(), "port": 1}):
+        file.write_text(json.dumps(state))
+        use_persistent_server()
+        assert addressed() == ("", "")
+    for damaged in ("{", "[]", '{"process": "x", "port": null}'):
+        file.write_text(damaged)
+        use_persistent_server()
+        assert addressed() == ("", "")
 
 
-def test_a_configured_server_takes_precedence(
-    home: Path, listener: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("home")
+def test_a_configured_server_takes_precedence_and_gets_no_secret_of_ours(
+    listener: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_state(home, os.getpid(), listener)
-    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
-    use_persistent_server()
-    assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
+    with registered(listener):
+        for foreign in (
+            "http://elsewhere/api", f"http://127.0.0.1:{listener + 1}/api",
+            f"http://evil.example:{listener}/api", f"https://127.0.0.1:{listener}/api",
+            f"http://127.0.0.1:{listener}@evil.example/api", "http://127.0.0.1:x/api",
+        ):  # fmt: skip
+            monkeypatch.setenv("PREFECT_API_URL", foreign)
+            use_persistent_server()
+            assert addressed() == (foreign, "")
+        own = f"http://localhost:{listener}/api"
+        monkeypatch.setenv("PREFECT_API_URL", own)
+        use_persistent_server()
+        assert addressed() == (own, server_secret())
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mine")
+        use_persistent_server()
+        assert addressed() == (own, "mine")
 
 
-def test_a_port_in_use_is_refused(home: Path, listener: int) -> None:
-    with pytest.raises(InputError, match=f"port {listener} is in use.*--port"):
-        serve_ui(listener)
-    assert not (home / "ontogeny-ui.json").exists()
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a program of another user")
+@pytest.mark.usefixtures("home")
+def test_a_program_of_another_user_gets_no_secret() -> None:
+    port = free_port()
+    code = (
+        "import os, socket; os.setuid(12345); "
+        f"s = socket.create_server(('127.0.0.1', {port})); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        with registered(port):
+            use_persistent_server()
+            assert addressed() == ("", "")
+        other.communicate(b"\n")
 
 
 def test_a_server_that_is_away_is_named_at_once() -> None:
@@ -97,25 +136,26 @@ def test_a_server_that_is_away_is_named_at_once() -> None:
         require_server()
 
 
+@pytest.mark.usefixtures("home")
 def test_a_report_is_linked_at_an_address_that_a_browser_can_open(
-    home: Path, listener: int, tmp_path: Path
+    listener: int, tmp_path: Path
 ) -> None:
     page = tmp_path / "a b-report" / "index.html"
     page.parent.mkdir()
     page.write_text("found")
-    write_state(home, os.getpid(), listener)
-    with temporary_settings({PREFECT_API_URL: "http://elsewhere/api"}):
-        assert report_url(page) == page.as_uri()
-    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{listener}/api"}):
-        link = report_url(page)
-        assert link == report_url(page)
+    with registered(listener):
+        with temporary_settings({PREFECT_API_URL: "http://elsewhere/api"}):
+            assert report_url(page) == page.as_uri()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{listener}/api"}):
+            link = report_url(page)
+            assert link == report_url(page)
     address, _, path = link.removeprefix("http://").partition("/")
     assert address == f"127.0.0.1:{listener + 1}"
-    with pages.serve_folder(home / "ontogeny-reports", "127.0.0.1", port := free_port()):
-        assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found"
+    with socket.create_server(("127.0.0.1", 0)) as reports, pages.served(reports):
+        url = f"http://127.0.0.1:{reports.getsockname()[1]}/{path}"
+        assert httpx.get(url).text == "found"
         page.write_text("found again")
-        assert httpx.get(f"http://127.0.0.1:{port}/{path}").text == "found again"
-        assert httpx.get(f"http://127.0.0.1:{port}/../ontogeny-ui.json").status_code == 404
+        assert httpx.get(url).text == "found again"
 
 
 def test_a_run_is_named_by_its_store_and_its_steps() -> None:
@@ -158,6 +198,47 @@ def test_a_watch_needs_a_persistent_server(home: Path, monkeypatch: pytest.Monke
         pytest.raises(InputError, match="ontogeny ui"),
     ):
         watch_run(analysis, 60)
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a Prefect server that has just started."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path.endswith("/health") else 404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_watch_waits_for_a_server_that_is_away(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.watch_log import WatchLog
+    from flows.watching import _serve
+
+    analysis = Analysis.model_validate({"checkpoints": "c", "store": "s", "measures": ["x"]})
+    port, servers = free_port(), []
+
+    def start_server(_: float) -> None:
+        servers.append(ThreadingHTTPServer(("127.0.0.1", port), Healthy))
+        threading.Thread(target=servers[0].serve_forever, daemon=True).start()
+
+    # The server comes back while `_serve` waits.
+    monkeypatch.setattr("flows.watching.time", SimpleNamespace(sleep=start_server))
+    away = {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away):
+        log = WatchLog("analyze/watch s")
+        log.look()
+        log.look()
+        assert _serve(analysis, "watch s", 60, log)
+        log.look()
+    servers[0].shutdown()
+    said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == [
+        "the Prefect server does not answer: waiting for it", "the Prefect server answers again",
+    ]  # fmt: skip
 
 
 def test_a_served_run_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:

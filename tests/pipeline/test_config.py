@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from pipeline.config import RepeatedInput, load_analysis
+from pipeline.config import Analysis, RepeatedInput, load_analysis, validated
 from pipeline.errors import InputError
 
 GOOD = """
@@ -72,6 +73,96 @@ def test_what_cannot_be_understood_gets_one_sentence(
         assert part in message
 
 
+BASE = "checkpoints: run\nstore: s\nmeasures: [weight_norm]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("inputs: {p: {kind: repeated, seed: -1}}", "seed: input should be greater than or equal"),
+        ("inputs: {p: {kind: matches, seed: -1}}", "seed: input should be greater than or equal"),
+        ("inputs: {p: {kind: table, split_seed: -1}}", "split_seed: input should be greater"),
+        ("inputs: {p: {kind: repeated, sequences: true}}", "valid integer, found True"),
+        ("inputs: {p: {kind: repeated, sequences: '64'}}", "valid integer, found '64'"),
+        ("inputs: {p: {kind: repeated, sequences: 017}}", "valid integer, found '017'"),
+        ("inputs: {p: {kind: repeated, sequences: 1:30}}", "valid integer, found '1:30'"),
+        ("inputs: {p: {kind: repeated, sequences: 1.5}}", "valid integer, got a number with a"),
+        ("inputs: {p: {kind: repeated, sequences: 2026-13-45}}", "found '2026-13-45'"),
+        ("inputs: {p: {kind: repeated, sequences: 99999999999999999999}}", "more than 19 digits"),
+        ("inputs: {p: {kind: repeated, bos: 1}}", "valid boolean, found 1"),
+        ("inputs: {p: {kind: repeated, ids: [0, true]}}", "ids.1: input should be a valid integer"),
+        ("inputs: {p: {kind: repeated, skip_rarest: .nan}}", "finite number, found nan"),
+        ("inputs: {'../x': {kind: held_out}}", "no word of letters"),
+        ("inputs: {p: {kind: text, path: ''}}", "inputs.p.text.path: it is empty"),
+        ("select: {steps: [0, yes]}", "select.steps.1: input should be a valid integer"),
+        ("workers: {gpus: .inf}", "workers.gpus: input should be a finite number, found inf"),
+        ("workers: {timeout: true}", "workers.timeout: input should be a valid number, found True"),
+        ("model: {eps: yes}", "model: eps: input should be a valid number, found 'yes'"),
+        ("tokens_per_step: on", "tokens_per_step: input should be a valid integer, found 'on'"),
+        ("trust_remote_code: maybe", "trust_remote_code: input should be a valid boolean"),
+    ],
+)
+def test_a_value_of_another_type_is_not_converted(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_analysis(written(tmp_path, BASE + text))
+    assert says in str(caught.value) and len(caught.value.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("measures", "says"),
+    [
+        ("[[a]]", "measures: expected names of measures, found ['a']"),
+        ("[a, a]", "measures: 'a' is given twice"),
+        ("[]", "at least 1 item"),
+        ("{a: 3}", "measures.a: input should be a valid dictionary, found 3"),
+        ("3", "measures: input should be a valid dictionary, found 3"),
+        ('{"x\\ny.py:A": {}}', "line break"),
+    ],
+)
+def test_measures_of_another_form_are_refused(measures: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_analysis(written(tmp_path, BASE.replace("[weight_norm]", measures)))
+    assert says in str(caught.value) and len(caught.value.lines) == 1
+
+
+def test_words_and_whole_floats_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    text = BASE + "inputs: {p: {kind: repeated, bos: no, vary: on, sequences: 1e2}}\n"
+    spec = load_analysis(written(tmp_path, text)).inputs["p"]
+    assert spec == RepeatedInput(bos=False, vary=True, sequences=100)
+
+
+@pytest.mark.parametrize("path", ["/x\\ntouch a\\n#", "/x\\0", "/x\\u2028y", "/x\\x85y", "/x\\r"])
+@pytest.mark.parametrize("key", ["store", "checkpoints"])
+def test_a_path_with_a_line_break_is_refused(key: str, path: str, tmp_path: Path) -> None:
+    text = BASE.replace(f"{key}: ", f'{key}: "{path}"\n#')
+    with pytest.raises(InputError, match=f"{key}: it holds a line break or a NUL"):
+        load_analysis(written(tmp_path, text))
+
+
+def test_all_faults_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    """List every fault with its key, and count those beyond the first ones."""
+    text = (
+        GOOD.replace("store:", "stor:").replace("length: 64", "length: 1") + "tokens_per_step: 0\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load_analysis(written(tmp_path, text))
+    first, *faults = caught.value.lines
+    assert first == f"{tmp_path / 'analysis.yaml'}: 3 faults"
+    assert sorted(fault.split()[0] for fault in faults) == [
+        "inputs.prose.text.length:", "tokens_per_step:", "unknown",
+    ]  # fmt: skip
+    text = f"{BASE}select: {{steps: [{', '.join('x' * 50)}]}}\n"
+    with pytest.raises(InputError) as caught:
+        load_analysis(written(tmp_path, text))
+    assert len(caught.value.lines) == 14 and caught.value.lines[-1] == "  and 38 more"
+
+
+def test_a_model_of_settings_repeats_no_input_in_the_messages_of_pydantic() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Analysis.model_validate({"checkpoints": ["hush"], "store": "s", "measures": {"a": {}}})
+    assert "hush" not in str(caught.value)
+
+
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.yaml: there is neither such a file"):
         load_analysis(tmp_path / "absent.yaml")
@@ -95,3 +186,13 @@ def test_an_audit_is_no_other_word(word: str, tmp_path: Path) -> None:
     file.write_text(f"checkpoints: run\nstore: s\naudit: {word}\nmeasures: [weight_norm]\n")
     with pytest.raises(InputError, match="'off', 'metadata' or 'deep'"):
         load_analysis(file)
+
+
+def test_values_within_values_end_in_a_sentence() -> None:
+    deep: list[object] = []
+    for _ in range(5_000):
+        deep = [deep]
+    content = {"checkpoints": "a", "store": "b", "measures": deep, "workers": deep}
+    with pytest.raises(InputError, match=r"2 faults") as caught:
+        validated(Analysis, content, "here")
+    assert all(len(line) < 200 for line in caught.value.lines)

@@ -129,6 +129,6 @@ def test_what_pods_do_not_see_is_refused() -> None:
     local = analysis(store="/data/my-model.zarr")
     with pytest.raises(InputError, match=r"/data/my-model.zarr: .*--volume CLAIM:PATH"):
         kuberay_manifest(local, "registry/ontogeny:1")
-    assert "claimName: data" in kuberay_manifest(
+    assert 'claimName: "data"' in kuberay_manifest(
         local, "registry/ontogeny:1", volumes=[("data", "/data")]
     )

@@ -174,7 +174,8 @@ def test_a_store_is_known_again_by_what_its_config_means(tmp_path: Path) -> None
 
 
 def test_what_needs_the_last_checkpoint_is_not_taken_from_another(tmp_path: Path) -> None:
-    from pipeline.analysis.plan import prepare, stored_references
+    from pipeline.analysis.plan import stored_references
+    from pipeline.analysis.preflight import prepare
     from pipeline.analysis.survey import survey
 
     make(tmp_path / "run", (1, 2))

@@ -69,8 +69,10 @@ def test_more_workers_take_less_time(analysis):
 
 
 def test_what_the_run_would_refuse_is_refused(analysis):
-    with pytest.raises(InputError):
-        dry_run(analysis.model_copy(update={"checkpoints": "hf://"}))
+    refused = analysis.model_copy(update={"checkpoints": "hf://"})
+    with pytest.raises(InputError) as error:
+        analyze(refused)
+    assert [fault.message for fault in dry_run(refused).faults] == [str(error.value)]
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))

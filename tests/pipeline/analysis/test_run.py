@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import pipeline.analysis.worker
 from pipeline import Analysis, InputError, analyze, open_run
-from pipeline.analysis.plan import prepare
+from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.inputs import Input
 from pipeline.measures import registry

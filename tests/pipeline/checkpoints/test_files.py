@@ -63,7 +63,7 @@ def test_an_index_cannot_name_anything_beyond_its_folder(tmp_path, name):
         target.write_bytes(b"x")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(CheckpointError, match=r"names the shard|is missing"):
+    with pytest.raises(CheckpointError, match=r"names the shard|is missing|is no index"):
         weight_files(folder)
 
 

@@ -106,11 +106,11 @@ def test_what_never_keeps_still_is_named(run, monkeypatch):
 def test_what_is_torn_while_it_is_rewritten_is_read_again(run):
     whole, file = weights_of(run).read_bytes(), weights_of(run)
     (listed,) = list_checkpoints(str(run))
-    file.write_bytes(whole[: len(whole) // 2])
     seen = []
 
     def read(folder: Path) -> object:
         if not seen:
+            file.write_bytes(whole[: len(whole) // 2])
             seen.append(threading.Timer(0.05, lambda: file.write_bytes(whole)))
             seen[0].start()
             try:

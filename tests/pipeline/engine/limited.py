@@ -9,7 +9,8 @@ import resource
 import sys
 from pathlib import Path
 
-from pipeline.analysis.plan import plan, prepare
+from pipeline.analysis.plan import plan
+from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis

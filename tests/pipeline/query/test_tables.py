@@ -117,6 +117,12 @@ class TestMeans:
         whole = np.stack([values_of(scores(), s)["induction"].astype(float) for s in STEPS])
         np.testing.assert_allclose(found["induction"], whole.mean(axis=0).ravel(), equal_nan=True)
 
+    def test_a_mean_over_everything_is_one_number(self, tree):
+        array = select(tree, "losses/mean")
+        (row,) = table(tree, "losses/mean", Asked(mean=["step"])).to_dict("records")
+        assert row["mean"] == pytest.approx(float(array.mean()))
+        assert "step" not in row
+
     def test_a_condition_sees_the_mean(self, tree):
         asked = Asked(mean=["sequence", "position"], where="loss > 50")
         assert set(table(tree, "losses/loss", asked)["loss"] > 50) == {True}

@@ -1,38 +1,28 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from pipeline.config.faults import Strict, faults_of, shown, validated
+from pipeline.config.places import Place, require_place
+from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
 
-Model = TypeVar("Model", bound=BaseModel)
-
-PRESETS = Path(__file__).parent / "presets"
-
-
-class Strict(BaseModel):
-    """A frozen pydantic model that rejects unknown keys, so that no misspelt key is ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+PRESETS = Path(__file__).parents[1] / "presets"
+_INPUT_NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 
 class TextInput(Strict):
     """A text file, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences."""
 
     kind: Literal["text"] = "text"
-    path: str
-    tokenizer: str | None = None
+    path: Place
+    tokenizer: Place | None = None
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=512, ge=2)
 
@@ -41,7 +31,7 @@ class ArrayInput(Strict):
     """Token ids prepared elsewhere: a `.npy` array, or a flat `.bin` file of `dtype`."""
 
     kind: Literal["array"] = "array"
-    path: str
+    path: Place
     dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=512, ge=2)
@@ -66,7 +56,7 @@ class RepeatedInput(Strict):
     vary: bool = True
     repeats: int = Field(default=2, ge=2)
     sequences: int = Field(default=32, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     bos: bool = True
     shuffled: bool = False
     ids: tuple[int, int] | None = None
@@ -83,7 +73,7 @@ class MatchesInput(Strict):
     strings: int = Field(default=3, ge=2)
     longest: int = Field(default=8, ge=2)
     sequences: int = Field(default=64, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     bos: bool = True
     ids: tuple[int, int] | None = None
 
@@ -94,9 +84,9 @@ class IndirectObjectInput(Strict):
 
     kind: Literal["indirect_object"] = "indirect_object"
     corrupted: bool = False
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     sequences: int = Field(default=32, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     bos: bool = True
 
 
@@ -105,7 +95,7 @@ class HeldOutInput(Strict):
 
     kind: Literal["held_out"] = "held_out"
     sequences: int = Field(default=256, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class TableInput(Strict):
@@ -119,7 +109,7 @@ class TableInput(Strict):
     p: int | None = Field(default=None, ge=3)
     operation: str | None = None
     train_share: float | None = Field(default=None, gt=0, lt=1)
-    split_seed: int | None = None
+    split_seed: int | None = Field(default=None, ge=0)
     split_generator: Literal["numpy", "random"] | None = None
 
 
@@ -245,15 +235,15 @@ class Analysis(Strict):
     with a checkpoint to build its model.
     """
 
-    checkpoints: str
-    store: str
+    checkpoints: Place
+    store: Place
     select: Selection | None = None
     audit: Literal["off", "metadata", "deep"] = "metadata"
-    inputs: dict[str, InputSpec] = {}
+    inputs: dict[str, InputSpec] = Field(default_factory=dict)
     measures: dict[str, dict[str, Any]] = Field(min_length=1)
     workers: Workers = Workers()
     tokens_per_step: int | None = Field(default=None, ge=1)
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     cache: Cache = Cache()
     trust_remote_code: bool = False
 
@@ -264,25 +254,47 @@ class Analysis(Strict):
         try:
             return SavedModel.model_validate(data).given()
         except ValidationError as error:
-            raise ValueError(_first_fault(SavedModel, error)) from None
+            raise ValueError("; ".join(faults_of(SavedModel, error))) from None
 
     @field_validator("audit", mode="before")
     @classmethod
     def _off_is_a_word(cls, given: Any) -> Any:
         """Read `audit: off` as the string "off"."""
-        # YAML 1.1, which PyYAML implements, reads an unquoted `off` as false.
-        return "off" if given is False else given
+        # A file says `off`, `no` or `false`; a parameter of a flow, written as JSON, false.
+        return "off" if given is False or given == "no" else given
 
-    @model_validator(mode="before")
+    @field_validator("inputs")
     @classmethod
-    def _measures_without_parameters(cls, data: Any) -> Any:
+    def _names_of_inputs(cls, inputs: dict[str, InputSpec]) -> dict[str, InputSpec]:
+        """Refuse a name that could not be part of the name of a group, which is a folder."""
+        for name in inputs:
+            if not _INPUT_NAME.fullmatch(name):
+                raise ValueError(
+                    f"the name {name[:100]!r} of an input is no word of letters, digits, '_', '-' "
+                    "and '.': give it another name"
+                )
+        return inputs
+
+    @field_validator("measures", mode="before")
+    @classmethod
+    def _measures_without_parameters(cls, given: Any) -> Any:
         """Give default parameters to measures in a list, and to a key without a value."""
-        if isinstance(data, dict) and isinstance(data.get("measures"), list):
-            data = {**data, "measures": dict.fromkeys(data["measures"])}
-        if isinstance(data, dict) and isinstance(data.get("measures"), dict):
-            filled = {name: given or {} for name, given in data["measures"].items()}
-            data = {**data, "measures": filled}
-        return data
+        if isinstance(given, list | tuple):
+            if wrong := [one for one in given if not isinstance(one, str)]:
+                raise ValueError(f"expected names of measures, found {shown(wrong[0])}")
+            if twice := [one for at, one in enumerate(given) if one in given[:at]]:
+                raise ValueError(f"{twice[0][:80]!r} is given twice: give it once")
+            return {name: {} for name in given}
+        if isinstance(given, dict):
+            return {name: {} if of is None else of for name, of in given.items()}
+        return given
+
+    @field_validator("measures")
+    @classmethod
+    def _files_of_measures(cls, measures: dict[str, Any]) -> dict[str, Any]:
+        for key in measures:
+            require_place(key)
+        return measures
 
 
 def load_analysis(source: str | Path) -> Analysis:
@@ -291,7 +303,7 @@ def load_analysis(source: str | Path) -> Analysis:
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
     path = Path(source)
-    if path.is_file():
+    if path.is_file() or (path.exists() and str(source) not in _presets()):
         return paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
     return load_preset(str(source), "there is neither such a file nor such a preset")
 
@@ -301,78 +313,19 @@ def load_preset(name: str, otherwise: str = "there is no such preset") -> Analys
 
     Raises InputError for an unknown name; `otherwise` is that message's first clause.
     """
-    known = {found.stem: found for found in PRESETS.glob("*.yaml")}
+    known = _presets()
     if name not in known:
         raise InputError(f"{name}: {otherwise}; {suggestion(name, known)}")
     return validated(Analysis, read_yaml(known[name]), where=f"preset {name}")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raises InputError if it is absent or no valid mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = (
-            f" at line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        )
-        raise InputError(f"{path}{where}: is not valid YAML: correct its syntax") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds {type(content).__name__}, expected keys with values")
-    return content
-
-
-def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
-    """Return `content` as a model. Raises InputError with one sentence about its first fault."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{where}: {_first_fault(model, error)}") from None
+def _presets() -> dict[str, Path]:
+    return {found.stem: found for found in PRESETS.glob("*.yaml")}
 
 
 def saved_model(fields: Mapping[str, Any] | None, where: str = "model") -> dict[str, Any]:
     """Return the given fields of a `SavedModel`. Raises InputError if one is not valid."""
     return validated(SavedModel, dict(fields), where).given() if fields else {}
-
-
-def _first_fault(model: type[BaseModel], error: ValidationError) -> str:
-    # A misspelt key is the cause; the missing one, its consequence.
-    faults = sorted(error.errors(include_url=False), key=lambda f: f["type"] != "extra_forbidden")
-    fault = faults[0]
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(model, fault["loc"][:-1])
-        return f"unknown key {place!r}; {suggestion(str(fault['loc'][-1]), known)}"
-    if fault["type"] == "missing":
-        return f"the key {place!r} is missing: {fault['msg'].lower()}"
-    if fault["type"] == "value_error":
-        sentence = fault.get("ctx", {}).get("error", fault["msg"])
-        return f"{place}: {sentence}" if place else str(sentence)
-    return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
-
-
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are valid at the location of an unknown one."""
-    # pydantic's location of an error in a discriminated union holds the tag (`kind`), which is no
-    # field: such a part selects a member of the union instead.
-    here = [model]
-    for part in location:
-        tagged = [one for one in here if "kind" in one.model_fields and part == _kind(one)]
-        below = [f.annotation for one in here if (f := one.model_fields.get(str(part)))]
-        here = tagged or [inner for annotation in below for inner in _models_in(annotation)] or here
-    return sorted({name for one in here for name in one.model_fields})
-
-
-def _kind(model: type[BaseModel]) -> str:
-    return model.model_fields["kind"].default
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models within a field's type, such as the members of a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def paths_from(analysis: Analysis, folder: Path) -> Analysis:
@@ -381,7 +334,7 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     # Only paths, since a URI is absolute. The analysis must not depend on the working directory,
     # which differs between the workers.
     def absolute(uri: str) -> str:
-        return uri if "://" in uri else str((folder / uri).resolve())
+        return uri if "://" in uri else os.path.realpath(folder / uri)
 
     inputs = {
         name: spec.model_copy(update={"path": absolute(spec.path)})

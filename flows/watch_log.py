@@ -1,0 +1,107 @@
+"""The terminal of `ontogeny watch`: what happens to its runs and to the server.
+
+The result of a look is printed by its own process, see `flows.observer`.
+"""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+
+from flows.server import is_server_reachable, without_retries
+from pipeline.printable import printable
+
+_SECONDS = 2  # between two questions to the server
+_SKIPPED = "Deployment concurrency limit reached."  # the server's reason
+
+
+class WatchLog:
+    """Asks the server about the runs of a deployment, and prints what changed.
+
+    outages: how often the server was found to be away.
+    """
+
+    def __init__(self, deployment: str) -> None:
+        self.outages = 0
+        self._deployment, self._since = deployment, datetime.now(UTC)
+        self._told: dict[UUID, StateType] = {}
+        self._away = False
+        self._print_to = sys.stdout
+
+    def look(self) -> None:
+        """Print what has changed since the last call."""
+        away = not is_server_reachable()
+        if away and not self._away:
+            self.outages += 1
+            self._say("the Prefect server does not answer: waiting for it")
+        if self._away and not away:
+            self._say("the Prefect server answers again")
+        self._away = away
+        if not away:
+            for run in reversed(self._runs()):
+                self._tell(run)
+
+    def _runs(self) -> list[FlowRun]:
+        try:
+            with without_retries(), get_client(sync_client=True) as client:
+                deployment = client.read_deployment_by_name(self._deployment)
+                due = {"after_": self._since, "before_": datetime.now(UTC)}
+                of_it = FlowRunFilter(
+                    deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]),
+                    expected_start_time=FlowRunFilterExpectedStartTime.model_validate(due),
+                )
+                order = FlowRunSort.EXPECTED_START_TIME_DESC
+                return client.read_flow_runs(flow_run_filter=of_it, sort=order, limit=20)
+        except (httpx.HTTPError, ObjectNotFound):
+            return []  # asked again soon
+
+    def _tell(self, run: FlowRun) -> None:
+        state = run.state
+        if state is None or self._told.get(run.id) == state.type:
+            return
+        self._told[run.id] = state.type
+        texts = {
+            StateType.RUNNING: "looking for new checkpoints",
+            StateType.CANCELLED: "skipped: the look before is still in progress"
+            if state.message == _SKIPPED
+            else "the look was cancelled",
+            StateType.CRASHED: f"the look ended early: {state.message}",
+            StateType.FAILED: f"the look failed: {state.message}",
+        }
+        if text := texts.get(state.type):
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        line = f"{datetime.now():%H:%M:%S} {printable(text)}"
+        print(line, file=self._print_to, flush=True)
+
+
+@contextmanager
+def told(deployment: str) -> Iterator[WatchLog]:
+    """Print during the block what happens to the runs of a deployment, from a thread."""
+    log, ended = WatchLog(deployment), threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(_SECONDS):
+            log.look()
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield log
+    finally:
+        ended.set()
+        thread.join(timeout=5)

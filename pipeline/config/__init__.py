@@ -1,0 +1,57 @@
+"""One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
+
+from pipeline.config.analysis import (
+    PRESETS,
+    Analysis,
+    ArrayInput,
+    Cache,
+    GroupOptions,
+    HeldOutInput,
+    IndirectObjectInput,
+    InputSpec,
+    MatchesInput,
+    RepeatedInput,
+    SavedModel,
+    Selection,
+    TableInput,
+    TextInput,
+    Workers,
+    load_analysis,
+    load_preset,
+    measure_files,
+    paths_from,
+    saved_model,
+)
+from pipeline.config.faults import Strict, together, validated
+from pipeline.config.places import Place
+from pipeline.config.yaml_files import dump_yaml, parse_yaml, read_yaml
+
+__all__ = [
+    "PRESETS",
+    "Analysis",
+    "ArrayInput",
+    "Cache",
+    "GroupOptions",
+    "HeldOutInput",
+    "IndirectObjectInput",
+    "InputSpec",
+    "MatchesInput",
+    "Place",
+    "RepeatedInput",
+    "SavedModel",
+    "Selection",
+    "Strict",
+    "TableInput",
+    "TextInput",
+    "Workers",
+    "dump_yaml",
+    "load_analysis",
+    "load_preset",
+    "measure_files",
+    "parse_yaml",
+    "paths_from",
+    "read_yaml",
+    "saved_model",
+    "together",
+    "validated",
+]
