@@ -15,7 +15,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"flows", "infra", "ontogeny", "ontogeny_xarray", "pipeline", "tests"}
 
 NOT_IMPORTED = {
-    "dask": "xarray computes with it where chunks are asked for",
     "fastapi": "holds Prefect's back",
     "s3fs": "fsspec opens s3:// with it",
     "sqlalchemy": "holds Prefect's back",
