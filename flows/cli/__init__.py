@@ -4,7 +4,7 @@ Each command imports what it needs when it runs: `--help` should not wait for to
 Ray, which take seconds to import.
 """
 
-from flows.cli import clusters, measures, operate, runs, storage, stores
+from flows.cli import answers, clusters, measures, operate, runs, storage, stores
 from flows.cli.app import app
 
-__all__ = ["app", "clusters", "measures", "operate", "runs", "storage", "stores"]
+__all__ = ["answers", "app", "clusters", "measures", "operate", "runs", "storage", "stores"]
