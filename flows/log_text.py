@@ -29,8 +29,8 @@ class _Factory:
 
     def __call__(self, *arguments: Any, **options: Any) -> logging.LogRecord:
         record = self._made_by(*arguments, **options)
-        # Uvicorn's formatter reads the arguments of a record.
-        if record.name.startswith("uvicorn"):
+        # Uvicorn's formatter reads the arguments of a record. `logging.makeLogRecord` names none.
+        if (record.name or "").startswith("uvicorn"):
             return record
         try:
             message = record.getMessage()
