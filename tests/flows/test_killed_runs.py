@@ -162,9 +162,10 @@ def test_a_flow_leaves_no_process_and_no_damaged_row(
         assert said.splitlines()[-1].startswith("hung up: computed results are kept")
 
     analysis = json.loads(config.read_text())
-    assert analyze(Analysis.model_validate(analysis)).complete == 2
+    summary = analyze(Analysis.model_validate(analysis))
+    assert summary.worked and summary.complete == 2
     undisturbed = {**analysis, "store": str(tmp_path / "undisturbed.zarr")}
-    analyze(Analysis.model_validate(undisturbed))
+    assert analyze(Analysis.model_validate(undisturbed)).worked
     assert not verify(Store(analysis["store"])).faults
     assert content(analysis["store"]).identical(content(undisturbed["store"]))
 
