@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 _QUIET_SECONDS = 1.0  # without a process of the run: one that was killed may have started another
-_OUTPUTS = (1, 2)  # standard output and error
 
 
 def _clean_up(mark: bytes, folder: Path) -> None:
     """Kill all processes of a run until none is left, then delete its folder."""
     quiet_since = time.monotonic()
     while time.monotonic() - quiet_since < _QUIET_SECONDS:
-        for process in _processes(mark, folder):
+        for process in _processes(mark):
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
                 quiet_since = time.monotonic()
@@ -30,24 +29,15 @@ def _clean_up(mark: bytes, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _processes(mark: bytes, folder: Path) -> list[int]:
-    """Return the processes of a run that are alive."""
-    numbers = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [one for one in numbers if one != os.getpid() and _belongs(one, mark, folder)]
-
-
-def _belongs(process: int, mark: bytes, folder: Path) -> bool:
-    """Return whether a process is alive and was started by the run with this mark and folder."""
-    at = Path("/proc", str(process))
-    with suppress(OSError):  # it has ended, or belongs to another user
-        # Of a process that has ended and was not waited for, the environment is empty.
-        if mark in (at / "environ").read_bytes():
-            return True
-    for output in _OUTPUTS:
+def _processes(mark: bytes) -> list[int]:
+    """Return the processes that have a mark in their environment and have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        # It may end meanwhile, or belong to another user. An ended one's environment is empty.
         with suppress(OSError):
-            if (at / "fd" / str(output)).readlink().is_relative_to(folder):
-                return True
-    return False
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def _main(mark: str, folder: str) -> None:

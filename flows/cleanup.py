@@ -4,9 +4,7 @@ A process that is killed cannot clean up after itself: the Prefect server and Ra
 live on, and hold the pipes of whoever waits for the run's output. Therefore a run starts one small
 process, `flows.cleaner`, which kills what is left of the run when that has ended.
 
-What belongs to a run is found by a mark in the environment, which children inherit. A program that
-sets its own title overwrites what the kernel shows as its environment: Ray's workers are found by
-their output, which goes into the run's folder.
+What belongs to a run is found by a mark in the environment, which children inherit.
 """
 
 import os
@@ -33,7 +31,9 @@ def covered() -> Iterator[Path]:
     this environment has a fault, see `flows.environment`.
     """
     mark, folder = _start()
-    with variable(_MARKS, ":".join(filter(None, (os.environ.get(_MARKS), mark)))):
+    marks = ":".join(filter(None, (os.environ.get(_MARKS), mark)))
+    # Ray's processes set their titles, and would write them over the environment that others see.
+    with variable(_MARKS, marks), variable("SPT_NOENV", "1"):
         yield folder
 
 

@@ -21,7 +21,8 @@ from typing import cast
 
 import torch
 
-from pipeline.analysis.plan import Prepared, plan, prepare
+from pipeline.analysis.plan import Prepared, plan
+from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis

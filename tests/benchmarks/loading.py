@@ -23,7 +23,8 @@ from s3fs import S3FileSystem
 
 from infra.s3.ceph import PROGRAMS, Ceph, free_port
 from pipeline import Analysis, Summary, analyze
-from pipeline.analysis.plan import plan, prepare
+from pipeline.analysis.plan import plan
+from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.checkpoints.cache import cache_folder

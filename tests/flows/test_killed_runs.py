@@ -28,18 +28,21 @@ pytestmark = pytest.mark.timeout(900)  # on a busy machine each process takes a 
 PARENT = """
 import os, subprocess, sys, time
 from flows import cleanup
-sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+sleep = "import time; time.sleep(600)"
+# As Ray's processes do: the title goes where the environment was.
+title = "from ray._raylet import setproctitle; setproctitle('x' * 4000); print(1, flush=True); "
 with cleanup.covered() as folder:
-    with (folder / "worker.log").open("w") as log:
-        children = [
-            subprocess.Popen(sleep),  # holds the pipes
-            subprocess.Popen(sleep, start_new_session=True),
-            # As a program that has written its title over its environment.
-            subprocess.Popen(sleep, stdout=log, stderr=log, env={}, start_new_session=True),
-        ]
-others = [subprocess.Popen(["tail", "-f", folder / "worker.log"], stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)]
-print(folder, *(child.pid for child in (*children, *others)), flush=True)
+    titled = subprocess.Popen([sys.executable, "-c", title + sleep], stdout=subprocess.PIPE)
+    children = [
+        subprocess.Popen([sys.executable, "-c", sleep]),  # holds the pipes
+        subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True),
+        titled,
+    ]
+titled.stdout.readline()
+(folder / "log").touch()
+nothing = subprocess.DEVNULL
+other = subprocess.Popen(["tail", "-f", folder / "log"], stdout=nothing, stderr=nothing)
+print(folder, *(child.pid for child in (*children, other)), flush=True)
 time.sleep(float(sys.argv[1]))
 """
 
@@ -159,9 +162,10 @@ def test_a_flow_leaves_no_process_and_no_damaged_row(
         assert said.splitlines()[-1].startswith("hung up: computed results are kept")
 
     analysis = json.loads(config.read_text())
-    assert analyze(Analysis.model_validate(analysis)).complete == 2
+    summary = analyze(Analysis.model_validate(analysis))
+    assert summary.worked and summary.complete == 2
     undisturbed = {**analysis, "store": str(tmp_path / "undisturbed.zarr")}
-    analyze(Analysis.model_validate(undisturbed))
+    assert analyze(Analysis.model_validate(undisturbed)).worked
     assert not verify(Store(analysis["store"])).faults
     assert content(analysis["store"]).identical(content(undisturbed["store"]))
 

@@ -104,3 +104,11 @@ def test_log_records_hold_no_secret_and_no_raw_character(caplog: pytest.LogCaptu
     assert "hushhush" not in text and "\x1b" not in text and "\\x1b]0;x" in text
     assert "GET https://h/x?X-Amz-Signature=[hidden] failed" in text
     assert caplog.records[-1].args == ("raw",)
+
+
+def test_the_records_of_a_worker_are_made_as_others_are() -> None:
+    """Make a record of a dictionary, as `flows.worker_logs` does: it has no name at first."""
+    import logging
+
+    clean_records()
+    assert logging.makeLogRecord({"name": "pipeline", "msg": "computed"}).name == "pipeline"

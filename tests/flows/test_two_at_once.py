@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.analysis.plan import prepare
+from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.config import load_analysis
 from pipeline.store import Store
