@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.aggregate.transitions import Transition, find_transitions
     from pipeline.analysis.run import analyze
     from pipeline.analysis.summary import Summary
     from pipeline.auditing import Audit, audit
@@ -45,9 +46,11 @@ _HOME = {
     "Pass": "engine.record",
     "Setting": "measures.base",
     "Summary": "analysis.summary",
+    "Transition": "aggregate.transitions",
     "Variable": "schema",
     "analyze": "analysis.run",
     "audit": "auditing",
+    "find_transitions": "aggregate.transitions",
     "list_checkpoints": "checkpoints",
     "list_run": "checkpoints",
     "load_analysis": "config",
@@ -71,10 +74,12 @@ __all__ = [
     "Pass",
     "Setting",
     "Summary",
+    "Transition",
     "Variable",
     "__version__",
     "analyze",
     "audit",
+    "find_transitions",
     "list_checkpoints",
     "list_run",
     "load_analysis",
