@@ -273,13 +273,21 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore the SIGTERM handler after the block.
+    """Restore the SIGTERM handler after the block, and let it handle a signal in the block.
 
     `ray.init` installs its own handler, but Prefect cancels a run through the handler before.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray installs no handler
+        return
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
+    try:
+        yield
+    except SystemExit:  # from Ray's handler
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
         signal.signal(signal.SIGTERM, handler)
 
 
