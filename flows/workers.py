@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ _SYSTEM_CONFIG = {
     # Ray's own limit is a disk that is 95% full, on which there may still be gigabytes.
     "local_fs_capacity_threshold": 0.999,
 }
+# Ray puts the working folder of the driver on the import path of its workers, before numpy's.
+_NO_MODULES = "/"
 _MAX_DEATHS_AT_START = 3  # of one worker in a row; after that, another start will not help
 
 
@@ -209,7 +211,11 @@ def connect_to_ray(workers: Workers) -> None:
     if address:
         if not ray.is_initialized():
             remedy = "check that its head runs, RAY_ADDRESS and RAY_AUTH_TOKEN_PATH"
-            with _sigterm_handler_kept(), _refused(f"the Ray cluster at {address}", remedy):
+            with (
+                _refused(f"the Ray cluster at {address}", remedy),
+                _sigterm_handler_kept(),
+                chdir(_NO_MODULES),
+            ):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     # An earlier analysis of this process may have started Ray for fewer workers.
@@ -233,6 +239,7 @@ def _start_local_ray(workers: Workers) -> None:
         _refused("Ray on this machine", remedy),
         _sigterm_handler_kept(),
         _on_loopback(),
+        chdir(_NO_MODULES),
     ):
         ray.init(
             address="local",  # never join a cluster that somebody else runs on this machine
