@@ -28,7 +28,11 @@ needs_root = pytest.mark.skipif(
     os.getuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
     reason="needs root, to make mount namespaces and to act as another user",
 )
-UNSET = ("HOME", "USER", "LOGNAME", "PREFECT_HOME", "ONTOGENY_CACHE", "PREFECT_API_URL")
+# The last is set by torch in the process of the tests, to a folder in /tmp.
+UNSET = (
+    *("HOME", "USER", "LOGNAME", "PREFECT_HOME", "ONTOGENY_CACHE", "PREFECT_API_URL"),
+    "TORCHINDUCTOR_CACHE_DIR",
+)
 
 
 def run(
