@@ -12,10 +12,11 @@ import os
 import platform
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import ray
 from ray import cloudpickle
 from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.job_config import JobConfig
 
 from flows import actor, cleanup
 from flows.dispatch import NotReadyError, Pool, WorkerLostError
@@ -45,14 +47,29 @@ _SYSTEM_CONFIG = {
     # Ray's own limit is a disk that is 95% full, on which there may still be gigabytes.
     "local_fs_capacity_threshold": 0.999,
 }
-# Ray puts the working folder of the driver on the import path of its workers, before numpy's.
-_NO_MODULES = "/"
 _MAX_DEATHS_AT_START = 3  # of one worker in a row; after that, another start will not help
 
 
 def is_transient(error: BaseException | None) -> bool:
     """Return whether a retry may succeed: after a lost worker, and errors of storage or memory."""
     return isinstance(error, (RayError, *TRANSIENT))
+
+
+class _JobConfig(JobConfig):
+    """A job whose workers search for modules where this process does.
+
+    Otherwise Ray adds the working folder, where a `numpy.py` of the user would be imported.
+    """
+
+    def __init__(self) -> None:
+        searched = {str(Path(folder).absolute()) for folder in sys.path}
+        folders = (Path(sys.argv[0]).resolve().parent, Path.cwd())
+        super().__init__(
+            _py_driver_sys_path=[str(folder) for folder in folders if str(folder) in searched]
+        )
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # Ray adds no folder of its own then
 
 
 class LoggedWorker:
@@ -211,12 +228,13 @@ def connect_to_ray(workers: Workers) -> None:
     if address:
         if not ray.is_initialized():
             remedy = "check that its head runs, RAY_ADDRESS and RAY_AUTH_TOKEN_PATH"
-            with (
-                _refused(f"the Ray cluster at {address}", remedy),
-                _sigterm_handler_kept(),
-                chdir(_NO_MODULES),
-            ):
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with _sigterm_handler_kept(), _refused(f"the Ray cluster at {address}", remedy):
+                ray.init(
+                    address=address,
+                    job_config=_JobConfig(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         return
     # An earlier analysis of this process may have started Ray for fewer workers.
     if ray.is_initialized() and not _has_room(workers):
@@ -239,9 +257,9 @@ def _start_local_ray(workers: Workers) -> None:
         _refused("Ray on this machine", remedy),
         _sigterm_handler_kept(),
         _on_loopback(),
-        chdir(_NO_MODULES),
     ):
         ray.init(
+            job_config=_JobConfig(),
             address="local",  # never join a cluster that somebody else runs on this machine
             # Ray counts CPUs but does not bind them: more workers than cores are allowed.
             num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
