@@ -186,7 +186,7 @@ def folders_of(run: Observed) -> set[Path]:
     return {Path(one[-1]) for one in commands if cleaner.__file__ in one}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGHUP, 129)])
 def test_a_persistent_server_ends_with_its_command(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
