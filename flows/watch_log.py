@@ -38,6 +38,7 @@ class WatchLog:
         self.outages = 0
         self._deployment, self._since = deployment, datetime.now(UTC)
         self._told: dict[UUID, StateType] = {}
+        self._begun: set[UUID] = set()
         self._away = False
         self._print_to = sys.stdout
 
@@ -72,9 +73,12 @@ class WatchLog:
         state = run.state
         if state is None or self._told.get(run.id) == state.type:
             return
+        # By its time, not its state: a look may start and end between two questions.
+        if run.start_time is not None and run.id not in self._begun:
+            self._begun.add(run.id)
+            self._say("looking for new checkpoints")
         self._told[run.id] = state.type
         texts = {
-            StateType.RUNNING: "looking for new checkpoints",
             StateType.CANCELLED: "skipped: the look before is still in progress"
             if state.message == _SKIPPED
             else "the look was cancelled",

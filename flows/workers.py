@@ -12,6 +12,7 @@ import os
 import platform
 import secrets
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ import ray
 from ray import cloudpickle
 from ray._private import ray_constants
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.job_config import JobConfig
 
 from flows import actor, cleanup
 from flows.dispatch import NotReadyError, Pool, WorkerLostError
@@ -51,6 +53,23 @@ _MAX_DEATHS_AT_START = 3  # of one worker in a row; after that, another start wi
 def is_transient(error: BaseException | None) -> bool:
     """Return whether a retry may succeed: after a lost worker, and errors of storage or memory."""
     return isinstance(error, (RayError, *TRANSIENT))
+
+
+class _JobConfig(JobConfig):
+    """A job whose workers search for modules where this process does.
+
+    Otherwise Ray adds the working folder, where a `numpy.py` of the user would be imported.
+    """
+
+    def __init__(self) -> None:
+        searched = {str(Path(folder).absolute()) for folder in sys.path}
+        folders = (Path(sys.argv[0]).resolve().parent, Path.cwd())
+        super().__init__(
+            _py_driver_sys_path=[str(folder) for folder in folders if str(folder) in searched]
+        )
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True  # Ray adds no folder of its own then
 
 
 class LoggedWorker:
@@ -210,7 +229,12 @@ def connect_to_ray(workers: Workers) -> None:
         if not ray.is_initialized():
             remedy = "check that its head runs, RAY_ADDRESS and RAY_AUTH_TOKEN_PATH"
             with _sigterm_handler_kept(), _refused(f"the Ray cluster at {address}", remedy):
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=address,
+                    job_config=_JobConfig(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         return
     # An earlier analysis of this process may have started Ray for fewer workers.
     if ray.is_initialized() and not _has_room(workers):
@@ -235,6 +259,7 @@ def _start_local_ray(workers: Workers) -> None:
         _on_loopback(),
     ):
         ray.init(
+            job_config=_JobConfig(),
             address="local",  # never join a cluster that somebody else runs on this machine
             # Ray counts CPUs but does not bind them: more workers than cores are allowed.
             num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
@@ -273,13 +298,21 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore the SIGTERM handler after the block.
+    """Restore the SIGTERM handler after the block, and let it handle a signal in the block.
 
     `ray.init` installs its own handler, but Prefect cancels a run through the handler before.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Ray installs no handler
+        return
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
+    try:
+        yield
+    except SystemExit:  # from Ray's handler
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
         signal.signal(signal.SIGTERM, handler)
 
 

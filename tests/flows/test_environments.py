@@ -28,7 +28,10 @@ needs_root = pytest.mark.skipif(
     os.getuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
     reason="needs root, to make mount namespaces and to act as another user",
 )
-UNSET = ("HOME", "USER", "LOGNAME", "PREFECT_HOME", "ONTOGENY_CACHE", "PREFECT_API_URL")
+UNSET = (
+    "HOME", "USER", "LOGNAME", "PREFECT_HOME", "ONTOGENY_CACHE", "PREFECT_API_URL",
+    "TORCHINDUCTOR_CACHE_DIR",  # set by torch in the process of the tests
+)  # fmt: skip
 
 
 def run(
@@ -48,6 +51,21 @@ def run(
         text=True,
         timeout=600,
     )
+
+
+def mounted_over(*places: str, options: str = "nr_inodes=30") -> str:
+    """Return the commands that put an empty file system over places, but keep this repository."""
+    commands = [f"mount --bind {ROOT} /mnt"]
+    for place in places:
+        commands.append(f"mount -t tmpfs -o {options} tmpfs {place}")
+        if ROOT.is_relative_to(place):
+            commands += [f"mkdir -p {ROOT}", f"mount --bind /mnt {ROOT}"]
+    return "\n".join([*commands, ""])
+
+
+def filled(*places: str) -> str:
+    """Return the commands that use up all inodes of file systems."""
+    return "".join(f"while touch {at}/$RANDOM$RANDOM 2>/dev/null; do :; done\n" for at in places)
 
 
 def faults(**how: Any) -> list[str]:
@@ -100,7 +118,7 @@ def test_a_flow_runs_where_almost_nothing_is_as_usual(
         [ROOT / "ontogeny.py", "analyze", config],
         wrap=["unshare", "-m"],
         shell=(
-            "mount -t tmpfs -o nr_inodes=2 tmpfs /tmp; touch /tmp/full\n"
+            f"{mounted_over('/tmp')}{filled('/tmp')}"
             "mount -t tmpfs -o size=1m tmpfs /dev/shm; chmod 755 /dev/shm\n"
             f"cd {shadows}; umask 000; ulimit -n 256; exec 0<&-\n"
             f'set -- {" ".join(NOBODY)} "$@"'
@@ -123,15 +141,16 @@ def test_a_flow_runs_where_almost_nothing_is_as_usual(
 
 @needs_root
 def test_a_machine_without_room_for_temporary_files_is_named() -> None:
-    full = "for one in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o nr_inodes=2 tmpfs $one; "
-    (fault,) = faults(wrap=["unshare", "-m"], shell=f"{full} touch $one/full; done", TMPDIR="/tmp")
+    places = ("/tmp", "/var/tmp", "/dev/shm")
+    full = mounted_over(*places) + filled(*places)
+    (fault,) = faults(wrap=["unshare", "-m"], shell=full, TMPDIR="/tmp")
     assert fault.startswith("no folder for temporary files: /tmp ")
     assert "/dev/shm" in fault and "set TMPDIR" in fault
 
 
 @needs_root
 def test_a_folder_of_another_user_in_place_of_a_home_is_refused() -> None:
-    mounts = "mount -t tmpfs tmpfs /tmp; mkdir -m 777 /tmp/ontogeny-12345"
+    mounts = f"{mounted_over('/tmp')}mkdir -m 777 /tmp/ontogeny-12345"
     (fault,) = faults(
         wrap=["unshare", "-m"],
         shell=f'{mounts}; set -- {" ".join(NOBODY)} "$@"',

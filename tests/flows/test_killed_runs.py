@@ -141,23 +141,33 @@ def test_a_signal_ends_a_run_with_one_sentence_and_its_exit_code(
         assert sorted({commit.step for commit in store.commits()}) == [0, 1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGKILL, signal.SIGKILL), (signal.SIGTERM, signal.SIGHUP)]
+)
 def test_a_flow_leaves_no_process_and_no_damaged_row(
-    start: Callable[..., Observed], number: signal.Signals, config: Path, tmp_path: Path
+    start: Callable[..., Observed],
+    first: signal.Signals,
+    second: signal.Signals,
+    config: Path,
+    tmp_path: Path,
 ) -> None:
     """Send a signal while Ray starts, and another in the middle of the computation."""
     at_start = start()
     wait_until(lambda: at_start.wait(0.1) or "raylet" in at_start.collect(), 400)
-    seconds, *_ = at_start.end(number)
+    seconds, _, said = at_start.end(first)
     assert seconds < SECONDS
+    if first == signal.SIGTERM:
+        assert at_start.process.returncode == 143
+        assert said.splitlines()[-1].startswith("terminated: computed results are kept")
 
     run = start()
     midway(run, tmp_path / "store.zarr")
     folders = folders_of(run)
-    seconds, _, said = run.end(number)
+    assert folders
+    seconds, _, said = run.end(second)
     assert seconds < SECONDS
     assert wait_until(lambda: not any(folder.exists() for folder in folders))
-    if number == signal.SIGHUP:
+    if second == signal.SIGHUP:
         assert run.process.returncode == 129
         assert said.splitlines()[-1].startswith("hung up: computed results are kept")
 
@@ -176,7 +186,7 @@ def folders_of(run: Observed) -> set[Path]:
     return {Path(one[-1]) for one in commands if cleaner.__file__ in one}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGHUP, 0)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGHUP, 129)])
 def test_a_persistent_server_ends_with_its_command(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:

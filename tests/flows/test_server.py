@@ -425,21 +425,13 @@ def test_a_slot_is_free_after_a_cancelled_run_and_a_killed_server(ui: Ui) -> Non
     first, second, third = run(), run(), run()
     assert (propose(first, "PENDING"), propose(first, "RUNNING")) == ("PENDING", "RUNNING")
     assert propose(second, "PENDING") == "CANCELLED"
+    children = psutil.Process(ui.process.pid).children(recursive=True)
     ui.process.kill()
     assert ui.process.wait(timeout=20) == -signal.SIGKILL
     assert ui.process.stdout and ui.process.stdout.read()  # nobody else holds it
-    assert not list(_processes_of(ui.home))
+    assert not psutil.wait_procs(children, timeout=20)[1]
     ui.start()
     assert (propose(first, "CANCELLING"), propose(first, "CANCELLED")) == (
         "CANCELLING", "CANCELLED",
     )  # fmt: skip
     assert propose(third, "PENDING") == "PENDING"
-
-
-def _processes_of(home: Path) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("PREFECT_HOME") == str(home):
-                yield process
-        except psutil.Error:
-            continue

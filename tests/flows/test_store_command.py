@@ -112,13 +112,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_sentence(
-    small_disk: Path, make_analysis: Callable[..., Any], tmp_path: Path
+    small_disk: Path,
+    make_analysis: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = small_disk / "run.zarr"
     config = tmp_path / "analysis.yaml"
     analysis = make_analysis(measures=["token_loss"], store=str(store))
     parameters = {"token_loss": {"early_token": 4, "late_token": 30}}
     config.write_text(json.dumps(analysis.model_dump(mode="json") | {"measures": parameters}))
+    refused_before = ontogeny("analyze", config, "--serial")
+    assert refused_before.exit_code == 2 and not store.exists()
+    assert "are free, expected at least 16.8 MB" in refused_before.stderr
+
+    monkeypatch.setattr("pipeline.analysis.preflight._LEAST_FREE", 0)  # as if it filled up later
     full = ontogeny("analyze", config, "--serial")
     assert full.exit_code == 2, full.output
     assert full.stderr.splitlines()[-1] == (

@@ -43,7 +43,7 @@ def _mean_loss(model: torch.nn.Module, examples: Path) -> float:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(examples / "trainer-run" / "checkpoint-4")
-    text = (ROOT / "pipeline" / "config.py").read_text()
+    text = (ROOT / "pipeline" / "config" / "analysis.py").read_text()
     ids = torch.tensor(tokenizer(text)["input_ids"])[: 16 * 128].view(16, 128)
     with torch.no_grad():
         return float(model.eval()(input_ids=ids, labels=ids).loss)

@@ -307,32 +307,16 @@ def _evil(random_: Random) -> Any:
     ))  # fmt: skip
 
 
+_OBJECTS = (
+    "code", "code-bare", "list", "number", "keys", "sparse", "meta", "strided", "nested",
+    "integers", "complex", "bytes", "many", "quantised", "shared", "nan", "strings", "0-d",
+    "bytearray", "half",
+)  # fmt: skip
+
+
 def _pickle(file: Path, random_: Random) -> str:
     """Save other objects than tensors by name."""
-    kind = random_.choice(
-        [
-            "code",
-            "code-bare",
-            "list",
-            "number",
-            "keys",
-            "sparse",
-            "meta",
-            "strided",
-            "nested",
-            "integers",
-            "complex",
-            "bytes",
-            "many",
-            "quantised",
-            "shared",
-            "nan",
-            "strings",
-            "0-d",
-            "bytearray",
-            "half",
-        ]
-    )
+    kind = random_.choice(_OBJECTS)
     plain = {"model.embed_tokens.weight": torch.zeros(3, 4), "lm_head.weight": torch.ones(3, 4)}
     try:
         state = torch.load(file, weights_only=True)
