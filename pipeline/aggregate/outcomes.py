@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pipeline.aggregate.levels import SPIKES
 from pipeline.aggregate.phases import SOLVED, milestones
 from pipeline.errors import InputError
 
@@ -19,7 +20,7 @@ Rule = Callable[[xr.Dataset], int | None]
 
 RULE = (
     "A run generalised at the first saved step from which on its test loss stays below "
-    f"{SOLVED} nats."
+    f"{SOLVED} nats; {SPIKES}."
 )
 # Group, variable, and its name among the series.
 _OTHERS = (

@@ -1,7 +1,7 @@
 """Milestones and phases of grokking, by rules on a run's progress measures.
 
-`milestones` is the one definition of "memorised", "circuit formed" and "generalised": the first
-saved step from which on a loss stays below `SOLVED` at every saved step.
+`milestones` is the one definition of "memorised", "circuit formed" and "generalised": a loss stays
+below `SOLVED`, by the rule of `pipeline.aggregate.levels`.
 
 Nanda et al. 2023, section 5.2, describe them and give steps for one run, but no rule:
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.crossings import first_crossing
+from pipeline.aggregate.levels import SPIKES, stays_past
 
 SOLVED = 0.1  # nats: the label's probability is then 0.9 (in the geometric mean)
 NAMES = ("memorisation", "circuit formation", "cleanup")
@@ -34,7 +34,8 @@ MILESTONES = {
 RULES = (
     "Memorisation ends where excluded loss is lowest, of the checkpoints up to the end of cleanup; "
     "circuit formation at the first checkpoint from which on test loss stays below half of its "
-    f"maximum; cleanup at the first from which on it stays below {SOLVED} nats."
+    f"maximum; cleanup at the first from which on it stays below {SOLVED} nats; "
+    f"{SPIKES}."
 )
 
 
@@ -50,10 +51,11 @@ class Phase:
 def milestones(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, int | None]:
     """Return for each loss of `MILESTONES` the first step from which on it stays below `threshold`.
 
-    None where it does not stay below: a loss that fell below and rose again, or that is not finite
-    at the last step. The last saved step alone is enough (see `first_crossing`).
+    By the rule of `pipeline.aggregate.levels`, spikes aside. None where it does not stay below: a
+    loss that fell below and rose again, or that is not finite at the last step. The last saved step
+    alone is enough.
     """
-    return {name: first_crossing(progress[name], threshold, stays=True) for name in MILESTONES}
+    return {name: stays_past(progress[name], threshold) for name in MILESTONES}
 
 
 def phases(progress: xr.Dataset) -> list[Phase]:
@@ -82,7 +84,7 @@ def phases(progress: xr.Dataset) -> list[Phase]:
 
 def _ends(losses: xr.Dataset) -> tuple[int | None, int | None, int | None]:
     test = losses["test_loss"]
-    solved = first_crossing(test, SOLVED, stays=True)
+    solved = stays_past(test, SOLVED)
     until = losses["excluded_loss"].sel(step=slice(None, solved))
     lowest = int(until["step"][int(until.values.argmin())])
     # A minimum at the last step is no end while test loss is still to fall: excluded loss may go on
@@ -97,7 +99,7 @@ def fall_of(test_loss: xr.DataArray) -> int | None:
     The maximum is that of the finite values.
     """
     finite = test_loss.values[np.isfinite(test_loss.values)]
-    return first_crossing(test_loss, float(finite.max()) / 2, stays=True) if finite.size else None
+    return stays_past(test_loss, float(finite.max()) / 2) if finite.size else None
 
 
 def summary_of(progress: xr.Dataset, threshold: float = SOLVED) -> dict[str, float | None]:

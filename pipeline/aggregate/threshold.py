@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from pipeline.aggregate.crossings import first_crossing
+from pipeline.aggregate.levels import first_past
 from pipeline.aggregate.outcomes import RULE, Outcome, Rule, generalised, outcomes
 from pipeline.aggregate.scoring import VERDICT, factor_of_error, median_interval, verdict
 
@@ -181,7 +181,7 @@ def _crossing(measure: ProgressMeasure, run: Outcome, limit: float) -> float:
     if not np.isfinite(limit):
         return np.nan
     series = run.series[measure.name].sel(step=slice(run.memorised, None))
-    step = first_crossing(series, limit, "above" if measure.rises else "below")
+    step = first_past(series, limit, "above" if measure.rises else "below")
     return np.inf if step is None else float(step)
 
 

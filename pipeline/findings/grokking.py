@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.crossings import first_crossing
+from pipeline.aggregate.levels import carrying, first_past
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones, phases
+from pipeline.findings.changes import dated, scanned
 from pipeline.findings.number_format import (
     at_step,
     at_steps,
@@ -62,7 +63,7 @@ def _solved(loss: xr.DataArray, did: str, step: int | None) -> str:
     )
     return (
         f"The model {had}{did} by {at_step(step)}{_place(loss, step)}: "
-        f"{_named(loss)} {how}{_also(loss, step)}."
+        f"{_named(loss)} {how}{_also(loss, step)}{_fall(loss)}."
     )
 
 
@@ -79,7 +80,7 @@ def _restricted(group: xr.Dataset, step: int | None) -> str:
         how = f"is {value} nats, below {SOLVED}, at {at_step(step)}{place}"
     else:
         how = f"stays below {SOLVED} nats from {at_step(step)}{place}{',' if place else ''} on"
-    return f"Restricted loss {how}{_also(loss, step)}."
+    return f"Restricted loss {how}{_also(loss, step)}{_fall(loss)}."
 
 
 def _order(group: xr.Dataset, reached: dict[str, int | None]) -> Iterator[str]:
@@ -184,7 +185,7 @@ def _not_below(loss: xr.DataArray) -> str:
         return f"{name} is {non_finite(loss)}"
     if loss.sizes["step"] == 1:
         return f"{name} is {number(last)} nats at {at_step(_last(loss))}, not below {SOLVED}"
-    if (first := first_crossing(loss, SOLVED)) is None:
+    if (first := first_past(loss, SOLVED)) is None:
         reached = f"{number(lowest[1])} at {at_step(lowest[0])}"
         return f"{name} was never below {SOLVED} nats (lowest: {reached}){gaps(loss)}"
     was = f"{name} was below {SOLVED} nats first at {at_step(first)}, but did not stay"
@@ -194,10 +195,18 @@ def _not_below(loss: xr.DataArray) -> str:
 
 
 def _also(loss: xr.DataArray, step: int) -> str:
-    """Return a clause on an earlier dip below `SOLVED`, and on gaps."""
-    first = first_crossing(loss, SOLVED)
+    """Return a clause on spikes after `step`, on an earlier dip below `SOLVED`, and on gaps."""
+    above = int((loss.sel(step=slice(step, None)) >= SOLVED).sum())
+    spikes = f", but for spikes at {counted(above, 'checkpoint')}" if above else ""
+    first = first_past(loss, SOLVED)
     dip = f"; it was below first at {at_step(first or 0)}, but did not stay"
-    return (dip if first != step else "") + gaps(loss)
+    return spikes + (dip if first != step else "") + gaps(loss)
+
+
+def _fall(loss: xr.DataArray) -> str:
+    """Return a clause on the transition that took a loss below `SOLVED`; "" without one."""
+    one = carrying(loss, SOLVED, "below", scanned(loss).transitions)
+    return "" if one is None else f"; it fell suddenly {dated(one)}"
 
 
 def _place(loss: xr.DataArray, step: int) -> str:

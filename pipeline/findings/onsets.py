@@ -3,7 +3,7 @@
 import xarray as xr
 
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
-from pipeline.findings.induction import Heads, heads_of, onsets
+from pipeline.findings.heads import Heads, heads_of, onsets
 from pipeline.findings.number_format import at_step, head_name
 from pipeline.findings.sentences import by_measure
 from pipeline.query import open_run

@@ -1,22 +1,20 @@
 """Findings of a store as plain sentences: what formed, when, and what did not.
 
-Every number comes from the store; every time is a saved step, found by
-`pipeline.aggregate.crossings`. The thresholds are stated in the sentences that use them.
+Every number comes from the store. Sudden changes are dated by their transition, with intervals (see
+`pipeline.aggregate.transitions`); what has passed a level, by a saved step (see
+`pipeline.aggregate.levels`). The levels are stated in the sentences that use them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 
 import xarray as xr
 
+from pipeline.findings.changes import dated, largest, scanned
 from pipeline.findings.gaps import gaps_in
 from pipeline.findings.grokking import grokking_findings
-from pipeline.findings.induction import (
-    Formation,
-    formation,
-    head_findings,
-    heads_of,
-    in_context_findings,
-)
+from pipeline.findings.heads import Onset, heads_of, onsets
+from pipeline.findings.in_context import in_context_findings
+from pipeline.findings.induction import head_findings
 from pipeline.findings.number_format import (
     at_step,
     by_reason,
@@ -50,12 +48,12 @@ def findings_of(run: xr.DataTree) -> list[str]:
     groups, masked = by_measure(run), list(_left_out(run.attrs.get("masked", {})))
     if not groups:
         return [*masked, "No measure of any checkpoint is stored yet."]
-    formed = _formation(groups)  # also for the sentence on the in-context score
+    first = _first_induction_head(groups)
     # First what is specific to a language model or to modular arithmetic; mean loss and weights,
     # which every run has, come last.
     said = [
         *_heads(groups),
-        *_each(groups, "token_loss", lambda group: in_context_findings(group, formed)),
+        *_each(groups, "token_loss", lambda group: in_context_findings(group, first)),
         *_missing(groups),
         *_each(groups, "modular_addition", grokking_findings),
         *_each(groups, "token_loss", _loss_findings),
@@ -116,11 +114,11 @@ def _on_input(name: str, sentences: Sentences) -> Sentences:
         yield f"On input '{other_input}': {sentence}" if other_input else sentence
 
 
-def _formation(groups: dict[str, dict[str, xr.Dataset]]) -> Formation | None:
+def _first_induction_head(groups: dict[str, dict[str, xr.Dataset]]) -> Onset | None:
     name = next(iter(groups.get("head_scores", {})), None)
     if name is None or without_heads(groups["head_scores"][name]):
         return None
-    return formation(heads_of(groups, name))
+    return next(iter(onsets(heads_of(groups, name), "induction")), None)
 
 
 def without_heads(scores: xr.Dataset) -> bool:
@@ -151,6 +149,9 @@ def _loss_findings(group: xr.Dataset) -> Sentences:
         verb = "fell" if defined[-1] < defined[0] else "rose"
         said = f"{verb} from {first} nats at {start} to {last} at {end}"
     yield f"The mean loss {said}{gaps(mean)}."
+    if (one := largest(scanned(mean).transitions)) is not None:
+        verb = "fell" if one.amplitude < 0 else "rose"
+        yield f"It {verb} suddenly by {number(abs(one.amplitude))} nats {dated(one)}."
 
 
 def _norm_findings(group: xr.Dataset) -> Sentences:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.crossings import first_crossing
+from pipeline.aggregate.levels import stays_past
 from pipeline.errors import InputError, suggestion
 from pipeline.query.run import open_run, select
 from pipeline.store.objects import store_names
@@ -27,8 +27,9 @@ def open_runs(
     uris: by name of the run; a sequence names each by the last part of its URI, or more of it.
     align: the axis that the runs share. origin: the point on that axis that becomes a run's zero: a
     number for each run, or a condition such as "modular_addition/test_loss < 0.1" or
-    "head_scores/induction - induction_null > 0.3": the first saved step from which on it holds for
-    some entry (some head, say) at every saved step. The axis is then `since_origin`.
+    "head_scores/induction - induction_null > 0.3": the first saved step from which on it stays true
+    of some entry (some head, say), by the rule of `pipeline.aggregate.levels`. The axis is then
+    `since_origin`.
     Where a run has no checkpoint at a point of the axis, its numbers are NaN and `present` (run,
     axis) is False; layers and heads that a run lacks are NaN. A group holds the runs that have it.
 
@@ -72,7 +73,7 @@ def _origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
     others = [dim for dim in values.dims if dim != "step"]
     # Some entry is above the threshold where the maximum is, and below it where the minimum is.
     series = values.max(others) if sign == ">" else values.min(others)
-    step = first_crossing(series, limit, "above" if sign == ">" else "below", stays=True)
+    step = stays_past(series, limit, "above" if sign == ">" else "below")
     if step is None:
         raise InputError(
             f"run {run!r}: {happened} at none of its steps, or not up to the last: leave it out"

@@ -7,16 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
+from pipeline.findings.changes import largest, scanned
 from pipeline.findings.gaps import has_numbers
-from pipeline.findings.induction import (
-    Heads,
-    counted_steps,
-    first_reaching,
-    share_of_range,
-    strongest,
-)
+from pipeline.findings.heads import Heads, onsets, strongest
 from pipeline.findings.number_format import in_words
 from pipeline.report.downsample import kept_indices
 from pipeline.report.drawing import (
@@ -95,18 +89,14 @@ def losses_and_heads(losses: xr.Dataset, heads: Heads | None) -> go.Figure | Non
         both = {"induction": (above, BLUE), "previous token": (strongest(previous), GREEN)}
         both = {name: series for name, series in both.items() if has_numbers(series[0])}
         figure = stacked([*panels, Panel("score above null", both)], marks=2)
-        onset = first_reaching(strongest(counted_steps(induction)), heads.threshold)
-        if onset is not None:
-            label = f"first head {heads.threshold:g} above its null: step {onset:,}"
-            mark_step(figure, onset, label, BLUE, 0)
-    if (change := largest_change(score)) is not None:
-        label = (
-            f"in-context score moves most: {change.before:,} to {change.after:,} "
-            f"({share_of_range(score, change):.0%} of its range)"
-        )
-        mark_span(
-            figure, change.before, change.after, label, VERMILLION, int(induction is not None)
-        )
+        if formed := onsets(heads, "induction"):
+            first = formed[0].step
+            label = f"first head {heads.threshold:g} above its null: step {first:,}"
+            mark_step(figure, first, label, BLUE, 0)
+    if (change := largest(scanned(score).transitions)) is not None:
+        start, end = round(change.onset), round(change.end)
+        label = f"largest transition of the in-context score: {start:,} to {end:,}"
+        mark_span(figure, start, end, label, VERMILLION, int(induction is not None))
     return figure
 
 

@@ -11,11 +11,12 @@ from inspect import cleandoc
 import plotly.graph_objects as go
 import xarray as xr
 
-from pipeline.aggregate.crossings import largest_change
 from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
+from pipeline.findings.changes import largest, scanned
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.grokking import key_frequencies
-from pipeline.findings.induction import Heads, compared_tokens, heads_of
+from pipeline.findings.heads import Heads, heads_of
+from pipeline.findings.in_context import compared_tokens
 from pipeline.findings.number_format import in_words, listed, number, why_undefined
 from pipeline.findings.sentences import by_measure, without_heads
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
@@ -116,10 +117,8 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: Heads | None) ->
 def _token_loss(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     shown = [name for name in ("mean", "in_context_score") if has_numbers(group[name])]
     caption = _meanings(group, *shown)
-    if largest_change(group["in_context_score"]) is not None:
-        caption += (
-            " Band: the two neighbouring checkpoints between which the in-context score moved most."
-        )
+    if largest(scanned(group["in_context_score"]).transitions) is not None:
+        caption += " Band: 10 to 90% of the largest transition of the in-context score."
     if heads is not None:
         caption += _above_null(heads)
     if (figure := combined_figures.losses_and_heads(group, heads)) is not None:
@@ -134,8 +133,8 @@ def _above_null(heads: Heads) -> str:
         return " The head scores have no null here and are not drawn."
     return (
         " Below: what any head's score exceeds its null by, at most; dotted, the first checkpoint "
-        "at which a head's induction (prefix-matching) score is at least "
-        f"{heads.threshold:g} above its null."
+        "from which on a head's induction (prefix-matching) score stays "
+        f"at least {heads.threshold:g} above its null."
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from pipeline.findings.induction import strongest
+from pipeline.findings.heads import strongest
 from pipeline.findings.number_format import number
 from pipeline.query import open_run
 from pipeline.report.downsample import kept_indices

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.findings.induction import Heads
+from pipeline.findings.heads import Heads
 from pipeline.report.combined_figures import loss_profiles, losses_and_heads, progress
 from pipeline.report.figures import parameter_lines
 from pipeline.report.page import run_of

@@ -118,7 +118,7 @@ def test_captions_are_definitions_and_axes_have_units():
 
 def test_findings_and_provenance_are_on_the_page():
     _, page = language_page()
-    assert "Induction heads formed between steps 800 and 900" in page.text
+    assert "Induction heads formed suddenly: L" in page.text
     for said in ("demo/one.zarr", "head_scores v1", "held_out", "early_token = 10",
                  "kind = random, digest = digest of held_out",
                  "41, steps 0 to 2,000", "float32", "abc123"):  # fmt: skip
