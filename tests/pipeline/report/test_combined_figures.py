@@ -34,7 +34,7 @@ def test_the_overview_stacks_loss_score_and_the_strongest_heads():
 
 def test_the_overview_marks_the_move_of_the_score_and_the_first_head():
     figure = losses_and_heads(fake.token_loss(), Heads(fake.head_scores()))
-    # The score falls as a sigmoid at 925 of width 25: 10 and 90% lie 2.2 widths (55 steps) away. The
+    # The score falls as a sigmoid at 925 of width 25: 10 and 90% lie 2.2 widths (55 steps) away. A
     # head passes 0.3 at 0.05 + 0.9 s(x) with s(x) = 0.28, x = 0.95 widths of 25 steps before 900:
     # first saved at 900.
     (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
