@@ -13,7 +13,7 @@ a series without any is said to have one. Random walks often look sudden.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -75,7 +75,12 @@ def find_transitions(
     steps: Integer[np.ndarray, " step"] | Sequence[int],
     values: Real[np.ndarray, " step"] | Sequence[float],
 ) -> list[Transition]:
-    """Return the sudden changes of one series, in the order of their steps."""
+    """Return the sudden changes of one series, in the order of their steps.
+
+    Values that are not finite are left out. Empty for fewer than `FEWEST` of them. Raises
+    ValueError for steps and values of different lengths, and for a step that occurs twice or is
+    negative.
+    """
     (found,) = scan(np.asarray(steps), np.asarray(values, dtype=np.float64)[None])
     return list(found.transitions)
 
@@ -85,9 +90,13 @@ def scan(
 ) -> list[Scanned]:
     """Return what each of many series over the same distinct steps does.
 
-    Steps may be in any order. Values that are not finite are left out. Raises ValueError for a
-    step that occurs twice or is negative.
+    Steps may be in any order. Values that are not finite are left out. Raises ValueError for steps
+    and values of different lengths, and for a step that occurs twice or is negative.
     """
+    if len(steps) != np.shape(values)[1]:
+        raise ValueError(
+            f"{np.shape(values)[1]} values, expected one for each of {len(steps)} steps"
+        )
     order = np.argsort(steps)
     steps, values = steps[order], np.asarray(values, dtype=np.float64)[:, order]
     if len(steps) and (steps[0] < 0 or not np.diff(steps).all()):
@@ -112,6 +121,9 @@ def _scan_finite(
     if len(steps) < FEWEST:
         yield from (Scanned("cannot tell", left_out=left_out) for _ in values)
         return
+    # By a power of two, which changes no digit: squares of large or small numbers would be lost.
+    _, powers = np.frexp(np.abs(values).max(axis=1))
+    values = np.ldexp(values, -powers[:, None])
     axis = make_axis(steps)
     templates = make_templates(axis)
     cleaned, spikes = without_spikes(steps, values)
@@ -121,11 +133,24 @@ def _scan_finite(
     spans = np.ptp(binned, axis=1)
     flat = binned * templates.root
     flat -= (flat @ templates.constant)[:, None] * templates.constant
-    for z, c, span, constant, spiked in zip(
-        projected, matched, spans, flat, spikes.sum(axis=1), strict=True
+    for z, c, span, constant, spiked, power in zip(
+        projected, matched, spans, flat, spikes.sum(axis=1), powers, strict=True
     ):
         fit = Fit(axis, templates, z, c, float(span))
-        yield _judged(fit, constant, int(spiked), left_out)
+        yield _scaled(_judged(fit, constant, int(spiked), left_out), int(power))
+
+
+def _scaled(found: Scanned, power: int) -> Scanned:
+    """Return what was found in a series divided by a power of two, in the series' own unit."""
+    scaled = [
+        replace(
+            one,
+            amplitude=float(np.ldexp(one.amplitude, power)),
+            amplitude_interval=tuple(float(np.ldexp(end, power)) for end in one.amplitude_interval),
+        )
+        for one in found.transitions
+    ]
+    return replace(found, transitions=tuple(scaled))
 
 
 def _judged(fit: Fit, constant: Float[np.ndarray, " bin"], spikes: int, left_out: int) -> Scanned:

@@ -190,3 +190,19 @@ def test_bins_are_means_of_neighbouring_checkpoints():
     by_hand = [values[axis.bin_of == number].mean() for number in range(len(axis.x))]
     assert axis.binned(values[None])[0] == pytest.approx(by_hand)
     assert (np.diff(axis.bin_of) >= 0).all() and (np.diff(axis.x) > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, -1e-12, 1e12])
+def test_the_unit_of_a_series_changes_nothing_but_its_amplitude(scale):
+    steps = np.arange(1, 201)
+    values = (steps > 60) + 0.05 * np.random.default_rng(0).standard_normal(200)
+    (one,), (scaled,) = find_transitions(steps, values), find_transitions(steps, values * scale)
+    assert scaled.midpoint == pytest.approx(one.midpoint, rel=1e-9)
+    assert scaled.amplitude / scale == pytest.approx(one.amplitude, rel=1e-9)
+    ends = sorted(end / scale for end in scaled.amplitude_interval)
+    np.testing.assert_allclose(ends, one.amplitude_interval, rtol=1e-9)
+
+
+def test_steps_and_values_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match="2 values, expected one for each of 3 steps"):
+        find_transitions([1, 2, 3], [1.0, 2.0])
