@@ -81,6 +81,8 @@ def find_transitions(
     ValueError for steps and values of different lengths, and for a step that occurs twice or is
     negative.
     """
+    if len(steps) != len(values):
+        raise ValueError(f"{len(values)} values, expected one for each of {len(steps)} steps")
     (found,) = scan(np.asarray(steps), np.asarray(values, dtype=np.float64)[None])
     return list(found.transitions)
 
@@ -90,13 +92,9 @@ def scan(
 ) -> list[Scanned]:
     """Return what each of many series over the same distinct steps does.
 
-    Steps may be in any order. Values that are not finite are left out. Raises ValueError for steps
-    and values of different lengths, and for a step that occurs twice or is negative.
+    Steps may be in any order. Values that are not finite are left out. Raises ValueError for a
+    step that occurs twice or is negative.
     """
-    if len(steps) != np.shape(values)[1]:
-        raise ValueError(
-            f"{np.shape(values)[1]} values, expected one for each of {len(steps)} steps"
-        )
     order = np.argsort(steps)
     steps, values = steps[order], np.asarray(values, dtype=np.float64)[:, order]
     if len(steps) and (steps[0] < 0 or not np.diff(steps).all()):
