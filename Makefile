@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes: one for the tests of flows, which often wait, and one for the others.
+PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint clean
@@ -36,11 +38,11 @@ lint: setup
 
 test: lint
 	@echo "==> tests (pytest)"
-	@$(BIN)/pytest $(PYTEST_ARGUMENTS)
+	@$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGUMENTS)
 
 quick: lint
 	@echo "==> quick tests (pytest)"
-	@$(BIN)/pytest -m "not slow" $(PYTEST_ARGUMENTS)
+	@$(BIN)/pytest $(PARALLEL) -m "not slow" $(PYTEST_ARGUMENTS)
 
 clean:
 	rm -rf .venv demo .pytest_cache .ruff_cache .hypothesis ontogeny.egg-info

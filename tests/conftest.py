@@ -35,17 +35,26 @@ QUICK = (  # in spite of their folder
     "flows/test_dispatch.py",
     "flows/test_submit.py",
 )
+# Tests in these folders run one after the other, in one process: each starts Ray, Prefect or clusters
+# of its own, and some look at all processes of the machine.
+ALONE = ("flows/", "pipeline/store/test_ceph.py")
 SERVERS = frozenset({"hub", "moto", "proxy", "s3", "s3_server", "server"})  # fixtures
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, which `make quick` leaves out: by path, or by a server as fixture."""
+    """Mark slow tests, which `make quick` leaves out, and group tests that share a process.
+
+    A test is slow by its path, or by a server as fixture. A file's tests share a process, and so do
+    all those of `ALONE`.
+    """
     folder = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(folder).as_posix()
         by_path = path.startswith(SLOW) and not path.startswith(QUICK)
         if by_path or not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.xdist_group("alone" if path.startswith(ALONE) else path))
 
 
 @pytest.fixture(autouse=True, scope="session")
