@@ -17,6 +17,7 @@ from pipeline.aggregate.blocks import in_order, over_sequences, padding
 from pipeline.aggregate.variables import check_same_tokens, variable
 from pipeline.errors import InputError
 
+VERSION = 1  # another where the same losses give other numbers
 BANDWIDTH = 0.08  # e-folds of tokens
 _LEAST = 5  # checkpoints within one bandwidth
 _NEAR = 11  # checkpoints over which squared residuals are averaged

@@ -16,6 +16,7 @@ from pipeline.aggregate.blocks import Block, in_order, over_tokens, parts
 from pipeline.aggregate.variables import check_same_tokens, variable
 from pipeline.errors import InputError
 
+VERSION = 1  # another where the same losses give other numbers
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 _FEWEST = 3  # checkpoints: two always lie on a line
 _ROUNDING = 1e-12  # share of the mean square below which a variance is none
