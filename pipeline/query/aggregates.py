@@ -12,7 +12,9 @@ from typing import Any
 
 import xarray as xr
 
-from pipeline.aggregate import derivative, learning_curves, loss_space, run_transitions
+from pipeline.aggregate import derivative, run_transitions
+from pipeline.aggregate import learning_curves as curves
+from pipeline.aggregate import loss_space as spaces
 from pipeline.errors import InputError, first_line, suggestion
 from pipeline.query.datasets import dataset_of, described
 from pipeline.query.run import open_run
@@ -75,14 +77,16 @@ def transitions(store: str | Path | Store) -> xr.Dataset:
     return stored_result(store, "transitions", version, {}, None, run_transitions.transitions_of)
 
 
-def space(store: str | Path | Store, group: str = "token_loss", components: int = 10) -> xr.Dataset:
+def loss_space(
+    store: str | Path | Store, group: str = "token_loss", components: int = 10
+) -> xr.Dataset:
     """Return the loss space of one run, by the name "run": `aggregate.loss_space.loss_space`."""
 
     def compute(run: xr.DataTree) -> xr.Dataset:
-        return loss_space.loss_space({"run": run[group].to_dataset()}, components)
+        return spaces.loss_space({"run": run[group].to_dataset()}, components)
 
     parameters = {"components": components}
-    return stored_result(store, "loss_space", loss_space.VERSION, parameters, [group], compute)
+    return stored_result(store, "loss_space", spaces.VERSION, parameters, [group], compute)
 
 
 def loss_derivative(
@@ -99,13 +103,13 @@ def loss_derivative(
     return stored_result(store, "loss_derivative", derivative.VERSION, parameters, [group], compute)
 
 
-def curves(store: str | Path | Store, group: str = "token_loss") -> xr.Dataset:
+def learning_curves(store: str | Path | Store, group: str = "token_loss") -> xr.Dataset:
     """Return how each token was learned: `aggregate.learning_curves.learning_curves`."""
 
     def compute(run: xr.DataTree) -> xr.Dataset:
-        return learning_curves.learning_curves(run[group].to_dataset())
+        return curves.learning_curves(run[group].to_dataset())
 
-    return stored_result(store, "learning_curves", learning_curves.VERSION, {}, [group], compute)
+    return stored_result(store, "learning_curves", curves.VERSION, {}, [group], compute)
 
 
 def _only(uri: str, run: xr.DataTree, question: Question) -> xr.DataTree:

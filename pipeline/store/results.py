@@ -141,9 +141,8 @@ def _questions(objects: Objects, keys: Sequence[str]) -> dict[str, Question]:
     for key in keys:
         with suppress(InputError, *_MALFORMED):
             asked = opened(key, objects.read(key) or b"").header["result"]
-            found[key] = Question(
-                asked["name"], asked["version"], asked["parameters"], asked["groups"]
-            )
+            groups = None if asked["groups"] is None else tuple(asked["groups"])
+            found[key] = Question(asked["name"], asked["version"], asked["parameters"], groups)
     return found
 
 
