@@ -32,7 +32,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, RuntimeError)  # what a damaged p
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the rows of some groups; None for those of all groups.
+    """A question about the rows of some groups; of all where `groups` is None.
 
     version: of the code that answers. parameters: JSON. InputError for a name that is no key.
     """
