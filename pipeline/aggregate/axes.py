@@ -160,7 +160,7 @@ def _result(
             "component's.",
         ),
         "verdict": variable(
-            "of", _verdicts(low, high, float(p[0, 0])), "",
+            "of", _verdicts(low, high, float(p[0, 0])), "1",
             "The first component is overall loss: holds, does not hold, or undecided.",
         ),
         **_mean_direction(space, mean[:, 0], arrays),

@@ -28,6 +28,7 @@ from pipeline.aggregate.forecast import (
 from pipeline.aggregate.outcomes import RULE, Outcome, Rule, generalised, outcomes
 from pipeline.aggregate.scoring import VERDICT, factor_of_error, median_interval, verdict
 from pipeline.aggregate.threshold import ProgressMeasure
+from pipeline.aggregate.variables import attributes
 from pipeline.errors import InputError
 
 
@@ -191,7 +192,7 @@ def _summary(factor: np.ndarray, ratio: np.ndarray) -> tuple[float, float, float
 
 def _described(result: xr.Dataset) -> xr.Dataset:
     for name, (units, definition) in _DEFINITIONS.items():
-        result[name].attrs = {"units": units, "definition": definition}
+        result[name].attrs = attributes(units, definition)
     return result
 
 

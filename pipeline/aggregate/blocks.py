@@ -33,7 +33,8 @@ def over_tokens(
 
     arrays: each over step and the same other dimensions, whose elements are "tokens". A block has
     the rows of all arrays, in order of the arrays and of their steps, in the arrays' own dtype.
-    Raises InputError for arrays of different shapes beside the steps.
+    Raises InputError for arrays of different shapes beside the steps. On a cluster the function
+    is pickled.
     """
     arrays = [array.transpose("step", ...) for array in arrays]
     shape = arrays[0].shape[1:]

@@ -17,6 +17,7 @@ from pipeline.aggregate.blocks import in_order, over_sequences, padding
 from pipeline.aggregate.variables import check_same_tokens, variable
 from pipeline.errors import InputError
 
+VERSION = 1  # another where the same losses give other numbers
 BANDWIDTH = 0.08  # e-folds of tokens
 _LEAST = 5  # checkpoints within one bandwidth
 _NEAR = 11  # checkpoints over which squared residuals are averaged
@@ -197,18 +198,18 @@ def _sequence_means(loss: xr.DataArray) -> Float[np.ndarray, "step sequence"]:
 
     NaN for sequences of padding alone.
     """
-
-    def summed(
-        block: Float[np.ndarray, "step sequence position"],
-    ) -> tuple[Float[np.ndarray, "step sequence"], Int[np.ndarray, " sequence"]]:
-        undefined = padding(block)
-        values = block.sum(axis=2, dtype=np.float64, where=~undefined)
-        return values, (~undefined).sum(axis=1)
-
-    sums, counts = zip(*over_sequences(summed, loss), strict=True)
+    sums, counts = zip(*over_sequences(_summed, loss), strict=True)
     count = np.concatenate(counts)
     typical = count[count > 0].mean() if count.any() else 1.0
     return np.where(count > 0, np.concatenate(sums, axis=1) / typical, np.nan)
+
+
+def _summed(
+    block: Float[np.ndarray, "step sequence position"],
+) -> tuple[Float[np.ndarray, "step sequence"], Int[np.ndarray, " sequence"]]:
+    undefined = padding(block)
+    values = block.sum(axis=2, dtype=np.float64, where=~undefined)
+    return values, (~undefined).sum(axis=1)
 
 
 def _slopes(

@@ -11,6 +11,8 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.linalg import eigh
 
+from pipeline.aggregate.variables import attributes
+
 BLOCK_BYTES = 2**26  # of float64 logits in memory at a time
 
 
@@ -32,11 +34,9 @@ def logit_gram(logits: xr.DataArray) -> xr.DataArray:
         gram,
         {"step": steps, "other_step": steps},
         ("step", "other_step"),
-        attrs={
-            "units": "1",
-            "definition": "Inner product of the logits of two checkpoints, over all pairs and "
-            "residues.",
-        },
+        attrs=attributes(
+            "1", "Inner product of the logits of two checkpoints, over all pairs and residues."
+        ),
     )
 
 

@@ -7,6 +7,7 @@ is summed over blocks of tokens in float64: nothing of the size of the losses is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,7 @@ from pipeline.aggregate.blocks import Block, in_order, over_tokens, parts
 from pipeline.aggregate.variables import check_same_tokens, variable
 from pipeline.errors import InputError
 
+VERSION = 1  # another where the same losses give other numbers
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 _FEWEST = 3  # checkpoints: two always lie on a line
 _ROUNDING = 1e-12  # share of the mean square below which a variance is none
@@ -114,12 +116,7 @@ def loadings(arrays: Mapping[str, xr.DataArray], space: xr.Dataset) -> xr.DataAr
     # Scores sum to 0 over checkpoints, so that what all checkpoints share drops out.
     weights = (scores / (scores**2).sum(axis=0)).T
 
-    def project(block: Block) -> Float[np.ndarray, "component token"]:
-        found = []
-        for part in parts(block):
-            found.append(weights @ part[rows].astype(np.float64))
-        return np.concatenate(found, axis=1)
-
+    project = partial(_projected, weights=weights, rows=rows)
     flat = np.concatenate(list(over_tokens(project, list(arrays.values()))), axis=1)
     dims = [str(dim) for dim in first.dims[1:]]
     coordinates = {dim: first[dim] for dim in dims if dim in first.coords}
@@ -131,6 +128,15 @@ def loadings(arrays: Mapping[str, xr.DataArray], space: xr.Dataset) -> xr.DataAr
         {"component": space["component"], **coordinates},
         name="loadings",
     )  # fmt: skip
+
+
+def _projected(
+    block: Block, *, weights: Float[np.ndarray, "component kept"], rows: Bool[np.ndarray, " row"]
+) -> Float[np.ndarray, "component token"]:
+    found = []
+    for part in parts(block):
+        found.append(weights @ part[rows].astype(np.float64))
+    return np.concatenate(found, axis=1)
 
 
 def kept_rows(arrays: Mapping[str, xr.DataArray], space: xr.Dataset) -> Bool[np.ndarray, " row"]:

@@ -1,6 +1,7 @@
 """Regressors for the principal components of losses: of tokens, and of checkpoints."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -91,12 +92,17 @@ def _products(
     """Return the products of the losses of some checkpoints with directions, streamed."""
     count = directions.sizes["step"]
 
-    def multiply(block: Block) -> Float[np.ndarray, "direction kept"]:
-        total = np.zeros((count, int(rows.sum())))
-        for part in parts(block):
-            mine, weights = part[:-count][rows].astype(np.float64), part[-count:]
-            counted = weights.any(axis=0)
-            total += weights[:, counted] @ mine[:, counted].T
-        return total
-
+    multiply = partial(_multiplied, count=count, rows=rows)
     return np.sum(list(over_tokens(multiply, [*arrays.values(), directions])), axis=0)
+
+
+def _multiplied(
+    block: Block, *, count: int, rows: Bool[np.ndarray, " row"]
+) -> Float[np.ndarray, "direction kept"]:
+    """Return the products of a block's last rows, `count` directions, with some of the others."""
+    total = np.zeros((count, int(rows.sum())))
+    for part in parts(block):
+        mine, weights = part[:-count][rows].astype(np.float64), part[-count:]
+        counted = weights.any(axis=0)
+        total += weights[:, counted] @ mine[:, counted].T
+    return total

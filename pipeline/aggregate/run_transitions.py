@@ -6,23 +6,23 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from pipeline.aggregate.described import Column
 from pipeline.aggregate.fitting import MOST
 from pipeline.aggregate.series import SeriesBlock, left_out, series_blocks
 from pipeline.aggregate.transitions import Scanned, Transition, scan
+from pipeline.aggregate.variables import variable
 
 VERSION = 1  # another where the same rows give other numbers
 _EACH = ("series", "transition")
-COLUMNS = (
-    Column("shape", ("series",), "", "sudden, smooth, none or cannot tell.", dtype="object"),
-    Column("spikes", ("series",), "1", "Values replaced by their running median.", dtype="int64"),
-    Column("not_finite", ("series",), "1", "Values left out, as not finite.", dtype="int64"),
-    Column("onset", _EACH, "steps", "Step at which 10% of a change are done."),
-    Column("midpoint", _EACH, "steps", "Step at which half of a change is done."),
-    Column("end", _EACH, "steps", "Step at which 90% of a change are done."),
-    Column("amplitude", _EACH, "unit of the series", "Size of a change."),
-    *(
-        Column(f"{name}_{side}", _EACH, unit, f"{which} end of the 90% interval of the {name}.")
+COLUMNS: dict[str, tuple[tuple[str, ...], str, str]] = {  # dimensions, unit, definition
+    "shape": (("series",), "1", "Sudden, smooth, none or cannot tell."),
+    "spikes": (("series",), "1", "Values replaced by their running median."),
+    "not_finite": (("series",), "1", "Values left out, as not finite."),
+    "onset": (_EACH, "steps", "Step at which 10% of a change are done."),
+    "midpoint": (_EACH, "steps", "Step at which half of a change is done."),
+    "end": (_EACH, "steps", "Step at which 90% of a change are done."),
+    "amplitude": (_EACH, "unit of the series", "Size of a change."),
+    **{
+        f"{name}_{side}": (_EACH, unit, f"{which} end of the 90% interval of the {name}.")
         for name, unit in (
             ("onset", "steps"),
             ("midpoint", "steps"),
@@ -30,40 +30,41 @@ COLUMNS = (
             ("amplitude", "unit of the series"),
         )
         for side, which in (("low", "Lower"), ("high", "Upper"))
+    },
+    "width": (_EACH, "decades", "log10 of end over onset."),
+    "width_tokens": (_EACH, "tokens", "Tokens from onset to end; NaN where unknown."),
+    "midpoint_tokens": (_EACH, "tokens", "Tokens seen at the midpoint; NaN where unknown."),
+    "evidence": (_EACH, "1", "Twice the log likelihood ratio to the best smooth curve."),
+    "excess_after": (
+        _EACH, "unit of the series",
+        "Median excess of the series over its null from a change's end to the next; NaN without a "
+        "null.",
     ),
-    Column("width", _EACH, "decades", "log10 of end over onset."),
-    Column("width_tokens", _EACH, "tokens", "Tokens from onset to end; NaN where unknown."),
-    Column("midpoint_tokens", _EACH, "tokens", "Tokens seen at the midpoint; NaN where unknown."),
-    Column("evidence", _EACH, "1", "Twice the log likelihood ratio to the best smooth curve."),
-    Column("excess_after", _EACH, "unit of the series",
-             "Median excess of the series over its null from a change's end to the next; NaN "
-             "without a null."),
-)  # fmt: skip
+}  # fmt: skip
+_TEXTS = ("group", "variable", "unit")  # coordinates of the series; "" where the unit is unknown
+_NUMBERS = ("layer", "head")
 
 
 def transitions_of(run: xr.DataTree) -> xr.Dataset:
     """Return the transitions of all series of a run (dims: series, transition).
 
-    run: as `pipeline.open_run` returns it. Coordinates along "series": group, variable, layer and
-    head (-1 where there is none). Entries without a transition are NaN. Attributes: left_out, the
-    variables that are not series.
+    run: as `pipeline.open_run` returns it. Coordinates along "series": group, variable, unit, layer
+    and head (-1 where there is none). Entries without a transition are NaN. Attributes: left_out,
+    the variables that are not series.
     """
     rows: list[dict[str, object]] = []
     for block in series_blocks(run):
         rows += _rows_of(block)
-    columns = {name: [row[name] for row in rows] for name in ("group", "variable", "layer", "head")}
-    data = {one.name: (one.dims, _column(one, rows), one.attributes()) for one in COLUMNS}
+    labels = {name: np.array([row[name] for row in rows], dtype=object) for name in _TEXTS}
+    labels |= {name: np.array([row[name] for row in rows], dtype=np.int64) for name in _NUMBERS}
     return xr.Dataset(
-        data,
-        coords={
-            **{name: ("series", np.array(of, dtype=object)) for name, of in columns.items()
-               if name in ("group", "variable")},
-            **{name: ("series", np.array(of, dtype=np.int64)) for name, of in columns.items()
-               if name in ("layer", "head")},
-            "transition": np.arange(MOST),
+        {
+            name: variable(dims, _column(name, dims, rows), units, definition)
+            for name, (dims, units, definition) in COLUMNS.items()
         },
-        attrs={"version": VERSION, "left_out": left_out(run)},
-    )  # fmt: skip
+        {name: ("series", of) for name, of in labels.items()} | {"transition": np.arange(MOST)},
+        {"version": VERSION, "left_out": left_out(run)},
+    )
 
 
 def _rows_of(block: SeriesBlock) -> list[dict[str, object]]:
@@ -81,6 +82,7 @@ def _rows_of(block: SeriesBlock) -> list[dict[str, object]]:
             {
                 "group": block.group,
                 "variable": block.variable,
+                "unit": block.values.attrs.get("units", ""),
                 "layer": place.get("layer", -1),
                 "head": place.get("head", -1),
                 **_described(found, steps, tokens, None if excess is None else excess[i]),
@@ -134,11 +136,11 @@ def _excess_after(
 
 
 def _column(
-    column: Column, rows: Sequence[dict[str, object]]
+    name: str, dims: tuple[str, ...], rows: Sequence[dict[str, object]]
 ) -> np.ndarray | Float[np.ndarray, "series transition"]:
-    values = [row[column.name] for row in rows]
-    if column.dims == ("series",):
-        return np.array(values, dtype=column.dtype)
+    values = [row[name] for row in rows]
+    if dims == ("series",):
+        return np.array(values, dtype=object if name == "shape" else np.int64)
     filled = np.full((len(rows), MOST), np.nan)
     for i, of in enumerate(values):
         assert isinstance(of, list)

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from pipeline.aggregate.levels import first_past
 from pipeline.aggregate.outcomes import RULE, Outcome, Rule, generalised, outcomes
 from pipeline.aggregate.scoring import VERDICT, factor_of_error, median_interval, verdict
+from pipeline.aggregate.variables import attributes
 
 COMMON = "common to the runs"
 CANNOT_TELL = "cannot tell"
@@ -95,7 +96,7 @@ def calibrate(
         },
     )
     for name, (_, units, definition) in _VARIABLES.items():
-        result[name].attrs = {"units": units, "definition": definition}
+        result[name].attrs = attributes(units, definition)
     return result
 
 
@@ -185,7 +186,7 @@ def _crossing(measure: ProgressMeasure, run: Outcome, limit: float) -> float:
     return np.inf if step is None else float(step)
 
 
-_OF_MEASURE = "the measure's own"
+_OF_MEASURE = "unit of the measure"
 # Dimensions, unit and definition of the variables of `calibrate`.
 _VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "generalised": (("run",), "steps", "Step at which the run generalised."),

@@ -20,6 +20,7 @@ from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
 from pipeline.store import Commit, OldLayoutError, Store
 from pipeline.store.commits import shown
 from pipeline.store.lazy import StoredArray
+from pipeline.store.store import Snapshot
 from pipeline.store.templates import (
     LABELS,
     coordinate_attributes,
@@ -42,6 +43,7 @@ def open_run(
     uri: str | Path | Store,
     variants: Mapping[str, str] | None = None,
     chunks: Mapping[str, int] | Literal["stored"] | None = None,
+    snapshot: Snapshot | None = None,
 ) -> xr.DataTree:
     """Open the committed rows of a store, lazily: a group per measure, in order of step.
 
@@ -56,11 +58,12 @@ def open_run(
 
     An opened tree does not change: rows that are written later appear when it is opened again.
     chunks: sizes of Dask arrays, or "stored" for the stored ones (shards of trajectories, else a
-    number of rows); None reads without Dask. Raises InputError where there is no store.
+    number of rows); None reads without Dask. snapshot: the state to open; None for the newest.
+    Raises InputError where there is no store.
     """
     store = uri if isinstance(uri, Store) else Store(str(uri))
     try:
-        snapshot = store.snapshot()
+        snapshot = snapshot or store.snapshot()
     except OldLayoutError:
         return open_old(store.uri, variants)
     version = snapshot.version

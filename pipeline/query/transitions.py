@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from pipeline.aggregate.run_transitions import transitions_of
-from pipeline.query.run import open_run
+from pipeline.query.aggregates import transitions
 from pipeline.store.objects import store_names
 
 
@@ -15,9 +14,9 @@ def stored_transitions(stores: Sequence[str]) -> xr.Dataset:
     """Return the transitions of all series of some stores (dims: series, transition).
 
     As `pipeline.aggregate.run_transitions.transitions_of`, with the coordinate `run` along
-    "series". Raises InputError where there is no store.
+    "series". Those of each store are kept in it. Raises InputError where there is no store.
     """
-    found = {name: transitions_of(open_run(store)) for name, store in store_names(stores).items()}
+    found = {name: transitions(store) for name, store in store_names(stores).items()}
     named = [
         table.assign_coords(run=("series", np.full(table.sizes["series"], name, dtype=object)))
         for name, table in found.items()

@@ -93,23 +93,6 @@ class Pack:
 
 def encode(row: Row, values: Mapping[str, np.ndarray], rounding: Mapping[str, float]) -> "Encoded":
     """Return the objects of a row: its large variables by name, and its pack."""
-    variables, large, parts, at = {}, {}, [], 0
-    for name, value in values.items():
-        content, blocks = _encode(value)
-        about: dict[str, Any] = {
-            "dtype": value.dtype.newbyteorder("<").str,
-            "shape": list(value.shape),
-            "blocks": blocks,
-            "stored": hashlib.sha256(content).hexdigest(),
-            "checksum": checksum(value),
-        }
-        if value.nbytes > LARGE:
-            large[name] = content
-        else:
-            about["at"] = [at, at + len(content)]
-            parts.append(content)
-            at += len(content)
-        variables[name] = about
     header = {
         "row": {
             "step": row.step,
@@ -120,9 +103,35 @@ def encode(row: Row, values: Mapping[str, np.ndarray], rounding: Mapping[str, fl
         },
         "details": row.details,
         "rounding": rounding,
-        "variables": variables,
     }
-    text = canonical_json(header).encode()
+    return packed(header, values, LARGE)
+
+
+def packed(
+    header: Mapping[str, Any], values: Mapping[str, np.ndarray], large_from: int | None = None
+) -> "Encoded":
+    """Return a pack with this header, to which what it says of the variables is added.
+
+    large_from: bytes above which a variable becomes an object of its own; None for none.
+    """
+    variables, large, parts, at = {}, {}, [], 0
+    for name, value in values.items():
+        content, blocks = _encode(value)
+        about: dict[str, Any] = {
+            "dtype": value.dtype.newbyteorder("<").str,
+            "shape": list(value.shape),
+            "blocks": blocks,
+            "stored": hashlib.sha256(content).hexdigest(),
+            "checksum": checksum(value),
+        }
+        if large_from is not None and value.nbytes > large_from:
+            large[name] = content
+        else:
+            about["at"] = [at, at + len(content)]
+            parts.append(content)
+            at += len(content)
+        variables[name] = about
+    text = canonical_json({**header, "variables": variables}).encode()
     seal = hashlib.sha256(text).hexdigest().encode()
     head = b"".join([MAGIC, f"{len(text):012d}\n".encode(), text, b"\n", seal, b"\n"])
     return Encoded(head + b"".join(parts), large)

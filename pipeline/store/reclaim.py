@@ -1,9 +1,10 @@
 """Sealing and reclaiming: name the rows that are kept, and remove what no reader sees any more.
 
 The latter are rows that were computed again since, rows of variants that are not current, rows
-that were dropped, what a killed or sleeping writer left behind, old trajectories, old versions and
-unfinished files. Sealing makes that safe without clocks (see `versions`). An age is asked for
-beside it, as a comfort for readers that have an older version open.
+that were dropped, what a killed or sleeping writer left behind, old trajectories, results of other
+rows than those that are shown, old versions and unfinished files. Sealing makes that safe without
+clocks (see `versions`). An age is asked for beside it, as a comfort for readers that have an older
+version open.
 """
 
 import time
@@ -15,6 +16,7 @@ from pipeline.store.commits import LARGE, PACKS, Commit, latest
 from pipeline.store.lease import owned
 from pipeline.store.objects import PARTIAL
 from pipeline.store.probe import FOLDER as PROBES
+from pipeline.store.results import outdated
 from pipeline.store.store import Store, listed, rows_of
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.versions import FOLDER as VERSIONS
@@ -81,7 +83,8 @@ def reclaim(
             version = replace(version, open=version.open + 1, closing=())
         else:
             version = _seal(store, keep)
-        unnamed = _unnamed(version, old)
+        results = outdated(store.objects, store.snapshot(version), facts)
+        unnamed = sorted({*_unnamed(version, old), *(old & set(results))})
         if not dry_run:
             store.objects.delete_all(unnamed)
     rows = sum(key.startswith(f"{PACKS}/") for key in unnamed)

@@ -6,6 +6,7 @@ Layout, under one URI:
     versions/              what readers need to know beside the rows (see `versions`)
     packs/, large/         the rows (see `commits` and `packs`)
     published/             the same numbers as plain Zarr arrays along the steps (`trajectories`)
+    aggregates/            answers that need all checkpoints (see `results`)
     _inputs/, _references/ the tokens and reference values that the rows were computed from
     _non_finite/           which weights and rows are not finite (see `non_finite`)
     _lease/                who is writing, as advice against doing work twice (see `lease`)

@@ -20,6 +20,8 @@ from pipeline.store.non_finite import FOLDER as NON_FINITE
 from pipeline.store.non_finite import row_key
 from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, checksum, decode
+from pipeline.store.results import FOLDER as RESULTS
+from pipeline.store.results import check
 from pipeline.store.sealed import DamagedError, unseal
 from pipeline.store.store import GROUP, INPUTS, REFERENCES, ROOT, Store, decode_input
 from pipeline.store.templates import LABELS
@@ -31,7 +33,7 @@ from pipeline.store.versions import NO_OBJECT, Published, Version, key_of
 _SLAB = 2**24  # numbers held in memory at a time
 _OURS = (
     VERSIONS, PACKS, LARGE, TRAJECTORIES, INPUTS, REFERENCES, LEASES,
-    NON_FINITE, "_probe", "_announced.json", "zarr.json",
+    NON_FINITE, RESULTS, "_probe", "_announced.json", "zarr.json",
 )  # fmt: skip
 
 
@@ -73,8 +75,8 @@ def verify(store: Store, repair: bool = False) -> Verified:
 
     repair: what is damaged becomes invisible, so that the next analysis makes it again: rows are
     shown to nobody (nor are older rows of the same step), trajectories are referred to no longer,
-    inputs, references, leases and what is known not to be finite are removed. Where the newest
-    version is damaged, the one before it becomes the newest, with all rows that are there.
+    inputs, references, results, leases and what is known not to be finite are removed. Where the
+    newest version is damaged, the one before it becomes the newest, with all rows that are there.
     InputError where there is no store, or, for a repair, while an analysis owns it.
     """
     versions = list(_version_faults(store, repair))
@@ -147,6 +149,7 @@ def _verified(store: Store) -> Verified:
         faults += _trajectory_faults(store, published, sums)
     faults += _input_faults(store.objects)
     faults += _sealed_faults(store.objects, REFERENCES)
+    faults += _result_faults(store.objects)
     faults += _non_finite_faults(store.objects, snapshot.commits)
     faults += _lease_faults(store.objects)
     faults += _group_faults(store.objects, snapshot.version)
@@ -255,6 +258,16 @@ def _sealed_faults(objects: Objects, folder: str) -> Iterator[Damage]:
     for key in objects.list(folder):
         try:
             unseal(objects.read(key) or b"")
+        except DamagedError as error:
+            yield Damage(key, str(error), key=key)
+
+
+def _result_faults(objects: Objects) -> Iterator[Damage]:
+    for key in objects.list(RESULTS):
+        try:
+            # One that was reclaimed since it was listed is no fault.
+            if (content := objects.read(key)) is not None:
+                check(key, content)
         except DamagedError as error:
             yield Damage(key, str(error), key=key)
 

@@ -38,7 +38,7 @@ def test_every_series_has_a_row_and_what_is_no_series_is_named(run):
     table = transitions_of(run)
     assert table.sizes["series"] == 2 * 3 + 1
     assert table.attrs["left_out"] == ["token_loss/loss"]
-    assert set(table.data_vars) == {column.name for column in COLUMNS}
+    assert set(table.data_vars) == set(COLUMNS)
     assert all(of.attrs["definition"] for of in table.data_vars.values())
 
 

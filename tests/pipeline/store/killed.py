@@ -11,7 +11,7 @@ from tests.pipeline.store import synthetic
 
 # Children of a fork server share no thread or event loop with the tests.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pipeline.query"])  # its imports take a second
+CONTEXT.set_forkserver_preload(["pipeline.query.aggregates"])  # its imports take two seconds
 
 _CHANGES = {"os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
