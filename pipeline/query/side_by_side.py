@@ -37,7 +37,7 @@ def events_of_runs(
     opened = {name: open_run(store) for name, store in store_names(stores).items()}
     tokens = _tokens(opened) if axis == "tokens" else None
     origins = None if origin is None else _origins(opened, origin)
-    sets, spread = _sets(opened)
+    sets, spread = sets_of(opened)
     made = side_by_side(stored_transitions(stores), tokens, origins, sets)
     if isinstance(origin, str):
         made.attrs["origin"] = origin
@@ -103,7 +103,7 @@ def _origins(
     return {name: float(origin[name]) for name in opened}
 
 
-def _sets(opened: Mapping[str, xr.DataTree]) -> tuple[dict[str, str], str]:
+def sets_of(opened: Mapping[str, xr.DataTree]) -> tuple[dict[str, str], str]:
     """Return the set of each run, and a sentence on what the runs of a set have in common."""
     everything = dict.fromkeys(opened, ALL)
     settings = settings_that_differ(list(opened.values()))
