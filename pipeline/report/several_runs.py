@@ -40,7 +40,7 @@ def runs_section(
     plate = Plate(
         "Transitions of all runs", caption, (interval_bars(labels, _bars(made)),), wide=True
     )
-    note = f"{ERRORS} `ontogeny transitions STORE... --axis steps` prints the numbers."
+    note = f"{ERRORS} The command ontogeny transitions prints the numbers (--axis steps)."
     return Section("", "Side by side", "", (plate,), note=note)
 
 

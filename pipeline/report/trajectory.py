@@ -10,7 +10,7 @@ from pipeline.aggregate.corner import find_corner
 from pipeline.aggregate.loss_space import loss_space
 from pipeline.errors import InputError
 from pipeline.findings.sentences import by_measure
-from pipeline.report.drawing import BOTTOM, LEFT, TOP, scale_of, y_axis
+from pipeline.report.drawing import BOTTOM, LEFT, TOP, Scale, y_axis
 from pipeline.report.plates import Plate
 from pipeline.report.theme import FAINT, QUIET, VERMILLION, sequence, styled
 
@@ -54,7 +54,7 @@ def trajectory(space: xr.Dataset, corner: int | None = None) -> go.Figure:
             hovertemplate="<b>%{text}</b><br>%{x:.3f}, %{y:.3f} nats<extra></extra>",
         )
     )  # fmt: skip
-    scales = [scale_of([xr.DataArray(values)]) for values in (x, y)]
+    scales = [_roomy(values) for values in (x, y)]
     titles = [
         f"component {i} (nats; {share:.1%} of the variance)"
         for i, share in enumerate(space["share"].values[:2], start=1)
@@ -67,6 +67,12 @@ def trajectory(space: xr.Dataset, corner: int | None = None) -> go.Figure:
     for i in np.flatnonzero(steps == corner):
         _label(figure, x, y, int(i), f"corner: step {corner:,}", VERMILLION)
     return figure
+
+
+def _roomy(values: np.ndarray) -> Scale:
+    """Return a scale with room for the labels of the outermost points."""
+    room = 0.13 * float(np.ptp(values))
+    return Scale(float(values.min()) - room, float(values.max()) + room)
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> list[int]:
@@ -102,4 +108,6 @@ def _corner(space: xr.Dataset) -> tuple[str, int | None]:
             f"No corner beyond those of random walks: the sharpest, at {where}, has p = {p:.2g}.",
             None,
         )
-    return f"It turns a corner at {where} (p = {p:.2g} under random walks).", int(found["step"])
+    return f"It turns a corner at {where} (p = {p:.2g} under random walks in this plane).", int(
+        found["step"]
+    )

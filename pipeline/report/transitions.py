@@ -95,14 +95,14 @@ def _plate(found: xr.Dataset) -> Iterator[Plate]:
 
 
 def _left_out(beyond: int, small: int) -> str:
-    parts = [f"{beyond} more" if beyond else "", f"{small} smaller ones" if small else ""]
+    parts = [f"{beyond} more" if beyond else "", f"{small} smaller" if small else ""]
     named = " and ".join(part for part in parts if part)
     return f" (not drawn: {named})" if named else ""
 
 
 def _losses(table: pd.DataFrame) -> pd.DataFrame:
     """Return the transitions of losses and of the in-context score, in that order."""
-    measure = table["group"].str.partition(".")[0]
+    measure = table["group"].map(lambda group: group.partition(".")[0])
     parts = [
         table[(measure == group) & (table["variable"] == name)]
         for group, names in LOSSES.items()
