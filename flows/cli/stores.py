@@ -112,12 +112,12 @@ def _open(stores: list[str], align: str, origin: list[str] | None, mixed: bool) 
 
     if len(stores) == 1:
         return open_run(stores[0])
-    parsed = _parse_origin(origin or [])
+    parsed = parse_origin(origin or [])
     return open_runs(stores, align, parsed, mixed)
 
 
-def _parse_origin(given: list[str]) -> dict[str, float] | str | None:
-    """Return a condition for all runs, or the origin of each run."""
+def parse_origin(given: list[str]) -> dict[str, float] | str | None:
+    """Return a condition for all runs, or the origin of each run. Raises InputError if neither."""
     if len(given) == 1 and set("<>") & set(given[0]):
         return given[0]
     origins = dict(_split_pair("--origin", text) for text in given)

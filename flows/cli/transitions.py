@@ -1,16 +1,26 @@
-"""`ontogeny transitions`: the sudden changes of every series of a store."""
+"""`ontogeny transitions`: the sudden changes of every series of a store, or of several."""
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import print_table, say, say_json
+from flows.cli.stores import Origin, parse_origin
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
+
+Axis = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AXIS", help="Compare the runs on this axis: steps, tokens or origin (--origin)."
+    ),
+]
 
 
 @app.command()
@@ -19,14 +29,21 @@ def transitions(
     smallest: Annotated[
         float, typer.Option(help="Leave out changes of a smaller amplitude.", min=0)
     ] = 0.0,
+    axis: Axis = None,
+    origin: Origin = None,
     output: Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print the sudden changes of every series of a store: when, how large, how certain.
 
-    A series is a number over checkpoints, such as the mean loss or one score of one head. See
+    A series is a number over checkpoints, such as the mean loss or one score of one head. With
+    --axis, print the same changes of several runs side by side, and their spread. See
     docs/transitions.md for the rule, and for how often it errs.
     """
+    if axis is not None or origin:
+        parsed = parse_origin(origin or [])
+        _side_by_side(stores, axis or "origin", parsed, smallest, output, as_json)
+        return
     from pipeline.query.transitions import stored_transitions, transition_table
 
     found = stored_transitions(stores)
@@ -36,8 +53,8 @@ def transitions(
     if output is not None:
         table.to_csv(output, index=False)
     if as_json:
-        rows = table.astype(object).where(table.notna(), None).to_dict("records")
-        say_json({"shapes": shapes, "left_out": found.attrs["left_out"], "transitions": rows})
+        about = {"shapes": shapes, "left_out": found.attrs["left_out"]}
+        say_json(about | {"transitions": _records(table)})
         return
     _print(table, several=len(stores) > 1)
     say(
@@ -46,25 +63,113 @@ def transitions(
     )
     if (hidden := shapes["sudden"] - table.drop_duplicates(_SERIES).shape[0]) > 0:
         say(f"Of those that change suddenly, {hidden} only by less than {smallest:g}.")
-    if found.attrs["left_out"]:
-        say(f"No series, left out: {', '.join(found.attrs['left_out'])}.", err=True)
+    _say_left_out(found.attrs["left_out"])
 
 
 _SERIES = ["run", "group", "variable", "layer", "head"]
+_EVENT = ["group", "variable", "layer", "change"]
 
 
 def _print(table: "pd.DataFrame", several: bool) -> None:
     columns = ["head", "midpoint (90%)", "onset, end", "amplitude", "above null", "series"]
     rows = []
     for row in table.itertuples():
-        head = "" if row.layer < 0 else f"L{row.layer}" + (f"H{row.head}" if row.head >= 0 else "")
         cells = [
-            head,
+            _head(row.layer, row.head),
             f"{row.midpoint:,.0f} ({row.midpoint_low:,.0f} to {row.midpoint_high:,.0f})",
             f"{row.onset:,.0f}, {row.end:,.0f}",
             f"{row.amplitude:+.3g}",
-            "" if row.excess_after != row.excess_after else f"{row.excess_after:+.2f}",
+            _number(row.excess_after, "+.2f"),
             f"{row.group}/{row.variable}",
         ]
         rows.append([row.run, *cells] if several else cells)
     print_table(["run", *columns] if several else columns, rows)
+
+
+def _side_by_side(
+    stores: list[str],
+    axis: str,
+    origin: "Mapping[str, float] | str | None",
+    smallest: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from pipeline.query.side_by_side import event_table, events_of_runs, spread_table
+
+    made = events_of_runs(stores, axis, origin)
+    each, spread = event_table(made), spread_table(made)
+    largest = each.assign(size=each["amplitude"].abs()).groupby(_EVENT)["size"].max()
+    kept = set(largest.index[largest >= smallest])
+    each, spread = (
+        one[[key in kept for key in one[_EVENT].itertuples(index=False, name=None)]]
+        for one in (each, spread)
+    )
+    if output is not None:
+        each.to_csv(output, index=False)
+    if as_json:
+        names = ("axis", "rule", "spread", "left_out", "origin")
+        about = {name: made.attrs[name] for name in names if name in made.attrs}
+        say_json(about | {"events": _records(each), "over_runs": _records(spread)})
+        return
+    _print_events(each, spread, made.attrs["axis"], made.sizes["set"] > 1)
+    if (hidden := len(largest) - len(kept)) > 0:
+        say(f"Left out: {hidden} events of less than {smallest:g} in every run.")
+    say(made.attrs["spread"])
+    say(made.attrs["rule"])
+    _say_left_out(made.attrs["left_out"])
+
+
+def _print_events(each: "pd.DataFrame", spread: "pd.DataFrame", axis: str, sets: bool) -> None:
+    """Print each event: its place in each run that has it, and the spread over the runs."""
+    from pipeline.query.side_by_side import event_name
+
+    wide = max((len(run) for run in each["run"]), default=0)
+    for key in spread[_EVENT].drop_duplicates().itertuples(index=False, name=None):
+        say(f"{event_name(*key)} ({axis}, 90% interval)")
+        for row in each[_is(each, key)].sort_values("place").itertuples():
+            between = f"({_place(row.place_low)} to {_place(row.place_high)})"
+            head = _head(row.layer_of, row.head_of)
+            say(f"  {row.run:{wide}}  {_place(row.place):>11} {between}  {head}".rstrip())
+        for row in spread[_is(spread, key)].itertuples():
+            say(f"  {_spread(row, sets, axis)}")
+        say("")
+
+
+def _spread(row: "Any", sets: bool, axis: str) -> str:
+    """Return a sentence on one set of runs."""
+    of = f"{row.set}: " if sets else ""
+    text = f"{of}{row.having} of {row.stored} runs, median {_place(row.median)}"
+    if row.having > 1:
+        text += (
+            f", from {_place(row.first)} to {_place(row.last)}, standard deviation "
+            f"{row.deviation:.3f} decades (the interval of one run: {row.uncertainty:.3f})"
+        )
+    if axis.endswith("since origin"):
+        text += f", lag {_number(row.lag, '+.3f')} decades"
+    return text
+
+
+def _is(table: "pd.DataFrame", key: "tuple[object, ...]") -> "pd.Series":
+    return (table[_EVENT] == list(key)).all(axis=1)
+
+
+def _records(table: "pd.DataFrame") -> list[dict[str, object]]:
+    """Return rows for JSON, undefined numbers as null."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def _head(layer: int, head: int) -> str:
+    return "" if layer < 0 else f"L{layer}" + (f"H{head}" if head >= 0 else "")
+
+
+def _place(value: float) -> str:
+    return "?" if value != value else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _number(value: float, form: str) -> str:
+    return "" if value != value else format(value, form)
+
+
+def _say_left_out(names: list[str]) -> None:
+    if names:
+        say(f"No series, left out: {', '.join(names)}.", err=True)

@@ -152,7 +152,7 @@ def gram_matrix(arrays: Mapping[str, xr.DataArray]) -> Gram:
 
     It is centred after the products are summed, which leaves an error of rounding of about 1e-16
     of the losses' mean square; variance below 1e-12 of it is taken for none. Raises InputError
-    where fewer than 3 checkpoints are finite.
+    where fewer than 3 checkpoints are finite, or no token is.
     """
     count = sum(array.sizes["step"] for array in arrays.values())
     products, bad, tokens = np.zeros((count, count)), np.zeros(count, dtype=bool), 0
@@ -166,6 +166,8 @@ def gram_matrix(arrays: Mapping[str, xr.DataArray]) -> Gram:
             f"{kept.sum()} of {count} checkpoints have finite losses: components need at least "
             f"{_FEWEST}"
         )
+    if not tokens:
+        raise InputError("no token has a finite loss at any checkpoint")
     products = products[np.ix_(kept, kept)]
     size = np.trace(products)
     products -= products.mean(axis=0)

@@ -43,7 +43,7 @@ def open_runs(
         raise InputError(f"cannot align runs on {align!r}; {known}")
     trees = {run: open_run(uri, chunks="stored") for run, uri in named.items()}
     if isinstance(origin, str):
-        origin = {run: _origin_of(run, tree, origin, align) for run, tree in trees.items()}
+        origin = {run: origin_of(run, tree, origin, align) for run, tree in trees.items()}
     if origin is not None and (missing := sorted(set(named) - set(origin))):
         raise InputError(f"no origin is given for the run {missing[0]!r}: give one for each run")
     groups = sorted({str(group) for tree in trees.values() for group in tree.children})
@@ -56,8 +56,11 @@ def open_runs(
     return xr.DataTree.from_dict(datasets)
 
 
-def _origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
-    """Return the point on the axis from which on a variable, or a difference, meets a condition."""
+def origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
+    """Return the point on the axis from which on a variable, or a difference, meets a condition.
+
+    happened: the condition. Raises InputError if it cannot be read, or is met at no step.
+    """
     parts = _MOMENT.fullmatch(happened)
     try:
         address, less, sign, threshold = parts.groups() if parts else ("", None, "", "")

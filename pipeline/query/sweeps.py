@@ -66,6 +66,15 @@ def grokking_table(stores: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(steps, "Int64") | dict.fromkeys(shares, float))
 
 
+def settings_that_differ(runs: Sequence[xr.DataTree]) -> list[dict[str, Any]] | None:
+    """Return for each run the settings of training that are not the same in all of them.
+
+    None where the training of a run is not known: it has no `training.yaml`.
+    """
+    trainings = [_training_of(run) for run in runs]
+    return _differing(trainings) if all(trainings) else None
+
+
 def _grokked(name: str, run: xr.DataTree) -> dict[str, Any]:
     if "modular_addition" not in run.children:
         raise InputError(

@@ -1,6 +1,6 @@
 """The transitions of one or several stores, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,18 @@ def stored_transitions(stores: Sequence[str]) -> xr.Dataset:
     As `pipeline.aggregate.run_transitions.transitions_of`, with the coordinate `run` along
     "series". Those of each store are kept in it. Raises InputError where there is no store.
     """
-    found = {name: transitions(store) for name, store in store_names(stores).items()}
+    return joined({name: transitions(store) for name, store in store_names(stores).items()})
+
+
+def joined(found: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Return the transitions of runs, by name, as one dataset with the coordinate `run`."""
     named = [
         table.assign_coords(run=("series", np.full(table.sizes["series"], name, dtype=object)))
         for name, table in found.items()
     ]
-    joined = xr.concat(named, dim="series", combine_attrs="override")
+    made = xr.concat(named, dim="series", combine_attrs="override")
     left_out = dict.fromkeys(name for table in named for name in table.attrs["left_out"])
-    return joined.assign_attrs(left_out=list(left_out))
+    return made.assign_attrs(left_out=list(left_out))
 
 
 def transition_table(found: xr.Dataset) -> pd.DataFrame:

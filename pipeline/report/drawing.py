@@ -49,9 +49,9 @@ def scale_of(series: Sequence[xr.DataArray], log: bool = False) -> Scale:
     return Scale(float(values.min() - room), float(values.max() + room), log)
 
 
-def step_axis(figure: go.Figure) -> None:
-    """Declare that the x axis shows optimizer steps."""
-    figure.update_layout(meta={"step_axis": True})
+def step_axis(figure: go.Figure, log: bool = False) -> None:
+    """Declare that the x axis shows optimizer steps. log: always log(1 + step)."""
+    figure.update_layout(meta={"step_axis": "log" if log else True})
     figure.update_xaxes(title_text="optimizer step", tickformat=",d")
 
 

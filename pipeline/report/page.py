@@ -12,11 +12,15 @@ import plotly.offline
 import xarray as xr
 from markupsafe import Markup
 
+from pipeline.aggregate.run_transitions import transitions_of
 from pipeline.findings.number_format import amount, at_step, by_reason, counted, listed
 from pipeline.findings.sentences import findings_of
 from pipeline.printable import printable
 from pipeline.query import open_run
-from pipeline.report.sections import Section, sections
+from pipeline.report.plates import Section
+from pipeline.report.sections import sections
+from pipeline.report.several_runs import runs_section
+from pipeline.report.transitions import transition_section
 from pipeline.store.objects import store_name, store_names
 from pipeline.writing import whole_file
 
@@ -49,8 +53,11 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     anything is written, where one of the URIs holds no store.
     """
     # All stores are opened before the first file is written.
-    opened = [(n, uri, open_run(uri)) for n, uri in store_names([str(s) for s in stores]).items()]
-    html = render([run_of(uri, run, i, name) for i, (name, uri, run) in enumerate(opened)])
+    uris = store_names([str(store) for store in stores])
+    opened = {name: open_run(uri) for name, uri in uris.items()}
+    found = {name: transitions_of(run) for name, run in opened.items()}
+    runs = [run_of(uris[n], run, i, n, found[n]) for i, (n, run) in enumerate(opened.items())]
+    html = render(runs, runs_section(opened, found) if len(runs) > 1 else None)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # The library first: a page that is opened between the two writes would not find it.
@@ -59,11 +66,19 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     return folder / PAGE
 
 
-def run_of(uri: str, run: xr.DataTree, index: int = 0, name: str | None = None) -> Run:
+def run_of(
+    uri: str,
+    run: xr.DataTree,
+    index: int = 0,
+    name: str | None = None,
+    found: xr.Dataset | None = None,
+) -> Run:
     """Return the content of the page for an opened run.
 
-    index: its position on the page. name: None for the last part of its address.
+    index: its position on the page. name: None for the last part of its address. found: its
+    transitions, None to look for them.
     """
+    found = transitions_of(run) if found is None else found
     groups = {name: node.to_dataset() for name, node in run.children.items()}
     saved = sorted({int(s) for group in groups.values() for s in group["step"].values})
     return Run(
@@ -73,7 +88,7 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0, name: str | None = None) 
         summary=_summary(saved, groups),
         step_scale=_step_scale(saved, groups),
         findings=findings_of(run),
-        sections=sections(run),
+        sections=_with_transitions(sections(run), transition_section(run, found)),
         provenance=[_provenance(name, group, saved) for name, group in sorted(groups.items())],
         identity=_plain(run.attrs.get("identity", {})) | _inputs(groups),
         tokens=_tokens_by_step(groups),
@@ -81,8 +96,8 @@ def run_of(uri: str, run: xr.DataTree, index: int = 0, name: str | None = None) 
     )
 
 
-def render(runs: Sequence[Run]) -> str:
-    """Return the page's HTML."""
+def render(runs: Sequence[Run], together: Section | None = None) -> str:
+    """Return the page's HTML. together: the section on all runs, at its top."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
@@ -94,6 +109,7 @@ def render(runs: Sequence[Run]) -> str:
     template = environment.get_template("template.html.j2")
     return template.render(
         runs=runs,
+        together=together,
         style=Markup(_resource("style.css")),
         library=LIBRARY,
         # Plotly's JSON escapes <, > and /, so that no name can end the <script> element.
@@ -106,6 +122,14 @@ def _shown(value: Any) -> Any:
     # Markup is this package's own, such as the style.
     plain = isinstance(value, str) and not isinstance(value, Markup)
     return printable(value, kept="\n\t") if plain else value
+
+
+def _with_transitions(made: list[Section], transitions: Section | None) -> list[Section]:
+    """Return the sections with that on transitions after those on losses."""
+    if transitions is None:
+        return made
+    after = sum(s.group.partition(".")[0] in ("modular_addition", "token_loss") for s in made)
+    return [*made[:after], transitions, *made[after:]]
 
 
 def _summary(saved: list[int], groups: dict[str, xr.Dataset]) -> str:

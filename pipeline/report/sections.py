@@ -5,10 +5,8 @@ the user's own, follow from the dimensions of its variables.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from inspect import cleandoc
 
-import plotly.graph_objects as go
 import xarray as xr
 
 from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
@@ -25,6 +23,7 @@ from pipeline.report.downsample import downsampled
 from pipeline.report.figures import heat_map, lines, parameter_lines
 from pipeline.report.heads import head_lines, mosaic
 from pipeline.report.phases import three_phases
+from pipeline.report.plates import Plate, Section
 
 MOST_FRAMES = 60  # steps of a mosaic
 MOST_STEPS = 200  # steps of a line, where there are many lines, and of a heat map
@@ -36,42 +35,6 @@ _TITLES = {
     "head_scores": "Attention heads",
     "weight_norm": "Weights",
 }
-
-
-@dataclass(frozen=True)
-class Plate:
-    """A block of the page: one or two plots with a title and a caption.
-
-    wide: whether it has the page's full width. frames: the steps of its mosaic, if it has one.
-    """
-
-    title: str
-    caption: str
-    plots: tuple[go.Figure, ...]
-    wide: bool = False
-    frames: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Section:
-    """The plates of one group, and the definition of its measure.
-
-    undrawn: variables that have too many dimensions for a figure. undefined: why some are NaN at
-    every checkpoint. empty: other variables without a finite number. None of these is drawn.
-    """
-
-    group: str
-    title: str
-    definition: str
-    plates: tuple[Plate, ...]
-    undrawn: tuple[str, ...] = ()
-    undefined: str = ""
-    empty: tuple[str, ...] = ()
-
-    @property
-    def frames(self) -> tuple[int, ...]:
-        """The steps of its mosaics, which share one slider; empty without any."""
-        return next((plate.frames for plate in self.plates if plate.frames), ())
 
 
 def sections(run: xr.DataTree) -> list[Section]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from typer.testing import CliRunner
 
 from flows.cli import app
+from pipeline.query.side_by_side import sets_of
 from pipeline.schema import Variable
 from pipeline.store import Row, Store, Template
 from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
@@ -23,7 +25,17 @@ TOKENS = np.random.default_rng(1).integers(0, 30, (8, 20))
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a store in which head 1 rises, and the losses fall, at step 1,000."""
-    uri = str(tmp_path_factory.mktemp("answers") / "run.zarr")
+    return planted(str(tmp_path_factory.mktemp("answers") / "run.zarr"), 1000, 1)
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a store in which head 0 rises, and the losses fall, at step 3,000."""
+    return planted(str(tmp_path_factory.mktemp("later") / "later.zarr"), 3000, 0)
+
+
+def planted(uri: str, middle: int, head: int, tokens: bool = True) -> str:
+    """Write a store with changes at a step, whose tokens may be unknown; return its URI."""
     made = Store(uri)
     made.create_or_open({"architecture": "planted"}, "planted")
     heads = Template(
@@ -44,28 +56,41 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     writer = Writer(made, made.require_groups([heads, losses], plan=True).number, [heads, losses])
     rng = np.random.default_rng(0)
     for step in STEPS:
-        writer.write([*_rows(rng, int(step), heads, losses)])
+        writer.write([*_rows(rng, int(step), middle, head, tokens, heads, losses)])
     show(made, heads, losses)
     return uri
 
 
 def _rows(
-    rng: np.random.Generator, step: int, heads: Template, losses: Template
+    rng: np.random.Generator,
+    step: int,
+    middle: int,
+    head: int,
+    tokens: bool,
+    heads: Template,
+    losses: Template,
 ) -> Iterator[tuple[str, Row, dict[str, np.ndarray]]]:
-    done = 1 / (1 + (1000 / step) ** 8)
+    done = 1 / (1 + (middle / step) ** 8)
+    rises = 0.8 * done * (np.arange(2) == head)
     weights = digest_of(step)
     values = (
         (
             heads,
             {
-                "induction": np.array([[0.02, 0.02 + 0.8 * done]]) + rng.normal(0, 0.01, (1, 2)),
+                "induction": 0.02 + rises[None] + rng.normal(0, 0.01, (1, 2)),
                 "induction_null": np.full((1, 2), 0.05),
             },
         ),
         (losses, {"loss": 4 - 2 * done + rng.normal(0, 0.1, (8, 19))}),
     )
     for of, numbers in values:
-        row = Row(step, fingerprint(of.variant, weights), weights, f"step{step}", step * 100)
+        row = Row(
+            step,
+            fingerprint(of.variant, weights),
+            weights,
+            f"step{step}",
+            step * 100 if tokens else None,
+        )
         yield of.group, row, {name: np.float32(one) for name, one in numbers.items()}
 
 
@@ -98,6 +123,64 @@ def test_transitions_as_json(store: str) -> None:
     found = json.loads(ontogeny("transitions", store, "--json"))
     assert found["shapes"]["sudden"] == 1 and found["left_out"] == ["token_loss/loss"]
     assert [row["head"] for row in found["transitions"]] == [1]
+
+
+def test_runs_side_by_side_match_heads_by_role(store: str, later: str) -> None:
+    found = json.loads(ontogeny("transitions", store, later, "--axis", "tokens", "--json"))
+    assert found["axis"] == "tokens" and "all runs given" in found["spread"]
+    first = [one for one in found["events"] if one["change"] == "first head"]
+    assert {(one["run"], one["head_of"]) for one in first} == {("run", 1), ("later", 0)}
+    at = {one["run"]: one["place"] for one in first}
+    assert at == pytest.approx({"run": 100_000, "later": 300_000}, rel=0.05)
+    (spread,) = [one for one in found["over_runs"] if one["change"] == "first head"]
+    assert (spread["stored"], spread["having"]) == (2, 2)
+    assert spread["deviation"] == pytest.approx(np.log10(3) / np.sqrt(2), abs=0.02)
+    printed = ontogeny("transitions", store, later, "--axis", "steps")
+    assert "head_scores/induction, first head (steps, 90% interval)" in printed
+    assert "2 of 2 runs, median 1,9" in printed or "2 of 2 runs, median 2,0" in printed
+    assert "matched by role" in printed
+
+
+def test_runs_side_by_side_since_an_origin(store: str, later: str, tmp_path: Path) -> None:
+    condition = "head_scores/induction - induction_null > 0.3"
+    options = ("--origin", condition, "--output", str(tmp_path / "events.csv"))
+    printed = ontogeny("transitions", store, later, *options)
+    assert "(steps since origin, 90% interval)" in printed and "lag " in printed
+    rows = [r for r in csv.DictReader((tmp_path / "events.csv").open()) if r["change"] == "rise"]
+    # The condition holds from 41% of the rise on; saved steps are 0.085 decades apart.
+    assert len(rows) == 2 and all(abs(float(row["decades"])) < 0.1 for row in rows)
+    given = ("--origin", "run=1000", "--origin", "later=1500", "--json")
+    found = json.loads(ontogeny("transitions", store, later, *given))
+    lags = {one["run"]: one["decades"] for one in found["events"] if one["change"] == "rise"}
+    assert lags == pytest.approx({"run": 0, "later": np.log10(2)}, abs=0.02)
+
+
+def test_unknown_tokens_and_origins_are_refused(store: str, tmp_path: Path) -> None:
+    unknown = planted(str(tmp_path / "unknown.zarr"), 1000, 1, tokens=False)
+    refused = {
+        ("--axis", "tokens"): "run 'unknown': the tokens seen are not known",
+        ("--axis", "token"): "tokens",
+        ("--axis", "origin"): "origin",
+        ("--origin", "run=1000"): "no origin is given for the run 'unknown'",
+    }
+    for options, message in refused.items():
+        result = CliRunner().invoke(app, ["transitions", store, unknown, *options])
+        assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_runs_of_one_set_differ_by_seed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sets(*settings: dict[str, object]) -> tuple[list[str], str]:
+        monkeypatch.setattr(
+            "pipeline.query.side_by_side.settings_that_differ", lambda runs: list(settings)
+        )
+        found, sentence = sets_of({str(i): xr.DataTree() for i in range(len(settings))})
+        return list(found.values()), sentence
+
+    shares = [{"train_share": share, "seed": seed} for share in (0.3, 0.5) for seed in (0, 1)]
+    assert sets(*shares)[0] == ["train_share 0.3"] * 2 + ["train_share 0.5"] * 2
+    assert sets({"seed": 0}, {"seed": 1})[0] == ["all runs"] * 2
+    labels, sentence = sets({"train_share": 0.3, "seed": 0}, {"train_share": 0.5, "seed": 1})
+    assert labels == ["all runs"] * 2 and "no two differ by seed only" in sentence
 
 
 def test_losses_say_where_they_fell(store: str) -> None:

@@ -141,8 +141,9 @@ def test_a_hostile_name_stays_text():
     tree = fake.run_of(head_scores=scores, weight_norm=norms)
     tree.attrs = {"identity": {EVIL: EVIL}}
     page = Page(html_of(tree, f"demo/{EVIL}"))
-    # One for each plot (five pairs, two of weights), the tokens, the library, the page's own.
-    assert sum(tag == "script" for tag, _ in page.tags) == 5 * 2 + 2 + 3
+    # One for each plot (five pairs, two of weights, the transitions), the tokens, the library, the
+    # page's own.
+    assert sum(tag == "script" for tag, _ in page.tags) == 5 * 2 + 2 + 1 + 3
     assert not any(tag == "img" for tag, _ in page.tags)
     assert EVIL in page.text
     assert "49" not in page.text.replace(EVIL, "")

@@ -1,0 +1,143 @@
+"""The section on transitions: when losses and heads change, and how suddenly."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pipeline.aggregate.transitions import FEWEST
+from pipeline.findings.number_format import head_name, in_words, number
+from pipeline.query.transitions import joined, transition_table
+from pipeline.report.interval_bars import Bar, interval_bars
+from pipeline.report.plates import Plate, Section
+from pipeline.report.theme import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
+from pipeline.report.trajectory import loss_space_plate
+
+MOST_ROWS = 30
+LEAST = 0.1  # change of a head above its null that is drawn, as a share of its attention
+LOSSES = {
+    "token_loss": ("mean", "in_context_score"),
+    "modular_addition": ("train_loss", "test_loss", "restricted_loss", "excluded_loss"),
+}
+_COLOURS = {
+    "mean": INK, "in_context_score": VERMILLION, "induction": BLUE, "previous_token": GREEN,
+    "duplicate_token": PURPLE, "first_token": ORANGE, "current_token": SKY,
+    "train_loss": BLUE, "restricted_loss": GREEN, "test_loss": VERMILLION, "excluded_loss": PURPLE,
+}  # fmt: skip
+ERRORS = (
+    "Random walks look sudden too: about a quarter of series that only wander are said to have a "
+    "transition, and about 2% of smooth or constant noisy series are."
+)
+
+
+def transition_section(run: xr.DataTree, found: xr.Dataset) -> Section | None:
+    """Return the section of a run; None where it has no series.
+
+    found: its transitions. With too few checkpoints it has no figure and says so. The trajectory
+    through loss space is added where per-token losses are stored.
+    """
+    if not found.sizes["series"]:
+        return None
+    steps = max(node.sizes["step"] for node in run.children.values())
+    plates = [] if steps < FEWEST else [*_plate(found), *loss_space_plate(run)]
+    return Section("", "Transitions", "", tuple(plates), note=counts(found, steps))
+
+
+def counts(found: xr.Dataset, steps: int) -> str:
+    """Return what shapes the series have, and how often that is wrong."""
+    total = f"{found.sizes['series']:,} series"
+    if steps < FEWEST:
+        return (
+            f"Whether {total} change suddenly cannot be told from fewer than {FEWEST} checkpoints."
+        )
+    shapes = Counter(str(shape) for shape in found["shape"].values)
+    return (
+        f"Of {total}, {shapes['sudden']} change suddenly, {shapes['smooth']} smoothly and "
+        f"{shapes['none']} not beyond their noise; {shapes['cannot tell']} cannot be told. {ERRORS}"
+    )
+
+
+def series_name(group: str, variable: str) -> str:
+    """Return a variable in words, with the input of its group if that has one."""
+    measure, _, given = group.partition(".")
+    name = "mean loss" if (measure, variable) == ("token_loss", "mean") else in_words(variable)
+    return f"{name} ({given})" if given else name
+
+
+def _plate(found: xr.Dataset) -> Iterator[Plate]:
+    table = transition_table(joined({"": found}))
+    losses, heads = _losses(table), _heads(table)
+    kept = heads[heads["above"] >= LEAST]
+    every = [(_label(row), row) for row in pd.concat([losses, kept]).itertuples()]
+    labels = list(dict.fromkeys(label for label, _ in every))[:MOST_ROWS]
+    if not labels:
+        return
+    bars = [_bar(labels.index(label), label, row) for label, row in every if label in labels]
+    caption = (
+        "From 10 to 90% of a change, its midpoint (upwards where the series rises), and the 90% "
+        "interval of the midpoint (broad). The axis is logarithmic: a sudden change takes at most "
+        "one decade. "
+    )
+    if len(heads):
+        caption += (
+            f"Heads: changes of at least {LEAST:g} above their null, the largest first"
+            f"{_left_out(len(every) - len(bars), len(heads) - len(kept))}."
+        )
+    yield Plate(
+        "When losses and heads changed suddenly",
+        caption,
+        (interval_bars(labels, bars),),
+        wide=True,
+    )
+
+
+def _left_out(beyond: int, small: int) -> str:
+    parts = [f"{beyond} more" if beyond else "", f"{small} smaller" if small else ""]
+    named = " and ".join(part for part in parts if part)
+    return f" (not drawn: {named})" if named else ""
+
+
+def _losses(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the transitions of losses and of the in-context score, in that order."""
+    measure = table["group"].map(lambda group: group.partition(".")[0])
+    parts = [
+        table[(measure == group) & (table["variable"] == name)]
+        for group, names in LOSSES.items()
+        for name in names
+    ]
+    return pd.concat(parts)
+
+
+def _heads(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the transitions of scores with a null, the largest above it first.
+
+    above: the change, or as much of it as lies above the null before or after.
+    """
+    heads = table[(table["head"] >= 0) & table["excess_after"].notna()]
+    highest = heads["excess_after"] + (-heads["amplitude"]).clip(lower=0)
+    above = np.minimum(heads["amplitude"].abs(), highest)
+    return heads.assign(above=above).sort_values("above", ascending=False, kind="stable")
+
+
+def _label(row: Any) -> str:
+    group, _, given = str(row.group).partition(".")
+    name = (
+        "mean loss" if (group, row.variable) == ("token_loss", "mean") else in_words(row.variable)
+    )
+    on = f" ({given})" if given else ""
+    return (f"{head_name(row.layer, row.head)} " if row.head >= 0 else "") + name + on
+
+
+def _bar(place: int, label: str, row: Any) -> Bar:
+    change = f"{'rises' if row.amplitude > 0 else 'falls'} by {number(abs(row.amplitude))}"
+    detail = (
+        f"{change}; 10 to 90%: steps {row.onset:,.0f} to {row.end:,.0f}; midpoint between "
+        f"{row.midpoint_low:,.0f} and {row.midpoint_high:,.0f}"
+    )
+    return Bar(
+        place, label, _COLOURS.get(str(row.variable), INK), row.midpoint, row.midpoint_low,
+        row.midpoint_high, row.amplitude > 0, row.onset, row.end, detail,
+    )  # fmt: skip
