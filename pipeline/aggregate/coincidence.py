@@ -7,10 +7,10 @@ Two transitions are together where both hold:
 - their rates of change, |d y / d log10 step|, overlap more than those of one series and the other
   shifted along the axis: p at most 5%, adjusted for all pairs by Benjamini and Hochberg.
 
-They are not together where the interval of the lag lies beyond 0.1 decades altogether. Else, nothing
-can be told. A lag's interval follows from those of the midpoints m with ends l and u as (Zou and
-Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), and so on for the upper end; it supposes that
-the errors of both are independent.
+They are not together where the interval of the lag lies beyond 0.1 decades altogether. Else nothing
+can be told. A lag's interval follows from those of the midpoints m, with ends l and u: the lower end
+is (Zou and Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), the upper one likewise. It
+supposes that the errors of both are independent.
 """
 
 from collections.abc import Mapping
