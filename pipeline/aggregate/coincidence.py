@@ -8,9 +8,9 @@ Two transitions are together where both hold:
   shifted along the axis: p at most 5%, adjusted for all pairs by Benjamini and Hochberg.
 
 They are not together where the interval of the lag lies beyond 0.1 decades altogether. Else nothing
-can be told. A lag's interval follows from those of the midpoints m, with ends l and u: the lower end
-is (Zou and Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), the upper one likewise. It
-supposes that the errors of both are independent.
+can be told. A lag's interval follows from those of the midpoints m, with ends l and u: the
+lower end is (Zou and Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), the upper one
+likewise. It supposes that the errors of both are independent.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,15 @@ from jaxtyping import Float
 
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.rates import overlap_nulls, rate_of_change, shared_axis
-from pipeline.aggregate.transitions import Transition, scan
+from pipeline.aggregate.transitions import Scanned, Shape, Transition, scan
 from pipeline.aggregate.variables import variable
 
 NEAR = 0.1  # decades of lag, up to which transitions are together
 LEVEL = 0.05  # of the adjusted p-values
 TOGETHER, APART, UNKNOWN = "together", "not together", "cannot tell"
+# Of pairs whose transitions are at independent places, the shares with a p-value of at most 5%
+# under each null, and of the verdict "together": printed by tests/benchmarks/together.py.
+FALSE_ALARMS = {"p_shift": 0.08, "p_phase": 0.05, "together": 0.02}
 
 
 class Place(NamedTuple):
@@ -50,13 +53,14 @@ def coincidences(
 
     series: each over "step". places: events that are no series, such as a corner in loss space:
     they have lags only. Each series stands for its largest transition. Coordinates `first` and
-    `second`. Attributes: left_out, the series without a transition, by their shape; level and near,
-    the limits of the verdict.
+    `second`. Attributes: left_out, the series without a transition, by their shape; places,
+    of all others; level and near, the limits of the verdict;
+    false_alarm_shares, see `FALSE_ALARMS`.
     """
-    found = {name: _largest(one) for name, one in series.items()}
+    found = {name: largest_transition(_scanned(one)) for name, one in series.items()}
     events = {n: _place(t) for n, t in found.items() if isinstance(t, Transition)}
     events |= dict(places or {})
-    pairs = sorted(combinations(events, 2), key=lambda pair: list(events).index(pair[0]))
+    pairs = list(combinations(events, 2))
     rng = np.random.default_rng(seed)
     lags = np.array([_lags(events[a], events[b]) for a, b in pairs]).reshape(-1, 6)
     overlaps = np.array(
@@ -77,6 +81,8 @@ def coincidences(
         },
         attrs={
             "left_out": {n: t for n, t in found.items() if not isinstance(t, Transition)},
+            "places": events,
+            "false_alarm_shares": FALSE_ALARMS,
             "level": LEVEL,
             "near": NEAR,
             "draws": draws,
@@ -85,26 +91,16 @@ def coincidences(
     )
 
 
-def near_share(
-    place: Place, midpoints: Float[np.ndarray, " series"], own: float
-) -> tuple[float, float]:
-    """Return how often other heads are as near to an event as one head is, and how many are `NEAR`.
-
-    midpoints: steps of the largest transition of each head series, with that of the one head, own.
-    The first is the p-value of a permutation of heads. Where all heads change at once, it is large
-    for every head: it says whether this one stands out, not whether both changes coincide.
-    """
-    away = np.abs(np.log10(midpoints) - np.log10(place.step))
-    nearest = abs(np.log10(own) - np.log10(place.step))
-    return float((away <= nearest + 1e-12).mean()), float((away <= NEAR).mean())
-
-
-def _largest(series: xr.DataArray) -> Transition | str:
+def largest_transition(found: Scanned) -> Transition | Shape:
     """Return the largest transition of a series, or its shape where it has none."""
-    (found,) = scan(series["step"].values, series.values[None].astype(np.float64))
     if not found.transitions:
         return found.shape
     return max(found.transitions, key=lambda one: abs(one.amplitude))
+
+
+def _scanned(series: xr.DataArray) -> Scanned:
+    (found,) = scan(series["step"].values, series.values[None].astype(np.float64))
+    return found
 
 
 def _place(found: Transition) -> Place:

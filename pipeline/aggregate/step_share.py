@@ -48,7 +48,7 @@ def step_shares(
     *,
     groups: Sequence[str] = ("head_scores",),
     threshold: float = THRESHOLD,
-    nulls: int = 300,
+    nulls: int = 200,
     seed: int = 0,
 ) -> xr.Dataset:
     """Return shares of head series with a step (dims: which, kind).
@@ -58,8 +58,8 @@ def step_shares(
     a null is stored. kind: the "series" themselves, or null series: "smooth nulls", "random walks",
     "steps resampled", `nulls` of each, made of series drawn at random. The share is
     sudden / (sudden + smooth), with a Wilson interval that takes series as independent, which those
-    of one head are not; it lies between `lowest` and `highest` if the series that cannot be told were all smooth, or all
-    sudden. NaN where there is no series. `widths` (width) are the transitions' widths.
+    of one head are not; it lies between `lowest` and `highest` if the series that cannot be told
+    were all smooth, or all sudden. NaN where there is no series. `widths` (width): of transitions.
     """
     rng = np.random.default_rng(seed)
     changing = list(_changing(run, groups, threshold))

@@ -78,7 +78,7 @@ def _pairs(rng: np.random.Generator, kind: str, draws: int) -> Iterator[tuple[xr
         first, second = rng.uniform(low, high, 2)
         if kind != "independent":
             gap = rng.choice([-1, 1]) * rng.uniform(0.2, 0.5) if kind == "apart" else 0.0
-            second = np.clip(first + gap, low, high)
+            second = first + gap if low <= first + gap <= high else first - gap
         series = {
             name: xr.DataArray(_one_step(rng, x, at), {"step": steps}, "step")
             for name, at in (("a", first), ("b", second))
