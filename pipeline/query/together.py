@@ -21,9 +21,10 @@ from pipeline.store.objects import store_names
 _CORNER = "corner in loss space"
 
 
-def together_answers(stores: Sequence[str]) -> dict[str, Any]:
+def together_answers(stores: Sequence[str], *, nulls: int = 200) -> dict[str, Any]:
     """Return what the transitions of some stores have to do with each other, as JSON values.
 
+    nulls: null series of each kind, against which the shares of steps are judged.
     Keys: `runs`, by name, with `coincidence` (pairs of named series), `steps` (shares of series
     with a step), and `vestigial` (series that rose and fell); `induction_share`, over the runs.
     Undefined numbers are None. Raises InputError where there is no store.
@@ -38,7 +39,7 @@ def together_answers(stores: Sequence[str]) -> dict[str, Any]:
         "runs": {
             name: {
                 "coincidence": _coincidence(tree),
-                "steps": _steps(tree),
+                "steps": _steps(tree, nulls),
                 "vestigial": _vestigial(tree),
             }
             for name, tree in trees.items()
@@ -85,8 +86,8 @@ def _corner(run: xr.DataTree) -> Place | str:
     return Place(*(float(found[name]) for name in ("step", "low", "high")))
 
 
-def _steps(run: xr.DataTree) -> dict[str, Any]:
-    found = step_shares(run)
+def _steps(run: xr.DataTree, nulls: int) -> dict[str, Any]:
+    found = step_shares(run, nulls=nulls)
     rows = _rows(found.drop_vars("widths").stack(row=("which", "kind")), "row")
     quantiles = {
         str(which): [_plain(q) for q in _quantiles(found["widths"].sel(which=which).values)]

@@ -26,8 +26,10 @@ def scores(count: int, kind: str, seed: int) -> np.ndarray:
 def run(*heads: np.ndarray, null: float | None = None) -> xr.DataTree:
     """Return a run whose heads have these induction scores."""
     table = np.concatenate(heads, axis=1)[:, None]
-    group = xr.Dataset({"induction": (("step", "layer", "head"), table)},
-                       {"step": STEPS, "layer": [0], "head": np.arange(table.shape[2])})  # fmt: skip
+    group = xr.Dataset(
+        {"induction": (("step", "layer", "head"), table)},
+        {"step": STEPS, "layer": [0], "head": np.arange(table.shape[2])},
+    )
     if null is not None:
         group["induction_null"] = xr.full_like(group["induction"], null)
     return xr.DataTree.from_dict({"head_scores": group})
@@ -35,7 +37,7 @@ def run(*heads: np.ndarray, null: float | None = None) -> xr.DataTree:
 
 def test_steps_and_smooth_curves_are_counted_and_flat_series_are_not():
     found = step_shares(run(scores(6, "step", 0), scores(4, "smooth", 1), scores(5, "flat", 2)),
-                        nulls=60)  # fmt: skip
+                        nulls=40)  # fmt: skip
     own = found.sel(which=ALL, kind="series")
     assert (int(own["sudden_count"]), int(own["smooth_count"])) == (6, 4)
     assert float(own["share"]) == 0.6
@@ -47,15 +49,15 @@ def test_steps_and_smooth_curves_are_counted_and_flat_series_are_not():
 
 
 def test_only_heads_above_their_null_have_a_pattern():
-    found = step_shares(run(scores(3, "step", 0), 0.2 * scores(4, "step", 1), null=0.1), nulls=20)
+    found = step_shares(run(scores(3, "step", 0), 0.2 * scores(4, "step", 1), null=0.1), nulls=10)
     counts = found["sudden_count"].sel(kind="series")
     assert int(counts.sel(which=ALL)) == 7 and int(counts.sel(which=WITH_PATTERN)) == 3
-    without = step_shares(run(scores(3, "step", 0)), nulls=20)
+    without = step_shares(run(scores(3, "step", 0)), nulls=10)
     assert np.isnan(without["share"].sel(which=WITH_PATTERN, kind="series"))
 
 
 def test_of_smooth_curves_alone_nothing_is_claimed():
-    found = step_shares(run(scores(8, "smooth", 3)), nulls=40)
+    found = step_shares(run(scores(8, "smooth", 3)), nulls=20)
     assert found.attrs["verdict"] == BEYOND_NONE
 
 
