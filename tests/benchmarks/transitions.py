@@ -85,9 +85,9 @@ def draw(rng: np.random.Generator, kind: str, schedule: str = "") -> Series:
         clean = clean + rng.uniform(-1, 1) * (x - x[0]) / (x[-1] - x[0])
     else:
         clean = _null(rng, kind, steps, x)
-    values = clean + _noise(rng, noise, len(x)) / ratio
+    values = clean + make_noise(rng, noise, len(x)) / ratio
     if rng.random() < 0.5:
-        _add_spikes(rng, values)
+        add_spikes(rng, values)
     return Series(schedule, noise, ratio, kind, values * 10 ** rng.uniform(-3, 3), planted)
 
 
@@ -127,7 +127,7 @@ def _null(rng: np.random.Generator, kind: str, steps: np.ndarray, x: np.ndarray)
     return sign * (1 + steps / scale) ** -rng.uniform(0.1, 1)
 
 
-def _noise(rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
+def make_noise(rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
     white = rng.standard_normal(count)
     if kind == "changing":
         return white * np.geomspace(*rng.permutation([0.447, 2.236]), count)
@@ -137,7 +137,7 @@ def _noise(rng: np.random.Generator, kind: str, count: int) -> np.ndarray:
     return white
 
 
-def _add_spikes(rng: np.random.Generator, values: np.ndarray) -> None:
+def add_spikes(rng: np.random.Generator, values: np.ndarray) -> None:
     for _ in range(int(rng.integers(1, 4))):
         start, length = (
             int(rng.integers(len(values))),

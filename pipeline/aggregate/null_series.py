@@ -1,0 +1,80 @@
+"""Null series that keep a series' own noise and schedule: the same curve, or another, resampled.
+
+Residuals are what the templates of `pipeline.aggregate.fitting` leave of a series. They are drawn
+in moving blocks (Künsch 1989), so that noise that is autocorrelated stays so.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from pipeline.aggregate.fitting import PARAMETERS, Fit
+from pipeline.aggregate.log_axis import LogAxis, log_steps, make_axis, without_spikes
+from pipeline.aggregate.templates import make_templates
+
+
+@dataclass(frozen=True)
+class Described:
+    """A series without spikes, and what it consists of, at its steps.
+
+    curve: the templates that describe it best. smooth: the best description by one smooth template
+    over a line. residuals: of the curve, scaled for the parameters that it spent.
+    """
+
+    values: Float[np.ndarray, " step"]
+    curve: Float[np.ndarray, " step"]
+    smooth: Float[np.ndarray, " step"]
+    residuals: Float[np.ndarray, " step"]
+
+
+def describe(
+    steps: Integer[np.ndarray, " step"], values: Float[np.ndarray, "series step"]
+) -> list[Described]:
+    """Return the parts of finite series over ascending steps, of which there are at least 10."""
+    axis = make_axis(steps)
+    templates = make_templates(axis)
+    cleaned, _ = without_spikes(steps, values)
+    binned = axis.binned(cleaned)
+    projected = templates.project(binned)
+    matched = projected @ templates.vectors.T
+    found = []
+    for series, means, z, c in zip(cleaned, binned, projected, matched, strict=True):
+        fit = Fit(axis, templates, z, c, float(np.ptp(means)))
+        best = np.where(templates.smooth, fit.beside(()).gains, -1.0).argmax()
+        smooth = fit.residuals_of((fit.term(int(best)),))
+        curve = _at_steps(axis, means - fit.residuals / templates.root)
+        spent = min((2 + PARAMETERS * len(fit.terms)) / len(means), 0.5)
+        found.append(
+            Described(
+                series,
+                curve,
+                _at_steps(axis, means - smooth / templates.root),
+                (series - curve) / np.sqrt(1 - spent),
+            )
+        )
+    return found
+
+
+def resampled(
+    residuals: Float[np.ndarray, " step"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw step"]:
+    """Return `count` series of residuals, in moving blocks of round(sqrt(n)) checkpoints."""
+    n = len(residuals)
+    block = max(round(n**0.5), 1)
+    starts = rng.integers(0, n - block + 1, (count, -(-n // block)))
+    places = (starts[:, :, None] + np.arange(block)).reshape(count, -1)[:, :n]
+    return residuals[places]
+
+
+def random_walks(
+    steps: Integer[np.ndarray, " step"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draw step"]:
+    """Return Gaussian random walks with a move of equal variance at every checkpoint."""
+    return rng.standard_normal((count, len(steps))).cumsum(axis=1)
+
+
+def _at_steps(axis: LogAxis, binned: Float[np.ndarray, " bin"]) -> Float[np.ndarray, " step"]:
+    if len(axis.x) == len(axis.steps):
+        return binned
+    return np.interp(log_steps(axis.steps), axis.x, binned)
