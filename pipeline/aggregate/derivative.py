@@ -83,7 +83,7 @@ def curve_of(group: xr.Dataset) -> Curve:
     seen, axis = steps.astype(np.float64), "steps"
     if "tokens_seen" in loss.coords and np.isfinite(loss["tokens_seen"].values).all():
         seen, axis = loss["tokens_seen"].values.astype(np.float64), "tokens"
-    means = _sequence_means(loss)
+    means = sequence_means(loss)
     kept = (seen > 0) & np.isfinite(means).any(axis=1)
     means = means[:, np.isfinite(means[kept]).any(axis=0)]  # sequences of padding
     kept &= np.isfinite(means).all(axis=1)
@@ -91,7 +91,7 @@ def curve_of(group: xr.Dataset) -> Curve:
     return Curve(steps[kept], np.log(seen[kept]), means[kept], axis, left_out)
 
 
-def _sequence_means(loss: xr.DataArray) -> Float[np.ndarray, "step sequence"]:
+def sequence_means(loss: xr.DataArray) -> Float[np.ndarray, "step sequence"]:
     """Return the mean loss of each sequence, weighted so that their mean is that of all tokens.
 
     NaN for sequences of padding alone.

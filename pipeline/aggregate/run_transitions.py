@@ -8,10 +8,11 @@ from jaxtyping import Float
 
 from pipeline.aggregate.described import Column
 from pipeline.aggregate.fitting import MOST
-from pipeline.aggregate.series import SeriesBlock, left_out, series_blocks
+from pipeline.aggregate.sequence_intervals import with_sequence_intervals
+from pipeline.aggregate.series import SeriesBlock, left_out, loss_groups, series_blocks
 from pipeline.aggregate.transitions import Scanned, Transition, scan
 
-VERSION = 1  # another where the same rows give other numbers
+VERSION = 2  # another where the same rows give other numbers
 _EACH = ("series", "transition")
 COLUMNS = (
     Column("shape", ("series",), "", "sudden, smooth, none or cannot tell.", dtype="object"),
@@ -38,6 +39,10 @@ COLUMNS = (
     Column("excess_after", _EACH, "unit of the series",
              "Median excess of the series over its null from a change's end to the next; NaN "
              "without a null."),
+    Column("interval_from", _EACH, "", "Intervals are from residuals, or from both these and "
+             "resampled sequences.", dtype="object"),
+    Column("found_again", _EACH, "1", "Share of resamples of sequences that have the change; NaN "
+             "where losses of sequences are not stored."),
 )  # fmt: skip
 
 
@@ -53,7 +58,7 @@ def transitions_of(run: xr.DataTree) -> xr.Dataset:
         rows += _rows_of(block)
     columns = {name: [row[name] for row in rows] for name in ("group", "variable", "layer", "head")}
     data = {one.name: (one.dims, _column(one, rows), one.attributes()) for one in COLUMNS}
-    return xr.Dataset(
+    table = xr.Dataset(
         data,
         coords={
             **{name: ("series", np.array(of, dtype=object)) for name, of in columns.items()
@@ -64,6 +69,7 @@ def transitions_of(run: xr.DataTree) -> xr.Dataset:
         },
         attrs={"version": VERSION, "left_out": left_out(run)},
     )  # fmt: skip
+    return with_sequence_intervals(table, loss_groups(run))
 
 
 def _rows_of(block: SeriesBlock) -> list[dict[str, object]]:
@@ -108,6 +114,7 @@ def _described(
     numbers["width_tokens"] = [
         _tokens_at(one.end, steps, tokens) - _tokens_at(one.onset, steps, tokens) for one in each
     ]
+    numbers["interval_from"], numbers["found_again"] = [], []  # see with_sequence_intervals
     numbers["excess_after"] = _excess_after(each, steps, excess)
     return rows | numbers
 
@@ -139,7 +146,7 @@ def _column(
     values = [row[column.name] for row in rows]
     if column.dims == ("series",):
         return np.array(values, dtype=column.dtype)
-    filled = np.full((len(rows), MOST), np.nan)
+    filled = np.full((len(rows), MOST), np.nan if column.dtype == "float64" else "", column.dtype)
     for i, of in enumerate(values):
         assert isinstance(of, list)
         filled[i, : len(of)] = of

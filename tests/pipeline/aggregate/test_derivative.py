@@ -140,7 +140,7 @@ def test_what_lies_between_two_steps_is_left_out() -> None:
     found = compare_derivatives(groups, sizes, step=(200, 1200))
     np.testing.assert_allclose(found["derivative"].values[::2], [[-0.2] * 2, [-0.3] * 2], atol=0.02)
     np.testing.assert_allclose(found["difference"], -0.1, atol=0.02)
-    assert compare_derivatives(groups, sizes, step=450)["derivative"].values.max() < -0.5
+    assert compare_derivatives(groups, sizes, step=450)["derivative"].values.max() < -0.35
     equal = compare_derivatives(groups, dict.fromkeys(groups, 1.0), step=(200, 1200))
     assert np.isnan(equal["kendall_tau"]).all() and np.isnan(equal["difference"]).all()
 
