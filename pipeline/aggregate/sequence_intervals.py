@@ -17,7 +17,7 @@ from pipeline.aggregate.derivative import sequence_means
 from pipeline.aggregate.shares import resampled_units
 from pipeline.aggregate.transitions import Transition, scan
 
-RESAMPLES = 200
+RESAMPLES = 100
 _TAILS = (0.05, 0.95)
 _LEAST = 0.5  # share of the resamples that must have the transition
 RESIDUALS, BOTH = "residuals", "sequences and residuals"

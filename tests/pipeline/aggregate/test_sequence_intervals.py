@@ -27,11 +27,11 @@ def sequences_of(rng: np.random.Generator, spread: float, count: int = 30) -> np
 def test_intervals_hold_the_midpoint_of_the_population() -> None:
     rng = np.random.default_rng(0)
     sequence, residual, union = 0, 0, 0
-    runs = 40
+    runs = 20
     for _ in range(runs):
         values = sequences_of(rng, spread=0.15)
         (found,) = find_transitions(STEPS, values.mean(axis=1))
-        own = sequence_intervals(STEPS, values, [found], resamples=100).isel(transition=0)
+        own = sequence_intervals(STEPS, values, [found], resamples=40).isel(transition=0)
         assert own["found_again"] > 0.9
         a, b = float(own["midpoint_low"]), float(own["midpoint_high"])
         c, d = found.midpoint_interval
@@ -39,8 +39,8 @@ def test_intervals_hold_the_midpoint_of_the_population() -> None:
         residual += c <= 10**MIDPOINT <= d
         union += min(a, c) <= 10**MIDPOINT <= max(b, d)
     # The residuals' interval knows nothing of which sequences were drawn.
-    assert residual <= 0.6 * runs
-    assert sequence >= 0.75 * runs and union >= 0.8 * runs
+    assert residual <= 0.5 * runs
+    assert sequence >= 0.7 * runs and union >= 0.75 * runs
 
 
 def test_alike_sequences_leave_the_interval_of_the_residuals() -> None:
@@ -57,7 +57,7 @@ def test_a_transition_of_few_sequences_is_not_found_again() -> None:
     values = 4 + 0.05 * np.random.default_rng(3).standard_normal((len(STEPS), 30))
     values[:, 0] -= 30 * sigmoid(X, MIDPOINT, 0.2)  # one sequence alone: absent from 1/e of draws
     (found,) = find_transitions(STEPS, values.mean(axis=1))
-    own = sequence_intervals(STEPS, values, [found], resamples=200).isel(transition=0)
+    own = sequence_intervals(STEPS, values, [found], resamples=100).isel(transition=0)
     assert float(own["found_again"]) == pytest.approx(1 - np.exp(-1), abs=0.12)
 
 
