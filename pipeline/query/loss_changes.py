@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.run_transitions import transitions_of
+from pipeline.measures.head_patterns import threshold_of
 
 _INDUCTION = ("head_scores", "induction", "induction_null")
 
@@ -13,16 +14,21 @@ _INDUCTION = ("head_scores", "induction", "induction_null")
 def loss_changes(run: xr.DataTree, group: str = "token_loss") -> dict[str, dict[str, Any] | None]:
     """Return the largest transitions of a run's induction heads, mean loss and in-context score.
 
-    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (the head
-    that exceeds its null most after its rise), `mean` and `in_context_score`. Values: `onset`,
+    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (of the heads
+    that exceed their null by the threshold of `head_labels` after a rise, the one that does so most),
+    `mean` and `in_context_score`. Values: `onset`,
     `midpoint`, `end`, `low` and `high` (steps; the last two bound the 90% interval of the
     midpoint), `amplitude`, `layer` and `head`; None where there is no transition.
     """
     table = transitions_of(_part(run, group))
+    labels = run["head_labels"].to_dataset() if "head_labels" in run.children else None
+    rises = table["excess_after"].where(table["amplitude"] > 0)
+    formed = rises.where(rises >= threshold_of(labels))
+    size = abs(table["amplitude"])
     return {
-        "induction": _largest(table, "head_scores", "induction"),
-        "mean": _largest(table, group, "mean"),
-        "in_context_score": _largest(table, group, "in_context_score"),
+        "induction": _largest(table, "head_scores", "induction", formed),
+        "mean": _largest(table, group, "mean", size),
+        "in_context_score": _largest(table, group, "in_context_score", size),
     }
 
 
@@ -35,14 +41,12 @@ def _part(run: xr.DataTree, group: str) -> xr.DataTree:
     )
 
 
-def _largest(table: xr.Dataset, group: str, variable: str) -> dict[str, Any] | None:
-    """Return the largest transition of a variable; for heads, a rise beyond the null."""
-    mine = (table["group"] == group) & (table["variable"] == variable)
-    rows = table.isel(series=np.flatnonzero(mine.values))
-    if variable == "induction":
-        size = rows["excess_after"].where((rows["amplitude"] > 0) & (rows["excess_after"] > 0))
-    else:
-        size = abs(rows["amplitude"])
+def _largest(
+    table: xr.Dataset, group: str, variable: str, size: xr.DataArray
+) -> dict[str, Any] | None:
+    """Return the largest transition of a variable by a size; None where all sizes are NaN."""
+    mine = np.flatnonzero(((table["group"] == group) & (table["variable"] == variable)).values)
+    rows, size = table.isel(series=mine), size.isel(series=mine)
     if not size.notnull().any():
         return None
     at = rows.isel(size.argmax(("series", "transition")))  # pyright: ignore[reportArgumentType]

@@ -21,6 +21,7 @@ from pipeline.query.run import open_run
 from pipeline.store.objects import store_names
 
 Groups = Mapping[str, xr.Dataset]
+_SCORE = "in_context_score"
 Changes = Mapping[str, Mapping[str, Any]]
 
 
@@ -159,7 +160,7 @@ def _mean_at(groups: Sequence[xr.Dataset], step: int) -> xr.Dataset:
 def _in_context(groups: Groups, changes: Changes) -> Answer:
     """Return the score of each run at its end and since its jump, with the spreads over runs."""
     final = final_scores(groups)
-    jumps = {name: change["in_context_score"] for name, change in changes.items()}
+    jumps = {name: change[_SCORE] for name, change in changes.items()}
     since = {name: jump["end"] for name, jump in jumps.items() if jump is not None}
     after = scores_since(groups, since)
     runs = [
@@ -187,16 +188,15 @@ def _in_context(groups: Groups, changes: Changes) -> Answer:
 
 def _derivative(groups: Groups, sizes: Mapping[str, float] | None, changes: Changes) -> Answer:
     """Return the mean derivatives before the first run's jump and after the last one's."""
-    for series in ("in_context_score", "mean"):
+    for series in (_SCORE, "mean"):
         jumps = [change[series] for change in changes.values()]
         if all(jump is not None for jump in jumps):
             break
     else:
-        without = [name for name, one in changes.items()
-                   if one["in_context_score"] is None or one["mean"] is None]  # fmt: skip
+        without = [name for name, one in changes.items() if None in (one[series], one[_SCORE])]
         raise InputError(
-            "there is no before and after: neither the in-context score nor the mean loss changes "
-            f"suddenly in {', '.join(without)}"
+            "there is no before and after, as neither the in-context score nor the mean loss "
+            f"changes suddenly in all runs (not in {', '.join(without)})"
         )
     between = (min(one["onset"] for one in jumps), max(one["end"] for one in jumps))
     same = sizes or dict.fromkeys(groups, 1.0)

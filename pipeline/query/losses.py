@@ -138,6 +138,7 @@ def _kinds(found: xr.Dataset) -> Answer:
             at = found.isel({dim: place})
             row: Answer = {"kind": label if dim == "repetition" else int(label)}
             row["tokens"] = int(at[f"final_surprisal_tokens_by_{dim}"])
+            row["learned_tokens"] = int(at[f"forgotten_tokens_by_{dim}"])
             if dim == "frequency_bin":
                 row["share_of_corpus"] = float(np.exp(at["log_frequency"]))
             values = {name: float(at[f"{name}_by_{dim}"]) for name in names}
