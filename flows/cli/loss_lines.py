@@ -117,7 +117,7 @@ def _corner(corner: Answer, induction: Answer | None) -> Iterator[str]:
         f"{percent(corner['p'])} of random walks have as sharp a one)."
     )
     if induction is None:
-        yield "No induction head forms suddenly, so that there is nothing to compare the corner with."
+        yield "No induction head forms suddenly, so that the corner can be compared with none."
         return
     where = "within" if corner["in_induction"] else "not within"
     yield (

@@ -55,7 +55,7 @@ def _axes(losses: xr.Dataset, space: xr.Dataset, features: xr.Dataset) -> Answer
         "threshold": found.attrs["threshold"],
         "mean_loss_share": float(found["mean_loss_share"]),
         "components": [
-            {"component": int(one)} | {of: _explained(found, of, one) for of in verdicts}
+            {"component": int(one)} | {of: _explained(found, of, int(one)) for of in verdicts}
             for one in found["component"].values
         ],
     }

@@ -14,11 +14,11 @@ _INDUCTION = ("head_scores", "induction", "induction_null")
 def loss_changes(run: xr.DataTree, group: str = "token_loss") -> dict[str, dict[str, Any] | None]:
     """Return the largest transitions of a run's induction heads, mean loss and in-context score.
 
-    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (of the heads
-    that exceed their null by the threshold of `head_labels` after a rise, the one that does so most),
-    `mean` and `in_context_score`. Values: `onset`,
-    `midpoint`, `end`, `low` and `high` (steps; the last two bound the 90% interval of the
-    midpoint), `amplitude`, `layer` and `head`; None where there is no transition.
+    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (of the
+    heads that exceed their null by the threshold of `head_labels` after a rise, the one that does
+    so most), `mean` and `in_context_score`. Values: `onset`, `midpoint`, `end`, `low` and `high`
+    (steps; the last two bound the 90% interval of the midpoint), `amplitude`, `layer` and `head`;
+    None where there is no transition.
     """
     table = transitions_of(_part(run, group))
     labels = run["head_labels"].to_dataset() if "head_labels" in run.children else None
