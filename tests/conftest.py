@@ -35,8 +35,8 @@ QUICK = (  # in spite of their folder
     "flows/test_dispatch.py",
     "flows/test_submit.py",
 )
-# Tests in these folders run one after the other, in one process: each starts Ray, Prefect or clusters
-# of its own, and some look at all processes of the machine.
+# Tests in these folders run one after the other, in one process: each starts Ray, Prefect or
+# clusters of its own, and some look at all processes of the machine.
 ALONE = ("flows/", "pipeline/store/test_ceph.py")
 SERVERS = frozenset({"hub", "moto", "proxy", "s3", "s3_server", "server"})  # fixtures
 

@@ -1,70 +1,79 @@
-"""`ontogeny losses`: what the stored losses of a run say."""
+"""`ontogeny losses`: what the stored losses of one run, or of several, say."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Number = TypeVar("Number", int, float)
 
 
 @app.command()
 def losses(
-    store: str,
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...")],
     group: Annotated[str, typer.Option(help="The group of the losses.")] = "token_loss",
+    tokens: Annotated[
+        str | None,
+        typer.Option(metavar="TOKEN,...", help="Tokens whose loss is shown, such as 10,100,1000."),
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE,...", help="Sizes of the models, such as 70e6,160e6, one for each store."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print what the losses of a run say: loss space, in-context score, derivative, tokens.
+    """Print what losses say: loss space, in-context learning, speed of learning, single tokens.
 
-    See docs/losses.md for the definitions, and for more in Python.
+    Several stores are compared token by token, from the smallest model to the biggest; they must
+    have the same input. With --json, the answers of each run are there too. See docs/losses.md for
+    the definitions, and for more in Python.
     """
+    from flows.cli.loss_comparison_lines import comparison_lines
+    from flows.cli.loss_lines import loss_lines
+    from pipeline.query.loss_comparison import compare_losses
     from pipeline.query.losses import loss_answers
+    from pipeline.store.objects import store_names
 
-    found = loss_answers(store, group)
-    if as_json:
-        say_json(found)
+    chosen = _numbers(tokens, int, "--tokens")
+    ordered = _numbers(sizes, float, "--sizes")
+    if len(stores) == 1 and ordered is None:
+        _print(loss_answers(stores[0], group, chosen), loss_lines, as_json)
         return
-    for line in _loss_lines(found):
+    together = compare_losses(stores, group, ordered, chosen)
+    if as_json:
+        names = store_names(stores)
+        runs = {name: loss_answers(uri, group, chosen) for name, uri in names.items()}
+        say_json({"runs": runs, "together": together})
+        return
+    _print(together, comparison_lines, as_json=False)
+
+
+def _print(
+    answer: dict[str, Any], lines: "Callable[[dict[str, Any]], Iterator[str]]", as_json: bool
+) -> None:
+    if as_json:
+        say_json(answer)
+        return
+    for line in lines(answer):
         say(line)
 
 
-def _loss_lines(found: "dict[str, Any]") -> "Iterator[str]":
-    space, context, steep, tokens = (
-        found[key] for key in ("space", "in_context", "derivative", "tokens")
-    )
-    shares = ", ".join(f"{share:.1%}" for share in space["shares"])
-    yield f"Loss space: the first components explain {shares} of the variance over checkpoints."
-    verdicts = ", ".join(
-        f"{verdict} for {of}" for of, verdict in space["first_is_overall_loss"].items()
-    )
-    yield f'"The first component is overall loss": {verdicts}.'
-    where, p = f"step {space['corner_candidate']:,}", f"p = {space['corner_p']:.2g}"
-    yield (
-        f"The trajectory turns a corner at {where} ({p} under random walks)."
-        if space["corner"] is not None
-        else f"No corner beyond those of random walks (sharpest at {where}, {p})."
-    )
-    yield (
-        f"In-context score at step {context['step']:,} (loss at token {context['late_token']} "
-        f"minus token {context['early_token']}): {context['score']:.3f} nats, standard error "
-        f"{context['standard_error']:.3f}."
-    )
-    yield (
-        f"Steepest at step {steep['step']:,}: {steep['derivative']:.2f} nats per e-fold of "
-        f"{steep['axis']} (90% interval {steep['low']:.2f} to {steep['high']:.2f}, bandwidth "
-        f"{steep['bandwidth']:g})."
-    )
-    age = (
-        "" if tokens["median_age"] is None else f", the median at step {tokens['median_age']:,.0f}"
-    )
-    yield f"{tokens['with_age']:,} of {tokens['tokens']:,} tokens have an age of acquisition{age}."
-    if tokens["forgotten_share"] is not None:
-        yield (
-            f"{tokens['forgotten_share']:.0%} of the {tokens['learned']:,} tokens that were "
-            "learned were forgotten at least once."
-        )
-    if space["left_out"]:
-        yield f"Left out, as not finite: {', '.join(map(str, space['left_out']))}."
+def _numbers(text: str | None, kind: "Callable[[str], Number]", option: str) -> list[Number] | None:
+    """Return the positive numbers of an option that has them separated by commas."""
+    if text is None:
+        return None
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"{option} {text!r}: expected positive numbers, separated by commas")
+    return numbers

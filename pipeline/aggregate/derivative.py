@@ -4,17 +4,16 @@ Local lines are fitted with Gaussian weights in log tokens. The bandwidth matter
 error: a wide one lowers the peak of a sudden change. So the result has half and double as well.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int, Real
 from scipy.ndimage import uniform_filter1d
-from scipy.stats import kendalltau, norm
+from scipy.stats import norm
 
 from pipeline.aggregate.blocks import in_order, over_sequences, padding
-from pipeline.aggregate.variables import check_same_tokens, variable
+from pipeline.aggregate.variables import variable
 from pipeline.errors import InputError
 
 VERSION = 1  # another where the same losses give other numbers
@@ -22,10 +21,9 @@ BANDWIDTH = 0.08  # e-folds of tokens
 _LEAST = 5  # checkpoints within one bandwidth
 _NEAR = 11  # checkpoints over which squared residuals are averaged
 _TAIL = norm.ppf(0.95)  # of intervals of 90%
-_GRID = 100  # places over which a derivative is averaged
 
 
-class _Curve(NamedTuple):
+class Curve(NamedTuple):
     """Mean losses of sequences over log tokens. axis: "tokens" or "steps"."""
 
     steps: Real[np.ndarray, " step"]
@@ -49,7 +47,7 @@ def loss_derivative(group: xr.Dataset, bandwidth: float = BANDWIDTH) -> xr.Datas
     Checkpoints at 0 tokens and with losses that are not finite are left out: `attrs["left_out"]`.
     Raises InputError for fewer than 5 others.
     """
-    curve = _curve(group)
+    curve = curve_of(group)
     if len(curve.x) < _LEAST:
         raise InputError(f"a derivative needs at least {_LEAST} checkpoints, found {len(curve.x)}")
     bandwidths = [bandwidth / 2, bandwidth, 2 * bandwidth]
@@ -79,121 +77,22 @@ def loss_derivative(group: xr.Dataset, bandwidth: float = BANDWIDTH) -> xr.Datas
     )
 
 
-def compare_derivatives(
-    groups: Mapping[str, xr.Dataset],
-    sizes: Mapping[str, float],
-    step: float,
-    bandwidth: float = BANDWIDTH,
-) -> xr.Dataset:
-    """Return the mean derivative of several runs before and after a step, and its order by size.
-
-    groups: `token_loss` of runs on the same input. sizes: of each model, such as its parameters.
-    step: of the change, such as the end of the loss bump, where all runs saw as many tokens per
-    step (InputError otherwise). The derivative of `loss_derivative` is averaged over 100 places,
-    evenly spaced in log tokens, within the range that all runs have. `kendall_tau` is the rank
-    correlation of size and derivative, with its exact p-value for few runs: with three runs none is
-    below 0.3. `difference` is that of the largest model less the smallest one, with the standard
-    error of paired sequences and of the residuals.
-    """
-    check_same_tokens(list(groups.values()))
-    if len(groups) < 2:
-        raise InputError(f"an order needs at least two runs, found {len(groups)}")
-    if missing := sorted(groups.keys() - sizes.keys()):
-        raise InputError(f"there is no size of {', '.join(missing)}")
-    curves = {name: _curve(group) for name, group in groups.items()}
-    axis, at = _common(curves, step)
-    start, end = (f(c.x[i] for c in curves.values()) for f, i in ((max, 0), (min, -1)))
-    if not start < at < end:
-        raise InputError(f"step {step} is not within the range that all runs have")
-    sides = {"before": np.linspace(start, at, _GRID), "after": np.linspace(at, end, _GRID)}
-    means = [[_mean(c, grid, bandwidth) for grid in sides.values()] for c in curves.values()]
-    value = np.array([[one.value for one in row] for row in means])
-    error = np.array([[one.error for one in row] for row in means])
-    order = np.argsort([sizes[name] for name in groups])
-    taus = [kendalltau([sizes[name] for name in groups], value[:, side]) for side in range(2)]
-    small, big = means[order[0]], means[order[-1]]
-    pairs = [_paired(a, b) for a, b in zip(small, big, strict=True)]
-    difference, paired = np.array(pairs).T
-    return xr.Dataset(
-        {
-            "derivative": variable(
-                ("run", "side"), value, "nats", f"Mean derivative by the log of {axis}."
-            ),
-            "standard_error": variable(
-                ("run", "side"), error, "nats", "Standard error, of sequences and residuals."
-            ),
-            "kendall_tau": variable(
-                "side", [tau for tau, _ in taus], "1",
-                "Rank correlation of size and mean derivative.",
-            ),
-            "kendall_p": variable("side", [p for _, p in taus], "1", "Its p-value."),
-            "difference": variable(
-                "side", difference, "nats", "Mean derivative of the largest less the smallest."
-            ),
-            "difference_error": variable(
-                "side", paired, "nats", "Its standard error, of paired sequences and residuals."
-            ),
-        },
-        {
-            "run": list(groups),
-            "size": ("run", [sizes[name] for name in groups]),
-            "side": list(sides),
-        },
-        {"axis": axis, "step": step, "bandwidth": bandwidth},
-    )  # fmt: skip
-
-
-class _Mean(NamedTuple):
-    """A mean derivative. by_sequence: of each sequence alone."""
-
-    value: float
-    error: float
-    by_sequence: Float[np.ndarray, " sequence"]
-    residual: float
-
-
-def _mean(curve: _Curve, grid: Float[np.ndarray, " place"], bandwidth: float) -> _Mean:
-    weights = _slopes(curve.x, grid, bandwidth)[0].mean(axis=0)
-    by_sequence = weights @ curve.loss
-    residual = np.sqrt(weights**2 @ _residual_variances(curve, bandwidth))
-    over = _over_sequences(by_sequence[None])[0]
-    error = float(np.hypot(residual, np.nan_to_num(over)))
-    return _Mean(float(by_sequence.mean()), error, by_sequence, float(residual))
-
-
-def _paired(small: _Mean, big: _Mean) -> tuple[float, float]:
-    error = _over_sequences((big.by_sequence - small.by_sequence)[None])[0]
-    total = np.sqrt(np.nan_to_num(error) ** 2 + small.residual**2 + big.residual**2)
-    return big.value - small.value, float(total)
-
-
-def _common(curves: Mapping[str, _Curve], step: float) -> tuple[str, float]:
-    """Return the axis that all runs have, and the place of a step on it."""
-    axes = {curve.axis for curve in curves.values()}
-    if len(axes) > 1:
-        raise InputError("tokens are known for some of the runs only: nothing can be compared")
-    places = [np.interp(np.log(step), np.log(c.steps), c.x) for c in curves.values()]
-    if np.ptp(places) > 0.01:
-        raise InputError(f"at step {step} the runs have seen different numbers of tokens")
-    return axes.pop(), float(np.mean(places))
-
-
-def _curve(group: xr.Dataset) -> _Curve:
+def curve_of(group: xr.Dataset) -> Curve:
     """Return the mean loss of each sequence at each checkpoint that can be used."""
     loss = in_order(group["loss"].transpose("step", "sequence", "position"))
     steps = loss["step"].values
     seen, axis = steps.astype(np.float64), "steps"
     if "tokens_seen" in loss.coords and np.isfinite(loss["tokens_seen"].values).all():
         seen, axis = loss["tokens_seen"].values.astype(np.float64), "tokens"
-    means = _sequence_means(loss)
+    means = sequence_means(loss)
     kept = (seen > 0) & np.isfinite(means).any(axis=1)
     means = means[:, np.isfinite(means[kept]).any(axis=0)]  # sequences of padding
     kept &= np.isfinite(means).all(axis=1)
     left_out = [int(step) for step in steps[~kept]]
-    return _Curve(steps[kept], np.log(seen[kept]), means[kept], axis, left_out)
+    return Curve(steps[kept], np.log(seen[kept]), means[kept], axis, left_out)
 
 
-def _sequence_means(loss: xr.DataArray) -> Float[np.ndarray, "step sequence"]:
+def sequence_means(loss: xr.DataArray) -> Float[np.ndarray, "step sequence"]:
     """Return the mean loss of each sequence, weighted so that their mean is that of all tokens.
 
     NaN for sequences of padding alone.
@@ -212,7 +111,7 @@ def _summed(
     return values, (~undefined).sum(axis=1)
 
 
-def _slopes(
+def slope_weights(
     x: Float[np.ndarray, " step"], at: Float[np.ndarray, " place"], bandwidth: float
 ) -> tuple[Float[np.ndarray, "place step"], Float[np.ndarray, " place"]]:
     """Return the weights whose products with values are the slopes of local lines; bandwidths."""
@@ -226,7 +125,7 @@ def _slopes(
     return moments / (moments * centred).sum(axis=1, keepdims=True), used
 
 
-def _residual_variances(curve: _Curve, bandwidth: float) -> Float[np.ndarray, " step"]:
+def residual_variances(curve: Curve, bandwidth: float) -> Float[np.ndarray, " step"]:
     """Return the variance of mean losses around the local lines near each checkpoint."""
     smoother = _levels(curve.x, bandwidth)
     mean = curve.loss.mean(axis=1)
@@ -238,23 +137,26 @@ def _residual_variances(curve: _Curve, bandwidth: float) -> Float[np.ndarray, " 
 def _levels(x: Float[np.ndarray, " step"], bandwidth: float) -> Float[np.ndarray, "step step"]:
     """Return the weights whose products with values are the values of the local lines."""
     distance = x[None, :] - x[:, None]
-    slopes, used = _slopes(x, x, bandwidth)
+    slopes, used = slope_weights(x, x, bandwidth)
     weights = np.exp(-((distance / used[:, None]) ** 2) / 2)
     weights /= weights.sum(axis=1, keepdims=True)
     return weights - (weights * distance).sum(axis=1, keepdims=True) * slopes
 
 
 def _fitted(
-    curve: _Curve, at: Float[np.ndarray, " place"], bandwidth: float
+    curve: Curve, at: Float[np.ndarray, " place"], bandwidth: float
 ) -> tuple[np.ndarray, ...]:
     """Return derivatives, their two standard errors, and the bandwidths used."""
-    weights, used = _slopes(curve.x, at, bandwidth)
+    weights, used = slope_weights(curve.x, at, bandwidth)
     by_sequence = weights @ curve.loss
-    residual = np.sqrt(weights**2 @ _residual_variances(curve, bandwidth))
-    return by_sequence.mean(axis=1), residual, _over_sequences(by_sequence), used
+    residual = np.sqrt(weights**2 @ residual_variances(curve, bandwidth))
+    return by_sequence.mean(axis=1), residual, over_sequences_error(by_sequence), used
 
 
-def _over_sequences(values: Float[np.ndarray, "place sequence"]) -> Float[np.ndarray, " place"]:
+def over_sequences_error(
+    values: Float[np.ndarray, "place sequence"],
+) -> Float[np.ndarray, " place"]:
+    """Return standard errors of means over sequences; NaN for fewer than two."""
     count = values.shape[1]
     if count < 2:
         return np.full(len(values), np.nan)

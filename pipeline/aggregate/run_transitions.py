@@ -7,11 +7,12 @@ import xarray as xr
 from jaxtyping import Float
 
 from pipeline.aggregate.fitting import MOST
-from pipeline.aggregate.series import SeriesBlock, left_out, series_blocks
+from pipeline.aggregate.sequence_intervals import with_sequence_intervals
+from pipeline.aggregate.series import SeriesBlock, left_out, loss_groups, series_blocks
 from pipeline.aggregate.transitions import Scanned, Transition, scan
 from pipeline.aggregate.variables import variable
 
-VERSION = 1  # another where the same rows give other numbers
+VERSION = 2  # another where the same rows give other numbers
 _EACH = ("series", "transition")
 COLUMNS: dict[str, tuple[tuple[str, ...], str, str]] = {  # dimensions, unit, definition
     "shape": (("series",), "1", "Sudden, smooth, none or cannot tell."),
@@ -40,6 +41,14 @@ COLUMNS: dict[str, tuple[tuple[str, ...], str, str]] = {  # dimensions, unit, de
         "Median excess of the series over its null from a change's end to the next; NaN without a "
         "null.",
     ),
+    "interval_from": (
+        _EACH, "1", "Intervals are from residuals, or from both these and resampled sequences.",
+    ),
+    "found_again": (
+        _EACH, "1",
+        "Share of resamples of sequences that have the change; NaN where losses of sequences are "
+        "not stored.",
+    ),
 }  # fmt: skip
 _TEXTS = ("group", "variable", "unit")  # coordinates of the series; "" where the unit is unknown
 _NUMBERS = ("layer", "head")
@@ -57,7 +66,7 @@ def transitions_of(run: xr.DataTree) -> xr.Dataset:
         rows += _rows_of(block)
     labels = {name: np.array([row[name] for row in rows], dtype=object) for name in _TEXTS}
     labels |= {name: np.array([row[name] for row in rows], dtype=np.int64) for name in _NUMBERS}
-    return xr.Dataset(
+    table = xr.Dataset(
         {
             name: variable(dims, _column(name, dims, rows), units, definition)
             for name, (dims, units, definition) in COLUMNS.items()
@@ -65,6 +74,7 @@ def transitions_of(run: xr.DataTree) -> xr.Dataset:
         {name: ("series", of) for name, of in labels.items()} | {"transition": np.arange(MOST)},
         {"version": VERSION, "left_out": left_out(run)},
     )
+    return with_sequence_intervals(table, loss_groups(run))
 
 
 def _rows_of(block: SeriesBlock) -> list[dict[str, object]]:
@@ -110,6 +120,7 @@ def _described(
     numbers["width_tokens"] = [
         _tokens_at(one.end, steps, tokens) - _tokens_at(one.onset, steps, tokens) for one in each
     ]
+    numbers["interval_from"], numbers["found_again"] = [], []  # see with_sequence_intervals
     numbers["excess_after"] = _excess_after(each, steps, excess)
     return rows | numbers
 
@@ -141,7 +152,8 @@ def _column(
     values = [row[name] for row in rows]
     if dims == ("series",):
         return np.array(values, dtype=object if name == "shape" else np.int64)
-    filled = np.full((len(rows), MOST), np.nan)
+    texts = name == "interval_from"
+    filled = np.full((len(rows), MOST), "" if texts else np.nan, dtype=object if texts else float)
     for i, of in enumerate(values):
         assert isinstance(of, list)
         filled[i, : len(of)] = of

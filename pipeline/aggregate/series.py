@@ -43,6 +43,13 @@ def series_blocks(run: xr.DataTree) -> Iterator[SeriesBlock]:
             yield SeriesBlock(group, variable, values.transpose(*entries, "step"), excess)
 
 
+def loss_groups(run: xr.DataTree) -> dict[str, xr.Dataset]:
+    """Return by name the groups that store a loss for each step, sequence and position."""
+    dims = {"step", "sequence", "position"}
+    found = {group: node.to_dataset() for group, node in run.children.items()}
+    return {name: of for name, of in found.items() if "loss" in of and set(of["loss"].dims) == dims}
+
+
 def left_out(run: xr.DataTree) -> list[str]:
     """Return the variables over steps that are not taken apart into series, as GROUP/VARIABLE."""
     return [

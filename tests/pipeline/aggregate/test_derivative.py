@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from pipeline.aggregate.derivative import compare_derivatives, loss_derivative
+from pipeline.aggregate.derivative import loss_derivative
+from pipeline.aggregate.derivatives_by_size import compare_derivatives
 from pipeline.errors import InputError
 from tests.pipeline.aggregate.losses import as_group
 
@@ -124,6 +125,24 @@ def test_order_of_sizes_before_and_after_a_step() -> None:
     np.testing.assert_allclose(found["kendall_p"], 1 / 3)
     np.testing.assert_allclose(found["difference"], [-0.2, 0.2], atol=0.05)
     assert (found["difference_error"] < 0.02).all()
+
+
+def test_what_lies_between_two_steps_is_left_out() -> None:
+    steps = np.unique(np.geomspace(20, 5000, 120).round().astype(int))
+    x = np.log(2048.0 * steps)
+    a, b = (np.log(2048.0 * at) for at in (400, 600))
+    about = {"steps": steps, "tokens_seen": 2048.0 * steps}
+    # Steep between steps 400 and 600 alone; two runs of each size.
+    fall = 9 - 0.1 * x - 4 * np.clip(x - a, 0, b - a)
+    groups = {f"{size}-{seed}": group_of(fall - size * 0.1 * x, 0.001, seed, **about)
+              for size in (1, 2) for seed in (0, 1)}  # fmt: skip
+    sizes = {name: float(name[0]) for name in groups}
+    found = compare_derivatives(groups, sizes, step=(200, 1200))
+    np.testing.assert_allclose(found["derivative"].values[::2], [[-0.2] * 2, [-0.3] * 2], atol=0.02)
+    np.testing.assert_allclose(found["difference"], -0.1, atol=0.02)
+    assert compare_derivatives(groups, sizes, step=450)["derivative"].values.max() < -0.35
+    equal = compare_derivatives(groups, dict.fromkeys(groups, 1.0), step=(200, 1200))
+    assert np.isnan(equal["kendall_tau"]).all() and np.isnan(equal["difference"]).all()
 
 
 def test_runs_that_cannot_be_compared_are_refused() -> None:

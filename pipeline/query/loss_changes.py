@@ -1,0 +1,55 @@
+"""The transitions that answers about losses refer to: of induction, mean loss and its score."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pipeline.aggregate.run_transitions import transitions_of
+from pipeline.measures.head_patterns import threshold_of
+
+_INDUCTION = ("head_scores", "induction", "induction_null")
+
+
+def loss_changes(run: xr.DataTree, group: str = "token_loss") -> dict[str, dict[str, Any] | None]:
+    """Return the largest transitions of a run's induction heads, mean loss and in-context score.
+
+    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (of the
+    heads that exceed their null by the threshold of `head_labels` after a rise, the one that does
+    so most), `mean` and `in_context_score`. Values: `onset`, `midpoint`, `end`, `low` and `high`
+    (steps; the last two bound the 90% interval of the midpoint), `amplitude`, `layer` and `head`;
+    None where there is no transition.
+    """
+    table = transitions_of(_part(run, group))
+    labels = run["head_labels"].to_dataset() if "head_labels" in run.children else None
+    rises = table["excess_after"].where(table["amplitude"] > 0)
+    formed = rises.where(rises >= threshold_of(labels))
+    size = abs(table["amplitude"])
+    return {
+        "induction": _largest(table, "head_scores", "induction", formed),
+        "mean": _largest(table, group, "mean", size),
+        "in_context_score": _largest(table, group, "in_context_score", size),
+    }
+
+
+def _part(run: xr.DataTree, group: str) -> xr.DataTree:
+    """Return the few series that are needed, so that no others are fitted."""
+    kept = {group: ("mean", "in_context_score"), _INDUCTION[0]: _INDUCTION[1:]}
+    found = {name: run[name].to_dataset() for name in kept if name in run.children}
+    return xr.DataTree.from_dict(
+        {name: of[[one for one in kept[name] if one in of]] for name, of in found.items()}
+    )
+
+
+def _largest(
+    table: xr.Dataset, group: str, variable: str, size: xr.DataArray
+) -> dict[str, Any] | None:
+    """Return the largest transition of a variable by a size; None where all sizes are NaN."""
+    mine = np.flatnonzero(((table["group"] == group) & (table["variable"] == variable)).values)
+    rows, size = table.isel(series=mine), size.isel(series=mine)
+    if not size.notnull().any():
+        return None
+    at = rows.isel(size.argmax(("series", "transition")))  # pyright: ignore[reportArgumentType]
+    numbers = {name: float(at[name]) for name in ("onset", "midpoint", "end", "amplitude")}
+    bounds = {"low": float(at["midpoint_low"]), "high": float(at["midpoint_high"])}
+    return numbers | bounds | {name: int(at[name]) for name in ("layer", "head")}
