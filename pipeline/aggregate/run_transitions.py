@@ -111,7 +111,7 @@ def _described(
         _tokens_at(one.end, steps, tokens) - _tokens_at(one.onset, steps, tokens) for one in each
     ]
     numbers["excess_after"] = _excess_after(each, steps, excess)
-    return rows | numbers
+    return {**rows, **numbers}
 
 
 def _tokens_at(step: float, steps: np.ndarray, tokens: np.ndarray | None) -> float:

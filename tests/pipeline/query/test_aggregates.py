@@ -251,14 +251,16 @@ def test_an_analysis_is_not_disturbed(store: Store, tmp_path: Path):
     assert sorted(copied.children) == ["losses", "scores"]
 
 
-def test_a_result_that_came_in_between_is_no_fault(store: Store):
+def test_a_result_that_came_in_between_is_no_fault(store: Store, caplog):
     def slower(run: xr.DataTree) -> xr.Dataset:
         total(store)
         return total_of(run)
 
-    found = stored_result(store, "total", 1, {}, ["scores"], slower)
+    with caplog.at_level(logging.WARNING):
+        found = stored_result(store, "total", 1, {}, ["scores"], slower)
     xr.testing.assert_identical(found, total(store))
     assert len(files(store)) == 1
+    assert caplog.text == ""
 
 
 @pytest.mark.slow
