@@ -122,7 +122,7 @@ def _described(
     ]
     numbers["interval_from"], numbers["found_again"] = [], []  # see with_sequence_intervals
     numbers["excess_after"] = _excess_after(each, steps, excess)
-    return rows | numbers
+    return {**rows, **numbers}
 
 
 def _tokens_at(step: float, steps: np.ndarray, tokens: np.ndarray | None) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import dask
+import dask.config
 
 from pipeline.errors import InputError, first_line
 

@@ -165,6 +165,15 @@ def test_a_row_that_comes_while_it_is_computed_does_not_enter(store: Store):
     assert total(store)["step"].values.tolist() == [*STEPS, 8]
 
 
+def test_a_row_that_comes_before_the_run_is_opened_does_not_enter(store: Store, monkeypatch):
+    def late(*args: Any, **kwargs: Any) -> xr.DataTree:
+        synthetic.write(store, scores(), 8)
+        return open_run(*args, **kwargs)
+
+    monkeypatch.setattr(aggregates, "open_run", late)
+    assert total(store)["step"].values.tolist() == STEPS
+
+
 def test_what_is_neither_number_nor_text_is_refused(store: Store):
     for values in ([None, "a"], [1, "a"], [b"a", "a"]):
         with pytest.raises(TypeError, match="only numbers and texts"):
@@ -251,14 +260,16 @@ def test_an_analysis_is_not_disturbed(store: Store, tmp_path: Path):
     assert sorted(copied.children) == ["losses", "scores"]
 
 
-def test_a_result_that_came_in_between_is_no_fault(store: Store):
+def test_a_result_that_came_in_between_is_no_fault(store: Store, caplog):
     def slower(run: xr.DataTree) -> xr.Dataset:
         total(store)
         return total_of(run)
 
-    found = stored_result(store, "total", 1, {}, ["scores"], slower)
+    with caplog.at_level(logging.WARNING):
+        found = stored_result(store, "total", 1, {}, ["scores"], slower)
     xr.testing.assert_identical(found, total(store))
     assert len(files(store)) == 1
+    assert caplog.text == ""
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import dask
+import dask.config
 import numpy as np
 import pytest
 import xarray as xr
