@@ -109,7 +109,7 @@ def _order(size: Real[np.ndarray, " run"], value: Float[np.ndarray, " run"]) -> 
     """Return Kendall's tau and its p-value; NaN where sizes do not differ."""
     if not np.ptp(size):
         return np.nan, np.nan
-    tau, p = kendalltau(size, value)
+    tau, p = np.asarray(kendalltau(size, value))
     return float(tau), float(p)
 
 
@@ -118,7 +118,9 @@ def _extremes(size: Real[np.ndarray, " run"], means: Sequence[_Mean]) -> tuple[f
     if not np.ptp(size):
         return np.nan, np.nan
     ends = (size.min(), size.max())
-    small, big = (_pooled([means[i] for i in np.flatnonzero(size == end)]) for end in ends)
+    small, big = (
+        _pooled([one for one, of in zip(means, size, strict=True) if of == end]) for end in ends
+    )
     return _paired(small, big)
 
 

@@ -1,4 +1,4 @@
-"""What the components of losses are, and of kept logits: shares, axes, corners, as JSON values."""
+"""Answers about the components of losses and of kept logits: shares, axes, corners."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
