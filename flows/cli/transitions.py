@@ -13,8 +13,7 @@ from flows.cli.stores import Origin, parse_origin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
-
+Table = Any  # a DataFrame: pandas is not imported before a command needs it
 Axis = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +46,7 @@ def transitions(
     from pipeline.query.transitions import stored_transitions, transition_table
 
     found = stored_transitions(stores)
-    table = transition_table(found)
+    table: Table = transition_table(found)
     table = table[table["amplitude"].abs() >= smallest]
     shapes = Counter(str(shape) for shape in found["shape"].values)
     if output is not None:
@@ -70,7 +69,7 @@ _SERIES = ["run", "group", "variable", "layer", "head"]
 _EVENT = ["group", "variable", "layer", "change"]
 
 
-def _print(table: "pd.DataFrame", several: bool) -> None:
+def _print(table: Table, several: bool) -> None:
     columns = ["head", "midpoint (90%)", "onset, end", "amplitude", "above null", "series"]
     rows = []
     for row in table.itertuples():
@@ -97,7 +96,8 @@ def _side_by_side(
     from pipeline.query.side_by_side import event_table, events_of_runs, spread_table
 
     made = events_of_runs(stores, axis, origin)
-    each, spread = event_table(made), spread_table(made)
+    each: Table = event_table(made)
+    spread: Table = spread_table(made)
     largest = each.assign(size=each["amplitude"].abs()).groupby(_EVENT)["size"].max()
     kept = set(largest.index[largest >= smallest])
     each, spread = (
@@ -119,7 +119,7 @@ def _side_by_side(
     _say_left_out(made.attrs["left_out"])
 
 
-def _print_events(each: "pd.DataFrame", spread: "pd.DataFrame", axis: str, sets: bool) -> None:
+def _print_events(each: Table, spread: Table, axis: str, sets: bool) -> None:
     """Print each event: its place in each run that has it, and the spread over the runs."""
     from pipeline.query.side_by_side import event_name
 
@@ -149,11 +149,11 @@ def _spread(row: "Any", sets: bool, axis: str) -> str:
     return text
 
 
-def _is(table: "pd.DataFrame", key: "tuple[object, ...]") -> "pd.Series":
+def _is(table: Table, key: "tuple[object, ...]") -> Any:
     return (table[_EVENT] == list(key)).all(axis=1)
 
 
-def _records(table: "pd.DataFrame") -> list[dict[str, object]]:
+def _records(table: Table) -> list[dict[str, object]]:
     """Return rows for JSON, undefined numbers as null."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
 

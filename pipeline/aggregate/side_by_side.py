@@ -150,16 +150,16 @@ def _changes(
     rows: pd.DataFrame, variable: str, threshold: float
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the events of one series, or of one score of all heads, each with its numbers."""
-    real = rows[rows["midpoint"].notna()]
+    real = rows.loc[rows["midpoint"].notna()]
     doubtful = bool((rows["shape"] == "cannot tell").any())
-    rises, falls = real[real["amplitude"] > 0], real[real["amplitude"] < 0]
-    yield "rise", _chosen(rises.sort_values("amplitude", ascending=False), doubtful)
-    yield "fall", _chosen(falls.sort_values("amplitude"), doubtful)
+    rises, falls = real.loc[real["amplitude"] > 0], real.loc[real["amplitude"] < 0]
+    yield "rise", _chosen(rises.sort_values(by="amplitude", ascending=False), doubtful)
+    yield "fall", _chosen(falls.sort_values(by="amplitude"), doubtful)
     if variable in NULLS and (rows["head"] >= 0).all():
         # Without a stored null, nobody knows whether a head that rises has the pattern.
         unknown = bool(rises["excess_after"].isna().any())
-        formed = real[forms(real, threshold)]
-        yield "first head", _chosen(formed.sort_values("midpoint"), doubtful or unknown)
+        formed = real.loc[forms(real, threshold)]
+        yield "first head", _chosen(formed.sort_values(by="midpoint"), doubtful or unknown)
 
 
 def _chosen(rows: pd.DataFrame, doubtful: bool) -> dict[str, object]:

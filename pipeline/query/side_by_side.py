@@ -48,20 +48,19 @@ def event_table(made: xr.Dataset) -> pd.DataFrame:
     """Return a row for each event and run that has it, with the place on the axis."""
     each = [name for name in made.data_vars if "run" in made[name].dims]
     table = made[each].to_dataframe().reset_index()
-    table = table[table["shape"] == "sudden"]
     labels = ["group", "variable", "layer", "change", "run", "set_of"]
-    return table[labels + [str(name) for name in each if name != "shape"]].reset_index(drop=True)
+    columns = labels + [str(name) for name in each if name != "shape"]
+    return table.loc[table["shape"] == "sudden", columns].reset_index(drop=True)
 
 
 def spread_table(made: xr.Dataset) -> pd.DataFrame:
     """Return a row for each event and set of runs in which a run has it, the most common first."""
     over = [name for name in made.data_vars if "set" in made[name].dims]
     table = made[over].to_dataframe().reset_index()
-    table = table[table["having"] > 0].sort_values(
-        ["having", "median"], ascending=[False, True], kind="stable"
-    )
     labels = ["group", "variable", "layer", "change", "set"]
-    return table[labels + [str(name) for name in over]].reset_index(drop=True)
+    table = table.loc[table["having"] > 0, labels + [str(name) for name in over]]
+    order = ["having", "median"]
+    return table.sort_values(by=order, ascending=[False, True], kind="stable", ignore_index=True)
 
 
 def event_name(group: str, variable: str, layer: int, change: str) -> str:
@@ -74,9 +73,10 @@ def _tokens(opened: Mapping[str, xr.DataTree]) -> dict[str, xr.DataArray]:
     found = {}
     for name, run in opened.items():
         known: dict[int, float] = {}
-        for node in run.children.values():
-            known |= dict(_known_tokens(node.to_dataset()))
-        lacking = {int(s) for node in run.children.values() for s in node["step"].values} - {*known}
+        groups = [node.to_dataset() for node in run.children.values()]
+        for group in groups:
+            known |= dict(_known_tokens(group))
+        lacking = {int(step) for group in groups for step in group["step"].values} - {*known}
         if lacking or not known:
             raise InputError(
                 f"run {name!r}: the tokens seen are not known at every step: give "

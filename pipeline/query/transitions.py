@@ -39,5 +39,5 @@ def transition_table(found: xr.Dataset) -> pd.DataFrame:
     table = found.to_dataframe().reset_index()
     labels = ["run", "group", "variable", "layer", "head"]
     others = [str(name) for name in found.data_vars if name != "shape"]
-    table = table[table["midpoint"].notna()]
-    return table.sort_values(["midpoint", "run"], ignore_index=True)[labels + others]
+    table = table.loc[table["midpoint"].notna(), labels + others]
+    return table.sort_values(by=["midpoint", "run"], ignore_index=True)

@@ -70,7 +70,7 @@ def series_name(group: str, variable: str) -> str:
 def _plate(found: xr.Dataset) -> Iterator[Plate]:
     table = transition_table(joined({"": found}))
     losses, heads = _losses(table), _heads(table)
-    kept = heads[heads["above"] >= LEAST]
+    kept = heads.loc[heads["above"] >= LEAST]
     every = [(_label(row), row) for row in pd.concat([losses, kept]).itertuples()]
     labels = list(dict.fromkeys(label for label, _ in every))[:MOST_ROWS]
     if not labels:
@@ -104,7 +104,7 @@ def _losses(table: pd.DataFrame) -> pd.DataFrame:
     """Return the transitions of losses and of the in-context score, in that order."""
     measure = table["group"].map(lambda group: group.partition(".")[0])
     parts = [
-        table[(measure == group) & (table["variable"] == name)]
+        table.loc[(measure == group) & (table["variable"] == name)]
         for group, names in LOSSES.items()
         for name in names
     ]
@@ -116,10 +116,11 @@ def _heads(table: pd.DataFrame) -> pd.DataFrame:
 
     above: the change, or as much of it as lies above the null before or after.
     """
-    heads = table[(table["head"] >= 0) & table["excess_after"].notna()]
-    highest = heads["excess_after"] + (-heads["amplitude"]).clip(lower=0)
-    above = np.minimum(heads["amplitude"].abs(), highest)
-    return heads.assign(above=above).sort_values("above", ascending=False, kind="stable")
+    heads = table.loc[(table["head"] >= 0) & table["excess_after"].notna()]
+    change = heads["amplitude"].to_numpy()
+    highest = heads["excess_after"].to_numpy() + np.maximum(-change, 0)
+    heads = heads.assign(above=np.minimum(np.abs(change), highest))
+    return heads.sort_values(by="above", ascending=False, kind="stable")
 
 
 def _label(row: Any) -> str:
