@@ -1,4 +1,4 @@
-"""Which transitions of a run coincide: lags with intervals, and the overlap of rates of change.
+"""Coincidence of transitions: lags with intervals, and the overlap of rates of change.
 
 Two transitions are together where both hold:
 
