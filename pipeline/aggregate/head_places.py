@@ -1,4 +1,4 @@
-"""How near the heads' transitions are to another one: a permutation of heads.
+"""Distances of the heads' transitions to another one: a permutation of heads.
 
 Where one head changes together with the loss, other heads may do so as well. The p-value is the
 share of head series with a transition, its own among them, whose largest one is at least as near.

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
+from scipy.ndimage import uniform_filter1d
 
 from pipeline.aggregate.fitting import PARAMETERS, Fit
 from pipeline.aggregate.log_axis import LogAxis, log_steps, make_axis, without_spikes
 from pipeline.aggregate.templates import make_templates
+
+_LOCAL, _FEWEST = 5, 10  # a local deviation is that of a fifth of the series, or of 10 checkpoints
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,18 @@ def describe(
 def resampled(
     residuals: Float[np.ndarray, " step"], count: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "draw step"]:
-    """Return `count` series of residuals, in moving blocks of round(sqrt(n)) checkpoints."""
+    """Return `count` series of residuals, in moving blocks of round(sqrt(n)) checkpoints.
+
+    Divided by their local standard deviation before, and multiplied by that of their new place, so
+    that noise that grows or shrinks over training still does.
+    """
     n = len(residuals)
+    spread = np.sqrt(uniform_filter1d(residuals**2, max(n // _LOCAL, _FEWEST), mode="nearest"))
+    scaled = np.divide(residuals, spread, out=np.zeros(n), where=spread > 0)
     block = max(round(n**0.5), 1)
     starts = rng.integers(0, n - block + 1, (count, -(-n // block)))
     places = (starts[:, :, None] + np.arange(block)).reshape(count, -1)[:, :n]
-    return residuals[places]
+    return scaled[places] * spread
 
 
 def random_walks(

@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float, Shaped
 
-from pipeline.aggregate.described import Column
+from pipeline.aggregate.variables import variable
 from pipeline.measures.head_patterns import NULLS, THRESHOLD
 
 RULE = (
@@ -22,30 +22,32 @@ RULE = (
 )
 ALL = "all runs"
 _EACH, _SPREAD = ("event", "run"), ("event", "set")
-COLUMNS = (
-    Column("shape", _EACH, "", "sudden, not sudden, cannot tell or not stored.", dtype="object"),
-    Column("layer_of", _EACH, "1", "Layer of the head that changes; -1 without.", dtype="int64"),
-    Column("head_of", _EACH, "1", "Head that changes; -1 without.", dtype="int64"),
-    Column("midpoint", _EACH, "steps", "Step at which half of the change is done."),
-    Column("amplitude", _EACH, "unit of the series", "Size of the change."),
-    Column("place", _EACH, "", "Midpoint on the axis."),
-    Column("place_low", _EACH, "", "Lower end of the midpoint's 90% interval on the axis."),
-    Column("place_high", _EACH, "", "Upper end of the midpoint's 90% interval on the axis."),
-    Column("decades", _EACH, "decades", "log10 of the midpoint, or of midpoint over origin."),
-    Column("interval", _EACH, "decades", "Width of the midpoint's 90% interval."),
-)
-SPREAD = (
-    Column("stored", _SPREAD, "1", "Runs that store the series.", dtype="int64"),
-    Column("having", _SPREAD, "1", "Runs that have the event.", dtype="int64"),
-    Column("median", _SPREAD, "", "Median place, of the runs that have the event."),
-    Column("first", _SPREAD, "", "Earliest place."),
-    Column("last", _SPREAD, "", "Latest place."),
-    Column("lag", _SPREAD, "decades", "Median of decades: with an origin, the lag behind it."),
-    Column("deviation", _SPREAD, "decades",
-           "Standard deviation of decades over runs; NaN for fewer than two."),
-    Column("uncertainty", _SPREAD, "decades",
-           "Median width of the 90% interval within a run, beside which the deviation is read."),
-)  # fmt: skip
+# Dimensions, unit ("" for that of the axis) and definition of each variable.
+COLUMNS: dict[str, tuple[tuple[str, str], str, str]] = {
+    "shape": (_EACH, "1", "Sudden, not sudden, cannot tell or not stored."),
+    "layer_of": (_EACH, "1", "Layer of the head that changes; -1 without."),
+    "head_of": (_EACH, "1", "Head that changes; -1 without."),
+    "midpoint": (_EACH, "steps", "Step at which half of the change is done."),
+    "amplitude": (_EACH, "unit of the series", "Size of the change."),
+    "place": (_EACH, "", "Midpoint on the axis."),
+    "place_low": (_EACH, "", "Lower end of the midpoint's 90% interval on the axis."),
+    "place_high": (_EACH, "", "Upper end of the midpoint's 90% interval on the axis."),
+    "decades": (_EACH, "decades", "log10 of the midpoint, or of midpoint over origin."),
+    "interval": (_EACH, "decades", "Width of the midpoint's 90% interval."),
+    "stored": (_SPREAD, "1", "Runs that store the series."),
+    "having": (_SPREAD, "1", "Runs that have the event."),
+    "median": (_SPREAD, "", "Median place, of the runs that have the event."),
+    "first": (_SPREAD, "", "Earliest place."),
+    "last": (_SPREAD, "", "Latest place."),
+    "lag": (_SPREAD, "decades", "Median of decades: with an origin, the lag behind it."),
+    "deviation": (
+        _SPREAD, "decades", "Standard deviation of decades over runs; NaN for fewer than two.",
+    ),
+    "uncertainty": (
+        _SPREAD, "decades",
+        "Median width of the 90% interval within a run, beside which the deviation is read.",
+    ),
+}  # fmt: skip
 _LABELS = ("group", "variable", "layer", "change")
 
 
@@ -65,8 +67,8 @@ def side_by_side(
     threshold: above the null, from which on a head has a pattern.
 
     Coordinates along event: group, variable, layer (-1 without, and for heads), change ("first
-    head", "rise" or "fall"). `RULE` says which change of a series is meant. `COLUMNS` and `SPREAD`
-    describe the variables. Undefined is NaN.
+    head", "rise" or "fall"). `RULE` says which change of a series is meant. `COLUMNS` describes the
+    variables. Undefined is NaN.
     """
     runs = list(dict.fromkeys(str(run) for run in found["run"].values))
     sets = sets or dict.fromkeys(runs, ALL)
@@ -94,10 +96,9 @@ def side_by_side(
     spread = _spread(each, np.array([sets[run] for run in runs]), names)
     axis = ("tokens" if tokens else "steps") + (" since origin" if origins else "")
     made = {
-        one.name: (one.dims, (each | spread)[one.name].astype(one.dtype),
-                   one.attributes() | ({} if one.unit or one.name == "shape" else {"units": axis}))
-        for one in (*COLUMNS, *SPREAD)
-    }  # fmt: skip
+        name: variable(dims, (each | spread)[name], units or axis, definition)
+        for name, (dims, units, definition) in COLUMNS.items()
+    }
     places = {
         name: ("event", np.array([label[i] for label in labels], dtype=_KINDS.get(name, object)))
         for i, name in enumerate(_LABELS)
@@ -196,8 +197,9 @@ def _on_axis(
 def _spread(
     each: Mapping[str, np.ndarray], sets: Shaped[np.ndarray, " run"], names: list[str]
 ) -> dict[str, np.ndarray]:
-    """Return each variable of `SPREAD`, over the runs of each set."""
-    made: dict[str, list[pd.Series | np.ndarray]] = {one.name: [] for one in SPREAD}
+    """Return the variables over sets: of the runs of each."""
+    over_sets = [name for name, (dims, _, _) in COLUMNS.items() if dims == _SPREAD]
+    made: dict[str, list[pd.Series | np.ndarray]] = {name: [] for name in over_sets}
     for name in names:
         mine = {key: values[:, sets == name] for key, values in each.items()}
         place, decades = pd.DataFrame(mine["place"]), pd.DataFrame(mine["decades"])

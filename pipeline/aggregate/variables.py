@@ -14,12 +14,16 @@ UNITS: dict[str, str] = {
     **schema.UNITS,
     "degrees": "degrees of angle",
     "decades": "factors of ten: log10 of a ratio",
+    "steps since origin": "optimizer steps since the origin that was asked for",
+    "tokens since origin": "tokens since the origin that was asked for",
     "unit of the series": "the unit that the coordinate `unit` gives",
     "unit of the measure": "the unit of the variable that the coordinate `measure` names",
 }
 DIMENSIONS: dict[str, str] = {
     **schema.DIMENSIONS,
     "run": "name of a run",
+    "event": "largest rise or fall of a series, or the first head with a pattern",
+    "set": "runs that differ by their seed alone, or all",
     "series": "series of a run: a number over steps, or that of one layer or head",
     "transition": "transition of a series, in order of step",
     "checkpoint": "checkpoint of one of several runs",

@@ -9,7 +9,7 @@ a head rises only above it. A series is **vestigial** where
 - neither is noise. Of series that never fall (the isotonic regression of the series, with its own
   residuals in moving blocks), a share p_fall has such a fall; of series that never rise (the
   antitonic one), a share p_rise has such a rise. The larger one, adjusted for all series by
-  Benjamini and Hochberg, is at most 5%.
+  Benjamini and Hochberg, is at most 3%.
 
 Random walks rise and fall by themselves: tests/benchmarks/together.py prints how often they, and
 series that only rise, only fall or do neither, are said to be vestigial.
@@ -29,7 +29,8 @@ from pipeline.aggregate.null_series import Described, describe, resampled
 from pipeline.aggregate.variables import variable
 from pipeline.measures.head_patterns import NULLS, has_pattern
 
-LEVEL = 0.05  # of the adjusted p-values
+# Of the adjusted p-values: at 3%, fewer than 5% of series that are none are called vestigial.
+LEVEL = 0.03
 LEAST = 0.25  # of the rise, and of the range
 FEWEST = 20  # checkpoints, without which noise cannot be told from a rise
 _MANY, _WIDE, _SHORT = 30, 5, 3  # checkpoints; and those of the running median

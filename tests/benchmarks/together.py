@@ -7,8 +7,8 @@ Series, noise, schedules and spikes are those of transitions.py, with at least 4
 coincidence: pairs of series with one transition each, at independent places ("independent"), at the
 same place ("same"), or 0.2 to 0.5 decades apart ("apart"): the share with p at most 5% under each
 null, and of each verdict; how often the lag's 90% interval holds the planted lag.
-vestigial: the share of series said to be vestigial, by kind, at an unadjusted level of 5%. Of
-"rose and fell", to at most half of the rise.
+vestigial: the share of series said to be vestigial, by kind, each judged alone. "rose and fell":
+to at most half of the rise.
 step_share: shares of steps among series with and without one, and among the nulls that are made of
 them.
 """
@@ -34,7 +34,7 @@ STAYING = ("constant", "power law", "exponential", "slow sigmoid", "drift", "ros
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

@@ -97,12 +97,20 @@ def test_many_checkpoints_are_described_at_all_of_them():
 
 
 def test_resampled_residuals_come_in_blocks():
-    residuals = np.arange(100.0)
-    drawn = resampled(residuals, 50, np.random.default_rng(0))
-    assert drawn.shape == (50, 100) and np.isin(drawn, residuals).all()
-    inside = np.diff(drawn.reshape(50, 10, 10), axis=2)
-    assert (inside == 1).all()
-    assert len(np.unique(drawn[:, ::10])) > 60
+    rng = np.random.default_rng(0)
+    residuals = rng.choice([-1.0, 1.0], 100)
+    blocks = {tuple(residuals[i : i + 10]) for i in range(91)}
+    drawn = resampled(residuals, 50, rng).reshape(-1, 10)
+    found = [tuple(one) for one in drawn.round(9)]
+    assert set(found) <= blocks and len(set(found)) > 60
+
+
+def test_resampled_noise_grows_where_the_residuals_do():
+    rng = np.random.default_rng(0)
+    growing = np.geomspace(0.1, 10, 400)
+    drawn = resampled(growing * rng.standard_normal(400), 300, rng)
+    assert drawn.std(axis=0)[40:-40] == pytest.approx(growing[40:-40], rel=0.6)
+    assert not resampled(np.zeros(20), 3, rng).any()
 
 
 def test_random_walks_have_moves_of_one_size():

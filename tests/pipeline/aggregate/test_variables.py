@@ -9,7 +9,8 @@ import xarray as xr
 from pipeline.aggregate.axes import explain_axes
 from pipeline.aggregate.backtest import backtest
 from pipeline.aggregate.corner import find_corner
-from pipeline.aggregate.derivative import compare_derivatives, loss_derivative
+from pipeline.aggregate.derivative import loss_derivative
+from pipeline.aggregate.derivatives_by_size import compare_derivatives
 from pipeline.aggregate.forecast import now, others_mean
 from pipeline.aggregate.in_context import (
     compare_positions,
