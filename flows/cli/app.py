@@ -135,6 +135,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DaskAddress = Annotated[
+    str | None,
+    typer.Option(help="Compute on the Dask cluster of this scheduler, such as tcp://host:8786."),
+]
 
 
 @app.callback()

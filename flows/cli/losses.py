@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from flows.cli.app import Json, app
+from flows.cli.app import DaskAddress, Json, app
 from flows.cli.output import say, say_json
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 Number = TypeVar("Number", int, float)
 
@@ -28,6 +28,7 @@ def losses(
             metavar="SIZE,...", help="Sizes of the models, such as 70e6,160e6, one for each store."
         ),
     ] = None,
+    dask_address: DaskAddress = None,
     as_json: Json = False,
 ) -> None:
     """Print what losses say: loss space, in-context learning, speed of learning, single tokens.
@@ -38,27 +39,23 @@ def losses(
     """
     from flows.cli.loss_comparison_lines import comparison_lines
     from flows.cli.loss_lines import loss_lines
+    from pipeline.query.dask_client import dask_scheduler
     from pipeline.query.loss_comparison import compare_losses
     from pipeline.query.losses import loss_answers
     from pipeline.store.objects import store_names
 
     chosen = _numbers(tokens, int, "--tokens")
     ordered = _numbers(sizes, float, "--sizes")
-    if len(stores) == 1 and ordered is None:
-        _print(loss_answers(stores[0], group, chosen), loss_lines, as_json)
-        return
-    together = compare_losses(stores, group, ordered, chosen)
-    if as_json:
-        names = store_names(stores)
-        runs = {name: loss_answers(uri, group, chosen) for name, uri in names.items()}
-        say_json({"runs": runs, "together": together})
-        return
-    _print(together, comparison_lines, as_json=False)
-
-
-def _print(
-    answer: dict[str, Any], lines: "Callable[[dict[str, Any]], Iterator[str]]", as_json: bool
-) -> None:
+    answer: dict[str, Any]
+    with dask_scheduler(dask_address):
+        if len(stores) == 1 and ordered is None:
+            answer, lines = loss_answers(stores[0], group, chosen), loss_lines
+        else:
+            answer, lines = compare_losses(stores, group, ordered, chosen), comparison_lines
+        if as_json and len(stores) > 1:
+            names = store_names(stores)
+            runs = {name: loss_answers(uri, group, chosen) for name, uri in names.items()}
+            answer = {"runs": runs, "together": answer}
     if as_json:
         say_json(answer)
         return

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import Json, app
+from flows.cli.app import DaskAddress, Json, app
 from flows.cli.output import print_table, say, say_json
 from flows.cli.stores import Origin, parse_origin
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,16 @@ def transitions(
     ] = 0.0,
     axis: Axis = None,
     origin: Origin = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Say which changes coincide, what share of heads changes in steps, and what rose "
+            "and fell.",
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")] = None,
+    dask_address: DaskAddress = None,
     as_json: Json = False,
 ) -> None:
     """Print the sudden changes of every series of a store: when, how large, how certain.
@@ -39,10 +49,34 @@ def transitions(
     --axis, print the same changes of several runs side by side, and their spread. See
     docs/transitions.md for the rule, and for how often it errs.
     """
-    if axis is not None or origin:
-        parsed = parse_origin(origin or [])
-        _side_by_side(stores, axis or "origin", parsed, smallest, output, as_json)
-        return
+    if together and (axis is not None or origin or output):
+        raise InputError("--together takes no --axis, --origin or --output: ask for one of them")
+    from pipeline.query.dask_client import dask_scheduler
+
+    with dask_scheduler(dask_address):
+        if together:
+            _together(stores, as_json)
+        elif axis is not None or origin:
+            parsed = parse_origin(origin or [])
+            _side_by_side(stores, axis or "origin", parsed, smallest, output, as_json)
+        else:
+            _each(stores, smallest, output, as_json)
+
+
+def _together(stores: list[str], as_json: bool) -> None:
+    from flows.cli.together import together_lines
+    from pipeline.query.together import together_answers
+
+    found = together_answers(stores)
+    if as_json:
+        say_json(found)
+    else:
+        for line in together_lines(found):
+            say(line)
+
+
+def _each(stores: list[str], smallest: float, output: Path | None, as_json: bool) -> None:
+    """Print every transition of every store."""
     from pipeline.query.transitions import stored_transitions, transition_table
 
     found = stored_transitions(stores)

@@ -8,19 +8,17 @@ Two transitions are together where both hold:
   shifted along the axis: p at most 5%, adjusted for all pairs by Benjamini and Hochberg.
 
 They are not together where the interval of the lag lies beyond 0.1 decades altogether. Else nothing
-can be told. A lag's interval follows from those of the midpoints m, with ends l and u: the
-lower end is (Zou and Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), the upper one
-likewise. It supposes that the errors of both are independent.
+can be told. `pipeline.aggregate.lag` has the interval of a lag.
 """
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from pipeline.aggregate.lag import Place, lag_between
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.rates import overlap_nulls, rate_of_change, shared_axis
 from pipeline.aggregate.transitions import Scanned, Shape, Transition, scan
@@ -34,17 +32,10 @@ TOGETHER, APART, UNKNOWN = "together", "not together", "cannot tell"
 FALSE_ALARMS = {"p_shift": 0.07, "p_phase": 0.07, "together": 0.03}
 
 
-class Place(NamedTuple):
-    """The step of an event with its 90% interval."""
-
-    step: float
-    low: float
-    high: float
-
-
 def coincidences(
     series: Mapping[str, xr.DataArray],
     places: Mapping[str, Place] | None = None,
+    scanned: Mapping[str, Scanned] | None = None,
     *,
     draws: int = 999,
     seed: int = 0,
@@ -52,13 +43,18 @@ def coincidences(
     """Return what is known of each pair of named series (dims: pair).
 
     series: each over "step". places: events that are no series, such as a corner in loss space:
-    they have lags only. Each series stands for its largest transition. Coordinates `first` and
+    they have lags only. scanned: the transitions of some series, if they are known already, with
+    wider intervals, say. Each series stands for its largest transition. Coordinates `first` and
     `second`. Attributes: left_out, the series without a transition, by their shape; places,
     of all others; level and near, the limits of the verdict;
     false_alarm_shares, see `FALSE_ALARMS`.
     """
-    found = {name: largest_transition(_scanned(one)) for name, one in series.items()}
-    events = {n: _place(t) for n, t in found.items() if isinstance(t, Transition)}
+    known = scanned or {}
+    found = {
+        name: largest_transition(known[name] if name in known else _scanned(one))
+        for name, one in series.items()
+    }
+    events = {n: Place.of(t) for n, t in found.items() if isinstance(t, Transition)}
     events |= dict(places or {})
     pairs = list(combinations(events, 2))
     rng = np.random.default_rng(seed)
@@ -103,30 +99,20 @@ def _scanned(series: xr.DataArray) -> Scanned:
     return found
 
 
-def _place(found: Transition) -> Place:
-    return Place(found.midpoint, *found.midpoint_interval)
-
-
 def _lags(first: Place, second: Place) -> tuple[float, ...]:
     """Return the lag with its interval, in decades and then in steps."""
-    decades = _difference(*(Place(*np.log10(one)) for one in (first, second)))
-    return (*decades, *_difference(first, second))
-
-
-def _difference(first: Place, second: Place) -> tuple[float, float, float]:
-    """Return second - first with its interval; see the module."""
-    lag = second.step - first.step
-    below = np.hypot(second.step - second.low, first.high - first.step)
-    above = np.hypot(second.high - second.step, first.step - first.low)
-    return lag, lag - below, lag + above
+    return (
+        *lag_between(first.in_decades(), second.in_decades()),
+        *lag_between(first, second),
+    )
 
 
 def _overlap(
     first: xr.DataArray, second: xr.DataArray, draws: int, rng: np.random.Generator
 ) -> tuple[float, float, float]:
     x = shared_axis(first["step"].values, second["step"].values)
-    rates = [rate_of_change(one["step"].values, one.values, x) for one in (first, second)]
-    return overlap_nulls(*rates, draws, rng)
+    rate, other = (rate_of_change(one["step"].values, one.values, x) for one in (first, second))
+    return overlap_nulls(rate, other, draws, rng)
 
 
 def _verdict(low: float, high: float, p: float) -> str:

@@ -7,6 +7,7 @@ all that differs: runs that differ in their data or their length say nothing abo
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -97,7 +98,7 @@ def _over_runs(
 ) -> tuple[float, float, float, float]:
     """Return spread, p-value of a difference, and sign and p-value of a trend."""
     if len(counts) < 2:
-        return (np.nan,) * 4
+        return np.nan, np.nan, np.nan, np.nan
     spread = float(np.ptp(counts / heads))
     if counts.sum() in (0, heads.sum()):
         return spread, np.nan, np.nan, np.nan  # all alike: there is nothing to test
@@ -105,7 +106,7 @@ def _over_runs(
     if len(np.unique(sizes)) < 2:
         return spread, differ, np.nan, np.nan
     tested = Table(np.stack([heads - counts, counts], axis=1), shift_zeros=False)
-    trend = tested.test_ordinal_association(np.log10(sizes), np.array([0, 1]))
+    trend: Any = tested.test_ordinal_association(np.log10(sizes), np.array([0, 1]))
     return spread, differ, float(np.sign(trend.zscore)), float(trend.pvalue)
 
 

@@ -1,26 +1,47 @@
-"""The lag between two transitions, with an interval."""
+"""The lag between two transitions, with an interval.
 
-import math
+The interval of a lag follows from those of both places m, with ends l and u: its lower end is (Zou
+and Donner 2008) m2 - m1 - sqrt((m2 - l2)^2 + (u1 - m1)^2), the upper one likewise. It supposes that
+the errors of both are independent.
+"""
+
 from typing import NamedTuple
 
-from pipeline.aggregate.transitions import Interval, Transition
+import numpy as np
+
+from pipeline.aggregate.transitions import Transition
+
+
+class Place(NamedTuple):
+    """The step of an event with its 90% interval."""
+
+    step: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, found: Transition) -> "Place":
+        """Return the midpoint of a transition."""
+        low, high = found.midpoint_interval
+        return cls(found.midpoint, low, high)
+
+    def in_decades(self) -> "Place":
+        """Return log10 of all."""
+        step, low, high = (float(np.log10(one)) for one in self)
+        return Place(step, low, high)
 
 
 class Lag(NamedTuple):
-    """How long after another a transition happened, in decades; negative where before it."""
+    """The place of one event less that of another, with its interval."""
 
-    decades: float
-    interval: Interval
+    apart: float
+    low: float
+    high: float
 
 
-def lag_between(one: Transition, other: Transition) -> Lag:
-    """Return the lag of the midpoint of one transition behind that of another.
-
-    interval: of 90%. The distances of the midpoints from the ends of their own 90% intervals are
-    combined as independent errors are, by the root of the sum of their squares.
-    """
-    apart = math.log10(one.midpoint / other.midpoint)
-    (low, high), (other_low, other_high) = (
-        [math.log10(end / of.midpoint) for end in of.midpoint_interval] for of in (one, other)
-    )
-    return Lag(apart, (apart - math.hypot(low, other_high), apart + math.hypot(high, other_low)))
+def lag_between(first: Place, second: Place) -> Lag:
+    """Return second - first with its interval, in the unit of both."""
+    apart = second.step - first.step
+    below = np.hypot(second.step - second.low, first.high - first.step)
+    above = np.hypot(second.high - second.step, first.step - first.low)
+    return Lag(apart, float(apart - below), float(apart + above))

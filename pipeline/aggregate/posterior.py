@@ -70,9 +70,9 @@ def _on_grid(
     places: Float[np.ndarray, " place"],
     widths: Float[np.ndarray, " width"],
 ) -> Posterior:
-    fine = [grid.ravel() for grid in np.meshgrid(places, widths, indexing="ij")]
-    sudden = np.zeros(len(fine[0]), dtype=bool)
-    shapes = orthogonal(fit.axis, logistic(fit.axis.x, *fine), *fine, sudden)
+    at, wide = (grid.ravel() for grid in np.meshgrid(places, widths, indexing="ij"))
+    sudden = np.zeros(len(at), dtype=bool)
+    shapes = orthogonal(fit.axis, logistic(fit.axis.x, at, wide), at, wide, sudden)
     vectors = [one.vector for one in others]
     rows = np.stack(vectors) @ shapes.vectors.T if vectors else np.zeros((0, len(shapes.norms)))
     found = fit.beside_of(others, rows, shapes.vectors @ fit.z)

@@ -6,6 +6,7 @@ shows by how much. A transition table gets the hull of both.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float, Integer
 from pipeline.aggregate.blocks import in_order
 from pipeline.aggregate.derivative import sequence_means
 from pipeline.aggregate.shares import resampled_units
-from pipeline.aggregate.transitions import Transition, scan
+from pipeline.aggregate.transitions import Interval, Scanned, Transition, scan
 
 RESAMPLES = 100
 _TAILS = (0.05, 0.95)
@@ -95,6 +96,39 @@ def _matched(found: Sequence[Transition], one: Transition | Change) -> Change | 
         return None
     nearest = min(same, key=lambda other: abs(np.log(other.midpoint / one.midpoint)))
     return Change(*(getattr(nearest, name) for name in Change._fields))
+
+
+def scan_losses(group: xr.Dataset, name: str, *, resamples: int = RESAMPLES) -> Scanned:
+    """Return the shape and the transitions of a series of a group of losses.
+
+    name: `mean` or `in_context_score`. The intervals are the hull of those of the fit and, where
+    the group stores losses over step, sequence and position, of resampled sequences.
+    """
+    steps = np.sort(group["step"].values)
+    series = group[name].sortby("step").values.astype(np.float64)
+    (found,) = scan(steps, series[None])
+    if not found.transitions or "loss" not in group:
+        return found
+    sequences = sequence_series(group).get(name)
+    if sequences is None:
+        return found
+    again = sequence_intervals(steps, sequences, found.transitions, resamples=resamples)
+    return replace(
+        found,
+        transitions=tuple(_hull(one, again, place) for place, one in enumerate(found.transitions)),
+    )
+
+
+def _hull(one: Transition, again: xr.Dataset, place: int) -> Transition:
+    """Return a transition with intervals that hold its own and those of resampled sequences."""
+
+    def wider(name: str) -> Interval:
+        low, high = getattr(one, f"{name}_interval")
+        others = (float(again[f"{name}_{side}"][place]) for side in ("low", "high"))
+        other_low, other_high = others
+        return float(np.fmin(low, other_low)), float(np.fmax(high, other_high))
+
+    return replace(one, **{f"{name}_interval": wider(name) for name in Change._fields})
 
 
 def with_sequence_intervals(

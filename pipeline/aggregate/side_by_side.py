@@ -5,6 +5,7 @@ by role: the first head of a pattern, and the largest rise and fall of any head.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,7 @@ COLUMNS: dict[str, tuple[tuple[str, str], str, str]] = {
         "Median width of the 90% interval within a run, beside which the deviation is read.",
     ),
 }  # fmt: skip
+Table = Any  # a DataFrame: its types are too wide to be checked
 _LABELS = ("group", "variable", "layer", "change")
 
 
@@ -109,13 +111,13 @@ def side_by_side(
 
 
 _KINDS = {"layer": np.int64}
-_ABSENT = {
+_ABSENT: dict[str, object] = {
     "shape": "not stored", "layer_of": -1, "head_of": -1, "midpoint": np.nan, "low": np.nan,
     "high": np.nan, "amplitude": np.nan,
 }  # fmt: skip
 
 
-def forms(table: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Series:
+def forms(table: Table, threshold: float = THRESHOLD) -> Table:
     """Return which transitions are a head forming: it rises, and stays above its null.
 
     table: rows with `amplitude` and `excess_after`, as `run_transitions` has them.
@@ -136,19 +138,18 @@ def _left_out(found: xr.Dataset) -> list[str]:
 
 def _events(found: xr.Dataset, threshold: float) -> Iterator[dict[str, object]]:
     """Yield a row for each run and event."""
-    table = found.to_dataframe().reset_index()
+    table: Table = found.to_dataframe().reset_index()
     table["alike"] = table["layer"].where(table["head"] < 0, -1)
-    for key, rows in table.groupby(["run", "group", "variable", "alike"]):
-        run, group, variable, layer = key if isinstance(key, tuple) else (key,) * 4
+    for (run, group, name, layer), rows in table.groupby(["run", "group", "variable", "alike"]):
         if _is_threshold(str(group)):
             continue
-        for change, chosen in _changes(rows, str(variable), threshold):
-            about = dict(zip(_LABELS, (group, variable, int(layer), change), strict=True))
-            yield about | {"run": run} | chosen
+        for change, chosen in _changes(rows, str(name), threshold):
+            labels = dict(zip(_LABELS, (group, name, int(layer), change), strict=True))
+            yield {**labels, "run": run, **chosen}
 
 
 def _changes(
-    rows: pd.DataFrame, variable: str, threshold: float
+    rows: Table, variable: str, threshold: float
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the events of one series, or of one score of all heads, each with its numbers."""
     real = rows.loc[rows["midpoint"].notna()]
@@ -163,7 +164,7 @@ def _changes(
         yield "first head", _chosen(formed.sort_values(by="midpoint"), doubtful or unknown)
 
 
-def _chosen(rows: pd.DataFrame, doubtful: bool) -> dict[str, object]:
+def _chosen(rows: Table, doubtful: bool) -> dict[str, object]:
     """Return the first of some transitions, or why there is none."""
     if not len(rows):
         return _ABSENT | {"shape": "cannot tell" if doubtful else "not sudden"}

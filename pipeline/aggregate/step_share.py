@@ -9,7 +9,7 @@ for what is missed, the series that have a step, as described, with resampled re
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -93,8 +93,8 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     """Return the 95% interval of a share (Wilson 1927); NaN where there is nothing."""
     if not of:
         return np.nan, np.nan
-    low, high = proportion_confint(count, of, alpha=1 - _LEVEL, method="wilson")
-    return float(low), float(high)
+    bounds: Any = proportion_confint(count, of, alpha=1 - _LEVEL, method="wilson")
+    return float(bounds[0]), float(bounds[1])
 
 
 class _Series(NamedTuple):

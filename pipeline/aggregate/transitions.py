@@ -144,7 +144,10 @@ def _scaled(found: Scanned, power: int) -> Scanned:
         replace(
             one,
             amplitude=float(np.ldexp(one.amplitude, power)),
-            amplitude_interval=tuple(float(np.ldexp(end, power)) for end in one.amplitude_interval),
+            amplitude_interval=(
+                float(np.ldexp(one.amplitude_interval[0], power)),
+                float(np.ldexp(one.amplitude_interval[1], power)),
+            ),
         )
         for one in found.transitions
     ]
@@ -209,7 +212,16 @@ def _described(fit: Fit, term: Term, others: tuple[Term, ...], evidence: float) 
     found = posterior(fit, term, others)
     places = [found.quantiles(found.midpoints + part * found.widths) for part in (-0.5, 0, 0.5)]
     low, amplitude, high = (float(one) for one in found.quantiles(found.amplitudes))
-    intervals = [(float(10 ** at[0]), float(10 ** at[2])) for at in places]
-    onset, midpoint, end = (float(10 ** at[1]) for at in places)
-    width = float(found.quantiles(found.widths)[1])
-    return Transition(onset, midpoint, end, *intervals, amplitude, (low, high), width, evidence)
+    onset, midpoint, end = (tuple(float(10**one) for one in at) for at in places)
+    return Transition(
+        onset=onset[1],
+        midpoint=midpoint[1],
+        end=end[1],
+        onset_interval=(onset[0], onset[2]),
+        midpoint_interval=(midpoint[0], midpoint[2]),
+        end_interval=(end[0], end[2]),
+        amplitude=amplitude,
+        amplitude_interval=(low, high),
+        width=float(found.quantiles(found.widths)[1]),
+        evidence=evidence,
+    )

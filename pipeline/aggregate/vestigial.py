@@ -139,9 +139,10 @@ def _entries(run: xr.DataTree) -> Iterator[_Entry]:
             table = series.transpose(*dims, "step")
             labels = [table[dim].values for dim in dims]
             for place in np.ndindex(table.shape[:-1]):
-                at = {dim: int(labels[i][place[i]]) for i, dim in enumerate(dims)}
+                at = dict.fromkeys(_ENTRIES, -1)
+                at |= {dim: int(labels[i][place[i]]) for i, dim in enumerate(dims)}
                 yield _Entry(
-                    str(group), variable_name, *(at.get(dim, -1) for dim in _ENTRIES),
+                    str(group), variable_name, at["layer"], at["head"], at["frequency"],
                     table["step"].values, table.values[place].astype(np.float64), null is not None,
                 )  # fmt: skip
 

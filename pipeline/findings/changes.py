@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
-from pipeline.aggregate.lag import lag_between
+from pipeline.aggregate.lag import Place, lag_between
 from pipeline.aggregate.transitions import FEWEST, Scanned, Transition, scan
 from pipeline.findings.number_format import counted, finite, number
 
@@ -50,7 +50,7 @@ def checkpoints_of(series: xr.DataArray) -> int:
 
 def lag(one: Transition, other: Transition, name: str) -> str:
     """Return how long after or before `other`, of that name, a transition happened."""
-    apart, (low, high) = lag_between(one, other)
+    apart, low, high = lag_between(Place.of(other).in_decades(), Place.of(one).in_decades())
     if low <= 0 <= high:
         return f"at the same time as {name} ({number(apart)} decades, {_interval(low, high)})"
     steps = counted(round(abs(one.midpoint - other.midpoint)), "step")

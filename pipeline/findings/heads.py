@@ -21,7 +21,7 @@ class Onset(NamedTuple):
     step: the first saved step of those at which the head has the pattern. until: the last of them,
     None where it has the pattern to the end. last: the head's score at the last step. transition:
     the sudden change that took the head there, if it was one. scanned: the shape of the head's
-    excess, over so many checkpoints.
+    score, over so many checkpoints.
     """
 
     step: int
@@ -76,7 +76,7 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
         for i, j in np.argwhere(has_pattern(excess, heads.threshold).any("step").values).tolist()
         if (stretch := longest_past(excess[i, j], level, "above"))
     }
-    found = _scanned(excess, list(stretches))
+    found = _scanned(score.sel(step=excess["step"]), list(stretches))
     formed = [
         Onset(
             stretch.first,
@@ -93,12 +93,12 @@ def onsets(heads: Heads, pattern: str) -> list[Onset]:
     return sorted(formed)  # by step, then layer and head: the order of the fields
 
 
-def _scanned(excess: xr.DataArray, places: list[tuple[int, int]]) -> dict[tuple[int, int], Scanned]:
-    """Return the transitions of some heads' excess, by the head's place in the array."""
+def _scanned(score: xr.DataArray, places: list[tuple[int, int]]) -> dict[tuple[int, int], Scanned]:
+    """Return the transitions of some heads' scores, by the head's place in the array."""
     if not places:
         return {}
-    series = np.stack([excess.values[place] for place in places]).astype(np.float64)
-    return dict(zip(places, scan(excess["step"].values, series), strict=True))
+    series = np.stack([score.values[place] for place in places]).astype(np.float64)
+    return dict(zip(places, scan(score["step"].values, series), strict=True))
 
 
 def strongest(score: xr.DataArray) -> xr.DataArray:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import xarray as xr
 
+from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.aggregate.transitions import Scanned
-from pipeline.findings.changes import checkpoints_of, dated, lag, largest, not_sudden, scanned
+from pipeline.findings.changes import checkpoints_of, dated, lag, largest, not_sudden
 from pipeline.findings.heads import Onset
 from pipeline.findings.number_format import (
     at_step,
@@ -31,7 +32,7 @@ def in_context_findings(losses: xr.Dataset, induction: Onset | None) -> Iterator
         return
     first, last = (number(round(float(known[i]), 3)) for i in (0, -1))
     start, end = (at_step(int(known["step"][i])) for i in (0, -1))
-    found = scanned(score)
+    found = scan_losses(losses, "in_context_score")
     if start == end:
         said = f"is {first} nats at {start}"
     elif found.transitions:

@@ -127,8 +127,8 @@ def _formed(heads: Heads, series: xr.DataArray, first: Onset) -> str:
     if first.transition is not None:
         return (
             f"Induction heads formed suddenly: {head_name(first.layer, first.head)}'s "
-            f"prefix-matching score, less its null ({null}), rose by "
-            f"{number(first.transition.amplitude)} {dated(first.transition)}."
+            f"prefix-matching score rose by {number(first.transition.amplitude)} "
+            f"{dated(first.transition)}, to at least {heads.threshold:g} above its null ({null})."
         )
     when = bracket(series, first, heads.threshold)
     return (

@@ -10,7 +10,6 @@ from pipeline.aggregate.axes import explain_axes
 from pipeline.aggregate.corner import find_corner
 from pipeline.aggregate.in_context import loss_by_position
 from pipeline.aggregate.logit_space import logit_space
-from pipeline.aggregate.loss_space import loss_space
 from pipeline.errors import InputError
 
 COMPONENTS = 3
@@ -19,15 +18,19 @@ Induction = Mapping[str, Any] | None  # a transition, as of `loss_changes`
 
 
 def space_answers(
-    losses: xr.Dataset, features: Callable[[], xr.Dataset], induction: Induction
+    losses: xr.Dataset,
+    loss_space: Callable[[], xr.Dataset],
+    features: Callable[[], xr.Dataset],
+    induction: Induction,
 ) -> Answer:
     """Return the answers `space`, `axes` and `corner` of one run's losses.
 
-    features: returns those of the tokens, or raises InputError. induction: the transition with
-    which the corner is compared, None where there is none.
+    loss_space: returns that of the run, by the name "run", or raises InputError. features: returns
+    those of the tokens, or raises InputError. induction: the transition with which the corner is
+    compared, None where there is none.
     """
     try:
-        space = loss_space({"run": losses}, components=COMPONENTS)
+        space = loss_space()
     except InputError as error:
         return {key: {"unknown": str(error)} for key in ("space", "axes", "corner")}
     return {

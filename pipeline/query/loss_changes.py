@@ -5,22 +5,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.run_transitions import transitions_of
 from pipeline.measures.head_patterns import threshold_of
+from pipeline.query.aggregates import transitions
 
-_INDUCTION = ("head_scores", "induction", "induction_null")
 
-
-def loss_changes(run: xr.DataTree, group: str = "token_loss") -> dict[str, dict[str, Any] | None]:
+def loss_changes(
+    store: str, run: xr.DataTree, group: str = "token_loss"
+) -> dict[str, dict[str, Any] | None]:
     """Return the largest transitions of a run's induction heads, mean loss and in-context score.
 
-    run: as `pipeline.open_run` returns it; group: that of the losses. Keys: `induction` (of the
+    store: whose stored transitions are used. run: as `pipeline.open_run` returns it. group: that of
+    the losses. Keys: `induction` (of the
     heads that exceed their null by the threshold of `head_labels` after a rise, the one that does
     so most), `mean` and `in_context_score`. Values: `onset`, `midpoint`, `end`, `low` and `high`
     (steps; the last two bound the 90% interval of the midpoint), `amplitude`, `layer` and `head`;
     None where there is no transition.
     """
-    table = transitions_of(_part(run, group))
+    table = transitions(store)
     labels = run["head_labels"].to_dataset() if "head_labels" in run.children else None
     rises = table["excess_after"].where(table["amplitude"] > 0)
     formed = rises.where(rises >= threshold_of(labels))
@@ -30,15 +31,6 @@ def loss_changes(run: xr.DataTree, group: str = "token_loss") -> dict[str, dict[
         "mean": _largest(table, group, "mean", size),
         "in_context_score": _largest(table, group, "in_context_score", size),
     }
-
-
-def _part(run: xr.DataTree, group: str) -> xr.DataTree:
-    """Return the few series that are needed, so that no others are fitted."""
-    kept = {group: ("mean", "in_context_score"), _INDUCTION[0]: _INDUCTION[1:]}
-    found = {name: run[name].to_dataset() for name in kept if name in run.children}
-    return xr.DataTree.from_dict(
-        {name: of[[one for one in kept[name] if one in of]] for name, of in found.items()}
-    )
 
 
 def _largest(

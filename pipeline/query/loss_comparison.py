@@ -48,7 +48,7 @@ def compare_losses(
     if sizes is not None and len(sizes) != len(groups):
         raise InputError(f"expected {len(groups)} sizes, one for each store; found {len(sizes)}")
     by_size = None if sizes is None else dict(zip(groups, map(float, sizes), strict=True))
-    changes = {name: loss_changes(run, group) for name, run in runs.items()}
+    changes = {name: loss_changes(named[name], run, group) for name, run in runs.items()}
     answers = {
         "group": group,
         "runs": list(groups),

@@ -6,13 +6,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.derivative import BANDWIDTH, loss_derivative
+from pipeline.aggregate.derivative import BANDWIDTH
 from pipeline.aggregate.in_context import in_context_scores, loss_by_position
 from pipeline.aggregate.kinds_of_token import by_kind_of_token
-from pipeline.aggregate.learning_curves import learning_curves
 from pipeline.aggregate.token_features import token_features
 from pipeline.errors import InputError, suggestion
-from pipeline.query.loss_axes import Answer, answered, logit_answers, space_answers, without_nan
+from pipeline.query import aggregates
+from pipeline.query.loss_axes import (
+    COMPONENTS,
+    Answer,
+    answered,
+    logit_answers,
+    space_answers,
+    without_nan,
+)
 from pipeline.query.loss_changes import loss_changes
 from pipeline.query.run import open_run
 from pipeline.store import Store
@@ -31,7 +38,7 @@ def loss_answers(
     """
     run = open_run(store, chunks="stored")
     losses = losses_in(store, run, group)
-    changes = loss_changes(run, group)
+    changes = loss_changes(store, run, group)
 
     def features() -> xr.Dataset:
         made = losses.attrs.get("input") or {}
@@ -40,7 +47,7 @@ def loss_answers(
         return token_features(Store(store).load_input(made["name"], made["digest"])[0])
 
     def curves() -> Answer:
-        found = learning_curves(losses)
+        found = aggregates.learning_curves(store, group)
         kinds = answered(lambda: _kinds(by_kind_of_token(found, features())))
         return _tokens(found) | {"kinds": kinds}
 
@@ -48,11 +55,16 @@ def loss_answers(
         "group": group,
         "steps": int(losses.sizes["step"]),
         "changes": changes,
-        **space_answers(losses, features, changes["induction"]),
+        **space_answers(
+            losses,
+            lambda: aggregates.loss_space(store, group, COMPONENTS),
+            features,
+            changes["induction"],
+        ),
         "logits": logit_answers(run, losses, changes["induction"]),
         "in_context": answered(lambda: _in_context(losses)),
         "positions": answered(lambda: _positions(losses, tokens)),
-        "derivative": answered(lambda: _steepest(loss_derivative(losses))),
+        "derivative": answered(lambda: _steepest(aggregates.loss_derivative(store, group))),
         "tokens": answered(curves),
     }
     return without_nan(answers)

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.coincidence import Place, coincidences
+from pipeline.aggregate.coincidence import coincidences
 from pipeline.aggregate.corner import find_corner
 from pipeline.aggregate.head_places import head_midpoints, with_head_permutation
 from pipeline.aggregate.induction_share import induction_shares
+from pipeline.aggregate.lag import Place
 from pipeline.aggregate.loss_space import loss_space
-from pipeline.aggregate.named_series import PATTERNS, named_series
+from pipeline.aggregate.named_series import LOSSES, PATTERNS, named_series
+from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.aggregate.step_share import step_shares
 from pipeline.aggregate.vestigial import vestigial
 from pipeline.errors import InputError
@@ -55,7 +57,11 @@ def _coincidence(run: xr.DataTree) -> dict[str, Any]:
     places = {_CORNER: corner} if isinstance(corner, Place) else {}
     if isinstance(corner, str):
         missing[_CORNER] = corner
-    found = coincidences(series, places)
+    losses = run["token_loss"].to_dataset() if "token_loss" in run.children else xr.Dataset()
+    scanned = {
+        words: scan_losses(losses, name) for name, words in LOSSES.items() if words in series
+    }
+    found = coincidences(series, places, scanned)
     # A series without a transition is missing too, with its shape as the reason.
     missing |= {name: f"no transition ({shape})" for name, shape in found.attrs["left_out"].items()}
     heads = [name for name in series if name.startswith(tuple(PATTERNS.values()))]

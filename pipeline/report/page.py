@@ -17,6 +17,7 @@ from pipeline.findings.number_format import amount, at_step, by_reason, counted,
 from pipeline.findings.sentences import findings_of
 from pipeline.printable import printable
 from pipeline.query import open_run
+from pipeline.query.aggregates import transitions
 from pipeline.report.plates import Section
 from pipeline.report.sections import sections
 from pipeline.report.several_runs import runs_section
@@ -55,7 +56,7 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     # All stores are opened before the first file is written.
     uris = store_names([str(store) for store in stores])
     opened = {name: open_run(uri) for name, uri in uris.items()}
-    found = {name: transitions_of(run) for name, run in opened.items()}
+    found = {name: transitions(uri) for name, uri in uris.items()}
     runs = [run_of(uris[n], run, i, n, found[n]) for i, (n, run) in enumerate(opened.items())]
     html = render(runs, runs_section(opened, found) if len(runs) > 1 else None)
     folder = Path(folder)

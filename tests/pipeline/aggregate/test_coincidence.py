@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.aggregate.coincidence import APART, TOGETHER, UNKNOWN, Place, coincidences
+from pipeline.aggregate.coincidence import APART, TOGETHER, UNKNOWN, coincidences
 from pipeline.aggregate.head_places import head_midpoints, with_head_permutation
+from pipeline.aggregate.lag import Place
 from pipeline.aggregate.log_axis import log_steps
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.rates import POINTS, overlap_nulls, rate_of_change, shared_axis
