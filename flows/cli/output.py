@@ -64,7 +64,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     # Text, since rich reads markup such as "[red]" in a string.
-    table = Table(*(Column(Text(printable(name))) for name in columns), box=None)
+    # What is too long for its column goes on in the next line; nothing is cut off.
+    table = Table(*(Column(Text(printable(name)), overflow="fold") for name in columns), box=None)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(soft_wrap=True).print(table)

@@ -104,16 +104,15 @@ _EVENT = ["group", "variable", "layer", "change"]
 
 
 def _print(table: Table, several: bool) -> None:
-    columns = ["head", "midpoint (90%)", "onset, end", "amplitude", "above null", "series"]
+    columns = ["series", "midpoint (90%)", "onset, end", "amplitude", "above null"]
     rows = []
     for row in table.itertuples():
         cells = [
-            _head(row.layer, row.head),
+            f"{row.group}/{row.variable} {_head(row.layer, row.head)}",
             f"{row.midpoint:,.0f} ({row.midpoint_low:,.0f} to {row.midpoint_high:,.0f})",
             f"{row.onset:,.0f}, {row.end:,.0f}",
             f"{row.amplitude:+.3g}",
             _number(row.excess_after, "+.2f"),
-            f"{row.group}/{row.variable}",
         ]
         rows.append([row.run, *cells] if several else cells)
     print_table(["run", *columns] if several else columns, rows)

@@ -12,7 +12,7 @@ from pipeline.aggregate.series import SeriesBlock, left_out, loss_groups, series
 from pipeline.aggregate.transitions import Scanned, Transition, scan
 from pipeline.aggregate.variables import variable
 
-VERSION = 2  # another where the same rows give other numbers
+VERSION = 3  # another where the same rows give other numbers
 _EACH = ("series", "transition")
 COLUMNS: dict[str, tuple[tuple[str, ...], str, str]] = {  # dimensions, unit, definition
     "shape": (("series",), "1", "Sudden, smooth, none or cannot tell."),

@@ -29,13 +29,13 @@ class SeriesBlock:
 def series_blocks(run: xr.DataTree) -> Iterator[SeriesBlock]:
     """Yield the series of every variable that has no other dimensions than step, layer and head.
 
-    Nulls themselves, and numbers that are no floats, are left out.
+    Nulls themselves, numbers that are no floats, and labels are left out.
     """
     for group, node in run.children.items():
         dataset = node.to_dataset()
         for name, values in dataset.data_vars.items():
             variable = str(name)
-            if not _is_series(values) or variable in NULLS.values():
+            if is_label(group) or not _is_series(values) or variable in NULLS.values():
                 continue
             entries = [dim for dim in ENTRIES if dim in values.dims]
             null = dataset.get(NULLS.get(variable, ""))
@@ -56,8 +56,13 @@ def left_out(run: xr.DataTree) -> list[str]:
         f"{group}/{name}"
         for group, node in run.children.items()
         for name, values in node.data_vars.items()
-        if "step" in values.dims and not _is_series(values)
+        if "step" in values.dims and (is_label(group) or not _is_series(values))
     ]
+
+
+def is_label(group: str) -> bool:
+    """Return whether a group has labels: they change in steps because a score passes a threshold."""
+    return group.partition(".")[0] == "head_labels"
 
 
 def _is_series(values: xr.DataArray) -> bool:

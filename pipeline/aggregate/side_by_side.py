@@ -106,7 +106,11 @@ def side_by_side(
         for i, name in enumerate(_LABELS)
     }
     coordinates = places | {"run": runs, "set": names, "set_of": ("run", [sets[r] for r in runs])}
-    about = {"axis": axis, "rule": RULE.format(threshold=threshold), "left_out": _left_out(found)}
+    about = {
+        "axis": axis,
+        "rule": RULE.format(threshold=threshold),
+        "left_out": found.attrs.get("left_out", []),
+    }
     return xr.Dataset(made, coordinates, about)
 
 
@@ -125,24 +129,11 @@ def forms(table: Table, threshold: float = THRESHOLD) -> Table:
     return (table["amplitude"] > 0) & (table["excess_after"] >= threshold)
 
 
-def _is_threshold(group: str) -> bool:
-    """Return whether a group only holds where scores are above a threshold."""
-    return group.partition(".")[0] == "head_labels"
-
-
-def _left_out(found: xr.Dataset) -> list[str]:
-    pairs = zip(found["group"].values, found["variable"].values, strict=True)
-    labels = sorted({f"{group}/{name}" for group, name in pairs if _is_threshold(str(group))})
-    return [*found.attrs.get("left_out", []), *labels]
-
-
 def _events(found: xr.Dataset, threshold: float) -> Iterator[dict[str, object]]:
     """Yield a row for each run and event."""
     table: Table = found.to_dataframe().reset_index()
     table["alike"] = table["layer"].where(table["head"] < 0, -1)
     for (run, group, name, layer), rows in table.groupby(["run", "group", "variable", "alike"]):
-        if _is_threshold(str(group)):
-            continue
         for change, chosen in _changes(rows, str(name), threshold):
             labels = dict(zip(_LABELS, (group, name, int(layer), change), strict=True))
             yield {**labels, "run": run, **chosen}

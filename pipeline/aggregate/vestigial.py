@@ -26,6 +26,7 @@ from scipy.optimize import isotonic_regression
 
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.null_series import Described, describe, resampled
+from pipeline.aggregate.series import is_label
 from pipeline.aggregate.variables import variable
 from pipeline.measures.head_patterns import NULLS, has_pattern
 
@@ -128,6 +129,8 @@ def _row(
 def _entries(run: xr.DataTree) -> Iterator[_Entry]:
     """Yield every series of a head or a frequency, as the excess over its null where it has one."""
     for group, node in run.children.items():
+        if is_label(group):
+            continue
         dataset = node.to_dataset().sortby("step")
         for name, values in dataset.data_vars.items():
             variable_name, others = str(name), set(values.dims) - {"step"}

@@ -34,6 +34,13 @@ def run() -> xr.DataTree:
     return xr.DataTree.from_dict({"head_scores": heads, "token_loss": losses})
 
 
+def test_labels_are_no_series(run):
+    labels = run["head_scores"].to_dataset()[["induction"]] > 0.3
+    table = transitions_of(run.assign({"head_labels": xr.DataTree(labels * 1.0)}))
+    assert set(table["group"].values) == {"head_scores", "token_loss"}
+    assert table.attrs["left_out"] == ["token_loss/loss", "head_labels/induction"]
+
+
 def test_every_series_has_a_row_and_what_is_no_series_is_named(run):
     table = transitions_of(run)
     assert table.sizes["series"] == 2 * 3 + 1

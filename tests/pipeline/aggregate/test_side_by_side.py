@@ -122,10 +122,7 @@ def test_the_spread_is_over_the_runs_of_a_set() -> None:
     assert rise["deviation"].values.tolist() == pytest.approx(wanted)
 
 
-def test_labels_of_heads_are_left_out_and_variables_are_described() -> None:
-    series = ("head_labels", "induction", 0, 0)
-    made = side_by_side(runs(a={series: [change(10)], LOSS: [change(10)]}))
-    assert set(made["group"].values) == {"token_loss"}
-    assert made.attrs["left_out"] == ["head_labels/induction"]
+def test_variables_are_described() -> None:
+    made = side_by_side(runs(a={LOSS: [change(10)]}))
     assert all(of.attrs["definition"].endswith(".") for of in made.data_vars.values())
     assert made["place"].attrs["units"] == "steps"
