@@ -61,7 +61,7 @@ def left_out(run: xr.DataTree) -> list[str]:
 
 
 def is_label(group: str) -> bool:
-    """Return whether a group has labels: they change in steps because a score passes a threshold."""
+    """Return whether a group has labels, which are steps because a score passes a threshold."""
     return group.partition(".")[0] == "head_labels"
 
 

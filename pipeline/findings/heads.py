@@ -1,4 +1,4 @@
-"""When heads formed: the onset of a pattern of attention in each head of a `head_scores` group.
+"""The onset of a pattern of attention in each head of a `head_scores` group.
 
 A head forms only above its null: its level is a distance of its score from its null (see
 `pipeline.measures.head_patterns`), passed by the rule of `pipeline.aggregate.levels`.
