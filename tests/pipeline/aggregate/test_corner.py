@@ -5,15 +5,25 @@ import pytest
 import xarray as xr
 
 from pipeline.aggregate.corner import find_corner
-from pipeline.aggregate.two_lines import LEAST, TwoLines
+from pipeline.aggregate.two_lines import LEAST, fit_errors
 from pipeline.errors import InputError
 
 STEPS = 25 * np.arange(60)
 
 
 def as_space(points: np.ndarray, run: str = "run") -> xr.Dataset:
+    """Return the space of a trajectory that has no other dimensions than these."""
+    moves = np.diff(points, axis=0)
+    lengths = np.linalg.norm(moves, axis=1)
+    with np.errstate(invalid="ignore"):
+        cosines = (moves[1:] * moves[:-1]).sum(axis=1) / (lengths[1:] * lengths[:-1])
+    angles = np.degrees(np.arccos(cosines.clip(-1, 1)))
     return xr.Dataset(
-        {"scores": (("checkpoint", "component"), points)},
+        {
+            "scores": (("checkpoint", "component"), points),
+            "distance": ("checkpoint", [np.nan, *lengths]),
+            "turning_angle": ("checkpoint", [np.nan, *angles, np.nan]),
+        },
         {"run": ("checkpoint", [run] * len(points)), "step": ("checkpoint", STEPS[: len(points)])},
     )
 
@@ -92,11 +102,9 @@ def test_trajectories_without_corners_are_refused() -> None:
 def test_errors_are_those_of_least_squares() -> None:
     rng = np.random.default_rng(6)
     walks = rng.standard_normal((3, 15, 2)).cumsum(axis=1)
-    arc = np.sort(rng.uniform(0, 4, 15))
-    arc -= arc[0]
-    smooth, lines = TwoLines(arc).errors(walks)
-    x = arc / arc[-1]
-    for i, walk in enumerate(walks):
+    arcs = np.sort(rng.uniform(0, 4, (3, 15)), axis=1)
+    smooth, lines = fit_errors(arcs, walks)
+    for i, (x, walk) in enumerate(zip(arcs, walks, strict=True)):
         cubic = np.polynomial.polynomial.polyfit(x, walk, 3)
         left = walk - np.polynomial.polynomial.polyval(x, cubic).T
         assert smooth[i] == pytest.approx((left**2).sum())
