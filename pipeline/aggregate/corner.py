@@ -16,7 +16,6 @@ from scipy.stats import chi2
 
 from pipeline.aggregate.two_lines import (
     LEAST,
-    Walks,
     arc_lengths,
     fit_errors,
     lines_at,
@@ -67,6 +66,7 @@ def find_corner(
         raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(scores)}")
     if not np.ptp(scores, axis=0).any():
         raise InputError("all checkpoints lie on one point: there is no trajectory")
+    components = min(components, scores.shape[1])
     points = on_components(scores[None], components)[0]
     rng = np.random.default_rng(seed)
     nulls = draw_nulls(scores, chosen["distance"].values[1:], components, rng, simulations)
