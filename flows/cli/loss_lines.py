@@ -107,8 +107,8 @@ def _corner(corner: Answer, induction: Answer | None) -> Iterator[str]:
     if corner["step"] is None:
         yield (
             f"Corner of the trajectory: cannot tell. The sharpest is at step "
-            f"{corner['candidate']:,}, and up to {percent(corner['p'])} of random walks (the largest "
-            "share of any kind) have as sharp a one."
+            f"{corner['candidate']:,}, and up to {percent(corner['p'])} of random walks (the "
+            "largest share of any kind) have as sharp a one."
         )
         return
     yield (

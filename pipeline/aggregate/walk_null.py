@@ -78,8 +78,12 @@ def _random_moves(
     return moves * (lengths / np.linalg.norm(moves, axis=2))[:, :, None]
 
 
-def flipped_walks(points: Float[np.ndarray, "checkpoint component"], components: int,
-                  rng: np.random.Generator, count: int) -> Walks:  # fmt: skip
+def flipped_walks(
+    points: Float[np.ndarray, "checkpoint kept"],
+    components: int,
+    rng: np.random.Generator,
+    count: int,
+) -> Walks:
     """Return walks of a trajectory's moves, each forwards or backwards, on their components."""
     moves = np.diff(points, axis=0)
     signs = rng.choice([-1.0, 1.0], (count, len(moves), 1))
