@@ -107,14 +107,14 @@ def _corner(corner: Answer, induction: Answer | None) -> Iterator[str]:
     if corner["step"] is None:
         yield (
             f"Corner of the trajectory: cannot tell. The sharpest is at step "
-            f"{corner['candidate']:,}, and {percent(corner['p'])} of random walks have as sharp a "
-            "one."
+            f"{corner['candidate']:,}, and up to {percent(corner['p'])} of random walks (the "
+            "largest share of any kind) have as sharp a one."
         )
         return
     yield (
         f"The trajectory turns a corner of {corner['angle']:.0f} degrees at step "
         f"{corner['step']:,} ({corner['low']:,} to {corner['high']:,}; "
-        f"{percent(corner['p'])} of random walks have as sharp a one)."
+        f"at most {percent(corner['p'])} of random walks of any kind have as sharp a one)."
     )
     if induction is None:
         yield "No induction head forms suddenly, so that the corner can be compared with none."
@@ -122,8 +122,8 @@ def _corner(corner: Answer, induction: Answer | None) -> Iterator[str]:
     where = "within" if corner["in_induction"] else "not within"
     yield (
         f"The corner is {where} the transition of induction head L{induction['layer']}"
-        f"H{induction['head']} ({span(induction)}); {percent(corner['by_chance'])} of random walks "
-        "have theirs there."
+        f"H{induction['head']} ({span(induction)}); {percent(corner['by_chance'])} of the sharpest "
+        "corners of random walks lie there."
     )
 
 

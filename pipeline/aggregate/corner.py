@@ -3,7 +3,8 @@
 A corner is where two straight lines meet. Random walks have corners too, and smooth curves bend
 (the second component is often the first one's arch). So two lines and a smooth curve are fitted to
 the trajectory over its arc length, and the ratio of what they leave is judged against walks with
-the same step lengths: in random directions, and with the signs of the displacements flipped.
+the same step lengths in 2 to 1,000 dimensions, each on its own principal components, and against
+the run's own displacements with their signs flipped.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,16 @@ import xarray as xr
 from jaxtyping import Bool, Float, Integer
 from scipy.stats import chi2
 
-from pipeline.aggregate.two_lines import LEAST, TwoLines, Walks
+from pipeline.aggregate.two_lines import (
+    LEAST,
+    arc_lengths,
+    fit_errors,
+    lines_at,
+    places,
+    statistics,
+)
 from pipeline.aggregate.variables import variable
+from pipeline.aggregate.walk_null import DIMENSIONS, Nulls, draw_nulls, on_components
 from pipeline.errors import InputError
 
 LEVEL = 0.05  # of the tests
@@ -28,18 +37,21 @@ def find_corner(
     *,
     components: int = 2,
     transition: tuple[float, float] | None = None,
-    simulations: int = 1000,
+    simulations: int = 200,
     seed: int = 0,
 ) -> xr.Dataset:
     """Return the sharpest corner of a run's trajectory through a space, if it is outside its null.
 
-    space: of `loss_space`; run: one of its runs, where it has several. transition: the first and
-    last step of another transition, such as the interval of induction's midpoint.
+    space: of `loss_space`; run: one of its runs, where it has several: its scores are turned to
+    their own principal components. transition: the first and last step of another transition, such
+    as the interval of induction's midpoint. simulations: walks of each kind.
 
     Over arc length, along the first `components`, two lines that meet at a checkpoint are fitted,
     and a cubic; the statistic is ln(squared error of the cubic / that of the best two lines). The
-    p-value is the share of walks with at least that: the larger one of walks in random directions
-    and of walks with flipped signs. Walks have the same arc lengths, so that they are fitted alike.
+    p-value is the share of walks with at least that, the largest one of all kinds: walks in random
+    directions in each of DIMENSIONS, with the distances over all tokens as step lengths, and the
+    run's displacements with flipped signs; each on its own components. In how many dimensions a
+    run wanders is unknown, hence the largest.
     `candidate` is where the two lines meet; `step` is the same where the p-value is at most 0.05,
     else NaN. The same for both halves of the checkpoints: a corner that moves with the window is an
     artefact of it. Raises InputError for fewer than 12 checkpoints, and
@@ -49,35 +61,47 @@ def find_corner(
     if run is None and len(names) > 1:
         raise InputError(f"this space has the runs {', '.join(names)}: give one of them")
     chosen = space if run is None else space.isel(checkpoint=space["run"].values == run)
-    points = chosen["scores"].values[:, :components]
-    steps = chosen["step"].values
-    if len(points) < _FEWEST:
-        raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(points)}")
-    if not np.ptp(points, axis=0).any():
+    scores = chosen["scores"].values
+    if len(scores) < _FEWEST:
+        raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(scores)}")
+    if not np.ptp(scores, axis=0).any():
         raise InputError("all checkpoints lie on one point: there is no trajectory")
+    components = min(components, scores.shape[1])
+    points = on_components(scores[None], components)[0]
     rng = np.random.default_rng(seed)
+    nulls = draw_nulls(scores, chosen["distance"].values[1:], components, rng, simulations)
     found = {
-        name: _judged(points[part], steps[part], rng, simulations)
+        name: _judged(points[part], chosen["step"].values[part], nulls.within(part))
         for name, part in _windows(len(points)).items()
         if part.stop - part.start >= _FEWEST and np.ptp(points[part], axis=0).any()
     }
     whole = found["whole"]
-    result = _described(list(found.values())) | _persistence(points, rng, simulations)
-    result["false_alarm_share"] = variable(
-        (), whole.false_alarms, "1", "Share of fresh walks of either kind that would be reported."
+    result = _described(list(found.values())) | _persistence(
+        chosen["turning_angle"].values[1:-1], rng, simulations
     )
+    result["false_alarm_share"] = variable(
+        (), whole.false_alarms, "1",
+        "Share of fresh walks, in other numbers of dimensions, that would be reported; the largest "
+        "of these numbers.",
+    )  # fmt: skip
     if transition is not None:
         result |= _together(whole, transition)
     return xr.Dataset(
         result,
         {"window": list(found)},
-        {"components": components, "level": LEVEL, "simulations": simulations, "seed": seed},
+        {
+            "components": components,
+            "level": LEVEL,
+            "simulations": simulations,
+            "seed": seed,
+            "dimensions": list(DIMENSIONS),
+        },
     )
 
 
 @dataclass(frozen=True)
 class _Corner:
-    """The best corner of a trajectory, and those of the walks. angle: in degrees."""
+    """The best corner of a trajectory, and the sharpest 5% of those of walks. angle: in degrees."""
 
     step: int
     interval: tuple[int, int]
@@ -96,34 +120,31 @@ class _Corner:
 def _judged(
     points: Float[np.ndarray, "checkpoint component"],
     steps: Integer[np.ndarray, " checkpoint"],
-    rng: np.random.Generator,
-    simulations: int,
+    nulls: Nulls,
 ) -> _Corner:
-    moves = np.diff(points, axis=0)
-    lengths = np.linalg.norm(moves, axis=1)
-    fits = TwoLines(np.concatenate([[0.0], lengths.cumsum()]))
-    (statistic,), (place,) = fits.statistics(points[None])
-    angle, residuals = fits.lines_at(points, int(place))
-    walks, places = fits.statistics(_walks(lengths, points.shape[1], rng, simulations))
-    flipped, _ = fits.statistics(_flips(moves, rng, simulations))
-    limit = max(np.quantile(walks, 1 - LEVEL), np.quantile(flipped, 1 - LEVEL))
-    fresh = np.concatenate([_walks(lengths, points.shape[1], rng, simulations),
-                            _flips(moves, rng, simulations)])  # fmt: skip
-    inside = _inside(fits.errors(points[None])[1][0], residuals)
-    places_inside = fits.places[inside]
-    p_walks, p_flipped = (
-        float((1 + (null >= statistic).sum()) / (1 + simulations)) for null in (walks, flipped)
-    )
+    (statistic,), (place,) = statistics(points[None])
+    angle, residuals = lines_at(points, int(place))
+    walks = [statistics(one) for one in nulls.random]
+    flipped, _ = statistics(nulls.flipped)
+    limit = max(np.quantile(one, 1 - LEVEL) for one in (*(one for one, _ in walks), flipped))
+    pooled, where = (np.concatenate(one) for one in zip(*walks, strict=True))
+    errors = fit_errors(arc_lengths(points[None]), points[None])[1][0]
+    inside = steps[places(len(points))][_inside(errors, residuals)]
     return _Corner(
         step=int(steps[place]),
-        interval=(int(steps[places_inside[0]]), int(steps[places_inside[-1]])),
+        interval=(int(inside[0]), int(inside[-1])),
         angle=angle,
         statistic=float(statistic),
-        p_walks=p_walks,
-        p_flipped=p_flipped,
-        false_alarms=float((fits.statistics(fresh)[0] > limit).mean()),
-        of_walks=steps[places],
+        p_walks=max(_share(one >= statistic) for one, _ in walks),
+        p_flipped=_share(flipped >= statistic),
+        false_alarms=max(float((statistics(one)[0] > limit).mean()) for one in nulls.fresh),
+        of_walks=steps[where[pooled >= np.quantile(pooled, 1 - LEVEL)]],
     )
+
+
+def _share(reached: Bool[np.ndarray, " walk"]) -> float:
+    """Return the p-value of a trajectory whose statistic these walks reach or not."""
+    return float((1 + reached.sum()) / (1 + len(reached)))
 
 
 def _inside(
@@ -139,57 +160,34 @@ def _inside(
     return independent * np.log(errors / errors.min()) <= chi2.ppf(0.9, 1)
 
 
-def _walks(
-    lengths: Float[np.ndarray, " move"], components: int, rng: np.random.Generator, count: int
-) -> Walks:
-    """Return walks of moves of these lengths in random directions."""
-    moves = rng.standard_normal((count, len(lengths), components))
-    moves *= (lengths / np.linalg.norm(moves, axis=2))[:, :, None]
-    return _summed(moves)
-
-
-def _flips(
-    moves: Float[np.ndarray, "move component"], rng: np.random.Generator, count: int
-) -> Walks:
-    """Return walks of these moves, each forwards or backwards at random."""
-    return _summed(moves * rng.choice([-1.0, 1.0], (count, len(moves), 1)))
-
-
-def _summed(moves: Float[np.ndarray, "walk move component"]) -> Walks:
-    return np.pad(moves.cumsum(axis=1), ((0, 0), (1, 0), (0, 0)))
-
-
 def _windows(count: int) -> dict[str, slice]:
     parts = _WINDOWS.items()
     return {name: slice(round(a * count), round(b * count)) for name, (a, b) in parts}
 
 
 def _persistence(
-    points: Float[np.ndarray, "checkpoint component"], rng: np.random.Generator, simulations: int
+    angles: Float[np.ndarray, " turn"], rng: np.random.Generator, count: int
 ) -> dict[str, xr.Variable]:
-    """Return the mean cosine of successive displacements, and how often chance has as much."""
-    moves = np.diff(points, axis=0)
-    lengths = np.linalg.norm(moves, axis=1)
-    nulls = (_walks(lengths, points.shape[1], rng, simulations), _flips(moves, rng, simulations))
-    mean = float(_mean_cosine(points[None])[0])
-    shares = [(np.abs(_mean_cosine(null)) >= abs(mean)).sum() for null in nulls]
+    """Return the mean cosine of successive displacements, and how often chance has as much.
+
+    Over all tokens: on principal components, the moves of random walks persist. angles: in degrees;
+    NaN where a displacement is 0.
+    """
+    cosines = np.cos(np.radians(angles[np.isfinite(angles)]))
+    mean = cosines.mean() if len(cosines) else np.nan
+    # Displacements with random signs have products with independent random signs.
+    flipped = (cosines * rng.choice([-1.0, 1.0], (count, len(cosines)))).sum(axis=1)
+    p = _share(np.abs(flipped) >= abs(cosines.sum())) if len(cosines) else np.nan
     return {
         "mean_cosine": variable(
-            (), mean, "1", "Mean cosine of the angle between successive displacements."
+            (), mean, "1",
+            "Mean cosine of the angle between successive displacements over all tokens.",
         ),
         "mean_cosine_p": variable(
-            (), (1 + max(shares)) / (1 + simulations), "1",
-            "Share of walks whose mean cosine is as far from 0, the larger one of both kinds.",
+            (), p, "1",
+            "Share of trajectories with flipped displacements whose mean cosine is as far from 0.",
         ),
     }  # fmt: skip
-
-
-def _mean_cosine(walks: Walks) -> Float[np.ndarray, " walk"]:
-    moves = np.diff(walks, axis=1)
-    lengths = np.linalg.norm(moves, axis=2)
-    with np.errstate(invalid="ignore"):
-        cosines = (moves[:, 1:] * moves[:, :-1]).sum(axis=2) / (lengths[:, 1:] * lengths[:, :-1])
-    return np.nanmean(cosines, axis=1)
 
 
 def _together(whole: _Corner, transition: tuple[float, float]) -> dict[str, xr.Variable]:
@@ -205,7 +203,7 @@ def _together(whole: _Corner, transition: tuple[float, float]) -> dict[str, xr.V
         ),
         "coincides_by_chance": variable(
             (), float(near.mean()), "1",
-            "Share of random walks whose corner lies within the transition's interval.",
+            "Share of the sharpest 5% of random walks' corners within the transition's interval.",
         ),
     }  # fmt: skip
 
@@ -224,7 +222,8 @@ def _described(found: list[_Corner]) -> dict[str, xr.Variable]:
         "statistic": ([one.statistic for one in found], "1",
                       "Log ratio of the squared errors of a cubic and of the two lines."),
         "p_walks": ([one.p_walks for one in found], "1",
-                    "Share of walks in random directions with at least this statistic."),
+                    "Share of walks in random directions with at least this statistic, the largest "
+                    "one of all numbers of dimensions."),
         "p_flipped": ([one.p_flipped for one in found], "1",
                       "Share of walks with flipped displacements with at least this statistic."),
     }  # fmt: skip

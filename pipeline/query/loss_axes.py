@@ -81,7 +81,8 @@ def corner_answer(space: xr.Dataset, run: str, induction: Induction) -> Answer:
     """Return a run's corner, and whether it falls together with the induction transition.
 
     `step` is None where random walks have such corners; `in_induction` is None then, and without
-    an induction transition. `by_chance`: share of random walks whose corner lies in it.
+    an induction transition. `p`: share of random walks with as sharp a corner, the largest of any
+    kind. `by_chance`: share of the sharpest corners of walks that lie in it.
     """
     within = None if induction is None else (induction["onset"], induction["end"])
     found = find_corner(space, run, transition=within)

@@ -108,6 +108,8 @@ def _corner(space: xr.Dataset) -> tuple[str, int | None]:
             f"No corner beyond those of random walks: the sharpest, at {where}, has p = {p:.2g}.",
             None,
         )
-    return f"It turns a corner at {where} (p = {p:.2g} under random walks in this plane).", int(
-        found["step"]
+    return (
+        f"It turns a corner at {where} (p = {p:.2g} under random walks in 2 to 1,000 dimensions "
+        "with the same step lengths).",
+        int(found["step"]),
     )
