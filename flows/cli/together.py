@@ -86,8 +86,8 @@ def _step_lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _no_steps(row: Mapping[str, Any]) -> str:
     unknown = row["cannot_tell_count"]
     return (
-        f"No head series is known to change in a step or smoothly; {unknown} cannot be told. Series "
-        "that are not finite at every step, or too short, are left out."
+        f"No head series is known to change in a step or smoothly; {unknown} cannot be told. "
+        "Series that are not finite at every step, or too short, are left out."
     )
 
 
