@@ -3,8 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.findings.number_format import counted
+
 Answer = Mapping[str, Any]
 _P = 0.05
+_WIDER = 1.05  # times the bandwidth asked for, from which on another one is said to be used
 _NAMES = {
     "mean_loss": "mean loss",
     "in_context_score": "the in-context score",
@@ -17,7 +20,7 @@ _NAMES = {
 
 def loss_lines(found: Answer) -> Iterator[str]:
     """Yield the lines of the answers of one run, as of `pipeline.query.losses.loss_answers`."""
-    yield f"{found['steps']} checkpoints of the losses in {found['group']}."
+    yield f"{counted(found['steps'], 'checkpoint')} of the losses in {found['group']}."
     yield ""
     yield "Loss space: principal components, over checkpoints, of the losses on all tokens"
     yield from _indented(_space(found))
@@ -161,11 +164,15 @@ def _in_context(found: Answer) -> Iterator[str]:
     )
     if line := unknown(positions):
         yield line
-    elif positions["at"]:
+        return
+    if positions["at"]:
         at = ", ".join(
             f"{one['mean']:.3f} at token {one['token']}{_error(one)}" for one in positions["at"]
         )
         yield f"Loss by position at step {positions['step']:,}, in nats: {at}."
+    for key, why in (("not_finite", "not finite"), ("beyond", "beyond the sequences")):
+        if positions[key]:
+            yield f"Tokens whose loss is {why}: {', '.join(map(str, positions[key]))}."
 
 
 def _error(row: Answer) -> str:
@@ -181,6 +188,12 @@ def _derivative(steep: Answer) -> Iterator[str]:
         f"Steepest at step {steep['step']:,}: {steep['derivative']:.2f} nats for each e-fold of "
         f"{steep['axis']} (90% interval {steep['low']:.2f} to {steep['high']:.2f})."
     )
+    if steep["bandwidth_used"] > _WIDER * steep["bandwidth"]:
+        yield (
+            f"Checkpoints are sparse there: the line is fitted {steep['bandwidth_used']:.2g} "
+            f"e-folds wide, not {steep['bandwidth']:g}, and a sudden fall is steeper than that."
+        )
+        return
     widths = ", ".join(f"{value:.2f} at {width}" for width, value in steep["by_bandwidth"].items())
     yield f"It depends on the bandwidth of the fit, in e-folds: {widths}."
 

@@ -60,6 +60,8 @@ def _step_lines(found: Mapping[str, Any]) -> Iterator[str]:
         rows = {row["kind"]: row for row in found["shares"] if row["which"] == which}
         own = rows["series"]
         if own["share"] is None:
+            if which == "changing":
+                yield _no_steps(own)
             continue
         told = own["sudden_count"] + own["smooth_count"]
         yield (
@@ -79,6 +81,14 @@ def _step_lines(found: Mapping[str, Any]) -> Iterator[str]:
             )
         if which == "changing":
             yield f"  Do head series change in steps? {_VERDICTS[found['verdict']]}"
+
+
+def _no_steps(row: Mapping[str, Any]) -> str:
+    unknown = row["cannot_tell_count"]
+    return (
+        f"No head series is known to change in a step or smoothly; {unknown} cannot be told. "
+        "Series that are not finite at every step, or too short, are left out."
+    )
 
 
 _WHICH = {"changing": "that change", "with a pattern": "that reach a pattern above the null"}

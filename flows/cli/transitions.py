@@ -134,7 +134,7 @@ def _side_by_side(
     largest = each.assign(size=each["amplitude"].abs()).groupby(_EVENT)["size"].max()
     kept = set(largest.index[largest >= smallest])
     each, spread = (
-        one[[key in kept for key in one[_EVENT].itertuples(index=False, name=None)]]
+        one.loc[[key in kept for key in one[_EVENT].itertuples(index=False, name=None)]]
         for one in (each, spread)
     )
     if output is not None:

@@ -68,6 +68,8 @@ def explain_axes(
             f"expected features of {first['loss'].sizes['sequence']} sequences and "
             f"{first['loss'].sizes['position']} positions, found {dict(features.sizes)}"
         )
+    if not space["share"].notnull().any():
+        raise InputError("all checkpoints have the same losses: there is nothing to explain")
     rng = np.random.default_rng(seed)
     space = space.isel(component=slice(components))
     loading = loadings(arrays, space).transpose("component", "sequence", "position").values

@@ -201,7 +201,8 @@ def _scored(
     loss: xr.DataArray, early: int, late: int
 ) -> tuple[Float[np.ndarray, " step"], Float[np.ndarray, " step"]]:
     pair = loss.isel(position=[early - 1, late - 1]).values.astype(np.float64)
-    total = SequenceMoments.of(pair[:, :, 1:] - pair[:, :, :1])
+    with np.errstate(invalid="ignore"):  # infinite losses: the score is NaN
+        total = SequenceMoments.of(pair[:, :, 1:] - pair[:, :, :1])
     mean = np.where(total.count > 0, total.mean, np.nan)
     return mean[:, 0], total.standard_error[:, 0]
 

@@ -26,6 +26,8 @@ def by_kind_of_token(curves: xr.Dataset, features: xr.Dataset, bins: int = 5) ->
         raise InputError(f"expected features of the tokens {dict(curves.sizes)}, "
                          f"found {dict(features.sizes)}")  # fmt: skip
     counted = np.isfinite(curves["final_surprisal"].values)
+    if not counted.any():
+        raise InputError("no token has a finite loss at the end")
     frequency = features["log_frequency"].values
     edges = np.unique(np.quantile(frequency[counted], np.linspace(0, 1, bins + 1)))
     classes = np.searchsorted(edges[1:-1], frequency, side="right")

@@ -90,16 +90,18 @@ def carrying(
     """Return the last transition that takes a series past a level, or None.
 
     It is one before which the median, from the end of the one before it on, is not past the level,
-    and after which the median, up to the onset of the next one, is. found: the transitions of the
-    series, in order.
+    and after which the median, up to the onset of the next one, is. Between two that overlap, the
+    median is that between their midpoints. found: the transitions of the series, in order.
     """
     steps, values = _ordered(series)
     ends = [-np.inf, *(one.end for one in found)]
     onsets = [*(one.onset for one in found), np.inf]
-    medians = [
-        _median(values[(steps >= start) & (steps <= end)])
-        for start, end in zip(ends, onsets, strict=True)
-    ]
+    middles = [-np.inf, *(one.midpoint for one in found), np.inf]
+    medians = []
+    for i, between in enumerate(zip(ends, onsets, strict=True)):
+        apart = between[0] <= between[1]
+        start, end = between if apart else (middles[i], middles[i + 1])
+        medians.append(_median(values[(steps >= start) & (steps <= end)]))
     past = _past(np.array(medians), level, direction)
     carried = [one for i, one in enumerate(found) if past[i + 1] and not past[i]]
     return carried[-1] if carried else None

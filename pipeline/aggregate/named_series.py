@@ -54,6 +54,8 @@ def _strongest(groups: Mapping[str, xr.Dataset], pattern: str) -> Head | str:
     excess = excess_of(scores, pattern)
     if excess is None:
         return "it is not stored with its null" if pattern in scores else _NOT_STORED
+    if not excess.size:
+        return "the model has no heads"
     last = excess.sortby("step").isel(step=-1).transpose("layer", "head")
     values = np.where(np.isfinite(last.values), last.values, -np.inf)
     layer, head = np.unravel_index(values.argmax(), values.shape)

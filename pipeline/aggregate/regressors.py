@@ -15,10 +15,14 @@ _POSITION_BINS = 12
 
 
 def early_and_late(group: xr.Dataset) -> tuple[int, int] | None:
-    """Return the positions that the in-context score compares, None where they are unknown."""
+    """Return the positions that the in-context score compares.
+
+    None where they are unknown, and where the sequences do not reach them.
+    """
     parameters = group.attrs.get("parameters") or {}
-    if {"early_token", "late_token"} <= parameters.keys() and "in_context_score" in group:
-        return parameters["early_token"] - 1, parameters["late_token"] - 1
+    early, late = (parameters.get(name, np.inf) for name in ("early_token", "late_token"))
+    if "in_context_score" in group and max(early, late) <= group["loss"].sizes["position"]:
+        return early - 1, late - 1
     return None
 
 

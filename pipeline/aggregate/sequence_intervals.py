@@ -34,8 +34,8 @@ def sequence_series(group: xr.Dataset) -> dict[str, Float[np.ndarray, "step sequ
     loss = in_order(group["loss"].transpose("step", "sequence", "position"))
     found = {"mean": sequence_means(loss)}
     parameters = group.attrs.get("parameters") or {}
-    if {"early_token", "late_token"} <= parameters.keys():
-        early, late = (parameters[name] for name in ("early_token", "late_token"))
+    early, late = (parameters.get(name, np.inf) for name in ("early_token", "late_token"))
+    if max(early, late) <= loss.sizes["position"]:
         ends = loss.isel(position=[early - 1, late - 1]).values.astype(np.float64)
         found["in_context_score"] = ends[:, :, 1] - ends[:, :, 0]
     return {name: of[:, np.isfinite(of).any(axis=0)] for name, of in found.items()}

@@ -74,6 +74,8 @@ def origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
     if less is not None:
         values = values - select(tree, f"{address.partition('/')[0]}/{less}")
     others = [dim for dim in values.dims if dim != "step"]
+    if not values.size:
+        raise InputError(f"run {run!r}: {address} has no entries: leave it out")
     # Some entry is above the threshold where the maximum is, and below it where the minimum is.
     series = values.max(others) if sign == ">" else values.min(others)
     step = stays_past(series, limit, "above" if sign == ">" else "below")

@@ -85,6 +85,8 @@ def shown_tokens(length: int) -> list[int]:
 
 def _in_context(losses: xr.Dataset) -> Answer:
     last = in_context_scores(losses).isel(step=-1, pair=0)
+    if not np.isfinite(last["score"]):
+        raise InputError(f"the score at step {int(last['step']):,} is not finite")
     return {
         "early_token": int(last["early_token"]),
         "late_token": int(last["late_token"]),
@@ -104,7 +106,12 @@ def _positions(losses: xr.Dataset, tokens: Sequence[int] | None) -> Answer:
         for token in tokens
         if token <= length
     ]
-    return {"step": int(last["step"]), "at": at, "beyond": [one for one in tokens if one > length]}
+    return {
+        "step": int(last["step"]),
+        "at": [one for one in at if np.isfinite(one["mean"])],
+        "not_finite": [one["token"] for one in at if not np.isfinite(one["mean"])],
+        "beyond": [one for one in tokens if one > length],
+    }
 
 
 def _steepest(derivative: xr.Dataset) -> Answer:
@@ -115,6 +122,7 @@ def _steepest(derivative: xr.Dataset) -> Answer:
     return {
         "axis": derivative.attrs["axis"],
         "bandwidth": BANDWIDTH,
+        "bandwidth_used": float(at["bandwidth_used"]),
         "step": int(at["step"]),
         "derivative": float(at["derivative"]),
         "low": float(at["low"]),

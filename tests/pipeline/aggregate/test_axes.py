@@ -114,3 +114,15 @@ def test_results_repeat_and_carry_units() -> None:
     xr.testing.assert_identical(first, explained(group))
     assert all("units" in first[name].attrs for name in first.data_vars)
     assert first.sizes == {"of": 2, "component": 3, "feature": 6}
+
+
+def test_sequences_that_end_before_the_late_token_have_no_in_context_score() -> None:
+    group = planted(1, 1).assign_attrs(parameters={"early_token": 3, "late_token": POSITIONS + 1})
+    assert np.isfinite(explained(group)["mean_loss_share"])
+    assert "in_context_score" not in explained(group)["feature"]
+
+
+def test_losses_that_never_change_are_refused() -> None:
+    group = as_group(np.ones((CHECKPOINTS, SEQUENCES, POSITIONS)), early_late=(3, 30))
+    with pytest.raises(InputError, match="the same losses"):
+        explained(group)

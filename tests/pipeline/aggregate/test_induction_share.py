@@ -94,3 +94,9 @@ def test_a_head_below_the_threshold_is_not_named():
     bare = scores(3, 3).drop_vars("induction_null")
     _, missing = named_series(xr.DataTree.from_dict({"head_scores": bare}))
     assert missing["induction head"] == "it is not stored with its null"
+
+
+def test_a_model_without_heads_has_no_head_to_compare():
+    none = scores(3, 3, 0.2).isel(layer=slice(0))
+    _, missing = named_series(xr.DataTree.from_dict({"head_scores": none}))
+    assert missing["induction head"] == "the model has no heads"

@@ -18,7 +18,7 @@ from pipeline.aggregate.levels import (
     stays_past,
     stretches,
 )
-from pipeline.aggregate.transitions import find_transitions
+from pipeline.aggregate.transitions import Transition, find_transitions
 
 NAN, INF = float("nan"), float("inf")
 
@@ -158,3 +158,16 @@ def test_the_transition_that_takes_a_series_past_a_level(rises, level, midpoint)
         assert carried is None
     else:
         assert carried is not None and carried.midpoint == pytest.approx(midpoint, rel=0.05)
+
+
+def test_of_two_overlapping_transitions_the_one_that_crosses_the_level_carries():
+    steps = np.arange(0, 2001, 25)
+    values = 0.35 / (1 + np.exp(-(steps - 1078) / 15)) + 0.37 / (1 + np.exp(-(steps - 1195) / 40))
+    ends = ((1031, 1078, 1128, 0.35), (1062, 1195, 1347, 0.37))
+    found = [
+        Transition(on, mid, end, (on, on), (mid, mid), (end, end), size, (size, size), 0.1, 50.0)
+        for on, mid, end, size in ends
+    ]
+    one = xr.DataArray(values, {"step": steps}, ["step"])
+    assert carrying(one, 0.3, "above", found) == found[0]
+    assert carrying(one, 0.6, "above", found) == found[1]

@@ -110,3 +110,9 @@ def test_the_table_of_a_run_has_the_hull_of_both_intervals(
             max(float(own[high]), float(without[high]))
         )
         assert with_losses[name] == without[name]
+
+
+def test_sequences_that_end_before_the_late_token_have_a_mean_and_no_score() -> None:
+    group = as_group(np.ones((3, 2, 5)), early_late=(3, 6))
+    assert list(sequence_series(group)) == ["mean"]
+    assert "in_context_score" in sequence_series(as_group(np.ones((3, 2, 5)), early_late=(3, 5)))
