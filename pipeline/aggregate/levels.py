@@ -1,4 +1,4 @@
-"""The rule by which a series passes a level: that of "formed", "memorised", "generalised" and "fell".
+"""The rule by which a series passes a level: what "formed", "memorised" and "fell" mean.
 
 A series has passed a level at the first saved step from which on it stays past it, up to the last
 saved step (see `stays_past`). Spikes do not count: a return of up to `SPIKE` checkpoints is one
