@@ -160,7 +160,7 @@ def test_the_transition_that_takes_a_series_past_a_level(rises, level, midpoint)
         assert carried is not None and carried.midpoint == pytest.approx(midpoint, rel=0.05)
 
 
-def test_of_two_overlapping_transitions_the_one_that_crosses_the_level_carries():
+def test_of_overlapping_transitions_one_carries():
     steps = np.arange(0, 2001, 25)
     values = 0.35 / (1 + np.exp(-(steps - 1078) / 15)) + 0.37 / (1 + np.exp(-(steps - 1195) / 40))
     ends = ((1031, 1078, 1128, 0.35), (1062, 1195, 1347, 0.37))
