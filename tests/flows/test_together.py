@@ -110,6 +110,6 @@ def test_runs_are_named_and_those_without_answers_say_so(tmp_path: Path) -> None
     for uri in stores:
         Store(uri).create_or_open({"architecture": "planted"}, "planted")
     lines = list(together_lines(together_answers(stores)))
-    assert lines[0] == "one:" and lines[3] == "other:"
+    assert lines[0] == "one:" and lines[4] == "other:"
     assert lines[1].startswith("Not compared, because it is not stored: mean loss, ")
-    assert lines[2].startswith("No series of a head or a frequency")
+    assert lines[3].startswith("No series of a head or a frequency")
