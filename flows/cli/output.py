@@ -58,14 +58,20 @@ def say_error(error: Exception) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to the console."""
+    """Print a table: no cell is cut off. A file or a pipe gets one line for each row."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     # Text, since rich reads markup such as "[red]" in a string.
-    # What is too long for its column goes on in the next line; nothing is cut off.
     table = Table(*(Column(Text(printable(name)), overflow="fold") for name in columns), box=None)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.measure(table, options=console.options.update(max_width=_ANY))
+                            .maximum, 1)  # fmt: skip
+    console.print(table)
+
+
+_ANY = 10_000  # characters: a file or a pipe has rows of any length
