@@ -94,10 +94,11 @@ def _with_interval(row: Answer) -> str:
 
 
 def _best(rows: Sequence[Answer]) -> str:
-    """Return the two features that explain most, of those that beat random directions."""
-    told = [row for row in rows if row["share"] is not None and row.get("p", 0) <= _P]
+    """Return the two features that explain most, of those that explain more than chance."""
+    told = [row for row in rows if row["share"] is not None and row["p"] is not None]
+    told = [row for row in told if row["p"] <= _P and (row["low"] is None or row["low"] > 0)]
     if not told:
-        return "nothing more than a random direction in the space of tokens"
+        return "no feature more than chance"
     best = [row for row in told if row["share"] >= 0.01][:2] or told[:1]
     named = ", ".join(f"{_NAMES[row['feature']]} {_with_interval(row)}" for row in best)
     return named if best[0]["share"] >= 0.1 else f"little: {named}"

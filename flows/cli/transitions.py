@@ -94,6 +94,10 @@ def _each(stores: list[str], smallest: float, output: Path | None, as_json: bool
         f"{found.sizes['series']} series: {shapes['sudden']} change suddenly, {shapes['smooth']} "
         f"smoothly, {shapes['none']} not at all; {shapes['cannot tell']} cannot be told."
     )
+    if replaced := int(found["spikes"].sum()):
+        say(f"Values replaced, as spikes: {replaced}.")
+    if missing := int(found["not_finite"].sum()):
+        say(f"Values left out, as not finite: {missing}.")
     if (hidden := shapes["sudden"] - table.drop_duplicates(_SERIES).shape[0]) > 0:
         say(f"Of those that change suddenly, {hidden} only by less than {smallest:g}.")
     _say_left_out(found.attrs["left_out"])
@@ -145,6 +149,8 @@ def _side_by_side(
         say_json(about | {"events": _records(each), "over_runs": _records(spread)})
         return
     _print_events(each, spread, made.attrs["axis"], made.sizes["set"] > 1)
+    if not len(each):
+        say("No series of these runs changes suddenly.")
     if (hidden := len(largest) - len(kept)) > 0:
         say(f"Left out: {hidden} events of less than {smallest:g} in every run.")
     say(made.attrs["spread"])
@@ -205,4 +211,4 @@ def _number(value: float, form: str) -> str:
 
 def _say_left_out(names: list[str]) -> None:
     if names:
-        say(f"No series, left out: {', '.join(names)}.", err=True)
+        say(f"Left out, as they are no series over steps: {', '.join(names)}.", err=True)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
+from scipy.stats import f
 
 from pipeline.aggregate.blocks import in_order
 from pipeline.aggregate.loss_space import gram_matrix, loadings
@@ -53,9 +54,10 @@ def explain_axes(
     (uncentred: the other features explain the centred loadings).
 
     Intervals (90%): bootstrap over sequences for loadings, moving blocks over checkpoints for
-    scores; the components themselves are not refitted. `alone_p`: the share of random directions in
-    token space whose scores are explained as well by the component, since where one component
-    dominates, all series resemble it.
+    scores; the components themselves are not refitted. `alone_p`: for scores, the share of random
+    directions in token space whose scores are explained as well by the component, since where one
+    component dominates, all series resemble it; for loadings, the p-value of the F test, as if
+    tokens were independent.
 
     `verdict`, for scores and loadings apart: "holds" where the interval of the share explained by
     mean loss lies above 0.9 (and for scores `alone_p` is at most 0.05), "does not hold" where it
@@ -80,7 +82,19 @@ def explain_axes(
     series = checkpoint_series(groups, arrays, space, features, counted)
     of_scores = _score_shares(space, series, resamples, rng)
     null = _random_shares(space, rng)
-    return _result(space, series["mean_loss"], arrays, of_scores, of_loadings, cosines, null)
+    widths = [1, *(column.shape[-1] for column in columns.values())]
+    alone = np.concatenate([cosines[0][:, None], of_loadings.alone[0]], axis=1)
+    p = _f_test(alone, np.array(widths), int(counted.sum()))
+    return _result(space, series["mean_loss"], arrays, of_scores, of_loadings, cosines, null, p)
+
+
+def _f_test(
+    shares: Float[np.ndarray, "component feature"], widths: Integer[np.ndarray, " feature"], n: int
+) -> Float[np.ndarray, "component feature"]:
+    """Return p-values of R² by so many regressors over n independent rows."""
+    rest = np.maximum(n - 1 - widths, 1)
+    with np.errstate(divide="ignore"):
+        return f.sf(shares / (1 - shares) * rest / widths, widths, rest)
 
 
 def _loading_shares(
@@ -142,12 +156,14 @@ def _result(
     of_loadings: Shares,
     cosines: Float[np.ndarray, "3 component"],
     null: Float[np.ndarray, "direction component"],
+    loadings_p: Float[np.ndarray, "component feature"],
 ) -> xr.Dataset:
     names = ["mean_loss", *_NAMES[-of_loadings.alone.shape[2] :]]
     alone = np.stack([of_scores.alone, np.concatenate([cosines[:, :, None], of_loadings.alone], 2)])
     blank = np.full((3, cosines.shape[1], 1), np.nan)
     unique = np.stack([of_scores.unique, np.concatenate([blank, of_loadings.unique], 2)])
     p = (1 + (null[:, :, None] >= of_scores.alone[0]).sum(axis=0)) / (1 + len(null))
+    p = np.stack([p, loadings_p])
     share, low, high = alone[:, :, 0, 0].T
     dims = ("of", "component", "feature")
     result = {
@@ -157,12 +173,12 @@ def _result(
                        "Share of variance that all features explain together (of loadings: of "
                        "the centred ones)."),
         "alone_p": variable(
-            ("component", "feature"), p, "1",
-            "Share of random directions in token space whose scores are as much like the "
-            "component's.",
+            dims, p, "1",
+            "P-value: of scores, the share of random directions in token space that are as much "
+            "like the component; of loadings, of the F test.",
         ),
         "verdict": variable(
-            "of", _verdicts(low, high, float(p[0, 0])), "1",
+            "of", _verdicts(low, high, float(p[0, 0, 0])), "1",
             "The first component is overall loss: holds, does not hold, or undecided.",
         ),
         **_mean_direction(space, mean[:, 0], arrays),

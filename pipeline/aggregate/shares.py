@@ -57,11 +57,17 @@ def shares_of_variance(
 def with_interval(
     resampled: Float[np.ndarray, "resample ..."],
 ) -> Float[np.ndarray, "3 ..."]:
-    """Return the first row, which is of the sample itself, and the quantiles of the others."""
-    if len(resampled) == 1:
-        return np.stack([resampled[0], *[np.full_like(resampled[0], np.nan)] * 2])
+    """Return the first row, which is of the sample itself, and the ends of an interval around it.
+
+    They are quantiles of the other rows, less their bias: noise that is drawn twice looks like a
+    relation, so that shares of resamples are too large, by their mean less that of the sample.
+    """
+    own, others = resampled[0], resampled[1:]
+    if not len(others):
+        return np.stack([own, *[np.full_like(own, np.nan)] * 2])
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    return np.concatenate([resampled[:1], np.quantile(resampled[1:], tails, axis=0)])
+    ends = np.quantile(others, tails, axis=0) - (others.mean(axis=0) - own)
+    return np.stack([own, *np.clip(ends, 0, 1)])
 
 
 def resampled_units(

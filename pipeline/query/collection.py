@@ -12,7 +12,7 @@ from pipeline.query.run import open_run, select
 from pipeline.store.objects import store_names
 
 # Attributes of a group that must be equal for the numbers of two runs to be comparable.
-_SAME = ("measure", "version", "parameters", "input")
+COMPARED = ("measure", "version", "parameters", "input")
 _MOMENT = re.compile(r"\s*([\w.-]+/\w+)\s*(?:-\s*(\w+)\s*)?([<>])\s*(\S+)\s*")
 
 
@@ -89,7 +89,7 @@ def origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
 def _check_comparable(group: str, found: Mapping[str, xr.Dataset]) -> None:
     (first, expected), *others = found.items()
     for run, dataset in others:
-        for key in _SAME:
+        for key in COMPARED:
             if dataset.attrs.get(key) != expected.attrs.get(key):
                 raise InputError(
                     f"group {group!r} was not measured alike: its {key} in run {run!r} differs "

@@ -72,8 +72,7 @@ def _explained(found: xr.Dataset, of: str, component: int) -> list[Answer]:
         one = at.sel(feature=feature)
         row = {"feature": str(feature), "share": float(one["alone"])}
         row |= {"low": float(one["alone_low"]), "high": float(one["alone_high"])}
-        # Only scores have a null of directions; loadings have thousands of tokens.
-        rows.append(row | ({"p": float(one["alone_p"])} if of == "scores" else {}))
+        rows.append(row | {"p": float(one["alone_p"])})
     return sorted(rows, key=lambda row: -row["share"])
 
 

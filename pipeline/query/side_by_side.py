@@ -9,7 +9,7 @@ import xarray as xr
 
 from pipeline.aggregate.side_by_side import ALL, side_by_side
 from pipeline.errors import InputError, suggestion
-from pipeline.query.collection import origin_of
+from pipeline.query.collection import COMPARED, origin_of
 from pipeline.query.run import open_run
 from pipeline.query.sweeps import settings_that_differ
 from pipeline.query.transitions import stored_transitions
@@ -41,7 +41,18 @@ def events_of_runs(
     made = side_by_side(stored_transitions(stores), tokens, origins, sets)
     if isinstance(origin, str):
         made.attrs["origin"] = origin
-    return made.assign_attrs(spread=spread)
+    return made.assign_attrs(spread=spread + _computed_differently(opened))
+
+
+def _computed_differently(opened: Mapping[str, xr.DataTree]) -> str:
+    """Return a sentence on the groups that were not computed alike in all runs; "" for none."""
+    found = []
+    for group in sorted({str(name) for run in opened.values() for name in run.children}):
+        attrs = [run[group].attrs for run in opened.values() if group in run.children]
+        keys = [key for key in COMPARED if any(a.get(key) != attrs[0].get(key) for a in attrs)]
+        if keys:
+            found.append(f"{group} ({', '.join(keys)})")
+    return f" Not computed alike in all runs: {', '.join(found)}." if found else ""
 
 
 def event_table(made: xr.Dataset) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline.query.side_by_side import sets_of
-from tests.flows.planted_store import Planted, ontogeny
+from tests.flows.planted_store import TOKENS, Planted, ontogeny
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,12 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_transitions_are_printed_counted_and_written(store: str, tmp_path: Path) -> None:
     printed = ontogeny("transitions", store, "--output", str(tmp_path / "table.csv"))
-    assert re.search(r"head_scores/induction +\S+ \(\S+ to \S+\) +\S+, \S+ +\+0\.", printed)
-    assert "L0H1" in printed
+    assert re.search(r"head_scores/induction L0H1 +\S+ \(\S+ to \S+\) +\S+, \S+ +\+0\.", printed)
     assert "1 change suddenly" in printed
-    assert "left out: token_loss/loss" in CliRunner().invoke(app, ["transitions", store]).stderr
+    assert (
+        "series over steps: token_loss/loss"
+        in CliRunner().invoke(app, ["transitions", store]).stderr
+    )
     (row,) = csv.DictReader((tmp_path / "table.csv").open())
     assert float(row["midpoint_low"]) < 1000 < float(row["midpoint_high"])
     assert float(row["amplitude"]) == pytest.approx(0.8, abs=0.05)
@@ -81,6 +83,12 @@ def test_runs_side_by_side_since_an_origin(store: str, later: str, tmp_path: Pat
     found = json.loads(ontogeny("transitions", store, later, *given))
     lags = {one["run"]: one["decades"] for one in found["events"] if one["change"] == "rise"}
     assert lags == pytest.approx({"run": 0, "later": np.log10(2)}, abs=0.02)
+
+
+def test_runs_that_were_not_computed_alike_are_named(store: str, tmp_path: Path) -> None:
+    other = Planted(tokens=TOKENS[::-1], means=False).write(tmp_path / "other.zarr")
+    printed = ontogeny("transitions", store, other, "--axis", "steps")
+    assert "Not computed alike in all runs: token_loss (input)." in printed
 
 
 def test_unknown_tokens_and_origins_are_refused(store: str, tmp_path: Path) -> None:

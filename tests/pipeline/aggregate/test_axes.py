@@ -84,10 +84,16 @@ def test_series_are_slopes_and_differences_of_mean_losses() -> None:
 
 
 def test_random_directions_resemble_a_dominant_component_too() -> None:
-    found = explained(planted(0.0, 2.0)).sel(component=1)["alone_p"]
+    found = explained(planted(0.0, 2.0)).sel(component=1, of="scores")["alone_p"]
     # Mean loss sums up 3% of noise and all of the fall; frequency has little to do with it.
     assert found.sel(feature="mean_loss") < 0.05
     assert found.sel(feature="log_frequency") > 0.05
+
+
+def test_loadings_of_noise_are_explained_by_no_feature() -> None:
+    """P-values of F tests on noise are uniform: of 5 features on 3 components, few are small."""
+    found = explained(planted(0.0, 0.0)).sel(of="loadings")["alone_p"].values
+    assert (found < 0.01).sum() <= 1 and (found[:, 1:] > 0.05).mean() > 0.7
 
 
 def test_padding_and_left_out_checkpoints_do_not_matter() -> None:

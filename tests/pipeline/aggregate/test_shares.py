@@ -33,12 +33,24 @@ def test_a_resample_is_the_regression_of_the_drawn_units() -> None:
     n = 60
     a, unit = RNG.standard_normal((n, 1)), np.arange(n) % 12
     target = a[:, 0] + RNG.standard_normal(n)
-    weights = RNG.multinomial(12, np.full(12, 1 / 12), 1).astype(float)
+    weights = RNG.multinomial(12, np.full(12, 1 / 12), 2).astype(float)
     found = shares_of_variance({"a": a}, target[:, None], unit, weights)
-    rows = np.concatenate(
-        [np.flatnonzero(unit == u) for u in range(12) for _ in range(int(weights[0, u]))]
-    )
-    np.testing.assert_allclose(found.alone[1:, 0, 0], rsquared([a[rows]], target[rows]))
+    drawn = []
+    for one in weights:
+        rows = np.concatenate(
+            [np.flatnonzero(unit == u) for u in range(12) for _ in range(int(one[u]))]
+        )
+        drawn.append(rsquared([a[rows]], target[rows]))
+    own = rsquared([a], target)
+    ends = np.quantile(drawn, [0.05, 0.95]) - (np.mean(drawn) - own)  # less their bias
+    np.testing.assert_allclose(found.alone[:, 0, 0], [own, *ends])
+
+
+def test_the_interval_of_pure_noise_holds_its_own_estimate() -> None:
+    a, target = RNG.standard_normal((150, 8)), RNG.standard_normal((150, 1))
+    weights = resampled_units(150, 100, RNG)
+    share, low, high = shares_of_variance({"a": a}, target, np.arange(150), weights).alone[:, 0, 0]
+    assert low <= share <= high
 
 
 def test_intervals_hold_the_true_share() -> None:
