@@ -21,7 +21,7 @@ from jaxtyping import Float
 from pipeline.aggregate.lag import Place, lag_between
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.rates import overlap_nulls, rate_of_change, shared_axis
-from pipeline.aggregate.transitions import Scanned, Shape, Transition, scan
+from pipeline.aggregate.transitions import Scanned, scan_series
 from pipeline.aggregate.variables import variable
 
 NEAR = 0.1  # decades of lag, up to which transitions are together
@@ -51,10 +51,9 @@ def coincidences(
     """
     known = scanned or {}
     found = {
-        name: largest_transition(known[name] if name in known else _scanned(one))
-        for name, one in series.items()
+        name: known[name] if name in known else scan_series(one) for name, one in series.items()
     }
-    events = {n: Place.of(t) for n, t in found.items() if isinstance(t, Transition)}
+    events = {n: Place.of(t) for n, one in found.items() if (t := one.largest)}
     events |= dict(places or {})
     pairs = list(combinations(events, 2))
     rng = np.random.default_rng(seed)
@@ -76,7 +75,7 @@ def coincidences(
             "second": ("pair", np.array([b for _, b in pairs], dtype=object)),
         },
         attrs={
-            "left_out": {n: t for n, t in found.items() if not isinstance(t, Transition)},
+            "left_out": {n: one.shape for n, one in found.items() if one.largest is None},
             "places": events,
             "false_alarm_shares": FALSE_ALARMS,
             "level": LEVEL,
@@ -85,18 +84,6 @@ def coincidences(
             "seed": seed,
         },
     )
-
-
-def largest_transition(found: Scanned) -> Transition | Shape:
-    """Return the largest transition of a series, or its shape where it has none."""
-    if not found.transitions:
-        return found.shape
-    return max(found.transitions, key=lambda one: abs(one.amplitude))
-
-
-def _scanned(series: xr.DataArray) -> Scanned:
-    (found,) = scan(series["step"].values, series.values[None].astype(np.float64))
-    return found
 
 
 def _lags(first: Place, second: Place) -> tuple[float, ...]:

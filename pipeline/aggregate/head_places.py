@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from pipeline.aggregate.coincidence import NEAR, largest_transition
+from pipeline.aggregate.coincidence import NEAR
 from pipeline.aggregate.series import series_blocks
-from pipeline.aggregate.transitions import Transition, scan
+from pipeline.aggregate.transitions import scan
 from pipeline.aggregate.variables import variable
 
 
@@ -55,6 +55,5 @@ def head_midpoints(run: xr.DataTree, group: str = "head_scores") -> Float[np.nda
             continue
         steps = block.values["step"].values
         for one in scan(steps, block.values.values.reshape(-1, len(steps)).astype(np.float64)):
-            largest = largest_transition(one)
-            found += [largest.midpoint] if isinstance(largest, Transition) else []
+            found += [one.largest.midpoint] if one.largest else []
     return np.array(found, dtype=np.float64)

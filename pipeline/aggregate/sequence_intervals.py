@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer
 from pipeline.aggregate.blocks import in_order
 from pipeline.aggregate.derivative import sequence_means
 from pipeline.aggregate.shares import resampled_units
-from pipeline.aggregate.transitions import Interval, Scanned, Transition, scan
+from pipeline.aggregate.transitions import Interval, Scanned, Transition, scan, scan_series
 
 RESAMPLES = 100
 _TAILS = (0.05, 0.95)
@@ -104,14 +104,13 @@ def scan_losses(group: xr.Dataset, name: str, *, resamples: int = RESAMPLES) -> 
     name: `mean` or `in_context_score`. The intervals are the hull of those of the fit and, where
     the group stores losses over step, sequence and position, of resampled sequences.
     """
-    steps = np.sort(group["step"].values)
-    series = group[name].sortby("step").values.astype(np.float64)
-    (found,) = scan(steps, series[None])
+    found = scan_series(group[name])
     if not found.transitions or "loss" not in group:
         return found
     sequences = sequence_series(group).get(name)
     if sequences is None:
         return found
+    steps = np.sort(group["step"].values)
     again = sequence_intervals(steps, sequences, found.transitions, resamples=resamples)
     return replace(
         found,

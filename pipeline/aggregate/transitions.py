@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float, Integer, Real
 
 from pipeline.aggregate.fitting import PARAMETERS, Fit, Term
@@ -70,6 +71,11 @@ class Scanned:
     spikes: int = 0
     left_out: int = 0
 
+    @property
+    def largest(self) -> Transition | None:
+        """Return the transition with the largest amplitude, the earliest of equal ones."""
+        return max(self.transitions, key=lambda one: abs(one.amplitude), default=None)
+
 
 def find_transitions(
     steps: Integer[np.ndarray, " step"] | Sequence[int],
@@ -85,6 +91,12 @@ def find_transitions(
         raise ValueError(f"{len(values)} values, expected one for each of {len(steps)} steps")
     (found,) = scan(np.asarray(steps), np.asarray(values, dtype=np.float64)[None])
     return list(found.transitions)
+
+
+def scan_series(series: xr.DataArray) -> Scanned:
+    """Return what one series does (dims: step)."""
+    (found,) = scan(series["step"].values, series.values[None].astype(np.float64))
+    return found
 
 
 def scan(

@@ -1,23 +1,10 @@
 """Clauses on changes: how suddenly, when, how certain, and how long after another one."""
 
-from collections.abc import Sequence
-
 import xarray as xr
 
 from pipeline.aggregate.lag import Place, lag_between
-from pipeline.aggregate.transitions import FEWEST, Scanned, Transition, scan
+from pipeline.aggregate.transitions import FEWEST, Scanned, Transition
 from pipeline.findings.number_format import counted, finite, number
-
-
-def scanned(series: xr.DataArray) -> Scanned:
-    """Return the shape and the transitions of one series (dims: step)."""
-    (found,) = scan(series["step"].values, series.values[None])
-    return found
-
-
-def largest(found: Sequence[Transition]) -> Transition | None:
-    """Return the transition with the largest amplitude, the earliest of equal ones."""
-    return max(found, key=lambda one: abs(one.amplitude), default=None)
 
 
 def dated(one: Transition) -> str:

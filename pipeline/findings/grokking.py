@@ -7,7 +7,8 @@ import xarray as xr
 
 from pipeline.aggregate.levels import carrying, first_past
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones, phases
-from pipeline.findings.changes import dated, scanned
+from pipeline.aggregate.transitions import scan_series
+from pipeline.findings.changes import dated
 from pipeline.findings.number_format import (
     at_step,
     at_steps,
@@ -205,7 +206,7 @@ def _also(loss: xr.DataArray, step: int) -> str:
 
 def _fall(loss: xr.DataArray) -> str:
     """Return a clause on the transition that took a loss below `SOLVED`; "" without one."""
-    one = carrying(loss, SOLVED, "below", scanned(loss).transitions)
+    one = carrying(loss, SOLVED, "below", scan_series(loss).transitions)
     return "" if one is None else f"; it fell suddenly {dated(one)}"
 
 

@@ -6,7 +6,7 @@ import xarray as xr
 
 from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.aggregate.transitions import Scanned
-from pipeline.findings.changes import checkpoints_of, dated, lag, largest, not_sudden
+from pipeline.findings.changes import checkpoints_of, dated, lag, not_sudden
 from pipeline.findings.heads import Onset
 from pipeline.findings.number_format import (
     at_step,
@@ -50,7 +50,7 @@ _VISIBLE = 5e-4  # nats: a smaller range is none in the digits that are shown
 
 def _sudden(found: Scanned, induction: Onset | None) -> str:
     """Return the predicate for a score with transitions: the largest, and how many others."""
-    one = largest(found.transitions)
+    one = found.largest
     assert one is not None
     verb = "fell" if one.amplitude < 0 else "rose"
     said = f"{verb} suddenly by {number(abs(one.amplitude))} nats {dated(one)}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import xarray as xr
 
 from pipeline.aggregate.sequence_intervals import scan_losses
-from pipeline.findings.changes import dated, largest
+from pipeline.findings.changes import dated
 from pipeline.findings.gaps import gaps_in
 from pipeline.findings.grokking import grokking_findings
 from pipeline.findings.heads import Onset, heads_of, onsets
@@ -150,7 +150,7 @@ def _loss_findings(group: xr.Dataset) -> Sentences:
         verb = "fell" if defined[-1] < defined[0] else "rose"
         said = f"{verb} from {first} nats at {start} to {last} at {end}"
     yield f"The mean loss {said}{gaps(mean)}."
-    if (one := largest(scan_losses(group, "mean").transitions)) is not None:
+    if (one := scan_losses(group, "mean").largest) is not None:
         verb = "fell" if one.amplitude < 0 else "rose"
         yield f"It {verb} suddenly by {number(abs(one.amplitude))} nats {dated(one)}."
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
-from pipeline.findings.changes import largest, scanned
+from pipeline.aggregate.transitions import scan_series
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import Heads, onsets, strongest
 from pipeline.findings.number_format import in_words
@@ -93,7 +93,7 @@ def losses_and_heads(losses: xr.Dataset, heads: Heads | None) -> go.Figure | Non
             first = formed[0].step
             label = f"first head {heads.threshold:g} above its null: step {first:,}"
             mark_step(figure, first, label, BLUE, 0)
-    if (change := largest(scanned(score).transitions)) is not None:
+    if (change := scan_series(score).largest) is not None:
         start, end = round(change.onset), round(change.end)
         label = f"largest transition of the in-context score: {start:,} to {end:,}"
         mark_span(figure, start, end, label, VERMILLION, int(induction is not None))

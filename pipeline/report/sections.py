@@ -10,7 +10,7 @@ from inspect import cleandoc
 import xarray as xr
 
 from pipeline.aggregate.phases import RULES, SOLVED, milestones, phases
-from pipeline.findings.changes import largest, scanned
+from pipeline.aggregate.transitions import scan_series
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.grokking import key_frequencies
 from pipeline.findings.heads import Heads, heads_of
@@ -80,7 +80,7 @@ def _section(measure: str, name: str, group: xr.Dataset, heads: Heads | None) ->
 def _token_loss(group: xr.Dataset, heads: Heads | None) -> Iterator[Plate]:
     shown = [name for name in ("mean", "in_context_score") if has_numbers(group[name])]
     caption = _meanings(group, *shown)
-    if largest(scanned(group["in_context_score"]).transitions) is not None:
+    if scan_series(group["in_context_score"]).largest is not None:
         caption += " Band: 10 to 90% of the largest transition of the in-context score."
     if heads is not None:
         caption += _above_null(heads)
