@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two processes: one for the tests of flows, which often wait, and one for the others.
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint clean

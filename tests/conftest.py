@@ -11,6 +11,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Annotations of shapes and types in pipeline/ are checked at every call; an int is a float, as PEP
 # 484 has it. Installed before anything of it is imported, because a module is changed on loading.
@@ -41,20 +43,27 @@ ALONE = ("flows/", "pipeline/store/test_ceph.py")
 SERVERS = frozenset({"hub", "moto", "proxy", "s3", "s3_server", "server"})  # fixtures
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, which `make quick` leaves out, and group tests that share a process.
+class Scheduling(LoadScopeScheduling):
+    """Tests of one file share a process, and so do all those of `ALONE`."""
 
-    A test is slow by its path, or by a server as fixture. A file's tests share a process, and so do
-    all those of `ALONE`.
-    """
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0].removeprefix("tests/")
+        return "alone" if path.startswith(ALONE) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Return how `make test` shares out the tests among its processes."""
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, which `make quick` leaves out: by path, or by a server as fixture."""
     folder = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(folder).as_posix()
         by_path = path.startswith(SLOW) and not path.startswith(QUICK)
         if by_path or not SERVERS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("alone" if path.startswith(ALONE) else path))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,7 +26,6 @@ NOT_IMPORTED_IN_TESTS = {
     "h5py": "h5netcdf writes with it",
     "pyright": "a command",
     "pytest-timeout": "a plugin of pytest",
-    "pytest-xdist": "a plugin of pytest",
     "ruff": "a command",
 }
 # Benchmarks beside one another import each other by name; this one has its own requirements.
