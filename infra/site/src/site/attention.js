@@ -1,5 +1,5 @@
 // Attention on text: a triangle of queries and keys, and the tokens as buttons.
-import { paint, place } from "./cells.js";
+import { paint, place, turned } from "./cells.js";
 import { html, number } from "./dom.js";
 import { onState } from "./state.js";
 import { addControls } from "./steps.js";
@@ -18,8 +18,7 @@ function showRow(buttons, tokens, values, query, output) {
     const value = key <= query ? values[query * count + key] : 0;
     const { part } = place(value, DOMAIN);
     button.style.setProperty("--part", part.toFixed(3));
-    button.classList.toggle("over-light", part > 0.56);
-    button.classList.toggle("over-dark", part > 0.6);
+    for (const [name, on] of Object.entries(turned(part, false))) button.classList.toggle(name, on);
     button.setAttribute("aria-pressed", key === query);
     button.title = key <= query ? `${tokens[query]} attends to ${tokens[key]}: ${number(value)}` : "";
   });
@@ -44,7 +43,7 @@ function drawText(parent, spec, width, label) {
   const draw = () => {
     const context = paint(canvas, { rows: count, columns: count, values, domain: DOMAIN, size,
       isShown: (i, j) => j <= i });
-    context.strokeStyle = getComputedStyle(canvas).getPropertyValue("outline-color");
+    context.strokeStyle = getComputedStyle(canvas).color;
     context.lineWidth = 2;
     context.strokeRect(1, query * size, (query + 1) * size - 2, size - 1);
     showRow(buttons, tokens, values, query, output);

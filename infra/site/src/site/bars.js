@@ -1,5 +1,5 @@
 // Figures with one row per name: bars from 0, and intervals.
-import { defined, extent, html, number, signed } from "./dom.js";
+import { defined, extent, html, number, signed, svg } from "./dom.js";
 import { chosenAxis, color } from "./lines.js";
 import { axisText, textWidth, xOptions } from "./scales.js";
 import { addTooltip } from "./tooltip.js";
@@ -30,11 +30,8 @@ const yOptions = (rows) => ({ domain: rows.map((row) => row.name), label: null, 
 
 function finish(plot, chart, rows, label, { width, height, marginRight }, text) {
   const [x, y] = [chart.scale("x"), chart.scale("y")];
-  const name = document.createElementNS("http://www.w3.org/2000/svg", "text");
   const place = { x: width - marginRight, y: height - 4, "text-anchor": "end", fill: "var(--quiet)" };
-  Object.entries(place).forEach(([key, value]) => name.setAttribute(key, value));
-  name.textContent = `${label} →`;
-  chart.append(name);
+  chart.append(svg("text", place, `${label} →`));
   const box = html("div", { class: "chart" }, chart);
   addTooltip(box, rows.map((row) => ({ lefts: [x.apply(row.value ?? row.low)],
     tops: [y.apply(row.name) + (y.bandwidth ?? 0) / 2], text: () => `${row.name}: ${text(row)}`,
@@ -58,7 +55,7 @@ export function drawBars(plot, spec, width) {
     Plot.ruleX([0], { stroke: "var(--quiet)" }),
     Plot.text(rows, { x: (row) => Math.max(row.value, 0), y: "name", text, dx: 6, textAnchor: "start",
       fill: "var(--ink)" }),
-    Plot.axisY({ tickSize: 0, label: null }), Plot.axisX({ ticks: 5, tickFormat: number, label: null }),
+    Plot.axisY({ tickSize: 0, label: null }), Plot.axisX({ ticks: 5, label: null }),
   ] });
   finish(plot, chart, rows, axisText(spec.y), size, text);
 }
@@ -66,13 +63,13 @@ export function drawBars(plot, spec, width) {
 /** Draw one interval for each row, with its point where it has one. */
 export function drawIntervals(plot, spec, width) {
   const rows = namedRows(spec).filter((row) => defined(row.low) || defined(row.value));
-  const size = frame(rows, width, 24);
   const axis = chosenAxis(spec) ?? spec.y;
   const found = extent(rows.flatMap((row) => [row.low, row.high, row.value])) ?? [0, 1];
   const values = axis.values?.length ? extent(found, axis.values) : found;
-  const x = xOptions(axis, values, width - size.marginLeft);
   const text = (row) => [defined(row.value) ? number(row.value) : "",
     defined(row.low) ? `${number(row.low)} to ${number(row.high)}` : ""].filter(Boolean).join(", ");
+  const size = frame(rows, width, Math.max(24, ...rows.map((row) => textWidth(text(row)) + 12)));
+  const x = xOptions(axis, values, width - size.marginLeft - size.marginRight);
   const chart = Plot.plot({ ...size, x, y: { ...yOptions(rows), type: "band" }, marks: [
     Plot.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: x.ticks }),
     ...(spec.bands ?? []).map((band) => Plot.rect([band], { x1: "from", x2: "to",
@@ -82,8 +79,10 @@ export function drawIntervals(plot, spec, width) {
       stroke: (row) => color(row.role) }),
     Plot.dot(rows.filter((row) => defined(row.value)), { x: "value", y: "name", r: 4,
       fill: (row) => color(row.role) }),
+    Plot.text(rows, { x: (row) => row.high ?? row.value, y: "name", text, dx: 8, textAnchor: "start",
+      fill: "var(--ink)", stroke: "var(--page)", strokeWidth: 4 }),
     Plot.axisY({ tickSize: 0, label: null }),
-    Plot.axisX({ ticks: x.ticks, tickFormat: number, label: null }),
+    Plot.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, label: null }),
   ] });
   finish(plot, chart, rows, axisText(axis), size, text);
 }

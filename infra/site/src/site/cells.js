@@ -2,8 +2,10 @@
 import { defined, extent, html, number } from "./dom.js";
 
 const WITH_TEXT = 38; // px: narrower cells have no number
-const LIGHT_TO_DARK = 0.56; // place on the ramp where white text is read better; see site.css
-const DARK_TO_LIGHT = 0.6; // the same in the dark theme
+// Places on the ramp from which white (light theme) or black (dark theme) is read better: there both
+// have a contrast of 4.5. They follow from the colours in site.css.
+const TURN = { light: 0.627, dark: 0.503, lightNegative: 0.665, darkNegative: 0.498 };
+const DECIMALS_FROM = 0.5; // domains that reach this far have numbers with two decimals
 
 /** Return the domain of colours: the given one, or from 0 (or below it, evenly) to the extreme. */
 export function cellDomain(given, values) {
@@ -25,14 +27,20 @@ export function place(value, [low, high]) {
   return { part: Math.min(1, Math.max(0, (value - low) / (high - low || 1))), negative: false };
 }
 
+/** Return the classes that choose black or white text on a colour. */
+export const turned = (part, negative) => ({
+  "over-light": part > (negative ? TURN.lightNegative : TURN.light),
+  "over-dark": part > (negative ? TURN.darkNegative : TURN.dark),
+});
+
 const names = (list) => list.map((entry) => entry.name ?? String(entry));
 
 /** Colour a cell by CSS and write its number; text is black or white, whichever is read better. */
 function setCell(cell, value, domain, rule, text) {
   const { part, negative } = place(value, domain);
   cell.element.style.setProperty("--part", defined(value) ? part.toFixed(3) : "0");
-  const flags = { undefined: !defined(value), negative, below: defined(rule) && value < rule,
-    "over-light": part > LIGHT_TO_DARK, "over-dark": part > DARK_TO_LIGHT };
+  const flags = { undefined: !defined(value), negative, above: defined(rule) && value >= rule,
+    ...turned(part, negative) };
   for (const [name, on] of Object.entries(flags)) cell.element.classList.toggle(name, on);
   cell.element.textContent = text(value);
   cell.element.setAttribute("aria-label", `${cell.name} ${cell.describe(value)}`);
@@ -60,8 +68,10 @@ export function buildGrid(parent, spec, width) {
   parent.append(grid);
   const rule = spec.rules?.[0]?.y;
   return (values, domain, approximate) => {
+    const short = domain[1] >= DECIMALS_FROM && domain[1] < 1000
+      ? (value) => value.toFixed(2).replace("-", "−") : number;
     const text = (value) =>
-      approximate || size < WITH_TEXT ? "" : defined(value) ? number(value) : "–";
+      approximate || size < WITH_TEXT ? "" : defined(value) ? short(value) : "–";
     cells.forEach((cell, i) => {
       cell.describe = (value) => (approximate && defined(value) ? "about " : "") + number(value);
       setCell(cell, values[i], domain, rule, text);
@@ -80,7 +90,7 @@ function makeCell(grid, spec, row, column, index) {
 /** Return a line that explains the colours. */
 export function scaleBar([low, high], note) {
   return html("div", { class: "scale" }, number(low),
-    html("i", { class: low < 0 && high > 0 ? "signed" : "" }), number(high), note ?? "");
+    html("i", { class: low < 0 && high > 0 ? "signed" : "" }), html("span", {}, number(high)), note ?? "");
 }
 
 /** Return the colours of the ramp as they are computed now: f(value) gives a CSS colour. */

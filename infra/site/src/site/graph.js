@@ -4,7 +4,7 @@ import { color } from "./lines.js";
 import { addControls } from "./steps.js";
 
 const NODE_HEIGHT = 26;
-const ROW_GAP = 96;
+const ROW_GAP = { few: 150, many: 96 }; // px from one layer to the next, of up to 4 or more
 const KINDS = ["k", "q", "v"];
 const MOST_WIDE = 9; // px
 
@@ -13,9 +13,12 @@ function layers(nodes) {
   return new Map(found.map((layer, i) => [layer, i]));
 }
 
+const rowGap = (rows) => (rows.size <= 4 ? ROW_GAP.few : ROW_GAP.many);
+
 /** Return the place of each head: {x, y, width} by name; the last layer is at the top. */
 function places(nodes, width) {
   const rows = layers(nodes);
+  const gap = rowGap(rows);
   const counts = new Map();
   for (const node of nodes) counts.set(node.layer, (counts.get(node.layer) ?? 0) + 1);
   const next = new Map();
@@ -23,7 +26,7 @@ function places(nodes, width) {
     const cell = width / counts.get(node.layer);
     const i = next.get(node.layer) ?? 0;
     next.set(node.layer, i + 1);
-    const box = { x: (i + 0.5) * cell, y: 8 + rows.get(node.layer) * ROW_GAP, width: Math.min(64, cell - 3) };
+    const box = { x: (i + 0.5) * cell, y: 8 + rows.get(node.layer) * gap, width: Math.min(64, cell - 3) };
     return [node.name, box];
   }));
 }
@@ -71,7 +74,8 @@ export const graphEdges = (spec, index) => spec.frames?.edges?.[index] ?? spec.e
 /** Draw the graph; frames.edges has the edges of each step. */
 export function drawGraph(plot, spec, width, label) {
   const boxes = places(spec.nodes, width);
-  const height = 16 + NODE_HEIGHT + (layers(spec.nodes).size - 1) * ROW_GAP;
+  const rows = layers(spec.nodes);
+  const height = 16 + NODE_HEIGHT + (rows.size - 1) * rowGap(rows);
   const rule = spec.rules?.[0]?.y ?? 0;
   const every = spec.frames?.edges?.flat() ?? spec.edges ?? [];
   const most = Math.max(rule + 1e-12, ...every.map((edge) => edge.value).filter(defined));

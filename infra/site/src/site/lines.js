@@ -1,5 +1,5 @@
 // Figures over one axis: lines, strips of lines over the same axis, stems, and trajectories.
-import { defined, extent, html, nearest, number, signed } from "./dom.js";
+import { defined, extent, html, number, signed, svg } from "./dom.js";
 import { axisText, LABEL_GAP, spread, textWidth, xOptions, yDomain } from "./scales.js";
 import { state } from "./state.js";
 import { addTooltip } from "./tooltip.js";
@@ -37,11 +37,12 @@ function lastDefined(values) {
   return -1;
 }
 
+/** Return the points of a series where some of x, y, low and high are defined. */
 function pointsOf(spec, series, keys) {
   const xs = xValues(spec, series);
-  return Array.from(xs, (x, i) => ({ x, y: series.values[i], low: series.low?.[i],
-    high: series.high?.[i] })).filter((point) => keys.every((key) => defined(point[key])
-    || (key === "y" && defined(point.x))));
+  const points = Array.from(xs, (x, i) =>
+    ({ x, y: series.values?.[i], low: series.low?.[i], high: series.high?.[i] }));
+  return points.filter((point) => keys.every((key) => defined(point[key])));
 }
 
 /** Return the marks of the series: null bands below, thin lines, then the emphasised lines. */
@@ -53,7 +54,7 @@ function seriesMarks(spec) {
       fill: color(one.role), fillOpacity: 0.18 }));
   const lines = order.filter((one) => one.values?.length).map((one) => {
     const faint = some && !isEmphasised(one) && !one.dashed;
-    return Plot.line(pointsOf(spec, one, ["x", "y"]), { x: "x", y: "y",
+    return Plot.line(pointsOf(spec, one, ["x"]), { x: "x", y: "y",
       stroke: faint ? "var(--thin)" : color(one.role),
       strokeWidth: faint ? 0.8 : isEmphasised(one) ? 2.2 : 1.5,
       strokeDasharray: one.dashed ? "3,3" : undefined });
@@ -67,8 +68,9 @@ function bandMarks(spec, domain, [low, high], named) {
     x2: Math.min(band.to, domain[1]), y1: low, y2: high, fill: color(band.role),
     fillOpacity: 0.22, stroke: color(band.role), strokeOpacity: 0.5, strokeWidth: 0.5 }));
   const labels = named ? bands.filter((band) => band.label).map((band, i) => {
-    const left = (band.from - domain[0]) / (domain[1] - domain[0]) > 0.5;
-    return Plot.text([band], { x: left ? band.from : band.to, y: high, text: ["label"].map(() => band.label),
+    const part = (band.from - domain[0]) / (domain[1] - domain[0]);
+    const left = part > (i < bands.length - 1 ? 0.3 : 0.5); // away from the next band
+    return Plot.text([band], { x: left ? "from" : "to", y: high, text: "label",
       textAnchor: left ? "end" : "start", dx: left ? -4 : 4, dy: 8 + i * LABEL_GAP,
       fill: "var(--quiet)", stroke: "var(--page)", strokeWidth: 4 });
   }) : [];
@@ -127,13 +129,13 @@ function strip(spec, width, { right, height, last, first }) {
   const marginTop = MARGIN.top + LABEL_GAP;
   const chart = Plot.plot({
     width, height, marginTop, marginLeft: MARGIN.left, marginRight: Math.max(right, 12),
-    marginBottom: last ? MARGIN.bottom + 8 : 8, x,
-    y: { domain, label: null, type: spec.y?.scale === "log" ? "log" : "linear" },
+    marginBottom: last ? MARGIN.bottom + 8 : 8, x: { ...x, axis: null },
+    y: { domain, axis: null, type: spec.y?.scale === "log" ? "log" : "linear" },
     marks: [
       Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: Math.max(2, height / 50) }),
       ...bands, ...ruleMarks(spec, domain), ...seriesMarks(spec), ...bandLabels,
-      Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null, tickFormat: number }),
-      ...(last ? [Plot.axisX({ ticks: x.ticks, tickFormat: number, tickSize: 4, label: null })] : []),
+      Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null }),
+      ...(last ? [Plot.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, tickSize: 4, label: null })] : []),
     ],
   });
   const scales = { x: chart.scale("x"), y: chart.scale("y") };
@@ -145,12 +147,8 @@ function strip(spec, width, { right, height, last, first }) {
 
 /** Add the texts that Plot does not place: the axes' names and the ends of the lines. */
 function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop }) {
-  const text = (x, y, content, fill, anchor = "start") => {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", "text");
-    Object.entries({ x, y, fill, "text-anchor": anchor }).forEach(([k, v]) => element.setAttribute(k, v));
-    element.textContent = content;
-    chart.append(element);
-  };
+  const text = (x, y, content, fill, anchor = "start") =>
+    chart.append(svg("text", { x, y, fill, "text-anchor": anchor }, content));
   text(4, 12, `↑ ${axisText(spec.y)}`, "var(--quiet)");
   if (last) text(width - Math.max(right, 12), height - 4, `${axisText(axis)} →`, "var(--quiet)", "end");
   if (!right) return;
@@ -187,7 +185,7 @@ export function drawPanels(plot, spec, width) {
   const right = Math.max(...rooms);
   panels.forEach((panel, i) => {
     const last = i === panels.length - 1;
-    const height = (panel.height ?? 112) + (last ? MARGIN.bottom : 0);
+    const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
     if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
     plot.append(strip(panel, width, { right, height, last, first: i === 0 }));
   });
@@ -196,7 +194,7 @@ export function drawPanels(plot, spec, width) {
 /** Draw stems from 0, filled above it and hollow below. */
 export function drawStems(plot, spec, width) {
   const [series] = spec.series;
-  const points = pointsOf(spec, series, ["x", "y"]).filter((point) => defined(point.y));
+  const points = pointsOf(spec, series, ["x", "y"]);
   const end = points.at(-1);
   const values = extent(series.values, [0]) ?? [0, 1];
   const space = (values[1] - values[0]) * 0.08 || 1;
@@ -212,8 +210,8 @@ export function drawStems(plot, spec, width) {
       Plot.ruleX(points, { x: "x", y1: 0, y2: "y", stroke: "var(--ink)", strokeWidth: 2.5 }),
       Plot.dot(points, { x: "x", y: "y", r: 4.5, stroke: "var(--ink)", strokeWidth: 1.5,
         fill: (point) => (point.y < 0 ? "var(--page)" : "var(--ink)") }),
-      Plot.axisY({ ticks: 4, tickSize: 4, label: null, tickFormat: number }),
-      Plot.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: number }),
+      Plot.axisY({ ticks: 4, tickSize: 4, label: null }),
+      Plot.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: x.tickFormat }),
     ] });
   const scales = { x: chart.scale("x"), y: chart.scale("y") };
   const labelled = { ...spec, series: [{ ...series, name: "" }], rules: [] };
@@ -225,11 +223,8 @@ export function drawStems(plot, spec, width) {
 }
 
 function endValue(chart, { x, y }, end) {
-  const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
-  const place = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)" };
-  Object.entries(place).forEach(([key, value]) => text.setAttribute(key, value));
-  text.textContent = signed(end.y);
-  chart.append(text);
+  const place = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)", "text-anchor": "start" };
+  chart.append(svg("text", place, signed(end.y)));
 }
 
 /** Draw trajectories: points in order of the steps, with the marked ones named. */
@@ -247,8 +242,8 @@ export function drawScatter(plot, spec, width) {
       Plot.dot(marked, { x: "x", y: "y", r: 5, fill: "var(--page)", stroke: "var(--ink)", strokeWidth: 2 }),
       Plot.text(marked, { x: "x", y: "y", text: "label", dy: -12, fill: "var(--ink)",
         stroke: "var(--page)", strokeWidth: 4 }),
-      Plot.axisY({ tickSize: 4, label: null, tickFormat: number }),
-      Plot.axisX({ ticks: 5, tickSize: 4, label: null, tickFormat: number }),
+      Plot.axisY({ tickSize: 4, label: null }),
+      Plot.axisX({ ticks: 5, tickSize: 4, label: null }),
     ] });
   const scales = { x: chart.scale("x"), y: chart.scale("y") };
   annotate(chart, spec, { width, right: 0, height, last: true, axis: spec.x, scales, marginTop: 22 });
@@ -259,7 +254,7 @@ export function drawScatter(plot, spec, width) {
 }
 
 function trajectory(spec, series) {
-  const points = pointsOf(spec, series, ["x", "y"]).filter((point) => defined(point.y));
+  const points = pointsOf(spec, series, ["x", "y"]);
   const stroke = color(series.role);
   const at = { x: "x", y: "y" };
   const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) =>
@@ -277,7 +272,3 @@ const xSide = (points, end) => {
   const [low, high] = extent(points.map((point) => point.x));
   return end.x > (low + high) / 2;
 };
-
-/** Return the nearest of a figure's steps to the state's. */
-export const stepIndex = (steps) =>
-  state.step === "" ? steps.length - 1 : nearest(steps, Number(state.step));

@@ -18,10 +18,10 @@ function logTicks([low, high], width) {
 /** Return the options of Plot for the horizontal axis over some values. */
 export function xOptions(axis, values, width) {
   const domain = axis.domain ?? extent(values) ?? [0, 1];
-  const common = { domain, label: null, tickFormat: number };
+  const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : undefined };
   if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
   if (axis.scale === "log" || (axis.scale === "step" && state.steps === "log")) {
-    return { ...common, type: "symlog", constant: 1, ticks: logTicks(domain, width) };
+    return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
   }
   return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };
 }

@@ -46,8 +46,8 @@ function playButton(steps, slider) {
 export function stepText(frames, index) {
   const total = frames.total ?? frames.steps.length;
   const fewer = frames.steps.length < total
-    ? `, ${frames.steps.length} of ${total} checkpoints` : "";
-  return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length}${fewer})`;
+    ? `; ${frames.steps.length} of ${total} checkpoints are shown` : "";
+  return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length})${fewer}`;
 }
 
 /** Add the controls to a figure, and call show(frame index, score) now and on every change. */

@@ -145,8 +145,8 @@
 
   // src/site/cells.js
   var WITH_TEXT = 38;
-  var LIGHT_TO_DARK = 0.56;
-  var DARK_TO_LIGHT = 0.6;
+  var TURN = { light: 0.627, dark: 0.503, lightNegative: 0.665, darkNegative: 0.498 };
+  var DECIMALS_FROM = 0.5;
   function cellDomain(given, values) {
     if (given) return given;
     const found = extent(values) ?? [0, 1];
@@ -163,6 +163,10 @@
     }
     return { part: Math.min(1, Math.max(0, (value - low) / (high - low || 1))), negative: false };
   }
+  var turned = (part, negative) => ({
+    "over-light": part > (negative ? TURN.lightNegative : TURN.light),
+    "over-dark": part > (negative ? TURN.darkNegative : TURN.dark)
+  });
   var names = (list) => list.map((entry) => entry.name ?? String(entry));
   function setCell(cell2, value, domain, rule, text) {
     const { part, negative } = place(value, domain);
@@ -170,9 +174,8 @@
     const flags = {
       undefined: !defined(value),
       negative,
-      below: defined(rule) && value < rule,
-      "over-light": part > LIGHT_TO_DARK,
-      "over-dark": part > DARK_TO_LIGHT
+      above: defined(rule) && value >= rule,
+      ...turned(part, negative)
     };
     for (const [name3, on] of Object.entries(flags)) cell2.element.classList.toggle(name3, on);
     cell2.element.textContent = text(value);
@@ -198,7 +201,8 @@
     parent.append(grid);
     const rule = spec.rules?.[0]?.y;
     return (values, domain, approximate) => {
-      const text = (value) => approximate || size < WITH_TEXT ? "" : defined(value) ? number(value) : "–";
+      const short = domain[1] >= DECIMALS_FROM && domain[1] < 1e3 ? (value) => value.toFixed(2).replace("-", "−") : number;
+      const text = (value) => approximate || size < WITH_TEXT ? "" : defined(value) ? short(value) : "–";
       cells.forEach((cell2, i) => {
         cell2.describe = (value) => (approximate && defined(value) ? "about " : "") + number(value);
         setCell(cell2, values[i], domain, rule, text);
@@ -218,7 +222,7 @@
       { class: "scale" },
       number(low),
       html("i", { class: low < 0 && high > 0 ? "signed" : "" }),
-      number(high),
+      html("span", {}, number(high)),
       note ?? ""
     );
   }
@@ -341,8 +345,8 @@
   }
   function stepText(frames, index) {
     const total = frames.total ?? frames.steps.length;
-    const fewer = frames.steps.length < total ? `, ${frames.steps.length} of ${total} checkpoints` : "";
-    return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length}${fewer})`;
+    const fewer = frames.steps.length < total ? `; ${frames.steps.length} of ${total} checkpoints are shown` : "";
+    return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length})${fewer}`;
   }
   function addControls(parent, frames, show) {
     const { steps } = frames;
@@ -402,8 +406,7 @@
       const value = key <= query2 ? values[query2 * count + key] : 0;
       const { part } = place(value, DOMAIN);
       button.style.setProperty("--part", part.toFixed(3));
-      button.classList.toggle("over-light", part > 0.56);
-      button.classList.toggle("over-dark", part > 0.6);
+      for (const [name3, on] of Object.entries(turned(part, false))) button.classList.toggle(name3, on);
       button.setAttribute("aria-pressed", key === query2);
       button.title = key <= query2 ? `${tokens[query2]} attends to ${tokens[key]}: ${number(value)}` : "";
     });
@@ -432,7 +435,7 @@
         size,
         isShown: (i, j) => j <= i
       });
-      context.strokeStyle = getComputedStyle(canvas).getPropertyValue("outline-color");
+      context.strokeStyle = getComputedStyle(canvas).color;
       context.lineWidth = 2;
       context.strokeRect(1, query2 * size, (query2 + 1) * size - 2, size - 1);
       showRow(buttons, tokens, values, query2, output);
@@ -475,10 +478,10 @@
   }
   function xOptions(axis, values, width) {
     const domain = axis.domain ?? extent(values) ?? [0, 1];
-    const common = { domain, label: null, tickFormat: number };
+    const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : void 0 };
     if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
     if (axis.scale === "log" || axis.scale === "step" && state.steps === "log") {
-      return { ...common, type: "symlog", constant: 1, ticks: logTicks(domain, width) };
+      return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
     }
     return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };
   }
@@ -574,12 +577,8 @@
   }
   function pointsOf(spec, series, keys) {
     const xs = xValues(spec, series);
-    return Array.from(xs, (x, i) => ({
-      x,
-      y: series.values[i],
-      low: series.low?.[i],
-      high: series.high?.[i]
-    })).filter((point) => keys.every((key) => defined(point[key]) || key === "y" && defined(point.x)));
+    const points = Array.from(xs, (x, i) => ({ x, y: series.values?.[i], low: series.low?.[i], high: series.high?.[i] }));
+    return points.filter((point) => keys.every((key) => defined(point[key])));
   }
   function seriesMarks(spec) {
     const some = spec.series.some(isEmphasised);
@@ -593,7 +592,7 @@
     }));
     const lines = order.filter((one) => one.values?.length).map((one) => {
       const faint = some && !isEmphasised(one) && !one.dashed;
-      return Plot.line(pointsOf(spec, one, ["x", "y"]), {
+      return Plot.line(pointsOf(spec, one, ["x"]), {
         x: "x",
         y: "y",
         stroke: faint ? "var(--thin)" : color(one.role),
@@ -617,11 +616,12 @@
       strokeWidth: 0.5
     }));
     const labels = named ? bands.filter((band) => band.label).map((band, i) => {
-      const left = (band.from - domain[0]) / (domain[1] - domain[0]) > 0.5;
+      const part = (band.from - domain[0]) / (domain[1] - domain[0]);
+      const left = part > (i < bands.length - 1 ? 0.3 : 0.5);
       return Plot.text([band], {
-        x: left ? band.from : band.to,
+        x: left ? "from" : "to",
         y: high,
-        text: ["label"].map(() => band.label),
+        text: "label",
         textAnchor: left ? "end" : "start",
         dx: left ? -4 : 4,
         dy: 8 + i * LABEL_GAP,
@@ -689,16 +689,16 @@
       marginLeft: MARGIN.left,
       marginRight: Math.max(right, 12),
       marginBottom: last ? MARGIN.bottom + 8 : 8,
-      x,
-      y: { domain, label: null, type: spec.y?.scale === "log" ? "log" : "linear" },
+      x: { ...x, axis: null },
+      y: { domain, axis: null, type: spec.y?.scale === "log" ? "log" : "linear" },
       marks: [
         Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: Math.max(2, height / 50) }),
         ...bands,
         ...ruleMarks(spec, domain),
         ...seriesMarks(spec),
         ...bandLabels,
-        Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null, tickFormat: number }),
-        ...last ? [Plot.axisX({ ticks: x.ticks, tickFormat: number, tickSize: 4, label: null })] : []
+        Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null }),
+        ...last ? [Plot.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, tickSize: 4, label: null })] : []
       ]
     });
     const scales = { x: chart.scale("x"), y: chart.scale("y") };
@@ -708,12 +708,7 @@
     return box;
   }
   function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop }) {
-    const text = (x, y, content, fill2, anchor = "start") => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", "text");
-      Object.entries({ x, y, fill: fill2, "text-anchor": anchor }).forEach(([k, v]) => element.setAttribute(k, v));
-      element.textContent = content;
-      chart.append(element);
-    };
+    const text = (x, y, content, fill2, anchor = "start") => chart.append(svg("text", { x, y, fill: fill2, "text-anchor": anchor }, content));
     text(4, 12, `↑ ${axisText(spec.y)}`, "var(--quiet)");
     if (last) text(width - Math.max(right, 12), height - 4, `${axisText(axis)} →`, "var(--quiet)", "end");
     if (!right) return;
@@ -755,14 +750,14 @@
     const right = Math.max(...rooms);
     panels.forEach((panel, i) => {
       const last = i === panels.length - 1;
-      const height = (panel.height ?? 112) + (last ? MARGIN.bottom : 0);
+      const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
       if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
       plot.append(strip(panel, width, { right, height, last, first: i === 0 }));
     });
   }
   function drawStems(plot, spec, width) {
     const [series] = spec.series;
-    const points = pointsOf(spec, series, ["x", "y"]).filter((point) => defined(point.y));
+    const points = pointsOf(spec, series, ["x", "y"]);
     const end = points.at(-1);
     const values = extent(series.values, [0]) ?? [0, 1];
     const space = (values[1] - values[0]) * 0.08 || 1;
@@ -793,8 +788,8 @@
           strokeWidth: 1.5,
           fill: (point) => point.y < 0 ? "var(--page)" : "var(--ink)"
         }),
-        Plot.axisY({ ticks: 4, tickSize: 4, label: null, tickFormat: number }),
-        Plot.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: number })
+        Plot.axisY({ ticks: 4, tickSize: 4, label: null }),
+        Plot.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: x.tickFormat })
       ]
     });
     const scales = { x: chart.scale("x"), y: chart.scale("y") };
@@ -806,11 +801,8 @@
     plot.append(box);
   }
   function endValue(chart, { x, y }, end) {
-    const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
-    const place2 = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)" };
-    Object.entries(place2).forEach(([key, value]) => text.setAttribute(key, value));
-    text.textContent = signed(end.y);
-    chart.append(text);
+    const place2 = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)", "text-anchor": "start" };
+    chart.append(svg("text", place2, signed(end.y)));
   }
   function drawScatter(plot, spec, width) {
     const height = spec.height ?? Math.round(Math.min(420, Math.max(260, width * 0.7)));
@@ -842,8 +834,8 @@
           stroke: "var(--page)",
           strokeWidth: 4
         }),
-        Plot.axisY({ tickSize: 4, label: null, tickFormat: number }),
-        Plot.axisX({ ticks: 5, tickSize: 4, label: null, tickFormat: number })
+        Plot.axisY({ tickSize: 4, label: null }),
+        Plot.axisX({ ticks: 5, tickSize: 4, label: null })
       ]
     });
     const scales = { x: chart.scale("x"), y: chart.scale("y") };
@@ -854,7 +846,7 @@
     plot.append(box);
   }
   function trajectory(spec, series) {
-    const points = pointsOf(spec, series, ["x", "y"]).filter((point) => defined(point.y));
+    const points = pointsOf(spec, series, ["x", "y"]);
     const stroke = color(series.role);
     const at = { x: "x", y: "y" };
     const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) => ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
@@ -910,11 +902,8 @@
   var yOptions = (rows) => ({ domain: rows.map((row) => row.name), label: null, padding: 0.3 });
   function finish(plot, chart, rows, label, { width, height, marginRight }, text) {
     const [x, y] = [chart.scale("x"), chart.scale("y")];
-    const name3 = document.createElementNS("http://www.w3.org/2000/svg", "text");
     const place2 = { x: width - marginRight, y: height - 4, "text-anchor": "end", fill: "var(--quiet)" };
-    Object.entries(place2).forEach(([key, value]) => name3.setAttribute(key, value));
-    name3.textContent = `${label} →`;
-    chart.append(name3);
+    chart.append(svg("text", place2, `${label} →`));
     const box = html("div", { class: "chart" }, chart);
     addTooltip(box, rows.map((row) => ({
       lefts: [x.apply(row.value ?? row.low)],
@@ -957,21 +946,21 @@
         fill: "var(--ink)"
       }),
       Plot2.axisY({ tickSize: 0, label: null }),
-      Plot2.axisX({ ticks: 5, tickFormat: number, label: null })
+      Plot2.axisX({ ticks: 5, label: null })
     ] });
     finish(plot, chart, rows, axisText(spec.y), size, text);
   }
   function drawIntervals(plot, spec, width) {
     const rows = namedRows(spec).filter((row) => defined(row.low) || defined(row.value));
-    const size = frame(rows, width, 24);
     const axis = chosenAxis(spec) ?? spec.y;
     const found = extent(rows.flatMap((row) => [row.low, row.high, row.value])) ?? [0, 1];
     const values = axis.values?.length ? extent(found, axis.values) : found;
-    const x = xOptions(axis, values, width - size.marginLeft);
     const text = (row) => [
       defined(row.value) ? number(row.value) : "",
       defined(row.low) ? `${number(row.low)} to ${number(row.high)}` : ""
     ].filter(Boolean).join(", ");
+    const size = frame(rows, width, Math.max(24, ...rows.map((row) => textWidth(text(row)) + 12)));
+    const x = xOptions(axis, values, width - size.marginLeft - size.marginRight);
     const chart = Plot2.plot({ ...size, x, y: { ...yOptions(rows), type: "band" }, marks: [
       Plot2.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: x.ticks }),
       ...(spec.bands ?? []).map((band) => Plot2.rect([band], {
@@ -996,23 +985,35 @@
         r: 4,
         fill: (row) => color(row.role)
       }),
+      Plot2.text(rows, {
+        x: (row) => row.high ?? row.value,
+        y: "name",
+        text,
+        dx: 8,
+        textAnchor: "start",
+        fill: "var(--ink)",
+        stroke: "var(--page)",
+        strokeWidth: 4
+      }),
       Plot2.axisY({ tickSize: 0, label: null }),
-      Plot2.axisX({ ticks: x.ticks, tickFormat: number, label: null })
+      Plot2.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, label: null })
     ] });
     finish(plot, chart, rows, axisText(axis), size, text);
   }
 
   // src/site/graph.js
   var NODE_HEIGHT = 26;
-  var ROW_GAP = 96;
+  var ROW_GAP = { few: 150, many: 96 };
   var KINDS = ["k", "q", "v"];
   var MOST_WIDE = 9;
   function layers(nodes) {
     const found = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => b - a);
     return new Map(found.map((layer, i) => [layer, i]));
   }
+  var rowGap = (rows) => rows.size <= 4 ? ROW_GAP.few : ROW_GAP.many;
   function places(nodes, width) {
     const rows = layers(nodes);
+    const gap = rowGap(rows);
     const counts = /* @__PURE__ */ new Map();
     for (const node of nodes) counts.set(node.layer, (counts.get(node.layer) ?? 0) + 1);
     const next = /* @__PURE__ */ new Map();
@@ -1020,7 +1021,7 @@
       const cell2 = width / counts.get(node.layer);
       const i = next.get(node.layer) ?? 0;
       next.set(node.layer, i + 1);
-      const box = { x: (i + 0.5) * cell2, y: 8 + rows.get(node.layer) * ROW_GAP, width: Math.min(64, cell2 - 3) };
+      const box = { x: (i + 0.5) * cell2, y: 8 + rows.get(node.layer) * gap, width: Math.min(64, cell2 - 3) };
       return [node.name, box];
     }));
   }
@@ -1081,7 +1082,8 @@
   var graphEdges = (spec, index) => spec.frames?.edges?.[index] ?? spec.edges ?? [];
   function drawGraph(plot, spec, width, label) {
     const boxes = places(spec.nodes, width);
-    const height = 16 + NODE_HEIGHT + (layers(spec.nodes).size - 1) * ROW_GAP;
+    const rows = layers(spec.nodes);
+    const height = 16 + NODE_HEIGHT + (rows.size - 1) * rowGap(rows);
     const rule = spec.rules?.[0]?.y ?? 0;
     const every = spec.frames?.edges?.flat() ?? spec.edges ?? [];
     const most = Math.max(rule + 1e-12, ...every.map((edge) => edge.value).filter(defined));
