@@ -39,11 +39,13 @@ const names = (list) => list.map((entry) => entry.name ?? String(entry));
 function setCell(cell, value, domain, rule, text) {
   const { part, negative } = place(value, domain);
   cell.element.style.setProperty("--part", defined(value) ? part.toFixed(3) : "0");
-  const flags = { undefined: !defined(value), negative, above: defined(rule) && value >= rule,
+  const flags = { undefined: !defined(value), negative, "over-rule": defined(rule) && value >= rule,
     ...turned(part, negative) };
   for (const [name, on] of Object.entries(flags)) cell.element.classList.toggle(name, on);
   cell.element.textContent = text(value);
-  cell.element.setAttribute("aria-label", `${cell.name} ${cell.describe(value)}`);
+  // A name has the text that is seen, for those who speak what they see.
+  const said = cell.element.textContent || cell.describe(value);
+  cell.element.setAttribute("aria-label", `${cell.name} ${said}`);
   cell.element.title = `${cell.name}: ${cell.describe(value)}`;
 }
 
@@ -113,20 +115,21 @@ export function ramp(domain) {
 }
 
 /** Draw a matrix on a canvas; `isShown(row, column)` leaves cells out (above a diagonal). */
-export function paint(canvas, { rows, columns, values, domain, isShown = () => true, size }) {
+export function paint(canvas, { rows, columns, values, domain, isShown = () => true, size,
+  tall = size }) {
   const ratio = window.devicePixelRatio || 1;
-  const [width, height] = [columns * size, rows * size];
+  const [width, height] = [columns * size, rows * tall];
   Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
   canvas.style.cssText = `width:${width}px;height:${height}px`;
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
   const colors = ramp(domain);
-  const gap = size > 6 ? 1 : 0;
+  const gap = Math.min(size, tall) > 6 ? 1 : 0;
   for (let i = 0; i < rows; i += 1) {
     for (let j = 0; j < columns; j += 1) {
       if (!isShown(i, j)) continue;
       context.fillStyle = colors.at(values[i * columns + j]);
-      context.fillRect(j * size, i * size, size - gap, size - gap);
+      context.fillRect(j * size, i * tall, size - gap, tall - gap);
     }
   }
   colors.done();

@@ -11,6 +11,11 @@ const MARGIN = { top: 8, left: 48, bottom: 30 };
 
 export const color = (role) => `var(--role-${(role ?? "none").replace(/[^\w-]/g, "_")})`;
 
+/** Return the colour of a series: by its role, or by its place from 0 to 1 in an order. */
+const lineColor = (series) => (typeof series.order === "number"
+  ? `color-mix(in oklab, var(--last) ${Math.round(100 * series.order)}%, var(--first))`
+  : color(series.role));
+
 /** Return a series' horizontal values: its own, the chosen axis's, or the figure's. */
 export function xValues(spec, series) {
   const axis = chosenAxis(spec);
@@ -55,7 +60,7 @@ function seriesMarks(spec) {
   const lines = order.filter((one) => one.values?.length).map((one) => {
     const faint = some && !isEmphasised(one) && !one.dashed;
     return Plot.line(pointsOf(spec, one, ["x"]), { x: "x", y: "y",
-      stroke: faint ? "var(--thin)" : color(one.role),
+      stroke: faint ? "var(--thin)" : lineColor(one),
       strokeWidth: faint ? 0.8 : isEmphasised(one) ? 2.2 : 1.5,
       strokeDasharray: one.dashed ? "3,3" : undefined });
   });
@@ -94,7 +99,7 @@ function endLabels(spec, y) {
     const values = one.values?.length ? one.values : one.high ?? [];
     const last = lastDefined(values);
     return last < 0 ? null : { y: y.apply(values[last]), text: endText(spec, one, values[last]),
-      fill: color(one.role), weight: isEmphasised(one) ? 3 : 1 };
+      fill: lineColor(one), weight: isEmphasised(one) ? 3 : 1 };
   });
   const rules = (spec.rules ?? []).filter((rule) => rule.label && defined(rule.y))
     .map((rule) => ({ y: y.apply(rule.y), text: rule.label, fill: "var(--quiet)", weight: 2 }));
@@ -107,7 +112,7 @@ const endText = (spec, series, value) =>
 function legend(spec) {
   const named = namedSeries(spec).filter((one) => one.name);
   return html("div", { class: "legend" }, ...named.map((one) => html("span", {},
-    html("i", { class: one.dashed ? "dashed" : "", style: `--color:${color(one.role)}` }), one.name)));
+    html("i", { class: one.dashed ? "dashed" : "", style: `--color:${lineColor(one)}` }), one.name)));
 }
 
 /** Return the right margin that the labels of a figure need, 0 where they stand above it. */
@@ -255,7 +260,7 @@ export function drawScatter(plot, spec, width) {
 
 function trajectory(spec, series) {
   const points = pointsOf(spec, series, ["x", "y"]);
-  const stroke = color(series.role);
+  const stroke = lineColor(series);
   const at = { x: "x", y: "y" };
   const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) =>
     ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];

@@ -2,10 +2,10 @@
 import { decode } from "./arrays.js";
 import { receive } from "./data.js";
 import { drawFigure, drawFigures } from "./figure.js";
-import { addKeys, addSearch, addSwitches, addTables, findHeads } from "./page.js";
+import { addKeys, addSearch, addSwitches, addTables, compareCells, findHeads } from "./page.js";
 import { carryState, setState, state } from "./state.js";
 
-window.ontogeny = { ...window.ontogeny, draw: drawFigure, data: receive, decode, findHeads, state, setState };
+window.ontogeny = { ...window.ontogeny, draw: drawFigure, data: receive, decode, findHeads, compareCells, state, setState };
 
 function start() {
   addSwitches();

@@ -5,8 +5,12 @@ import { dataFile } from "./data.js";
 import { decode } from "./arrays.js";
 import { addControls } from "./steps.js";
 import { onState } from "./state.js";
+import { textWidth } from "./scales.js";
 
 const GRID_CELLS = 1500; // more cells than these are drawn on a canvas
+const MOST_WIDE = 28; // px, a cell of a canvas
+const LEAST_TALL = 8; // px, where cells are narrower and the canvas stays below MOST_TALL
+const MOST_TALL = 400;
 
 const name = (entry) => entry.name ?? String(entry);
 
@@ -19,21 +23,42 @@ export async function frameValues(spec, index, score) {
   return { ...score, ...(await decode(value.values ?? value)) };
 }
 
+/** Return some names, evenly spaced, as they stand beside a canvas. */
+function sideNames(list, most, side) {
+  const count = Math.min(most, list.length);
+  const at = Array.from({ length: count }, (_, i) => Math.round((i * (list.length - 1)) / (count - 1 || 1)));
+  return html("div", { class: `side ${side}` }, ...at.map((i) => html("span", {}, name(list[i]))));
+}
+
+/** Return the width and height of a cell: square if there is room, else wider or taller. */
+function cellSize(rows, columns, width) {
+  const size = Math.min(MOST_WIDE, width / columns);
+  return { size, tall: Math.max(size, Math.min(LEAST_TALL, MOST_TALL / rows)) };
+}
+
+/** Return the text of the cell under the pointer, null outside. */
+function underPointer(event, spec, { size, tall }, shown) {
+  const [i, j] = [Math.floor(event.offsetY / tall), Math.floor(event.offsetX / size)];
+  if (!shown || !spec.rows[i] || !spec.columns[j]) return null;
+  const value = shown.values[i * spec.columns.length + j];
+  const about = shown.approximate && defined(value) ? "about " : "";
+  return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${about}${number(value)}`;
+}
+
 /** Draw cells on a canvas, with the number under the pointer in words below. */
 function buildCanvas(parent, spec, width) {
   const [rows, columns] = [spec.rows.length, spec.columns.length];
-  const size = Math.max(1, Math.min(28, Math.floor((width / columns) * 4) / 4));
+  const left = 8 + textWidth(name(spec.rows.at(-1)));
+  const cell = cellSize(rows, columns, width - left);
   const canvas = html("canvas", { class: "matrix", role: "img", "aria-label": spec.label });
   const under = html("output", { class: "under" }, "\u00a0");
-  parent.append(canvas, under);
+  parent.append(html("div", { class: "sided", style: `--left:${left}px;--wide:${columns * cell.size}px` },
+    sideNames(spec.columns, Math.max(2, Math.floor((columns * cell.size) / 110)), "above"),
+    sideNames(spec.rows, Math.max(2, Math.floor((rows * cell.tall) / 60)), "before"), canvas), under);
   let shown = null;
-  const draw = () => shown && paint(canvas, { rows, columns, size, ...shown });
+  const draw = () => shown && paint(canvas, { rows, columns, ...cell, ...shown });
   canvas.addEventListener("pointermove", (event) => {
-    const [i, j] = [Math.floor(event.offsetY / size), Math.floor(event.offsetX / size)];
-    if (!shown || i < 0 || j < 0 || i >= rows || j >= columns) return;
-    const value = shown.values[i * columns + j];
-    under.textContent = `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${
-      shown.approximate && defined(value) ? "about " : ""}${number(value)}`;
+    under.textContent = underPointer(event, spec, cell, shown) ?? "\u00a0";
   });
   onState((changed) => canvas.isConnected && changed.includes("theme") && draw());
   return (values, domain, approximate) => {

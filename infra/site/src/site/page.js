@@ -1,36 +1,41 @@
 // What every page has: theme, steps, search, sortable tables, keys.
 import { html, number } from "./dom.js";
-import { setState, state } from "./state.js";
+import { applyTheme, onState, setState, state, stepScale } from "./state.js";
 import { moveStep } from "./steps.js";
 
 const THEMES = ["", "light", "dark"];
 const MOST_RESULTS = 20;
 
-function showTheme(button) {
-  document.documentElement.dataset.theme = state.theme;
-  if (button) button.textContent = `theme: ${state.theme || "auto"}`;
+function addTheme(button) {
+  const show = () => {
+    button.textContent = `theme: ${state.theme || "auto"}`;
+  };
+  button.addEventListener("click", () =>
+    setState({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length] }));
+  onState(show);
+  show();
+}
+
+function addSteps(button) {
+  const show = () => {
+    button.textContent = `steps: ${stepScale()}`;
+  };
+  button.addEventListener("click", () =>
+    setState({ steps: stepScale() === "log" ? "linear" : "log" }));
+  onState(show);
+  show();
 }
 
 /** Make the buttons [data-action=theme] and [data-action=steps] change the state. */
 export function addSwitches() {
-  const theme = document.querySelector("[data-action=theme]");
-  const steps = document.querySelector("[data-action=steps]");
-  showTheme(theme);
-  theme?.addEventListener("click", () => {
-    const next = THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
-    document.documentElement.dataset.theme = next; // before the listeners, which read colours
-    setState({ theme: next });
-    showTheme(theme);
-  });
-  if (!steps) return;
-  const showSteps = () => {
-    steps.textContent = `steps: ${state.steps === "log" ? "log" : "linear"}`;
-  };
-  steps.addEventListener("click", () => {
-    setState({ steps: state.steps === "log" ? "" : "log" });
-    showSteps();
-  });
-  showSteps();
+  applyTheme();
+  document.querySelectorAll("[data-action=theme]").forEach(addTheme);
+  document.querySelectorAll("[data-action=steps]").forEach(addSteps);
+}
+
+/** Return whether a word of a search is in a text: whole if it is a number, else anywhere. */
+function matches(word, text) {
+  return /^\d+$/.test(word) ? text.split(/[\s_,]+/).includes(word) : text.includes(word);
 }
 
 /** Return the heads whose name, label or score has every word; heads that begin with them first. */
@@ -41,7 +46,7 @@ export function findHeads(heads, text) {
     const name = head.name.toLowerCase();
     const all = [name, head.label ?? "", head.score ?? "", head.run ?? "", `layer ${head.layer ?? ""}`,
       ...(head.words ?? [])].join(" ").toLowerCase();
-    if (!words.every((word) => all.includes(word))) return null;
+    if (!words.every((word) => matches(word, all))) return null;
     return { head, rank: name === words[0] ? 0 : name.startsWith(words[0]) ? 1 : 2 };
   }).filter(Boolean);
   return found.sort((a, b) => a.rank - b.rank).map(({ head }) => head);
@@ -104,12 +109,14 @@ export function addKeys() {
   });
 }
 
-/** Return -1, 0 or 1 for two texts of cells: numbers by value, those without a number last. */
-function compare(a, b) {
-  const [x, y] = [a, b].map((text) => Number.parseFloat(text.replace(/,/g, "").replace("−", "-")));
-  const isName = [a, b].some((text) => /^[^\d+.−-]/.test(text));
-  if (!isName && !Number.isNaN(x) && !Number.isNaN(y)) return x - y;
-  return a.localeCompare(b, "en", { numeric: true });
+const numeric = (text) => Number.parseFloat(text.replace(/,/g, "").replace("−", "-"));
+const isNumber = (text) => /^[+−-]?[\d.]/.test(text);
+
+/** Compare two texts of cells: numbers by value and before others, what is undefined last. */
+export function compareCells(a, b) {
+  if (isNumber(a) && isNumber(b)) return numeric(a) - numeric(b);
+  const rank = (text) => (isNumber(text) ? 0 : /^[\p{L}]/u.test(text) && text !== "nan" ? 1 : 2);
+  return rank(a) - rank(b) || a.localeCompare(b, "en", { numeric: true });
 }
 
 /** Make tables of class "sortable" sort by their heads, and filter where they have data-filter. */
@@ -118,7 +125,7 @@ export function addTables() {
     const headers = [...table.tHead.rows[0].cells];
     const body = table.tBodies[0];
     if (!body.rows.length) return;
-    const holder = html("div", { class: "table", id: table.id ? `${table.id}-list` : `list-${t}` });
+    const holder = html("div", { class: "sorted", id: table.id ? `${table.id}-list` : `list-${t}` });
     table.replaceWith(holder);
     holder.append(table);
     body.classList.add("list");
@@ -128,14 +135,20 @@ export function addTables() {
         cell.dataset.value ??= cell.textContent.trim();
       });
     }
-    if ("filter" in table.dataset) {
-      holder.prepend(html("input", { type: "search", class: "search",
-        placeholder: "Filter", "aria-label": "Filter the rows" }));
-    }
-    const list = new window.List(holder, { listClass: "list", searchClass: "search",
-      valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" })) });
+    const list = new window.List(holder, { listClass: "list", valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" })) });
     headers.forEach((header, i) => addSort(list, headers, header, i));
+    if ("filter" in table.dataset) addFilter(list, holder);
   });
+}
+
+function addFilter(list, holder) {
+  const field = html("input", { type: "search", class: "filter", placeholder: "Filter",
+    "aria-label": "Filter the rows" });
+  field.addEventListener("input", () => {
+    const sought = field.value.toLowerCase();
+    list.filter((item) => item.elm.textContent.toLowerCase().includes(sought));
+  });
+  holder.prepend(field);
 }
 
 function addSort(list, headers, header, index) {
@@ -146,6 +159,6 @@ function addSort(list, headers, header, index) {
     headers.forEach((one) => one.removeAttribute("aria-sort"));
     header.setAttribute("aria-sort", order);
     list.sort(`c${index}`, { order: order === "ascending" ? "asc" : "desc", sortFunction: (a, b) =>
-      compare(a.values()[`c${index}`], b.values()[`c${index}`]) });
+      compareCells(a.values()[`c${index}`], b.values()[`c${index}`]) });
   });
 }

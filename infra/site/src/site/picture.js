@@ -6,7 +6,7 @@ const STYLES = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-widt
   "text-anchor", "paint-order", "display", "font-variant-numeric"];
 const HEAD = 30; // px for the title
 const MARGIN = 12;
-const TEXTS = ".legend span, .grid .name, output.step, .scale";
+const TEXTS = ".legend span, .grid .name, .side span, output.step, .scale";
 
 /** Return a copy of an svg whose styles no longer need the page's stylesheet. */
 function inlined(source, x, y) {

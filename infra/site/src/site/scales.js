@@ -1,6 +1,6 @@
 // Axes: steps linear or as log(1 + step), ticks, and room for labels.
 import { defined, extent, number } from "./dom.js";
-import { state } from "./state.js";
+import { stepScale } from "./state.js";
 
 export const LABEL_GAP = 14;
 const CHARACTER = 7; // px of 12 px system text, at most on average
@@ -20,7 +20,7 @@ export function xOptions(axis, values, width) {
   const domain = axis.domain ?? extent(values) ?? [0, 1];
   const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : undefined };
   if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
-  if (axis.scale === "log" || (axis.scale === "step" && state.steps === "log")) {
+  if (axis.scale === "log" || (axis.scale === "step" && stepScale() === "log")) {
     return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
   }
   return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };

@@ -7,6 +7,9 @@ const query = new URLSearchParams(location.search);
 
 export const state = Object.fromEntries(KEYS.map((key) => [key, query.get(key) ?? ""]));
 
+/** Return whether steps are shown "linear" or "log": as the state says, else as the page does. */
+export const stepScale = () => state.steps || document.body.dataset.steps || "linear";
+
 function address() {
   const entries = new URLSearchParams(location.search);
   for (const key of KEYS) {
@@ -31,12 +34,19 @@ addEventListener("pagehide", () => pending && write());
 /** Return the address of this page with its state, and with a figure's name. */
 export const pageAddress = (id) => location.href.split(/[?#]/)[0] + address() + (id ? `#${id}` : "");
 
+/** Show the page in the state's theme; without one the reader's settings decide. */
+export function applyTheme() {
+  document.documentElement.dataset.theme = state.theme;
+}
+
 /** Set entries of the state, write them into the address, and tell the listeners which changed. */
 export function setState(changes) {
   const changed = Object.keys(changes).filter((key) => state[key] !== String(changes[key]));
   if (!changed.length) return;
   for (const key of changed) state[key] = String(changes[key]);
-  pending ||= setTimeout(write, WRITE_EVERY);
+  if (changed.includes("theme")) applyTheme(); // first: listeners read colours
+  if (changed.includes("step")) pending ||= setTimeout(write, WRITE_EVERY);
+  else write();
   for (const listener of listeners) listener(changed);
 }
 

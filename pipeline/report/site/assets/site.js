@@ -174,12 +174,13 @@
     const flags = {
       undefined: !defined(value),
       negative,
-      above: defined(rule) && value >= rule,
+      "over-rule": defined(rule) && value >= rule,
       ...turned(part, negative)
     };
     for (const [name3, on] of Object.entries(flags)) cell2.element.classList.toggle(name3, on);
     cell2.element.textContent = text(value);
-    cell2.element.setAttribute("aria-label", `${cell2.name} ${cell2.describe(value)}`);
+    const said = cell2.element.textContent || cell2.describe(value);
+    cell2.element.setAttribute("aria-label", `${cell2.name} ${said}`);
     cell2.element.title = `${cell2.name}: ${cell2.describe(value)}`;
   }
   function buildGrid(parent, spec, width) {
@@ -243,20 +244,28 @@
     };
     return { at, done: () => probe.remove() };
   }
-  function paint(canvas, { rows, columns, values, domain, isShown = () => true, size }) {
+  function paint(canvas, {
+    rows,
+    columns,
+    values,
+    domain,
+    isShown = () => true,
+    size,
+    tall = size
+  }) {
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [columns * size, rows * size];
+    const [width, height] = [columns * size, rows * tall];
     Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
     canvas.style.cssText = `width:${width}px;height:${height}px`;
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     const colors = ramp(domain);
-    const gap = size > 6 ? 1 : 0;
+    const gap = Math.min(size, tall) > 6 ? 1 : 0;
     for (let i = 0; i < rows; i += 1) {
       for (let j = 0; j < columns; j += 1) {
         if (!isShown(i, j)) continue;
         context.fillStyle = colors.at(values[i * columns + j]);
-        context.fillRect(j * size, i * size, size - gap, size - gap);
+        context.fillRect(j * size, i * tall, size - gap, tall - gap);
       }
     }
     colors.done();
@@ -269,6 +278,7 @@
   var listeners = [];
   var query = new URLSearchParams(location.search);
   var state = Object.fromEntries(KEYS.map((key) => [key, query.get(key) ?? ""]));
+  var stepScale = () => state.steps || document.body.dataset.steps || "linear";
   function address() {
     const entries2 = new URLSearchParams(location.search);
     for (const key of KEYS) {
@@ -286,11 +296,16 @@
   }
   addEventListener("pagehide", () => pending && write());
   var pageAddress = (id) => location.href.split(/[?#]/)[0] + address() + (id ? `#${id}` : "");
+  function applyTheme() {
+    document.documentElement.dataset.theme = state.theme;
+  }
   function setState(changes) {
     const changed = Object.keys(changes).filter((key) => state[key] !== String(changes[key]));
     if (!changed.length) return;
     for (const key of changed) state[key] = String(changes[key]);
-    pending ||= setTimeout(write, WRITE_EVERY);
+    if (changed.includes("theme")) applyTheme();
+    if (changed.includes("step")) pending ||= setTimeout(write, WRITE_EVERY);
+    else write();
     for (const listener of listeners) listener(changed);
   }
   var onState = (listener) => listeners.push(listener);
@@ -480,7 +495,7 @@
     const domain = axis.domain ?? extent(values) ?? [0, 1];
     const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : void 0 };
     if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
-    if (axis.scale === "log" || axis.scale === "step" && state.steps === "log") {
+    if (axis.scale === "log" || axis.scale === "step" && stepScale() === "log") {
       return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
     }
     return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };
@@ -557,6 +572,7 @@
   var LABELLED = 8;
   var MARGIN = { top: 8, left: 48, bottom: 30 };
   var color = (role) => `var(--role-${(role ?? "none").replace(/[^\w-]/g, "_")})`;
+  var lineColor = (series) => typeof series.order === "number" ? `color-mix(in oklab, var(--last) ${Math.round(100 * series.order)}%, var(--first))` : color(series.role);
   function xValues(spec, series) {
     const axis = chosenAxis(spec);
     const own = axis.perSeries?.[spec.series.indexOf(series)];
@@ -595,7 +611,7 @@
       return Plot.line(pointsOf(spec, one, ["x"]), {
         x: "x",
         y: "y",
-        stroke: faint ? "var(--thin)" : color(one.role),
+        stroke: faint ? "var(--thin)" : lineColor(one),
         strokeWidth: faint ? 0.8 : isEmphasised(one) ? 2.2 : 1.5,
         strokeDasharray: one.dashed ? "3,3" : void 0
       });
@@ -648,7 +664,7 @@
       return last < 0 ? null : {
         y: y.apply(values[last]),
         text: endText(spec, one, values[last]),
-        fill: color(one.role),
+        fill: lineColor(one),
         weight: isEmphasised(one) ? 3 : 1
       };
     });
@@ -661,7 +677,7 @@
     return html("div", { class: "legend" }, ...named.map((one) => html(
       "span",
       {},
-      html("i", { class: one.dashed ? "dashed" : "", style: `--color:${color(one.role)}` }),
+      html("i", { class: one.dashed ? "dashed" : "", style: `--color:${lineColor(one)}` }),
       one.name
     )));
   }
@@ -847,7 +863,7 @@
   }
   function trajectory(spec, series) {
     const points = pointsOf(spec, series, ["x", "y"]);
-    const stroke = color(series.role);
+    const stroke = lineColor(series);
     const at = { x: "x", y: "y" };
     const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) => ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
     return [
@@ -1112,6 +1128,9 @@
 
   // src/site/mosaic.js
   var GRID_CELLS = 1500;
+  var MOST_WIDE2 = 28;
+  var LEAST_TALL = 8;
+  var MOST_TALL = 400;
   var name = (entry) => entry.name ?? String(entry);
   async function frameValues(spec, index, score) {
     const count = spec.rows.length * spec.columns.length;
@@ -1120,19 +1139,39 @@
     const value = await dataFile(file);
     return { ...score, ...await decode(value.values ?? value) };
   }
+  function sideNames(list, most, side) {
+    const count = Math.min(most, list.length);
+    const at = Array.from({ length: count }, (_, i) => Math.round(i * (list.length - 1) / (count - 1 || 1)));
+    return html("div", { class: `side ${side}` }, ...at.map((i) => html("span", {}, name(list[i]))));
+  }
+  function cellSize(rows, columns, width) {
+    const size = Math.min(MOST_WIDE2, width / columns);
+    return { size, tall: Math.max(size, Math.min(LEAST_TALL, MOST_TALL / rows)) };
+  }
+  function underPointer(event, spec, { size, tall }, shown) {
+    const [i, j] = [Math.floor(event.offsetY / tall), Math.floor(event.offsetX / size)];
+    if (!shown || !spec.rows[i] || !spec.columns[j]) return null;
+    const value = shown.values[i * spec.columns.length + j];
+    const about = shown.approximate && defined(value) ? "about " : "";
+    return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${about}${number(value)}`;
+  }
   function buildCanvas(parent, spec, width) {
     const [rows, columns] = [spec.rows.length, spec.columns.length];
-    const size = Math.max(1, Math.min(28, Math.floor(width / columns * 4) / 4));
+    const left = 8 + textWidth(name(spec.rows.at(-1)));
+    const cell2 = cellSize(rows, columns, width - left);
     const canvas = html("canvas", { class: "matrix", role: "img", "aria-label": spec.label });
     const under = html("output", { class: "under" }, " ");
-    parent.append(canvas, under);
+    parent.append(html(
+      "div",
+      { class: "sided", style: `--left:${left}px;--wide:${columns * cell2.size}px` },
+      sideNames(spec.columns, Math.max(2, Math.floor(columns * cell2.size / 110)), "above"),
+      sideNames(spec.rows, Math.max(2, Math.floor(rows * cell2.tall / 60)), "before"),
+      canvas
+    ), under);
     let shown = null;
-    const draw2 = () => shown && paint(canvas, { rows, columns, size, ...shown });
+    const draw2 = () => shown && paint(canvas, { rows, columns, ...cell2, ...shown });
     canvas.addEventListener("pointermove", (event) => {
-      const [i, j] = [Math.floor(event.offsetY / size), Math.floor(event.offsetX / size)];
-      if (!shown || i < 0 || j < 0 || i >= rows || j >= columns) return;
-      const value = shown.values[i * columns + j];
-      under.textContent = `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${shown.approximate && defined(value) ? "about " : ""}${number(value)}`;
+      under.textContent = underPointer(event, spec, cell2, shown) ?? " ";
     });
     onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
     return (values, domain, approximate) => {
@@ -1283,7 +1322,7 @@
   ];
   var HEAD = 30;
   var MARGIN2 = 12;
-  var TEXTS = ".legend span, .grid .name, output.step, .scale";
+  var TEXTS = ".legend span, .grid .name, .side span, output.step, .scale";
   function inlined(source, x, y) {
     const copy2 = source.cloneNode(true);
     const [from, to] = [[source, ...source.querySelectorAll("*")], [copy2, ...copy2.querySelectorAll("*")]];
@@ -1549,29 +1588,29 @@
   // src/site/page.js
   var THEMES = ["", "light", "dark"];
   var MOST_RESULTS = 20;
-  function showTheme(button) {
-    document.documentElement.dataset.theme = state.theme;
-    if (button) button.textContent = `theme: ${state.theme || "auto"}`;
+  function addTheme(button) {
+    const show = () => {
+      button.textContent = `theme: ${state.theme || "auto"}`;
+    };
+    button.addEventListener("click", () => setState({ theme: THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length] }));
+    onState(show);
+    show();
+  }
+  function addSteps(button) {
+    const show = () => {
+      button.textContent = `steps: ${stepScale()}`;
+    };
+    button.addEventListener("click", () => setState({ steps: stepScale() === "log" ? "linear" : "log" }));
+    onState(show);
+    show();
   }
   function addSwitches() {
-    const theme = document.querySelector("[data-action=theme]");
-    const steps = document.querySelector("[data-action=steps]");
-    showTheme(theme);
-    theme?.addEventListener("click", () => {
-      const next = THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
-      document.documentElement.dataset.theme = next;
-      setState({ theme: next });
-      showTheme(theme);
-    });
-    if (!steps) return;
-    const showSteps = () => {
-      steps.textContent = `steps: ${state.steps === "log" ? "log" : "linear"}`;
-    };
-    steps.addEventListener("click", () => {
-      setState({ steps: state.steps === "log" ? "" : "log" });
-      showSteps();
-    });
-    showSteps();
+    applyTheme();
+    document.querySelectorAll("[data-action=theme]").forEach(addTheme);
+    document.querySelectorAll("[data-action=steps]").forEach(addSteps);
+  }
+  function matches(word, text) {
+    return /^\d+$/.test(word) ? text.split(/[\s_,]+/).includes(word) : text.includes(word);
   }
   function findHeads(heads, text) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -1586,7 +1625,7 @@
         `layer ${head.layer ?? ""}`,
         ...head.words ?? []
       ].join(" ").toLowerCase();
-      if (!words.every((word) => all.includes(word))) return null;
+      if (!words.every((word) => matches(word, all))) return null;
       return { head, rank: name3 === words[0] ? 0 : name3.startsWith(words[0]) ? 1 : 2 };
     }).filter(Boolean);
     return found.sort((a, b) => a.rank - b.rank).map(({ head }) => head);
@@ -1643,18 +1682,19 @@
       event.preventDefault();
     });
   }
-  function compare(a, b) {
-    const [x, y] = [a, b].map((text) => Number.parseFloat(text.replace(/,/g, "").replace("−", "-")));
-    const isName = [a, b].some((text) => /^[^\d+.−-]/.test(text));
-    if (!isName && !Number.isNaN(x) && !Number.isNaN(y)) return x - y;
-    return a.localeCompare(b, "en", { numeric: true });
+  var numeric = (text) => Number.parseFloat(text.replace(/,/g, "").replace("−", "-"));
+  var isNumber = (text) => /^[+−-]?[\d.]/.test(text);
+  function compareCells(a, b) {
+    if (isNumber(a) && isNumber(b)) return numeric(a) - numeric(b);
+    const rank = (text) => isNumber(text) ? 0 : /^[\p{L}]/u.test(text) && text !== "nan" ? 1 : 2;
+    return rank(a) - rank(b) || a.localeCompare(b, "en", { numeric: true });
   }
   function addTables() {
     document.querySelectorAll("table.sortable").forEach((table, t) => {
       const headers = [...table.tHead.rows[0].cells];
       const body = table.tBodies[0];
       if (!body.rows.length) return;
-      const holder = html("div", { class: "table", id: table.id ? `${table.id}-list` : `list-${t}` });
+      const holder = html("div", { class: "sorted", id: table.id ? `${table.id}-list` : `list-${t}` });
       table.replaceWith(holder);
       holder.append(table);
       body.classList.add("list");
@@ -1664,21 +1704,23 @@
           cell2.dataset.value ??= cell2.textContent.trim();
         });
       }
-      if ("filter" in table.dataset) {
-        holder.prepend(html("input", {
-          type: "search",
-          class: "search",
-          placeholder: "Filter",
-          "aria-label": "Filter the rows"
-        }));
-      }
-      const list = new window.List(holder, {
-        listClass: "list",
-        searchClass: "search",
-        valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" }))
-      });
+      const list = new window.List(holder, { listClass: "list", valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" })) });
       headers.forEach((header, i) => addSort(list, headers, header, i));
+      if ("filter" in table.dataset) addFilter(list, holder);
     });
+  }
+  function addFilter(list, holder) {
+    const field = html("input", {
+      type: "search",
+      class: "filter",
+      placeholder: "Filter",
+      "aria-label": "Filter the rows"
+    });
+    field.addEventListener("input", () => {
+      const sought = field.value.toLowerCase();
+      list.filter((item) => item.elm.textContent.toLowerCase().includes(sought));
+    });
+    holder.prepend(field);
   }
   function addSort(list, headers, header, index) {
     const button = html("button", { type: "button", class: "by" }, ...header.childNodes);
@@ -1687,12 +1729,12 @@
       const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
       headers.forEach((one) => one.removeAttribute("aria-sort"));
       header.setAttribute("aria-sort", order);
-      list.sort(`c${index}`, { order: order === "ascending" ? "asc" : "desc", sortFunction: (a, b) => compare(a.values()[`c${index}`], b.values()[`c${index}`]) });
+      list.sort(`c${index}`, { order: order === "ascending" ? "asc" : "desc", sortFunction: (a, b) => compareCells(a.values()[`c${index}`], b.values()[`c${index}`]) });
     });
   }
 
   // src/site/main.js
-  window.ontogeny = { ...window.ontogeny, draw: drawFigure, data: receive, decode, findHeads, state, setState };
+  window.ontogeny = { ...window.ontogeny, draw: drawFigure, data: receive, decode, findHeads, compareCells, state, setState };
   function start() {
     addSwitches();
     addSearch();
