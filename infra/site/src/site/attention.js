@@ -59,9 +59,10 @@ function drawText(parent, spec, width, label) {
   });
   onState((changed) => canvas.isConnected && changed.includes("theme") && draw());
   const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
-  if (spec.frames) addControls(parent, spec.frames, show);
-  parent.append(body);
-  if (!spec.frames) draw();
+  const controls = html("div");
+  parent.append(controls, body); // first: what is not on the page has no computed colours
+  if (spec.frames) addControls(controls, spec.frames, show);
+  else draw();
 }
 
 /** Draw the attention of one head on a text, or on one of several that are chosen by name. */

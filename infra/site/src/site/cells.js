@@ -91,8 +91,9 @@ function makeCell(grid, spec, row, column, index) {
 
 /** Return a line that explains the colours. */
 export function scaleBar([low, high], note) {
-  return html("div", { class: "scale" }, number(low),
-    html("i", { class: low < 0 && high > 0 ? "signed" : "" }), html("span", {}, number(high)), note ?? "");
+  const colors = html("i", { class: low < 0 && high > 0 ? "signed" : "", "data-low": low, "data-high": high });
+  return html("div", { class: "scale" }, html("span", {}, number(low)), colors,
+    html("span", {}, number(high)), note ? html("span", {}, note) : null);
 }
 
 /** Return the colours of the ramp as they are computed now: f(value) gives a CSS colour. */

@@ -5,9 +5,10 @@ import { drawBars, drawIntervals } from "./bars.js";
 import { dataFile } from "./data.js";
 import { defined, html, number } from "./dom.js";
 import { drawGraph } from "./graph.js";
-import { drawLines, drawPanels, drawScatter, drawStems } from "./lines.js";
+import { drawLines, drawPanels } from "./lines.js";
 import { addMenu } from "./menu.js";
 import { drawCells } from "./mosaic.js";
+import { drawScatter, drawStems } from "./points.js";
 import { onState, setState, state } from "./state.js";
 
 const KINDS = { lines: drawLines, panels: drawPanels, stems: drawStems, scatter: drawScatter,

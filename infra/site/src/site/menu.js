@@ -64,7 +64,7 @@ export function addMenu(figure, getSpec) {
     menu.querySelector("summary").focus();
   });
   document.addEventListener("click", (event) => {
-    if (!menu.contains(event.target)) menu.open = false;
+    if (event.isTrusted && !menu.contains(event.target)) menu.open = false; // not for a download
   });
   figure.prepend(menu);
 }

@@ -1,4 +1,5 @@
 // A figure as SVG and PNG: what is on the page now, with its computed colours written in.
+import { ramp } from "./cells.js";
 import { svg } from "./dom.js";
 
 const STYLES = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width", "stroke-dasharray",
@@ -6,7 +7,8 @@ const STYLES = ["fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-widt
   "text-anchor", "paint-order", "display", "font-variant-numeric"];
 const HEAD = 30; // px for the title
 const MARGIN = 12;
-const TEXTS = ".legend span, .grid .name, .side span, output.step, .scale";
+const SCALE_PARTS = 22;
+const TEXTS = ".legend span, .grid .name, .side span, output.step, .scale span";
 
 /** Return a copy of an svg whose styles no longer need the page's stylesheet. */
 function inlined(source, x, y) {
@@ -43,6 +45,18 @@ function cellElements(cell, x, y, box) {
   return [svg("rect", size), textElement(cell, x + box.width / 2, y + box.height / 2 + 4, "middle")];
 }
 
+/** Return the bar of a scale of colours as narrow rectangles. */
+function scaleElements(bar, x, y, box) {
+  const [low, high] = [Number(bar.dataset.low), Number(bar.dataset.high)];
+  const colors = ramp([low, high]);
+  const width = box.width / SCALE_PARTS;
+  const parts = Array.from({ length: SCALE_PARTS }, (_, i) => svg("rect", { x: x + i * width, y,
+    width: width + 0.5, height: box.height,
+    fill: colors.at(low + ((high - low) * (i + 0.5)) / SCALE_PARTS) }));
+  colors.done();
+  return parts;
+}
+
 /** Return a figure as an svg element of its own. */
 export function picture(figure) {
   const plot = figure.querySelector(".plot");
@@ -66,6 +80,7 @@ export function picture(figure) {
     result.append(svg("image", { x, y, width: box.width, height: box.height, href: element.toDataURL() }));
   }
   for (const element of plot.querySelectorAll(".cell")) result.append(...cellElements(element, ...at(element)));
+  for (const bar of plot.querySelectorAll(".scale i")) result.append(...scaleElements(bar, ...at(bar)));
   for (const element of plot.querySelectorAll(TEXTS)) {
     const [x, y, box] = at(element);
     const isName = element.matches(".grid .name:not(.row)");

@@ -1,15 +1,14 @@
 // The number under the pointer, as HTML over a plot.
-import { defined, html, nearest } from "./dom.js";
+import { defined, html } from "./dom.js";
 
-const REACH = 60; // px
+const REACH = 60; // px from the pointer
 
-/** Return the point {x, y, left, top, series} that is nearest to a place, or null. */
+/** Return the group and index of the point that is nearest to a place, or null. */
 function find(points, left, top) {
   let best = null;
   let least = REACH * REACH;
   for (const group of points) {
-    const around = nearest(group.lefts, left);
-    for (let i = Math.max(0, around - 1); i <= around + 1 && i < group.lefts.length; i += 1) {
+    for (let i = 0; i < group.lefts.length; i += 1) {
       if (!defined(group.tops[i])) continue;
       const distance = (group.lefts[i] - left) ** 2 + (group.tops[i] - top) ** 2;
       if (distance < least) [best, least] = [{ group, i }, distance];
@@ -20,7 +19,7 @@ function find(points, left, top) {
 
 /**
  * Show a text beside the nearest point while the pointer is over a chart.
- * groups: [{lefts, tops, text(i), href}] in pixels of the chart, lefts rising.
+ * groups: [{lefts, tops, text(i), href}] in pixels of the chart.
  */
 export function addTooltip(chart, groups) {
   const tip = html("div", { class: "tip", hidden: true });

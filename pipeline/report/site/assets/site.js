@@ -218,13 +218,14 @@
     return { element, name: name3 };
   }
   function scaleBar([low, high], note) {
+    const colors = html("i", { class: low < 0 && high > 0 ? "signed" : "", "data-low": low, "data-high": high });
     return html(
       "div",
       { class: "scale" },
-      number(low),
-      html("i", { class: low < 0 && high > 0 ? "signed" : "" }),
+      html("span", {}, number(low)),
+      colors,
       html("span", {}, number(high)),
-      note ?? ""
+      note ? html("span", {}, note) : null
     );
   }
   function ramp(domain) {
@@ -466,9 +467,10 @@
     });
     onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
     const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
-    if (spec.frames) addControls(parent, spec.frames, show);
-    parent.append(body);
-    if (!spec.frames) draw2();
+    const controls = html("div");
+    parent.append(controls, body);
+    if (spec.frames) addControls(controls, spec.frames, show);
+    else draw2();
   }
   function drawAttention(plot, spec, width, label) {
     if (!spec.texts) return drawText(plot, spec, width, label);
@@ -530,8 +532,7 @@
     let best = null;
     let least = REACH * REACH;
     for (const group of points) {
-      const around = nearest(group.lefts, left);
-      for (let i = Math.max(0, around - 1); i <= around + 1 && i < group.lefts.length; i += 1) {
+      for (let i = 0; i < group.lefts.length; i += 1) {
         if (!defined(group.tops[i])) continue;
         const distance = (group.lefts[i] - left) ** 2 + (group.tops[i] - top) ** 2;
         if (distance < least) [best, least] = [{ group, i }, distance];
@@ -771,119 +772,6 @@
       plot.append(strip(panel, width, { right, height, last, first: i === 0 }));
     });
   }
-  function drawStems(plot, spec, width) {
-    const [series] = spec.series;
-    const points = pointsOf(spec, series, ["x", "y"]);
-    const end = points.at(-1);
-    const values = extent(series.values, [0]) ?? [0, 1];
-    const space = (values[1] - values[0]) * 0.08 || 1;
-    const right = end ? textWidth(signed(end.y)) + 12 : 12;
-    const height = spec.height ?? 170;
-    const axis = chosenAxis(spec);
-    const x = xOptions(axis, xValues(spec, series), width - MARGIN.left - right);
-    const y = { domain: spec.y?.domain ?? [values[0] - (values[0] < 0 ? space : 0), values[1] + space] };
-    const chart = Plot.plot({
-      width,
-      height,
-      marginTop: 22,
-      marginLeft: MARGIN.left,
-      marginRight: right,
-      marginBottom: MARGIN.bottom + 8,
-      x,
-      y: { ...y, label: null },
-      marks: [
-        Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 4 }),
-        ...ruleMarks(spec, y.domain),
-        Plot.ruleY([0], { stroke: "var(--quiet)" }),
-        Plot.ruleX(points, { x: "x", y1: 0, y2: "y", stroke: "var(--ink)", strokeWidth: 2.5 }),
-        Plot.dot(points, {
-          x: "x",
-          y: "y",
-          r: 4.5,
-          stroke: "var(--ink)",
-          strokeWidth: 1.5,
-          fill: (point) => point.y < 0 ? "var(--page)" : "var(--ink)"
-        }),
-        Plot.axisY({ ticks: 4, tickSize: 4, label: null }),
-        Plot.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: x.tickFormat })
-      ]
-    });
-    const scales = { x: chart.scale("x"), y: chart.scale("y") };
-    const labelled = { ...spec, series: [{ ...series, name: "" }], rules: [] };
-    annotate(chart, labelled, { width, right: 0, height, last: true, axis, scales, marginTop: 22 });
-    if (end) endValue(chart, scales, end);
-    const box = html("div", { class: "chart" }, chart);
-    addTooltip(box, tooltipGroups(spec, axis, scales));
-    plot.append(box);
-  }
-  function endValue(chart, { x, y }, end) {
-    const place2 = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)", "text-anchor": "start" };
-    chart.append(svg("text", place2, signed(end.y)));
-  }
-  function drawScatter(plot, spec, width) {
-    const height = spec.height ?? Math.round(Math.min(420, Math.max(260, width * 0.7)));
-    const all = spec.series.map((one) => xValues(spec, one));
-    const pad = ([low, high]) => [low - (high - low || 1) * 0.06, high + (high - low || 1) * 0.06];
-    const x = xOptions({ ...spec.x, domain: spec.x.domain ?? pad(extent(...all) ?? [0, 1]) }, [], width);
-    const marked = spec.marks ?? [];
-    const chart = Plot.plot({
-      width,
-      height,
-      marginTop: 22,
-      marginLeft: MARGIN.left,
-      marginRight: 16,
-      marginBottom: MARGIN.bottom + 8,
-      x,
-      y: { domain: yDomain(spec), label: null },
-      marks: [
-        Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1 }),
-        Plot.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 5 }),
-        ...ruleMarks(spec, yDomain(spec)),
-        ...spec.series.flatMap((one) => trajectory(spec, one)),
-        Plot.dot(marked, { x: "x", y: "y", r: 5, fill: "var(--page)", stroke: "var(--ink)", strokeWidth: 2 }),
-        Plot.text(marked, {
-          x: "x",
-          y: "y",
-          text: "label",
-          dy: -12,
-          fill: "var(--ink)",
-          stroke: "var(--page)",
-          strokeWidth: 4
-        }),
-        Plot.axisY({ tickSize: 4, label: null }),
-        Plot.axisX({ ticks: 5, tickSize: 4, label: null })
-      ]
-    });
-    const scales = { x: chart.scale("x"), y: chart.scale("y") };
-    annotate(chart, spec, { width, right: 0, height, last: true, axis: spec.x, scales, marginTop: 22 });
-    if (spec.series.length > 1) plot.append(legend(spec));
-    const box = html("div", { class: "chart" }, chart);
-    addTooltip(box, tooltipGroups(spec, spec.x, scales));
-    plot.append(box);
-  }
-  function trajectory(spec, series) {
-    const points = pointsOf(spec, series, ["x", "y"]);
-    const stroke = lineColor(series);
-    const at = { x: "x", y: "y" };
-    const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) => ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
-    return [
-      ...spec.connect === false ? [] : [Plot.line(points, { ...at, stroke, strokeWidth: 1.2 })],
-      Plot.dot(points, { ...at, fill: stroke, r: 2.5 }),
-      ...ends.map((end, i) => Plot.text([end], {
-        ...at,
-        text: "text",
-        fill: "var(--quiet)",
-        dy: i ? -10 : 14,
-        textAnchor: spec.series.length && xSide(points, end) ? "end" : "start",
-        stroke: "var(--page)",
-        strokeWidth: 4
-      }))
-    ];
-  }
-  var xSide = (points, end) => {
-    const [low, high] = extent(points.map((point) => point.x));
-    return end.x > (low + high) / 2;
-  };
 
   // src/site/bars.js
   var { Plot: Plot2 } = window;
@@ -1322,7 +1210,8 @@
   ];
   var HEAD = 30;
   var MARGIN2 = 12;
-  var TEXTS = ".legend span, .grid .name, .side span, output.step, .scale";
+  var SCALE_PARTS = 22;
+  var TEXTS = ".legend span, .grid .name, .side span, output.step, .scale span";
   function inlined(source, x, y) {
     const copy2 = source.cloneNode(true);
     const [from, to] = [[source, ...source.querySelectorAll("*")], [copy2, ...copy2.querySelectorAll("*")]];
@@ -1359,6 +1248,20 @@
     const size = { x, y, width: box.width, height: box.height, fill: backgroundColor, stroke: borderColor };
     return [svg("rect", size), textElement(cell2, x + box.width / 2, y + box.height / 2 + 4, "middle")];
   }
+  function scaleElements(bar, x, y, box) {
+    const [low, high] = [Number(bar.dataset.low), Number(bar.dataset.high)];
+    const colors = ramp([low, high]);
+    const width = box.width / SCALE_PARTS;
+    const parts = Array.from({ length: SCALE_PARTS }, (_, i) => svg("rect", {
+      x: x + i * width,
+      y,
+      width: width + 0.5,
+      height: box.height,
+      fill: colors.at(low + (high - low) * (i + 0.5) / SCALE_PARTS)
+    }));
+    colors.done();
+    return parts;
+  }
   function picture(figure) {
     const plot = figure.querySelector(".plot");
     const outer = plot.getBoundingClientRect();
@@ -1385,6 +1288,7 @@
       result.append(svg("image", { x, y, width: box.width, height: box.height, href: element.toDataURL() }));
     }
     for (const element of plot.querySelectorAll(".cell")) result.append(...cellElements(element, ...at(element)));
+    for (const bar of plot.querySelectorAll(".scale i")) result.append(...scaleElements(bar, ...at(bar)));
     for (const element of plot.querySelectorAll(TEXTS)) {
       const [x, y, box] = at(element);
       const isName = element.matches(".grid .name:not(.row)");
@@ -1470,10 +1374,126 @@
       menu.querySelector("summary").focus();
     });
     document.addEventListener("click", (event) => {
-      if (!menu.contains(event.target)) menu.open = false;
+      if (event.isTrusted && !menu.contains(event.target)) menu.open = false;
     });
     figure.prepend(menu);
   }
+
+  // src/site/points.js
+  var { Plot: Plot3 } = window;
+  function drawStems(plot, spec, width) {
+    const [series] = spec.series;
+    const points = pointsOf(spec, series, ["x", "y"]);
+    const end = points.at(-1);
+    const values = extent(series.values, [0]) ?? [0, 1];
+    const space = (values[1] - values[0]) * 0.08 || 1;
+    const right = end ? textWidth(signed(end.y)) + 12 : 12;
+    const height = spec.height ?? 170;
+    const axis = chosenAxis(spec);
+    const x = xOptions(axis, xValues(spec, series), width - MARGIN.left - right);
+    const y = { domain: spec.y?.domain ?? [values[0] - (values[0] < 0 ? space : 0), values[1] + space] };
+    const chart = Plot3.plot({
+      width,
+      height,
+      marginTop: 22,
+      marginLeft: MARGIN.left,
+      marginRight: right,
+      marginBottom: MARGIN.bottom + 8,
+      x,
+      y: { ...y, label: null },
+      marks: [
+        Plot3.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 4 }),
+        ...ruleMarks(spec, y.domain),
+        Plot3.ruleY([0], { stroke: "var(--quiet)" }),
+        Plot3.ruleX(points, { x: "x", y1: 0, y2: "y", stroke: "var(--ink)", strokeWidth: 2.5 }),
+        Plot3.dot(points, {
+          x: "x",
+          y: "y",
+          r: 4.5,
+          stroke: "var(--ink)",
+          strokeWidth: 1.5,
+          fill: (point) => point.y < 0 ? "var(--page)" : "var(--ink)"
+        }),
+        Plot3.axisY({ ticks: 4, tickSize: 4, label: null }),
+        Plot3.axisX({ ticks: x.ticks, tickSize: 4, label: null, tickFormat: x.tickFormat })
+      ]
+    });
+    const scales = { x: chart.scale("x"), y: chart.scale("y") };
+    const labelled = { ...spec, series: [{ ...series, name: "" }], rules: [] };
+    annotate(chart, labelled, { width, right: 0, height, last: true, axis, scales, marginTop: 22 });
+    if (end) endValue(chart, scales, end);
+    const box = html("div", { class: "chart" }, chart);
+    addTooltip(box, tooltipGroups(spec, axis, scales));
+    plot.append(box);
+  }
+  function endValue(chart, { x, y }, end) {
+    const place2 = { x: x.apply(end.x) + 8, y: y.apply(end.y) + 4, fill: "var(--ink)", "text-anchor": "start" };
+    chart.append(svg("text", place2, signed(end.y)));
+  }
+  function drawScatter(plot, spec, width) {
+    const height = spec.height ?? Math.round(Math.min(420, Math.max(260, width * 0.7)));
+    const all = spec.series.map((one) => xValues(spec, one));
+    const pad = ([low, high]) => [low - (high - low || 1) * 0.06, high + (high - low || 1) * 0.06];
+    const x = xOptions({ ...spec.x, domain: spec.x.domain ?? pad(extent(...all) ?? [0, 1]) }, [], width);
+    const marked = spec.marks ?? [];
+    const chart = Plot3.plot({
+      width,
+      height,
+      marginTop: 22,
+      marginLeft: MARGIN.left,
+      marginRight: 16,
+      marginBottom: MARGIN.bottom + 8,
+      x,
+      y: { domain: yDomain(spec), label: null },
+      marks: [
+        Plot3.gridY({ stroke: "var(--grid)", strokeOpacity: 1 }),
+        Plot3.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 5 }),
+        ...ruleMarks(spec, yDomain(spec)),
+        ...spec.series.flatMap((one) => trajectory(spec, one)),
+        Plot3.dot(marked, { x: "x", y: "y", r: 5, fill: "var(--page)", stroke: "var(--ink)", strokeWidth: 2 }),
+        Plot3.text(marked, {
+          x: "x",
+          y: "y",
+          text: "label",
+          dy: -12,
+          fill: "var(--ink)",
+          stroke: "var(--page)",
+          strokeWidth: 4
+        }),
+        Plot3.axisY({ tickSize: 4, label: null }),
+        Plot3.axisX({ ticks: 5, tickSize: 4, label: null })
+      ]
+    });
+    const scales = { x: chart.scale("x"), y: chart.scale("y") };
+    annotate(chart, spec, { width, right: 0, height, last: true, axis: spec.x, scales, marginTop: 22 });
+    if (spec.series.length > 1) plot.append(legend(spec));
+    const box = html("div", { class: "chart" }, chart);
+    addTooltip(box, tooltipGroups(spec, spec.x, scales));
+    plot.append(box);
+  }
+  function trajectory(spec, series) {
+    const points = pointsOf(spec, series, ["x", "y"]);
+    const stroke = lineColor(series);
+    const at = { x: "x", y: "y" };
+    const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) => ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
+    return [
+      ...spec.connect === false ? [] : [Plot3.line(points, { ...at, stroke, strokeWidth: 1.2 })],
+      Plot3.dot(points, { ...at, fill: stroke, r: 2.5 }),
+      ...ends.map((end, i) => Plot3.text([end], {
+        ...at,
+        text: "text",
+        fill: "var(--quiet)",
+        dy: i ? -10 : 14,
+        textAnchor: spec.series.length && xSide(points, end) ? "end" : "start",
+        stroke: "var(--page)",
+        strokeWidth: 4
+      }))
+    ];
+  }
+  var xSide = (points, end) => {
+    const [low, high] = extent(points.map((point) => point.x));
+    return end.x > (low + high) / 2;
+  };
 
   // src/site/figure.js
   var KINDS2 = {
