@@ -45,10 +45,13 @@ def write_page(
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Start the browser; skip the test where it, or playwright, is not installed."""
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install)")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("needs playwright, which the extra `test` installs")
     if CHROMIUM is None:
         pytest.skip("needs a component: chromium")
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         # Containers run as root, where Chromium's sandbox does not start; the pages are the tests'.
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
@@ -56,7 +59,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Errors(list[str]):
-    """What a page says is wrong: on the console, uncaught, or requests that leave its folder."""
+    """Errors and warnings of a page, and requests that leave its folder."""
 
     def __init__(self, page: Any) -> None:
         super().__init__()
