@@ -1,0 +1,96 @@
+// The numbers of a figure as CSV: one row per point, exactly as they are stored.
+import { shortest32 } from "./arrays.js";
+import { defined } from "./dom.js";
+import { namedRows } from "./bars.js";
+import { graphEdges } from "./graph.js";
+import { chosenAxis, xValues } from "./lines.js";
+import { frameValues } from "./mosaic.js";
+
+const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
+
+function cell(value, list) {
+  if (!defined(value)) return "";
+  if (typeof value !== "number") return String(value);
+  return list instanceof Float32Array ? shortest32(value) : String(value);
+}
+
+const name = (entry) => entry.name ?? String(entry);
+
+/** Return lines as columns if all have the same horizontal values, else one row per point. */
+function linesTable(spec) {
+  const label = chosenAxis(spec)?.label ?? "x";
+  const axes = spec.series.map((one) => xValues(spec, one));
+  const same = axes.every((axis) => axis === axes[0]);
+  const lists = spec.series.flatMap((one) => [[one.name || spec.y?.label, one.values],
+    [`${one.name} low`, one.low], [`${one.name} high`, one.high]]).filter(([, list]) => list?.length);
+  if (same) {
+    const rows = Array.from(axes[0] ?? [], (x, i) =>
+      [cell(x, axes[0]), ...lists.map(([, list]) => cell(list[i], list))]);
+    return [[label, ...lists.map(([title]) => title)], ...rows];
+  }
+  const rows = spec.series.flatMap((one, k) => Array.from(one.values ?? [], (value, i) =>
+    [one.name, cell(one.steps?.[i], one.steps), cell(axes[k][i], axes[k]), cell(value, one.values)]));
+  return [["name", "step", label, spec.y?.label ?? "value"], ...rows];
+}
+
+function panelsTable(spec) {
+  const rows = spec.panels.flatMap((panel) => (panel.series ?? []).flatMap((one) =>
+    Array.from(one.values ?? [], (value, i) => {
+      const xs = xValues({ ...spec, ...panel, x: spec.x }, one);
+      return [panel.y?.label ?? "", one.name ?? "", cell(xs[i], xs), cell(value, one.values)];
+    })));
+  return [["panel", "name", spec.x?.label ?? "x", "value"], ...rows];
+}
+
+/** Return the cells of every frame; colours in 8 bits are named as approximate. */
+async function cellsTable(spec) {
+  const frames = spec.frames ?? { steps: [""], scores: [{ name: "", ...spec }] };
+  const rows = [];
+  let approximate = false;
+  for (const score of frames.scores.length ? frames.scores : [undefined]) {
+    for (let f = 0; f < frames.steps.length; f += 1) {
+      const frame = spec.frames ? await frameValues(spec, f, score) : score;
+      approximate ||= frame.approximate;
+      spec.rows.forEach((row, i) => spec.columns.forEach((column, j) => {
+        const value = frame.values[i * spec.columns.length + j];
+        rows.push([frame.name ?? "", cell(frames.steps[f]), name(row), name(column), cell(value, frame.values)]);
+      }));
+    }
+  }
+  return [["score", "step", "row", "column", approximate ? "value (8 bits)" : "value"], ...rows];
+}
+
+function rowsTable(spec) {
+  const [series] = spec.series;
+  const rows = namedRows(spec).map((row) => [row.name, cell(row.value, series.values),
+    cell(row.low, series.low), cell(row.high, series.high)]);
+  return [["name", "value", "low", "high"], ...rows];
+}
+
+function graphTable(spec) {
+  const steps = spec.frames?.steps ?? [""];
+  const rows = Array.from(steps, (step, i) => graphEdges(spec, i).map((edge) =>
+    [cell(step), edge.from, edge.to, edge.by, cell(edge.value)])).flat();
+  return [["step", "from", "to", "by", "value"], ...rows];
+}
+
+function attentionTable(spec) {
+  const rows = (spec.texts ?? [spec]).flatMap((text, t) => {
+    const { tokens } = text;
+    const values = text.frames ? text.frames.scores[0].values : text.values;
+    return Array.from(text.frames?.steps ?? [""], (step, f) => tokens.flatMap((token, query) =>
+      tokens.slice(0, query + 1).map((other, key) => [text.name ?? t + 1, cell(step), query, key,
+        token, other,
+        cell(values[(f * tokens.length + query) * tokens.length + key], values)]))).flat();
+  });
+  return [["text", "step", "query", "key", "query token", "key token", "attention"], ...rows];
+}
+
+const TABLES = { panels: panelsTable, mosaic: cellsTable, matrix: cellsTable, bars: rowsTable,
+  intervals: rowsTable, graph: graphTable, attention: attentionTable };
+
+/** Return a figure's numbers as CSV. */
+export async function csv(spec) {
+  const table = await (TABLES[spec.kind] ?? linesTable)(spec);
+  return `${table.map((row) => row.map((one) => quoted(String(one ?? ""))).join(",")).join("\n")}\n`;
+}

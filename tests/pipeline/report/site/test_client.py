@@ -1,0 +1,356 @@
+"""The site's scripts in a real browser: what they draw, and what their switches change."""
+
+import base64
+import csv
+import gzip
+import io
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.pipeline.report.site.browser import Errors, chromium, write_page
+
+STEPS = [0, 1, 10, 100, 1000]
+RNG = np.random.default_rng(0)
+HEADS = ["L0H0", "L0H1", "L1H0", "L1H1"]
+
+
+def f32(values: Any) -> dict[str, Any]:
+    array = np.asarray(values, "<f4")
+    return {"f32": base64.b64encode(array.tobytes()).decode(), "shape": list(array.shape)}
+
+
+def u8(levels: list[int], low: float, high: float) -> dict[str, Any]:
+    content = base64.b64encode(gzip.compress(bytes(levels))).decode()
+    return {"u8": content, "shape": [len(levels)], "low": low, "high": high}
+
+
+SCORE = RNG.random(5).astype("f4")
+FRAMES = RNG.random((5, 2, 2)).astype("f4")
+OTHER = RNG.random((5, 2, 2)).astype("f4")
+ATTENTION = np.tril(RNG.random((2, 4, 4))).astype("f4")
+X = {"label": "step", "values": STEPS, "scale": "step"}
+LINE = {"name": "L1H1", "role": "induction", "values": f32(SCORE), "emphasis": True}
+EDGES = [[{"from": "L0H0", "to": "L1H1", "by": "k", "value": 0.2 + 0.1 * i}] for i in range(5)]
+CELLS = {"rows": ["L1", "L0"], "columns": ["H0", "H1"]}
+
+SPECS: dict[str, dict[str, Any]] = {
+    "lines": {
+        "kind": "lines", "file": "induction-L1H1", "x": X,
+        "y": {"label": "score", "domain": [0, 1]},
+        "series": [LINE, {"name": "L1H0", "values": [0.1, None, 0.2, 0.3, 0.2],
+                          "low": [0.0] * 5, "high": [0.4] * 5}],
+        "bands": [{"from": 10, "to": 100, "label": "forms", "role": "onset"}],
+        "rules": [{"y": 0.3, "label": "rule"}],
+        "python": "open_run('a')", "command": "ontogeny query",
+    },
+    "panels": {"kind": "panels", "x": X, "panels": [
+        {"kind": "lines", "y": {"label": "loss", "unit": "nats"}, "series": [LINE]},
+        {"kind": "lines", "y": {"label": "score"}, "series": [LINE]},
+    ]},
+    "stems": {"kind": "stems", "x": X, "y": {"label": "increase", "unit": "nats"},
+              "series": [{"name": "L1H1", "values": [0, -0.5, 0.25, 0.5, 1.5]}]},
+    "scatter": {"kind": "scatter", "x": {"label": "one", "scale": "linear"}, "y": {"label": "two"},
+                "series": [{"name": "run", "x": [0, 1, 2], "values": [0, 2, 1],
+                            "steps": [0, 5, 9]}],
+                "marks": [{"x": 1, "y": 2, "label": "corner"}]},
+    "bars": {"kind": "bars", "rows": HEADS, "y": {"label": "increase"},
+             "series": [{"name": "", "values": [0.5, -0.25, 1, 2]}]},
+    "intervals": {"kind": "intervals", "x": X, "rows": HEADS[:2],
+                  "series": [{"name": "", "values": [None, 55], "low": [10, 50],
+                              "high": [20, 60]}]},
+    "mosaic": {"kind": "mosaic", **CELLS, "names": ["L1H0", "L1H1", "L0H0", "L0H1"],
+               "hrefs": ["other.html"] * 4, "y": {"domain": [0, 1]},
+               "frames": {"steps": STEPS, "total": 9, "scores": [
+                   {"name": "induction", "values": f32(FRAMES)},
+                   {"name": "copying", "values": f32(OTHER)}]}},
+    "matrix": {"kind": "matrix", **CELLS, "values": u8([0, 127, 254, 255], -1, 1),
+               "y": {"domain": [-1, 1]}},
+    "large": {"kind": "matrix", "rows": [str(i) for i in range(50)],
+              "columns": [str(i) for i in range(50)], "values": f32(RNG.random((50, 50)))},
+    "graph": {"kind": "graph", "rules": [{"y": 0.125}], "frames": {"steps": STEPS, "edges": EDGES},
+              "nodes": [{"name": name, "layer": int(name[1]), "href": "other.html"}
+                        for name in HEADS]},
+    "attention": {"kind": "attention", "tokens": ["a", "b", "a", "b"],
+                  "frames": {"steps": [0, 1000], "values": f32(ATTENTION)}},
+    "late": {"kind": "lines", "data": "late"},
+}  # fmt: skip
+LATE = {"x": X, "y": {"label": "loss"}, "series": [{"name": "a", "values": [1, 2, 3, 4, 5]}]}
+SEARCHED = [
+    {"name": "L1H1", "label": "induction", "score": 0.92, "layer": 1, "href": "other.html"},
+    {"name": "L0H1", "label": "previous_token", "score": 0.5, "layer": 0, "href": "other.html"},
+]
+TABLE = """<table class="sortable" data-filter><thead><tr><th>head</th><th>value</th></tr></thead>
+<tbody><tr><td>L1H1</td><td>−2</td></tr><tr><td>L0H0</td><td>1,000</td></tr>
+<tr><td>L0H1</td><td>–</td></tr><tr><td>L1H0</td><td>30</td></tr></tbody></table>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "data").mkdir()
+    (folder / "data" / "late.js").write_text(f"ontogeny.data('late', {json.dumps(LATE)})")
+    return write_page(folder, SPECS, SEARCHED, TABLE)
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors = Errors(opened)
+    opened.goto(address)
+    yield opened
+    opened.close()
+    assert not errors
+
+
+def draw(page: Any, *ids: str) -> None:
+    """Scroll to figures, all of them by default, and wait until they are drawn."""
+    for id in ids or SPECS:
+        page.locator(f"#{id}").scroll_into_view_if_needed()
+        page.wait_for_selector(f"#{id} .plot[data-drawn]")
+
+
+def test_every_kind_is_drawn(page: Any) -> None:
+    draw(page)
+    assert page.locator(".error").count() == 0
+    marks = {
+        id: page.locator(f"#{id} .plot").evaluate(
+            "plot => plot.querySelectorAll('svg path, svg circle, svg rect, .cell, canvas').length"
+        )
+        for id in SPECS
+    }
+    assert all(count > 0 for count in marks.values()), marks
+    assert page.locator("#panels svg").count() == 2
+    # 4 stems' heads above or at 0, and one below, which is hollow.
+    fills = page.locator("#stems svg circle").evaluate_all(
+        "all => all.map(c => c.getAttribute('fill'))"
+    )
+    assert fills.count("var(--page)") == 1 and len(fills) == 5
+    assert page.locator("#late svg path").count() >= 1
+
+
+def test_figures_below_the_screen_are_not_drawn_before_they_come_near(page: Any) -> None:
+    page.wait_for_selector("#lines .plot[data-drawn]")
+    assert page.locator("#late .plot[data-drawn]").count() == 0
+
+
+def test_every_chart_has_one_name_and_its_parts_have_none(page: Any) -> None:
+    draw(page)
+    assert page.locator(".plot svg:not([role=img]):not([role=group])").count() == 0
+    assert page.locator(".plot svg[role=img] [aria-label]").count() == 0
+    name = page.locator("#lines svg").get_attribute("aria-label")
+    assert "Title of lines" in name and f"{SCORE[-1]:.2f} at the end" in name
+
+
+def test_slider_moves_the_mosaic_and_all_other_figures_with_steps(page: Any) -> None:
+    draw(page, "mosaic", "graph")
+    cells = "#mosaic .cell"
+    expected = [f"{value:.2f}" for value in FRAMES[-1].ravel()]
+    assert page.locator(cells).all_text_contents() == expected
+    width = page.locator("#graph path.edge").get_attribute("stroke-width")
+    page.locator("#mosaic .step-slider").fill("1")
+    assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in FRAMES[1].ravel()]
+    assert "step 1 (2 of 5); 5 of 9 checkpoints" in page.locator("#mosaic output").text_content()
+    assert page.locator("#graph path.edge").get_attribute("stroke-width") != width
+    page.locator("#mosaic select").select_option("copying")
+    assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in OTHER[1].ravel()]
+    page.locator("h1").click()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in OTHER[2].ravel()]
+
+
+def test_playback_ends_at_the_last_step(page: Any) -> None:
+    draw(page, "mosaic")
+    page.locator("#mosaic .play").click()
+    assert page.locator("#mosaic .play").text_content() == "Pause"
+    page.wait_for_function("document.querySelector('#mosaic .play').textContent === 'Play'")
+    assert page.locator("#mosaic .step-slider").input_value() == "4"
+
+
+def test_state_is_in_the_address_survives_reload_and_goes_into_links(page: Any) -> None:
+    draw(page, "mosaic")
+    page.locator("#mosaic .step-slider").fill("3")
+    page.locator("#mosaic select").select_option("copying")
+    page.locator("[data-action=steps]").click()
+    page.locator("[data-action=theme]").click()
+    page.wait_for_function("location.search.includes('step=100')")
+    page.reload()
+    draw(page, "mosaic")
+    assert page.locator("[data-action=steps]").text_content() == "steps: log"
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    assert page.locator("#mosaic .cell").all_text_contents() == [
+        f"{v:.2f}" for v in OTHER[3].ravel()
+    ]
+    page.locator("#mosaic a.cell").first.click()
+    page.wait_for_url("**/other.html*")
+    for entry in ("step=100", "score=copying", "steps=log", "theme=light"):
+        assert entry in page.url
+
+
+def ticks(page: Any) -> dict[str, float]:
+    """Return the place of each step of the axis, as a share of the axis's length."""
+    found = page.locator("#lines svg g text").evaluate_all(
+        "all => all.map(t => [t.textContent, t.getBoundingClientRect().x"
+        " + t.getBoundingClientRect().width / 2, t.getBoundingClientRect().y])"
+    )
+    lowest = max(y for _, _, y in found)
+    places = {text.replace(",", ""): x for text, x, y in found if abs(y - lowest) < 2}
+    length = places["1000"] - places["0"]
+    return {text: (x - places["0"]) / length for text, x in places.items()}
+
+
+def test_steps_are_linear_or_as_their_logarithm(page: Any) -> None:
+    page.wait_for_selector("#lines .plot[data-drawn]")
+    assert ticks(page)["200"] == pytest.approx(0.2, abs=0.01)
+    page.locator("[data-action=steps]").click()
+    page.wait_for_function("!document.querySelector('#lines svg').textContent.includes('200')")
+    # log(1 + 10) / log(1 + 1000), log(1 + 100) / log(1 + 1000)
+    assert ticks(page)["10"] == pytest.approx(math.log1p(10) / math.log1p(1000), abs=0.01)
+    assert ticks(page)["100"] == pytest.approx(math.log1p(100) / math.log1p(1000), abs=0.01)
+
+
+def test_theme_changes_colours_without_a_new_drawing(page: Any) -> None:
+    draw(page, "lines", "mosaic", "large")
+    color = "element => getComputedStyle(element).backgroundColor"
+    stroke = "all => all.map(p => getComputedStyle(p).stroke)"
+    seen = []
+    for theme in ("light", "dark"):
+        page.evaluate("theme => ontogeny.setState({theme})", theme)
+        seen.append((
+            page.locator("body").evaluate(color),
+            page.locator("#mosaic .cell").first.evaluate(color),
+            tuple(page.locator("#lines svg path").evaluate_all(stroke)),
+            page.locator("#large canvas").evaluate("canvas => canvas.toDataURL()"),
+        ))  # fmt: skip
+    for light, dark in zip(*seen, strict=True):
+        assert light != dark
+
+
+def saved(page: Any, id: str, button: str) -> tuple[str, bytes]:
+    """Return the name and the content of what an entry of a figure's menu saves."""
+    page.locator(f"#{id} summary").click()
+    with page.expect_download() as found:
+        page.locator(f"#{id} .menu button", has_text=button).first.click()
+    page.locator(f"#{id} summary").click()
+    return found.value.suggested_filename, Path(found.value.path()).read_bytes()
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def test_csv_has_the_stored_numbers(page: Any) -> None:
+    draw(page, "lines", "mosaic", "attention", "graph")
+    name, content = saved(page, "lines", "CSV")
+    rows = rows_of(content)
+    assert name == "induction-L1H1.csv"
+    assert [int(row["step"]) for row in rows] == STEPS
+    assert [np.float32(row["L1H1"]) for row in rows] == SCORE.tolist()
+    assert [row["L1H0"] for row in rows] == ["0.1", "", "0.2", "0.3", "0.2"]
+    assert {row["L1H0 high"] for row in rows} == {"0.4"}
+    cells = rows_of(saved(page, "mosaic", "CSV")[1])
+    numbers = [np.float32(row["value"]) for row in cells]
+    assert numbers == [*FRAMES.ravel().tolist(), *OTHER.ravel().tolist()]
+    assert cells[5] == {**cells[5], "score": "induction", "step": "1", "row": "L1", "column": "H1"}
+    attention = rows_of(saved(page, "attention", "CSV")[1])
+    lower = [ATTENTION[f, q, k] for f in range(2) for q in range(4) for k in range(q + 1)]
+    assert [np.float32(row["attention"]) for row in attention] == lower
+    edges = rows_of(saved(page, "graph", "CSV")[1])
+    assert [float(row["value"]) for row in edges] == [frame[0]["value"] for frame in EDGES]
+
+
+def test_colours_in_8_bits_are_decoded_and_never_read_as_exact(page: Any) -> None:
+    draw(page, "matrix")
+    # 254 steps from -1 to 1: byte 0 is -1, 127 is 0, 254 is 1; 255 is undefined.
+    rows = rows_of(saved(page, "matrix", "CSV")[1])
+    assert [row["value (8 bits)"] for row in rows] == ["-1", "0", "1", ""]
+    assert page.locator("#matrix .cell").all_text_contents() == [""] * 4
+    assert page.locator("#matrix .cell").nth(2).get_attribute("title") == "L0H0: about 1"
+
+
+def test_pictures_stand_alone(page: Any) -> None:
+    draw(page, "lines", "mosaic", "large", "graph")
+    for id in ("lines", "mosaic", "large", "graph"):
+        name, content = saved(page, id, "SVG")
+        assert name.endswith(".svg") and b"var(--" not in content and b"class=" not in content
+    name, content = saved(page, "lines", "PNG")
+    assert name == "induction-L1H1.png" and content.startswith(b"\x89PNG")
+    width, _ = struct.unpack(">II", content[16:24])
+    box = page.locator("#lines .plot").bounding_box()
+    assert width == pytest.approx(2 * (box["width"] + 24), abs=2)
+
+
+def test_search_finds_heads_and_escape_leaves(page: Any) -> None:
+    page.locator("h1").click()
+    page.keyboard.press("/")
+    page.keyboard.type("previous")
+    assert page.locator(".results a").all_text_contents() == ["L0H1"]
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent") == "L0H1"
+    page.keyboard.press("Escape")
+    assert page.locator(".results").is_hidden()
+    found = "text => ontogeny.findHeads(ontogeny.heads, text).map(head => head.name)"
+    assert page.evaluate(found, "l1h1") == ["L1H1"]
+    assert page.evaluate(found, "layer 0") == ["L0H1"]
+    assert page.evaluate(found, "0.92 induction") == ["L1H1"]
+    assert page.evaluate(found, "nothing") == []
+
+
+def test_tables_sort_by_value_and_filter(page: Any) -> None:
+    first = "table.sortable tbody td:first-child"
+    page.locator("th button", has_text="value").click()
+    # −2 < 30 < 1,000; what is undefined comes last.
+    assert page.locator(first).all_text_contents() == ["L1H1", "L1H0", "L0H0", "L0H1"]
+    assert page.locator("th").nth(1).get_attribute("aria-sort") == "ascending"
+    page.locator("input.filter").fill("L0")
+    assert sorted(page.locator(first).all_text_contents()) == ["L0H0", "L0H1"]
+
+
+def test_a_token_shows_what_it_attends_to(page: Any) -> None:
+    draw(page, "attention")
+    page.locator("#attention .token").nth(2).click()
+    row = ATTENTION[-1, 2, :3]
+    said = page.locator("#attention .under").text_content()
+    assert f"attends most to token {row.argmax() + 1}," in said and f"{row.max():.2f}" in said
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_overflows_a_narrow_screen(browser: Any, address: str, theme: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    errors = Errors(page)
+    page.goto(f"{address}?theme={theme}")
+    draw(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    sizes = page.locator("svg text, .plot *, p, td").evaluate_all(
+        "all => Math.min(...all.map(e => parseFloat(getComputedStyle(e).fontSize)))"
+    )
+    assert sizes >= 12 and not errors
+    page.close()
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other(page: Any) -> None:
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('afterbegin',"
+                  " '<figure class=figure id=ends><div class=plot></div></figure>')")  # fmt: skip
+    series = [{"name": f"line {i}", "values": [0, 0, 0, 0, 0.001 * i]} for i in range(6)]
+    spec = {"kind": "lines", "x": X, "y": {"label": "y", "domain": [0, 1]}, "series": series}
+    page.evaluate("spec => ontogeny.draw(document.querySelector('#ends'), spec)", spec)
+    page.wait_for_selector("#ends .plot[data-drawn]")
+    tops = page.locator("#ends svg text").evaluate_all(
+        "all => all.filter(t => t.textContent.startsWith('line '))"
+        ".map(t => t.getBoundingClientRect()).map(box => [box.top, box.bottom])"
+    )
+    tops.sort()
+    assert len(tops) == 6
+    assert all(tops[i + 1][0] - tops[i][0] >= 13 for i in range(5))
