@@ -284,7 +284,7 @@ def blank(
 
 
 def _shape(request: AttentionRequest, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-    layers, sequences, heads, queries = shape
+    layers, sequences, heads, _ = shape
     match request:
         case LagMeans(n_lags):
             return (layers, sequences, heads, n_lags)
