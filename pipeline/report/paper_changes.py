@@ -51,6 +51,9 @@ def intervals(found: xr.Dataset, steps: np.ndarray, width: float) -> Figure | No
     axes.set_yticks(range(len(shown)), [plain(label) for label in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     step_axis(axes, steps, "log")
+    # Steps before all that is drawn would leave it little room.
+    earliest = min(min(row.onset, row.midpoint_low) for label, row in every if label in shown)
+    axes.set_xlim(max(earliest / 2, float(steps[0])), float(steps[-1]))
     return figure
 
 

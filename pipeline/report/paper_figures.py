@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,7 +57,9 @@ def write_figures(
     store.
     """
     if find_spec("matplotlib") is None:
-        raise InputError("figures for papers are drawn with matplotlib: pip install matplotlib")
+        raise InputError(
+            "figures for papers are drawn with matplotlib: pip install 'ontogeny[figures]'"
+        )
     from pipeline.report.paper_style import WIDTHS, paper_style
 
     uris = store_names([str(store) for store in stores])
@@ -64,7 +67,8 @@ def write_figures(
     folder, written, captions = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
     for run, (uri, tree) in runs.items():
-        for one in figures_of(uri, tree, scale):
+        changes, space = aggregates.transitions(uri), partial(aggregates.loss_space, uri)
+        for one in figures_of(tree, changes, space, scale):
             stem = f"{_file_name(run)}-{one.name}"
             for columns, width in WIDTHS.items():
                 with paper_style():
@@ -77,19 +81,26 @@ def write_figures(
     return [*written, folder / CAPTIONS]
 
 
-def figures_of(store: str, run: xr.DataTree, scale: "StepScale") -> Iterator[PaperFigure]:
+def figures_of(
+    run: xr.DataTree,
+    changes: xr.Dataset,
+    space: Callable[[], xr.Dataset],
+    scale: "StepScale" = "linear",
+) -> Iterator[PaperFigure]:
     """Yield the figures that the content of a store allows.
 
-    store: its URI, with which stored transitions and loss space are found; run: the opened store.
+    run: as `open_run` returns it. changes: its stored transitions. space: returns its stored loss
+    space, and is called only where per-token losses are stored.
     """
     groups = by_measure(run)
     heads = _heads(groups)
-    changes = aggregates.transitions(store)
     steps = np.unique(np.concatenate([node["step"].values for node in run.children.values()]))
     for losses in list(groups.get("token_loss", {}).values())[:1]:
         yield _what_happened(losses, heads, changes, scale)
-        yield _by_position(losses)
-        yield from _loss_space(store, losses)
+        if "mean_by_position" in losses:
+            yield _by_position(losses)
+        if "loss" in losses and losses["loss"].size <= _MOST_NUMBERS:
+            yield from _loss_space(space)
     if heads is not None:
         yield from _mosaics(heads)
     for pairs in list(groups.get("composition", {}).values())[:1]:
@@ -136,17 +147,15 @@ def _by_position(losses: xr.Dataset) -> PaperFigure:
         return loss_by_position(losses["mean_by_position"], width)
 
     caption = (
-        "Mean loss at each token, at checkpoints evenly spaced in log(1 + step), dark: late; the "
-        "others are left out."
+        "Mean loss at each token, at checkpoints evenly spaced among those that were saved, dark: "
+        "late; the others are left out."
     )
     return PaperFigure("loss-by-position", caption, draw)
 
 
-def _loss_space(store: str, losses: xr.Dataset) -> Iterator[PaperFigure]:
-    if "loss" not in losses or losses["loss"].size > _MOST_NUMBERS:
-        return
+def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
     try:
-        space = aggregates.loss_space(store)
+        space = stored()
         corner = find_corner(space).sel(window="whole")
     except InputError:  # too few checkpoints
         return

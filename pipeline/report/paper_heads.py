@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.number_format import in_words
 from pipeline.report.downsample import kept_indices
-from pipeline.report.paper_style import SCORES, blank
+from pipeline.report.paper_style import SCORES, blank, ink_on
 
 _FEW = 40  # heads: their scores are written into the cells
 _MOSAICS = {False: 3, True: 6}  # steps in a narrow and in a wide figure
@@ -67,8 +67,7 @@ def composition(last: xr.Dataset, width: float) -> Figure | None:
         if rows * columns <= _FEW and each / columns > 0.2:
             _write(one, table.values, low, high)
     axes[0].set_ylabel("later head")
-    label = "composition (from that of random matrices)"
-    figure.colorbar(image, ax=axes, label=label, pad=0.01, aspect=12, extend="min")
+    figure.colorbar(image, ax=axes, label="composition", pad=0.01, aspect=12, extend="min")
     return figure
 
 
@@ -114,6 +113,5 @@ def _write(axes: Axes, values: np.ndarray, low: float = 0.0, high: float = 1.0) 
     """Write the numbers into the cells, in black or white by contrast."""
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            dark = (value - low) / (high - low or 1.0) > 0.5
-            colour = "white" if dark else "black"
+            colour = ink_on(SCORES((value - low) / (high - low or 1.0)))
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=5, color=colour)

@@ -13,7 +13,6 @@ from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import Heads, onsets
 from pipeline.findings.number_format import head_name, in_words
 from pipeline.measures.head_patterns import NULLS
-from pipeline.report.downsample import kept_indices
 from pipeline.report.paper_style import (
     FAINT,
     QUIET,
@@ -44,7 +43,11 @@ def what_happened_when(
     losses: the group `token_loss`. heads: those that formed a pattern are drawn, by their score.
     changes: from 10 to 90% of each sudden change of the in-context score, which are shaded.
     """
-    names = [name for name in ("mean", "in_context_score") if has_numbers(losses[name])]
+    names = [
+        name
+        for name in ("mean", "in_context_score")
+        if name in losses and has_numbers(losses[name])
+    ]
     formed = {} if heads is None else _formed(heads)
     panels = len(names) + bool(formed)
     if not panels:
@@ -77,7 +80,10 @@ def loss_by_position(by_position: xr.DataArray, width: float) -> Figure | None:
     by_position = by_position.isel(step=np.flatnonzero(known))
     if not by_position.sizes["step"]:
         return None
-    chosen = by_position.isel(step=kept_indices(by_position["step"].values, _PROFILES))
+    saved = by_position.sizes["step"]
+    chosen = by_position.isel(
+        step=np.unique(np.linspace(0, saved - 1, _PROFILES).round().astype(int))
+    )
     figure = blank(width, 2.1)
     axes = figure.subplots()
     # Position t holds the loss of token t + 1.
@@ -119,7 +125,7 @@ def progress(
         # Beside the axes in a wide figure, above them in a narrow one.
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2 if width < 5 else 4}
         one.legend(**place, borderaxespad=0.2, handlelength=1.5, columnspacing=1)
-    _shade_phases(figure, axes, found, int(group["step"].max()))
+    _shade_phases(figure, list(axes), found, int(group["step"].max()))
     step_axis(axes[-1], group["step"].values, scale)
     for one in axes[:-1]:
         one.set_xlabel("")

@@ -39,12 +39,10 @@ ROLES = {
     "train_loss": BLUE, "restricted_loss": GREEN, "test_loss": VERMILLION, "excluded_loss": PURPLE,
     "gini_embedding": BLUE, "gini_neuron_logit": SKY, "logit_variance_explained": INK,
 }  # fmt: skip
+# White is no colour of a score: undefined cells, and those below the scale.
 SCORES = LinearSegmentedColormap.from_list(
-    "scores", [(place, colour) for place, colour in FROM_ZERO]
+    "scores", [(place, colour) for place, colour in FROM_ZERO], bad="#ffffff", under="#ffffff"
 )
-# Undefined cells, whose colour is no colour of a score.
-SCORES.set_bad("#ffffff")
-SCORES.set_under("#ffffff")
 
 _STYLE = {
     # Comes with matplotlib, so that a figure is the same on every machine.
@@ -138,6 +136,14 @@ def _apart(places: np.ndarray, least: float) -> np.ndarray:
     return found
 
 
+def ink_on(colour: tuple[float, float, float, float]) -> str:
+    """Return black or white, whichever has more contrast on a colour (WCAG 2.1, luminance)."""
+    channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = float(np.dot((0.2126, 0.7152, 0.0722), channels))
+    # Contrast with white is 1.05 / (L + 0.05), with black (L + 0.05) / 0.05.
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
+
+
 def ordered(count: int) -> list[tuple[float, float, float, float]]:
     """Return colours for an ordered set, light to dark."""
     return [SCORES(share) for share in np.linspace(0.35, 1.0, count)]
@@ -145,5 +151,5 @@ def ordered(count: int) -> list[tuple[float, float, float, float]]:
 
 __all__ = [
     "FAINT", "GREEN", "INK", "PURPLE", "QUIET", "ROLES", "SCORES", "VERMILLION", "WIDTHS",
-    "StepScale", "blank", "end_names", "ordered", "paper_style", "plain", "step_axis",
+    "StepScale", "blank", "end_names", "ink_on", "ordered", "paper_style", "plain", "step_axis",
 ]  # fmt: skip
