@@ -94,7 +94,7 @@ def figures_of(
     """
     groups = by_measure(run)
     heads = _heads(groups)
-    steps = np.unique(np.concatenate([node["step"].values for node in run.children.values()]))
+    saved = {int(step) for of in groups.values() for one in of.values() for step in one["step"]}
     for losses in list(groups.get("token_loss", {}).values())[:1]:
         yield _what_happened(losses, heads, changes, scale)
         if "mean_by_position" in losses:
@@ -108,7 +108,7 @@ def figures_of(
     for progress in list(groups.get("modular_addition", {}).values())[:1]:
         yield _progress(progress, scale)
     if changes.sizes["series"]:
-        yield _intervals(changes, steps)
+        yield _intervals(changes, np.array(sorted(saved)))
 
 
 def _what_happened(

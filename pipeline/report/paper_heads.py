@@ -30,14 +30,16 @@ def mosaic(score: xr.DataArray, width: float) -> Figure | None:
     figure = blank(width, min(max(each * layers / heads, 0.35), 6.0) + 0.85)
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     for one, values in zip(axes, chosen, strict=True):
-        image = one.imshow(values, cmap=SCORES, vmin=0, vmax=1, aspect="auto", origin="lower")
+        one.imshow(values, cmap=SCORES, vmin=0, vmax=1, aspect="auto", origin="lower")
         one.set_title(f"step {int(values['step']):,}")
         one.set_xlabel("head")
         _index_ticks(one, chosen["layer"].values, chosen["head"].values)
         if layers * heads <= _FEW and each / heads > 0.2:
             _write(one, values.values)
     axes[0].set_ylabel("layer")
-    figure.colorbar(image, ax=axes, label=in_words(str(score.name)), pad=0.01, aspect=12)
+    figure.colorbar(
+        axes[0].images[0], ax=axes, label=in_words(str(score.name)), pad=0.01, aspect=12
+    )
     return figure
 
 
@@ -58,7 +60,7 @@ def composition(last: xr.Dataset, width: float) -> Figure | None:
     figure = blank(width, min(max(each * rows / columns, 0.6), 6.0) + 0.8)
     axes = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for one, (kind, table) in zip(axes, tables.items(), strict=True):
-        image = one.imshow(
+        one.imshow(
             table, cmap=SCORES, vmin=low, vmax=max(high, low + 1e-6), aspect="auto", origin="lower"
         )
         one.set_title(f"{kind.upper()} composition")
@@ -67,7 +69,9 @@ def composition(last: xr.Dataset, width: float) -> Figure | None:
         if rows * columns <= _FEW and each / columns > 0.2:
             _write(one, table.values, low, high)
     axes[0].set_ylabel("later head")
-    figure.colorbar(image, ax=axes, label="composition", pad=0.01, aspect=12, extend="min")
+    figure.colorbar(
+        axes[0].images[0], ax=axes, label="composition", pad=0.01, aspect=12, extend="min"
+    )
     return figure
 
 

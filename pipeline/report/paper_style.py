@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -44,7 +44,7 @@ SCORES = LinearSegmentedColormap.from_list(
     "scores", [(place, colour) for place, colour in FROM_ZERO], bad="#ffffff", under="#ffffff"
 )
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     # Comes with matplotlib, so that a figure is the same on every machine.
     "font.family": "DejaVu Sans", "font.size": 7, "text.color": INK,
     "axes.titlesize": 7, "axes.titlelocation": "left", "axes.labelsize": 7,
