@@ -111,7 +111,7 @@ def test_rules_and_bands_are_where_the_definitions_say():
     assert bands == [(one.start, one.end) for one in found] and len(bands) == 3
 
 
-def test_heads_that_formed_are_drawn_in_the_colour_of_their_pattern_and_named():
+def test_heads_that_formed_have_the_colour_of_their_pattern():
     figure = drawn(full_run)["what-happened-when"]
     axes = figure.axes[-1]
     names = {text.get_text(): text.get_color() for text in axes.texts}
