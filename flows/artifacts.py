@@ -3,6 +3,8 @@
 A run neither fails nor waits because of them: if the server is unreachable, they are left out.
 """
 
+import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from pipeline.store.objects import store_name
 # Each update is a request to the server. With one per checkpoint, a run of many short checkpoints
 # would spend most of its time on them.
 _SECONDS_BETWEEN_UPDATES = 2.0
+_LONGEST_NAME = 60  # characters of a store's name in a key
 
 
 def run_name(analysis: Analysis) -> str:
@@ -119,9 +122,9 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         ]
     lines += [f"- {markdown(f'{group}: {why}')}" for group, why in summary.undefined.items()]
     lines += [*(f"- {markdown(sentence)}" for sentence in findings(summary.store)), ""]
-    lines += ["| quantity | over training | first | last |", "|---|---|---|---|"]
+    lines += ["| quantity | over training | scale | first | last |", "|---|---|---|---|---|"]
     lines += [
-        f"| {markdown(line.name)} | `{line.chart}` | {line.first} | {line.last} |"
+        f"| {markdown(line.name)} | `{line.chart}` | {line.scale} | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
     lines += ["", f"[Report](<{report_url(page)}>), {markdown(str(page.resolve()))}"]
@@ -129,8 +132,25 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
     about = markdown(summary.store)
     _if_reachable(create_markdown_artifact, text, key="findings", description=about)
     _if_reachable(
-        create_link_artifact, report_url(page), key="report", link_text=markdown(str(page))
+        create_link_artifact,
+        report_url(page),
+        key=report_key(summary.store),
+        link_text=markdown(str(page)),
+        description=about,
     )
+
+
+def report_key(store: str) -> str:
+    """Return the key of the link to a store's report, such as "report-induction-1f0c93ab".
+
+    Prefect shows the newest artifact of each key, so that each store has its own. The digits are of
+    its address, since two stores may have one name; keys consist of small letters, digits and
+    dashes.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", store_name(store).lower())[:_LONGEST_NAME].strip("-")
+    address = store if "://" in store else str(Path(store).resolve())
+    digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:8]
+    return "-".join(filter(None, ("report", name, digest)))
 
 
 def _cell(value: Any) -> Any:

@@ -80,10 +80,9 @@ class PrefectObserver(Observer):
         self.new = emit_onset_events(summary.store)
         artifacts.show_findings(summary, page, self.new)
         table = [
-            {**row, "not_finite": summary.not_finite.get(row["step"], "")}
-            for row in sorted(self._table, key=lambda row: row["step"])
+            {**row, "not_finite": summary.not_finite.get(row["step"], "")} for row in self._table
         ]
-        artifacts.show_table("checkpoints", table, summary.sentence())
+        artifacts.show_table("checkpoints", in_order(table), summary.sentence())
 
     def ended(self, summary: Summary) -> None:
         """Keep the summary for the caller; print it if there is none in this process."""
@@ -91,6 +90,11 @@ class PrefectObserver(Observer):
         # Without a caller the flow is served, and the terminal that serves it shows the result.
         if self._progress is None:
             print_result(summary, self.new)
+
+
+def in_order(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of checkpoints by step: those that failed first, then those not finite."""
+    return sorted(table, key=lambda row: (not row["failure"], not row["not_finite"], row["step"]))
 
 
 def print_result(summary: Summary, new: Sequence[str]) -> None:

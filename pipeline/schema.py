@@ -24,6 +24,8 @@ DIMENSIONS: dict[str, str] = {
     "head_from": "the earlier head of a pair, within its layer",
     "layer_to": "layer of the later head of a pair",
     "head_to": "the later head of a pair, within its layer",
+    "query": "position of the token that attends, from 0",
+    "key": "position of the token that is attended to, from 0",
     "lag": "query position minus key position, in tokens",
     "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2 (p / 2 where p is even)",
     "residue": "residue mod p, from 0",

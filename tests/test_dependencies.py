@@ -35,7 +35,8 @@ LEFT_OUT = {"loss_space", "servers", "transformer_lens", "transitions", "workloa
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     own = ROOT / "ontogeny.py", ROOT / "ontogeny_xarray.py"
     imported = distributions(*own, *python_in("pipeline", "flows"))
-    assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys()
+    optional = names(PROJECT["optional-dependencies"]["figures"])
+    assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys() | optional
 
 
 def test_what_the_tests_import_is_declared_and_the_reverse() -> None:

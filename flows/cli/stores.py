@@ -147,11 +147,18 @@ def _format_of(output: Path | None) -> str:
 def report(
     stores: Annotated[list[str], typer.Argument(metavar="STORE...")],
     output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="A folder for figures for papers, too: PDF, SVG and PNG."),
+    ] = None,
 ) -> None:
     """Write one report of one or several stores, and print the page to open."""
     from flows.reporting import report_folder
     from pipeline.report import write_report
+    from pipeline.report.paper_figures import write_figures
 
+    if figures is not None:  # first: without matplotlib nothing is written
+        write_figures(stores, figures)
     say(str(write_report(stores, output or report_folder(stores[0], len(stores) - 1))))
 
 

@@ -1,6 +1,7 @@
 """Building the inputs of an analysis, from its configuration, the run and the model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ from pipeline.config import (
 from pipeline.errors import InputError
 from pipeline.inputs import arrays, indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
-from pipeline.inputs.drawable import Drawable, drawable_ids
+from pipeline.inputs.drawable import Drawable, drawable_ids, run_tokenizer
+from pipeline.inputs.token_texts import texts_of
 from pipeline.models.facts import ModelFacts
 from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
@@ -59,8 +61,18 @@ def make_input(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -
     # Tokenizers and tables come with the run, and libraries raise errors of any type for them.
     with reading(f"input {name!r}", InputError, remedy="restore the files that it is made of"):
         made = _made(name, spec, run_folder, model)
+        texts = _texts(spec, made, run_folder)
     _check_fits(made, model)
-    return made
+    return replace(made, texts=texts)
+
+
+def _texts(spec: InputSpec, made: Input, run_folder: str) -> dict[int, str]:
+    """Return the texts of an input's ids; empty where no tokenizer is known."""
+    if isinstance(spec, TableInput):
+        return {made.attributes["p"]: "="}  # residues are their own texts
+    own = spec.tokenizer if isinstance(spec, TextInput | IndirectObjectInput) else None
+    tokenizer = text.load_tokenizer(own) if own else run_tokenizer(run_folder)
+    return {} if isinstance(tokenizer, str) else texts_of(made.tokens, tokenizer)
 
 
 def _tokens_asked(spec: InputSpec) -> int:

@@ -453,7 +453,7 @@ def _selected_steps(prepared: Prepared, group: Group) -> list[int] | None:
 def save_input(store: Store, made: Input) -> None:
     """Save an input beside the results, so that workers need no access to its source."""
     attributes = {"kind": made.kind, "attributes": made.attributes}
-    store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes)
+    store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes, made.texts)
 
 
 def load_input(store: Store, name: str, digest: str) -> Input:

@@ -26,7 +26,7 @@ from pipeline.engine.head_edits import Edit
 from pipeline.engine.kernels import attend, capped
 from pipeline.engine.masks import RuleMask, make_mask
 from pipeline.engine.pairs import Pairs
-from pipeline.engine.record import AttentionRequest, LagMeans, Reduced
+from pipeline.engine.record import AttentionRequest, Corner, LagMeans, Reduced
 from pipeline.engine.reductions import Attention, FromMatrix, FromScores, reduced
 from pipeline.errors import InputError
 
@@ -55,7 +55,7 @@ class Recorder:
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
-    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]]
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer _ head _"]]
     head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]] = field(
         default_factory=dict
     )
@@ -87,7 +87,7 @@ class Recorder:
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
             if not isinstance(pairs, Pairs):
-                target[:] = self._reduced(pairs, scored)
+                self._fill_reduced(target, pairs, scored)
                 continue
             if pairs.first < target.shape[-1]:
                 keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
@@ -99,7 +99,7 @@ class Recorder:
         for request, pairs in self.pairs.items():
             target = self.attention[request][layer, self.sequences]
             if not isinstance(pairs, Pairs):
-                target[:] = self._reduced(pairs, FromMatrix(weights))
+                self._fill_reduced(target, pairs, FromMatrix(weights))
                 continue
             keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
             # `gather` does not broadcast; `expand` takes no memory.
@@ -120,9 +120,13 @@ class Recorder:
         self.outputs_seen += 1
         return out
 
-    def _reduced(self, request: Reduced, attention: Attention) -> Float[Tensor, "batch head _"]:
-        defined = None if self.padding is None else ~self.padding[self.sequences]
-        return reduced(request, attention, defined)
+    def _fill_reduced(
+        self, target: Float[Tensor, "sequence head _"], request: Reduced, attention: Attention
+    ) -> None:
+        # A corner has fewer sequences than its input, so that later batches have none of them.
+        if len(target):
+            defined = None if self.padding is None else ~self.padding[self.sequences]
+            target[:] = reduced(request, attention, defined)[: len(target)]
 
     def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
         for undefined in (pairs.undefined, self.padding):
@@ -270,10 +274,23 @@ def _rule(module: nn.Module, mask: RuleMask | Tensor | None) -> RuleMask | None:
 
 def blank(
     requests: Iterable[AttentionRequest], shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> dict[AttentionRequest, Float[Tensor, "layer sequence head _"]]:
-    """Return a record's attention before the first batch: a tensor of NaN for each request."""
-    widths = {r: r.n_lags if isinstance(r, LagMeans) else shape[-1] for r in requests}
-    return {r: torch.full((*shape[:-1], n), torch.nan, dtype=dtype) for r, n in widths.items()}
+) -> dict[AttentionRequest, Float[Tensor, "layer _ head _"]]:
+    """Return a record's attention before the first batch: a tensor of NaN for each request.
+
+    shape: layers, sequences, heads, queries.
+    """
+    shapes = {request: _shape(request, shape) for request in requests}
+    return {r: torch.full(of, torch.nan, dtype=dtype) for r, of in shapes.items()}
+
+
+def _shape(request: AttentionRequest, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+    layers, sequences, heads, _ = shape
+    match request:
+        case LagMeans(n_lags):
+            return (layers, sequences, heads, n_lags)
+        case Corner(first, length):
+            return (layers, min(first, sequences), heads, length**2)
+    return shape
 
 
 # Both registries are global to the process. Without a mask function of the same name, transformers

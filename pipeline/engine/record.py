@@ -73,9 +73,21 @@ class Entropy:
     """
 
 
+@dataclass(frozen=True)
+class Corner:
+    """All attention among the first `length` tokens of the first `sequences` sequences.
+
+    Yields Float[Tensor, "layer corner_sequence head query_key"], the matrices of `length` x
+    `length` numbers row by row (query by query). 0 where the key comes after the query.
+    """
+
+    sequences: int
+    length: int
+
+
 # A request yields Float[Tensor, "layer sequence head query"] unless its class states another shape.
 PairRequest = Lag | KeyPosition | KeyMap
-Reduced = LagMeans | Entropy
+Reduced = LagMeans | Entropy | Corner
 AttentionRequest = PairRequest | Reduced
 
 
@@ -187,7 +199,7 @@ class Record:
 
     input: Input
     loss: Float[Tensor, "sequence prediction"] | None = None
-    attention: Mapping[AttentionRequest, Float[Tensor, "layer sequence head _"]] = field(
+    attention: Mapping[AttentionRequest, Float[Tensor, "layer _ head _"]] = field(
         default_factory=dict
     )
     logits: Mapping[int, Float[Tensor, "sequence vocabulary"]] = field(default_factory=dict)

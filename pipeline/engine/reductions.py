@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from pipeline.engine.kernels import attend, capped
 from pipeline.engine.masks import RuleMask, causal_mask
-from pipeline.engine.record import Entropy, LagMeans, Reduced
+from pipeline.engine.record import Corner, Entropy, LagMeans, Reduced
 
 # Queries of one block: a block of float32 scores over 1,024 keys then takes 0.5 MiB per head.
 _ROWS = 128
@@ -51,6 +51,8 @@ def reduced(
         case Entropy():
             entropy = attention.entropy()
             return entropy if defined is None else entropy.where(defined[:, None], torch.nan)
+        case Corner(_, length):
+            return corner(attention, length, defined).flatten(2)
 
 
 def mean_by_lag(
@@ -76,6 +78,20 @@ def mean_by_lag(
         counts = counts.to(by_lag.device) + exists.sum(-2)
     assert isinstance(sums, Tensor)
     return sums / counts
+
+
+def corner(
+    attention: Attention, length: int, defined: Bool[Tensor, "batch query"] | None = None
+) -> Float[Tensor, "batch head corner corner"]:
+    """Return the attention among the first `length` tokens; 0 where the key comes after the query.
+
+    NaN for queries that are not `defined`.
+    """
+    # `tril` replaces the undefined entries of a tile, which may be infinite.
+    matrix = attention.tile(range(length), range(length)).tril()
+    if defined is None:
+        return matrix
+    return matrix.where(defined[:, None, :length, None], torch.nan)
 
 
 def _along_diagonals(

@@ -16,10 +16,14 @@ _WIDTH = 32
 
 
 class Line(NamedTuple):
-    """One quantity over the training run. chart: one character per step, at most 32."""
+    """One quantity over the training run.
+
+    chart: one character per step, at most 32. scale: the values at its bottom and its top.
+    """
 
     name: str
     chart: str
+    scale: str
     first: str
     last: str
 
@@ -29,8 +33,22 @@ def overview(store_uri: str) -> list[Line]:
     return [line for name, node in open_run(store_uri).children.items() for line in _of(name, node)]
 
 
-def sparkline(series: xr.DataArray) -> str:
-    """Return `series` (dims: step) as bars from its lowest to its highest value.
+def absolute_scale(series: xr.DataArray) -> tuple[float, float]:
+    """Return a scale with 0 in it, on which charts of the same quantity can be compared.
+
+    Pure numbers within [0, 1] or [-1, 1], as scores of heads are, have all of that as their scale;
+    other quantities reach from 0, or their lowest value if that is below, to their highest or 0.
+    """
+    values = series.values[np.isfinite(series.values)].astype(np.float64)
+    low, high = min(values.min(initial=0.0), 0.0), max(values.max(initial=0.0), 0.0)
+    unit = series.attrs.get("units", series.attrs.get("unit"))
+    if unit == "1" and low >= -1 and high <= 1:
+        return (-1.0 if low < 0 else 0.0), 1.0
+    return float(low), float(high)
+
+
+def sparkline(series: xr.DataArray, scale: tuple[float, float]) -> str:
+    """Return `series` (dims: step) as bars on a scale, whose values are the lowest and full bar.
 
     Undefined values are gaps. Of more steps than fit, those evenly spaced in log(1 + step).
     """
@@ -38,11 +56,11 @@ def sparkline(series: xr.DataArray) -> str:
     defined = np.isfinite(values)
     if not defined.any():
         return " " * len(values)
-    low, high = values[defined].min(), values[defined].max()
-    # A constant series is drawn at the bottom, instead of 0 / 0.
+    low, high = scale
+    # Zeros have a scale without extent, and are drawn at the bottom instead of 0 / 0.
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return "".join(
-        _BARS[min(int(one * len(_BARS)), len(_BARS) - 1)] if ok else " "
+        _BARS[int(np.clip(one * len(_BARS), 0, len(_BARS) - 1))] if ok else " "
         for one, ok in zip(share, defined, strict=True)
     )
 
@@ -54,9 +72,11 @@ def _of(group: str, node: xr.DataTree) -> Iterator[Line]:
         if values.dims == ("step",):
             yield _line(f"{group}/{name}", values)
         elif set(values.dims) == {"step", "layer", "head"}:
-            yield _line(f"{group}/{name}, highest of any head", strongest(values))
+            highest = strongest(values).assign_attrs(values.attrs)  # its unit
+            yield _line(f"{group}/{name}, highest of any head", highest)
 
 
 def _line(name: str, series: xr.DataArray) -> Line:
     first, last = (number(float(series[i])) for i in (0, -1))
-    return Line(name, sparkline(series), first, last)
+    scale = absolute_scale(series)
+    return Line(name, sparkline(series, scale), " to ".join(map(number, scale)), first, last)

@@ -4,24 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from pipeline.aggregate.transitions import FEWEST
-from pipeline.findings.number_format import head_name, in_words, number
+from pipeline.findings.number_format import in_words, number
 from pipeline.query.transitions import joined, transition_table
 from pipeline.report.interval_bars import Bar, interval_bars
 from pipeline.report.plates import Plate, Section
 from pipeline.report.theme import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from pipeline.report.trajectory import loss_space_plate
+from pipeline.report.transition_rows import LEAST, head_rows, loss_rows, row_label
 
 MOST_ROWS = 30
-LEAST = 0.1  # change of a head above its null that is drawn, as a share of its attention
-LOSSES = {
-    "token_loss": ("mean", "in_context_score"),
-    "modular_addition": ("train_loss", "test_loss", "restricted_loss", "excluded_loss"),
-}
 _COLOURS = {
     "mean": INK, "in_context_score": VERMILLION, "induction": BLUE, "previous_token": GREEN,
     "duplicate_token": PURPLE, "first_token": ORANGE, "current_token": SKY,
@@ -69,9 +64,9 @@ def series_name(group: str, variable: str) -> str:
 
 def _plate(found: xr.Dataset) -> Iterator[Plate]:
     table = transition_table(joined({"": found}))
-    losses, heads = _losses(table), _heads(table)
+    losses, heads = loss_rows(table), head_rows(table)
     kept = heads.loc[heads["above"] >= LEAST]
-    every = [(_label(row), row) for row in pd.concat([losses, kept]).itertuples()]
+    every = [(row_label(row), row) for row in pd.concat([losses, kept]).itertuples()]
     labels = list(dict.fromkeys(label for label, _ in every))[:MOST_ROWS]
     if not labels:
         return
@@ -98,38 +93,6 @@ def _left_out(beyond: int, small: int) -> str:
     parts = [f"{beyond} more" if beyond else "", f"{small} smaller" if small else ""]
     named = " and ".join(part for part in parts if part)
     return f" (not drawn: {named})" if named else ""
-
-
-def _losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the transitions of losses and of the in-context score, in that order."""
-    measure = table["group"].map(lambda group: group.partition(".")[0])
-    parts = [
-        table.loc[(measure == group) & (table["variable"] == name)]
-        for group, names in LOSSES.items()
-        for name in names
-    ]
-    return pd.concat(parts)
-
-
-def _heads(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the transitions of scores with a null, the largest above it first.
-
-    above: the change, or as much of it as lies above the null before or after.
-    """
-    heads = table.loc[(table["head"] >= 0) & table["excess_after"].notna()]
-    change = heads["amplitude"].to_numpy()
-    highest = heads["excess_after"].to_numpy() + np.maximum(-change, 0)
-    heads = heads.assign(above=np.minimum(np.abs(change), highest))
-    return heads.sort_values(by="above", ascending=False, kind="stable")
-
-
-def _label(row: Any) -> str:
-    group, _, given = str(row.group).partition(".")
-    name = (
-        "mean loss" if (group, row.variable) == ("token_loss", "mean") else in_words(row.variable)
-    )
-    on = f" ({given})" if given else ""
-    return (f"{head_name(row.layer, row.head)} " if row.head >= 0 else "") + name + on
 
 
 def _bar(place: int, label: str, row: Any) -> Bar:

@@ -18,11 +18,11 @@ while readers keep what they have until `settle` shows them the new one.
 
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -45,6 +45,8 @@ from pipeline.store.versions import FOLDER as VERSIONS
 from pipeline.store.versions import LAYOUT, Version, Versions
 
 __all__ = ["LAYOUT", "Commit", "Row", "Snapshot", "Store", "Template", "latest"]
+
+Decoded = TypeVar("Decoded")
 
 INPUTS, REFERENCES = "_inputs", "_references"
 OLD_LAYOUT = "rows/zarr.json"  # what a store of layout 1 has
@@ -232,13 +234,19 @@ class Store:
         tokens: Int[np.ndarray, "sequence position"],
         extras: Mapping[str, np.ndarray],
         attributes: Mapping[str, Any],
+        texts: Mapping[int, str] | None = None,
     ) -> None:
-        """Keep an input with the results; one that is there already is left as it is."""
+        """Keep an input with the results; one that is there already is left as it is.
+
+        texts: of its ids.
+        """
         with suppress(InputError):
             self.load_input(name, digest)
             return
         arrays = {f"extra.{key}": value for key, value in extras.items()}
         arrays |= {"tokens": tokens, "attributes": np.array(canonical_json(attributes))}
+        if texts:
+            arrays["texts"] = np.array(canonical_json({str(id_): texts[id_] for id_ in texts}))
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
         self.objects.put({_input_key(name, digest): buffer.getvalue()})
@@ -247,12 +255,19 @@ class Store:
         self, name: str, digest: str
     ) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
         """Return an input's tokens [sequence, position], its extra arrays and its attributes."""
+        return self._of_input(name, digest, decode_input)
+
+    def load_token_texts(self, name: str, digest: str) -> dict[int, str]:
+        """Return the texts of an input's ids; empty where it was saved without any."""
+        return self._of_input(name, digest, decode_texts)
+
+    def _of_input(self, name: str, digest: str, decoded: Callable[[bytes], Decoded]) -> Decoded:
         key = _input_key(name, digest)
         content = self.objects.read(key)
         if content is None:
             raise InputError(f"{self.uri}: input {name!r} ({digest[:16]}) is not in the store")
         try:
-            return decode_input(content)
+            return decoded(content)
         except Exception as error:
             raise InputError(
                 f"{self.uri}: {key} is damaged ({error}): run `ontogeny store verify --repair` and "
@@ -372,6 +387,15 @@ def decode_input(
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
         return arrays["tokens"], extras, parsed_json(arrays["attributes"].item().encode())
+
+
+def decode_texts(content: bytes) -> dict[int, str]:
+    """Return the texts of the ids of an input; empty without any; some exception if damaged."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        if "texts" not in arrays.files:
+            return {}
+        texts = parsed_json(arrays["texts"].item().encode())
+        return {int(id_): str(text) for id_, text in texts.items()}
 
 
 def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:

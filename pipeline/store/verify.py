@@ -23,7 +23,15 @@ from pipeline.store.packs import Pack, checksum, decode
 from pipeline.store.results import FOLDER as RESULTS
 from pipeline.store.results import check
 from pipeline.store.sealed import DamagedError, unseal
-from pipeline.store.store import GROUP, INPUTS, REFERENCES, ROOT, Store, decode_input
+from pipeline.store.store import (
+    GROUP,
+    INPUTS,
+    REFERENCES,
+    ROOT,
+    Store,
+    decode_input,
+    decode_texts,
+)
 from pipeline.store.templates import LABELS
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
@@ -249,7 +257,9 @@ def _input_faults(objects: Objects) -> Iterator[Damage]:
     """Every member of an input's file has a checksum, which reading it compares."""
     for key in objects.list(INPUTS):
         try:
-            decode_input(objects.read(key) or b"")
+            content = objects.read(key) or b""
+            decode_input(content)
+            decode_texts(content)
         except Exception as error:
             yield Damage(key, f"cannot be read ({_brief(error)})", key=key)
 

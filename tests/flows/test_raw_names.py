@@ -175,6 +175,8 @@ def test_artifacts_show_names_as_text(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert not {"image", "html_inline", "code_inline"} & {t.type for t in inline}
     ((row,), _) = made["checkpoints"]
     assert row["step"] == 1 and "\\x1b]0;x" in row["failure"]
+    (key,) = (key for key in made if key.startswith("report"))
+    assert re.fullmatch(r"[a-z0-9-]+", key)
 
 
 def test_nothing_prints_past_the_functions_that_escape() -> None:

@@ -1,0 +1,23 @@
+"""The tokens of a stored input as text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.inputs.token_texts import shown
+from pipeline.store import Store
+
+
+def token_texts(store: str | Path | Store, input: Mapping[str, Any]) -> list[list[str]]:
+    """Return the text of every token of an input, by sequence and position.
+
+    input: its description, the attribute `input` of each group that reads it. The texts are those
+    of the run's tokenizer, or of the input's own. A token's id stands for its text where the run
+    has no tokenizer, and in inputs that were saved without texts. Texts come from outside: escape
+    them where they are shown.
+
+    Raises InputError where the input is not in the store.
+    """
+    place = store if isinstance(store, Store) else Store(str(store))
+    name, digest = input["name"], input["digest"]
+    return shown(place.load_input(name, digest)[0], place.load_token_texts(name, digest))

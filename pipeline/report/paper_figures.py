@@ -1,0 +1,268 @@
+"""Figures for papers: PDF, SVG and PNG of a run's main results, one and two columns wide."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from pipeline.aggregate.corner import find_corner
+from pipeline.aggregate.phases import RULES, phases
+from pipeline.errors import InputError
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.heads import Heads, heads_of
+from pipeline.findings.number_format import in_words, number
+from pipeline.findings.sentences import by_measure, without_heads
+from pipeline.query import aggregates, open_run
+from pipeline.store.objects import store_names
+from pipeline.writing import whole_file
+
+# matplotlib is an optional dependency: the modules that import it are imported when they draw.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pipeline.report.paper_style import StepScale
+
+FORMATS = ("pdf", "svg", "png")
+CAPTIONS = "captions.md"
+_MOST_NUMBERS = 2**26  # stored losses beyond which their space is left to `ontogeny losses`
+
+
+class PaperFigure(NamedTuple):
+    """One figure of a run: its name in file names, its caption, and a function of its width.
+
+    draw: takes inches; None where there is nothing to draw.
+    """
+
+    name: str
+    caption: str
+    draw: "Callable[[float], Figure | None]"
+
+
+def write_figures(
+    stores: Sequence[str], folder: str | Path, scale: "StepScale" = "linear"
+) -> list[Path]:
+    """Write the figures of some stores into a folder, as RUN-FIGURE-COLUMNS.FORMAT; return them.
+
+    Each figure is a PDF with embedded fonts, an SVG and a PNG of 300 dots per inch, 3.35 inches
+    (one column) and 6.89 inches (two columns) wide. The same store gives the same bytes. The last
+    file, `captions.md`, has their captions, with what each leaves out. scale: of the step axes;
+    "log" is log(1 + step), which transitions always have.
+
+    Raises InputError without matplotlib, and, before anything is written, for a URI without a
+    store.
+    """
+    if find_spec("matplotlib") is None:
+        raise InputError(
+            "figures for papers are drawn with matplotlib: pip install 'ontogeny[figures]'"
+        )
+    from pipeline.report.paper_style import WIDTHS, paper_style
+
+    uris = store_names([str(store) for store in stores])
+    runs = {name: (uri, open_run(uri)) for name, uri in uris.items()}
+    folder, written, captions = Path(folder), [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for run, (uri, tree) in runs.items():
+        changes, space = aggregates.transitions(uri), partial(aggregates.loss_space, uri)
+        for one in figures_of(tree, changes, space, scale):
+            stem = f"{_file_name(run)}-{one.name}"
+            for columns, width in WIDTHS.items():
+                with paper_style():
+                    if (figure := one.draw(width)) is not None:
+                        written += _saved(figure, folder, f"{stem}-{columns}")
+            drawn = bool(written) and written[-1].name.startswith(stem)
+            captions.append(f"- **{stem}**{'' if drawn else ' (nothing to draw)'}: {one.caption}")
+    with whole_file(folder / CAPTIONS) as draft:
+        draft.write_text("\n".join(captions) + "\n", encoding="utf-8")
+    return [*written, folder / CAPTIONS]
+
+
+def figures_of(
+    run: xr.DataTree,
+    changes: xr.Dataset,
+    space: Callable[[], xr.Dataset],
+    scale: "StepScale" = "linear",
+) -> Iterator[PaperFigure]:
+    """Yield the figures that the content of a store allows.
+
+    run: as `open_run` returns it. changes: its stored transitions. space: returns its stored loss
+    space, and is called only where per-token losses are stored.
+    """
+    groups = by_measure(run)
+    heads = _heads(groups)
+    saved = {int(step) for of in groups.values() for one in of.values() for step in one["step"]}
+    for losses in list(groups.get("token_loss", {}).values())[:1]:
+        yield _what_happened(losses, heads, changes, scale)
+        if "mean_by_position" in losses:
+            yield _by_position(losses)
+        if "loss" in losses and losses["loss"].size <= _MOST_NUMBERS:
+            yield from _loss_space(space)
+    if heads is not None:
+        yield from _mosaics(heads)
+    for pairs in list(groups.get("composition", {}).values())[:1]:
+        yield _composition(pairs)
+    for progress in list(groups.get("modular_addition", {}).values())[:1]:
+        yield _progress(progress, scale)
+    if changes.sizes["series"]:
+        yield _intervals(changes, np.array(sorted(saved)))
+
+
+def _what_happened(
+    losses: xr.Dataset, heads: Heads | None, changes: xr.Dataset, scale: "StepScale"
+) -> PaperFigure:
+    of_score = changes.isel(
+        series=np.flatnonzero(
+            (changes["variable"].values == "in_context_score")
+            & np.isin(changes["group"].values, ["token_loss"])
+        )
+    )
+    ends = np.stack([of_score[name].values.ravel() for name in ("onset", "end")], axis=-1)
+    spans = [(float(a), float(b)) for a, b in ends[np.isfinite(ends).all(axis=1)]]
+
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_lines import what_happened_when
+
+        return what_happened_when(losses, heads, spans, width, scale)
+
+    shaded = " Shaded: from 10 to 90% of each sudden change of the in-context score." * bool(spans)
+    formed = "" if heads is None else (
+        f" Heads: those that exceeded the null of a pattern by at least {heads.threshold:g}, with "
+        "the score of the pattern in which they end highest."
+    )  # fmt: skip
+    return PaperFigure(
+        "what-happened-when",
+        f"Mean loss and in-context score on fixed sequences over training.{shaded}{formed}",
+        draw,
+    )
+
+
+def _by_position(losses: xr.Dataset) -> PaperFigure:
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_lines import loss_by_position
+
+        return loss_by_position(losses["mean_by_position"], width)
+
+    caption = (
+        "Mean loss at each token, at checkpoints evenly spaced among those that were saved, dark: "
+        "late; the others are left out."
+    )
+    return PaperFigure("loss-by-position", caption, draw)
+
+
+def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
+    try:
+        space = stored()
+        corner = find_corner(space).sel(window="whole")
+    except InputError:  # too few checkpoints
+        return
+    p = float(max(corner["p_walks"], corner["p_flipped"]))
+    is_corner = bool(np.isfinite(corner["step"]))
+
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_changes import loss_space
+
+        return loss_space(space, int(corner["step"]) if is_corner else None, width)
+
+    turn = "It turns a corner" if is_corner else "Its sharpest turn is no corner, being"
+    yield PaperFigure(
+        "loss-space",
+        "Losses on all tokens at each checkpoint, on their two principal components over "
+        f"checkpoints, dark: late; some steps are named. {turn} at step "
+        f"{int(corner['candidate']):,} (p = {number(p)} under random walks).",
+        draw,
+    )
+
+
+def _mosaics(heads: Heads) -> Iterator[PaperFigure]:
+    from pipeline.report.paper_lines import formed_patterns
+
+    for pattern in formed_patterns(heads) or ["induction"]:
+        score = heads.scores[pattern]
+
+        def draw(width: float, score: xr.DataArray = score) -> "Figure | None":
+            from pipeline.report.paper_heads import mosaic
+
+            return mosaic(score, width)
+
+        yield PaperFigure(
+            f"heads-{pattern.replace('_', '-')}",
+            f"The {in_words(pattern)} score of all heads at a few checkpoints, evenly spaced in "
+            "log(1 + step) from where the scores begin to change; white: undefined or 0. The other "
+            "checkpoints are left out.",
+            draw,
+        )
+
+
+def _composition(pairs: xr.Dataset) -> PaperFigure:
+    last = pairs.isel(step=-1).load()
+
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_heads import composition
+
+        return composition(last, width)
+
+    caption = (
+        f"K, Q and V composition of all pairs of heads at step {int(last['step']):,}. The scale "
+        "begins at the mean for random matrices of the same shape; white: at or below it, or no "
+        "pair."
+    )
+    return PaperFigure("composition", caption, draw)
+
+
+def _progress(group: xr.Dataset, scale: "StepScale") -> PaperFigure:
+    found = phases(group)
+
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_lines import progress
+
+        return progress(group, found, width, scale)
+
+    shaded = f" {RULES}" if found else " The phases are undefined for this run."
+    caption = f"Progress measures; dotted: the loss below which a run has solved its task.{shaded}"
+    return PaperFigure("progress-measures", caption, draw)
+
+
+def _intervals(changes: xr.Dataset, steps: np.ndarray) -> PaperFigure:
+    from pipeline.report.paper_changes import left_out
+
+    def draw(width: float) -> "Figure | None":
+        from pipeline.report.paper_changes import intervals
+
+        return intervals(changes, steps, width)
+
+    left = left_out(changes)
+    return PaperFigure(
+        "transitions",
+        "Sudden changes: thin, from 10 to 90% of the change; thick, the 90% interval of its "
+        "midpoint; triangles point upwards where the series rises."
+        + (f" Left out: {left}." if left else ""),
+        draw,
+    )
+
+
+def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Heads | None:
+    """Return the first group of head scores, that on the default input if it exists."""
+    name = next(iter(groups.get("head_scores", {})), None)
+    heads = None if name is None else heads_of(groups, name)
+    if heads is None or without_heads(heads.scores) or not has_numbers(heads.scores["induction"]):
+        return None
+    return heads
+
+
+def _saved(figure: "Figure", folder: Path, stem: str) -> list[Path]:
+    """Save a figure in each format; without a date, so that its bytes are those of its content."""
+    undated: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    paths = [folder / f"{stem}.{kind}" for kind in FORMATS]
+    for path, kind in zip(paths, FORMATS, strict=True):
+        with whole_file(path) as draft:
+            figure.savefig(draft, format=kind, metadata=undated.get(kind))
+    return paths
+
+
+def _file_name(run: str) -> str:
+    """Return a run's name with only those characters that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9.=_-]+", "-", run).strip("-.") or "run"
