@@ -52,6 +52,7 @@ class Table:
 
     @property
     def has_filter(self) -> bool:
+        """Return whether the table has rows enough for a filter."""
         return len(self.rows) > 6
 
 

@@ -21,8 +21,9 @@ from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import Figure, figure, source
 
 PATHS = ("k", "q", "v")
-MOST_PAIRS = 12_000_000  # numbers in all data files: about 8 MB
+MOST_PAIRS = 9_000_000  # numbers in all data files: about 8 MB
 MOST_EDGES = 60
+MOST_PARTNERS = 8  # of a head, in each direction
 _PAIR = ("layer_to", "head_to", "layer_from", "head_from")
 Matrix = Float[np.ndarray, "to from"]
 
@@ -39,7 +40,18 @@ class Partner:
 
     @property
     def above(self) -> float:
+        """Return how far the pair is above random matrices."""
         return self.value - self.random
+
+
+@dataclass(frozen=True)
+class Partners:
+    """The strongest pairs of a head above random matrices, and how many are above them."""
+
+    reads: list[Partner]
+    read_by: list[Partner]
+    count_reads: int
+    count_read_by: int
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,17 @@ class Composition:
 
     @property
     def steps(self) -> list[int]:
+        """Return the steps that are drawn."""
         return self.rows["step"].values[self.kept].tolist()
 
     @property
     def readers(self) -> list[str]:
+        """Return the names of the later heads, the rows."""
         return _names(self.rows, "to")
 
     @property
     def read(self) -> list[str]:
+        """Return the names of the earlier heads, the columns."""
         return _names(self.rows, "from")
 
     def at(self, index: int) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
@@ -97,16 +112,39 @@ def composition_of(run: Run) -> Composition | None:
     return Composition(group, rows, paths, kept, min(1.0, highest * 1.1))
 
 
-def partners(found: Composition, index: int = -1) -> list[Partner]:
-    """Return all pairs at a step that are above what random matrices give, the strongest first."""
+def partners(found: Composition, index: int = -1) -> dict[str, Partners]:
+    """Return the partners of each head at a step, by its name."""
     values, random = found.at(index)
     readers, read = found.readers, found.read
-    pairs = [
-        Partner(readers[i], read[j], path, float(values[path][i, j]), float(random[path][i, j]))
-        for path in found.paths
-        for i, j in np.argwhere(values[path] > random[path]).tolist()
-    ]
-    return sorted(pairs, key=lambda one: -one.above)
+    above = np.stack([np.nan_to_num(values[p] - random[p], nan=-1.0) for p in found.paths])
+
+    def pair(path: int, i: int, j: int) -> Partner:
+        name = found.paths[path]
+        numbers = float(values[name][i, j]), float(random[name][i, j])
+        return Partner(readers[i], read[j], name, *numbers)
+
+    made = {}
+    for name in {*readers, *read}:
+        reads: list[Partner] = []
+        read_by: list[Partner] = []
+        counts = [0, 0]
+        if name in readers:
+            i = readers.index(name)
+            counts[0] = int((above[:, i] > 0).sum())
+            reads = [pair(p, i, j) for p, j in _highest(above[:, i])]
+        if name in read:
+            j = read.index(name)
+            counts[1] = int((above[:, :, j] > 0).sum())
+            read_by = [pair(p, i, j) for p, i in _highest(above[:, :, j])]
+        made[name] = Partners(reads, read_by, *counts)
+    return made
+
+
+def _highest(above: Float[np.ndarray, "path other"]) -> list[tuple[int, int]]:
+    """Return path and place of the highest positive numbers, the highest first."""
+    flat = np.argsort(-above, axis=None, kind="stable")[:MOST_PARTNERS].tolist()
+    places = [divmod(one, above.shape[1]) for one in flat]
+    return [place for place in places if above[place] > 0]
 
 
 Pair = tuple[int, int, str, float, float]

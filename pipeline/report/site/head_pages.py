@@ -9,10 +9,10 @@ from markupsafe import Markup
 from pipeline.findings.heads import Heads
 from pipeline.findings.number_format import in_words, number
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
-from pipeline.report.site.arrays import Json
+from pipeline.report.site.arrays import Json, exact
 from pipeline.report.site.attention import Patterns, attention_figure
 from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table, number_cell
-from pipeline.report.site.composition import Partner
+from pipeline.report.site.composition import MOST_PARTNERS, Partners
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.scores import Score
@@ -31,7 +31,6 @@ from pipeline.report.site.specs import (
 from pipeline.report.site.thumbnails import NOTE, thumbnail
 
 MOST_LINES = 32  # heads whose lines are drawn behind a head's own; of more, their range
-MOST_PARTNERS = 8
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ class Around:
 
     run: Run
     heads: Sequence[Head]
+    group: str  # of the scores that label heads; "" without
     main: Heads | None
     scores: Sequence[Score]
-    partners: Mapping[str, Sequence[Partner]]  # of each head, by its name
+    partners: Mapping[str, Partners]  # of each head, by its name
     step: int | None  # of the partners
     attention: Sequence[Patterns] = ()
 
@@ -92,8 +92,8 @@ def _facts(around: Around, head: Head) -> Iterator[Fact]:
             "Without it", f"{sign}{number(effect.value)} nats",
             f"{in_words(effect.variable)} when its output is zero, step {effect.step:,}",
         )  # fmt: skip
-    reads = [one for one in around.partners.get(head.name, ()) if one.reader == head.name]
-    if reads:
+    found = around.partners.get(head.name)
+    if found is not None and (reads := found.reads):
         link = Markup('<a href="head-{0}.html">{0}</a> by {1}, {2}')
         yield Fact(
             "Reads most from", link.format(reads[0].read, reads[0].path.upper(),
@@ -141,16 +141,15 @@ def onset_band(head: Head) -> list[Json]:
 
 def _main(around: Around, head: Head) -> Iterator[Figure]:
     """Yield the score that a head is called after, with its null, its rule and the others."""
-    score = next((s for s in around.scores if s.variable == head.pattern), None)
+    score = next((s for s in around.scores if s.address == f"{around.group}/{head.pattern}"), None)
     own = None if score is None else score.of(head.layer, head.head)
     if score is None or own is None or around.main is None:
         return
     drawn = [*_others(around, score, head)]
     if (null := score.null_of(head.layer, head.head)) is not None:
-        # float64: the rule is on the page as a line, and no stored number.
-        rule = null.astype(np.float64) + around.main.threshold
+        rule = (null + around.main.threshold).astype(np.float32)
         drawn.append(_stored("null", null, score.group, score.null_name, dashed=True))
-        drawn.append(series("rule", rule.round(6), dashed=True))
+        drawn.append(series("rule", rule, dashed=True))
     drawn.append(
         _stored(head.name, own, score.group, score.variable, role=head.role, emphasis=True)
     )
@@ -172,8 +171,8 @@ def _others(around: Around, score: Score, head: Head) -> Iterator[Json]:
         return
     flat = score.values.reshape(len(score.steps), -1)
     if np.isfinite(flat).all():
-        middle = np.median(flat, axis=1).astype(np.float32)
-        yield series("all heads", middle, low=flat.min(axis=1), high=flat.max(axis=1))
+        ends = {"low": exact(flat.min(axis=1)), "high": exact(flat.max(axis=1))}
+        yield {"name": "all heads", "role": "none", **ends}
 
 
 def _effects(around: Around, head: Head) -> Iterator[Figure]:
@@ -230,19 +229,22 @@ def _score_row(score: Score, head: Head) -> list[Cell] | None:
 
 
 def _every(around: Around, head: Head) -> Iterator[Figure]:
-    """Yield for each group a figure of all its numbers of the head, each with its null."""
-    by_group: dict[str, list[Score]] = {}
+    """Yield a figure for the numbers that share their steps, but for those drawn above."""
+    effect = head.effect
+    drawn = [(around.group, head.pattern), effect and (effect.group, effect.variable)]
+    by_steps: dict[bytes, list[Score]] = {}
     for score in around.scores:
-        by_group.setdefault(score.group, []).append(score)
-    for group, of in by_group.items():
+        if (score.group, score.variable) not in drawn:
+            by_steps.setdefault(score.steps.tobytes(), []).append(score)
+    for i, of in enumerate(by_steps.values()):
         panels = [panel for score in of if (panel := _panel(score, head))]
         if panels:
-            title = in_words(group.partition(".")[0]).capitalize()
             yield figure(
-                f"every-{group.replace('.', '-')}", f"{title} over training",
+                f"others-{i + 1}", "Other scores over training",
                 "Each with its null, dashed, where one is stored.",
                 strips(step_axis(of[0].steps), panels), f"{around.run.slug}-{head.name}",
-                source(around.run.uri, group, of[0].variable, layer=head.layer, head=head.head),
+                source(around.run.uri, of[0].group, of[0].variable, layer=head.layer,
+                       head=head.head),
             )  # fmt: skip
 
 
@@ -267,12 +269,14 @@ def _stored(name: str, values: np.ndarray, group: str, variable: str, **more: ob
 
 
 def _partner_tables(around: Around, head: Head) -> Iterator[Table]:
-    every = around.partners.get(head.name, ())
-    reads = [(one.read, one) for one in every if one.reader == head.name]
-    read_by = [(one.reader, one) for one in every if one.read == head.name]
-    for id, title, other, pairs in (
-        ("reads", "Reads from", "earlier head", reads),
-        ("read-by", "Read by", "later head", read_by),
+    found = around.partners.get(head.name)
+    if found is None:
+        return
+    reads = [(one.read, one) for one in found.reads]
+    read_by = [(one.reader, one) for one in found.read_by]
+    for id, title, other, pairs, count in (
+        ("reads", "Reads from", "earlier head", reads, found.count_reads),
+        ("read-by", "Read by", "later head", read_by, found.count_read_by),
     ):
         if not pairs:
             continue
@@ -283,8 +287,8 @@ def _partner_tables(around: Around, head: Head) -> Iterator[Table]:
         rows = [
             [Cell(name, href=f"head-{name}.html"), Cell(one.path.upper(), role=one.path),
              number_cell(one.value), number_cell(one.above, sign=True)]
-            for name, one in pairs[:MOST_PARTNERS]
+            for name, one in pairs
         ]  # fmt: skip
-        more = f" Of {len(pairs):,}, the {MOST_PARTNERS} strongest." * (len(pairs) > MOST_PARTNERS)
+        more = f" Of {count:,}, the {MOST_PARTNERS} strongest." * (count > len(pairs))
         note = f"Above random matrices of the same shape, at step {around.step:,}.{more}"
         yield Table(f"partners-{id}", title, columns, rows, note)

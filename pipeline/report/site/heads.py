@@ -54,10 +54,12 @@ class Head:
 
     @property
     def name(self) -> str:
+        """Return the name in the usual notation: L1H3."""
         return head_name(self.layer, self.head)
 
     @property
     def href(self) -> str:
+        """Return the file of its page."""
         return f"head-{self.name}.html"
 
     @property
@@ -69,6 +71,7 @@ class Head:
 
     @property
     def onset(self) -> Onset | None:
+        """Return the onset of the pattern that it is called after; None without a label."""
         return self.onsets.get(self.pattern or "")
 
     @property

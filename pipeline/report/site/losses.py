@@ -1,23 +1,32 @@
 """The page of losses: by position, in loss space, and how single tokens are learned."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from pipeline.aggregate.kinds_of_token import by_kind_of_token
+from pipeline.aggregate.token_features import token_features
+from pipeline.errors import InputError
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.in_context import compared_tokens
 from pipeline.findings.number_format import in_words
 from pipeline.query import aggregates
-from pipeline.query.losses import loss_answers
+from pipeline.query.loss_axes import answered, space_answers
+from pipeline.query.loss_changes import loss_changes
+from pipeline.query.losses import losses_in
+from pipeline.query.run import open_run
 from pipeline.report.downsample import RULE, kept_indices
 from pipeline.report.site.arrays import coloured, exact, plain
 from pipeline.report.site.blocks import Cell, Column, Page, Section, Table, Text, number_cell
 from pipeline.report.site.run_data import Run, axis_of
 from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
+from pipeline.store import Store
 
 PROFILES = 5  # checkpoints of the lines by position
+EXAMPLE_ROLES = ("train", "test", "restricted", "excluded", "current_token", "q")
 CURVES = 6  # tokens whose learning curves are drawn
 BINS = 30
 MOST_CELLS = 400_000  # of the matrix by position and step
@@ -48,11 +57,34 @@ def losses_page(run: Run) -> Page | None:
 
 
 def _answers(uri: str, group: str) -> xr.Dataset:
-    return xr.Dataset(attrs=loss_answers(uri, group))
+    """Return what the axes of loss space are, its corner, and kinds of tokens, as attributes."""
+    run = open_run(uri, chunks="stored")
+    losses = losses_in(uri, run, group)
+    about = losses.attrs.get("input") or {}
+
+    def features() -> xr.Dataset:
+        if not about:
+            raise InputError(f"the input of {group} is not known")
+        return token_features(Store(uri).load_input(about["name"], about["digest"])[0])
+
+    def kinds() -> dict[str, Any]:
+        found = by_kind_of_token(aggregates.learning_curves(uri, group), features())
+        names = ("final_surprisal", "age_of_acquisition", "with_age")
+        rows = []
+        for i, kind in enumerate(found["repetition"].values):
+            one = found.isel(repetition=i)
+            row: dict[str, Any] = {n: float(one[f"{n}_by_repetition"]) for n in names}
+            count = int(one["final_surprisal_tokens_by_repetition"])
+            rows.append({"kind": str(kind), "tokens": count, **row})
+        return {"rows": rows}
+
+    induction = loss_changes(uri, run, group)["induction"]
+    made = space_answers(losses, lambda: _space(uri, group), features, induction)
+    return xr.Dataset(attrs=made | {"kinds": answered(kinds)})
 
 
 def _space(uri: str, group: str) -> xr.Dataset:
-    # As many components as `loss_answers` takes: the stored result is then the same one.
+    # As many components as `pipeline.query.losses` takes: the stored result is then the same one.
     return aggregates.loss_space(uri, group, 3)
 
 
@@ -61,7 +93,7 @@ def profiles(run: Run, group: str, rows: xr.Dataset) -> Figure | None:
     if "mean_by_position" not in rows or not has_numbers(rows["mean_by_position"]):
         return None
     values = rows["mean_by_position"].transpose("step", "position")
-    kept = kept_indices(values["step"].values, PROFILES)
+    kept = _spread_over(values["step"].values, run.step_scale)
     drawn = [
         series(f"step {int(values['step'][i]):,}", values.values[i], "loss", of=f"{group}/"
                "mean_by_position", emphasis=bool(i == kept[-1]), step=int(values["step"][i]))
@@ -69,12 +101,24 @@ def profiles(run: Run, group: str, rows: xr.Dataset) -> Figure | None:
     ]  # fmt: skip
     x = {"label": "predicted token", "values": plain(values["position"].values + 1),
          "scale": "linear"}  # fmt: skip
-    note = f"Mean loss at each token, at {len(kept)} checkpoints, {RULE}."
+    scale = "step" if run.step_scale == "linear" else "log(1 + step)"
+    note = (
+        f"Mean loss at each token, at {len(kept)} checkpoints evenly spaced in {scale}; "
+        "thick: the last one."
+    )
     if (tokens := compared_tokens(rows)) is not None:
         note += f" The in-context score compares tokens {tokens[0]} and {tokens[1]}."
     return figure("loss-profiles", "Loss by position", note,
                   lines(x, y_axis("loss", "nats"), drawn), run.slug,
                   source(run.uri, group, "mean_by_position"))  # fmt: skip
+
+
+def _spread_over(steps: np.ndarray, scale: str) -> np.ndarray:
+    """Return the indices of a few steps, with the first and the last."""
+    if scale != "linear":
+        return kept_indices(steps, PROFILES)
+    wanted = np.linspace(steps[0], steps[-1], PROFILES)
+    return np.unique(np.abs(steps[:, None] - wanted).argmin(axis=0))
 
 
 def _positions(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
@@ -184,7 +228,7 @@ def _curve_items(
     yield _examples(run, group, rows, curves)
     edges = np.unique(np.round(np.geomspace(max(known.min(), 1), known.max() + 1, BINS + 1)))
     counts, edges = np.histogram(known, edges)
-    bars = [f"{a:,.0f}–{b:,.0f}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    bars = [f"{a:,.0f}–{b:,.0f}" for a, b in pairwise(edges)]
     spec = {
         "kind": "bars", "rows": bars, "y": y_axis("tokens"),
         "series": [series("tokens", counts, "loss")],
@@ -195,7 +239,7 @@ def _curve_items(
     )
     yield figure("ages", "Age of acquisition", note, spec, run.slug,
                  source(run.uri, group, "loss"))  # fmt: skip
-    kinds = ((answers.get("tokens") or {}).get("kinds") or {}).get("repetition")
+    kinds = (answers.get("kinds") or {}).get("rows")
     if kinds:
         yield _kinds_table(kinds)
 
@@ -212,7 +256,8 @@ def _examples(run: Run, group: str, rows: xr.Dataset, curves: xr.Dataset) -> Fig
                   "position": int(curves["position"][position])}  # fmt: skip
         values = rows["loss"].sel(labels).values
         name = f"sequence {labels['sequence']}, position {labels['position']}"
-        drawn.append(series(name, values, "loss", of=f"{group}/loss", at=labels))
+        role = EXAMPLE_ROLES[len(drawn) % len(EXAMPLE_ROLES)]
+        drawn.append(series(name, values, role, of=f"{group}/loss", at=labels))
     note = "Tokens evenly spaced in the order of their ages of acquisition, the youngest first."
     return figure("curves", "Losses of single tokens", note,
                   lines(axis_of(rows), y_axis("loss", "nats"), drawn), run.slug,

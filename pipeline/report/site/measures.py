@@ -1,4 +1,4 @@
-"""Figures of every other measure, from the dimensions of its variables, and of progress measures."""
+"""Progress measures, and figures of every other measure by the dimensions of its variables."""
 
 from collections.abc import Iterator
 
@@ -34,8 +34,13 @@ def progress_page(run: Run) -> Page | None:
     sections = [section for section in sections if section.items]
     if not sections:
         return None
-    return Page("progress.html", "Progress", "Progress measures",
-                "Losses and sparsity in the Fourier basis (Nanda et al. 2023).", sections)  # fmt: skip
+    return Page(
+        "progress.html",
+        "Progress",
+        "Progress measures",
+        "Losses and sparsity in the Fourier basis (Nanda et al. 2023).",
+        sections,
+    )
 
 
 def _progress(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
@@ -84,9 +89,14 @@ def _over_steps(run: Run, group: str, rows: xr.Dataset, names: list) -> Iterator
         )
         title = listed([in_words(name) for name in of], 3).capitalize()
         y = y_axis("value" if len(of) > 1 else in_words(of[0]), unit)
-        yield figure(f"{group.replace('.', '-')}-{of[0]}", title, note,
-                     lines(axis_of(rows), y, drawn), run.slug,
-                     source(run.uri, group, of[0]))  # fmt: skip
+        yield figure(
+            f"{group.replace('.', '-')}-{of[0]}",
+            title,
+            note,
+            lines(axis_of(rows), y, drawn),
+            run.slug,
+            source(run.uri, group, of[0]),
+        )
 
 
 def says_something(run: Run, group: str, rows: xr.Dataset, name: str) -> bool:
@@ -105,7 +115,7 @@ def _two_dimensional(run: Run, group: str, rows: xr.Dataset) -> Iterator[xr.Data
         if len(values.dims) == 2 and "step" in values.dims and values.dtype.kind == "f":
             if says_something(run, group, rows, str(name)):
                 yield values
-        elif len(values.dims) > 2 and not set(values.dims) == {"step", "layer", "head"}:
+        elif len(values.dims) > 2 and set(values.dims) != {"step", "layer", "head"}:
             run.leave_out(f"{group}/{name}", "more dimensions than a figure of this page has")
 
 

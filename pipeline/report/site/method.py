@@ -34,8 +34,13 @@ def method_page(run: Run) -> Page:
         )
         for about in stored_measures(run.uri)
     ]  # fmt: skip
-    return Page("method.html", "Method", "Method",
-                "The measures' own definitions, as stored with their numbers.", sections)  # fmt: skip
+    return Page(
+        "method.html",
+        "Method",
+        "Method",
+        "The measures' own definitions, as stored with their numbers.",
+        sections,
+    )
 
 
 def _settings_of(about: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from pipeline.findings.number_format import head_name
-from pipeline.measures.head_patterns import NULLS
 from pipeline.report.site.arrays import Json, coloured, exact
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
@@ -17,11 +16,11 @@ MOST_EXACT = 40_000  # numbers beyond which only colours are kept
 
 
 def mosaic_figure(run: Run, heads: list[Head], scores: Sequence[Score]) -> Figure | None:
-    """Return the mosaic by all scores over the same steps as the first; None without scores.
+    """Return the mosaic by the scores over the same steps as the first; None without scores.
 
     Scores at other steps (ablation at a few checkpoints) are on the pages of the heads.
     """
-    ordered = sorted(scores, key=lambda one: _rank(one.variable))
+    ordered = list(scores)
     if not ordered:
         return None
     first = ordered[0]
@@ -39,11 +38,6 @@ def mosaic_figure(run: Run, heads: list[Head], scores: Sequence[Score]) -> Figur
     return figure(
         "mosaic", "All heads", note, spec, run.slug, source(run.uri, first.group, first.variable)
     )
-
-
-def _rank(variable: str) -> int:
-    order = ("induction", *(name for name in NULLS if name != "induction"))
-    return order.index(variable) if variable in order else len(order)
 
 
 def _of_score(heads: list[Head], score: Score) -> Json:

@@ -56,7 +56,8 @@ def _what_happened(around: Around) -> Iterator[Figure]:
                 continue
             title = "mean loss" if name == "mean" else in_words(name)
             drawn = series(title, losses[name].values, role, of=f"{group}/{name}", emphasis=True)
-            panels.append({"kind": "lines", "y": y_axis(title, "nats"), "series": [drawn]})
+            panels.append({"kind": "lines", "height": 130, "y": y_axis(title, "nats"),
+                           "series": [drawn]})  # fmt: skip
         bands += _score_band(losses)
     if around.main is not None and (strip := _labelled_strip(around)):
         same = steps is None or np.array_equal(
@@ -101,7 +102,7 @@ def _induction_band(around: Around) -> list[Json]:
 
 
 def _labelled_strip(around: Around) -> Json | None:
-    scores = {one.variable: one for one in around.scores if one.group.startswith("head_scores")}
+    scores = {one.variable: one for one in around.scores if one.group == around.group}
     labelled = sorted((h for h in around.heads if h.onset), key=lambda head: -head.score)
     if len(labelled) > MOST_LABELLED:
         around.run.leave_out(
@@ -115,7 +116,7 @@ def _labelled_strip(around: Around) -> Json | None:
         if score is not None and values is not None:
             drawn.append(series(head.name, values, head.role, href=head.href, of=score.address))
     y = y_axis("score of labelled heads", "", (0, 1))
-    return {"kind": "lines", "y": y, "series": drawn} if drawn else None
+    return {"kind": "lines", "height": 160, "y": y, "series": drawn} if drawn else None
 
 
 def heads_table(around: Around, at_most: int | None = None) -> Table:
@@ -123,16 +124,18 @@ def heads_table(around: Around, at_most: int | None = None) -> Table:
     columns = [
         Column("head", "head"), Column("label", "label"),
         Column("formed", "formed between", True), Column("midpoint", "midpoint", True),
-        Column("score", "score at the end", True), Column("null", "null", True),
+        Column("score", "score", True), Column("null", "null", True),
         Column("effect", "without it", True),
     ]  # fmt: skip
+    # The overview has room for six columns.
+    left = [i for i, one in enumerate(columns) if at_most is None or one.id != "null"]
     ordered = sorted(around.heads, key=_importance)
     shown = ordered if at_most is None else ordered[:at_most]
     notes = []
     if around.main is not None:
         notes.append(
             f"A head has a label where its score stays at least {around.main.threshold:g} above "
-            "its null. Midpoint: of its rise, with the 90% interval."
+            "its null. Midpoint: of its rise, with the 90% interval. Score: at the last checkpoint."
         )
     if any(head.effect for head in around.heads):
         notes.append("Without it: increase of the loss in nats when its output is zero.")
@@ -140,7 +143,15 @@ def heads_table(around: Around, at_most: int | None = None) -> Table:
     if len(shown) < len(ordered):
         link = Markup('<a href="heads.html#heads-table">All {} heads</a>.').format(len(ordered))
         note = Markup("{} {}").format(note, link)
-    return Table("heads-table", "What formed when", columns, [_row(one) for one in shown], note)
+    return Table("heads-table", "What formed when", *_only(columns, shown, left), note)
+
+
+def _only(
+    columns: list[Column], heads: Sequence[Head], left: list[int]
+) -> tuple[list[Column], list[list[Cell]]]:
+    """Return some of the columns, and the rows of the heads in these."""
+    rows = [_row(head) for head in heads]
+    return [columns[i] for i in left], [[row[i] for i in left] for row in rows]
 
 
 def _importance(head: Head) -> tuple[int, float, int, int]:
@@ -187,7 +198,12 @@ def progress_strips(run: Run, group: str, rows: object) -> Figure:
         band(one.start, last if one.end is None else one.end, one.name, role)
         for one, role in zip(phases(rows), ("train", "restricted", "test"), strict=False)  # type: ignore[arg-type]
     ]
-    losses = {"kind": "lines", "y": y_axis("loss", "nats") | {"scale": "log"}, "series": drawn}
+    losses = {
+        "kind": "lines",
+        "height": 260,
+        "y": y_axis("loss", "nats") | {"scale": "log"},
+        "series": drawn,
+    }
     note = f"Phases: {RULES}" if bands else ""
     return figure(
         "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),  # type: ignore[arg-type]

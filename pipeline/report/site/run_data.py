@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import dask
 import numpy as np
 import xarray as xr
 
@@ -13,6 +14,7 @@ from pipeline.aggregate.vestigial import vestigial
 from pipeline.errors import InputError
 from pipeline.findings.number_format import amount, counted
 from pipeline.findings.sentences import by_measure, findings_of
+from pipeline.measures.head_patterns import NULLS, THRESHOLD, excess_of
 from pipeline.query import aggregates, open_run
 from pipeline.report.site.specs import step_axis
 from pipeline.store import OldLayoutError, Store
@@ -93,10 +95,13 @@ class Run:
         return float(known.max()) if known.size and known.max() > 0 else None
 
     def vestigial(self, group: str) -> xr.Dataset:
-        """Return which heads rose and fell again, in a group of head scores."""
+        """Return which heads rose and fell again, in a group of head scores.
+
+        Of the series that formed: those that reach the threshold of a pattern at some step.
+        """
         return aggregates.stored_result(
             self.uri, "vestigial", _VESTIGIAL, {"draws": 199}, [group],
-            lambda run: vestigial(run, draws=199),
+            lambda run: vestigial(_formed(run, group), draws=199),
         )  # fmt: skip
 
     def losses(self, compute: Callable[[str, str], xr.Dataset], name: str) -> xr.Dataset | None:
@@ -111,7 +116,9 @@ class Run:
             self.leave_out(name, "too many losses; see the command ontogeny losses")
             return None
         try:
-            return compute(self.uri, found[0])
+            # One block of tokens at a time: threads would hold several.
+            with dask.config.set(scheduler="synchronous"):
+                return compute(self.uri, found[0])
         except InputError as error:
             self.leave_out(name, str(error).removeprefix(f"{self.uri}: "))
             return None
@@ -125,6 +132,16 @@ class Run:
     def said_left_out(self) -> str:
         """Return what is not shown, by reason, as one line; "" for nothing."""
         return "; ".join(f"{', '.join(names)} ({why})" for why, names in self.left_out.items())
+
+
+def _formed(run: xr.DataTree, group: str) -> xr.DataTree:
+    """Return a group of head scores with NaN for what never exceeds its null by the threshold."""
+    scores = run[group].to_dataset().load()
+    for name in [one for one in NULLS if one in scores]:
+        excess = excess_of(scores, name)
+        if excess is not None:
+            scores[name] = scores[name].where((excess >= THRESHOLD).any("step"))
+    return xr.DataTree.from_dict({group: scores})
 
 
 def axis_of(values: xr.Dataset | xr.DataArray) -> dict[str, Any]:

@@ -25,10 +25,11 @@ class Score:
     heads: list[int]
     values: Float[np.ndarray, "step layer head"]
     null_name: str
-    null: Float[np.ndarray, "step *head"] | None
+    null: Float[np.ndarray, "*entries"] | None
 
     @property
     def address(self) -> str:
+        """Return the group and the variable, as a query names them."""
         return f"{self.group}/{self.variable}"
 
     @property
@@ -85,7 +86,14 @@ def scores_of(run: Run) -> list[Score]:
                   values["layer"].values.tolist(), values["head"].values.tolist(),
                   numbers, null_name, _null(dataset, null_name))
         )  # fmt: skip
-    return sorted(found, key=lambda one: one.group.partition(".")[0] != "head_scores")
+    return sorted(found, key=_rank)
+
+
+def _rank(score: Score) -> tuple[bool, int]:
+    """Return the place of a score: head scores first, and of these induction."""
+    order = ("induction", *(name for name in NULLS if name != "induction"))
+    place = order.index(score.variable) if score.variable in order else len(order)
+    return score.group.partition(".")[0] != "head_scores", place
 
 
 def null_variable(dataset: xr.Dataset, name: str) -> str:

@@ -80,8 +80,8 @@ def _events(runs: Sequence[Run], made: xr.Dataset, spread: str) -> Iterator[Figu
          "href": f"{slugs[one.run]}/overview.html"}
         for one in table.itertuples()
     ]  # fmt: skip
-    intervals = series("midpoint", table["midpoint"].to_numpy(),
-                       low=table["place_low"].to_numpy(), high=table["place_high"].to_numpy())  # fmt: skip
+    low, high = (table[name].to_numpy() for name in ("place_low", "place_high"))
+    intervals = series("midpoint", table["midpoint"].to_numpy(), low=low, high=high)
     spec = {"kind": "intervals", "rows": rows, "series": [intervals],
             "x": {"label": "step", "scale": "step"}}  # fmt: skip
     note = f"Midpoint of each run's change with its 90% interval. {made.attrs['rule']} {spread}"

@@ -12,7 +12,6 @@ from pipeline.report.site.attention import patterns_of
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.composition import (
     Composition,
-    Partner,
     composition_of,
     composition_page,
     data_files,
@@ -61,8 +60,9 @@ def _write_run(run: Run, folder: Path, several: bool) -> list[dict[str, Any]]:
     """Write the pages of a run; return the entries of the search, as the index needs them."""
     heads, scores = heads_in(run), scores_of(run)
     found = composition_of(run)
-    around = Around(run, heads, _main(run), scores, _partners(found), _last(found),
-                    patterns_of(run))  # fmt: skip
+    group, main = main_scores(run) or ("", None)
+    read = {} if found is None else partners(found)
+    around = Around(run, heads, group, main, scores, read, _last(found), patterns_of(run))
     for name, value in data_files(found) if found is not None else ():
         text = f"ontogeny.data({script_json(name)},{script_json(value)});\n"
         _write(folder / DATA / f"{name}.js", text)
@@ -84,8 +84,9 @@ def _pages(around: Around, found: Composition | None) -> Iterator[Page]:
     """Yield the pages of a run, but for those of its heads."""
     run, heads = around.run, around.heads
     mosaic = mosaic_figure(run, list(heads), around.scores)
+    small = mosaic_figure(run, list(heads), around.scores[:1])
     progress, losses = progress_page(run), losses_page(run)
-    below: list[Figure] = [mosaic] if mosaic else []
+    below: list[Figure] = [small] if small else []
     if found is not None:
         below.append(graph(run, found, list(heads), over_training=False))
     if (first := run.first("token_loss")) and (made := profiles(run, *first)):
@@ -106,22 +107,8 @@ def _pages(around: Around, found: Composition | None) -> Iterator[Page]:
     yield method_page(run)
 
 
-def _main(run: Run) -> Any:
-    found = main_scores(run)
-    return None if found is None else found[1]
-
-
 def _last(found: Composition | None) -> int | None:
     return None if found is None else int(found.rows["step"].values[-1])
-
-
-def _partners(found: Composition | None) -> dict[str, list[Partner]]:
-    """Return the pairs of each head above random at the last step, the strongest first."""
-    by_head: dict[str, list[Partner]] = {}
-    for one in partners(found) if found is not None else ():
-        by_head.setdefault(one.reader, []).append(one)
-        by_head.setdefault(one.read, []).append(one)
-    return by_head
 
 
 def _entry(head: Any) -> dict[str, Any]:
