@@ -1,4 +1,4 @@
-"""What a page consists of besides figures: tables, paragraphs, sections."""
+"""The parts of a page besides figures: tables, paragraphs, sections."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -44,7 +44,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Around:
-    """What the pages of all heads of a run have in common."""
+    """The parts that the pages of all heads of a run share."""
 
     run: Run
     heads: Sequence[Head]

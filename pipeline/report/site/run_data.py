@@ -1,4 +1,4 @@
-"""What the pages of one run share: its groups, its saved steps, and what is said about it."""
+"""The parts that the pages of one run share: groups, saved steps, findings."""
 
 import re
 from collections.abc import Callable, Mapping
