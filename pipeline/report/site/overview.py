@@ -1,0 +1,211 @@
+"""The overview of a run: what happened when, what formed when, and all heads at the end."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.aggregate.phases import RULES, phases
+from pipeline.aggregate.sequence_intervals import scan_losses
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.number_format import in_words, number
+from pipeline.report.site.arrays import Json
+from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table, Text, number_cell
+from pipeline.report.site.head_pages import Around
+from pipeline.report.site.heads import Head
+from pipeline.report.site.run_data import Run, axis_of
+from pipeline.report.site.specs import Figure, band, figure, series, source, strips, y_axis
+from pipeline.report.site.text import linked, title_of
+
+MOST_ROWS = 12  # of the table on the overview; all heads are on the page of the mosaic
+MOST_LABELLED = 24  # lines of labelled heads in one strip
+LOSSES = {"train_loss": "train", "test_loss": "test", "restricted_loss": "restricted",
+          "excluded_loss": "excluded"}  # fmt: skip
+
+
+def overview_page(around: Around, below: Sequence[Figure]) -> Page:
+    """Return the overview. below: the figures of its second screen."""
+    run, names = around.run, {head.name for head in around.heads}
+    first: list[Figure | Table | Text] = [*_what_happened(around)]
+    if around.heads:
+        first.append(heads_table(around, MOST_ROWS))
+    sections = [
+        Section("when", "What happened when", first),
+        Section("more", "Heads and losses", list(below)),
+    ]
+    said = [linked(sentence, names) for sentence in run.findings]
+    return Page(
+        "overview.html", "Overview", title_of(run), run.summary(),
+        [section for section in sections if section.items],
+        "overview.html.j2", {"findings": said},
+    )  # fmt: skip
+
+
+def _what_happened(around: Around) -> Iterator[Figure]:
+    """Yield the strips of loss, in-context score and labelled heads, or of grokking."""
+    run = around.run
+    if (made := run.first("modular_addition")) is not None:
+        yield progress_strips(run, *made)
+    panels, bands, steps = [], [], None
+    if (found := run.first("token_loss")) is not None:
+        group, losses = found
+        steps = losses
+        for name, role in (("mean", "loss"), ("in_context_score", "in_context")):
+            if name not in losses or not _moves(losses[name].values):
+                run.leave_out(f"{group}/{name}", "undefined or constant")
+                continue
+            title = "mean loss" if name == "mean" else in_words(name)
+            drawn = series(title, losses[name].values, role, of=f"{group}/{name}", emphasis=True)
+            panels.append({"kind": "lines", "height": 130, "y": y_axis(title, "nats"),
+                           "series": [drawn]})  # fmt: skip
+        bands += _score_band(losses)
+    if around.main is not None and (strip := _labelled_strip(around)):
+        same = steps is None or np.array_equal(
+            steps["step"].values, around.main.scores["step"].values
+        )
+        steps = around.main.scores if steps is None else steps
+        panels.append(strip if same else {**strip, "x": axis_of(around.main.scores)})
+        bands = [*_induction_band(around), *bands]
+    if panels and steps is not None:
+        note = "Bands: from 10 to 90% of a change. A head's line is the score of its label."
+        yield figure("when-strips", "Losses and heads over training", note,
+                     strips(axis_of(steps), panels, bands), run.slug,
+                     source(run.uri, str(found[0]) if found else "head_scores", "mean" if found
+                            else "induction"))  # fmt: skip
+
+
+def _moves(values: np.ndarray) -> bool:
+    known = values[np.isfinite(values)]
+    return bool(known.size) and (known.size == 1 or bool(known.min() < known.max()))
+
+
+def _score_band(losses: object) -> list[Json]:
+    if not has_numbers(losses["in_context_score"]):  # type: ignore[index]
+        return []
+    one = scan_losses(losses, "in_context_score").largest  # type: ignore[arg-type]
+    return [] if one is None else [
+        band(one.onset, one.end, "in-context score moves most", "in_context")
+    ]  # fmt: skip
+
+
+def _induction_band(around: Around) -> list[Json]:
+    formed = [head for head in around.heads if head.pattern == "induction" and head.onset]
+    if not formed:
+        return []
+    first = min(formed, key=lambda head: head.onset.step)  # type: ignore[union-attr]
+    onset = first.onset
+    assert onset is not None
+    if (one := onset.transition) is not None:
+        return [band(one.onset, one.end, f"{first.name} becomes an induction head")]
+    before = first.before["induction"]
+    return [band(before, onset.step, "first induction head")] if before is not None else []
+
+
+def _labelled_strip(around: Around) -> Json | None:
+    scores = {one.variable: one for one in around.scores if one.group == around.group}
+    labelled = sorted((h for h in around.heads if h.onset), key=lambda head: -head.score)
+    if len(labelled) > MOST_LABELLED:
+        around.run.leave_out(
+            f"{len(labelled) - MOST_LABELLED} labelled heads in the strip of the overview",
+            "those with the highest scores are drawn",
+        )
+    drawn = []
+    for head in labelled[:MOST_LABELLED]:
+        score = scores.get(str(head.pattern))
+        values = None if score is None else score.of(head.layer, head.head)
+        if score is not None and values is not None:
+            drawn.append(series(head.name, values, head.role, href=head.href, of=score.address))
+    y = y_axis("score of labelled heads", "", (0, 1))
+    return {"kind": "lines", "height": 160, "y": y, "series": drawn} if drawn else None
+
+
+def heads_table(around: Around, at_most: int | None = None) -> Table:
+    """Return what formed when: labelled heads by onset, then the others by their effect."""
+    columns = [
+        Column("head", "head"), Column("label", "label"),
+        Column("formed", "formed between", True), Column("midpoint", "midpoint", True),
+        Column("score", "score", True), Column("null", "null", True),
+        Column("effect", "without it", True),
+    ]  # fmt: skip
+    # The overview has room for six columns.
+    left = [i for i, one in enumerate(columns) if at_most is None or one.id != "null"]
+    ordered = sorted(around.heads, key=_importance)
+    shown = ordered if at_most is None else ordered[:at_most]
+    notes = []
+    if around.main is not None:
+        notes.append(
+            f"A head has a label where its score stays at least {around.main.threshold:g} above "
+            "its null. Midpoint: of its rise, with the 90% interval. Score: at the last checkpoint."
+        )
+    if any(head.effect for head in around.heads):
+        notes.append("Without it: increase of the loss in nats when its output is zero.")
+    note = Markup(" ").join(notes)
+    if len(shown) < len(ordered):
+        link = Markup('<a href="heads.html#heads-table">All {} heads</a>.').format(len(ordered))
+        note = Markup("{} {}").format(note, link)
+    return Table("heads-table", "What formed when", *_only(columns, shown, left), note)
+
+
+def _only(
+    columns: list[Column], heads: Sequence[Head], left: list[int]
+) -> tuple[list[Column], list[list[Cell]]]:
+    """Return some of the columns, and the rows of the heads in these."""
+    rows = [_row(head) for head in heads]
+    return [columns[i] for i in left], [[row[i] for i in left] for row in rows]
+
+
+def _importance(head: Head) -> tuple[int, float, int, int]:
+    effect = 0.0 if head.effect is None else abs(head.effect.value)
+    if (onset := head.onset) is not None:
+        return 0, float(onset.step), head.layer, head.head
+    return 1, -effect, head.layer, head.head
+
+
+def _row(head: Head) -> list[Cell]:
+    onset = head.onset
+    formed = midpoint = Cell(DASH, float("nan"))
+    if onset is not None:
+        before = head.before[str(head.pattern)]
+        between = f"{onset.step:,}" if before is None else f"{before:,}–{onset.step:,}"
+        formed = Cell(between, onset.step)
+        if (one := onset.transition) is not None:
+            low, high = one.midpoint_interval
+            text = f"{one.midpoint:,.0f} ({low:,.0f}–{high:,.0f})"
+            midpoint = Cell(text, float(one.midpoint))
+    effect = Cell(DASH, float("nan"))
+    if head.effect is not None:
+        value = head.effect.value
+        text = ("+" if value > 0 else "") + number(value)
+        effect = Cell(text, value, bar=value)
+    label = head.label + (" (vestigial)" if head.rises else "")
+    labelled = head.onset is not None
+    return [
+        Cell(head.name, head.layer * 100_000 + head.head, head.href), Cell(label, role=head.role),
+        formed, midpoint, number_cell(head.score if labelled else float("nan")),
+        number_cell(head.null if labelled else float("nan")), effect,
+    ]  # fmt: skip
+
+
+def progress_strips(run: Run, group: str, rows: object) -> Figure:
+    """Return the losses of grokking on one axis, with its phases as bands."""
+    drawn = [
+        series(in_words(name), rows[name].values, role, of=f"{group}/{name}", emphasis=True)  # type: ignore[index]
+        for name, role in LOSSES.items()
+        if has_numbers(rows[name])  # type: ignore[index]
+    ]
+    last = run.steps[-1]
+    bands = [
+        band(one.start, last if one.end is None else one.end, one.name, role)
+        for one, role in zip(phases(rows), ("train", "restricted", "test"), strict=False)  # type: ignore[arg-type]
+    ]
+    losses = {
+        "kind": "lines",
+        "height": 260,
+        "y": y_axis("loss", "nats") | {"scale": "log"},
+        "series": drawn,
+    }
+    note = f"Phases: {RULES}" if bands else ""
+    return figure(
+        "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),  # type: ignore[arg-type]
+        run.slug, source(run.uri, group, "test_loss"),
+    )  # fmt: skip
