@@ -158,7 +158,7 @@ def _in_context(found: Answer) -> Iterator[str]:
         )
     jump = found["changes"]["in_context_score"]
     yield (
-        "The score changes smoothly, not at all, or nobody can tell."
+        _UNSUDDEN[found["shapes"].get("in_context_score", "not stored")]
         if jump is None
         else f"It changes suddenly over {span(jump)}, half of it by step {jump['midpoint']:,.0f} "
         f"(90% interval {jump['low']:,.0f} to {jump['high']:,.0f})."
@@ -174,6 +174,14 @@ def _in_context(found: Answer) -> Iterator[str]:
     for key, why in (("not_finite", "not finite"), ("beyond", "beyond the sequences")):
         if positions[key]:
             yield f"Tokens whose loss is {why}: {', '.join(map(str, positions[key]))}."
+
+
+_UNSUDDEN = {
+    "smooth": "The score changes smoothly.",
+    "none": "The score does not change beyond its noise.",
+    "cannot tell": "Whether the score changes suddenly cannot be told.",
+    "not stored": "The score over checkpoints is not stored, so that its change is unknown.",
+}
 
 
 def _error(row: Answer) -> str:

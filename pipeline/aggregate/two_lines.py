@@ -9,9 +9,13 @@ Walks = Float[np.ndarray, "walk checkpoint component"]
 
 
 def arc_lengths(walks: Walks) -> Float[np.ndarray, "walk checkpoint"]:
-    """Return the length of each walk up to each checkpoint, as a share of its whole length."""
+    """Return the length of each walk up to each checkpoint, as a share of its whole length.
+
+    NaN for a walk that does not move.
+    """
     lengths = np.linalg.norm(np.diff(walks, axis=1), axis=2).cumsum(axis=1)
-    return np.pad(lengths / lengths[:, -1:], ((0, 0), (1, 0)))
+    with np.errstate(invalid="ignore"):
+        return np.pad(lengths / lengths[:, -1:], ((0, 0), (1, 0)))
 
 
 def places(length: int) -> Integer[np.ndarray, " place"]:

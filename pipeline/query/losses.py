@@ -20,7 +20,7 @@ from pipeline.query.loss_axes import (
     space_answers,
     without_nan,
 )
-from pipeline.query.loss_changes import loss_changes
+from pipeline.query.loss_changes import loss_changes, loss_shapes
 from pipeline.query.run import open_run
 from pipeline.store import Store
 
@@ -30,11 +30,11 @@ def loss_answers(
 ) -> dict[str, Any]:
     """Return what the losses of a group say, as JSON values.
 
-    tokens: those whose loss is shown; 10, 100, … and the last one by default. Keys: `changes` (see
-    `loss_changes`), `space` (components), `axes` (what explains them, and the verdicts on the first
-    one), `corner`, `logits` (the same of kept logits; None where none are kept), `in_context`,
-    `positions`, `derivative`, `tokens` (learning curves). Of what cannot be said, the value is
-    {"unknown": reason}. Raises InputError for a group that is not there.
+    tokens: those whose loss is shown; 10, 100, … and the last one by default. Keys: `changes` and
+    `shapes` (see `loss_changes`), `space` (components), `axes` (what explains them, and the
+    verdicts on the first one), `corner`, `logits` (the same of kept logits; None where none are
+    kept), `in_context`, `positions`, `derivative`, `tokens` (learning curves). Of what cannot be
+    said, the value is {"unknown": reason}. Raises InputError for a group that is not there.
     """
     run = open_run(store, chunks="stored")
     losses = losses_in(store, run, group)
@@ -55,6 +55,7 @@ def loss_answers(
         "group": group,
         "steps": int(losses.sizes["step"]),
         "changes": changes,
+        "shapes": loss_shapes(store, group),
         **space_answers(
             losses,
             lambda: aggregates.loss_space(store, group, COMPONENTS),
