@@ -91,8 +91,11 @@ def explain_axes(
 def _f_test(
     shares: Float[np.ndarray, "component feature"], widths: Integer[np.ndarray, " feature"], n: int
 ) -> Float[np.ndarray, "component feature"]:
-    """Return p-values of R² by so many regressors over n independent rows."""
-    rest = np.maximum(n - 1 - widths, 1)
+    """Return p-values of shares explained by so many regressors over n independent rows.
+
+    The first share is of a constant, the others of regressors beside one.
+    """
+    rest = np.maximum(n - 1 - np.where(np.arange(len(widths)) == 0, 0, widths), 1)
     with np.errstate(divide="ignore"):
         return f.sf(shares / (1 - shares) * rest / widths, widths, rest)
 

@@ -57,15 +57,8 @@ def find_corner(
     artefact of it. Raises InputError for fewer than 12 checkpoints, and
     where they are all alike.
     """
-    names = np.unique(space["run"].values)
-    if run is None and len(names) > 1:
-        raise InputError(f"this space has the runs {', '.join(names)}: give one of them")
-    chosen = space if run is None else space.isel(checkpoint=space["run"].values == run)
+    chosen = _trajectory(space, run)
     scores = chosen["scores"].values
-    if len(scores) < _FEWEST:
-        raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(scores)}")
-    if not np.ptp(scores, axis=0).any():
-        raise InputError("all checkpoints lie on one point: there is no trajectory")
     components = min(components, scores.shape[1])
     points = on_components(scores[None], components)[0]
     rng = np.random.default_rng(seed)
@@ -86,17 +79,23 @@ def find_corner(
     )  # fmt: skip
     if transition is not None:
         result |= _together(whole, transition)
-    return xr.Dataset(
-        result,
-        {"window": list(found)},
-        {
-            "components": components,
-            "level": LEVEL,
-            "simulations": simulations,
-            "seed": seed,
-            "dimensions": list(DIMENSIONS),
-        },
-    )
+    about = {"components": components, "level": LEVEL, "simulations": simulations, "seed": seed}
+    about["dimensions"] = list(DIMENSIONS)
+    return xr.Dataset(result, {"window": list(found)}, about)
+
+
+def _trajectory(space: xr.Dataset, run: str | None) -> xr.Dataset:
+    """Return the part of a space that has one run. Raises InputError where it has no corner."""
+    names = np.unique(space["run"].values)
+    if run is None and len(names) > 1:
+        raise InputError(f"this space has the runs {', '.join(names)}: give one of them")
+    chosen = space if run is None else space.isel(checkpoint=space["run"].values == run)
+    scores = chosen["scores"].values
+    if len(scores) < _FEWEST:
+        raise InputError(f"a corner needs at least {_FEWEST} checkpoints, found {len(scores)}")
+    if not np.ptp(scores, axis=0).any():
+        raise InputError("all checkpoints lie on one point: there is no trajectory")
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,7 @@ def compare_derivatives(
         raise InputError(f"there is no size of {', '.join(missing)}")
     curves = {name: curve_of(group) for name, group in groups.items()}
     steps = step if isinstance(step, tuple) else (step, step)
-    (axis, left), (_, right) = (_common(curves, one) for one in steps)
-    start, end = (f(c.x[i] for c in curves.values()) for f, i in ((max, 0), (min, -1)))
-    if not start < left <= right < end:
-        raise InputError(f"step {step} is not within the range that all runs have")
-    sides = {"before": np.linspace(start, left, _GRID), "after": np.linspace(right, end, _GRID)}
+    axis, sides = _sides(curves, steps)
     means = [[_mean(c, grid, bandwidth) for grid in sides.values()] for c in curves.values()]
     value = np.array([[one.value for one in row] for row in means])
     error = np.array([[one.error for one in row] for row in means])
@@ -85,6 +81,19 @@ def compare_derivatives(
         },
         {"axis": axis, "step": list(steps), "bandwidth": bandwidth},
     )  # fmt: skip
+
+
+def _sides(
+    curves: Mapping[str, Curve], steps: tuple[float, float]
+) -> tuple[str, dict[str, Float[np.ndarray, " place"]]]:
+    """Return the axis, and the places before and after the steps that all runs have."""
+    (axis, left), (_, right) = (_common(curves, one) for one in steps)
+    start, end = (f(c.x[i] for c in curves.values()) for f, i in ((max, 0), (min, -1)))
+    if not start < left <= right < end:
+        shown = f"{steps[0]:g}" if steps[0] == steps[1] else f"{steps[0]:g} to {steps[1]:g}"
+        raise InputError(f"step {shown} is not within the range that all runs have")
+    sides = {"before": np.linspace(start, left, _GRID), "after": np.linspace(right, end, _GRID)}
+    return axis, sides
 
 
 class _Mean(NamedTuple):

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy.ndimage import uniform_filter1d
 
-from pipeline.aggregate.fitting import PARAMETERS, Fit
-from pipeline.aggregate.log_axis import LogAxis, log_steps, make_axis, without_spikes
-from pipeline.aggregate.templates import make_templates
+from pipeline.aggregate.fitted import fit_all
+from pipeline.aggregate.fitting import PARAMETERS
+from pipeline.aggregate.log_axis import LogAxis, log_steps
 
 _LOCAL, _FEWEST = 5, 10  # a local deviation is that of a fifth of the series, or of 10 checkpoints
 
@@ -35,24 +35,18 @@ def describe(
     steps: Integer[np.ndarray, " step"], values: Float[np.ndarray, "series step"]
 ) -> list[Described]:
     """Return the parts of finite series over ascending steps, of which there are at least 10."""
-    axis = make_axis(steps)
-    templates = make_templates(axis)
-    cleaned, _ = without_spikes(steps, values)
-    binned = axis.binned(cleaned)
-    projected = templates.project(binned)
-    matched = projected @ templates.vectors.T
     found = []
-    for series, means, z, c in zip(cleaned, binned, projected, matched, strict=True):
-        fit = Fit(axis, templates, z, c, float(np.ptp(means)))
+    for fit, series, means, _ in fit_all(steps, values):
+        templates = fit.templates
         best = np.where(templates.smooth, fit.beside(()).gains, -1.0).argmax()
         smooth = fit.residuals_of((fit.term(int(best)),))
-        curve = _at_steps(axis, means - fit.residuals / templates.root)
+        curve = _at_steps(fit.axis, means - fit.residuals / templates.root)
         spent = min((2 + PARAMETERS * len(fit.terms)) / len(means), 0.5)
         found.append(
             Described(
                 series,
                 curve,
-                _at_steps(axis, means - smooth / templates.root),
+                _at_steps(fit.axis, means - smooth / templates.root),
                 (series - curve) / np.sqrt(1 - spent),
             )
         )

@@ -20,10 +20,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Integer, Real
 
+from pipeline.aggregate.fitted import fit_all
 from pipeline.aggregate.fitting import PARAMETERS, Fit, Term
-from pipeline.aggregate.log_axis import make_axis, without_spikes
 from pipeline.aggregate.posterior import posterior
-from pipeline.aggregate.templates import make_templates
 
 Shape = Literal["sudden", "smooth", "none", "cannot tell"]
 Interval = tuple[float, float]
@@ -134,20 +133,8 @@ def _scan_finite(
     # By a power of two, which changes no digit: squares of large or small numbers would be lost.
     _, powers = np.frexp(np.abs(values).max(axis=1))
     values = np.ldexp(values, -powers[:, None])
-    axis = make_axis(steps)
-    templates = make_templates(axis)
-    cleaned, spikes = without_spikes(steps, values)
-    binned = axis.binned(cleaned)
-    projected = templates.project(binned)
-    matched = projected @ templates.vectors.T
-    spans = np.ptp(binned, axis=1)
-    flat = binned * templates.root
-    flat -= (flat @ templates.constant)[:, None] * templates.constant
-    for z, c, span, constant, spiked, power in zip(
-        projected, matched, spans, flat, spikes.sum(axis=1), powers, strict=True
-    ):
-        fit = Fit(axis, templates, z, c, float(span))
-        yield _scaled(_judged(fit, constant, int(spiked), left_out), int(power))
+    for (fit, _, means, spikes), power in zip(fit_all(steps, values), powers, strict=True):
+        yield _scaled(_judged(fit, means, spikes, left_out), int(power))
 
 
 def _scaled(found: Scanned, power: int) -> Scanned:
@@ -166,7 +153,9 @@ def _scaled(found: Scanned, power: int) -> Scanned:
     return replace(found, transitions=tuple(scaled))
 
 
-def _judged(fit: Fit, constant: Float[np.ndarray, " bin"], spikes: int, left_out: int) -> Scanned:
+def _judged(fit: Fit, means: Float[np.ndarray, " bin"], spikes: int, left_out: int) -> Scanned:
+    flat = means * fit.templates.root
+    constant = flat - (flat @ fit.templates.constant) * fit.templates.constant
     candidates = list(_candidates(fit))
     transitions = [_described(fit, *one) for one in candidates if one[2] >= EVIDENCE]
     transitions.sort(key=lambda one: one.midpoint)

@@ -6,21 +6,19 @@ import numpy as np
 import xarray as xr
 
 from pipeline.measures.head_patterns import threshold_of
-from pipeline.query.aggregates import transitions
 
 
 def loss_changes(
-    store: str, run: xr.DataTree, group: str = "token_loss"
+    table: xr.Dataset, run: xr.DataTree, group: str = "token_loss"
 ) -> dict[str, dict[str, Any] | None]:
     """Return the largest transitions of a run's induction heads, mean loss and in-context score.
 
-    store: whose stored transitions are used. run: as `pipeline.open_run` returns it. group: that of
-    the losses. Keys: `induction` (of the heads that exceed their null by the threshold of
+    table: the run's transitions. run: as `pipeline.open_run` returns it. group: that of the losses.
+    Keys: `induction` (of the heads that exceed their null by the threshold of
     `head_labels` after a rise, the one that does so most), `mean` and `in_context_score`. Values:
     `onset`, `midpoint`, `end`, `low` and `high` (steps; the last two bound the 90% interval of the
     midpoint), `amplitude`, `layer` and `head`; None where there is no transition.
     """
-    table = transitions(store)
     labels = run["head_labels"].to_dataset() if "head_labels" in run.children else None
     rises = table["excess_after"].where(table["amplitude"] > 0)
     formed = rises.where(rises >= threshold_of(labels))
@@ -32,9 +30,8 @@ def loss_changes(
     }
 
 
-def loss_shapes(store: str, group: str = "token_loss") -> dict[str, str]:
+def loss_shapes(table: xr.Dataset, group: str = "token_loss") -> dict[str, str]:
     """Return the shape of the mean loss and of the in-context score, where they are stored."""
-    table = transitions(store)
     mine = table.isel(series=np.flatnonzero((table["group"] == group).values))
     shapes = dict(zip(mine["variable"].values.tolist(), mine["shape"].values.tolist(), strict=True))
     return {name: shapes[name] for name in ("mean", "in_context_score") if name in shapes}

@@ -14,6 +14,7 @@ from pipeline.aggregate.loss_space import loss_space
 from pipeline.aggregate.score_spread import scores_since
 from pipeline.aggregate.variables import input_digest
 from pipeline.errors import InputError
+from pipeline.query.aggregates import transitions
 from pipeline.query.loss_axes import COMPONENTS, Answer, answered, shares_of, without_nan
 from pipeline.query.loss_changes import loss_changes
 from pipeline.query.losses import losses_in, shown_tokens
@@ -48,7 +49,9 @@ def compare_losses(
     if sizes is not None and len(sizes) != len(groups):
         raise InputError(f"expected {len(groups)} sizes, one for each store; found {len(sizes)}")
     by_size = None if sizes is None else dict(zip(groups, map(float, sizes), strict=True))
-    changes = {name: loss_changes(named[name], run, group) for name, run in runs.items()}
+    changes = {
+        name: loss_changes(transitions(named[name]), run, group) for name, run in runs.items()
+    }
     answers = {
         "group": group,
         "runs": list(groups),

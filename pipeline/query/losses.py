@@ -38,7 +38,8 @@ def loss_answers(
     """
     run = open_run(store, chunks="stored")
     losses = losses_in(store, run, group)
-    changes = loss_changes(store, run, group)
+    table = aggregates.transitions(store)
+    changes = loss_changes(table, run, group)
 
     def features() -> xr.Dataset:
         made = losses.attrs.get("input") or {}
@@ -55,7 +56,7 @@ def loss_answers(
         "group": group,
         "steps": int(losses.sizes["step"]),
         "changes": changes,
-        "shapes": loss_shapes(store, group),
+        "shapes": loss_shapes(table, group),
         **space_answers(
             losses,
             lambda: aggregates.loss_space(store, group, COMPONENTS),

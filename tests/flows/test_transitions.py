@@ -117,3 +117,18 @@ def test_runs_of_one_set_differ_by_seed_only(monkeypatch: pytest.MonkeyPatch) ->
     assert sets({"seed": 0}, {"seed": 1})[0] == ["all runs"] * 2
     labels, sentence = sets({"train_share": 0.3, "seed": 0}, {"train_share": 0.5, "seed": 1})
     assert labels == ["all runs"] * 2 and "no two differ by seed only" in sentence
+
+
+def test_together_is_printed_and_as_json(later: str) -> None:
+    printed = ontogeny("transitions", later, "--together")
+    assert "are induction heads at the end" in printed
+    found = json.loads(ontogeny("transitions", later, "--together", "--json"))
+    assert found.keys() == {"runs", "induction_share"} and "later" in found["runs"]
+    refused = CliRunner().invoke(app, ["transitions", later, "--together", "--axis", "steps"])
+    assert refused.exit_code == 2 and "--together takes no --axis" in refused.output
+
+
+@pytest.mark.parametrize("command", ["transitions", "losses"])
+def test_a_dask_cluster_that_is_not_there_is_refused(store: str, command: str) -> None:
+    result = CliRunner().invoke(app, [command, store, "--dask-address", "nowhere"])
+    assert result.exit_code == 2 and "nowhere: no Dask scheduler answers" in result.output

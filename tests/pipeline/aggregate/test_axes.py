@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 import xarray as xr
 
-from pipeline.aggregate.axes import explain_axes
+from pipeline.aggregate.axes import _f_test, explain_axes
 from pipeline.aggregate.loss_space import loss_space
 from pipeline.aggregate.regressors import checkpoint_series
 from pipeline.aggregate.token_features import token_features
@@ -94,6 +95,17 @@ def test_loadings_of_noise_are_explained_by_no_feature() -> None:
     """P-values of F tests on noise are uniform: of 5 features on 3 components, few are small."""
     found = explained(planted(0.0, 0.0)).sel(of="loadings")["alone_p"].values
     assert (found < 0.01).sum() <= 1 and (found[:, 1:] > 0.05).mean() > 0.7
+
+
+def test_the_f_test_of_loadings_is_that_of_a_regression() -> None:
+    """Compare with statsmodels: a regression on 3 columns, and one on a constant alone."""
+    rng = np.random.default_rng(0)
+    columns, target = rng.standard_normal((40, 3)), rng.standard_normal(40) + 0.5
+    fit = sm.OLS(target, sm.add_constant(columns)).fit()
+    cosine = target.sum() ** 2 / len(target) / (target**2).sum()
+    p = _f_test(np.array([[cosine, fit.rsquared]]), np.array([1, 3]), 40)
+    alone = sm.OLS(target, np.ones(40)).fit()
+    assert p[0] == pytest.approx([alone.pvalues[0], fit.f_pvalue])
 
 
 def test_padding_and_left_out_checkpoints_do_not_matter() -> None:
