@@ -7,23 +7,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.kinds_of_token import by_kind_of_token
-from pipeline.aggregate.token_features import token_features
-from pipeline.errors import InputError
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.in_context import compared_tokens
 from pipeline.findings.number_format import in_words
 from pipeline.query import aggregates
-from pipeline.query.loss_axes import answered, space_answers
-from pipeline.query.loss_changes import loss_changes
-from pipeline.query.losses import losses_in
-from pipeline.query.run import open_run
+from pipeline.query.loss_axes import COMPONENTS
+from pipeline.query.losses import loss_answers
 from pipeline.report.downsample import RULE, kept_indices
 from pipeline.report.site.arrays import coloured, exact, plain
 from pipeline.report.site.blocks import Cell, Column, Page, Section, Table, Text, number_cell
 from pipeline.report.site.run_data import Run, axis_of
 from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
-from pipeline.store import Store
 
 PROFILES = 5  # checkpoints of the lines by position
 EXAMPLE_ROLES = ("train", "test", "restricted", "excluded", "current_token", "q")
@@ -39,10 +33,9 @@ def losses_page(run: Run) -> Page | None:
     if found is None:
         return None
     group, rows = found
-    said = run.losses(lambda uri, name: _answers(uri, name), "loss space and learning curves")
-    answers = {} if said is None else said.attrs
-    space = None if said is None else run.losses(_space, "loss space")
-    curves = None if said is None else run.losses(aggregates.learning_curves, "learning curves")
+    answers = run.losses(loss_answers, "loss space and learning curves") or {}
+    space = run.losses(_space, "loss space") if answers else None
+    curves = run.losses(aggregates.learning_curves, "learning curves") if answers else None
     sections = [
         Section("loss-position", "Loss by position", list(_positions(run, group, rows))),
         Section("loss-space", "Loss space", list(_space_items(run, group, space, answers))),
@@ -56,36 +49,9 @@ def losses_page(run: Run) -> Page | None:
                 str(rows["mean"].attrs.get("definition", "")), sections)  # fmt: skip
 
 
-def _answers(uri: str, group: str) -> xr.Dataset:
-    """Return what the axes of loss space are, its corner, and kinds of tokens, as attributes."""
-    run = open_run(uri, chunks="stored")
-    losses = losses_in(uri, run, group)
-    about = losses.attrs.get("input") or {}
-
-    def features() -> xr.Dataset:
-        if not about:
-            raise InputError(f"the input of {group} is not known")
-        return token_features(Store(uri).load_input(about["name"], about["digest"])[0])
-
-    def kinds() -> dict[str, Any]:
-        found = by_kind_of_token(aggregates.learning_curves(uri, group), features())
-        names = ("final_surprisal", "age_of_acquisition", "with_age")
-        rows = []
-        for i, kind in enumerate(found["repetition"].values):
-            one = found.isel(repetition=i)
-            row: dict[str, Any] = {n: float(one[f"{n}_by_repetition"]) for n in names}
-            count = int(one["final_surprisal_tokens_by_repetition"])
-            rows.append({"kind": str(kind), "tokens": count, **row})
-        return {"rows": rows}
-
-    induction = loss_changes(uri, run, group)["induction"]
-    made = space_answers(losses, lambda: _space(uri, group), features, induction)
-    return xr.Dataset(attrs=made | {"kinds": answered(kinds)})
-
-
 def _space(uri: str, group: str) -> xr.Dataset:
-    # As many components as `pipeline.query.losses` takes: the stored result is then the same one.
-    return aggregates.loss_space(uri, group, 3)
+    # As many components as `loss_answers` takes: the stored result is then the same one.
+    return aggregates.loss_space(uri, group, COMPONENTS)
 
 
 def profiles(run: Run, group: str, rows: xr.Dataset) -> Figure | None:
@@ -239,8 +205,7 @@ def _curve_items(
     )
     yield figure("ages", "Age of acquisition", note, spec, run.slug,
                  source(run.uri, group, "loss"))  # fmt: skip
-    kinds = (answers.get("kinds") or {}).get("rows")
-    if kinds:
+    if kinds := answers["tokens"].get("kinds", {}).get("repetition"):
         yield _kinds_table(kinds)
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import numpy as np
@@ -18,6 +18,8 @@ from pipeline.measures.head_patterns import NULLS, THRESHOLD, excess_of
 from pipeline.query import aggregates, open_run
 from pipeline.report.site.specs import step_axis
 from pipeline.store import OldLayoutError, Store
+
+T = TypeVar("T")
 
 MOST_LOSSES = 2**26  # stored losses beyond which those of tokens are left to `ontogeny losses`
 _VESTIGIAL = 1  # version of what is stored about vestigial heads
@@ -104,10 +106,10 @@ class Run:
             lambda run: vestigial(_formed(run, group), draws=199),
         )  # fmt: skip
 
-    def losses(self, compute: Callable[[str, str], xr.Dataset], name: str) -> xr.Dataset | None:
+    def losses(self, compute: Callable[[str, str], T], name: str) -> T | None:
         """Return a stored answer about the losses of tokens, or None with the reason in left_out.
 
-        compute: of `pipeline.query.aggregates`, given the store and the group.
+        compute: of `pipeline.query`, given the store and the group.
         """
         found = self.first("token_loss")
         if found is None or "loss" not in found[1]:
