@@ -24,7 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
-from flows.server import is_server_reachable, report_url
+from flows.server import is_server_reachable, report_link
 from pipeline.analysis.summary import Summary
 from pipeline.config import Analysis
 from pipeline.findings import findings
@@ -127,13 +127,13 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         f"| {markdown(line.name)} | `{line.chart}` | {line.scale} | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
-    lines += ["", f"[Report](<{report_url(page)}>), {markdown(str(page.resolve()))}"]
+    lines += ["", f"[Report](<{report_link(page)}>), {markdown(str(page.resolve()))}"]
     text = "\n".join(lines)
     about = markdown(summary.store)
     _if_reachable(create_markdown_artifact, text, key="findings", description=about)
     _if_reachable(
         create_link_artifact,
-        report_url(page),
+        report_link(page),
         key=report_key(summary.store),
         link_text=markdown(str(page)),
         description=about,

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows import pages
-from flows.prefect_server import LOCAL, api_url
-from flows.prefect_server.embedded import start_embedded_server
+from flows.prefect_server import REPORTS, api_url
+from flows.prefect_server.embedded import is_embedded_server, start_embedded_server
 from flows.prefect_server.registry import is_own_server, persistent_port
 from flows.prefect_server.settings import client_settings
 from pipeline.errors import InputError
@@ -26,17 +26,18 @@ def use_persistent_server() -> None:
         os.environ.update(client_settings(api_url(port)))
 
 
-def report_url(page: Path) -> str:
-    """Return the URL of a report: served by `ontogeny ui` if that shows this run, else of the file.
+def report_link(page: Path) -> str:
+    """Return where the UI that shows this run finds a report: a path of that server, if it is ours.
 
-    Browsers do not follow links from a page of a server to a local file.
+    A run with a server of its own is shown by `ontogeny ui` later, at a port that is not known yet.
+    On another server it is the file's URL, which browsers open only from the address bar.
     """
     from prefect.settings import PREFECT_API_URL
 
-    port = persistent_port()
-    if port is None or PREFECT_API_URL.value() != api_url(port):
-        return page.resolve().as_uri()
-    return f"http://{LOCAL}:{port + 1}/{pages.add_link(page)}"
+    url = PREFECT_API_URL.value() or ""
+    if is_own_server(url) or is_embedded_server(url):
+        return f"{REPORTS}{pages.add_link(page)}"
+    return page.resolve().as_uri()
 
 
 def require_server() -> None:

@@ -2,18 +2,26 @@
 
 import base64
 import hmac
-from typing import Any
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flows.prefect_server import REPORTS
 from flows.prefect_server.hosts import is_own_host
 
 LOGIN = "/ontogeny-login"
 
 # Prefect's pages about its API need no secret in Prefect itself.
 _DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
+_NOT_KEPT = {"Cache-Control": "no-store"}
 _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
@@ -27,10 +35,13 @@ class GuardedApp:
     """An ASGI application that refuses foreign hosts and origins before Prefect's sees a request.
 
     secret: what Prefect itself asks for at its API. origins: those of our own pages, or "*".
+    has_reports: whether the next port serves reports.
     """
 
-    def __init__(self, app: ASGIApp, secret: str, origins: list[str]) -> None:
-        self._app, self._origins = app, set(origins)
+    def __init__(
+        self, app: ASGIApp, secret: str, origins: list[str], has_reports: bool = False
+    ) -> None:
+        self._app, self._origins, self._has_reports = app, set(origins), has_reports
         self._token = base64.b64encode(secret.encode()).decode()
         self._headers = {**_HEADERS, "Content-Security-Policy": _security_policy(origins)}
 
@@ -59,7 +70,11 @@ class GuardedApp:
         path = scope["path"]
         if path.startswith(_DOCUMENTATION) and not self._has_secret(headers):
             return JSONResponse({"exception_message": "Unauthorized"}, 401)
-        return _LOGIN_PAGES.get(path) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            return None
+        if self._has_reports and path.startswith(REPORTS):
+            return RedirectResponse(_report_address(hosts[0], path), headers=_NOT_KEPT)
+        return _LOGIN_PAGES.get(path)
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
         # A tunnel may lead to this server from another port of the user's machine.
@@ -82,7 +97,15 @@ def create_app() -> GuardedApp:
             "PREFECT_SERVER_API_AUTH_STRING is not set: set it before Prefect starts"
         )
     origins = settings.api.cors_allowed_origins.split(",")
-    return GuardedApp(create_prefect_app(final=True), secret.get_secret_value(), origins)
+    app = create_prefect_app(final=True)
+    # The server that a run brings has neither the UI nor a server of reports beside it.
+    return GuardedApp(app, secret.get_secret_value(), origins, settings.ui.enabled)
+
+
+def _report_address(host: str, path: str) -> str:
+    """Return the address of a report at the next port, also behind a tunnel of both ports."""
+    at = urlsplit(f"//{host}")
+    return f"http://{at.hostname}:{(at.port or 80) + 1}/{quote(path.removeprefix(REPORTS))}"
 
 
 def _security_policy(origins: list[str]) -> str:
@@ -125,8 +148,7 @@ _PAGE = f"""<!doctype html>
 <body>Opening the Prefect UI (this page needs JavaScript).
 <script src="{LOGIN}.js"></script></body></html>
 """
-_NOT_KEPT: dict[str, Any] = {"headers": {"Cache-Control": "no-store"}}
 _LOGIN_PAGES: dict[str, Response] = {
-    LOGIN: HTMLResponse(_PAGE, **_NOT_KEPT),
-    f"{LOGIN}.js": Response(_SCRIPT, media_type="text/javascript", **_NOT_KEPT),
+    LOGIN: HTMLResponse(_PAGE, headers=_NOT_KEPT),
+    f"{LOGIN}.js": Response(_SCRIPT, media_type="text/javascript", headers=_NOT_KEPT),
 }

@@ -32,6 +32,8 @@ _EMBEDDED = {
     "PREFECT__SERVER_EPHEMERAL": "1",
 }
 
+_urls: set[str] = set()  # of the servers that this process has started
+
 
 def start_embedded_server() -> None:
     """Start a server that ends with this process, and let Prefect in this process use it.
@@ -49,8 +51,14 @@ def start_embedded_server() -> None:
         # With its only copy in the server, a request fails at once if that has ended.
         listening.close()
         _wait_until_ready(server, port, log)
+    _urls.add(api_url(port))
     os.environ.update(client_settings(api_url(port)))
     refresh_global_settings_context()  # Prefect has read its settings when it was imported
+
+
+def is_embedded_server(url: str) -> bool:
+    """Return whether a URL is that of the API of a server that this process has started."""
+    return url in _urls
 
 
 def _start_process(listening: socket.socket, port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:

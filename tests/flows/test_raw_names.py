@@ -159,7 +159,7 @@ def test_artifacts_show_names_as_text(monkeypatch: pytest.MonkeyPatch, tmp_path:
         made[options["key"]] = (*arguments, options)
 
     monkeypatch.setattr(artifacts, "_if_reachable", keep)
-    monkeypatch.setattr(artifacts, "report_url", lambda page: page.resolve().as_uri())
+    monkeypatch.setattr(artifacts, "report_link", lambda page: page.resolve().as_uri())
     monkeypatch.setattr(artifacts, "findings", lambda _: [HOSTILE])
     monkeypatch.setattr(artifacts, "overview", lambda _: [])
     summary = Summary(store=f"/x/{HOSTILE}", undefined={HOSTILE: HOSTILE}, failed={1: HOSTILE})

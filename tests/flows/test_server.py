@@ -314,6 +314,20 @@ def test_a_report_is_found_by_its_link_only(ui: Ui, report: str) -> None:
         assert ui.ask(guessed, port=port)[0] == 404, guessed
 
 
+def test_the_ui_sends_its_readers_to_the_server_of_reports(ui: Ui, report: str) -> None:
+    status, headers, _ = ui.ask(f"/ontogeny-reports{report}")
+    assert status == 307 and headers["cache-control"] == "no-store"
+    assert headers["location"] == f"http://127.0.0.1:{ui.port + 1}{report}"
+    assert ui.ask(report, port=ui.port + 1)[2] == "found"
+    # Behind a tunnel of both ports, the user's own are meant.
+    status, headers, _ = ui.ask(f"/ontogeny-reports{report}", Host="localhost:5200")
+    assert headers["location"].startswith("http://localhost:5201/")
+    for path in ("//evil.example/x", "/@evil.example/", "/\\evil.example"):
+        _, headers, _ = ui.ask(f"/ontogeny-reports{path}")
+        assert headers["location"].startswith(f"http://127.0.0.1:{ui.port + 1}/")
+    assert ui.ask(f"/ontogeny-reports{report}", Host="evil.example")[0] == 400
+
+
 def test_no_path_leads_out_of_a_report(ui: Ui, report: str) -> None:
     folder, port = report.rpartition("/")[0], ui.port + 1
     secret = str(ui.home / "ontogeny-secret")
