@@ -28,6 +28,7 @@ from flows.fanout import (
 )
 from flows.observer import PrefectObserver
 from flows.preflight import run_faults
+from flows.refreshing import refreshing
 from flows.server import require_server
 from flows.workers import start_workers
 from pipeline.analysis.plan import Cell, Plan, Prepared
@@ -104,7 +105,8 @@ def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:
     with drop_unsent_events():
         artifacts.tag("ontogeny", store_name(analysis.store))
-        summary = carry_out(analysis, _ray_executor, observer, run_faults)
+        with refreshing(analysis.store) as observer.refresher:
+            summary = carry_out(analysis, _ray_executor, observer, run_faults)
         reachable = wait_for_server()
         observer.stage("report", lambda: observer.report(summary))
         if reachable:

@@ -128,15 +128,19 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         for line in overview(summary.store)
     ]
     lines += ["", f"[Report](<{report_link(page)}>), {markdown(str(page.resolve()))}"]
-    text = "\n".join(lines)
     about = markdown(summary.store)
-    _if_reachable(create_markdown_artifact, text, key="findings", description=about)
+    _if_reachable(create_markdown_artifact, "\n".join(lines), key="findings", description=about)
+    show_report(summary.store, page)
+
+
+def show_report(store: str, page: Path) -> None:
+    """Create an artifact that links to the report of a store."""
     _if_reachable(
         create_link_artifact,
         report_link(page),
-        key=report_key(summary.store),
+        key=report_key(store),
         link_text=markdown(str(page)),
-        description=about,
+        description=markdown(store),
     )
 
 

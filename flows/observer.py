@@ -9,7 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.onset_events import emit_onset_events
-from flows.reporting import write_store_report
+from flows.refreshing import Refresher
+from flows.reporting import report_page, write_store_report
 from pipeline.analysis.plan import Cell, Plan, Prepared
 from pipeline.analysis.run import Observer
 from pipeline.analysis.summary import Summary
@@ -26,7 +27,8 @@ class PrefectObserver(Observer):
     """An observer that runs each stage as a Prefect task, and logs and shows the results.
 
     progress: called too; None if no caller in this process waits for the run. tasks: number of task
-    runs. summary: the result, and new: the onsets found for the first time, both set at the end.
+    runs. refresher: of the report, while checkpoints are computed. summary: the result, and new:
+    the onsets found for the first time, both set at the end.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
@@ -34,6 +36,7 @@ class PrefectObserver(Observer):
         self._table: list[dict[str, Any]] = []
         self._bar: artifacts.ProgressBar | None = None
         self.tasks = 0
+        self.refresher: Refresher | None = None
         self.summary: Summary | None = None
         self.new: list[str] = []
 
@@ -64,11 +67,14 @@ class PrefectObserver(Observer):
         self._bar = artifacts.ProgressBar(len(planned.cells))
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
-        """Add one checkpoint to the table; update the progress bar."""
+        """Add one checkpoint to the table; update the progress bar and the report."""
         self.tasks += 1
         self._table.append(_table_row(cell, result))
         if self._bar is not None:
             self._bar.move(done)
+        if self.refresher is not None and self.refresher.refresh():
+            store = self.refresher.store
+            artifacts.show_report(store, report_page(store))
         if self._progress is not None:
             self._progress(done, total, f"step {cell.checkpoint.step}")
 

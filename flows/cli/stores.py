@@ -146,20 +146,34 @@ def _format_of(output: Path | None) -> str:
 @app.command()
 def report(
     stores: Annotated[list[str], typer.Argument(metavar="STORE...")],
-    output: Annotated[Path | None, typer.Option(help="A folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A folder. By default, one beside the first store."),
+    ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option(help="A folder for figures for papers, too: PDF, SVG and PNG."),
+        typer.Option(metavar="DIR", help="A folder for figures for papers, too: PDF, SVG and PNG."),
     ] = None,
+    in_progress: Annotated[
+        bool,
+        typer.Option("--in-progress", help="Of runs that still go on: store no results in them."),
+    ] = False,
 ) -> None:
-    """Write one report of one or several stores, and print the page to open."""
-    from flows.reporting import report_folder
-    from pipeline.report import write_report
-    from pipeline.report.paper_figures import write_figures
+    """Write a site of one or several runs, with a page for every head; print the page to open.
 
-    if figures is not None:  # first: without matplotlib nothing is written
-        write_figures(stores, figures)
-    say(str(write_report(stores, output or report_folder(stores[0], len(stores) - 1))))
+    Its pages need no server and no network: copy the folder to wherever they are to be read.
+    """
+    from contextlib import nullcontext
+
+    from flows.reporting import report_folder
+    from pipeline.query.aggregates import results_not_stored
+    from pipeline.report import write_report
+    from pipeline.report.paper.figures import write_figures
+
+    with results_not_stored() if in_progress else nullcontext():
+        if figures is not None:  # first: without matplotlib nothing is written
+            write_figures(stores, figures)
+        say(str(write_report(stores, out or report_folder(stores[0], len(stores) - 1))))
 
 
 @app.command()

@@ -5,7 +5,9 @@ A stored result holds for the rows from which it was computed, and for nothing e
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,20 @@ from pipeline.store.sealed import DamagedError
 
 Compute = Callable[[xr.DataTree], xr.Dataset]
 _log = logging.getLogger(__name__)
+_is_stored = ContextVar("_is_stored", default=True)
+
+
+@contextmanager
+def results_not_stored() -> Iterator[None]:
+    """Store no results during the block; those that are stored are read.
+
+    For a run in progress: after each new checkpoint, a result would no longer be read.
+    """
+    token = _is_stored.set(False)
+    try:
+        yield
+    finally:
+        _is_stored.reset(token)
 
 
 def stored_result(
@@ -63,10 +79,11 @@ def stored_result(
     run = open_run(place, chunks="stored", snapshot=snapshot)
     result = compute(_only(place.uri, run, question))
     content = encoded(question, snapshot, *described(result))
-    try:
-        keep(place.objects, key, content, damaged)
-    except (InputError, OSError) as error:
-        _warn_once(f"results are not stored, and computed each time: {first_line(error)}")
+    if _is_stored.get():
+        try:
+            keep(place.objects, key, content, damaged)
+        except (InputError, OSError) as error:
+            _warn_once(f"results are not stored, and computed each time: {first_line(error)}")
     # As it will be read, so that the first answer and all later ones are the same.
     return dataset_of(opened(key, content))
 

@@ -1,7 +1,6 @@
 """Downsampling: the checkpoints that a figure draws where there are too many."""
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Int
 
 RULE = "evenly spaced in log(1 + step)"
@@ -26,16 +25,6 @@ def kept_indices(steps: Int[np.ndarray, " step"], at_most: int) -> Int[np.ndarra
         else:
             most = middle
     return _nearest(place, fewest)
-
-
-def downsampled(values: xr.DataArray, at_most: int) -> tuple[xr.DataArray, str]:
-    """Return `values` (dims: step, ...) at the steps to draw, and a note if some are left out."""
-    kept = kept_indices(values["step"].values, at_most)
-    if len(kept) == values.sizes["step"]:
-        return values, ""
-    return values.isel(step=kept), (
-        f"Drawn at {len(kept)} of {values.sizes['step']:,} checkpoints, {RULE}."
-    )
 
 
 def _nearest(

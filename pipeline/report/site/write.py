@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pipeline.report.site.composition import (
     graph,
     partners,
 )
+from pipeline.report.site.folder import SiteFolder
 from pipeline.report.site.head_pages import Around, head_page
 from pipeline.report.site.heads import heads_in, main_scores
 from pipeline.report.site.losses import losses_page, profiles
@@ -31,32 +31,34 @@ from pipeline.report.site.scores import scores_of
 from pipeline.report.site.several import index_page
 from pipeline.report.site.specs import Figure
 from pipeline.store.objects import store_names
-from pipeline.writing import whole_file
 
-INDEX, ASSETS, DATA, HEADS = "index.html", "assets", "data", "heads.js"
+INDEX, DATA, HEADS = "index.html", "data", "heads.js"
 
 
 def write_site(stores: Sequence[str], folder: str | Path) -> Path:
     """Write the site of the stores at the given URIs to a folder; return its `index.html`.
 
     A folder for each run, with a page for each head; `assets` with styles and scripts. Nothing else
-    is needed: no network, no server. Files of a site that is there already are replaced one by one,
-    each of them complete. Raises InputError, before anything is written, where there is no store.
+    is needed: no network, no server. Where a site is there already, its files are replaced one by
+    one, each only once it is complete, and those that are left of it are removed.
+
+    Raises InputError, before anything is written, where there is no store.
     """
     runs = opened(store_names([str(store) for store in stores]))
-    folder = Path(folder)
-    _copy_assets(folder / ASSETS)
-    abouts = [_write_run(run, folder / run.slug, several=len(runs) > 1) for run in runs]
+    site = SiteFolder(Path(folder))
+    site.copy_assets()
+    heads = [entry for run in runs for entry in _write_run(run, site, several=len(runs) > 1)]
     if len(runs) == 1:
-        overview = f"{runs[0].slug}/overview.html"
-        content = {"href": overview, "title": runs[0].name, "name": runs[0].name}
-        return _write(folder / INDEX, rendered("index.html.j2", content))
-    heads = [entry for about in abouts for entry in about]
-    _write(folder / HEADS, _search(heads))
-    return _write(folder / INDEX, _html(index_page(runs), _site_content(runs)))
+        content = {"href": f"{runs[0].slug}/overview.html", "run_name": runs[0].name}
+        index = site.write(INDEX, rendered("redirect.html.j2", content))
+    else:
+        site.write(HEADS, _search(heads))
+        index = site.write(INDEX, _html(index_page(runs), _site_content(runs)))
+    site.finish()
+    return index
 
 
-def _write_run(run: Run, folder: Path, several: bool) -> list[dict[str, Any]]:
+def _write_run(run: Run, site: SiteFolder, several: bool) -> list[dict[str, Any]]:
     """Write the pages of a run; return the entries of the search, as the index needs them."""
     heads, scores = heads_in(run), scores_of(run)
     found = composition_of(run)
@@ -65,16 +67,16 @@ def _write_run(run: Run, folder: Path, several: bool) -> list[dict[str, Any]]:
     around = Around(run, heads, group, main, scores, read, _last(found), patterns_of(run))
     for name, value in data_files(found) if found is not None else ():
         text = f"ontogeny.data({script_json(name)},{script_json(value)});\n"
-        _write(folder / DATA / f"{name}.js", text)
+        site.write(f"{run.slug}/{DATA}/{name}.js", text)
     entries = [_entry(head) for head in heads]
-    _write(folder / DATA / HEADS, _search(entries))
+    site.write(f"{run.slug}/{DATA}/{HEADS}", _search(entries))
     pages = list(_pages(around, found))
     content = _run_content(run, pages, bool(heads), several)
     for page in pages:
-        _write(folder / page.file, _html(page, content))
+        site.write(f"{run.slug}/{page.file}", _html(page, content))
     for place in range(len(heads)):
         page = head_page(around, place)
-        _write(folder / page.file, _html(page, content))
+        site.write(f"{run.slug}/{page.file}", _html(page, content))
     prefixed = [entry | {"href": f"{run.slug}/{entry['href']}", "run": run.name}
                 for entry in entries]  # fmt: skip
     return prefixed
@@ -163,18 +165,3 @@ def _made() -> str:
 
 def _html(page: Page, content: dict[str, Any]) -> str:
     return rendered(page.template, {**content, "page": page})
-
-
-def _copy_assets(folder: Path) -> None:
-    with as_file(files("pipeline.report.site") / ASSETS) as source:
-        for path in sorted(source.iterdir()) if source.is_dir() else ():
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(folder / path.name) as draft:
-                draft.write_bytes(path.read_bytes())
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-    return path

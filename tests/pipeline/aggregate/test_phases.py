@@ -5,7 +5,6 @@ import pytest
 import xarray as xr
 
 from pipeline.aggregate.phases import Phase, milestones, phases, summary_of
-from pipeline.report.phases import three_phases
 
 STEPS = [0, 100, 200, 300, 400, 500, 600, 700]
 #              memorise  | circuit              | cleanup
@@ -117,16 +116,3 @@ def test_the_lead_is_a_share_of_the_steps_to_generalise():
     assert found["lead"] == pytest.approx(1 / 3)
     never = summary_of(progress(test_loss=[5.0] * 8))
     assert never["generalised"] is never["lead"] is never["test_falls"] is None
-
-
-def test_the_plot_has_a_band_for_each_phase_and_its_steps():
-    figure = three_phases(progress(), phases(progress()))
-    bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
-    assert sorted(bands) == [(0, 200), (200, 500), (500, 600)]
-    texts = " ".join(annotation.text for annotation in figure.layout.annotations)
-    assert "circuit formation: steps 200 to 500" in texts
-    unfinished = progress(test_loss=[4.7, 9.0, 20.0, 22.0, 21.0, 20.0, 19.0, 18.0])
-    texts = " ".join(
-        a.text for a in three_phases(unfinished, phases(unfinished)).layout.annotations
-    )
-    assert "circuit formation from step 200 on" in texts

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.report.downsample import downsampled, kept_indices
-from tests.pipeline.report import fake
+from pipeline.report.downsample import kept_indices
 
 PYTHIA = np.array([0, *2 ** np.arange(10), *range(1000, 143001, 1000)])
 
@@ -31,15 +30,3 @@ def test_kept_steps_are_even_in_the_logarithm():
     # 1023 = 2**10 - 1: of the points evenly spaced in log(1 + step) each one is a saved step.
     steps = np.arange(1024)
     assert steps[kept_indices(steps, 11)].tolist() == [2**i - 1 for i in range(11)]
-
-
-def test_thinning_is_told_only_where_it_happened():
-    loss = fake.token_loss(PYTHIA)["mean"]
-    few, note = downsampled(loss, 60)
-    assert (
-        note == f"Drawn at {few.sizes['step']} of 154 checkpoints, evenly spaced in log(1 + step)."
-    )
-    assert few.sizes["step"] <= 60
-    same, silence = downsampled(loss, 154)
-    assert same.identical(loss)
-    assert silence == ""

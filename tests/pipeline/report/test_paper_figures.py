@@ -15,9 +15,9 @@ from pipeline.aggregate.loss_space import loss_space
 from pipeline.aggregate.phases import SOLVED, phases
 from pipeline.aggregate.run_transitions import transitions_of
 from pipeline.errors import InputError
-from pipeline.report import paper_figures
-from pipeline.report.paper_figures import figures_of, write_figures
-from pipeline.report.paper_style import SCORES, WIDTHS, ink_on, paper_style
+from pipeline.report.paper import figures as paper_figures
+from pipeline.report.paper.figures import figures_of, write_figures
+from pipeline.report.paper.style import SCORES, WIDTHS, ink_on, paper_style
 from tests.pipeline.report import fake
 
 COMPOSITION = ("step", "layer_from", "head_from", "layer_to", "head_to")

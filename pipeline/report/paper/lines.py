@@ -13,7 +13,7 @@ from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import Heads, onsets
 from pipeline.findings.number_format import head_name, in_words
 from pipeline.measures.head_patterns import NULLS
-from pipeline.report.paper_style import (
+from pipeline.report.paper.style import (
     FAINT,
     QUIET,
     ROLES,

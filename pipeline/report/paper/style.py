@@ -12,19 +12,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pipeline.report.theme import (
-    BLUE,
-    FAINT,
-    FROM_ZERO,
-    GREEN,
-    GRID,
-    INK,
-    ORANGE,
-    PURPLE,
-    QUIET,
-    SKY,
-    VERMILLION,
-)
+INK, QUIET, FAINT, GRID = "#24292f", "#6a737d", "#c3c8ce", "#eceef0"
+
+# Okabe & Ito 2008, safe for the colour-blind, without its yellow: too light for a line on white.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
+    "#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9",
+)  # fmt: skip
 
 StepScale = Literal["linear", "log"]
 
@@ -39,9 +32,13 @@ ROLES = {
     "train_loss": BLUE, "restricted_loss": GREEN, "test_loss": VERMILLION, "excluded_loss": PURPLE,
     "gini_embedding": BLUE, "gini_neuron_logit": SKY, "logit_variance_explained": INK,
 }  # fmt: skip
-# White is no colour of a score: undefined cells, and those below the scale.
+# One hue, lightness falling evenly. White is no colour of a score: undefined cells, and those below
+# the scale.
 SCORES = LinearSegmentedColormap.from_list(
-    "scores", [(place, colour) for place, colour in FROM_ZERO], bad="#ffffff", under="#ffffff"
+    "scores",
+    ["#f6f8fa", "#d3e3f0", "#9fc3df", "#5c9bc8", "#22699f", "#0a3357"],
+    bad="#ffffff",
+    under="#ffffff",
 )
 
 _STYLE: dict[Any, Any] = {
@@ -147,9 +144,3 @@ def ink_on(colour: tuple[float, float, float, float]) -> str:
 def ordered(count: int) -> list[tuple[float, float, float, float]]:
     """Return colours for an ordered set, light to dark."""
     return [SCORES(share) for share in np.linspace(0.35, 1.0, count)]
-
-
-__all__ = [
-    "FAINT", "GREEN", "INK", "PURPLE", "QUIET", "ROLES", "SCORES", "VERMILLION", "WIDTHS",
-    "StepScale", "blank", "end_names", "ink_on", "ordered", "paper_style", "plain", "step_axis",
-]  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.query.transitions import joined, transition_table
-from pipeline.report.paper_style import (
+from pipeline.report.paper.style import (
     FAINT,
     INK,
     QUIET,

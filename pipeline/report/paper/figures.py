@@ -25,7 +25,7 @@ from pipeline.writing import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pipeline.report.paper_style import StepScale
+    from pipeline.report.paper.style import StepScale
 
 FORMATS = ("pdf", "svg", "png")
 CAPTIONS = "captions.md"
@@ -60,7 +60,7 @@ def write_figures(
         raise InputError(
             "figures for papers are drawn with matplotlib: pip install 'ontogeny[figures]'"
         )
-    from pipeline.report.paper_style import WIDTHS, paper_style
+    from pipeline.report.paper.style import WIDTHS, paper_style
 
     uris = store_names([str(store) for store in stores])
     runs = {name: (uri, open_run(uri)) for name, uri in uris.items()}
@@ -124,7 +124,7 @@ def _what_happened(
     spans = [(float(a), float(b)) for a, b in ends[np.isfinite(ends).all(axis=1)]]
 
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_lines import what_happened_when
+        from pipeline.report.paper.lines import what_happened_when
 
         return what_happened_when(losses, heads, spans, width, scale)
 
@@ -142,7 +142,7 @@ def _what_happened(
 
 def _by_position(losses: xr.Dataset) -> PaperFigure:
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_lines import loss_by_position
+        from pipeline.report.paper.lines import loss_by_position
 
         return loss_by_position(losses["mean_by_position"], width)
 
@@ -163,7 +163,7 @@ def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
     is_corner = bool(np.isfinite(corner["step"]))
 
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_changes import loss_space
+        from pipeline.report.paper.changes import loss_space
 
         return loss_space(space, int(corner["step"]) if is_corner else None, width)
 
@@ -178,13 +178,13 @@ def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
 
 
 def _mosaics(heads: Heads) -> Iterator[PaperFigure]:
-    from pipeline.report.paper_lines import formed_patterns
+    from pipeline.report.paper.lines import formed_patterns
 
     for pattern in formed_patterns(heads) or ["induction"]:
         score = heads.scores[pattern]
 
         def draw(width: float, score: xr.DataArray = score) -> "Figure | None":
-            from pipeline.report.paper_heads import mosaic
+            from pipeline.report.paper.heads import mosaic
 
             return mosaic(score, width)
 
@@ -201,7 +201,7 @@ def _composition(pairs: xr.Dataset) -> PaperFigure:
     last = pairs.isel(step=-1).load()
 
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_heads import composition
+        from pipeline.report.paper.heads import composition
 
         return composition(last, width)
 
@@ -217,7 +217,7 @@ def _progress(group: xr.Dataset, scale: "StepScale") -> PaperFigure:
     found = phases(group)
 
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_lines import progress
+        from pipeline.report.paper.lines import progress
 
         return progress(group, found, width, scale)
 
@@ -227,10 +227,10 @@ def _progress(group: xr.Dataset, scale: "StepScale") -> PaperFigure:
 
 
 def _intervals(changes: xr.Dataset, steps: np.ndarray) -> PaperFigure:
-    from pipeline.report.paper_changes import left_out
+    from pipeline.report.paper.changes import left_out
 
     def draw(width: float) -> "Figure | None":
-        from pipeline.report.paper_changes import intervals
+        from pipeline.report.paper.changes import intervals
 
         return intervals(changes, steps, width)
 

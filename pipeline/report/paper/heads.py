@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.number_format import in_words
 from pipeline.report.downsample import kept_indices
-from pipeline.report.paper_style import SCORES, blank, ink_on
+from pipeline.report.paper.style import SCORES, blank, ink_on
 
 _FEW = 40  # heads: their scores are written into the cells
 _MOSAICS = {False: 3, True: 6}  # steps in a narrow and in a wide figure
