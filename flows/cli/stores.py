@@ -168,7 +168,7 @@ def report(
     from flows.reporting import report_folder
     from pipeline.query.aggregates import results_not_stored
     from pipeline.report import write_report
-    from pipeline.report.paper.figures import write_figures
+    from pipeline.report.paper.write import write_figures
 
     with results_not_stored() if in_progress else nullcontext():
         if figures is not None:  # first: without matplotlib nothing is written

@@ -15,9 +15,10 @@ from pipeline.aggregate.loss_space import loss_space
 from pipeline.aggregate.phases import SOLVED, phases
 from pipeline.aggregate.run_transitions import transitions_of
 from pipeline.errors import InputError
-from pipeline.report.paper import figures as paper_figures
-from pipeline.report.paper.figures import figures_of, write_figures
+from pipeline.report.paper import write as paper_writing
+from pipeline.report.paper.figures import figures_of
 from pipeline.report.paper.style import SCORES, WIDTHS, ink_on, paper_style
+from pipeline.report.paper.write import write_figures
 from tests.pipeline.report import fake
 
 COMPOSITION = ("step", "layer_from", "head_from", "layer_to", "head_to")
@@ -139,8 +140,8 @@ def write(folder: Path) -> list[Path]:
     """Write the figures of a run that is not stored."""
     run = fake.grokking_run()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper_figures, "open_run", lambda _: run)
-        patch.setattr(paper_figures.aggregates, "transitions", lambda _: transitions_of(run))
+        patch.setattr(paper_writing, "open_run", lambda _: run)
+        patch.setattr(paper_writing.aggregates, "transitions", lambda _: transitions_of(run))
         return write_figures(["/runs/a $1_2$ run.zarr"], folder)
 
 
@@ -191,7 +192,7 @@ def test_the_same_store_gives_the_same_bytes(written, tmp_path):
 def test_without_matplotlib_or_store_nothing_is_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="absent"):
         write_figures([str(tmp_path / "absent.zarr")], tmp_path / "out")
-    monkeypatch.setattr(paper_figures, "find_spec", lambda _: None)
+    monkeypatch.setattr(paper_writing, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"ontogeny\[figures\]"):
         write_figures([str(tmp_path / "absent.zarr")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
