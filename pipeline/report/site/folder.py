@@ -37,7 +37,8 @@ class SiteFolder:
             if path.resolve().is_relative_to(self._folder.resolve()):
                 with suppress(OSError):
                     path.unlink()
-                    path.parent.rmdir()  # fails where anything is left in it
+                    while (path := path.parent) != self._folder:
+                        path.rmdir()  # fails where anything is left in it
         self.write(LIST, json.dumps({"files": sorted(self._written)}, indent=0))
 
     def _earlier(self) -> set[str]:

@@ -26,7 +26,7 @@ def test_a_second_site_removes_what_only_the_first_had(tmp_path):
     site_of(tmp_path, "index.html", "run/overview.html")
     mine = {"notes.txt", "run/mine.html"}
     assert files_in(tmp_path) == {"index.html", "run/overview.html", LIST} | mine
-    assert not (tmp_path / "other" / "data").exists()
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_site_that_was_not_finished_loses_nothing_of_the_earlier_one(tmp_path):
