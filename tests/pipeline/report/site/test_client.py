@@ -162,7 +162,7 @@ def test_slider_moves_the_mosaic_and_all_other_figures_with_steps(page: Any) -> 
     width = page.locator("#graph path.edge").get_attribute("stroke-width")
     page.locator("#mosaic .step-slider").fill("1")
     assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in FRAMES[1].ravel()]
-    assert "step 1 (2 of 5); 5 of 9 checkpoints" in page.locator("#mosaic output").text_content()
+    assert "step 1 (2 of 5); 5 of 9 checkpoints" in page.locator("#mosaic output.step").text_content()
     assert page.locator("#graph path.edge").get_attribute("stroke-width") != width
     page.locator("#mosaic select").select_option("copying")
     assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in OTHER[1].ravel()]
