@@ -85,7 +85,7 @@ export function drawIntervals(plot, spec, width) {
   const rows = namedRows(spec).filter((row) => defined(row.low) || defined(row.value));
   const axis = chosenAxis(spec) ?? spec.y;
   const found = extent(rows.flatMap((row) => [row.low, row.high, row.value])) ?? [0, 1];
-  const values = axis.values?.length ? extent(found, axis.values) : found;
+  const values = extent(found, axis.values, axis.scale === "step" ? [0] : []);
   const text = (row) => interval(row.low, row.high, row.value, axis.scale === "step");
   const size = frame(rows, width, Math.max(24, ...rows.map((row) => textWidth(text(row)) + 12)));
   const x = xOptions(axis, values, width - size.marginLeft - size.marginRight);

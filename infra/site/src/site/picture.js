@@ -11,8 +11,9 @@ const MARGIN = 12; // px
 const TITLE = 24; // px
 const LINE = 17; // px from one line of the caption to the next
 const SCALE_PARTS = 22;
-const TEXTS = ".legend span, .grid .name, .side span, .scale span, .tokens + output";
-const DRAWN = `.chart > svg, canvas, .cell, .legend i, .scale i, ${TEXTS}`;
+const SHOWN_KINDS = ".kinds [aria-pressed=true]"; // buttons that say what the colours of links mean
+const TEXTS = `.legend span, .grid .name, .side span, .scale span, .tokens + output, ${SHOWN_KINDS}`;
+const DRAWN = `.chart > svg, canvas, .cell, .legend i, .scale i, ${SHOWN_KINDS} i, ${TEXTS}`;
 
 /** Return a copy of an svg whose styles no longer need the page's stylesheet. */
 function inlined(source, x, y) {
@@ -76,7 +77,7 @@ function elementsOf(element, x, y, box) {
     return [svg("image", { x, y, width, height, href: element.toDataURL() })];
   }
   if (element.matches(".cell, .legend i.box")) return cellElements(element, x, y, box);
-  if (element.matches(".legend i")) return sampleElements(element, x, y, box);
+  if (element.matches(".legend i, .kinds i")) return sampleElements(element, x, y, box);
   if (element.matches(".scale i")) return scaleElements(element, x, y, box);
   const middle = element.matches(".grid .name:not(.row)");
   const left = element.querySelector("i")?.getBoundingClientRect(); // a sample before the text

@@ -41,7 +41,7 @@ export function xOptions(axis, values, width) {
   if (axis.scale === "log" || (axis.scale === "step" && stepScale() === "log")) {
     return { ...common, type: "symlog", constant: 1, tickFormat: tickText, ticks: logTicks(domain, width) };
   }
-  return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 90)) };
+  return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 80)) };
 }
 
 /** Return the text of an axis: its label with its unit. */

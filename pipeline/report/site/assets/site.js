@@ -264,7 +264,7 @@
     if (axis.scale === "log" || axis.scale === "step" && stepScale() === "log") {
       return { ...common, type: "symlog", constant: 1, tickFormat: tickText, ticks: logTicks(domain, width) };
     }
-    return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 90)) };
+    return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 80)) };
   }
   var axisText = (axis) => [axis?.label, axis?.unit].filter(Boolean).join(", ");
   function yDomain(spec) {
@@ -1036,7 +1036,7 @@
     const rows = namedRows(spec).filter((row) => defined(row.low) || defined(row.value));
     const axis = chosenAxis(spec) ?? spec.y;
     const found = extent(rows.flatMap((row) => [row.low, row.high, row.value])) ?? [0, 1];
-    const values = axis.values?.length ? extent(found, axis.values) : found;
+    const values = extent(found, axis.values, axis.scale === "step" ? [0] : []);
     const text = (row) => interval(row.low, row.high, row.value, axis.scale === "step");
     const size = frame(rows, width, Math.max(24, ...rows.map((row) => textWidth(text(row)) + 12)));
     const x = xOptions(axis, values, width - size.marginLeft - size.marginRight);
@@ -1418,8 +1418,9 @@
   var TITLE = 24;
   var LINE = 17;
   var SCALE_PARTS = 22;
-  var TEXTS = ".legend span, .grid .name, .side span, .scale span, .tokens + output";
-  var DRAWN = `.chart > svg, canvas, .cell, .legend i, .scale i, ${TEXTS}`;
+  var SHOWN_KINDS = ".kinds [aria-pressed=true]";
+  var TEXTS = `.legend span, .grid .name, .side span, .scale span, .tokens + output, ${SHOWN_KINDS}`;
+  var DRAWN = `.chart > svg, canvas, .cell, .legend i, .scale i, ${SHOWN_KINDS} i, ${TEXTS}`;
   function inlined(source, x, y) {
     const copy2 = source.cloneNode(true);
     const [from, to] = [[source, ...source.querySelectorAll("*")], [copy2, ...copy2.querySelectorAll("*")]];
@@ -1496,7 +1497,7 @@
       return [svg("image", { x, y, width, height, href: element.toDataURL() })];
     }
     if (element.matches(".cell, .legend i.box")) return cellElements(element, x, y, box);
-    if (element.matches(".legend i")) return sampleElements(element, x, y, box);
+    if (element.matches(".legend i, .kinds i")) return sampleElements(element, x, y, box);
     if (element.matches(".scale i")) return scaleElements(element, x, y, box);
     const middle = element.matches(".grid .name:not(.row)");
     const left = element.querySelector("i")?.getBoundingClientRect();

@@ -38,6 +38,16 @@ ATTENTION = np.tril(RNG.random((2, 4, 4))).astype("f4")
 X = {"label": "step", "values": STEPS, "scale": "step"}
 LINE = {"name": "L1H1", "role": "induction", "values": f32(SCORE), "emphasis": True}
 EDGES = [[{"from": "L0H0", "to": "L1H1", "by": "k", "value": 0.2 + 0.1 * i}] for i in range(5)]
+LONG = ["modular_addition/restricted_loss, fall · modular-addition", "weight_norm · " + "run" * 20]
+LABELS = [[[-1, -1], [-1, -1]]] * 2 + [[[-1, 0], [-1, -1]]] + [[[-1, 0], [1, -1]]] * 2
+TWO = [{"name": "a", "values": [1, 2, 3, 4, 5]}, {"name": "b", "values": [2, 3, 4, 5, 6]}]
+AXES = [
+    {"name": "steps", "label": "step", "scale": "step", "values": [STEPS, STEPS]},
+    {"name": "tokens", "label": "tokens seen", "scale": "step",
+     "values": [f32([0, 4, 40, 400, 4000]), f32([0, 8, 80, 800, 8000])]},
+    {"name": "onset", "label": "steps since the onset", "scale": "linear",
+     "values": [[step - 10 for step in STEPS], [step - 100 for step in STEPS]]},
+]  # fmt: skip
 CELLS = {"rows": ["L1", "L0"], "columns": ["H0", "H1"]}
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -65,6 +75,9 @@ SPECS: dict[str, dict[str, Any]] = {
     "intervals": {"kind": "intervals", "x": X, "rows": HEADS[:2],
                   "series": [{"name": "", "values": [None, 55], "low": [10, 50],
                               "high": [20, 60]}]},
+    "named": {"kind": "intervals", "x": {"label": "step", "scale": "step"}, "rows": LONG,
+              "series": [{"name": "", "values": [787.96, 39.88], "low": [787.96, 38.36],
+                          "high": [871, 44.81]}]},
     "mosaic": {"kind": "mosaic", **CELLS, "names": ["L1H0", "L1H1", "L0H0", "L0H1"],
                "hrefs": ["other.html"] * 4, "y": {"domain": [0, 1]},
                "frames": {"steps": STEPS, "total": 9, "scores": [
@@ -79,6 +92,17 @@ SPECS: dict[str, dict[str, Any]] = {
                         for name in HEADS]},
     "attention": {"kind": "attention", "tokens": ["a", "b", "a", "b"],
                   "frames": {"steps": [0, 1000], "values": f32(ATTENTION)}},
+    "labelled": {"kind": "mosaic", "file": "heads", **CELLS, "group": "heads", "of": 7,
+                 "names": HEADS[2:] + HEADS[:2], "hrefs": ["other.html"] * 4,
+                 "frames": {"steps": STEPS, "scores": [
+                     {"name": "induction", "values": f32(FRAMES), "domain": [0, 1]}]},
+                 "labels": {**f32(LABELS), "names": ["induction", "previous_token"],
+                            "roles": ["induction", "previous_token"]},
+                 "onsets": f32([[math.nan, 10], [100, math.nan]])},
+    "linked": {"kind": "mosaic", **CELLS, "group": "heads", "y": {"domain": [0, 1]},
+               "frames": {"steps": [0, 50, 2000], "values": f32(FRAMES[:3])}},
+    "axes": {"kind": "lines", "axes": AXES, "series": TWO},
+    "also": {"kind": "lines", "axes": [AXES[0], AXES[2]], "series": TWO},
     "late": {"kind": "lines", "data": "late"},
 }  # fmt: skip
 LATE = {"x": X, "y": {"label": "loss"}, "series": [{"name": "a", "values": [1, 2, 3, 4, 5]}]}
