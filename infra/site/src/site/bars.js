@@ -7,7 +7,7 @@ import { addTooltip } from "./tooltip.js";
 const { Plot } = window;
 const ROW = 24; // px
 const TALL_ROW = 42; // px, with the name above
-const MOST_NAMES = 0.45; // of the width
+const MOST_NAMES = 0.5; // of the width
 
 /** Return the rows of a figure: those it names, else one for each series. */
 export function namedRows(spec) {

@@ -59,8 +59,11 @@ function sampleElements(sample, x, y, { width }) {
 
 /** Return the bar of a scale of colours as narrow rectangles. */
 function scaleElements(bar, x, y, box) {
-  const [low, high, bottom, top] = ["low", "high", "bottom", "top"].map((key) => Number(bar.dataset[key]));
-  const colors = computedColors((value) => place(value, [bottom, top]));
+  const [low, high, from] = ["low", "high", "from"].map((key) => Number(bar.dataset[key]));
+  const colors = computedColors((value) => {
+    const { part, negative } = place(value, [low, high]);
+    return { part: from + (1 - from) * part, negative };
+  });
   const width = box.width / SCALE_PARTS;
   const parts = Array.from({ length: SCALE_PARTS }, (_, i) => svg("rect", { x: x + i * width, y,
     width: width + 0.5, height: box.height,

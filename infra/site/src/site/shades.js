@@ -29,7 +29,7 @@ export function place(value, [low, high]) {
 }
 
 /** Return the classes that choose black or white text on a colour. */
-export const turned = (part, negative) => ({
+const turned = (part, negative) => ({
   "over-light": part > (negative ? TURN.lightNegative : TURN.light),
   "over-dark": part > (negative ? TURN.darkNegative : TURN.dark),
 });
@@ -41,7 +41,7 @@ function byNumber({ domain, approximate }) {
     at: (value) => place(value, domain),
     text: (value) => (approximate ? "" : defined(value) ? short(value) : "–"),
     describe: (value) => (approximate && defined(value) ? "about " : "") + number(value),
-    bar: () => scaleBar(domain, domain),
+    bar: () => scaleBar(domain),
   };
 }
 
@@ -61,12 +61,13 @@ function byLabel({ values, names, roles }) {
 }
 
 function byOnset({ domain: [first, last] }) {
-  const low = first - ((last - first || 1) * FIRST_ONSET) / (1 - FIRST_ONSET);
+  const part = (step) => (last > first
+    ? FIRST_ONSET + ((1 - FIRST_ONSET) * (step - first)) / (last - first) : 1);
   return {
-    at: (step) => (defined(step) ? place(step, [low, last]) : null),
+    at: (step) => (defined(step) ? { part: part(step), negative: false } : null),
     text: (step) => (defined(step) ? number(step) : ""),
     describe: (step) => (defined(step) ? `onset at step ${number(step)}` : "no onset by this step"),
-    bar: () => html("div", {}, scaleBar([first, last], [low, last]),
+    bar: () => html("div", {}, scaleBar([first, last], FIRST_ONSET),
       html("div", { class: "legend" }, html("span", {}, html("i", { class: "box hollow" }),
         "no onset by the step shown"))),
   };
@@ -81,12 +82,11 @@ export function shadesOf(frame) {
   return frame.kind === "onset" ? byOnset(frame) : byNumber(frame);
 }
 
-/** Return a line that explains the colours of the numbers from low to high, on a ramp's domain. */
-function scaleBar([low, high], domain) {
-  const isSigned = domain[0] < 0 && domain[1] > 0;
-  const { part } = place(low, domain);
-  const colors = html("i", { class: isSigned ? "signed" : "", style: `--from:${isSigned ? 0 : part}`,
-    "data-low": low, "data-high": high, "data-bottom": domain[0], "data-top": domain[1] });
+/** Return a line that explains the colours from low to high; from: where on the ramp low is. */
+function scaleBar([low, high], from = 0) {
+  const isSigned = low < 0 && high > 0;
+  const colors = html("i", { class: isSigned ? "signed" : "", style: `--from:${from}`,
+    "data-low": low, "data-high": high, "data-from": from });
   return html("div", { class: "scale" }, html("span", {}, number(low)), colors,
     html("span", {}, number(high)));
 }

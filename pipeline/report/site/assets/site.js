@@ -579,7 +579,7 @@
       at: (value) => place(value, domain),
       text: (value) => approximate ? "" : defined(value) ? short(value) : "–",
       describe: (value) => (approximate && defined(value) ? "about " : "") + number(value),
-      bar: () => scaleBar(domain, domain)
+      bar: () => scaleBar(domain)
     };
   }
   function byLabel({ values, names: names2, roles }) {
@@ -602,15 +602,15 @@
     };
   }
   function byOnset({ domain: [first, last] }) {
-    const low = first - (last - first || 1) * FIRST_ONSET / (1 - FIRST_ONSET);
+    const part = (step) => last > first ? FIRST_ONSET + (1 - FIRST_ONSET) * (step - first) / (last - first) : 1;
     return {
-      at: (step) => defined(step) ? place(step, [low, last]) : null,
+      at: (step) => defined(step) ? { part: part(step), negative: false } : null,
       text: (step) => defined(step) ? number(step) : "",
       describe: (step) => defined(step) ? `onset at step ${number(step)}` : "no onset by this step",
       bar: () => html(
         "div",
         {},
-        scaleBar([first, last], [low, last]),
+        scaleBar([first, last], FIRST_ONSET),
         html("div", { class: "legend" }, html(
           "span",
           {},
@@ -624,16 +624,14 @@
     if (frame2.kind === "label") return byLabel(frame2);
     return frame2.kind === "onset" ? byOnset(frame2) : byNumber(frame2);
   }
-  function scaleBar([low, high], domain) {
-    const isSigned = domain[0] < 0 && domain[1] > 0;
-    const { part } = place(low, domain);
+  function scaleBar([low, high], from = 0) {
+    const isSigned = low < 0 && high > 0;
     const colors = html("i", {
       class: isSigned ? "signed" : "",
-      style: `--from:${isSigned ? 0 : part}`,
+      style: `--from:${from}`,
       "data-low": low,
       "data-high": high,
-      "data-bottom": domain[0],
-      "data-top": domain[1]
+      "data-from": from
     });
     return html(
       "div",
@@ -928,7 +926,7 @@
   var { Plot: Plot2 } = window;
   var ROW = 24;
   var TALL_ROW = 42;
-  var MOST_NAMES = 0.45;
+  var MOST_NAMES = 0.5;
   function namedRows(spec) {
     if (!spec.rows) {
       return spec.series.map((one) => ({
@@ -1477,8 +1475,11 @@
     })];
   }
   function scaleElements(bar, x, y, box) {
-    const [low, high, bottom, top] = ["low", "high", "bottom", "top"].map((key) => Number(bar.dataset[key]));
-    const colors = computedColors((value) => place(value, [bottom, top]));
+    const [low, high, from] = ["low", "high", "from"].map((key) => Number(bar.dataset[key]));
+    const colors = computedColors((value) => {
+      const { part, negative } = place(value, [low, high]);
+      return { part: from + (1 - from) * part, negative };
+    });
     const width = box.width / SCALE_PARTS;
     const parts = Array.from({ length: SCALE_PARTS }, (_, i) => svg("rect", {
       x: x + i * width,
