@@ -102,6 +102,8 @@ SPECS: dict[str, dict[str, Any]] = {
                  "onsets": f32([[math.nan, 10], [100, math.nan]])},
     "linked": {"kind": "mosaic", **CELLS, "group": "heads", "y": {"domain": [0, 1]},
                "frames": {"steps": [0, 50, 2000], "values": f32(FRAMES[:3])}},
+    "many": {"kind": "mosaic", "rows": [f"L{i}" for i in range(24)], "hrefs": ["other.html"] * 384,
+             "columns": [f"H{i}" for i in range(16)], "values": f32(RNG.random((24, 16)))},
     "axes": {"kind": "lines", "axes": AXES, "series": TWO},
     "also": {"kind": "lines", "axes": [AXES[0], AXES[2]], "series": TWO},
     "late": {"kind": "lines", "data": "late"},
@@ -458,12 +460,15 @@ def test_keys_and_fingers(browser: Any, address: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
     page = context.new_page()
     page.goto(address)
-    draw(page, "lines", "mosaic")
-    for target in (".cell", ".step-slider", ".play", "select"):
-        for box in page.locator(f"#mosaic {target}").evaluate_all(
+    draw(page, "lines", "mosaic", "many")
+    for target in ("#many .cell", "#mosaic .cell", ".step-slider", ".play", "select"):
+        for box in page.locator(target).evaluate_all(
             "all => all.map(one => one.getBoundingClientRect()).map(b => [b.width, b.height])"
         ):
             assert min(box) >= 24, target
+    page.locator("#many .cell").nth(5).hover()
+    said = page.locator("#many .under").text_content()
+    assert said == page.locator("#many .cell").nth(5).get_attribute("title")
     page.locator("#mosaic .step-slider").focus()
     page.keyboard.press("ArrowLeft")
     assert "step 100 " in page.locator("#mosaic output.step").text_content()
