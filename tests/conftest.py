@@ -26,6 +26,8 @@ MakeRun = Callable[..., Path]
 SLOW = (
     "flows/",
     "pipeline/query/test_sweeps.py",
+    "pipeline/report/site/test_client.py",
+    "pipeline/report/site/test_pages.py",
     "pipeline/store/test_ceph.py",
     "pipeline/store/test_kills.py",
     "pipeline/store/test_machine.py",

@@ -42,13 +42,30 @@ async function decodeSeries(series) {
   return { ...series, ...Object.fromEntries(names.map((name, i) => [name, lists[i]])) };
 }
 
+/** Return two more scores of a mosaic: the label of each head, and the step of its onset. */
+async function decodeLabels({ labels, onsets }) {
+  const scores = [];
+  if (labels) {
+    const { values } = await decode(labels.list ?? labels);
+    scores.push({ kind: "label", name: "label", label: "by label", names: labels.names,
+      roles: labels.roles, values: values.map(Math.round) }); // codes, exact also from 8 bits
+  }
+  if (onsets) {
+    const values = await numbers(onsets);
+    scores.push({ kind: "onset", name: "onset", label: "by onset", values });
+  }
+  return scores;
+}
+
 /** Return the scores of frames: one if the frames have values of their own. */
-async function decodeFrames(frames) {
+async function decodeFrames(spec) {
+  const { frames } = spec;
   const given = frames.scores ?? (frames.values ? [{ name: "", values: frames.values }] : []);
   const scores = await Promise.all(
     given.map(async (score) => ({ ...score, ...(await decode(score.values)) })),
   );
-  return { ...frames, steps: await numbers(frames.steps ?? []), scores };
+  return { ...frames, total: frames.total ?? spec.of, steps: await numbers(frames.steps ?? []),
+    scores: [...scores, ...(await decodeLabels(spec))] };
 }
 
 /** Return an axis whose values are numbers: one ARRAY, or a list with an ARRAY for each series. */
@@ -66,7 +83,7 @@ export async function decodeSpec(spec) {
   if (spec.axes) result.axes = await Promise.all(spec.axes.map(decodeAxis));
   if (spec.series) result.series = await Promise.all(spec.series.map(decodeSeries));
   if (spec.panels) result.panels = await Promise.all(spec.panels.map(decodeSpec));
-  if (spec.frames) result.frames = await decodeFrames(spec.frames);
+  if (spec.frames) result.frames = await decodeFrames(spec);
   if (spec.texts) result.texts = await Promise.all(spec.texts.map(decodeSpec));
   if (spec.values) Object.assign(result, await decode(spec.values));
   return result;

@@ -1,6 +1,7 @@
 // Attention on text: a triangle of queries and keys, and the tokens as buttons.
-import { paint, place, turned } from "./cells.js";
+import { paint } from "./cells.js";
 import { html, number } from "./dom.js";
+import { place, setColor } from "./shades.js";
 import { onState } from "./state.js";
 import { addControls } from "./steps.js";
 
@@ -16,9 +17,7 @@ function showRow(buttons, tokens, values, query, output) {
   const count = tokens.length;
   buttons.forEach((button, key) => {
     const value = key <= query ? values[query * count + key] : 0;
-    const { part } = place(value, DOMAIN);
-    button.style.setProperty("--part", part.toFixed(3));
-    for (const [name, on] of Object.entries(turned(part, false))) button.classList.toggle(name, on);
+    setColor(button, place(value, DOMAIN));
     button.setAttribute("aria-pressed", key === query);
     button.title = key <= query ? `${tokens[query]} attends to ${tokens[key]}: ${number(value)}` : "";
   });
@@ -41,8 +40,8 @@ function drawText(parent, spec, width, label) {
     draw();
   });
   const draw = () => {
-    const context = paint(canvas, { rows: count, columns: count, values, domain: DOMAIN, size,
-      isShown: (i, j) => j <= i });
+    const context = paint(canvas, { rows: count, columns: count, values, size,
+      at: (value) => place(value, DOMAIN), isShown: (i, j) => j <= i });
     context.strokeStyle = getComputedStyle(canvas).color;
     context.lineWidth = 2;
     context.strokeRect(1, query * size, (query + 1) * size - 2, size - 1);
@@ -61,7 +60,7 @@ function drawText(parent, spec, width, label) {
   const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
   const controls = html("div");
   parent.append(controls, body); // first: what is not on the page has no computed colours
-  if (spec.frames) addControls(controls, spec.frames, show);
+  if (spec.frames) addControls(controls, spec, show);
   else draw();
 }
 

@@ -36,13 +36,14 @@ function linesTable(spec) {
 function panelsTable(spec) {
   const rows = spec.panels.flatMap((panel) => (panel.series ?? []).flatMap((one) =>
     Array.from(one.values ?? [], (value, i) => {
-      const xs = xValues({ ...spec, ...panel, x: spec.x }, one);
-      return [panel.y?.label ?? "", one.name ?? "", cell(xs[i], xs), cell(value, one.values)];
+      const xs = xValues({ ...panel, x: spec.x, axes: spec.axes }, one);
+      return [panel.y?.label ?? "", one.name ?? "", cell(xs[i], xs), cell(value, one.values),
+        cell(one.low?.[i], one.low), cell(one.high?.[i], one.high)];
     })));
-  return [["panel", "name", spec.x?.label ?? "x", "value"], ...rows];
+  return [["panel", "name", chosenAxis(spec)?.label ?? "x", "value", "low", "high"], ...rows];
 }
 
-/** Return the cells of every frame; colours in 8 bits are named as approximate. */
+/** Return the cells of every frame, labels by name; colours in 8 bits are named as approximate. */
 async function cellsTable(spec) {
   const frames = spec.frames ?? { steps: [""], scores: [{ name: "", ...spec }] };
   const rows = [];
@@ -53,7 +54,8 @@ async function cellsTable(spec) {
       approximate ||= frame.approximate;
       spec.rows.forEach((row, i) => spec.columns.forEach((column, j) => {
         const value = frame.values[i * spec.columns.length + j];
-        rows.push([frame.name ?? "", cell(frames.steps[f]), name(row), name(column), cell(value, frame.values)]);
+        const text = frame.kind === "label" ? frame.names[value] ?? "" : cell(value, frame.values);
+        rows.push([frame.name ?? "", cell(frames.steps[f]), name(row), name(column), text]);
       }));
     }
   }

@@ -39,6 +39,19 @@ export function number(value) {
   return value.toFixed(size < 0.1 ? 3 : size < 1000 ? 2 : 0).replace("-", "−");
 }
 
+/** Return an interval, with as many decimals as its width needs; steps have none. */
+export function interval(low, high, value, isStep) {
+  const width = high - low;
+  const needed = width > 0 ? Math.max(0, 1 - Math.floor(Math.log10(width))) : 2;
+  const digits = isStep ? 0 : Math.min(needed, 6);
+  const text = (one) => one.toLocaleString("en-US", { minimumFractionDigits: digits,
+    maximumFractionDigits: digits }).replace("-", "−");
+  const range = defined(low) && defined(high) ? `${text(low)}–${text(high)}` : "";
+  if (!defined(value)) return range;
+  if (!range && !isStep) return number(value);
+  return range ? `${text(value)} (${range})` : text(value);
+}
+
 /** Return a number with its sign. */
 export const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
 
@@ -56,11 +69,9 @@ export function extent(...lists) {
   return low <= high ? [low, high] : null;
 }
 
-/** Return the index of the number in a rising list that is nearest to a value. */
-export function nearest(values, value) {
-  let best = 0;
-  for (let i = 1; i < values.length; i += 1) {
-    if (Math.abs(values[i] - value) < Math.abs(values[best] - value)) best = i;
-  }
-  return best;
+/** Return the index of the last number of a rising list that is at most a value; 0 if none is. */
+export function atOrBefore(values, value) {
+  let last = 0;
+  for (let i = 1; i < values.length && values[i] <= value; i += 1) last = i;
+  return last;
 }

@@ -5,6 +5,7 @@ import { drawBars, drawIntervals } from "./bars.js";
 import { dataFile } from "./data.js";
 import { defined, html, number } from "./dom.js";
 import { drawGraph } from "./graph.js";
+import { groupOf } from "./groups.js";
 import { drawLines, drawPanels } from "./lines.js";
 import { addMenu } from "./menu.js";
 import { drawCells } from "./mosaic.js";
@@ -15,12 +16,13 @@ const KINDS = { lines: drawLines, panels: drawPanels, stems: drawStems, scatter:
   bars: drawBars, intervals: drawIntervals, mosaic: drawCells, matrix: drawCells, graph: drawGraph,
   attention: drawAttention };
 const NEAR = "600px";
-const REDRAWN = ["steps", "axis", "head"];
+const REDRAWN = ["steps", "axis", "head"]; // by these entries of the state, unless it has frames
 
 /** Return the decoded specification, with the values of its data file. */
-async function complete(spec) {
-  const loaded = spec.data ? await dataFile(spec.data) : {};
-  return decodeSpec({ series: [], ...spec, ...loaded });
+async function complete(figure, given) {
+  const loaded = given.data ? await dataFile(given.data) : {};
+  const spec = await decodeSpec({ series: [], ...given, ...loaded });
+  return { ...spec, group: await groupOf(figure, spec) };
 }
 
 function endOf(series) {
@@ -61,19 +63,23 @@ function draw(figure, spec) {
   const alt = altText(figure, spec);
   plot.style.minHeight = `${plot.offsetHeight}px`; // so that the page does not jump
   plot.replaceChildren();
-  if (spec.axes?.length > 1) plot.append(axisSelect(spec.axes));
   kind(plot, { ...spec, label: alt }, width, alt);
   nameCharts(plot, alt);
   plot.style.minHeight = "";
   plot.dataset.drawn = width;
 }
 
-function axisSelect(axes) {
+/** Add the choice of an axis before the plot; it stays there when the figure is drawn again. */
+function addAxes(figure, axes) {
   const options = axes.map((axis) => html("option", { value: axis.name }, `by ${axis.label ?? axis.name}`));
-  const select = html("select", { "aria-label": "axis", onchange: () => setState({ axis: select.value }) },
-    ...options);
-  select.value = axes.some((axis) => axis.name === state.axis) ? state.axis : axes[0].name;
-  return html("div", { class: "controls" }, select);
+  const select = html("select", { class: "axis", "aria-label": "axis",
+    onchange: () => setState({ axis: select.value }) }, ...options);
+  const show = () => {
+    select.value = axes.some((axis) => axis.name === state.axis) ? state.axis : axes[0].name;
+  };
+  onState(show);
+  show();
+  figure.querySelector(".plot").before(html("div", { class: "controls" }, select));
 }
 
 function showError(figure, error) {
@@ -86,15 +92,22 @@ function showError(figure, error) {
 export function drawFigure(figure, given) {
   const plot = figure.querySelector(".plot");
   let spec = null;
+  const begin = async () => {
+    const found = await complete(figure, given);
+    if (found.axes?.length > 1) addAxes(figure, found.axes);
+    return found;
+  };
   const redraw = async () => {
     try {
-      spec ??= complete(given);
+      spec ??= begin();
       draw(figure, await spec);
     } catch (error) {
       showError(figure, error);
     }
   };
-  onState((changed) => changed.some((key) => REDRAWN.includes(key)) && redraw());
+  onState((changed) => {
+    if (!given.frames && !given.texts && changed.some((key) => REDRAWN.includes(key))) redraw();
+  });
   new ResizeObserver(() => {
     if (plot.dataset.drawn && Math.abs(plot.clientWidth - plot.dataset.drawn) >= 1) redraw();
   }).observe(plot);
@@ -115,7 +128,7 @@ export function drawFigures() {
   { rootMargin: NEAR });
   for (const figure of document.querySelectorAll(".figure")) {
     if (!figure.querySelector(".spec")) continue;
-    addMenu(figure, () => complete(specOf(figure)));
+    addMenu(figure, () => complete(figure, specOf(figure)));
     observer.observe(figure);
   }
   addEventListener("beforeprint", () => document.querySelectorAll(".figure").forEach(drawOnce));

@@ -90,7 +90,7 @@ export function drawGraph(plot, spec, width, label) {
     edges.replaceChildren(...drawn.map((edge) => edgeElement(edge, boxes, scale)).filter(Boolean));
   };
   if (spec.frames) {
-    addControls(plot, spec.frames, (i) => {
+    addControls(plot, spec, (i) => {
       index = i;
       redraw();
     });

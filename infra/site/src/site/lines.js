@@ -67,8 +67,12 @@ function seriesMarks(spec) {
   return [...areas, ...lines];
 }
 
+/** Return the bands, which are given in the figure's own axis: none where another is chosen. */
+const shownBands = (spec) =>
+  (!spec.axes || chosenAxis(spec) === spec.axes[0] ? spec.bands ?? [] : []);
+
 function bandMarks(spec, domain, [low, high], named) {
-  const bands = (spec.bands ?? []).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
+  const bands = shownBands(spec).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
   const marks = bands.map((band) => Plot.rect([band], { x1: Math.max(band.from, domain[0]),
     x2: Math.min(band.to, domain[1]), y1: low, y2: high, fill: color(band.role),
     fillOpacity: 0.22, stroke: color(band.role), strokeOpacity: 0.5, strokeWidth: 0.5 }));
@@ -124,7 +128,7 @@ function labelRoom(spec, width) {
 }
 
 /** Return one chart: the svg with a tooltip. options: margins, height, whether the axis has text. */
-function strip(spec, width, { right, height, last, first }) {
+function strip(spec, width, { right, height, last, first, named = right > 0 }) {
   const all = spec.series.map((one) => xValues(spec, one));
   const axis = chosenAxis(spec);
   const inner = width - MARGIN.left - right;
@@ -144,19 +148,19 @@ function strip(spec, width, { right, height, last, first }) {
     ],
   });
   const scales = { x: chart.scale("x"), y: chart.scale("y") };
-  annotate(chart, spec, { width, right, height, last, axis, scales, marginTop });
+  annotate(chart, spec, { width, right, height, last, axis, scales, marginTop, named });
   const box = html("div", { class: "chart" }, chart);
   addTooltip(box, tooltipGroups(spec, axis, scales));
   return box;
 }
 
 /** Add the texts that Plot does not place: the axes' names and the ends of the lines. */
-export function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop }) {
+export function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop, named }) {
   const text = (x, y, content, fill, anchor = "start") =>
     chart.append(svg("text", { x, y, fill, "text-anchor": anchor }, content));
   text(4, 12, `↑ ${axisText(spec.y)}`, "var(--quiet)");
   if (last) text(width - Math.max(right, 12), height - 4, `${axisText(axis)} →`, "var(--quiet)", "end");
-  if (!right) return;
+  if (!named) return;
   const bottom = height - (last ? MARGIN.bottom + 8 : 8);
   for (const label of spread(endLabels(spec, scales.y), marginTop, bottom)) {
     text(width - right + 6, label.y + 4, label.text, label.fill);
@@ -178,7 +182,7 @@ export function tooltipGroups(spec, axis, { x, y }) {
 export function drawLines(plot, spec, width) {
   const right = labelRoom(spec, width);
   const height = spec.height ?? Math.round(Math.min(320, Math.max(220, width * 0.42)));
-  if (!right && namedSeries(spec).length > 1) plot.append(legend(spec));
+  if (!right && namedSeries(spec).length) plot.append(legend(spec));
   plot.append(strip(spec, width, { right, height, last: true, first: true }));
 }
 
@@ -192,6 +196,6 @@ export function drawPanels(plot, spec, width) {
     const last = i === panels.length - 1;
     const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
     if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
-    plot.append(strip(panel, width, { right, height, last, first: i === 0 }));
+    plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0 }));
   });
 }

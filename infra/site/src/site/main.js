@@ -3,7 +3,7 @@ import { decode } from "./arrays.js";
 import { receive } from "./data.js";
 import { drawFigure, drawFigures } from "./figure.js";
 import { addKeys, addSearch, addSwitches, addTables, compareCells, findHeads } from "./page.js";
-import { carryState, setState, state } from "./state.js";
+import { carryState, printLight, setState, state } from "./state.js";
 
 window.ontogeny = { ...window.ontogeny, draw: drawFigure, data: receive, decode, findHeads, compareCells, state, setState };
 
@@ -13,6 +13,7 @@ function start() {
   addKeys();
   addTables();
   carryState();
+  printLight();
   drawFigures();
 }
 

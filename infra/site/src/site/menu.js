@@ -1,7 +1,7 @@
 // The menu of a figure: its numbers, pictures, the lines that give them, and its link.
 import { csv } from "./csv.js";
 import { html } from "./dom.js";
-import { png, svgText } from "./picture.js";
+import { pictureName, png, svgText } from "./picture.js";
 import { pageAddress } from "./state.js";
 
 function download(name, content, type) {
@@ -33,8 +33,8 @@ function entries(figure, getSpec) {
   const file = spec.file ?? figure.id ?? "figure";
   const found = [
     ["CSV", "saved", async () => download(`${file}.csv`, await csv(await getSpec()), "text/csv")],
-    ["SVG", "saved", () => download(`${file}.svg`, svgText(figure), "image/svg+xml")],
-    ["PNG", "saved", async () => download(`${file}.png`, await png(figure))],
+    ["SVG", "saved", () => download(`${pictureName(figure, file)}.svg`, svgText(figure), "image/svg+xml")],
+    ["PNG", "saved", async () => download(`${pictureName(figure, file)}.png`, await png(figure))],
     ["copy link", "copied", () => copy(pageAddress(figure.id))],
   ];
   if (spec.python) found.push(["copy Python", "copied", () => copy(spec.python)]);

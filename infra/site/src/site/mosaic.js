@@ -1,11 +1,12 @@
 // The mosaic of heads and matrices, at one step or over training.
-import { buildGrid, cellDomain, paint, scaleBar } from "./cells.js";
-import { defined, html, number } from "./dom.js";
+import { buildGrid, paint } from "./cells.js";
+import { extent, html } from "./dom.js";
 import { dataFile } from "./data.js";
 import { decode } from "./arrays.js";
 import { addControls } from "./steps.js";
 import { onState } from "./state.js";
 import { textWidth } from "./scales.js";
+import { cellDomain, shadesOf } from "./shades.js";
 
 const GRID_CELLS = 1500; // more cells than these are drawn on a canvas
 const MOST_WIDE = 28; // px, a cell of a canvas
@@ -18,6 +19,10 @@ const name = (entry) => entry.name ?? String(entry);
 export async function frameValues(spec, index, score) {
   const count = spec.rows.length * spec.columns.length;
   const file = spec.frames.files?.[index];
+  if (score?.kind === "onset") {
+    const step = spec.frames.steps[index];
+    return { ...score, values: score.values.map((onset) => (onset <= step ? onset : NaN)) };
+  }
   if (!file) return { ...score, values: score.values.slice(index * count, (index + 1) * count) };
   const value = await dataFile(file);
   return { ...score, ...(await decode(value.values ?? value)) };
@@ -41,8 +46,7 @@ function underPointer(event, spec, { size, tall }, shown) {
   const [i, j] = [Math.floor(event.offsetY / tall), Math.floor(event.offsetX / size)];
   if (!shown || !spec.rows[i] || !spec.columns[j]) return null;
   const value = shown.values[i * spec.columns.length + j];
-  const about = shown.approximate && defined(value) ? "about " : "";
-  return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${about}${number(value)}`;
+  return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${shown.shades.describe(value)}`;
 }
 
 /** Draw cells on a canvas, with the number under the pointer in words below. */
@@ -56,13 +60,16 @@ function buildCanvas(parent, spec, width) {
     sideNames(spec.columns, Math.max(2, Math.floor((columns * cell.size) / 110)), "above"),
     sideNames(spec.rows, Math.max(2, Math.floor((rows * cell.tall) / 60)), "before"), canvas), under);
   let shown = null;
-  const draw = () => shown && paint(canvas, { rows, columns, ...cell, ...shown });
-  canvas.addEventListener("pointermove", (event) => {
-    under.textContent = underPointer(event, spec, cell, shown) ?? "\u00a0";
-  });
+  const draw = () => shown && paint(canvas,
+    { rows, columns, ...cell, values: shown.values, at: shown.shades.at });
+  for (const kind of ["pointermove", "pointerdown"]) {
+    canvas.addEventListener(kind, (event) => {
+      under.textContent = underPointer(event, spec, cell, shown) ?? "\u00a0";
+    });
+  }
   onState((changed) => canvas.isConnected && changed.includes("theme") && draw());
-  return (values, domain, approximate) => {
-    shown = { values, domain, approximate };
+  return (values, shades) => {
+    shown = { values, shades };
     draw();
   };
 }
@@ -73,26 +80,32 @@ export function drawCells(plot, spec, width) {
   const holder = html("div", { class: "cells" });
   const bar = html("div");
   const show = (isLarge ? buildCanvas : buildGrid)(holder, spec, width);
-  const note = spec.hrefs && !isLarge ? "a cell opens its head" : "";
-  const display = ({ values, approximate, domain }) => {
-    show(values, domain, approximate);
-    bar.replaceChildren(scaleBar(domain, note));
+  const display = (frame) => {
+    const shades = shadesOf(frame);
+    show(frame.values, shades);
+    bar.replaceChildren(shades.bar());
   };
   if (!spec.frames) {
     plot.append(holder, bar);
-    display({ ...spec, domain: cellDomain(spec.y?.domain, spec.values) });
+    display({ ...spec, kind: "", domain: cellDomain(spec.y?.domain, spec.values) });
     return;
   }
-  let latest = 0;
+  let latest = "";
   const domains = new Map();
-  addControls(plot, spec.frames, async (index, score) => {
-    latest = index;
+  addControls(plot, spec, async (index, score) => {
+    const asked = `${index} ${score?.name}`;
+    latest = asked;
     const frame = await frameValues(spec, index, score);
     const key = frame.name ?? "";
-    if (!domains.has(key)) {
-      domains.set(key, cellDomain(frame.domain ?? spec.y?.domain, score?.values ?? frame.values));
-    }
-    if (latest === index) display({ ...frame, domain: domains.get(key) });
+    if (!domains.has(key)) domains.set(key, frameDomain(spec, frame, score));
+    if (latest === asked) display({ ...frame, domain: domains.get(key) });
   });
   plot.append(holder, bar);
+}
+
+/** Return the domain of the colours of a score, the same in all of its frames. */
+function frameDomain(spec, frame, score) {
+  const values = score?.values ?? frame.values;
+  if (frame.kind === "onset") return extent(values) ?? [0, 1];
+  return cellDomain(frame.domain ?? spec.y?.domain, values);
 }

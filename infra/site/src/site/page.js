@@ -1,7 +1,7 @@
 // What every page has: theme, steps, search, sortable tables, keys.
 import { html, number } from "./dom.js";
 import { applyTheme, onState, setState, state, stepScale } from "./state.js";
-import { moveStep } from "./steps.js";
+import { moveStep, play } from "./steps.js";
 
 const THEMES = ["", "light", "dark"];
 const MOST_RESULTS = 20;
@@ -97,14 +97,21 @@ export function addSearch() {
   });
 }
 
-/** Make "/" go to the search field, and the arrows move the first slider of the page. */
+/** Make "/" go to the search field, the arrows move the slider, and space play it. */
 export function addKeys() {
   document.addEventListener("keydown", (event) => {
-    const isTyping = event.target.closest?.("input, select, textarea, [role=slider]");
-    if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const slider = event.target.closest?.(".step-slider");
+    if (slider && event.key === " ") {
+      play(slider);
+      event.preventDefault();
+    }
+    if (event.target.closest?.("input, select, textarea")) return;
     const moves = { ArrowLeft: -1, ArrowRight: 1 };
+    const isFree = !event.target.closest?.("a, button, summary"); // space presses these
     if (event.key === "/") document.querySelector("header input[type=search]")?.focus();
-    else if (!(event.key in moves && moveStep(moves[event.key]))) return;
+    else if (!(event.key in moves && moveStep(moves[event.key])) &&
+      !(event.key === " " && isFree && play())) return;
     event.preventDefault();
   });
 }

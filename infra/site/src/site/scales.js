@@ -3,9 +3,22 @@ import { defined, extent, number } from "./dom.js";
 import { stepScale } from "./state.js";
 
 export const LABEL_GAP = 14;
-const CHARACTER = 7; // px of 12 px system text, at most on average
+const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif'; // .chart
+const measure = document.createElement("canvas").getContext("2d");
 
-export const textWidth = (text) => CHARACTER * String(text).length;
+/** Return the width in pixels of a text of a chart. */
+export function textWidth(text) {
+  measure.font = FONT;
+  return Math.ceil(measure.measureText(text).width) + 1;
+}
+
+/** Return a text that is no wider than some pixels: it ends with … where it is cut. */
+export function shortened(text, width) {
+  if (textWidth(text) <= width) return text;
+  let length = text.length;
+  while (length > 1 && textWidth(`${text.slice(0, length)}…`) > width) length -= 1;
+  return `${text.slice(0, length)}…`;
+}
 
 /** Return 0, 1, 10, 100, … up to the last step, with few enough for the width. */
 function logTicks([low, high], width) {
@@ -15,15 +28,20 @@ function logTicks([low, high], width) {
   return width < 320 && ticks.length > 5 ? ticks.filter((_, i) => i % 2 === 0) : ticks;
 }
 
+const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
+
+/** Return the text of a step or a count of tokens at an axis. */
+const tickText = (value) => (value >= 1e6 ? compact.format(value) : number(value));
+
 /** Return the options of Plot for the horizontal axis over some values. */
 export function xOptions(axis, values, width) {
   const domain = axis.domain ?? extent(values) ?? [0, 1];
-  const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : undefined };
+  const common = { domain, label: null, tickFormat: axis.scale === "step" ? tickText : undefined };
   if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
   if (axis.scale === "log" || (axis.scale === "step" && stepScale() === "log")) {
-    return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
+    return { ...common, type: "symlog", constant: 1, tickFormat: tickText, ticks: logTicks(domain, width) };
   }
-  return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };
+  return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 80)) };
 }
 
 /** Return the text of an axis: its label with its unit. */

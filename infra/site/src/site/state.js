@@ -66,3 +66,13 @@ export function carryState() {
     document.addEventListener(event, carry, true);
   }
 }
+
+/** Show the page in light colours while it is printed: paper is white. */
+export function printLight() {
+  const show = (theme) => {
+    document.documentElement.dataset.theme = theme;
+    for (const listener of listeners) listener(["theme"]);
+  };
+  addEventListener("beforeprint", () => show("light"));
+  addEventListener("afterprint", () => show(state.theme));
+}

@@ -1,15 +1,15 @@
 // Controls of figures with frames: step slider, playback, and the score that is shown.
-import { html, nearest, number } from "./dom.js";
+import { atOrBefore, html, number } from "./dom.js";
 import { onState, setState, state } from "./state.js";
 
 const FRAME_TIME = 140; // ms
 
-/** Return the index of the frame that the state names, the last one if it names none. */
-export const frameIndex = (steps) =>
-  state.step === "" ? steps.length - 1 : nearest(steps, Number(state.step));
+/** Return the index of the last step at or before that of the state, which without one is the last. */
+const stepIndex = (steps) =>
+  state.step === "" ? steps.length - 1 : atOrBefore(steps, Number(state.step));
 
 /** Return the score that the state names, else the first. */
-export const shownScore = (frames) =>
+const shownScore = (frames) =>
   frames.scores.find((score) => score.name === state.score) ?? frames.scores[0];
 
 function scoreSelect(frames) {
@@ -43,30 +43,43 @@ function playButton(steps, slider) {
 }
 
 /** Return the text beside the slider: the step, and how many of the checkpoints have a frame. */
-export function stepText(frames, index) {
+function stepText(frames, index) {
   const total = frames.total ?? frames.steps.length;
   const fewer = frames.steps.length < total
     ? `; ${frames.steps.length} of ${total} checkpoints are shown` : "";
   return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length})${fewer}`;
 }
 
-/** Add the controls to a figure, and call show(frame index, score) now and on every change. */
-export function addControls(parent, frames, show) {
+/** Return the slider over some steps, which change the state. */
+const stepSlider = (steps) => html("input", { type: "range", class: "step-slider", min: 0,
+  max: steps.length - 1, step: 1, "aria-label": "step",
+  oninput: (event) => setState({ step: steps[Number(event.target.value)] }) });
+
+/**
+ * Add the controls to a figure, and call show(frame index, score) now and on every change.
+ * The first figure of a group has the controls of all, over the steps of all.
+ */
+export function addControls(parent, { frames, group }, show) {
   const { steps } = frames;
+  const positions = group?.steps ?? steps;
+  const leads = group?.isFirst ?? true;
   const output = html("output", { class: "step" });
-  const slider = html("input", { type: "range", class: "step-slider", min: 0, max: steps.length - 1,
-    step: 1, "aria-label": "step", oninput: () => setState({ step: steps[Number(slider.value)] }) });
-  const select = scoreSelect(frames);
+  const slider = stepSlider(positions);
+  const select = leads ? scoreSelect(frames) : null;
   const controls = html("div", { class: "controls" }, select,
-    ...(steps.length > 1 ? [playButton(steps, slider), slider] : []), output);
+    ...(leads && positions.length > 1 ? [playButton(positions, slider), slider] : []), output);
   parent.append(controls);
   const update = () => {
-    const index = frameIndex(steps);
-    slider.value = index;
-    if (select) select.value = shownScore(frames).name;
-    output.textContent = stepText(frames, index);
-    slider.setAttribute("aria-valuetext", output.textContent);
-    show(index, shownScore(frames));
+    const index = stepIndex(steps);
+    const score = shownScore(frames);
+    slider.value = stepIndex(positions);
+    if (select) select.value = score.name;
+    const text = stepText(frames, index);
+    output.textContent = leads ? text : [score?.label ?? score?.name, text].filter(Boolean).join(", ");
+    output.dataset.step = steps[index];
+    output.dataset.score = score?.name ?? "";
+    slider.setAttribute("aria-valuetext", text);
+    show(index, score);
   };
   onState((changed) => {
     if (controls.isConnected && (changed.includes("step") || changed.includes("score"))) update();
@@ -74,11 +87,21 @@ export function addControls(parent, frames, show) {
   update();
 }
 
-/** Move the first slider on the page by some frames; return whether there is one. */
-export function moveStep(by) {
-  const slider = document.querySelector(".step-slider");
+/** Move a slider, the first of the page by default, by some frames; return whether there is one. */
+export function moveStep(by, slider = document.querySelector(".step-slider")) {
   if (!slider) return false;
   slider.value = Number(slider.value) + by;
   slider.dispatchEvent(new Event("input"));
   return true;
+}
+
+/** Start or stop the playback of a slider, the first on the screen by default; return whether. */
+export function play(slider) {
+  const isSeen = (one) => {
+    const { top, bottom } = one.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  };
+  const found = slider ?? [...document.querySelectorAll(".step-slider")].find(isSeen);
+  found?.parentElement.querySelector(".play")?.click();
+  return Boolean(found);
 }

@@ -30,7 +30,7 @@ export function addTooltip(chart, groups) {
     tip.hidden = mark.hidden = true;
     found = null;
   };
-  chart.addEventListener("pointermove", (event) => {
+  const show = (event) => {
     const box = chart.getBoundingClientRect();
     found = find(groups, event.clientX - box.left, event.clientY - box.top);
     if (!found) return hide();
@@ -42,9 +42,22 @@ export function addTooltip(chart, groups) {
     const right = left > box.width / 2;
     tip.style.cssText = `top:${Math.max(0, top - 12)}px;${
       right ? `right:${box.width - left + 10}px` : `left:${left + 10}px`}`;
+  };
+  // A finger has no place over a chart before it touches: the first tap shows the number, which
+  // stays; the second at the same point follows the link.
+  let tapped = null;
+  let isSecond = true;
+  chart.addEventListener("pointermove", show);
+  chart.addEventListener("pointerdown", (event) => {
+    show(event);
+    const point = found && `${groups.indexOf(found.group)} ${found.i}`;
+    isSecond = event.pointerType === "mouse" || point === tapped;
+    tapped = point;
   });
-  chart.addEventListener("pointerleave", hide);
+  chart.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
+  document.addEventListener("pointerdown", (event) => chart.contains(event.target) || hide());
+  document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
   chart.addEventListener("click", () => {
-    if (found?.group.href) found.group.follow();
+    if (found?.group.href && isSecond) found.group.follow();
   });
 }

@@ -33,12 +33,37 @@
     const lists = await Promise.all(names2.map((name3) => numbers(series[name3])));
     return { ...series, ...Object.fromEntries(names2.map((name3, i) => [name3, lists[i]])) };
   }
-  async function decodeFrames(frames) {
+  async function decodeLabels({ labels, onsets }) {
+    const scores = [];
+    if (labels) {
+      const { values } = await decode(labels.list ?? labels);
+      scores.push({
+        kind: "label",
+        name: "label",
+        label: "by label",
+        names: labels.names,
+        roles: labels.roles,
+        values: values.map(Math.round)
+      });
+    }
+    if (onsets) {
+      const values = await numbers(onsets);
+      scores.push({ kind: "onset", name: "onset", label: "by onset", values });
+    }
+    return scores;
+  }
+  async function decodeFrames(spec) {
+    const { frames } = spec;
     const given = frames.scores ?? (frames.values ? [{ name: "", values: frames.values }] : []);
     const scores = await Promise.all(
       given.map(async (score) => ({ ...score, ...await decode(score.values) }))
     );
-    return { ...frames, steps: await numbers(frames.steps ?? []), scores };
+    return {
+      ...frames,
+      total: frames.total ?? spec.of,
+      steps: await numbers(frames.steps ?? []),
+      scores: [...scores, ...await decodeLabels(spec)]
+    };
   }
   async function decodeAxis(axis) {
     if (!Array.isArray(axis.values) || !isArray(axis.values[0])) {
@@ -52,7 +77,7 @@
     if (spec.axes) result.axes = await Promise.all(spec.axes.map(decodeAxis));
     if (spec.series) result.series = await Promise.all(spec.series.map(decodeSeries));
     if (spec.panels) result.panels = await Promise.all(spec.panels.map(decodeSpec));
-    if (spec.frames) result.frames = await decodeFrames(spec.frames);
+    if (spec.frames) result.frames = await decodeFrames(spec);
     if (spec.texts) result.texts = await Promise.all(spec.texts.map(decodeSpec));
     if (spec.values) Object.assign(result, await decode(spec.values));
     return result;
@@ -122,6 +147,19 @@
     }
     return value.toFixed(size < 0.1 ? 3 : size < 1e3 ? 2 : 0).replace("-", "−");
   }
+  function interval(low, high, value, isStep) {
+    const width = high - low;
+    const needed = width > 0 ? Math.max(0, 1 - Math.floor(Math.log10(width))) : 2;
+    const digits = isStep ? 0 : Math.min(needed, 6);
+    const text = (one) => one.toLocaleString("en-US", {
+      minimumFractionDigits: digits,
+      maximumFractionDigits: digits
+    }).replace("-", "−");
+    const range = defined(low) && defined(high) ? `${text(low)}–${text(high)}` : "";
+    if (!defined(value)) return range;
+    if (!range && !isStep) return number(value);
+    return range ? `${text(value)} (${range})` : text(value);
+  }
   var signed = (value) => value > 0 ? `+${number(value)}` : number(value);
   function extent(...lists) {
     let low = Infinity;
@@ -135,142 +173,10 @@
     }
     return low <= high ? [low, high] : null;
   }
-  function nearest(values, value) {
-    let best = 0;
-    for (let i = 1; i < values.length; i += 1) {
-      if (Math.abs(values[i] - value) < Math.abs(values[best] - value)) best = i;
-    }
-    return best;
-  }
-
-  // src/site/cells.js
-  var WITH_TEXT = 38;
-  var TURN = { light: 0.627, dark: 0.503, lightNegative: 0.665, darkNegative: 0.498 };
-  var DECIMALS_FROM = 0.5;
-  function cellDomain(given, values) {
-    if (given) return given;
-    const found = extent(values) ?? [0, 1];
-    if (found[0] < 0) {
-      const most = Math.max(-found[0], found[1]);
-      return [-most, most];
-    }
-    return [0, found[1] || 1];
-  }
-  function place(value, [low, high]) {
-    if (low < 0 && high > 0) {
-      const part = Math.min(1, Math.abs(value) / Math.max(-low, high));
-      return { part, negative: value < 0 };
-    }
-    return { part: Math.min(1, Math.max(0, (value - low) / (high - low || 1))), negative: false };
-  }
-  var turned = (part, negative) => ({
-    "over-light": part > (negative ? TURN.lightNegative : TURN.light),
-    "over-dark": part > (negative ? TURN.darkNegative : TURN.dark)
-  });
-  var names = (list) => list.map((entry) => entry.name ?? String(entry));
-  function setCell(cell2, value, domain, rule, text) {
-    const { part, negative } = place(value, domain);
-    cell2.element.style.setProperty("--part", defined(value) ? part.toFixed(3) : "0");
-    const flags = {
-      undefined: !defined(value),
-      negative,
-      "over-rule": defined(rule) && value >= rule,
-      ...turned(part, negative)
-    };
-    for (const [name3, on] of Object.entries(flags)) cell2.element.classList.toggle(name3, on);
-    cell2.element.textContent = text(value);
-    const said = cell2.element.textContent || cell2.describe(value);
-    cell2.element.setAttribute("aria-label", `${cell2.name} ${said}`);
-    cell2.element.title = `${cell2.name}: ${cell2.describe(value)}`;
-  }
-  function buildGrid(parent, spec, width) {
-    const [rows, columns] = [names(spec.rows), names(spec.columns)];
-    const rowLabel = Math.max(...rows.map((name3) => name3.length)) * 8 + 8;
-    const size = Math.min(spec.cell ?? 110, (width - rowLabel) / columns.length - 2);
-    const grid = html("div", {
-      class: "grid",
-      role: "group",
-      "aria-label": spec.label ?? "cells",
-      style: `--columns:${columns.length};--row-label:${rowLabel}px;--cell:${size}px;--cell-height:${Math.max(24, Math.min(44, size))}px`
-    });
-    const every = Math.ceil(22 / size);
-    grid.append(html("span"), ...columns.map((name3, i) => html("span", { class: "name" }, i % every ? "" : name3)));
-    const cells = rows.flatMap((row, i) => {
-      grid.append(html("span", { class: "name row" }, row));
-      return columns.map((column, j) => makeCell(grid, spec, row, column, i * columns.length + j));
-    });
-    parent.append(grid);
-    const rule = spec.rules?.[0]?.y;
-    return (values, domain, approximate) => {
-      const short = domain[1] >= DECIMALS_FROM && domain[1] < 1e3 ? (value) => value.toFixed(2).replace("-", "−") : number;
-      const text = (value) => approximate || size < WITH_TEXT ? "" : defined(value) ? short(value) : "–";
-      cells.forEach((cell2, i) => {
-        cell2.describe = (value) => (approximate && defined(value) ? "about " : "") + number(value);
-        setCell(cell2, values[i], domain, rule, text);
-      });
-    };
-  }
-  function makeCell(grid, spec, row, column, index) {
-    const href = spec.hrefs?.[index];
-    const name3 = spec.names?.[index] ?? (/^H/.test(column) ? row + column : `${row}, ${column}`);
-    const element = href ? html("a", { class: "cell", href }) : html("span", { class: "cell", role: "img" });
-    grid.append(element);
-    return { element, name: name3 };
-  }
-  function scaleBar([low, high], note) {
-    const colors = html("i", { class: low < 0 && high > 0 ? "signed" : "", "data-low": low, "data-high": high });
-    return html(
-      "div",
-      { class: "scale" },
-      html("span", {}, number(low)),
-      colors,
-      html("span", {}, number(high)),
-      note ? html("span", {}, note) : null
-    );
-  }
-  function ramp(domain) {
-    const probe = html("span", { class: "cell probe" });
-    document.body.append(probe);
-    const known = /* @__PURE__ */ new Map();
-    const at = (value) => {
-      if (!defined(value)) return "transparent";
-      const { part, negative } = place(value, domain);
-      const key = `${negative}${part.toFixed(2)}`;
-      if (!known.has(key)) {
-        probe.className = `cell probe${negative ? " negative" : ""}`;
-        probe.style.setProperty("--part", part.toFixed(2));
-        known.set(key, getComputedStyle(probe).backgroundColor);
-      }
-      return known.get(key);
-    };
-    return { at, done: () => probe.remove() };
-  }
-  function paint(canvas, {
-    rows,
-    columns,
-    values,
-    domain,
-    isShown = () => true,
-    size,
-    tall = size
-  }) {
-    const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [columns * size, rows * tall];
-    Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
-    canvas.style.cssText = `width:${width}px;height:${height}px`;
-    const context = canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    const colors = ramp(domain);
-    const gap = Math.min(size, tall) > 6 ? 1 : 0;
-    for (let i = 0; i < rows; i += 1) {
-      for (let j = 0; j < columns; j += 1) {
-        if (!isShown(i, j)) continue;
-        context.fillStyle = colors.at(values[i * columns + j]);
-        context.fillRect(j * size, i * tall, size - gap, tall - gap);
-      }
-    }
-    colors.done();
-    return context;
+  function atOrBefore(values, value) {
+    let last = 0;
+    for (let i = 1; i < values.length && values[i] <= value; i += 1) last = i;
+    return last;
   }
 
   // src/site/state.js
@@ -320,187 +226,45 @@
       document.addEventListener(event, carry, true);
     }
   }
-
-  // src/site/steps.js
-  var FRAME_TIME = 140;
-  var frameIndex = (steps) => state.step === "" ? steps.length - 1 : nearest(steps, Number(state.step));
-  var shownScore = (frames) => frames.scores.find((score) => score.name === state.score) ?? frames.scores[0];
-  function scoreSelect(frames) {
-    if (frames.scores.length < 2) return null;
-    const options = frames.scores.map(({ name: name3, label }) => html("option", { value: name3 }, label ?? name3));
-    const select = html("select", {
-      class: "score",
-      "aria-label": "score",
-      onchange: () => setState({ score: select.value })
-    }, ...options);
-    select.value = shownScore(frames).name;
-    return select;
-  }
-  function playButton(steps, slider) {
-    let timer = 0;
-    const stop = () => {
-      clearInterval(timer);
-      timer = 0;
-      button.textContent = "Play";
+  function printLight() {
+    const show = (theme) => {
+      document.documentElement.dataset.theme = theme;
+      for (const listener of listeners) listener(["theme"]);
     };
-    const advance = () => {
-      if (!slider.isConnected || Number(slider.value) >= steps.length - 1) return stop();
-      return setState({ step: steps[Number(slider.value) + 1] });
-    };
-    const start2 = () => {
-      if (Number(slider.value) >= steps.length - 1) setState({ step: steps[0] });
-      timer = setInterval(advance, FRAME_TIME);
-      button.textContent = "Pause";
-    };
-    const button = html(
-      "button",
-      { type: "button", class: "play", onclick: () => timer ? stop() : start2() },
-      "Play"
-    );
-    return button;
-  }
-  function stepText(frames, index) {
-    const total = frames.total ?? frames.steps.length;
-    const fewer = frames.steps.length < total ? `; ${frames.steps.length} of ${total} checkpoints are shown` : "";
-    return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length})${fewer}`;
-  }
-  function addControls(parent, frames, show) {
-    const { steps } = frames;
-    const output = html("output", { class: "step" });
-    const slider = html("input", {
-      type: "range",
-      class: "step-slider",
-      min: 0,
-      max: steps.length - 1,
-      step: 1,
-      "aria-label": "step",
-      oninput: () => setState({ step: steps[Number(slider.value)] })
-    });
-    const select = scoreSelect(frames);
-    const controls = html(
-      "div",
-      { class: "controls" },
-      select,
-      ...steps.length > 1 ? [playButton(steps, slider), slider] : [],
-      output
-    );
-    parent.append(controls);
-    const update = () => {
-      const index = frameIndex(steps);
-      slider.value = index;
-      if (select) select.value = shownScore(frames).name;
-      output.textContent = stepText(frames, index);
-      slider.setAttribute("aria-valuetext", output.textContent);
-      show(index, shownScore(frames));
-    };
-    onState((changed) => {
-      if (controls.isConnected && (changed.includes("step") || changed.includes("score"))) update();
-    });
-    update();
-  }
-  function moveStep(by) {
-    const slider = document.querySelector(".step-slider");
-    if (!slider) return false;
-    slider.value = Number(slider.value) + by;
-    slider.dispatchEvent(new Event("input"));
-    return true;
-  }
-
-  // src/site/attention.js
-  var DOMAIN = [0, 1];
-  function tokenButtons(tokens, choose) {
-    return tokens.map((token, i) => html("button", {
-      type: "button",
-      class: "cell token",
-      "aria-pressed": "false",
-      onclick: () => choose(i)
-    }, token.replace(/\n/g, "⏎") || " "));
-  }
-  function showRow(buttons, tokens, values, query2, output) {
-    const count = tokens.length;
-    buttons.forEach((button, key) => {
-      const value = key <= query2 ? values[query2 * count + key] : 0;
-      const { part } = place(value, DOMAIN);
-      button.style.setProperty("--part", part.toFixed(3));
-      for (const [name3, on] of Object.entries(turned(part, false))) button.classList.toggle(name3, on);
-      button.setAttribute("aria-pressed", key === query2);
-      button.title = key <= query2 ? `${tokens[query2]} attends to ${tokens[key]}: ${number(value)}` : "";
-    });
-    const row = Array.from(values.slice(query2 * count, query2 * count + query2 + 1));
-    const most = row.indexOf(Math.max(...row));
-    output.textContent = `Token ${query2 + 1}, “${tokens[query2]}”, attends most to token ${most + 1}, “${tokens[most]}”: ${number(row[most])}`;
-  }
-  function drawText(parent, spec, width, label) {
-    const { tokens } = spec;
-    const count = tokens.length;
-    const size = Math.max(3, Math.min(16, Math.floor(width / count)));
-    const canvas = html("canvas", { class: "matrix", role: "img", "aria-label": label });
-    const output = html("output", { class: "under" });
-    let values = spec.values ?? [];
-    let query2 = spec.query ?? count - 1;
-    const buttons = tokenButtons(tokens, (i) => {
-      query2 = i;
-      draw2();
-    });
-    const draw2 = () => {
-      const context = paint(canvas, {
-        rows: count,
-        columns: count,
-        values,
-        domain: DOMAIN,
-        size,
-        isShown: (i, j) => j <= i
-      });
-      context.strokeStyle = getComputedStyle(canvas).color;
-      context.lineWidth = 2;
-      context.strokeRect(1, query2 * size, (query2 + 1) * size - 2, size - 1);
-      showRow(buttons, tokens, values, query2, output);
-    };
-    const show = (index) => {
-      const { values: all } = spec.frames.scores[0];
-      values = all.slice(index * count * count, (index + 1) * count * count);
-      draw2();
-    };
-    canvas.addEventListener("click", (event) => {
-      query2 = Math.min(count - 1, Math.floor(event.offsetY / size));
-      draw2();
-    });
-    onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
-    const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
-    const controls = html("div");
-    parent.append(controls, body);
-    if (spec.frames) addControls(controls, spec.frames, show);
-    else draw2();
-  }
-  function drawAttention(plot, spec, width, label) {
-    if (!spec.texts) return drawText(plot, spec, width, label);
-    const holder = html("div");
-    const select = html("select", { "aria-label": "text", onchange: () => {
-      holder.replaceChildren();
-      drawText(holder, spec.texts[Number(select.value)], width, label);
-    } }, ...spec.texts.map((text, i) => html("option", { value: i }, text.name ?? `text ${i + 1}`)));
-    plot.append(...spec.texts.length > 1 ? [html("div", { class: "controls" }, select)] : [], holder);
-    return drawText(holder, spec.texts[0], width, label);
+    addEventListener("beforeprint", () => show("light"));
+    addEventListener("afterprint", () => show(state.theme));
   }
 
   // src/site/scales.js
   var LABEL_GAP = 14;
-  var CHARACTER = 7;
-  var textWidth = (text) => CHARACTER * String(text).length;
+  var FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+  var measure = document.createElement("canvas").getContext("2d");
+  function textWidth(text) {
+    measure.font = FONT;
+    return Math.ceil(measure.measureText(text).width) + 1;
+  }
+  function shortened(text, width) {
+    if (textWidth(text) <= width) return text;
+    let length = text.length;
+    while (length > 1 && textWidth(`${text.slice(0, length)}…`) > width) length -= 1;
+    return `${text.slice(0, length)}…`;
+  }
   function logTicks([low, high], width) {
     const ticks = low <= 0 ? [0] : [];
     for (let tick = 1; tick <= high; tick *= 10) if (tick >= low) ticks.push(tick);
     if (high > 1.9 * ticks.at(-1)) ticks.push(high);
     return width < 320 && ticks.length > 5 ? ticks.filter((_, i) => i % 2 === 0) : ticks;
   }
+  var compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
+  var tickText = (value) => value >= 1e6 ? compact.format(value) : number(value);
   function xOptions(axis, values, width) {
     const domain = axis.domain ?? extent(values) ?? [0, 1];
-    const common = { domain, label: null, tickFormat: axis.scale === "step" ? number : void 0 };
+    const common = { domain, label: null, tickFormat: axis.scale === "step" ? tickText : void 0 };
     if (axis.scale === "log" && domain[0] > 0) return { ...common, type: "log" };
     if (axis.scale === "log" || axis.scale === "step" && stepScale() === "log") {
-      return { ...common, type: "symlog", constant: 1, tickFormat: number, ticks: logTicks(domain, width) };
+      return { ...common, type: "symlog", constant: 1, tickFormat: tickText, ticks: logTicks(domain, width) };
     }
-    return { ...common, type: "linear", ticks: Math.max(3, Math.floor(width / 90)) };
+    return { ...common, type: "linear", ticks: Math.max(2, Math.floor(width / 80)) };
   }
   var axisText = (axis) => [axis?.label, axis?.unit].filter(Boolean).join(", ");
   function yDomain(spec) {
@@ -549,7 +313,7 @@
       tip.hidden = mark.hidden = true;
       found = null;
     };
-    chart.addEventListener("pointermove", (event) => {
+    const show = (event) => {
       const box = chart.getBoundingClientRect();
       found = find(groups, event.clientX - box.left, event.clientY - box.top);
       if (!found) return hide();
@@ -560,10 +324,21 @@
       mark.style.cssText = `left:${left}px;top:${top}px`;
       const right = left > box.width / 2;
       tip.style.cssText = `top:${Math.max(0, top - 12)}px;${right ? `right:${box.width - left + 10}px` : `left:${left + 10}px`}`;
+    };
+    let tapped = null;
+    let isSecond = true;
+    chart.addEventListener("pointermove", show);
+    chart.addEventListener("pointerdown", (event) => {
+      show(event);
+      const point = found && `${groups.indexOf(found.group)} ${found.i}`;
+      isSecond = event.pointerType === "mouse" || point === tapped;
+      tapped = point;
     });
-    chart.addEventListener("pointerleave", hide);
+    chart.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
+    document.addEventListener("pointerdown", (event) => chart.contains(event.target) || hide());
+    document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
     chart.addEventListener("click", () => {
-      if (found?.group.href) found.group.follow();
+      if (found?.group.href && isSecond) found.group.follow();
     });
   }
 
@@ -619,8 +394,9 @@
     });
     return [...areas, ...lines];
   }
+  var shownBands = (spec) => !spec.axes || chosenAxis(spec) === spec.axes[0] ? spec.bands ?? [] : [];
   function bandMarks(spec, domain, [low, high], named) {
-    const bands = (spec.bands ?? []).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
+    const bands = shownBands(spec).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
     const marks = bands.map((band) => Plot.rect([band], {
       x1: Math.max(band.from, domain[0]),
       x2: Math.min(band.to, domain[1]),
@@ -691,7 +467,7 @@
     const need = Math.max(0, ...texts.map(textWidth));
     return need + 10 <= width * 0.28 ? need + 10 : 0;
   }
-  function strip(spec, width, { right, height, last, first }) {
+  function strip(spec, width, { right, height, last, first, named = right > 0 }) {
     const all = spec.series.map((one) => xValues(spec, one));
     const axis = chosenAxis(spec);
     const inner = width - MARGIN.left - right;
@@ -719,16 +495,16 @@
       ]
     });
     const scales = { x: chart.scale("x"), y: chart.scale("y") };
-    annotate(chart, spec, { width, right, height, last, axis, scales, marginTop });
+    annotate(chart, spec, { width, right, height, last, axis, scales, marginTop, named });
     const box = html("div", { class: "chart" }, chart);
     addTooltip(box, tooltipGroups(spec, axis, scales));
     return box;
   }
-  function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop }) {
+  function annotate(chart, spec, { width, right, height, last, axis, scales, marginTop, named }) {
     const text = (x, y, content, fill2, anchor = "start") => chart.append(svg("text", { x, y, fill: fill2, "text-anchor": anchor }, content));
     text(4, 12, `↑ ${axisText(spec.y)}`, "var(--quiet)");
     if (last) text(width - Math.max(right, 12), height - 4, `${axisText(axis)} →`, "var(--quiet)", "end");
-    if (!right) return;
+    if (!named) return;
     const bottom = height - (last ? MARGIN.bottom + 8 : 8);
     for (const label of spread(endLabels(spec, scales.y), marginTop, bottom)) {
       text(width - right + 6, label.y + 4, label.text, label.fill);
@@ -752,7 +528,7 @@
   function drawLines(plot, spec, width) {
     const right = labelRoom(spec, width);
     const height = spec.height ?? Math.round(Math.min(320, Math.max(220, width * 0.42)));
-    if (!right && namedSeries(spec).length > 1) plot.append(legend(spec));
+    if (!right && namedSeries(spec).length) plot.append(legend(spec));
     plot.append(strip(spec, width, { right, height, last: true, first: true }));
   }
   function drawPanels(plot, spec, width) {
@@ -769,13 +545,388 @@
       const last = i === panels.length - 1;
       const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
       if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
-      plot.append(strip(panel, width, { right, height, last, first: i === 0 }));
+      plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0 }));
     });
+  }
+
+  // src/site/shades.js
+  var TURN = { light: 0.627, dark: 0.503, lightNegative: 0.665, darkNegative: 0.498 };
+  var DECIMALS_FROM = 0.5;
+  var FIRST_ONSET = 0.2;
+  function cellDomain(given, values) {
+    if (given) return given;
+    const found = extent(values) ?? [0, 1];
+    if (found[0] < 0) {
+      const most = Math.max(-found[0], found[1]);
+      return [-most, most];
+    }
+    return [0, found[1] || 1];
+  }
+  function place(value, [low, high]) {
+    if (low < 0 && high > 0) {
+      const part = Math.min(1, Math.abs(value) / Math.max(-low, high));
+      return { part, negative: value < 0 };
+    }
+    return { part: Math.min(1, Math.max(0, (value - low) / (high - low || 1))), negative: false };
+  }
+  var turned = (part, negative) => ({
+    "over-light": part > (negative ? TURN.lightNegative : TURN.light),
+    "over-dark": part > (negative ? TURN.darkNegative : TURN.dark)
+  });
+  function byNumber({ domain, approximate }) {
+    const short = domain[1] >= DECIMALS_FROM && domain[1] < 1e3 ? (value) => value.toFixed(2).replace("-", "−") : number;
+    return {
+      at: (value) => place(value, domain),
+      text: (value) => approximate ? "" : defined(value) ? short(value) : "–",
+      describe: (value) => (approximate && defined(value) ? "about " : "") + number(value),
+      bar: () => scaleBar(domain)
+    };
+  }
+  function byLabel({ values, names: names2, roles }) {
+    const has = (code) => defined(code) && code >= 0 && names2[code] !== void 0;
+    const known = (code) => has(code) && roles[code] !== "none";
+    const shown = [...new Set(values)].filter(known).sort((a, b) => a - b);
+    return {
+      at: (code) => known(code) ? { role: roles[code] } : null,
+      text: (code) => known(code) ? names2[code].replace(/_/g, " ") : "",
+      describe: (code) => has(code) ? names2[code].replace(/_/g, " ") : "no label",
+      bar: () => html(
+        "div",
+        { class: "legend" },
+        ...shown.map((code) => html("span", {}, html("i", {
+          class: "box",
+          style: `--color:${color(roles[code])}`
+        }), names2[code].replace(/_/g, " "))),
+        html("span", {}, html("i", { class: "box hollow" }), "no label")
+      )
+    };
+  }
+  function byOnset({ domain: [first, last] }) {
+    const part = (step) => last > first ? FIRST_ONSET + (1 - FIRST_ONSET) * (step - first) / (last - first) : 1;
+    return {
+      at: (step) => defined(step) ? { part: part(step), negative: false } : null,
+      text: (step) => defined(step) ? number(step) : "",
+      describe: (step) => defined(step) ? `onset at step ${number(step)}` : "no onset by this step",
+      bar: () => html(
+        "div",
+        {},
+        scaleBar([first, last], FIRST_ONSET),
+        html("div", { class: "legend" }, html(
+          "span",
+          {},
+          html("i", { class: "box hollow" }),
+          "no onset by the step shown"
+        ))
+      )
+    };
+  }
+  function shadesOf(frame2) {
+    if (frame2.kind === "label") return byLabel(frame2);
+    return frame2.kind === "onset" ? byOnset(frame2) : byNumber(frame2);
+  }
+  function scaleBar([low, high], from = 0) {
+    const isSigned = low < 0 && high > 0;
+    const colors = html("i", {
+      class: isSigned ? "signed" : "",
+      style: `--from:${from}`,
+      "data-low": low,
+      "data-high": high,
+      "data-from": from
+    });
+    return html(
+      "div",
+      { class: "scale" },
+      html("span", {}, number(low)),
+      colors,
+      html("span", {}, number(high))
+    );
+  }
+  function computedColors(at) {
+    const probe = html("span", { class: "cell probe" });
+    document.body.append(probe);
+    const known = /* @__PURE__ */ new Map();
+    const find2 = (value) => {
+      const found = defined(value) ? at(value) : null;
+      if (!found) return "transparent";
+      const key = found.role ?? `${found.negative}${found.part.toFixed(2)}`;
+      if (!known.has(key)) {
+        setColor(probe, found);
+        known.set(key, getComputedStyle(probe).backgroundColor);
+      }
+      return known.get(key);
+    };
+    return { at: find2, done: () => probe.remove() };
+  }
+  function setColor(element, found) {
+    element.classList.toggle("undefined", !found);
+    element.classList.toggle("by-role", Boolean(found?.role));
+    element.style.setProperty("--color", found?.role ? color(found.role) : "");
+    element.style.setProperty("--part", found?.part?.toFixed(3) ?? "0");
+    const part = found?.part ?? 0;
+    const flags = { negative: Boolean(found?.negative), ...turned(part, found?.negative) };
+    for (const [name3, on] of Object.entries(flags)) element.classList.toggle(name3, on);
+  }
+
+  // src/site/cells.js
+  var WITH_TEXT = 38;
+  var GAP = 2;
+  var TARGET = 24;
+  var MOST_WIDE = 110;
+  var MOST_TALL = 44;
+  var names = (list) => list.map((entry) => entry.name ?? String(entry));
+  function setCell(cell2, value, shades, rule, room) {
+    const { element } = cell2;
+    const found = defined(value) ? shades.at(value) : null;
+    const describe = shades.describe(value);
+    setColor(element, found);
+    element.classList.toggle("over-rule", defined(rule) && value >= rule);
+    const text = room ? shades.text(value) : "";
+    element.textContent = textWidth(text) <= room ? text : "";
+    element.setAttribute("aria-label", `${cell2.name} ${element.textContent || describe}`);
+    element.title = `${cell2.name}: ${describe}`;
+  }
+  function buildGrid(parent, spec, width) {
+    const [rows, columns] = [names(spec.rows), names(spec.columns)];
+    const rowLabel = Math.max(...rows.map(textWidth)) + 10;
+    const fitting = Math.min(MOST_WIDE, (width - rowLabel) / columns.length - GAP);
+    const size = spec.hrefs ? Math.max(TARGET, fitting) : fitting;
+    const grid = html("div", {
+      class: "grid",
+      role: "group",
+      "aria-label": spec.label ?? "cells",
+      style: `--columns:${columns.length};--row-label:${rowLabel}px;--cell:${size}px;--cell-height:${Math.max(TARGET, Math.min(MOST_TALL, size))}px`
+    });
+    const every = Math.ceil((Math.max(...columns.map(textWidth)) + 4) / (size + GAP));
+    grid.append(html("span"), ...columns.map((name3, i) => html("span", { class: "name" }, i % every ? "" : name3)));
+    const cells = rows.flatMap((row, i) => {
+      grid.append(html("span", { class: "name row" }, row));
+      return columns.map((column, j) => makeCell(grid, spec, row, column, i * columns.length + j));
+    });
+    const under = html("output", { class: "under" });
+    parent.append(html("div", { class: "scrolled" }, grid), under);
+    sayUnder(grid, under);
+    const rule = spec.rules?.[0]?.y;
+    return (values, shades) => {
+      const room = size < WITH_TEXT ? 0 : size - 4;
+      cells.forEach((cell2, i) => setCell(cell2, values[i], shades, rule, room));
+      under.hidden = cells.every(({ element }) => element.textContent);
+      under.textContent = " ";
+    };
+  }
+  function sayUnder(grid, under) {
+    const say = (event) => {
+      const title = event.target.closest(".cell")?.title;
+      if (title) under.textContent = title;
+    };
+    for (const kind of ["pointerover", "pointerdown", "focusin"]) grid.addEventListener(kind, say);
+  }
+  function makeCell(grid, spec, row, column, index) {
+    const href = spec.hrefs?.[index];
+    const name3 = spec.names?.[index] ?? (/^H/.test(column) ? row + column : `${row}, ${column}`);
+    const element = href ? html("a", { class: "cell", href }) : html("span", { class: "cell", role: "img" });
+    grid.append(element);
+    return { element, name: name3 };
+  }
+  function paint(canvas, { rows, columns, values, at, isShown = () => true, size, tall = size }) {
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [columns * size, rows * tall];
+    Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+    canvas.style.cssText = `width:${width}px;height:${height}px`;
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    const colors = computedColors(at);
+    const gap = Math.min(size, tall) > 6 ? 1 : 0;
+    for (let i = 0; i < rows; i += 1) {
+      for (let j = 0; j < columns; j += 1) {
+        if (!isShown(i, j)) continue;
+        context.fillStyle = colors.at(values[i * columns + j]);
+        context.fillRect(j * size, i * tall, size - gap, tall - gap);
+      }
+    }
+    colors.done();
+    return context;
+  }
+
+  // src/site/steps.js
+  var FRAME_TIME = 140;
+  var stepIndex = (steps) => state.step === "" ? steps.length - 1 : atOrBefore(steps, Number(state.step));
+  var shownScore = (frames) => frames.scores.find((score) => score.name === state.score) ?? frames.scores[0];
+  function scoreSelect(frames) {
+    if (frames.scores.length < 2) return null;
+    const options = frames.scores.map(({ name: name3, label }) => html("option", { value: name3 }, label ?? name3));
+    const select = html("select", {
+      class: "score",
+      "aria-label": "score",
+      onchange: () => setState({ score: select.value })
+    }, ...options);
+    select.value = shownScore(frames).name;
+    return select;
+  }
+  function playButton(steps, slider) {
+    let timer = 0;
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      button.textContent = "Play";
+    };
+    const advance = () => {
+      if (!slider.isConnected || Number(slider.value) >= steps.length - 1) return stop();
+      return setState({ step: steps[Number(slider.value) + 1] });
+    };
+    const start2 = () => {
+      if (Number(slider.value) >= steps.length - 1) setState({ step: steps[0] });
+      timer = setInterval(advance, FRAME_TIME);
+      button.textContent = "Pause";
+    };
+    const button = html(
+      "button",
+      { type: "button", class: "play", onclick: () => timer ? stop() : start2() },
+      "Play"
+    );
+    return button;
+  }
+  function stepText(frames, index) {
+    const total = frames.total ?? frames.steps.length;
+    const fewer = frames.steps.length < total ? `; ${frames.steps.length} of ${total} checkpoints are shown` : "";
+    return `step ${number(frames.steps[index])} (${index + 1} of ${frames.steps.length})${fewer}`;
+  }
+  var stepSlider = (steps) => html("input", {
+    type: "range",
+    class: "step-slider",
+    min: 0,
+    max: steps.length - 1,
+    step: 1,
+    "aria-label": "step",
+    oninput: (event) => setState({ step: steps[Number(event.target.value)] })
+  });
+  function addControls(parent, { frames, group }, show) {
+    const { steps } = frames;
+    const positions = group?.steps ?? steps;
+    const leads = group?.isFirst ?? true;
+    const output = html("output", { class: "step" });
+    const slider = stepSlider(positions);
+    const select = leads ? scoreSelect(frames) : null;
+    const controls = html(
+      "div",
+      { class: "controls" },
+      select,
+      ...leads && positions.length > 1 ? [playButton(positions, slider), slider] : [],
+      output
+    );
+    parent.append(controls);
+    const update = () => {
+      const index = stepIndex(steps);
+      const score = shownScore(frames);
+      slider.value = stepIndex(positions);
+      if (select) select.value = score.name;
+      const text = stepText(frames, index);
+      output.textContent = leads ? text : [score?.label ?? score?.name, text].filter(Boolean).join(", ");
+      output.dataset.step = steps[index];
+      output.dataset.score = score?.name ?? "";
+      slider.setAttribute("aria-valuetext", text);
+      show(index, score);
+    };
+    onState((changed) => {
+      if (controls.isConnected && (changed.includes("step") || changed.includes("score"))) update();
+    });
+    update();
+  }
+  function moveStep(by, slider = document.querySelector(".step-slider")) {
+    if (!slider) return false;
+    slider.value = Number(slider.value) + by;
+    slider.dispatchEvent(new Event("input"));
+    return true;
+  }
+  function play(slider) {
+    const isSeen = (one) => {
+      const { top, bottom } = one.getBoundingClientRect();
+      return bottom > 0 && top < innerHeight;
+    };
+    const found = slider ?? [...document.querySelectorAll(".step-slider")].find(isSeen);
+    found?.parentElement.querySelector(".play")?.click();
+    return Boolean(found);
+  }
+
+  // src/site/attention.js
+  var DOMAIN = [0, 1];
+  function tokenButtons(tokens, choose) {
+    return tokens.map((token, i) => html("button", {
+      type: "button",
+      class: "cell token",
+      "aria-pressed": "false",
+      onclick: () => choose(i)
+    }, token.replace(/\n/g, "⏎") || " "));
+  }
+  function showRow(buttons, tokens, values, query2, output) {
+    const count = tokens.length;
+    buttons.forEach((button, key) => {
+      const value = key <= query2 ? values[query2 * count + key] : 0;
+      setColor(button, place(value, DOMAIN));
+      button.setAttribute("aria-pressed", key === query2);
+      button.title = key <= query2 ? `${tokens[query2]} attends to ${tokens[key]}: ${number(value)}` : "";
+    });
+    const row = Array.from(values.slice(query2 * count, query2 * count + query2 + 1));
+    const most = row.indexOf(Math.max(...row));
+    output.textContent = `Token ${query2 + 1}, “${tokens[query2]}”, attends most to token ${most + 1}, “${tokens[most]}”: ${number(row[most])}`;
+  }
+  function drawText(parent, spec, width, label) {
+    const { tokens } = spec;
+    const count = tokens.length;
+    const size = Math.max(3, Math.min(16, Math.floor(width / count)));
+    const canvas = html("canvas", { class: "matrix", role: "img", "aria-label": label });
+    const output = html("output", { class: "under" });
+    let values = spec.values ?? [];
+    let query2 = spec.query ?? count - 1;
+    const buttons = tokenButtons(tokens, (i) => {
+      query2 = i;
+      draw2();
+    });
+    const draw2 = () => {
+      const context = paint(canvas, {
+        rows: count,
+        columns: count,
+        values,
+        size,
+        at: (value) => place(value, DOMAIN),
+        isShown: (i, j) => j <= i
+      });
+      context.strokeStyle = getComputedStyle(canvas).color;
+      context.lineWidth = 2;
+      context.strokeRect(1, query2 * size, (query2 + 1) * size - 2, size - 1);
+      showRow(buttons, tokens, values, query2, output);
+    };
+    const show = (index) => {
+      const { values: all } = spec.frames.scores[0];
+      values = all.slice(index * count * count, (index + 1) * count * count);
+      draw2();
+    };
+    canvas.addEventListener("click", (event) => {
+      query2 = Math.min(count - 1, Math.floor(event.offsetY / size));
+      draw2();
+    });
+    onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
+    const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
+    const controls = html("div");
+    parent.append(controls, body);
+    if (spec.frames) addControls(controls, spec, show);
+    else draw2();
+  }
+  function drawAttention(plot, spec, width, label) {
+    if (!spec.texts) return drawText(plot, spec, width, label);
+    const holder = html("div");
+    const select = html("select", { "aria-label": "text", onchange: () => {
+      holder.replaceChildren();
+      drawText(holder, spec.texts[Number(select.value)], width, label);
+    } }, ...spec.texts.map((text, i) => html("option", { value: i }, text.name ?? `text ${i + 1}`)));
+    plot.append(...spec.texts.length > 1 ? [html("div", { class: "controls" }, select)] : [], holder);
+    return drawText(holder, spec.texts[0], width, label);
   }
 
   // src/site/bars.js
   var { Plot: Plot2 } = window;
   var ROW = 24;
+  var TALL_ROW = 42;
+  var MOST_NAMES = 0.5;
   function namedRows(spec) {
     if (!spec.rows) {
       return spec.series.map((one) => ({
@@ -798,13 +949,39 @@
     }));
   }
   function frame(rows, width, right) {
-    const names2 = Math.max(0, ...rows.map((row) => textWidth(row.name))) + 12;
-    const marginLeft = Math.min(names2, width * 0.4);
-    const height = rows.length * ROW + 46;
-    return { width, height, marginLeft, marginRight: right, marginTop: 6, marginBottom: 40 };
+    const names2 = Math.max(0, ...rows.map((row) => textWidth(row.name))) + 14;
+    const above = names2 > MOST_NAMES * width;
+    const height = rows.length * (above ? TALL_ROW : ROW) + 46;
+    return {
+      above,
+      width,
+      height,
+      marginLeft: above ? 8 : names2,
+      marginRight: right,
+      marginTop: 6,
+      marginBottom: 40
+    };
   }
-  var yOptions = (rows) => ({ domain: rows.map((row) => row.name), label: null, padding: 0.3 });
-  function finish(plot, chart, rows, label, { width, height, marginRight }, text) {
+  var yOptions = (rows, above) => ({
+    type: "band",
+    axis: null,
+    domain: rows.map((row) => row.name),
+    label: null,
+    padding: above ? 0.62 : 0.3
+  });
+  function writeNames(chart, rows, { above, width, marginLeft }) {
+    const y = chart.scale("y");
+    for (const row of rows) {
+      const top = y.apply(row.name);
+      const place2 = above ? { x: marginLeft, y: top - 6, "text-anchor": "start" } : { x: marginLeft - 8, y: top + y.bandwidth / 2 + 4, "text-anchor": "end" };
+      const text = above ? shortened(row.name, width - 2 * marginLeft) : row.name;
+      const title = text === row.name ? [] : [svg("title", {}, row.name)];
+      chart.append(svg("text", { ...place2, fill: "var(--ink)", class: "row-name" }, text, ...title));
+    }
+  }
+  function finish(plot, chart, rows, label, size, text) {
+    const { width, height, marginRight } = size;
+    writeNames(chart, rows, size);
     const [x, y] = [chart.scale("x"), chart.scale("y")];
     const place2 = { x: width - marginRight, y: height - 4, "text-anchor": "end", fill: "var(--quiet)" };
     chart.append(svg("text", place2, `${label} →`));
@@ -826,7 +1003,7 @@
     const text = (row) => isSigned ? signed(row.value) : number(row.value);
     const size = frame(rows, width, Math.max(...rows.map((row) => textWidth(text(row))), 0) + 12);
     const domain = spec.y?.domain ?? extent(rows.map((row) => row.value), [0]) ?? [0, 1];
-    const chart = Plot2.plot({ ...size, x: { domain, label: null }, y: yOptions(rows), marks: [
+    const chart = Plot2.plot({ ...size, x: { domain, label: null }, y: yOptions(rows, size.above), marks: [
       Plot2.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 5 }),
       Plot2.barX(rows, {
         x1: 0,
@@ -849,7 +1026,6 @@
         textAnchor: "start",
         fill: "var(--ink)"
       }),
-      Plot2.axisY({ tickSize: 0, label: null }),
       Plot2.axisX({ ticks: 5, label: null })
     ] });
     finish(plot, chart, rows, axisText(spec.y), size, text);
@@ -858,14 +1034,11 @@
     const rows = namedRows(spec).filter((row) => defined(row.low) || defined(row.value));
     const axis = chosenAxis(spec) ?? spec.y;
     const found = extent(rows.flatMap((row) => [row.low, row.high, row.value])) ?? [0, 1];
-    const values = axis.values?.length ? extent(found, axis.values) : found;
-    const text = (row) => [
-      defined(row.value) ? number(row.value) : "",
-      defined(row.low) ? `${number(row.low)} to ${number(row.high)}` : ""
-    ].filter(Boolean).join(", ");
+    const values = extent(found, axis.values, axis.scale === "step" ? [0] : []);
+    const text = (row) => interval(row.low, row.high, row.value, axis.scale === "step");
     const size = frame(rows, width, Math.max(24, ...rows.map((row) => textWidth(text(row)) + 12)));
     const x = xOptions(axis, values, width - size.marginLeft - size.marginRight);
-    const chart = Plot2.plot({ ...size, x, y: { ...yOptions(rows), type: "band" }, marks: [
+    const chart = Plot2.plot({ ...size, x, y: yOptions(rows, size.above), marks: [
       Plot2.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: x.ticks }),
       ...(spec.bands ?? []).map((band) => Plot2.rect([band], {
         x1: "from",
@@ -899,7 +1072,6 @@
         stroke: "var(--page)",
         strokeWidth: 4
       }),
-      Plot2.axisY({ tickSize: 0, label: null }),
       Plot2.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, label: null })
     ] });
     finish(plot, chart, rows, axisText(axis), size, text);
@@ -909,7 +1081,7 @@
   var NODE_HEIGHT = 26;
   var ROW_GAP = { few: 150, many: 96 };
   var KINDS = ["k", "q", "v"];
-  var MOST_WIDE = 9;
+  var MOST_WIDE2 = 9;
   function layers(nodes) {
     const found = [...new Set(nodes.map((node) => node.layer))].sort((a, b) => b - a);
     return new Map(found.map((layer, i) => [layer, i]));
@@ -991,7 +1163,7 @@
     const rule = spec.rules?.[0]?.y ?? 0;
     const every = spec.frames?.edges?.flat() ?? spec.edges ?? [];
     const most = Math.max(rule + 1e-12, ...every.map((edge) => edge.value).filter(defined));
-    const scale = (value) => Math.max(0.6, MOST_WIDE * (value - rule) / (most - rule));
+    const scale = (value) => Math.max(0.6, MOST_WIDE2 * (value - rule) / (most - rule));
     const shown = new Set(KINDS);
     const edges = svg("g");
     const drawing = svg(
@@ -1006,7 +1178,7 @@
       edges.replaceChildren(...drawn.map((edge) => edgeElement(edge, boxes, scale)).filter(Boolean));
     };
     if (spec.frames) {
-      addControls(plot, spec.frames, (i) => {
+      addControls(plot, spec, (i) => {
         index = i;
         redraw();
       });
@@ -1014,15 +1186,31 @@
     plot.append(kindButtons(shown, redraw), html("div", { class: "chart" }, drawing));
   }
 
+  // src/site/groups.js
+  async function groupOf(figure, spec) {
+    if (!spec.group) return null;
+    const members = [...document.querySelectorAll(".figure")].map((other) => {
+      const text = other.querySelector(".spec")?.textContent ?? "";
+      return text.includes('"group"') ? { other, spec: JSON.parse(text) } : null;
+    }).filter((member) => member?.spec.group === spec.group);
+    const lists = await Promise.all(members.map((member) => decode(member.spec.frames?.steps ?? [])));
+    const steps = new Set(lists.flatMap(({ values }) => Array.from(values)));
+    return { isFirst: members[0]?.other === figure, steps: [...steps].sort((a, b) => a - b) };
+  }
+
   // src/site/mosaic.js
   var GRID_CELLS = 1500;
-  var MOST_WIDE2 = 28;
+  var MOST_WIDE3 = 28;
   var LEAST_TALL = 8;
-  var MOST_TALL = 400;
+  var MOST_TALL2 = 400;
   var name = (entry) => entry.name ?? String(entry);
   async function frameValues(spec, index, score) {
     const count = spec.rows.length * spec.columns.length;
     const file = spec.frames.files?.[index];
+    if (score?.kind === "onset") {
+      const step = spec.frames.steps[index];
+      return { ...score, values: score.values.map((onset) => onset <= step ? onset : NaN) };
+    }
     if (!file) return { ...score, values: score.values.slice(index * count, (index + 1) * count) };
     const value = await dataFile(file);
     return { ...score, ...await decode(value.values ?? value) };
@@ -1033,15 +1221,14 @@
     return html("div", { class: `side ${side}` }, ...at.map((i) => html("span", {}, name(list[i]))));
   }
   function cellSize(rows, columns, width) {
-    const size = Math.min(MOST_WIDE2, width / columns);
-    return { size, tall: Math.max(size, Math.min(LEAST_TALL, MOST_TALL / rows)) };
+    const size = Math.min(MOST_WIDE3, width / columns);
+    return { size, tall: Math.max(size, Math.min(LEAST_TALL, MOST_TALL2 / rows)) };
   }
   function underPointer(event, spec, { size, tall }, shown) {
     const [i, j] = [Math.floor(event.offsetY / tall), Math.floor(event.offsetX / size)];
     if (!shown || !spec.rows[i] || !spec.columns[j]) return null;
     const value = shown.values[i * spec.columns.length + j];
-    const about = shown.approximate && defined(value) ? "about " : "";
-    return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${about}${number(value)}`;
+    return `${name(spec.rows[i])}, ${name(spec.columns[j])}: ${shown.shades.describe(value)}`;
   }
   function buildCanvas(parent, spec, width) {
     const [rows, columns] = [spec.rows.length, spec.columns.length];
@@ -1057,13 +1244,18 @@
       canvas
     ), under);
     let shown = null;
-    const draw2 = () => shown && paint(canvas, { rows, columns, ...cell2, ...shown });
-    canvas.addEventListener("pointermove", (event) => {
-      under.textContent = underPointer(event, spec, cell2, shown) ?? " ";
-    });
+    const draw2 = () => shown && paint(
+      canvas,
+      { rows, columns, ...cell2, values: shown.values, at: shown.shades.at }
+    );
+    for (const kind of ["pointermove", "pointerdown"]) {
+      canvas.addEventListener(kind, (event) => {
+        under.textContent = underPointer(event, spec, cell2, shown) ?? " ";
+      });
+    }
     onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
-    return (values, domain, approximate) => {
-      shown = { values, domain, approximate };
+    return (values, shades) => {
+      shown = { values, shades };
       draw2();
     };
   }
@@ -1072,28 +1264,32 @@
     const holder = html("div", { class: "cells" });
     const bar = html("div");
     const show = (isLarge ? buildCanvas : buildGrid)(holder, spec, width);
-    const note = spec.hrefs && !isLarge ? "a cell opens its head" : "";
-    const display = ({ values, approximate, domain }) => {
-      show(values, domain, approximate);
-      bar.replaceChildren(scaleBar(domain, note));
+    const display = (frame2) => {
+      const shades = shadesOf(frame2);
+      show(frame2.values, shades);
+      bar.replaceChildren(shades.bar());
     };
     if (!spec.frames) {
       plot.append(holder, bar);
-      display({ ...spec, domain: cellDomain(spec.y?.domain, spec.values) });
+      display({ ...spec, kind: "", domain: cellDomain(spec.y?.domain, spec.values) });
       return;
     }
-    let latest = 0;
+    let latest = "";
     const domains = /* @__PURE__ */ new Map();
-    addControls(plot, spec.frames, async (index, score) => {
-      latest = index;
+    addControls(plot, spec, async (index, score) => {
+      const asked = `${index} ${score?.name}`;
+      latest = asked;
       const frame2 = await frameValues(spec, index, score);
       const key = frame2.name ?? "";
-      if (!domains.has(key)) {
-        domains.set(key, cellDomain(frame2.domain ?? spec.y?.domain, score?.values ?? frame2.values));
-      }
-      if (latest === index) display({ ...frame2, domain: domains.get(key) });
+      if (!domains.has(key)) domains.set(key, frameDomain(spec, frame2, score));
+      if (latest === asked) display({ ...frame2, domain: domains.get(key) });
     });
     plot.append(holder, bar);
+  }
+  function frameDomain(spec, frame2, score) {
+    const values = score?.values ?? frame2.values;
+    if (frame2.kind === "onset") return extent(values) ?? [0, 1];
+    return cellDomain(frame2.domain ?? spec.y?.domain, values);
   }
 
   // src/site/csv.js
@@ -1122,10 +1318,17 @@
   }
   function panelsTable(spec) {
     const rows = spec.panels.flatMap((panel) => (panel.series ?? []).flatMap((one) => Array.from(one.values ?? [], (value, i) => {
-      const xs = xValues({ ...spec, ...panel, x: spec.x }, one);
-      return [panel.y?.label ?? "", one.name ?? "", cell(xs[i], xs), cell(value, one.values)];
+      const xs = xValues({ ...panel, x: spec.x, axes: spec.axes }, one);
+      return [
+        panel.y?.label ?? "",
+        one.name ?? "",
+        cell(xs[i], xs),
+        cell(value, one.values),
+        cell(one.low?.[i], one.low),
+        cell(one.high?.[i], one.high)
+      ];
     })));
-    return [["panel", "name", spec.x?.label ?? "x", "value"], ...rows];
+    return [["panel", "name", chosenAxis(spec)?.label ?? "x", "value", "low", "high"], ...rows];
   }
   async function cellsTable(spec) {
     const frames = spec.frames ?? { steps: [""], scores: [{ name: "", ...spec }] };
@@ -1137,7 +1340,8 @@
         approximate ||= frame2.approximate;
         spec.rows.forEach((row, i) => spec.columns.forEach((column, j) => {
           const value = frame2.values[i * spec.columns.length + j];
-          rows.push([frame2.name ?? "", cell(frames.steps[f]), name2(row), name2(column), cell(value, frame2.values)]);
+          const text = frame2.kind === "label" ? frame2.names[value] ?? "" : cell(value, frame2.values);
+          rows.push([frame2.name ?? "", cell(frames.steps[f]), name2(row), name2(column), text]);
         }));
       }
     }
@@ -1208,10 +1412,13 @@
     "display",
     "font-variant-numeric"
   ];
-  var HEAD = 30;
   var MARGIN2 = 12;
+  var TITLE = 24;
+  var LINE = 17;
   var SCALE_PARTS = 22;
-  var TEXTS = ".legend span, .grid .name, .side span, output.step, .scale span";
+  var SHOWN_KINDS = ".kinds [aria-pressed=true]";
+  var TEXTS = `.legend span, .grid .name, .side span, .scale span, .tokens + output, ${SHOWN_KINDS}`;
+  var DRAWN = `.chart > svg, canvas, .cell, .legend i, .scale i, ${SHOWN_KINDS} i, ${TEXTS}`;
   function inlined(source, x, y) {
     const copy2 = source.cloneNode(true);
     const [from, to] = [[source, ...source.querySelectorAll("*")], [copy2, ...copy2.querySelectorAll("*")]];
@@ -1224,14 +1431,13 @@
     });
     copy2.querySelectorAll("style").forEach((style) => style.remove());
     for (const link of copy2.querySelectorAll("a")) link.removeAttribute("href");
-    const box = source.getBoundingClientRect();
-    fillIn(copy2, { x, y, width: box.width, height: box.height, overflow: "visible" });
+    const { width, height } = source.getBoundingClientRect();
+    for (const [name3, value] of Object.entries({ x, y, width, height, overflow: "visible" })) {
+      copy2.setAttribute(name3, value);
+    }
     return copy2;
   }
-  function fillIn(element, attributes) {
-    for (const [name3, value] of Object.entries(attributes)) element.setAttribute(name3, value);
-  }
-  function textElement(element, x, y, anchor = "start") {
+  function textElement(element, x, y, anchor = "start", text = element.textContent) {
     const { color: color2, fontSize, fontFamily, fontWeight } = getComputedStyle(element);
     return svg("text", {
       x,
@@ -1241,16 +1447,39 @@
       "font-family": fontFamily,
       "font-weight": fontWeight,
       "text-anchor": anchor
-    }, element.textContent);
+    }, text);
   }
-  function cellElements(cell2, x, y, box) {
-    const { backgroundColor, borderColor } = getComputedStyle(cell2);
-    const size = { x, y, width: box.width, height: box.height, fill: backgroundColor, stroke: borderColor };
-    return [svg("rect", size), textElement(cell2, x + box.width / 2, y + box.height / 2 + 4, "middle")];
+  function cellElements(cell2, x, y, { width, height }) {
+    const { backgroundColor, borderTopColor, borderTopStyle } = getComputedStyle(cell2);
+    const dashes = borderTopStyle === "dashed" ? "3,3" : null;
+    return [
+      svg("rect", {
+        x,
+        y,
+        width,
+        height,
+        fill: backgroundColor,
+        stroke: borderTopColor,
+        "stroke-dasharray": dashes
+      }),
+      textElement(cell2, x + width / 2, y + height / 2 + 4, "middle")
+    ];
+  }
+  function sampleElements(sample, x, y, { width }) {
+    const { borderTopColor, borderTopStyle } = getComputedStyle(sample);
+    return [svg("path", {
+      d: `M${x},${y + 1.5}h${width}`,
+      stroke: borderTopColor,
+      "stroke-width": 3,
+      "stroke-dasharray": borderTopStyle === "dashed" ? "4,3" : null
+    })];
   }
   function scaleElements(bar, x, y, box) {
-    const [low, high] = [Number(bar.dataset.low), Number(bar.dataset.high)];
-    const colors = ramp([low, high]);
+    const [low, high, from] = ["low", "high", "from"].map((key) => Number(bar.dataset[key]));
+    const colors = computedColors((value) => {
+      const { part, negative } = place(value, [low, high]);
+      return { part: from + (1 - from) * part, negative };
+    });
     const width = box.width / SCALE_PARTS;
     const parts = Array.from({ length: SCALE_PARTS }, (_, i) => svg("rect", {
       x: x + i * width,
@@ -1262,42 +1491,76 @@
     colors.done();
     return parts;
   }
+  function elementsOf(element, x, y, box) {
+    if (element.matches("svg")) return [inlined(element, x, y)];
+    if (element.matches("canvas")) {
+      const { width, height } = box;
+      return [svg("image", { x, y, width, height, href: element.toDataURL() })];
+    }
+    if (element.matches(".cell, .legend i.box")) return cellElements(element, x, y, box);
+    if (element.matches(".legend i, .kinds i")) return sampleElements(element, x, y, box);
+    if (element.matches(".scale i")) return scaleElements(element, x, y, box);
+    const middle = element.matches(".grid .name:not(.row)");
+    const left = element.querySelector("i")?.getBoundingClientRect();
+    const start2 = left ? x + left.right - box.left + 5 : x;
+    return [textElement(
+      element,
+      middle ? x + box.width / 2 : start2,
+      y + box.height / 2 + 4,
+      middle ? "middle" : "start"
+    )];
+  }
+  function wrapped(text, width) {
+    const lines = [];
+    for (const word of text.trim().split(/\s+/)) {
+      const longer = `${lines.at(-1) ?? ""} ${word}`.trim();
+      if (lines.length && textWidth(longer) <= width) lines[lines.length - 1] = longer;
+      else lines.push(shortened(word, width));
+    }
+    return lines;
+  }
+  function shownText(figure) {
+    const { step, score } = figure.querySelector("output.step")?.dataset ?? {};
+    return step === void 0 ? "" : `Shown: ${score ? `${score.replace(/_/g, " ")}, ` : ""}step ${step}.`;
+  }
+  function pictureName(figure, file) {
+    const { step, score } = figure.querySelector("output.step")?.dataset ?? {};
+    const parts = [file, score && score.replace(/\W+/g, "-"), step && `step-${step}`];
+    return parts.filter(Boolean).join("-");
+  }
+  function addTexts(result, figure, width) {
+    const [title, note] = [figure.querySelector("h3"), figure.querySelector(".note")];
+    let y = MARGIN2;
+    if (title) {
+      const size = Number.parseFloat(getComputedStyle(title).fontSize) / 12;
+      for (const line of wrapped(title.textContent, 0.9 * width / size)) {
+        y += TITLE;
+        result.append(textElement(title, MARGIN2, y - 8, "start", line));
+      }
+    }
+    const caption = [note?.textContent.trim(), shownText(figure)].filter(Boolean).join(" ");
+    for (const line of caption ? wrapped(caption, 0.9 * width) : []) {
+      y += LINE;
+      result.append(textElement(note ?? figure, MARGIN2, y - 4, "start", line));
+    }
+    return y + MARGIN2;
+  }
   function picture(figure) {
-    const plot = figure.querySelector(".plot");
-    const outer = plot.getBoundingClientRect();
-    const at = (element) => {
-      const box = element.getBoundingClientRect();
-      return [box.left - outer.left + MARGIN2, box.top - outer.top + HEAD, box];
-    };
-    const [width, height] = [outer.width + 2 * MARGIN2, outer.height + HEAD + MARGIN2];
+    const found = [...figure.querySelectorAll(DRAWN.split(", ").map((one) => `.plot ${one}`).join(", "))].map((element) => ({ element, box: element.getBoundingClientRect() })).filter(({ box }) => box.width && box.height);
+    const least = (key) => Math.min(...found.map(({ box }) => box[key]));
+    const most = (key) => Math.max(...found.map(({ box }) => box[key]));
+    const [left, top] = [least("left"), least("top")];
+    const width = most("right") - left + 2 * MARGIN2;
+    const result = svg("svg", { xmlns: "http://www.w3.org/2000/svg" });
+    const head = addTexts(result, figure, width - 2 * MARGIN2);
+    const height = most("bottom") - top + head + MARGIN2;
+    for (const { element, box } of found) {
+      result.append(...elementsOf(element, box.left - left + MARGIN2, box.top - top + head, box));
+    }
     const page = getComputedStyle(document.body).backgroundColor;
-    const result = svg("svg", {
-      xmlns: "http://www.w3.org/2000/svg",
-      width,
-      height,
-      viewBox: `0 0 ${width} ${height}`
-    }, svg("rect", { width, height, fill: page }));
-    const title = figure.querySelector("h3");
-    if (title) result.append(textElement(title, MARGIN2, 20));
-    for (const element of plot.querySelectorAll("svg")) {
-      const [x, y] = at(element);
-      result.append(inlined(element, x, y));
-    }
-    for (const element of plot.querySelectorAll("canvas")) {
-      const [x, y, box] = at(element);
-      result.append(svg("image", { x, y, width: box.width, height: box.height, href: element.toDataURL() }));
-    }
-    for (const element of plot.querySelectorAll(".cell")) result.append(...cellElements(element, ...at(element)));
-    for (const bar of plot.querySelectorAll(".scale i")) result.append(...scaleElements(bar, ...at(bar)));
-    for (const element of plot.querySelectorAll(TEXTS)) {
-      const [x, y, box] = at(element);
-      const isName = element.matches(".grid .name:not(.row)");
-      result.append(textElement(
-        element,
-        isName ? x + box.width / 2 : x,
-        y + box.height / 2 + 4,
-        isName ? "middle" : "start"
-      ));
+    result.prepend(svg("rect", { width, height, fill: page }));
+    for (const [name3, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) {
+      result.setAttribute(name3, value);
     }
     return result;
   }
@@ -1340,8 +1603,8 @@
     const file = spec.file ?? figure.id ?? "figure";
     const found = [
       ["CSV", "saved", async () => download(`${file}.csv`, await csv(await getSpec()), "text/csv")],
-      ["SVG", "saved", () => download(`${file}.svg`, svgText(figure), "image/svg+xml")],
-      ["PNG", "saved", async () => download(`${file}.png`, await png(figure))],
+      ["SVG", "saved", () => download(`${pictureName(figure, file)}.svg`, svgText(figure), "image/svg+xml")],
+      ["PNG", "saved", async () => download(`${pictureName(figure, file)}.png`, await png(figure))],
       ["copy link", "copied", () => copy(pageAddress(figure.id))]
     ];
     if (spec.python) found.push(["copy Python", "copied", () => copy(spec.python)]);
@@ -1510,9 +1773,10 @@
   };
   var NEAR = "600px";
   var REDRAWN = ["steps", "axis", "head"];
-  async function complete(spec) {
-    const loaded2 = spec.data ? await dataFile(spec.data) : {};
-    return decodeSpec({ series: [], ...spec, ...loaded2 });
+  async function complete(figure, given) {
+    const loaded2 = given.data ? await dataFile(given.data) : {};
+    const spec = await decodeSpec({ series: [], ...given, ...loaded2 });
+    return { ...spec, group: await groupOf(figure, spec) };
   }
   function endOf(series) {
     const values = Array.from(series.values ?? []).filter(defined);
@@ -1546,21 +1810,24 @@
     const alt = altText(figure, spec);
     plot.style.minHeight = `${plot.offsetHeight}px`;
     plot.replaceChildren();
-    if (spec.axes?.length > 1) plot.append(axisSelect(spec.axes));
     kind(plot, { ...spec, label: alt }, width, alt);
     nameCharts(plot, alt);
     plot.style.minHeight = "";
     plot.dataset.drawn = width;
   }
-  function axisSelect(axes) {
+  function addAxes(figure, axes) {
     const options = axes.map((axis) => html("option", { value: axis.name }, `by ${axis.label ?? axis.name}`));
-    const select = html(
-      "select",
-      { "aria-label": "axis", onchange: () => setState({ axis: select.value }) },
-      ...options
-    );
-    select.value = axes.some((axis) => axis.name === state.axis) ? state.axis : axes[0].name;
-    return html("div", { class: "controls" }, select);
+    const select = html("select", {
+      class: "axis",
+      "aria-label": "axis",
+      onchange: () => setState({ axis: select.value })
+    }, ...options);
+    const show = () => {
+      select.value = axes.some((axis) => axis.name === state.axis) ? state.axis : axes[0].name;
+    };
+    onState(show);
+    show();
+    figure.querySelector(".plot").before(html("div", { class: "controls" }, select));
   }
   function showError(figure, error) {
     figure.querySelector(".plot").replaceChildren(
@@ -1571,15 +1838,22 @@
   function drawFigure(figure, given) {
     const plot = figure.querySelector(".plot");
     let spec = null;
+    const begin = async () => {
+      const found = await complete(figure, given);
+      if (found.axes?.length > 1) addAxes(figure, found.axes);
+      return found;
+    };
     const redraw = async () => {
       try {
-        spec ??= complete(given);
+        spec ??= begin();
         draw(figure, await spec);
       } catch (error) {
         showError(figure, error);
       }
     };
-    onState((changed) => changed.some((key) => REDRAWN.includes(key)) && redraw());
+    onState((changed) => {
+      if (!given.frames && !given.texts && changed.some((key) => REDRAWN.includes(key))) redraw();
+    });
     new ResizeObserver(() => {
       if (plot.dataset.drawn && Math.abs(plot.clientWidth - plot.dataset.drawn) >= 1) redraw();
     }).observe(plot);
@@ -1599,7 +1873,7 @@
     );
     for (const figure of document.querySelectorAll(".figure")) {
       if (!figure.querySelector(".spec")) continue;
-      addMenu(figure, () => complete(specOf(figure)));
+      addMenu(figure, () => complete(figure, specOf(figure)));
       observer.observe(figure);
     }
     addEventListener("beforeprint", () => document.querySelectorAll(".figure").forEach(drawOnce));
@@ -1694,11 +1968,17 @@
   }
   function addKeys() {
     document.addEventListener("keydown", (event) => {
-      const isTyping = event.target.closest?.("input, select, textarea, [role=slider]");
-      if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const slider = event.target.closest?.(".step-slider");
+      if (slider && event.key === " ") {
+        play(slider);
+        event.preventDefault();
+      }
+      if (event.target.closest?.("input, select, textarea")) return;
       const moves = { ArrowLeft: -1, ArrowRight: 1 };
+      const isFree = !event.target.closest?.("a, button, summary");
       if (event.key === "/") document.querySelector("header input[type=search]")?.focus();
-      else if (!(event.key in moves && moveStep(moves[event.key]))) return;
+      else if (!(event.key in moves && moveStep(moves[event.key])) && !(event.key === " " && isFree && play())) return;
       event.preventDefault();
     });
   }
@@ -1761,6 +2041,7 @@
     addKeys();
     addTables();
     carryState();
+    printLight();
     drawFigures();
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

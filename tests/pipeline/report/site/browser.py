@@ -63,10 +63,11 @@ def chromium() -> Iterator[Any]:
 
 
 class Errors(list[str]):
-    """Errors and warnings of a page, and requests that leave its folder."""
+    """Errors and warnings of a page, and requests that leave its site, by default all files."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, site: str = "file:") -> None:
         super().__init__()
+        self.allowed = (site, "data:", "blob:")
         page.on(
             "console", lambda said: said.type in ("error", "warning") and self.append(said.text)
         )
@@ -74,5 +75,5 @@ class Errors(list[str]):
         page.on("request", lambda asked: self._check(asked.url))
 
     def _check(self, url: str) -> None:
-        if not url.startswith(("file:", "data:", "blob:")):
+        if not url.startswith(self.allowed):
             self.append(f"request of {url}")

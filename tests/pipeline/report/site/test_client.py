@@ -7,6 +7,7 @@ import io
 import json
 import math
 import struct
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ ATTENTION = np.tril(RNG.random((2, 4, 4))).astype("f4")
 X = {"label": "step", "values": STEPS, "scale": "step"}
 LINE = {"name": "L1H1", "role": "induction", "values": f32(SCORE), "emphasis": True}
 EDGES = [[{"from": "L0H0", "to": "L1H1", "by": "k", "value": 0.2 + 0.1 * i}] for i in range(5)]
+LONG = ["modular_addition/restricted_loss, fall · modular-addition", "weight_norm · " + "run" * 20]
+LABELS = [[[-1, -1], [-1, -1]]] * 2 + [[[-1, 0], [-1, -1]]] + [[[-1, 0], [1, -1]]] * 2
+TWO = [{"name": "a", "values": [1, 2, 3, 4, 5]}, {"name": "b", "values": [2, 3, 4, 5, 6]}]
+AXES = [
+    {"name": "steps", "label": "step", "scale": "step", "values": [STEPS, STEPS]},
+    {"name": "tokens", "label": "tokens seen", "scale": "step",
+     "values": [f32([0, 4, 40, 400, 4000]), f32([0, 8, 80, 800, 8000])]},
+    {"name": "onset", "label": "steps since the onset", "scale": "linear",
+     "values": [[step - 10 for step in STEPS], [step - 100 for step in STEPS]]},
+]  # fmt: skip
 CELLS = {"rows": ["L1", "L0"], "columns": ["H0", "H1"]}
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -65,6 +76,9 @@ SPECS: dict[str, dict[str, Any]] = {
     "intervals": {"kind": "intervals", "x": X, "rows": HEADS[:2],
                   "series": [{"name": "", "values": [None, 55], "low": [10, 50],
                               "high": [20, 60]}]},
+    "named": {"kind": "intervals", "x": {"label": "step", "scale": "step"}, "rows": LONG,
+              "series": [{"name": "", "values": [787.96, 39.88], "low": [787.96, 38.36],
+                          "high": [871, 44.81]}]},
     "mosaic": {"kind": "mosaic", **CELLS, "names": ["L1H0", "L1H1", "L0H0", "L0H1"],
                "hrefs": ["other.html"] * 4, "y": {"domain": [0, 1]},
                "frames": {"steps": STEPS, "total": 9, "scores": [
@@ -79,6 +93,19 @@ SPECS: dict[str, dict[str, Any]] = {
                         for name in HEADS]},
     "attention": {"kind": "attention", "tokens": ["a", "b", "a", "b"],
                   "frames": {"steps": [0, 1000], "values": f32(ATTENTION)}},
+    "labelled": {"kind": "mosaic", "file": "heads", **CELLS, "group": "heads", "of": 7,
+                 "names": HEADS[2:] + HEADS[:2], "hrefs": ["other.html"] * 4,
+                 "frames": {"steps": STEPS, "scores": [
+                     {"name": "induction", "values": f32(FRAMES), "domain": [0, 1]}]},
+                 "labels": {**f32(LABELS), "names": ["induction", "previous_token"],
+                            "roles": ["induction", "previous_token"]},
+                 "onsets": f32([[math.nan, 10], [100, math.nan]])},
+    "linked": {"kind": "mosaic", **CELLS, "group": "heads", "y": {"domain": [0, 1]},
+               "frames": {"steps": [0, 50, 2000], "values": f32(FRAMES[:3])}},
+    "many": {"kind": "mosaic", "rows": [f"L{i}" for i in range(24)], "hrefs": ["other.html"] * 384,
+             "columns": [f"H{i}" for i in range(16)], "values": f32(RNG.random((24, 16)))},
+    "axes": {"kind": "lines", "axes": AXES, "series": TWO},
+    "also": {"kind": "lines", "axes": [AXES[0], AXES[2]], "series": TWO},
     "late": {"kind": "lines", "data": "late"},
 }  # fmt: skip
 LATE = {"x": X, "y": {"label": "loss"}, "series": [{"name": "a", "values": [1, 2, 3, 4, 5]}]}
@@ -162,7 +189,9 @@ def test_slider_moves_the_mosaic_and_all_other_figures_with_steps(page: Any) -> 
     width = page.locator("#graph path.edge").get_attribute("stroke-width")
     page.locator("#mosaic .step-slider").fill("1")
     assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in FRAMES[1].ravel()]
-    assert "step 1 (2 of 5); 5 of 9 checkpoints" in page.locator("#mosaic output").text_content()
+    assert (
+        "step 1 (2 of 5); 5 of 9 checkpoints" in page.locator("#mosaic output.step").text_content()
+    )
     assert page.locator("#graph path.edge").get_attribute("stroke-width") != width
     page.locator("#mosaic select").select_option("copying")
     assert page.locator(cells).all_text_contents() == [f"{v:.2f}" for v in OTHER[1].ravel()]
@@ -280,16 +309,189 @@ def test_colours_in_8_bits_are_decoded_and_never_read_as_exact(page: Any) -> Non
     assert page.locator("#matrix .cell").nth(2).get_attribute("title") == "L0H0: about 1"
 
 
-def test_pictures_stand_alone(page: Any) -> None:
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_stand_alone(page: Any, theme: str) -> None:
+    page.evaluate("theme => ontogeny.setState({theme})", theme)
     draw(page, "lines", "mosaic", "large", "graph")
+    background = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
     for id in ("lines", "mosaic", "large", "graph"):
         name, content = saved(page, id, "SVG")
         assert name.endswith(".svg") and b"var(--" not in content and b"class=" not in content
+        texts = [
+            one.text for one in ET.fromstring(content).iter("{http://www.w3.org/2000/svg}text")
+        ]
+        assert texts[0] == f"Title of {id}" and texts[1].startswith("A note.")
+        assert "Play" not in texts
+        first = ET.fromstring(content)[0]
+        assert first.tag.endswith("rect") and first.attrib["fill"] == background
+    assert saved(page, "mosaic", "SVG")[0] == "mosaic-induction-step-1000.svg"
     name, content = saved(page, "lines", "PNG")
     assert name == "induction-L1H1.png" and content.startswith(b"\x89PNG")
     width, _ = struct.unpack(">II", content[16:24])
-    box = page.locator("#lines .plot").bounding_box()
+    box = page.locator("#lines svg").bounding_box()
     assert width == pytest.approx(2 * (box["width"] + 24), abs=2)
+
+
+def test_pictures_have_no_empty_strip_of_controls(page: Any) -> None:
+    draw(page, "mosaic")
+    picture = ET.fromstring(saved(page, "mosaic", "SVG")[1])
+    # 12 above, 24 of title, 17 of caption, 12 below these, the grid with its scale, and 12 below.
+    grid = page.locator("#mosaic .grid").bounding_box()
+    scale = page.locator("#mosaic .scale").bounding_box()
+    drawn = scale["y"] + scale["height"] - grid["y"]
+    assert float(picture.attrib["height"]) == pytest.approx(12 + 24 + 17 + 12 + drawn + 12, abs=5)
+
+
+def test_every_kind_of_figure_has_numbers_and_a_picture(page: Any) -> None:
+    draw(page)
+    for id in SPECS:
+        rows = rows_of(saved(page, id, "CSV")[1])
+        numbers = [value for row in rows for value in row.values() if value]
+        assert rows and len(numbers) >= len(rows), id
+        assert ET.fromstring(saved(page, id, "SVG")[1]).tag.endswith("svg"), id
+
+
+def test_lines_that_give_the_numbers_are_copied(page: Any) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#lines summary").click()
+    copied = []
+    for name in ("copy Python", "copy command", "copy link"):
+        page.locator("#lines .menu button", has_text=name).click()
+        page.wait_for_function(
+            "document.querySelector('#lines .menu [role=status]').textContent === 'copied'"
+        )
+        copied.append(page.evaluate("navigator.clipboard.readText()"))
+    assert copied[:2] == ["open_run('a')", "ontogeny query"]
+    assert copied[2].endswith("run.html#lines")
+
+
+def test_long_names_of_rows_are_read_in_full_or_end_with_dots(browser: Any, address: str) -> None:
+    for width in (1200, 390):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto(address)
+        draw(page, "named")
+        plot = page.locator("#named .plot").bounding_box()
+        names = page.locator("#named .row-name")
+        for i in range(len(LONG)):
+            box = names.nth(i).bounding_box()
+            assert box["x"] >= plot["x"]
+            assert box["x"] + box["width"] <= plot["x"] + plot["width"] + 1
+        assert names.first.text_content() == LONG[0]
+        shown = names.nth(1).evaluate("name => name.firstChild.data")
+        assert shown == LONG[1] or (width == 390 and shown.endswith("…"))
+        page.close()
+
+
+def test_intervals_of_steps_are_whole_numbers(page: Any) -> None:
+    draw(page, "named", "intervals")
+    texts = page.locator("#named svg text").all_text_contents()
+    assert {"788 (788–871)", "40 (38–45)"} <= set(texts)
+    assert {"10–20", "55 (50–60)"} <= set(page.locator("#intervals svg text").all_text_contents())
+
+
+def test_the_axis_is_chosen_once_for_all_figures_that_have_it(page: Any) -> None:
+    draw(page, "axes", "also")
+    below = "#{} svg text"
+
+    def names() -> list[str]:
+        return [next(text for text in page.locator(below.format(id)).all_text_contents()
+                     if text.endswith("→")) for id in ("axes", "also")]  # fmt: skip
+
+    assert names() == ["step →", "step →"]
+    page.locator("#axes select").select_option("onset")
+    assert page.evaluate("document.activeElement.className") in ("axis", "")
+    page.wait_for_function("location.search.includes('axis=onset')")
+    assert names() == ["steps since the onset →"] * 2
+    assert page.locator("#also select").input_value() == "onset"
+    rows = rows_of(saved(page, "axes", "CSV")[1])
+    assert [float(row["steps since the onset"]) for row in rows[:2]] == [-10, -9]
+    assert float(rows[5]["steps since the onset"]) == -100
+    page.locator("#axes select").select_option("tokens")
+    page.wait_for_function("location.search.includes('axis=tokens')")
+    assert names() == ["tokens seen →", "step →"]  # the second has no such axis
+    page.reload()
+    draw(page, "axes")
+    assert page.locator("#axes select").input_value() == "tokens"
+
+
+def test_mosaic_by_label_and_by_onset(page: Any) -> None:
+    draw(page, "labelled")
+    cells = page.locator("#labelled .cell")
+    page.locator("#labelled select").select_option("label")
+    assert cells.all_text_contents() == ["", "induction", "previous token", ""]
+    page.evaluate("document.querySelector('#labelled .step-slider').focus()")
+    colour = "[getComputedStyle(cell).backgroundColor, getComputedStyle(probe).color]"
+    own = cells.nth(1).evaluate(
+        "cell => {const probe = document.body.appendChild(document.createElement('i'));"
+        f"probe.style.color = 'var(--role-induction)'; return {colour}}}"
+    )
+    assert own[0] == own[1]
+    assert "undefined" in cells.nth(0).get_attribute("class").split()
+    page.evaluate("ontogeny.setState({step: 10})")
+    assert cells.all_text_contents() == ["", "induction", "", ""]
+    page.locator("#labelled select").select_option("onset")
+    assert cells.all_text_contents() == ["", "10", "", ""]  # the other forms at step 100
+    page.evaluate("ontogeny.setState({step: 1000})")
+    assert cells.all_text_contents() == ["", "10", "100", ""]
+    parts = cells.evaluate_all("all => all.map(cell => +cell.style.getPropertyValue('--part'))")
+    assert parts == [0, 0.2, 1, 0]
+    assert cells.nth(3).get_attribute("title") == "L0H1: no onset by this step"
+    rows = rows_of(saved(page, "labelled", "CSV")[1])
+    by_label = [row["value"] for row in rows if row["score"] == "label" and row["step"] == "1000"]
+    assert by_label == ["", "induction", "previous_token", ""]
+
+
+def test_one_slider_moves_all_mosaics_of_a_group(page: Any) -> None:
+    draw(page, "labelled", "linked")
+    assert page.locator("#linked .step-slider").count() == 0
+    steps = sorted({*STEPS, 0, 50, 2000})
+    slider = page.locator("#labelled .step-slider")
+    assert slider.get_attribute("max") == str(len(steps) - 1)
+    assert "step 1,000 (5 of 5); 5 of 7" in page.locator("#labelled output.step").text_content()
+    for step, first, second in ((10, 2, 0), (50, 2, 1), (100, 3, 1), (1000, 4, 1), (2000, 4, 2)):
+        slider.fill(str(steps.index(step)))
+        shown = page.locator("#labelled .cell").all_text_contents()
+        assert shown == [f"{value:.2f}" for value in FRAMES[first].ravel()]
+        shown = page.locator("#linked .cell").all_text_contents()
+        assert shown == [f"{value:.2f}" for value in FRAMES[second].ravel()], step
+
+
+def test_keys_and_fingers(browser: Any, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto(address)
+    draw(page, "lines", "mosaic", "many")
+    for target in ("#many .cell", "#mosaic .cell", ".step-slider", ".play", "select"):
+        for box in page.locator(target).evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(b => [b.width, b.height])"
+        ):
+            assert min(box) >= 24, target
+    page.locator("#many .cell").nth(5).hover()
+    said = page.locator("#many .under").text_content()
+    assert said == page.locator("#many .cell").nth(5).get_attribute("title")
+    page.locator("#mosaic .step-slider").focus()
+    page.keyboard.press("ArrowLeft")
+    assert "step 100 " in page.locator("#mosaic output.step").text_content()
+    page.keyboard.press(" ")
+    assert page.locator("#mosaic .play").text_content() == "Pause"
+    page.locator("#lines svg").scroll_into_view_if_needed()
+    box = page.locator("#lines svg").bounding_box()
+    page.touchscreen.tap(box["x"] + 52, box["y"] + box["height"] / 2)
+    assert page.locator("#lines .tip").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#lines .tip").is_hidden()
+    context.close()
+
+
+def test_paper_is_white_and_has_no_controls(page: Any) -> None:
+    page.evaluate("ontogeny.setState({theme: 'dark'})")
+    draw(page, "lines", "mosaic", "graph")
+    page.emulate_media(media="print")
+    white = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+    assert white == "rgb(255, 255, 255)"
+    for hidden in (".menu", ".play", ".step-slider", ".kinds", "[data-action]", "input"):
+        assert not any(one.is_visible() for one in page.locator(hidden).all()), hidden
+    assert page.locator("#mosaic output.step").is_visible()
 
 
 def test_search_finds_heads_and_escape_leaves(page: Any) -> None:
@@ -309,6 +511,7 @@ def test_search_finds_heads_and_escape_leaves(page: Any) -> None:
 
 
 def test_tables_sort_by_value_and_filter(page: Any) -> None:
+    draw(page, "late")  # what is drawn on the way to the table moves it
     first = "table.sortable tbody td:first-child"
     page.locator("th button", has_text="value").click()
     # −2 < 30 < 1,000; what is undefined comes last.
