@@ -30,6 +30,7 @@ from flows.server import require_server
 from pipeline.errors import InputError
 from tests.benchmarks.servers import free_port
 from tests.flows.conftest import analysis_of
+from tests.pipeline.report.site.browser import chromium
 
 EVIL = "http://evil.example"
 RUNS = "/api/flow_runs/filter"
@@ -326,6 +327,30 @@ def test_the_ui_sends_its_readers_to_the_server_of_reports(ui: Ui, report: str) 
         _, headers, _ = ui.ask(f"/ontogeny-reports{path}")
         assert headers["location"].startswith(f"http://127.0.0.1:{ui.port + 1}/")
     assert ui.ask(f"/ontogeny-reports{report}", Host="evil.example")[0] == 400
+
+
+def test_the_link_of_an_artifact_opens_the_report_in_both_uis(ui: Ui, report: str) -> None:
+    """Follow it in a browser, as one who looks at the artifacts of a past run does."""
+    made = ui.post(
+        "/api/artifacts/",
+        {"key": "report-a", "type": "markdown", "data": f"[Report](</ontogeny-reports{report}>)"},
+    )
+    with chromium() as browser:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(ui.link)
+        page.wait_for_url("**/dashboard**")
+        link = page.get_by_role("link", name="Report", exact=True)
+        for root in ("/v2", ""):
+            page.goto(f"http://127.0.0.1:{ui.port}{root}/artifacts/artifact/{made['id']}")
+            if root:
+                link.click()
+            else:
+                with context.expect_page() as opened:  # the older UI opens links in another tab
+                    link.click()
+                page = opened.value
+            page.wait_for_url(f"http://127.0.0.1:{ui.port + 1}{report}")
+            assert page.inner_text("body") == "found"
 
 
 def test_no_path_leads_out_of_a_report(ui: Ui, report: str) -> None:
