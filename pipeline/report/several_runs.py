@@ -10,8 +10,7 @@ from pipeline.query.transitions import joined
 from pipeline.report.interval_bars import Bar, interval_bars
 from pipeline.report.plates import Plate, Section
 from pipeline.report.theme import BLUE, LINES, sequence
-from pipeline.report.transition_rows import LOSSES
-from pipeline.report.transitions import ERRORS, series_name
+from pipeline.report.transition_rows import ERRORS, LOSSES, series_name
 
 MOST_ROWS = 20
 

@@ -1,6 +1,5 @@
 """The section on transitions: when losses and heads change, and how suddenly."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +7,13 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.aggregate.transitions import FEWEST
-from pipeline.findings.number_format import in_words, number
+from pipeline.findings.number_format import number
 from pipeline.query.transitions import joined, transition_table
 from pipeline.report.interval_bars import Bar, interval_bars
 from pipeline.report.plates import Plate, Section
 from pipeline.report.theme import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, VERMILLION
 from pipeline.report.trajectory import loss_space_plate
-from pipeline.report.transition_rows import LEAST, head_rows, loss_rows, row_label
+from pipeline.report.transition_rows import LEAST, counts, head_rows, loss_rows, row_label
 
 MOST_ROWS = 30
 _COLOURS = {
@@ -22,10 +21,6 @@ _COLOURS = {
     "duplicate_token": PURPLE, "first_token": ORANGE, "current_token": SKY,
     "train_loss": BLUE, "restricted_loss": GREEN, "test_loss": VERMILLION, "excluded_loss": PURPLE,
 }  # fmt: skip
-ERRORS = (
-    "Random walks look sudden too: about a quarter of series that only wander are said to have a "
-    "transition, and about 2% of smooth or constant noisy series are."
-)
 
 
 def transition_section(run: xr.DataTree, found: xr.Dataset) -> Section | None:
@@ -39,27 +34,6 @@ def transition_section(run: xr.DataTree, found: xr.Dataset) -> Section | None:
     steps = max(node.sizes["step"] for node in run.children.values())
     plates = [] if steps < FEWEST else [*_plate(found), *loss_space_plate(run)]
     return Section("", "Transitions", "", tuple(plates), note=counts(found, steps))
-
-
-def counts(found: xr.Dataset, steps: int) -> str:
-    """Return what shapes the series have, and how often that is wrong."""
-    total = f"{found.sizes['series']:,} series"
-    if steps < FEWEST:
-        return (
-            f"Whether {total} change suddenly cannot be told from fewer than {FEWEST} checkpoints."
-        )
-    shapes = Counter(str(shape) for shape in found["shape"].values)
-    return (
-        f"Of {total}, {shapes['sudden']} change suddenly, {shapes['smooth']} smoothly and "
-        f"{shapes['none']} not beyond their noise; {shapes['cannot tell']} cannot be told. {ERRORS}"
-    )
-
-
-def series_name(group: str, variable: str) -> str:
-    """Return a variable in words, with the input of its group if that has one."""
-    measure, _, given = group.partition(".")
-    name = "mean loss" if (measure, variable) == ("token_loss", "mean") else in_words(variable)
-    return f"{name} ({given})" if given else name
 
 
 def _plate(found: xr.Dataset) -> Iterator[Plate]:
