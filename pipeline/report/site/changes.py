@@ -40,7 +40,7 @@ _COLUMNS = (
     Column("interval", "90% interval", True, "of the midpoint, in steps"),
     Column("interval-decades", "in decades", True, "width of the 90% interval"),
     Column("extent", "10 to 90%", True, "steps between which the change happens"),
-    Column("width", "width (decades)", True, "log10 of the end over the onset"),
+    Column("width", "width (decades)", True, "decades of the step from 10 to 90%"),
     Column("evidence", "evidence", True, "twice the log likelihood ratio to a smooth curve"),
 )
 

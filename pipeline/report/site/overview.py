@@ -15,7 +15,16 @@ from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table
 from pipeline.report.site.head_pages import Around
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run, axis_of
-from pipeline.report.site.specs import Figure, band, figure, series, source, strips, y_axis
+from pipeline.report.site.specs import (
+    Figure,
+    band,
+    figure,
+    log_ends,
+    series,
+    source,
+    strips,
+    y_axis,
+)
 from pipeline.report.site.text import linked, title_of
 
 MOST_ROWS = 12  # of the table on the overview; all heads are on the page of the mosaic
@@ -188,13 +197,6 @@ def _row(head: Head) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _positive(rows: xr.Dataset) -> tuple[float, float] | None:
-    """Return the ends of a logarithmic axis of the losses: the range of what is above 0."""
-    each = np.concatenate([rows[name].values.ravel() for name in LOSSES if name in rows])
-    above = each[np.isfinite(each) & (each > 0)]
-    return (float(above.min()) / 1.2, float(above.max()) * 1.2) if above.size else None
-
-
 def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     """Return the losses of grokking on one axis, with its phases as bands."""
     drawn = [
@@ -210,7 +212,8 @@ def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     losses = {
         "kind": "lines",
         "height": 260,
-        "y": y_axis("loss", "nats", _positive(rows)) | {"scale": "log"},
+        "y": y_axis("loss", "nats", log_ends(rows[name].values for name in LOSSES))
+        | {"scale": "log"},
         "series": drawn,
     }
     note = f"Phases: {RULES}" if bands else ""

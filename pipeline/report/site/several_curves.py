@@ -16,7 +16,7 @@ from pipeline.report.site.arrays import Json, exact
 from pipeline.report.site.heads import main_scores
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.several_sets import Sets
-from pipeline.report.site.specs import Figure, figure, series, y_axis
+from pipeline.report.site.specs import Figure, figure, log_ends, series, y_axis
 
 FEWEST = 3  # runs of a set from which on its range is drawn
 _CURVES = {
@@ -37,6 +37,11 @@ class _Lines:
     values: Mapping[str, xr.DataArray]
     onsets: Mapping[str, float]
     event: str
+
+    @property
+    def is_log(self) -> bool:
+        """Return whether the numbers are losses of grokking, which go to zero."""
+        return self.event == _SOLVED
 
 
 def curves(sets: Sets) -> Iterator[Figure]:
@@ -103,8 +108,16 @@ def _figure(sets: Sets, lines: _Lines, made: "list[_Range]") -> Figure:
                      "values": [exact(one) for one in since.values()]})  # fmt: skip
         note += _without(lines)
     spec: Json = {"kind": "lines", "x": axes[0], "axes": axes,
-                  "y": y_axis(lines.title.lower(), lines.unit), "series": drawn}  # fmt: skip
+                  "y": _y_axis(lines), "series": drawn}  # fmt: skip
     return figure(f"runs-{lines.id}", lines.title, note, spec, "runs")
+
+
+def _y_axis(lines: _Lines) -> Json:
+    """Return the vertical axis: logarithmic for losses that fall by many powers of ten."""
+    axis = y_axis(lines.title.lower(), lines.unit)
+    if not lines.is_log or (ends := log_ends(one.values for one in lines.values.values())) is None:
+        return axis
+    return axis | {"scale": "log", "domain": list(ends)}
 
 
 def _aligned(sets: Sets, lines: _Lines, since: Mapping[str, np.ndarray]) -> Figure:
@@ -125,8 +138,7 @@ def _aligned(sets: Sets, lines: _Lines, since: Mapping[str, np.ndarray]) -> Figu
     axis = {"label": f"steps since {lines.event}", "scale": "linear",
             "values": [exact(one) for one in xs]}  # fmt: skip
     note += "." + _without(lines)
-    spec = {"kind": "lines", "x": axis, "y": y_axis(lines.title.lower(), lines.unit),
-            "series": drawn}  # fmt: skip
+    spec = {"kind": "lines", "x": axis, "y": _y_axis(lines), "series": drawn}
     return figure(f"runs-{lines.id}-onset", f"{lines.title}, aligned", note, spec, "runs")
 
 
