@@ -1,6 +1,7 @@
 """The transitions that figures and tables show, and in words what changed and how often."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ def other_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Return the transitions that neither `loss_rows` nor `head_rows` has, in their order."""
     taken = loss_rows(table).index.union(head_rows(table).index)
     return table.loc[table.index.difference(taken, sort=False)]
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table, with a column's value as an attribute of its name."""
+    yield from table.itertuples()
 
 
 def series_name(group: str, variable: str) -> str:

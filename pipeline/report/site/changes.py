@@ -23,6 +23,7 @@ from pipeline.report.transition_rows import (
     loss_rows,
     other_rows,
     row_label,
+    rows_of,
     series_name,
 )
 
@@ -69,7 +70,7 @@ def _with_units(found: xr.Dataset, table: pd.DataFrame) -> pd.DataFrame:
         *(found[name].values.tolist() for name in ("group", "variable", "unit")), strict=True
     )
     units = {(group, variable): "" if unit == "1" else unit for group, variable, unit in keys}
-    each = [units[row.group, row.variable] for row in table.itertuples()]
+    each = [units[row.group, row.variable] for row in rows_of(table)]
     return table.assign(unit=pd.Series(each, index=table.index, dtype=object))
 
 
@@ -87,7 +88,7 @@ def _figure(
     drawn = every.head(MOST_ROWS).sort_values(by="midpoint", kind="stable")
     rows = [
         {"name": name, "role": _role(row)} | ({"href": href} if (href := _href(row, names)) else {})
-        for name, row in zip(_distinct(drawn), drawn.itertuples(), strict=True)
+        for name, row in zip(_distinct(drawn), rows_of(drawn), strict=True)
     ]
     low, high = (drawn[name].to_numpy() for name in ("midpoint_low", "midpoint_high"))
     midpoints = series("midpoint", drawn["midpoint"].to_numpy(), low=low, high=high)
@@ -114,8 +115,8 @@ def _distinct(table: pd.DataFrame) -> list[str]:
     """Return a name for each row: series and direction, numbered where one occurs again."""
     seen: Counter[str] = Counter()
     names = []
-    for row in table.itertuples():
-        name = f"{row_label(row)} {'rises' if row.amplitude > 0 else 'falls'}"  # type: ignore[operator]
+    for row in rows_of(table):
+        name = f"{row_label(row)} {'rises' if row.amplitude > 0 else 'falls'}"
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
@@ -133,7 +134,7 @@ def _href(row: Any, names: Collection[str]) -> str:
 
 
 def _table(every: pd.DataFrame, names: Collection[str]) -> Table:
-    rows = [_row(row, names) for row in every.head(MOST_CHANGES).itertuples()]
+    rows = [_row(row, names) for row in rows_of(every.head(MOST_CHANGES))]
     note = "Losses first, then heads by their change above the null, then all others."
     if len(every) > len(rows):
         note += f" {len(every) - len(rows):,} more are left out; ontogeny transitions prints them."

@@ -14,7 +14,7 @@ from pipeline.report.site.blocks import Cell, Column, Section, Table, number_cel
 from pipeline.report.site.heads import PATTERNS
 from pipeline.report.site.several_sets import Sets, set_in_words
 from pipeline.report.site.specs import Figure, Source, figure, series, shell_word
-from pipeline.report.transition_rows import LOSSES, series_name
+from pipeline.report.transition_rows import LOSSES, rows_of, series_name
 
 MOST_ROWS = 40  # of the figure: an event has one for each run
 _KEY = ["group", "variable", "layer", "change"]
@@ -24,7 +24,7 @@ _VERBS = {"rise": "rises", "fall": "falls"}
 def event_sections(runs: Sets, made: xr.Dataset) -> Iterator[Section]:
     """Yield the sections on the events that at least two runs have; made: of all runs."""
     table = _ordered(event_table(made))
-    runs_with = table.groupby("event")["run"].nunique()
+    runs_with: Any = table.groupby("event")["run"].nunique()
     shared = table.loc[table["event"].map(runs_with) >= 2]
     if not len(shared):
         return
@@ -32,9 +32,10 @@ def event_sections(runs: Sets, made: xr.Dataset) -> Iterator[Section]:
         yield Section("between", "Between the two runs", [_between(runs, shared)])
     alone = int((runs_with < 2).sum())
     yield Section("events", "When the runs change", [_figure(runs, shared, made, alone)])
-    over = _ordered(spread_table(made))
-    over = over.loc[over["event"].isin(shared["event"])]
-    yield Section("spread", "Spread over runs", [_spread(over)])
+    if len(runs.runs) > 2:
+        over = _ordered(spread_table(made))
+        over = over.loc[over["event"].isin(shared["event"])]
+        yield Section("spread", "Spread over runs", [_spread(over)])
 
 
 def event_in_words(group: str, variable: str, layer: int, change: str) -> str:
@@ -52,8 +53,8 @@ def event_in_words(group: str, variable: str, layer: int, change: str) -> str:
 def _ordered(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with their events in words: losses, then first heads, then all others."""
     names = [event_in_words(one.group, one.variable, one.layer, one.change)
-             for one in table.itertuples()]  # type: ignore[arg-type] # fmt: skip
-    ranks = [_rank(one) for one in table.itertuples()]
+             for one in rows_of(table)]  # fmt: skip
+    ranks = [_rank(one) for one in rows_of(table)]
     table = table.assign(
         event=pd.Series(names, table.index, dtype=object),
         rank=pd.Series(ranks, table.index, dtype=float),
@@ -75,13 +76,13 @@ def _rank(event: Any) -> int:
 
 def _figure(runs: Sets, shared: pd.DataFrame, made: xr.Dataset, alone: int) -> Figure:
     events = list(dict.fromkeys(shared["event"]))
-    sizes = shared["event"].value_counts().loc[events].cumsum()
+    sizes: Any = shared["event"].value_counts().loc[events].cumsum()
     kept = events[: max(1, int((sizes <= MOST_ROWS).sum()))]
     drawn = shared.loc[shared["event"].isin(kept)]
     slugs = {run.name: run.slug for run in runs.runs}
     rows = [{"name": f"{one.event} · {one.run}", "role": runs.roles[str(one.run)],
              "href": f"{slugs[str(one.run)]}/overview.html"}
-            for one in drawn.itertuples()]  # fmt: skip
+            for one in rows_of(drawn)]  # fmt: skip
     low, high = (drawn[name].to_numpy() for name in ("place_low", "place_high"))
     midpoints = series("midpoint", drawn["midpoint"].to_numpy(), low=low, high=high)
     spec = {"kind": "intervals", "rows": rows, "series": [midpoints],
@@ -115,7 +116,7 @@ def _spread(over: pd.DataFrame) -> Table:
          Cell(f"{one.having:.0f} of {one.stored:.0f}", float(one.having)),
          *(number_cell(float(getattr(one, key)))
            for key in ("median", "first", "last", "deviation", "uncertainty"))]
-        for one in over.itertuples()
+        for one in rows_of(over)
     ]  # fmt: skip
     note = "Of the changes that at least two runs have. Deviation: standard deviation over runs."
     return Table("spread-table", "Steps of each change", columns, rows, note)
@@ -139,9 +140,9 @@ def _between(runs: Sets, shared: pd.DataFrame) -> Table:
 
 
 def _difference(event: str, of: pd.DataFrame, names: Sequence[str]) -> list[Cell]:
-    by_run = of.set_index("run")
+    by_run: Any = of.set_index("run")
     places = [
-        Place(*(float(by_run.loc[name, key]) for key in ("midpoint", "place_low", "place_high")))  # type: ignore[arg-type]
+        Place(*(float(by_run.loc[name, key]) for key in ("midpoint", "place_low", "place_high")))
         for name in names
     ]
     # Logarithms need steps above 0.
@@ -151,5 +152,6 @@ def _difference(event: str, of: pd.DataFrame, names: Sequence[str]) -> list[Cell
     interval = number_cell(np.nan) if lag is None else Cell(
         f"{number(lag.low)} to {number(lag.high)}", lag.low)  # fmt: skip
     steps = [Cell(f"{place.step:,.0f}", place.step) for place in places]
-    return [Cell(event), *steps, number_cell(places[1].step - places[0].step, sign=True), apart,
-            interval]  # fmt: skip
+    later = places[1].step - places[0].step
+    whole = Cell(f"{later:+,.0f}".replace("-", "−"), later)  # a minus sign instead of a hyphen
+    return [Cell(event), *steps, whole, apart, interval]

@@ -109,7 +109,7 @@ def test_the_spread_is_that_of_the_steps_by_hand(runs):
 
 
 def test_two_runs_are_compared_in_decades_with_an_interval(runs):
-    table, figure, _ = events(runs[:2])
+    table, figure = events(runs[:2])
     names = [row["name"] for row in figure.spec["rows"]]
     numbers = [pages.numbers(figure.spec["series"][0][key]) for key in ("values", "low", "high")]
     first, second = (
