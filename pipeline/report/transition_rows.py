@@ -1,10 +1,14 @@
-"""The transitions that a figure shows: those of losses, and of heads above their null."""
+"""The transitions that figures and tables show, and in words what changed and how often."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from pipeline.aggregate.transitions import FEWEST
 from pipeline.findings.number_format import head_name, in_words
 
 LEAST = 0.1  # change of a head above its null that is drawn, as a share of its attention
@@ -12,6 +16,10 @@ LOSSES = {
     "token_loss": ("mean", "in_context_score"),
     "modular_addition": ("train_loss", "test_loss", "restricted_loss", "excluded_loss"),
 }
+ERRORS = (
+    "Random walks look sudden too: about a quarter of series that only wander are said to have a "
+    "transition, and about 2% of smooth or constant noisy series are."
+)
 
 
 def loss_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -37,11 +45,44 @@ def head_rows(table: pd.DataFrame) -> pd.DataFrame:
     return heads.sort_values(by="above", ascending=False, kind="stable")
 
 
+def other_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the transitions that neither `loss_rows` nor `head_rows` has, in their order."""
+    taken = loss_rows(table).index.union(head_rows(table).index)
+    return table.loc[table.index.difference(taken, sort=False)]
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table, with a column's value as an attribute of its name."""
+    yield from table.itertuples()
+
+
+def series_name(group: str, variable: str) -> str:
+    """Return a series in words: its variable, with the measure and the input where these matter."""
+    measure, _, given = group.partition(".")
+    name = "mean loss" if (measure, variable) == ("token_loss", "mean") else in_words(variable)
+    if variable not in LOSSES.get(measure, ()) and measure != "head_scores":
+        name = f"{in_words(measure)}: {name}"
+    return f"{name} ({given})" if given else name
+
+
 def row_label(row: Any) -> str:
     """Return the name of a row's series: a variable in words, and its head if it is of one."""
-    group, _, given = str(row.group).partition(".")
-    name = (
-        "mean loss" if (group, row.variable) == ("token_loss", "mean") else in_words(row.variable)
+    head = f"{head_name(row.layer, row.head)} " if row.head >= 0 else ""
+    return head + series_name(str(row.group), str(row.variable))
+
+
+def counts(found: xr.Dataset, steps: int) -> str:
+    """Return what shapes the series have, and how often that is wrong.
+
+    found: the stored transitions. steps: the most checkpoints of any group.
+    """
+    total = f"{found.sizes['series']:,} series"
+    if steps < FEWEST:
+        return (
+            f"Whether {total} change suddenly cannot be told from fewer than {FEWEST} checkpoints."
+        )
+    shapes = Counter(str(shape) for shape in found["shape"].values)
+    return (
+        f"Of {total}, {shapes['sudden']} change suddenly, {shapes['smooth']} smoothly and "
+        f"{shapes['none']} not beyond their noise; {shapes['cannot tell']} cannot be told. {ERRORS}"
     )
-    on = f" ({given})" if given else ""
-    return (f"{head_name(row.layer, row.head)} " if row.head >= 0 else "") + name + on

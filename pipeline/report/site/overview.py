@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import xarray as xr
 from markupsafe import Markup
 
 from pipeline.aggregate.phases import RULES, phases
@@ -14,7 +15,16 @@ from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table
 from pipeline.report.site.head_pages import Around
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run, axis_of
-from pipeline.report.site.specs import Figure, band, figure, series, source, strips, y_axis
+from pipeline.report.site.specs import (
+    Figure,
+    band,
+    figure,
+    log_ends,
+    series,
+    source,
+    strips,
+    y_axis,
+)
 from pipeline.report.site.text import linked, title_of
 
 MOST_ROWS = 12  # of the table on the overview; all heads are on the page of the mosaic
@@ -79,13 +89,14 @@ def _moves(values: np.ndarray) -> bool:
     return bool(known.size) and (known.size == 1 or bool(known.min() < known.max()))
 
 
-def _score_band(losses: object) -> list[Json]:
-    if not has_numbers(losses["in_context_score"]):  # type: ignore[index]
+def _score_band(losses: xr.Dataset) -> list[Json]:
+    if not has_numbers(losses["in_context_score"]):
         return []
-    one = scan_losses(losses, "in_context_score").largest  # type: ignore[arg-type]
-    return [] if one is None else [
-        band(one.onset, one.end, "in-context score moves most", "in_context")
-    ]  # fmt: skip
+    one = scan_losses(losses, "in_context_score").largest
+    if one is None:
+        return []
+    label = f"in-context score {'falls' if one.amplitude < 0 else 'rises'}"
+    return [band(one.onset, one.end, label, "in_context")]
 
 
 def _induction_band(around: Around) -> list[Json]:
@@ -186,26 +197,27 @@ def _row(head: Head) -> list[Cell]:
     ]  # fmt: skip
 
 
-def progress_strips(run: Run, group: str, rows: object) -> Figure:
+def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     """Return the losses of grokking on one axis, with its phases as bands."""
     drawn = [
-        series(in_words(name), rows[name].values, role, of=f"{group}/{name}", emphasis=True)  # type: ignore[index]
+        series(in_words(name), rows[name].values, role, of=f"{group}/{name}", emphasis=True)
         for name, role in LOSSES.items()
-        if has_numbers(rows[name])  # type: ignore[index]
+        if has_numbers(rows[name])
     ]
     last = run.steps[-1]
     bands = [
         band(one.start, last if one.end is None else one.end, one.name, role)
-        for one, role in zip(phases(rows), ("train", "restricted", "test"), strict=False)  # type: ignore[arg-type]
+        for one, role in zip(phases(rows), ("train", "restricted", "test"), strict=False)
     ]
     losses = {
         "kind": "lines",
         "height": 260,
-        "y": y_axis("loss", "nats") | {"scale": "log"},
+        "y": y_axis("loss", "nats", log_ends(rows[name].values for name in LOSSES))
+        | {"scale": "log"},
         "series": drawn,
     }
     note = f"Phases: {RULES}" if bands else ""
     return figure(
-        "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),  # type: ignore[arg-type]
+        "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),
         run.slug, source(run.uri, group, "test_loss"),
     )  # fmt: skip

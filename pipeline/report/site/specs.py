@@ -1,7 +1,7 @@
 """Figures of a page: title, caption, and the specification that the site's script draws."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,13 @@ def y_axis(label: str, unit: str = "", domain: Sequence[float] | None = None) ->
     """Return the vertical axis. domain: None to fit the numbers."""
     shown = {"unit": unit} if unit and unit != "1" else {}
     return {"label": label, **shown, "domain": None if domain is None else list(domain)}
+
+
+def log_ends(arrays: Iterable[np.ndarray]) -> tuple[float, float] | None:
+    """Return the ends of a logarithmic axis: around all numbers above 0; None without any."""
+    each = np.concatenate([np.asarray(one, dtype=np.float64).ravel() for one in arrays])
+    above = each[np.isfinite(each) & (each > 0)]
+    return (float(above.min()) / 1.2, float(above.max()) * 1.2) if above.size else None
 
 
 def band(start: float, end: float, label: str, role: str = "onset") -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.report.site.arrays import script_json
 from pipeline.report.site.attention import patterns_of
 from pipeline.report.site.blocks import Page, Section
+from pipeline.report.site.changes import changes_page
 from pipeline.report.site.composition import (
     Composition,
     composition_of,
@@ -102,7 +103,8 @@ def _pages(around: Around, found: Composition | None) -> Iterator[Page]:
         yield Page("heads.html", "Heads", "All heads", f"{len(heads):,} heads", sections)
     if found is not None:
         yield composition_page(run, found, list(heads))
-    for page in (losses, progress, others_page(run)):
+    changes = changes_page(run, {head.name for head in heads})
+    for page in (losses, progress, changes, others_page(run)):
         if page is not None:
             yield page
     yield checkpoints_page(run)

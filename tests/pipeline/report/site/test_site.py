@@ -116,11 +116,6 @@ def test_the_mosaic_has_the_scores_and_a_link_in_each_cell(language):
     by_name = {one["name"]: one for one in frames["scores"]}
     stored = open_run(uri)["head_scores"]["induction"].transpose("step", "layer", "head").values
     assert np.array_equal(pages.numbers(by_name["induction"]["values"]), stored[:, ::-1])
-    onset = pages.numbers(by_name["onset"]["values"])
-    assert np.isnan(onset[0]).all()
-    assert (
-        np.isfinite(onset[-1]).sum() == (pages.numbers(by_name["label"]["values"])[-1] == 1).sum()
-    )
 
 
 def test_data_files_hold_the_matrices_of_each_step(language):
