@@ -1,163 +1,24 @@
-"""Composition of heads: strongest partners, matrices, and the graph, at every step that is drawn.
+"""The page of composition: the graph of who reads whom, and a matrix for each path.
 
 Composition has a number for each pair of heads: one data file holds one step, in 8 bits, and is
 loaded when it is shown. A head's page has the exact numbers of its partners.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-import xarray as xr
-from jaxtyping import Float
 
-from pipeline.findings.gaps import has_numbers
-from pipeline.findings.number_format import head_name, number
-from pipeline.report.downsample import RULE, kept_indices
+from pipeline.findings.number_format import number
+from pipeline.report.downsample import RULE
 from pipeline.report.site.arrays import Json, coloured
 from pipeline.report.site.blocks import Page, Section
+from pipeline.report.site.composition_data import Composition, composition_of
+from pipeline.report.site.composition_partners import MOST_EDGES, partners, strongest
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import Figure, figure, source
 
-PATHS = ("k", "q", "v")
-MOST_PAIRS = 9_000_000  # numbers in all data files: about 8 MB
-MOST_EDGES = 60
-MOST_PARTNERS = 8  # of a head, in each direction
-_PAIR = ("layer_to", "head_to", "layer_from", "head_from")
-Matrix = Float[np.ndarray, "to from"]
-
-
-@dataclass(frozen=True)
-class Partner:
-    """A pair of heads: how much the later one reads the earlier one by keys, queries or values."""
-
-    reader: str
-    read: str
-    path: str
-    value: float
-    random: float
-
-    @property
-    def above(self) -> float:
-        """Return how far the pair is above random matrices."""
-        return self.value - self.random
-
-
-@dataclass(frozen=True)
-class Partners:
-    """The strongest pairs of a head above random matrices, and how many are above them."""
-
-    reads: list[Partner]
-    read_by: list[Partner]
-    count_reads: int
-    count_read_by: int
-
-
-@dataclass(frozen=True)
-class Composition:
-    """The group of a run. kept: indices of the steps that are drawn. high: of the colours."""
-
-    group: str
-    rows: xr.Dataset
-    paths: tuple[str, ...]
-    kept: np.ndarray
-    high: float
-
-    @property
-    def steps(self) -> list[int]:
-        """Return the steps that are drawn."""
-        return self.rows["step"].values[self.kept].tolist()
-
-    @property
-    def readers(self) -> list[str]:
-        """Return the names of the later heads, the rows."""
-        return _names(self.rows, "to")
-
-    @property
-    def read(self) -> list[str]:
-        """Return the names of the earlier heads, the columns."""
-        return _names(self.rows, "from")
-
-    def at(self, index: int) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
-        """Return the numbers at a step, and those of random matrices, by path."""
-        values, random = {}, {}
-        for path in self.paths:
-            values[path] = self._matrix(path, index)
-            base = f"{path}_baseline"
-            known = base in self.rows
-            random[path] = self._matrix(base, index) if known else np.zeros_like(values[path])
-        return values, random
-
-    def _matrix(self, name: str, index: int) -> Matrix:
-        one = self.rows[name].isel(step=index).transpose(*_PAIR).values
-        return one.reshape(one.shape[0] * one.shape[1], -1)
-
-
-def composition_of(run: Run) -> Composition | None:
-    """Return the composition of a run; None where it is not stored or undefined."""
-    found = run.first("composition")
-    if found is None:
-        return None
-    group, rows = found
-    last = rows.isel(step=-1)
-    paths = tuple(path for path in PATHS if path in rows and has_numbers(last[path]))
-    for path in [one for one in PATHS if one in rows and one not in paths]:
-        run.leave_out(f"{group}/{path}", "undefined")
-    if not paths:
-        return None
-    pairs = last[paths[0]].size * len(paths)
-    kept = kept_indices(rows["step"].values, max(MOST_PAIRS // pairs, 2))
-    highest = max(float(np.nanmax(last[path].values)) for path in paths)
-    return Composition(group, rows, paths, kept, min(1.0, highest * 1.1))
-
-
-def partners(found: Composition, index: int = -1) -> dict[str, Partners]:
-    """Return the partners of each head at a step, by its name."""
-    values, random = found.at(index)
-    readers, read = found.readers, found.read
-    above = np.stack([np.nan_to_num(values[p] - random[p], nan=-1.0) for p in found.paths])
-
-    def pair(path: int, i: int, j: int) -> Partner:
-        name = found.paths[path]
-        numbers = float(values[name][i, j]), float(random[name][i, j])
-        return Partner(readers[i], read[j], name, *numbers)
-
-    made = {}
-    for name in {*readers, *read}:
-        reads: list[Partner] = []
-        read_by: list[Partner] = []
-        counts = [0, 0]
-        if name in readers:
-            i = readers.index(name)
-            counts[0] = int((above[:, i] > 0).sum())
-            reads = [pair(p, i, j) for p, j in _highest(above[:, i])]
-        if name in read:
-            j = read.index(name)
-            counts[1] = int((above[:, :, j] > 0).sum())
-            read_by = [pair(p, i, j) for p, i in _highest(above[:, :, j])]
-        made[name] = Partners(reads, read_by, *counts)
-    return made
-
-
-def _highest(above: Float[np.ndarray, "path other"]) -> list[tuple[int, int]]:
-    """Return path and place of the highest positive numbers, the highest first."""
-    flat = np.argsort(-above, axis=None, kind="stable")[:MOST_PARTNERS].tolist()
-    places = [divmod(one, above.shape[1]) for one in flat]
-    return [place for place in places if above[place] > 0]
-
-
-Pair = tuple[int, int, str, float, float]
-
-
-def strongest(values: dict[str, Matrix], random: dict[str, Matrix]) -> Iterator[Pair]:
-    """Yield the pairs that are farthest above random ones: reader, read, path, value, above."""
-    paths = list(values)
-    above = np.stack([np.nan_to_num(values[p] - random[p], nan=-1.0) for p in paths])
-    for flat in np.argsort(-above, axis=None, kind="stable")[:MOST_EDGES].tolist():
-        p, i, j = (int(one) for one in np.unravel_index(flat, above.shape))
-        if above[p, i, j] > 0:
-            yield i, j, paths[p], float(values[paths[p]][i, j]), float(above[p, i, j])
+__all__ = ["Composition", "composition_of", "composition_page", "data_files", "graph", "partners"]
 
 
 def data_files(found: Composition) -> Iterator[tuple[str, Json]]:
@@ -241,11 +102,6 @@ def _drawn(found: Composition) -> str:
 def _edge(found: Composition, reader: int, read: int, path: str, value: float, _: float) -> Json:
     return {"from": found.read[read], "to": found.readers[reader], "by": path,
             "value": round(value, 4)}  # fmt: skip
-
-
-def _names(rows: xr.Dataset, side: str) -> list[str]:
-    layers, heads = rows[f"layer_{side}"].values, rows[f"head_{side}"].values
-    return [head_name(int(layer), int(head)) for layer in layers for head in heads]
 
 
 def _place(name: str) -> tuple[int, int]:
