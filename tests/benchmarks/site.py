@@ -153,11 +153,19 @@ def first_figures(site: Path) -> dict[str, float] | None:
 
 def measured(uri: str, folder: str) -> dict[str, Any]:
     """Return what the site of a run costs, written by a process of its own."""
-    run = [sys.executable, __file__, "--cost", uri, f"{folder}/site"]
-    found = json.loads(subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout)
+    found = json.loads(_in_process("--cost", uri, f"{folder}/site"))
     times = first_figures(Path(folder, "site"))
     slowest = None if times is None else max(times.values())
     return found | {"first_figure_seconds": slowest, "first_figure_by_page": times}
+
+
+def _in_process(*arguments: str) -> bytes:
+    """Run a part of this script in a process of its own; return what it prints.
+
+    A process counts the memory of the one that started it: that must never be large.
+    """
+    run = [sys.executable, __file__, *arguments]
+    return subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout
 
 
 def said(found: dict[str, Any]) -> str:
@@ -172,14 +180,18 @@ def main() -> None:
     parser.add_argument("--store")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cost", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cost:
         print(json.dumps(cost(*given.cost)))
         return
+    if given.make:
+        make(given.make, given.steps)
+        return
     with tempfile.TemporaryDirectory() as folder:
         uri = f"{given.store or folder}/run.zarr"
         if not Path(uri).exists():
-            make(uri, given.steps)
+            _in_process("--make", uri, "--steps", str(given.steps))
         if given.store:
             uri = shutil.copytree(uri, f"{folder}/run.zarr")
         found = measured(uri, folder)
