@@ -38,7 +38,7 @@ def head_page(around: Around, place: int) -> Page:
 
 def _figures(around: Around, head: Head) -> Iterator[Figure]:
     """Yield all figures of a head, in such an order that those in a row are of similar height."""
-    others = {True: [], False: []}
+    others: dict[bool, list[Figure]] = {True: [], False: []}
     for of_effects, made in other_figures(around, head):
         others[of_effects].append(made)
     of_texts = [attention_figure(around.run, patterns, head) for patterns in around.attention]

@@ -1,4 +1,4 @@
-"""What stands at the top of a head's page: label, onset, effect, strongest partner."""
+"""The facts at the top of a head's page: label, onset, effect, strongest partner."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

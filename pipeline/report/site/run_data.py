@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-import dask
+import dask.config
 import numpy as np
 import xarray as xr
 
