@@ -4,6 +4,8 @@ A random walk is smooth and bent on its first components (of many dimensions: co
 moves are, so that walks to compare a trajectory with are projected as the trajectory was.
 """
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from pipeline.aggregate.two_lines import Walks
 # Of walks. Where step lengths are alike, sharp corners are most frequent at about 50 to 100.
 DIMENSIONS = (2, 5, 10, 20, 50, 100, 300, 1000)
 _FRESH = (3, 15, 75)  # dimensions of the walks that count false alarms
+_AT_ONCE = 2**21  # coordinates of moves that are held at a time: 16 MB
 Moves = Float[np.ndarray, "walk move component"]
 
 
@@ -58,24 +61,40 @@ def projected_walks(
     rng: np.random.Generator,
     count: int,
 ) -> Walks:
-    """Return walks of moves of these lengths in random directions, on their first components."""
-    return on_components(summed(_random_moves(lengths, dimensions, rng, count)), components)
+    """Return walks of moves of these lengths in random directions, on their first components.
+
+    A few walks at a time: only their first components are held, not all their dimensions.
+    """
+    parts = _random_moves(lengths, dimensions, rng, count)
+    return np.concatenate([on_components(summed(moves), components) for moves in parts])
 
 
 def _random_moves(
     lengths: Float[np.ndarray, " move"], dimensions: int, rng: np.random.Generator, count: int
-) -> Moves:
-    """Return moves with the products of moves in so many dimensions.
+) -> Iterator[Moves]:
+    """Yield moves with the products of moves in so many dimensions, of some walks at a time.
 
     There are at most as many columns as moves: in more dimensions, Gaussian vectors are turned to
     a triangular matrix (Bartlett's decomposition), which has the same products.
     """
-    moves = rng.standard_normal((count, len(lengths), min(dimensions, len(lengths))))
-    if dimensions > len(lengths):
-        moves = np.tril(moves, -1)
+    shape = len(lengths), min(dimensions, len(lengths))
+    at_once = max(_AT_ONCE // (shape[0] * shape[1]), 1)
+    parts = [slice(i, min(i + at_once, count)) for i in range(0, count, at_once)]
+    normal, triangular = rng, dimensions > len(lengths)
+    if triangular:
+        # The diagonals of all walks are drawn after all other numbers: those are drawn twice, from
+        # two generators in the same state, so that no more than a part of them is held.
+        normal = deepcopy(rng)
+        for part in parts:
+            rng.standard_normal((part.stop - part.start, *shape))
         i = np.arange(len(lengths))
-        moves[:, i, i] = np.sqrt(rng.chisquare(dimensions - i, (count, len(lengths))))
-    return moves * (lengths / np.linalg.norm(moves, axis=2))[:, :, None]
+        diagonals = np.sqrt(rng.chisquare(dimensions - i, (count, len(lengths))))
+    for part in parts:
+        moves = normal.standard_normal((part.stop - part.start, *shape))
+        if triangular:
+            moves = np.tril(moves, -1)
+            moves[:, i, i] = diagonals[part]
+        yield moves * (lengths / np.linalg.norm(moves, axis=2))[:, :, None]
 
 
 def flipped_walks(

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+_NEXT_NAMES = re.compile(r"; (?=\w+(?:, \w+)*: (?:NaN|empty), because )")
 MOST_STEPS = 3  # non-finite steps that are listed; more are counted
 
 
@@ -120,13 +121,13 @@ def at_steps(some: Sequence[int] | np.ndarray, every: Sequence[int] | np.ndarray
 def why_undefined(group: xr.Dataset, name: str) -> str:
     """Return the stored reason why a variable of a group is undefined; "" without one.
 
-    The attribute `undefined` reads "a, b: NaN, because …".
+    The attribute `undefined` reads "a, b: NaN, because …; c: NaN, because …".
     """
-    said = str(group.attrs.get("undefined") or "")
-    # A whole word, because one name may be part of another ("loss" of "repeated_loss").
-    if not re.search(rf"\b{re.escape(name)}\b", said):
-        return ""
-    return said.partition("because ")[2] or said
+    for said in _NEXT_NAMES.split(str(group.attrs.get("undefined") or "")):
+        # A whole word, because one name may be part of another ("loss" of "repeated_loss").
+        if re.search(rf"\b{re.escape(name)}\b", said):
+            return said.partition("because ")[2] or said
+    return ""
 
 
 def is_undefined(group: xr.Dataset, name: str) -> bool:

@@ -1,5 +1,5 @@
 """Figures and pages from stored numbers."""
 
-from pipeline.report.site.write import write_site as write_report
+from pipeline.report.site.write import write_report
 
 __all__ = ["write_report"]

@@ -4,14 +4,18 @@
 
 The synthetic run has 24 layers x 16 heads, of which a fifth form a pattern; seven scores of
 `head_scores` with their nulls, two of copying and three of ablation; composition of all pairs at 60
-steps; and losses of 64 sequences x 512 positions, with trajectories. Seconds of processor time
-and the largest size of the process are those of `write_site` alone, in a process of its own; with
-`--store` the run is made there once and used again (its stored results are then not new).
+steps; and losses of 64 sequences x 512 positions, with trajectories. Four bars: seconds of
+processor time and the largest memory of a process that does nothing but write the site, the size of
+the site, and the seconds until headless Chromium shows the first figure of a page over file:// (the
+slower of two pages, each the median of three new browser contexts; null without Chromium). With
+`--store` the run is made there once and used again, without the results that are stored beside it.
 """
 
 import argparse
 import json
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,11 +35,17 @@ from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
 from pipeline.store.writer import Writer
 from tests.pipeline.query import questions
+from tests.pipeline.report.site.browser import CHROMIUM
 
 SIZES = {"layer": 24, "head": 16, "layer_from": 24, "head_from": 16, "layer_to": 24,
          "head_to": 16, "sequence": 64, "position": 512}  # fmt: skip
 MEASURES = ("head_scores", "copying", "head_ablation", "token_loss", "composition")
 COMPOSITION_STEPS = 60
+# The most that each may be at 600 checkpoints.
+BARS = {"cpu_seconds": 180, "peak_mb": 1500, "site_mb": 60, "first_figure_seconds": 2}
+PAGES = ("run/overview.html", "run/heads.html")
+OPENINGS = 3  # of each page
+DRAWN = ".figure .plot :is(svg, canvas, .grid)"
 
 
 def templates(sizes: dict[str, int]) -> dict[str, Template]:
@@ -92,15 +102,17 @@ def _values(
             pattern += 1
         elif template.group == "composition":
             noise = 0.1 + noise + dice.random(shape, dtype=np.float32) ** 8
+        elif variable.name == "uniform_null":
+            noise = np.asarray(0.02)  # of one input, the same at all checkpoints
         yield variable.name, np.asarray(noise, dtype=np.dtype(variable.dtype))
 
 
 def cost(uri: str, folder: str) -> dict[str, Any]:
     """Write the site in this process and return what it cost."""
-    from pipeline.report.site import write_site
+    from pipeline.report import write_report
 
     began, wall = time.process_time(), time.perf_counter()
-    write_site([uri], folder)
+    write_report([uri], folder)
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     pages = [path for path in files if path.suffix == ".html"]
     return {
@@ -114,23 +126,76 @@ def cost(uri: str, folder: str) -> dict[str, Any]:
     }
 
 
+def first_figures(site: Path) -> dict[str, float] | None:
+    """Return the seconds from opening each page to its first figure; None without a browser."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    if CHROMIUM is None:
+        return None
+    found = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for name in PAGES:
+            times = []
+            for _ in range(OPENINGS):
+                page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+                began = time.perf_counter()
+                page.goto((site / name).as_uri(), wait_until="commit")
+                page.wait_for_selector(DRAWN)
+                times.append(time.perf_counter() - began)
+                page.context.close()
+            found[name] = round(statistics.median(times), 2)
+        browser.close()
+    return found
+
+
+def measured(uri: str, folder: str) -> dict[str, Any]:
+    """Return what the site of a run costs, written by a process of its own."""
+    found = json.loads(_in_process("--cost", uri, f"{folder}/site"))
+    times = first_figures(Path(folder, "site"))
+    slowest = None if times is None else max(times.values())
+    return found | {"first_figure_seconds": slowest, "first_figure_by_page": times}
+
+
+def _in_process(*arguments: str) -> bytes:
+    """Run a part of this script in a process of its own; return what it prints.
+
+    A process counts the memory of the one that started it: that must never be large.
+    """
+    run = [sys.executable, __file__, *arguments]
+    return subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout
+
+
+def said(found: dict[str, Any]) -> str:
+    """Return the figures as text, each bar beside the one that it is for."""
+    bars = {name: f" (at most {bar:,})" for name, bar in BARS.items()}
+    return "\n".join(f"{name}: {value}{bars.get(name, '')}" for name, value in found.items())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--store")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cost", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cost:
         print(json.dumps(cost(*given.cost)))
         return
+    if given.make:
+        make(given.make, given.steps)
+        return
     with tempfile.TemporaryDirectory() as folder:
         uri = f"{given.store or folder}/run.zarr"
         if not Path(uri).exists():
-            make(uri, given.steps)
-        run = [sys.executable, __file__, "--cost", uri, f"{folder}/site"]
-        found = json.loads(subprocess.run(run, stdout=subprocess.PIPE, check=True).stdout)
-    print(json.dumps(found) if given.json else "\n".join(f"{k}: {v}" for k, v in found.items()))
+            _in_process("--make", uri, "--steps", str(given.steps))
+        if given.store:
+            uri = shutil.copytree(uri, f"{folder}/run.zarr")
+        found = measured(uri, folder)
+    print(json.dumps(found | {"bars": BARS}) if given.json else said(found))
 
 
 if __name__ == "__main__":

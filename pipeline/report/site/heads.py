@@ -155,7 +155,7 @@ def _end(scores: xr.Dataset, pattern: str, place: tuple[int, int]) -> tuple[floa
     values = []
     for name in (pattern, NULLS[pattern]):
         one = scores[name].isel(step=-1) if name in scores else None
-        labels = {} if one is None else {dim: at[dim] for dim in one.dims}
+        labels = {} if one is None else {dim: at[str(dim)] for dim in one.dims}
         values.append(float("nan") if one is None else float(one.sel(labels)))
     return values[0], values[1]
 

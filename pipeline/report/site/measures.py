@@ -7,7 +7,7 @@ import xarray as xr
 
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.grokking import key_frequencies
-from pipeline.findings.number_format import in_words, listed, why_undefined
+from pipeline.findings.number_format import in_words, listed
 from pipeline.report.downsample import RULE, kept_indices
 from pipeline.report.site.arrays import coloured, exact
 from pipeline.report.site.blocks import Page, Section
@@ -48,7 +48,7 @@ def _progress(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
         yield progress_strips(run, group, rows)
     shown = {*LOSSES, "embedding_norm"}
     yield from _over_steps(run, group, rows, [n for n in rows.data_vars if n not in shown])
-    if "embedding_norm" in rows and has_numbers(rows["embedding_norm"]):
+    if "embedding_norm" in rows and says_something(run, group, rows, "embedding_norm"):
         made = _matrix(run, group, rows["embedding_norm"])
         keys = key_frequencies(rows)
         named = f" Key frequencies: {listed([str(k) for k in keys], 20)}." if keys else ""
@@ -105,8 +105,7 @@ def says_something(run: Run, group: str, rows: xr.Dataset, name: str) -> bool:
     known = values[np.isfinite(values)] if values.dtype.kind in "fiu" else np.zeros(0)
     if known.size and (known.min() < known.max() or rows.sizes["step"] == 1):
         return True
-    why = why_undefined(rows, name) or "undefined"
-    run.leave_out(f"{group}/{name}", "constant" if known.size else why)
+    run.leave_out(f"{group}/{name}", "constant" if known.size else "undefined")
     return False
 
 

@@ -12,7 +12,7 @@ from pipeline.findings.gaps import has_numbers
 from pipeline.findings.number_format import in_words, number
 from pipeline.report.site.arrays import Json
 from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table, Text, number_cell
-from pipeline.report.site.head_pages import Around
+from pipeline.report.site.head.page import RunHeads
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run, axis_of
 from pipeline.report.site.specs import (
@@ -33,12 +33,12 @@ LOSSES = {"train_loss": "train", "test_loss": "test", "restricted_loss": "restri
           "excluded_loss": "excluded"}  # fmt: skip
 
 
-def overview_page(around: Around, below: Sequence[Figure]) -> Page:
+def overview_page(shared: RunHeads, below: Sequence[Figure]) -> Page:
     """Return the overview. below: the figures of its second screen."""
-    run, names = around.run, {head.name for head in around.heads}
-    first: list[Figure | Table | Text] = [*_what_happened(around)]
-    if around.heads:
-        first.append(heads_table(around, MOST_ROWS))
+    run, names = shared.run, {head.name for head in shared.heads}
+    first: list[Figure | Table | Text] = [*_what_happened(shared)]
+    if shared.heads:
+        first.append(heads_table(shared, MOST_ROWS))
     sections = [
         Section("when", "What happened when", first),
         Section("more", "Heads and losses", list(below)),
@@ -51,9 +51,9 @@ def overview_page(around: Around, below: Sequence[Figure]) -> Page:
     )  # fmt: skip
 
 
-def _what_happened(around: Around) -> Iterator[Figure]:
+def _what_happened(shared: RunHeads) -> Iterator[Figure]:
     """Yield the strips of loss, in-context score and labelled heads, or of grokking."""
-    run = around.run
+    run = shared.run
     if (made := run.first("modular_addition")) is not None:
         yield progress_strips(run, *made)
     panels, bands, steps = [], [], None
@@ -69,13 +69,13 @@ def _what_happened(around: Around) -> Iterator[Figure]:
             panels.append({"kind": "lines", "height": 130, "y": y_axis(title, "nats"),
                            "series": [drawn]})  # fmt: skip
         bands += _score_band(losses)
-    if around.main is not None and (strip := _labelled_strip(around)):
+    if shared.main is not None and (strip := _labelled_strip(shared)):
         same = steps is None or np.array_equal(
-            steps["step"].values, around.main.scores["step"].values
+            steps["step"].values, shared.main.scores["step"].values
         )
-        steps = around.main.scores if steps is None else steps
-        panels.append(strip if same else {**strip, "x": axis_of(around.main.scores)})
-        bands = [*_induction_band(around), *bands]
+        steps = shared.main.scores if steps is None else steps
+        panels.append(strip if same else {**strip, "x": axis_of(shared.main.scores)})
+        bands = [*_induction_band(shared), *bands]
     if panels and steps is not None:
         note = "Bands: from 10 to 90% of a change. A head's line is the score of its label."
         yield figure("when-strips", "Losses and heads over training", note,
@@ -99,8 +99,8 @@ def _score_band(losses: xr.Dataset) -> list[Json]:
     return [band(one.onset, one.end, label, "in_context")]
 
 
-def _induction_band(around: Around) -> list[Json]:
-    formed = [head for head in around.heads if head.pattern == "induction" and head.onset]
+def _induction_band(shared: RunHeads) -> list[Json]:
+    formed = [head for head in shared.heads if head.pattern == "induction" and head.onset]
     if not formed:
         return []
     first = min(formed, key=lambda head: head.onset.step)  # type: ignore[union-attr]
@@ -112,11 +112,11 @@ def _induction_band(around: Around) -> list[Json]:
     return [band(before, onset.step, "first induction head")] if before is not None else []
 
 
-def _labelled_strip(around: Around) -> Json | None:
-    scores = {one.variable: one for one in around.scores if one.group == around.group}
-    labelled = sorted((h for h in around.heads if h.onset), key=lambda head: -head.score)
+def _labelled_strip(shared: RunHeads) -> Json | None:
+    scores = {one.variable: one for one in shared.scores if one.group == shared.group}
+    labelled = sorted((h for h in shared.heads if h.onset), key=lambda head: -head.score)
     if len(labelled) > MOST_LABELLED:
-        around.run.leave_out(
+        shared.run.leave_out(
             f"{len(labelled) - MOST_LABELLED} labelled heads in the strip of the overview",
             "those with the highest scores are drawn",
         )
@@ -130,7 +130,7 @@ def _labelled_strip(around: Around) -> Json | None:
     return {"kind": "lines", "height": 160, "y": y, "series": drawn} if drawn else None
 
 
-def heads_table(around: Around, at_most: int | None = None) -> Table:
+def heads_table(shared: RunHeads, at_most: int | None = None) -> Table:
     """Return what formed when: labelled heads by onset, then the others by their effect."""
     columns = [
         Column("head", "head"), Column("label", "label"),
@@ -140,15 +140,15 @@ def heads_table(around: Around, at_most: int | None = None) -> Table:
     ]  # fmt: skip
     # The overview has room for six columns.
     left = [i for i, one in enumerate(columns) if at_most is None or one.id != "null"]
-    ordered = sorted(around.heads, key=_importance)
+    ordered = sorted(shared.heads, key=_importance)
     shown = ordered if at_most is None else ordered[:at_most]
     notes = []
-    if around.main is not None:
+    if shared.main is not None:
         notes.append(
-            f"A head has a label where its score stays at least {around.main.threshold:g} above "
+            f"A head has a label where its score stays at least {shared.main.threshold:g} above "
             "its null. Midpoint: of its rise, with the 90% interval. Score: at the last checkpoint."
         )
-    if any(head.effect for head in around.heads):
+    if any(head.effect for head in shared.heads):
         notes.append("Without it: increase of the loss in nats when its output is zero.")
     note = Markup(" ").join(notes)
     if len(shown) < len(ordered):

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-import dask
+import dask.config
 import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.vestigial import vestigial
 from pipeline.errors import InputError
-from pipeline.findings.number_format import amount, counted
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.heads import heads_of
+from pipeline.findings.number_format import amount, counted, in_words, listed, why_undefined
 from pipeline.findings.sentences import by_measure, findings_of
-from pipeline.measures.head_patterns import NULLS, THRESHOLD, excess_of
+from pipeline.measures.head_patterns import NULLS, excess_of
 from pipeline.query import aggregates, open_run
 from pipeline.report.site.specs import step_axis
 from pipeline.store import OldLayoutError, Store
@@ -30,14 +32,15 @@ _SHORT_RUN = 10_000  # steps up to which a linear axis is readable
 class Run:
     """A run and its store. name: among the runs of the site. slug: of its folder.
 
-    left_out: what pages do not show, with the reason; pages add to it while they are made.
+    left_out: the reason for each thing that pages do not show, by its name ("group/variable" for
+    what is stored); pages add to it while they are made.
     """
 
     name: str
     slug: str
     uri: str
     tree: xr.DataTree
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> dict[str, dict[str, xr.Dataset]]:
@@ -99,11 +102,13 @@ class Run:
     def vestigial(self, group: str) -> xr.Dataset:
         """Return which heads rose and fell again, in a group of head scores.
 
-        Of the series that formed: those that reach the threshold of a pattern at some step.
+        Of the series that formed: those that exceed their null by the threshold of the labels at
+        some step.
         """
+        threshold = heads_of(self.groups, group).threshold
         return aggregates.stored_result(
-            self.uri, "vestigial", _VESTIGIAL, {"draws": 199}, [group],
-            lambda run: vestigial(_formed(run, group), draws=199),
+            self.uri, "vestigial", _VESTIGIAL, {"draws": 199, "threshold": threshold}, [group],
+            lambda run: vestigial(_formed(run, group, threshold), draws=199),
         )  # fmt: skip
 
     def losses(self, compute: Callable[[str, str], T], name: str) -> T | None:
@@ -126,23 +131,44 @@ class Run:
             return None
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Note that something is not shown."""
-        names = self.left_out.setdefault(reason, [])
-        if name not in names:
-            names.append(name)
+        """Note that something is not shown; of stored variables, why they are undefined."""
+        group, _, variable = name.rpartition("/")
+        dataset = self.groups.get(group.partition(".")[0], {}).get(group)
+        if dataset is not None and variable in dataset and reason.startswith("undefined"):
+            known = has_numbers(dataset[variable])
+            reason = "constant" if known else why_undefined(dataset, variable) or "undefined"
+        self.left_out.setdefault(name, reason)
 
     def said_left_out(self) -> str:
-        """Return what is not shown, by reason, as one line; "" for nothing."""
-        return "; ".join(f"{', '.join(names)} ({why})" for why, names in self.left_out.items())
+        """Return what is not shown, each with its reason, as one line; "" for nothing."""
+        together: dict[tuple[str, str], list[str]] = {}
+        for name, reason in self.left_out.items():
+            group, _, variable = name.rpartition("/")
+            together.setdefault((group, reason), []).append(in_words(variable))
+        return "; ".join(
+            f"{listed(names, len(names))}{_of_group(group)} ({_in_plain_words(reason)})"
+            for (group, reason), names in together.items()
+        )
 
 
-def _formed(run: xr.DataTree, group: str) -> xr.DataTree:
+def _of_group(group: str) -> str:
+    """Return " of head scores on input text" for the group "head_scores.text"; "" without one."""
+    measure, _, given = group.partition(".")
+    return (f" of {in_words(measure)}" if measure else "") + (f" on input {given}" if given else "")
+
+
+def _in_plain_words(reason: str) -> str:
+    """Return a reason with the names of variables and parameters as words."""
+    return re.sub(r"`(\w+)`", lambda name: in_words(name[1]), reason)
+
+
+def _formed(run: xr.DataTree, group: str, threshold: float) -> xr.DataTree:
     """Return a group of head scores with NaN for what never exceeds its null by the threshold."""
     scores = run[group].to_dataset().load()
     for name in [one for one in NULLS if one in scores]:
         excess = excess_of(scores, name)
         if excess is not None:
-            scores[name] = scores[name].where((excess >= THRESHOLD).any("step"))
+            scores[name] = scores[name].where((excess >= threshold).any("step"))
     return xr.DataTree.from_dict({group: scores})
 
 

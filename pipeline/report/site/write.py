@@ -7,21 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.site.arrays import script_json
-from pipeline.report.site.attention import patterns_of
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.changes import changes_page
-from pipeline.report.site.composition import (
-    Composition,
-    composition_of,
-    composition_page,
-    data_files,
-    graph,
-    partners,
-)
+from pipeline.report.site.composition.data import Composition, composition_of
+from pipeline.report.site.composition.page import composition_page, data_files, graph
+from pipeline.report.site.composition.partners import partners
 from pipeline.report.site.folder import SiteFolder
-from pipeline.report.site.head_pages import Around, head_page
+from pipeline.report.site.head.attention import patterns_of
+from pipeline.report.site.head.page import RunHeads, head_page
 from pipeline.report.site.heads import heads_in, main_scores
-from pipeline.report.site.losses import losses_page, profiles
+from pipeline.report.site.losses.page import losses_page, profiles
 from pipeline.report.site.measures import others_page, progress_page
 from pipeline.report.site.method import checkpoints_page, method_page, settings
 from pipeline.report.site.mosaic import mosaic_figure
@@ -29,14 +24,14 @@ from pipeline.report.site.overview import heads_table, overview_page
 from pipeline.report.site.render import rendered
 from pipeline.report.site.run_data import Run, opened
 from pipeline.report.site.scores import scores_of
-from pipeline.report.site.several import index_page
+from pipeline.report.site.several.page import index_page
 from pipeline.report.site.specs import Figure
 from pipeline.store.objects import store_names
 
 INDEX, DATA, HEADS = "index.html", "data", "heads.js"
 
 
-def write_site(stores: Sequence[str], folder: str | Path) -> Path:
+def write_report(stores: Sequence[str], folder: str | Path) -> Path:
     """Write the site of the stores at the given URIs to a folder; return its `index.html`.
 
     A folder for each run, with a page for each head; `assets` with styles and scripts. Nothing else
@@ -65,29 +60,29 @@ def _write_run(run: Run, site: SiteFolder, several: bool) -> list[dict[str, Any]
     found = composition_of(run)
     group, main = main_scores(run) or ("", None)
     read = {} if found is None else partners(found)
-    around = Around(run, heads, group, main, scores, read, _last(found), patterns_of(run))
+    shared = RunHeads(run, heads, group, main, scores, read, _last(found), patterns_of(run))
     for name, value in data_files(found) if found is not None else ():
         text = f"ontogeny.data({script_json(name)},{script_json(value)});\n"
         site.write(f"{run.slug}/{DATA}/{name}.js", text)
     entries = [_entry(head) for head in heads]
     site.write(f"{run.slug}/{DATA}/{HEADS}", _search(entries))
-    pages = list(_pages(around, found))
+    pages = list(_pages(shared, found))
     content = _run_content(run, pages, bool(heads), several)
     for page in pages:
         site.write(f"{run.slug}/{page.file}", _html(page, content))
     for place in range(len(heads)):
-        page = head_page(around, place)
+        page = head_page(shared, place)
         site.write(f"{run.slug}/{page.file}", _html(page, content))
     prefixed = [entry | {"href": f"{run.slug}/{entry['href']}", "run": run.name}
                 for entry in entries]  # fmt: skip
     return prefixed
 
 
-def _pages(around: Around, found: Composition | None) -> Iterator[Page]:
+def _pages(shared: RunHeads, found: Composition | None) -> Iterator[Page]:
     """Yield the pages of a run, but for those of its heads."""
-    run, heads = around.run, around.heads
-    mosaic = mosaic_figure(run, list(heads), around.scores)
-    small = mosaic_figure(run, list(heads), around.scores[:1])
+    run, heads = shared.run, shared.heads
+    mosaic = mosaic_figure(run, list(heads), shared.scores)
+    small = mosaic_figure(run, list(heads), shared.scores[:1])
     progress, losses = progress_page(run), losses_page(run)
     below: list[Figure] = [small] if small else []
     if found is not None:
@@ -96,9 +91,9 @@ def _pages(around: Around, found: Composition | None) -> Iterator[Page]:
         below.append(made)
     if progress is not None:
         below += [one for one in progress.figures if one.id != "progress-strips"]
-    yield overview_page(around, below[:3])
+    yield overview_page(shared, below[:3])
     if heads:
-        items = [*([mosaic] if mosaic else []), heads_table(around)]
+        items = [*([mosaic] if mosaic else []), heads_table(shared)]
         sections = [Section("heads", "All heads over training", items)]
         yield Page("heads.html", "Heads", "All heads", f"{len(heads):,} heads", sections)
     if found is not None:

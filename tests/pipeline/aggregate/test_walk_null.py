@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pipeline.aggregate import walk_null
 from pipeline.aggregate.walk_null import flipped_walks, on_components, projected_walks
 
 LENGTHS = np.array([1.0, 2.0, 0.5, 3.0, 1.0, 0.1, 2.0, 1.5, 1.0, 4.0, 1.0, 0.7])
@@ -25,6 +26,20 @@ def test_directions_are_uniform(dimensions: int) -> None:
         # The mean square of a cosine is 1 / D, and its mean fourth power 3 / D / (D + 2).
         assert abs(cosines.mean()) < 4 * np.sqrt(1 / dimensions / 3000)
         assert (cosines**2).mean() == pytest.approx(1 / dimensions, rel=0.15)
+
+
+@pytest.mark.parametrize("dimensions", [3, 12, 40])
+def test_walks_are_the_same_however_many_are_held(dimensions: int, monkeypatch) -> None:
+    whole, after = _drawn(dimensions)
+    monkeypatch.setattr(walk_null, "_AT_ONCE", 2 * len(LENGTHS) * min(dimensions, len(LENGTHS)))
+    parts, after_parts = _drawn(dimensions)
+    assert np.array_equal(whole, parts) and after == after_parts
+
+
+def _drawn(dimensions: int) -> tuple[np.ndarray, float]:
+    """Return seven walks, and the number that the generator gives next."""
+    rng = np.random.default_rng(5)
+    return projected_walks(LENGTHS, dimensions, 2, rng, 7), rng.random()
 
 
 @pytest.mark.parametrize("dimensions", [2, 6, 7, 30])

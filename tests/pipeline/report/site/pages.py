@@ -19,6 +19,7 @@ class Page:
     specs: dict[str, Any] = field(default_factory=dict)
     cells: list[tuple[str, str]] = field(default_factory=list)  # data-value and text
     tags: list[str] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)  # of figures
     text: str = ""
 
 
@@ -53,6 +54,8 @@ class _Parser(HTMLParser):
         if at.get("class") == "spec":
             self.page.specs[self.figure] = json.loads(data)
         elif tag not in ("script", "style"):
+            if tag == "h3" and self.figure not in self.page.specs:
+                self.page.titles.append(data)
             self.page.text += data
             if self.cell is not None:
                 self.cell[1] += data

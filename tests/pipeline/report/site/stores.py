@@ -76,10 +76,18 @@ def attention(steps=STEPS[::8], layers=2, heads=4, seed=3) -> xr.Dataset:
     return fake.group("attention_patterns", {"attention": (dims, values)}, steps, "text", coords)
 
 
+def head_scores() -> xr.Dataset:
+    """Return head scores with a null of induction that differs by head and step, up to 0.002."""
+    made = fake.head_scores()
+    null = made["induction_null"]
+    values = np.random.default_rng(4).uniform(0, 0.002, null.shape).astype("f4")
+    return made.assign(induction_null=null.copy(data=values))
+
+
 def language(uri: str, **more: xr.Dataset) -> str:
     """Write a run of two layers with all that a language model's site shows."""
     groups = {
-        "head_scores": fake.head_scores(), "head_ablation": ablation(),
+        "head_scores": head_scores(), "head_ablation": ablation(),
         "composition": composition(), "token_loss": fake.token_loss(),
         "weight_norm": fake.weight_norm(), "attention_patterns": attention(),
     }  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import open_run
-from pipeline.report.site import write_site
+from pipeline.report import write_report
 from tests.pipeline.report import fake
 from tests.pipeline.report.site import stores
 from tests.pipeline.report.site.browser import Errors, chromium
@@ -48,8 +48,8 @@ def sites(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     language = stores.language(f"{folder}/run.zarr")
     made = fake.modular_addition()
     modular = stores.stored(f"{folder}/modular.zarr", made["step"].values, modular_addition=made)
-    write_site([modular], folder / "one")
-    write_site([language, modular], folder / "two")
+    write_report([modular], folder / "one")
+    write_report([language, modular], folder / "two")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     http = f"http://127.0.0.1:{server.server_port}"

@@ -6,10 +6,13 @@ import pytest
 from pipeline.aggregate.lag import Place, lag_between
 from pipeline.query import side_by_side
 from pipeline.query.aggregates import transitions
-from pipeline.report.site import several, several_events, several_mosaics, several_sets
 from pipeline.report.site.run_data import Run, opened
-from pipeline.report.site.several_curves import curves
-from pipeline.report.site.several_sets import sets_in
+from pipeline.report.site.several import events as events_of_sets
+from pipeline.report.site.several import mosaics
+from pipeline.report.site.several import sets as sets_module
+from pipeline.report.site.several.curves import curves
+from pipeline.report.site.several.page import index_page
+from pipeline.report.site.several.sets import sets_in
 from pipeline.store.objects import store_names
 from tests.flows.planted_store import Planted
 from tests.pipeline.report import fake
@@ -44,13 +47,13 @@ def grokking(tmp_path_factory) -> list[Run]:
 
 def given(monkeypatch, settings: list[dict]) -> None:
     """Let the settings in which the runs differ be these."""
-    for module in (several_sets, side_by_side):
+    for module in (sets_module, side_by_side):
         monkeypatch.setattr(module, "settings_that_differ", lambda _: settings)
 
 
 def events(runs: list[Run]) -> list:
     made = side_by_side.events_of_runs([run.uri for run in runs])
-    sections = several_events.event_sections(sets_in(runs), made)
+    sections = events_of_sets.event_sections(sets_in(runs), made)
     return [item for section in sections for item in section.items]
 
 
@@ -77,8 +80,8 @@ def test_losses_and_first_heads_come_first():
     of = [("token_loss", "mean", "fall"), ("token_loss", "in_context_score", "rise"),
           ("modular_addition", "train_loss", "fall"), ("head_scores", "induction", "first head"),
           ("head_scores", "previous_token", "first head")]  # fmt: skip
-    assert [several_events.event_in_words(g, v, -1, c) for g, v, c in of] == order
-    words = several_events.event_in_words
+    assert [events_of_sets.event_in_words(g, v, -1, c) for g, v, c in of] == order
+    words = events_of_sets.event_in_words
     assert words("weight_norm", "sum_of_squares", -1, "rise") == "weight norm: sum of squares rises"
     assert words("head_scores.text", "induction", -1, "fall") == (
         "any head's induction (text) score falls")  # fmt: skip
@@ -195,21 +198,21 @@ def test_grokking_is_aligned_on_generalisation_and_names_the_runs_without(grokki
 
 
 def test_the_mosaics_of_runs_share_a_slider_and_link_into_each(runs, monkeypatch):
-    section = several_mosaics.mosaics_section(runs)
+    section = mosaics.mosaics_section(runs)
     for figure, run in zip(section.items, runs, strict=True):
         assert figure.spec["group"] == "runs"
         assert figure.spec["hrefs"] == [f"{run.slug}/head-L0H{head}.html" for head in range(2)]
         stored = run.tree["head_scores"]["induction"].values
         drawn = pages.numbers(figure.spec["frames"]["scores"][0]["values"])
         assert np.array_equal(drawn, stored)
-    monkeypatch.setattr(several_mosaics, "MOST_RUNS", 2)
-    fewer = several_mosaics.mosaics_section(runs)
+    monkeypatch.setattr(mosaics, "MOST_RUNS", 2)
+    fewer = mosaics.mosaics_section(runs)
     assert len(fewer.items) == 2 and "2 of 3 runs are shown" in fewer.note
-    assert several_mosaics.mosaics_section(runs[:1]) is None
+    assert mosaics.mosaics_section(runs[:1]) is None
 
 
 def test_the_table_of_runs_has_the_settings_that_differ(runs, monkeypatch):
     given(monkeypatch, [{"smeared_keys": i == 0, "seed": 7} for i in range(3)])
-    table = several.index_page(runs).sections[0].items[0]
+    table = index_page(runs).sections[0].items[0]
     assert [column.title for column in table.columns][2:4] == ["smeared keys", "seed"]
     assert [row[2].text for row in table.rows] == ["True", "False", "False"]

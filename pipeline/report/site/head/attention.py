@@ -7,12 +7,13 @@ import xarray as xr
 from jaxtyping import Float
 
 from pipeline.errors import InputError
+from pipeline.findings.gaps import has_numbers
+from pipeline.query.token_texts import token_texts
 from pipeline.report.downsample import RULE, kept_indices
 from pipeline.report.site.arrays import coloured
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import Figure, figure, source
-from pipeline.store import Store
 
 MOST_STEPS = 6
 _DIMS = ("sequence", "layer", "head", "query", "key")
@@ -37,6 +38,9 @@ def patterns_of(run: Run) -> list[Patterns]:
     found = []
     for group, rows in run.groups.get("attention_patterns", {}).items():
         if "attention" not in rows or set(rows["attention"].dims) != {"step", *_DIMS}:
+            continue
+        if not has_numbers(rows["attention"]):
+            run.leave_out(f"{group}/attention", "undefined")
             continue
         kept = kept_indices(rows["step"].values, MOST_STEPS)
         values = rows["attention"].isel(step=kept).transpose("step", *_DIMS)
@@ -76,11 +80,10 @@ def attention_figure(run: Run, of: Patterns, head: Head) -> Figure | None:
 
 
 def _tokens(run: Run, rows: xr.Dataset) -> list[list[str]]:
-    """Return the tokens of the sequences as text: their ids."""
-    about, sequences = rows.attrs.get("input") or {}, rows["sequence"].values.tolist()
-    length = rows.sizes["key"]
+    """Return the text of each token of the sequences; their positions where it is unknown."""
+    length, sequences = rows.sizes["key"], rows["sequence"].values.tolist()
     try:
-        ids = np.asarray(Store(run.uri).load_input(about["name"], about["digest"])[0])
+        texts = token_texts(run.uri, rows.attrs.get("input") or {})
     except (InputError, KeyError):
         return [[str(place) for place in range(length)] for _ in sequences]
-    return [[str(one) for one in ids[sequence][:length].tolist()] for sequence in sequences]
+    return [texts[sequence][:length] for sequence in sequences]

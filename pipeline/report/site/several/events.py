@@ -12,7 +12,7 @@ from pipeline.findings.number_format import counted, in_words, number
 from pipeline.query.side_by_side import event_table, spread_table
 from pipeline.report.site.blocks import Cell, Column, Section, Table, number_cell
 from pipeline.report.site.heads import PATTERNS
-from pipeline.report.site.several_sets import Sets, set_in_words
+from pipeline.report.site.several.sets import Sets, set_in_words
 from pipeline.report.site.specs import Figure, Source, figure, series, shell_word
 from pipeline.report.transition_rows import LOSSES, rows_of, series_name
 

@@ -15,7 +15,7 @@ from pipeline.findings.number_format import counted, in_words
 from pipeline.report.site.arrays import Json, exact
 from pipeline.report.site.heads import main_scores
 from pipeline.report.site.run_data import Run
-from pipeline.report.site.several_sets import Sets
+from pipeline.report.site.several.sets import Sets
 from pipeline.report.site.specs import Figure, figure, log_ends, series, y_axis
 
 FEWEST = 3  # runs of a set from which on its range is drawn

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pipeline.query.side_by_side import events_of_runs
 from pipeline.report.site.blocks import Cell, Column, Page, Section, Table
 from pipeline.report.site.run_data import Run
-from pipeline.report.site.several_curves import curves
-from pipeline.report.site.several_events import event_sections
-from pipeline.report.site.several_mosaics import mosaics_section
-from pipeline.report.site.several_sets import Sets, sets_in
+from pipeline.report.site.several.curves import curves
+from pipeline.report.site.several.events import event_sections
+from pipeline.report.site.several.mosaics import mosaics_section
+from pipeline.report.site.several.sets import Sets, sets_in
 from pipeline.report.site.text import title_of
 
 MOST_SETTINGS = 4  # columns of the table of runs

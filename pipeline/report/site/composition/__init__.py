@@ -1,0 +1,1 @@
+"""The page of composition, and the partners of heads."""

@@ -1,0 +1,94 @@
+"""The composition of a run's heads, read step by step."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from pipeline.findings.gaps import has_numbers
+from pipeline.findings.number_format import head_name
+from pipeline.report.downsample import kept_indices
+from pipeline.report.site.run_data import Run
+
+PATHS = ("k", "q", "v")
+MOST_PAIRS = 9_000_000  # numbers in all data files: about 8 MB
+_PAIR = ("layer_to", "head_to", "layer_from", "head_from")
+Matrix = Float[np.ndarray, "to from"]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The group of a run. kept: indices of the steps that are drawn. high: of the colours."""
+
+    group: str
+    rows: xr.Dataset
+    paths: tuple[str, ...]
+    kept: np.ndarray
+    high: float
+
+    @property
+    def steps(self) -> list[int]:
+        """Return the steps that are drawn."""
+        return self.rows["step"].values[self.kept].tolist()
+
+    @property
+    def readers(self) -> list[str]:
+        """Return the names of the later heads, the rows."""
+        return _names(self.rows, "to")
+
+    @property
+    def read(self) -> list[str]:
+        """Return the names of the earlier heads, the columns."""
+        return _names(self.rows, "from")
+
+    def at(self, index: int) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
+        """Return the numbers at a step, and those of random matrices, by path."""
+        values, random = {}, {}
+        for path in self.paths:
+            values[path] = self._matrix(path, index)
+            base = f"{path}_baseline"
+            known = base in self.rows
+            random[path] = self._matrix(base, index) if known else np.zeros_like(values[path])
+        return values, random
+
+    def _matrix(self, name: str, index: int) -> Matrix:
+        one = self.rows[name].isel(step=index).transpose(*_PAIR).values
+        return one.reshape(one.shape[0] * one.shape[1], -1)
+
+
+def composition_of(run: Run) -> Composition | None:
+    """Return the composition of a run; None where it is not stored or undefined."""
+    found = run.first("composition")
+    if found is None:
+        return None
+    group, rows = found[0], _possible(found[1])
+    last = rows.isel(step=-1)
+    paths = tuple(path for path in PATHS if path in rows and has_numbers(last[path]))
+    for path in [one for one in PATHS if one in rows and one not in paths]:
+        run.leave_out(f"{group}/{path}", "undefined")
+    if not paths:
+        return None
+    pairs = last[paths[0]].size * len(paths)
+    kept = kept_indices(rows["step"].values, max(MOST_PAIRS // pairs, 2))
+    highest = max(float(np.nanmax(last[path].values)) for path in paths)
+    return Composition(group, rows, paths, kept, min(1.0, highest * 1.1))
+
+
+def _possible(rows: xr.Dataset) -> xr.Dataset:
+    """Return the pairs that can hold a number.
+
+    A head of the first layer reads no other, and a head of the last layer is read by none.
+    """
+    if not rows.sizes["layer_from"] or not rows.sizes["layer_to"]:
+        return rows
+    lowest, highest = rows["layer_from"].min(), rows["layer_to"].max()
+    return rows.isel(
+        layer_to=np.flatnonzero(rows["layer_to"] > lowest),
+        layer_from=np.flatnonzero(rows["layer_from"] < highest),
+    )
+
+
+def _names(rows: xr.Dataset, side: str) -> list[str]:
+    layers, heads = rows[f"layer_{side}"].values, rows[f"head_{side}"].values
+    return [head_name(int(layer), int(head)) for layer in layers for head in heads]
