@@ -81,13 +81,13 @@ def _random_moves(
     at_once = max(_AT_ONCE // (shape[0] * shape[1]), 1)
     parts = [slice(i, min(i + at_once, count)) for i in range(0, count, at_once)]
     normal, triangular = rng, dimensions > len(lengths)
+    i, diagonals = np.arange(len(lengths)), np.ones((count, len(lengths)))
     if triangular:
         # The diagonals of all walks are drawn after all other numbers: those are drawn twice, from
         # two generators in the same state, so that no more than a part of them is held.
         normal = deepcopy(rng)
         for part in parts:
             rng.standard_normal((part.stop - part.start, *shape))
-        i = np.arange(len(lengths))
         diagonals = np.sqrt(rng.chisquare(dimensions - i, (count, len(lengths))))
     for part in parts:
         moves = normal.standard_normal((part.stop - part.start, *shape))

@@ -4,7 +4,8 @@ import { textWidth } from "./scales.js";
 import { computedColors, setColor } from "./shades.js";
 
 const WITH_TEXT = 38; // px: narrower cells have no number
-const GAP = 2; // px
+const GAP = 2; // px, between cells of at least GAPPED px
+const GAPPED = 12;
 const TARGET = 24; // px, the least width and height of what a finger can hit
 const MOST_WIDE = 110; // px
 const MOST_TALL = 44; // px
@@ -33,12 +34,14 @@ function setCell(cell, value, shades, rule, room) {
 export function buildGrid(parent, spec, width) {
   const [rows, columns] = [names(spec.rows), names(spec.columns)];
   const rowLabel = Math.max(...rows.map(textWidth)) + 10;
-  const fitting = Math.min(MOST_WIDE, (width - rowLabel) / columns.length - GAP);
+  const share = (width - rowLabel) / columns.length;
+  const gap = share < GAPPED && !spec.hrefs ? 0 : GAP; // lines between small cells would flicker
+  const fitting = Math.min(MOST_WIDE, share - gap);
   const size = spec.hrefs ? Math.max(TARGET, fitting) : fitting;
   const grid = html("div", { class: "grid", role: "group", "aria-label": spec.label ?? "cells",
-    style: `--columns:${columns.length};--row-label:${rowLabel}px;--cell:${size}px;` +
+    style: `--columns:${columns.length};--row-label:${rowLabel}px;--gap:${gap}px;--cell:${size}px;` +
       `--cell-height:${Math.max(TARGET, Math.min(MOST_TALL, size))}px` });
-  const every = Math.ceil((Math.max(...columns.map(textWidth)) + 4) / (size + GAP));
+  const every = Math.ceil((Math.max(...columns.map(textWidth)) + 4) / (size + gap));
   grid.append(html("span"), ...columns.map((name, i) =>
     html("span", { class: "name" }, i % every ? "" : name)));
   const cells = rows.flatMap((row, i) => {

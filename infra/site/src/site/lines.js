@@ -1,6 +1,6 @@
 // Figures over one axis: lines, and strips of lines over the same axis.
 import { defined, extent, html, number, svg } from "./dom.js";
-import { axisText, LABEL_GAP, spread, textWidth, xOptions, yDomain } from "./scales.js";
+import { axisText, LABEL_GAP, powerText, spread, textWidth, xOptions, yDomain } from "./scales.js";
 import { state } from "./state.js";
 import { addTooltip } from "./tooltip.js";
 
@@ -71,19 +71,38 @@ function seriesMarks(spec) {
 const shownBands = (spec) =>
   (!spec.axes || chosenAxis(spec) === spec.axes[0] ? spec.bands ?? [] : []);
 
-function bandMarks(spec, domain, [low, high], named) {
+/** Return the marks of the bands, and those of their labels. x: a scale in pixels. */
+function bandMarks(spec, x, [low, high], named) {
+  const domain = x.domain;
   const bands = shownBands(spec).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
   const marks = bands.map((band) => Plot.rect([band], { x1: Math.max(band.from, domain[0]),
     x2: Math.min(band.to, domain[1]), y1: low, y2: high, fill: color(band.role),
     fillOpacity: 0.22, stroke: color(band.role), strokeOpacity: 0.5, strokeWidth: 0.5 }));
-  const labels = named ? bands.filter((band) => band.label).map((band, i) => {
-    const part = (band.from - domain[0]) / (domain[1] - domain[0]);
-    const left = part > (i < bands.length - 1 ? 0.3 : 0.5); // away from the next band
-    return Plot.text([band], { x: left ? "from" : "to", y: high, text: "label",
-      textAnchor: left ? "end" : "start", dx: left ? -4 : 4, dy: 8 + i * LABEL_GAP,
-      fill: "var(--quiet)", stroke: "var(--page)", strokeWidth: 4 });
-  }) : [];
+  const placed = named ? inRows(bands.filter((band) => band.label).map((band) => atBand(band, x))) : [];
+  const labels = placed.map(({ band, edge, anchor, dx, row }) => Plot.text([band], { x: edge,
+    y: high, text: "label", textAnchor: anchor, dx, dy: 8 + row * LABEL_GAP, fill: "var(--quiet)",
+    stroke: "var(--page)", strokeWidth: 4 }));
   return [marks, labels];
+}
+
+/** Place the label of a band: from its left edge on, or up to its right edge near the plot's. */
+function atBand(band, x) {
+  const [from, to] = [Math.max(band.from, x.domain[0]), Math.min(band.to, x.domain[1])].map(x.apply);
+  const width = textWidth(band.label) + 8;
+  return from + width <= x.range[1] ? { band, edge: "from", anchor: "start", dx: 4, left: from, right: from + width }
+    : { band, edge: "to", anchor: "end", dx: -4, left: to - width, right: to };
+}
+
+/** Give each label the first row in which it covers no earlier one. */
+function inRows(labels) {
+  labels.forEach((label, i) => {
+    const rows = labels.slice(0, i)
+      .filter((other) => other.left < label.right && label.left < other.right)
+      .map((other) => other.row);
+    label.row = 0;
+    while (rows.includes(label.row)) label.row += 1;
+  });
+  return labels;
 }
 
 export function ruleMarks(spec, [low]) {
@@ -134,16 +153,19 @@ function strip(spec, width, { right, height, last, first, named = right > 0 }) {
   const inner = width - MARGIN.left - right;
   const x = xOptions(axis, [].concat(extent(...all) ?? []), inner);
   const domain = yDomain(spec);
-  const [bands, bandLabels] = bandMarks(spec, x.domain, domain, first && width >= NARROW);
+  const pixels = Plot.scale({ x: { ...x, range: [MARGIN.left, width - Math.max(right, 12)] } });
+  const [bands, bandLabels] = bandMarks(spec, pixels, domain, first && width >= NARROW);
+  const isLog = spec.y?.scale === "log";
   const marginTop = MARGIN.top + LABEL_GAP;
   const chart = Plot.plot({
     width, height, marginTop, marginLeft: MARGIN.left, marginRight: Math.max(right, 12),
     marginBottom: last ? MARGIN.bottom + 8 : 8, x: { ...x, axis: null },
-    y: { domain, axis: null, type: spec.y?.scale === "log" ? "log" : "linear" },
+    y: { domain, axis: null, type: isLog ? "log" : "linear" },
     marks: [
       Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: Math.max(2, height / 50) }),
       ...bands, ...ruleMarks(spec, domain), ...seriesMarks(spec), ...bandLabels,
-      Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null }),
+      Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null,
+        tickFormat: isLog ? powerText(domain) : undefined }),
       ...(last ? [Plot.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, tickSize: 4, label: null })] : []),
     ],
   });

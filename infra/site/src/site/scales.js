@@ -33,6 +33,15 @@ const compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFra
 /** Return the text of a step or a count of tokens at an axis. */
 const tickText = (value) => (value >= 1e6 ? compact.format(value) : number(value));
 
+/** Return a function that gives the text of a tick of a logarithmic axis: of powers of 10, if it has some. */
+export function powerText([low, high]) {
+  const powers = high / low >= 100;
+  return (value) => {
+    if (powers && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) > 1e-9) return "";
+    return value >= 1e-3 && value < 1e6 ? number(value).replace(/\.?0+$/, "") : value.toExponential(0).replace("-", "−");
+  };
+}
+
 /** Return the options of Plot for the horizontal axis over some values. */
 export function xOptions(axis, values, width) {
   const domain = axis.domain ?? extent(values) ?? [0, 1];

@@ -257,6 +257,13 @@
   }
   var compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
   var tickText = (value) => value >= 1e6 ? compact.format(value) : number(value);
+  function powerText([low, high]) {
+    const powers = high / low >= 100;
+    return (value) => {
+      if (powers && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) > 1e-9) return "";
+      return value >= 1e-3 && value < 1e6 ? number(value).replace(/\.?0+$/, "") : value.toExponential(0).replace("-", "−");
+    };
+  }
   function xOptions(axis, values, width) {
     const domain = axis.domain ?? extent(values) ?? [0, 1];
     const common = { domain, label: null, tickFormat: axis.scale === "step" ? tickText : void 0 };
@@ -395,7 +402,8 @@
     return [...areas, ...lines];
   }
   var shownBands = (spec) => !spec.axes || chosenAxis(spec) === spec.axes[0] ? spec.bands ?? [] : [];
-  function bandMarks(spec, domain, [low, high], named) {
+  function bandMarks(spec, x, [low, high], named) {
+    const domain = x.domain;
     const bands = shownBands(spec).filter((band) => band.to >= domain[0] && band.from <= domain[1]);
     const marks = bands.map((band) => Plot.rect([band], {
       x1: Math.max(band.from, domain[0]),
@@ -408,22 +416,32 @@
       strokeOpacity: 0.5,
       strokeWidth: 0.5
     }));
-    const labels = named ? bands.filter((band) => band.label).map((band, i) => {
-      const part = (band.from - domain[0]) / (domain[1] - domain[0]);
-      const left = part > (i < bands.length - 1 ? 0.3 : 0.5);
-      return Plot.text([band], {
-        x: left ? "from" : "to",
-        y: high,
-        text: "label",
-        textAnchor: left ? "end" : "start",
-        dx: left ? -4 : 4,
-        dy: 8 + i * LABEL_GAP,
-        fill: "var(--quiet)",
-        stroke: "var(--page)",
-        strokeWidth: 4
-      });
-    }) : [];
+    const placed = named ? inRows(bands.filter((band) => band.label).map((band) => atBand(band, x))) : [];
+    const labels = placed.map(({ band, edge, anchor, dx, row }) => Plot.text([band], {
+      x: edge,
+      y: high,
+      text: "label",
+      textAnchor: anchor,
+      dx,
+      dy: 8 + row * LABEL_GAP,
+      fill: "var(--quiet)",
+      stroke: "var(--page)",
+      strokeWidth: 4
+    }));
     return [marks, labels];
+  }
+  function atBand(band, x) {
+    const [from, to] = [Math.max(band.from, x.domain[0]), Math.min(band.to, x.domain[1])].map(x.apply);
+    const width = textWidth(band.label) + 8;
+    return from + width <= x.range[1] ? { band, edge: "from", anchor: "start", dx: 4, left: from, right: from + width } : { band, edge: "to", anchor: "end", dx: -4, left: to - width, right: to };
+  }
+  function inRows(labels) {
+    labels.forEach((label, i) => {
+      const rows = labels.slice(0, i).filter((other) => other.left < label.right && label.left < other.right).map((other) => other.row);
+      label.row = 0;
+      while (rows.includes(label.row)) label.row += 1;
+    });
+    return labels;
   }
   function ruleMarks(spec, [low]) {
     const rules = (spec.rules ?? []).filter((rule) => defined(rule.y));
@@ -473,7 +491,9 @@
     const inner = width - MARGIN.left - right;
     const x = xOptions(axis, [].concat(extent(...all) ?? []), inner);
     const domain = yDomain(spec);
-    const [bands, bandLabels] = bandMarks(spec, x.domain, domain, first && width >= NARROW);
+    const pixels = Plot.scale({ x: { ...x, range: [MARGIN.left, width - Math.max(right, 12)] } });
+    const [bands, bandLabels] = bandMarks(spec, pixels, domain, first && width >= NARROW);
+    const isLog = spec.y?.scale === "log";
     const marginTop = MARGIN.top + LABEL_GAP;
     const chart = Plot.plot({
       width,
@@ -483,14 +503,19 @@
       marginRight: Math.max(right, 12),
       marginBottom: last ? MARGIN.bottom + 8 : 8,
       x: { ...x, axis: null },
-      y: { domain, axis: null, type: spec.y?.scale === "log" ? "log" : "linear" },
+      y: { domain, axis: null, type: isLog ? "log" : "linear" },
       marks: [
         Plot.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: Math.max(2, height / 50) }),
         ...bands,
         ...ruleMarks(spec, domain),
         ...seriesMarks(spec),
         ...bandLabels,
-        Plot.axisY({ ticks: Math.max(2, height / 50), tickSize: 4, label: null }),
+        Plot.axisY({
+          ticks: Math.max(2, height / 50),
+          tickSize: 4,
+          label: null,
+          tickFormat: isLog ? powerText(domain) : void 0
+        }),
         ...last ? [Plot.axisX({ ticks: x.ticks, tickFormat: x.tickFormat, tickSize: 4, label: null })] : []
       ]
     });
@@ -670,6 +695,7 @@
   // src/site/cells.js
   var WITH_TEXT = 38;
   var GAP = 2;
+  var GAPPED = 12;
   var TARGET = 24;
   var MOST_WIDE = 110;
   var MOST_TALL = 44;
@@ -688,15 +714,17 @@
   function buildGrid(parent, spec, width) {
     const [rows, columns] = [names(spec.rows), names(spec.columns)];
     const rowLabel = Math.max(...rows.map(textWidth)) + 10;
-    const fitting = Math.min(MOST_WIDE, (width - rowLabel) / columns.length - GAP);
+    const share = (width - rowLabel) / columns.length;
+    const gap = share < GAPPED && !spec.hrefs ? 0 : GAP;
+    const fitting = Math.min(MOST_WIDE, share - gap);
     const size = spec.hrefs ? Math.max(TARGET, fitting) : fitting;
     const grid = html("div", {
       class: "grid",
       role: "group",
       "aria-label": spec.label ?? "cells",
-      style: `--columns:${columns.length};--row-label:${rowLabel}px;--cell:${size}px;--cell-height:${Math.max(TARGET, Math.min(MOST_TALL, size))}px`
+      style: `--columns:${columns.length};--row-label:${rowLabel}px;--gap:${gap}px;--cell:${size}px;--cell-height:${Math.max(TARGET, Math.min(MOST_TALL, size))}px`
     });
-    const every = Math.ceil((Math.max(...columns.map(textWidth)) + 4) / (size + GAP));
+    const every = Math.ceil((Math.max(...columns.map(textWidth)) + 4) / (size + gap));
     grid.append(html("span"), ...columns.map((name3, i) => html("span", { class: "name" }, i % every ? "" : name3)));
     const cells = rows.flatMap((row, i) => {
       grid.append(html("span", { class: "name row" }, row));

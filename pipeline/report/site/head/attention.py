@@ -15,7 +15,9 @@ from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import Figure, figure, source
 
-MOST_STEPS = 6
+# Steps that are drawn: few where many heads have a page, so that the site stays small.
+LEAST_STEPS, MOST_STEPS = 6, 30
+_MOST_CELLS = 12_000_000  # of all heads
 _DIMS = ("sequence", "layer", "head", "query", "key")
 
 
@@ -42,7 +44,9 @@ def patterns_of(run: Run) -> list[Patterns]:
         if not has_numbers(rows["attention"]):
             run.leave_out(f"{group}/attention", "undefined")
             continue
-        kept = kept_indices(rows["step"].values, MOST_STEPS)
+        cells = rows["attention"].size // rows.sizes["step"]
+        most = min(max(_MOST_CELLS // cells, LEAST_STEPS), MOST_STEPS)
+        kept = kept_indices(rows["step"].values, most)
         values = rows["attention"].isel(step=kept).transpose("step", *_DIMS)
         found.append(
             Patterns(
