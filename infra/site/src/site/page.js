@@ -106,7 +106,8 @@ export function addKeys() {
       play(slider);
       event.preventDefault();
     }
-    if (event.target.closest?.("input, select, textarea")) return;
+    const isTyping = event.target.closest?.("input:not([type=range]), select, textarea");
+    if (isTyping || (slider && event.key !== "/")) return;
     const moves = { ArrowLeft: -1, ArrowRight: 1 };
     const isFree = !event.target.closest?.("a, button, summary"); // space presses these
     if (event.key === "/") document.querySelector("header input[type=search]")?.focus();

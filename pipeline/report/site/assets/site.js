@@ -2002,7 +2002,8 @@
         play(slider);
         event.preventDefault();
       }
-      if (event.target.closest?.("input, select, textarea")) return;
+      const isTyping = event.target.closest?.("input:not([type=range]), select, textarea");
+      if (isTyping || slider && event.key !== "/") return;
       const moves = { ArrowLeft: -1, ArrowRight: 1 };
       const isFree = !event.target.closest?.("a, button, summary");
       if (event.key === "/") document.querySelector("header input[type=search]")?.focus();

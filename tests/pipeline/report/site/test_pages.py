@@ -43,20 +43,21 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def sites(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
-    """Write the sites of one run and of two, and serve them."""
+    """Write the sites of one run and of three, and serve them."""
     folder = tmp_path_factory.mktemp("sites")
     language = stores.language(f"{folder}/run.zarr")
     made = fake.modular_addition()
     modular = stores.stored(f"{folder}/modular.zarr", made["step"].values, modular_addition=made)
     write_report([modular], folder / "one")
-    write_report([language, modular], folder / "two")
+    heads = stores.stored(f"{folder}/heads.zarr", head_scores=fake.head_scores())
+    write_report([language, modular, heads], folder / "several")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     http = f"http://127.0.0.1:{server.server_port}"
     yield {
         name: Site(folder / name, language,
                    {"file": (folder / name).as_uri(), "http": f"{http}/{name}"})
-        for name in ("one", "two")
+        for name in ("one", "several")
     }  # fmt: skip
     server.shutdown()
     server.server_close()
@@ -68,7 +69,7 @@ def visit(browser: Any, sites: dict[str, Site]) -> Iterator[Any]:
     opened = []
 
     def open_page(
-        path: str, served: str = "file", size: str = "wide", site: str = "two", **state: str
+        path: str, served: str = "file", size: str = "wide", site: str = "several", **state: str
     ) -> Any:
         width, height = SIZES[size]
         page = browser.new_page(viewport={"width": width, "height": height})
@@ -96,7 +97,7 @@ def texts(values: np.ndarray) -> list[str]:
 def test_a_step_is_chosen_a_head_opened_and_the_state_kept(
     visit: Any, sites: dict[str, Site], served: str, size: str, theme: str
 ) -> None:
-    stored = open_run(sites["two"].uri)["head_scores"].to_dataset()
+    stored = open_run(sites["several"].uri)["head_scores"].to_dataset()
     page = visit("run/heads.html", served, size, theme=theme)
     page.wait_for_selector("#mosaic .plot[data-drawn]")
     cells = page.locator("#mosaic .cell")
@@ -127,8 +128,8 @@ def test_every_page_draws_its_first_figure_without_a_horizontal_bar(
 ) -> None:
     size, theme = {"file": ("narrow", "dark"), "http": ("narrow", "light")}[served]
     page = visit("run/overview.html", served, size, theme=theme)
-    base = sites["two"].bases[served]
-    for path in sorted(sites["two"].folder.glob("run/*.html")):
+    base = sites["several"].bases[served]
+    for path in sorted(sites["several"].folder.glob("run/*.html")):
         if path.stem.startswith("head-") and path.stem != "head-L1H1":
             continue  # pages of one kind
         page.goto(f"{base}/run/{path.name}?theme={theme}")
@@ -167,10 +168,16 @@ def test_search_finds_a_head_by_its_score_and_opens_it(visit: Any) -> None:
 
 
 @pytest.mark.parametrize("served", SERVED)
-def test_runs_side_by_side(visit: Any, served: str) -> None:
+def test_runs_side_by_side(visit: Any, sites: dict[str, Site], served: str) -> None:
     page = visit("index.html", served, "narrow", theme="dark")
     page.wait_for_selector(".figure .plot[data-drawn]")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    mosaics = page.locator(".figure:has(.cell)")
+    assert mosaics.count() == 2 and mosaics.locator(".step-slider:visible").count() == 1
+    stored = open_run(sites["several"].uri)["head_scores"].to_dataset()["induction"].values
+    mosaics.locator(".step-slider:visible").fill("3")
+    for mosaic in mosaics.all():
+        assert mosaic.locator(".cell").all_text_contents() == texts(stored[3])
     page.keyboard.press("/")
     page.keyboard.type("L1H1")
     page.locator(FOUND).first.click()
@@ -191,7 +198,7 @@ def test_the_first_page_of_one_run_is_its_overview(visit: Any, served: str) -> N
 
 def test_every_link_of_every_page_resolves(sites: dict[str, Site]) -> None:
     assert check_links(sites["one"].folder) > 10
-    assert check_links(sites["two"].folder) > 200
+    assert check_links(sites["several"].folder) > 200
 
 
 def serious(page: Any) -> list[str]:
