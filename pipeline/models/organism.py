@@ -21,6 +21,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import dropout
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -46,7 +47,9 @@ class OrganismConfig(PreTrainedConfig):
     sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
     standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
     `embedding_range`: that of W_E, if it differs. `attention_scale`: the factor of scores before
-    the softmax; None means 1 / sqrt(d_head). Raises InputError for sizes that make no model.
+    the softmax; None means 1 / sqrt(d_head). In training, `dropout` is the share of the entries of
+    each block's contribution that are set to 0, and `head_dropout` that of the heads, each in a
+    whole sequence; what is left is scaled up. Raises InputError for sizes that make no model.
     """
 
     model_type = "ontogeny-organism"
@@ -71,6 +74,8 @@ class OrganismConfig(PreTrainedConfig):
     smeared_keys: bool = False
     initializer_range: float | None = None
     embedding_range: float | None = None
+    dropout: float = 0.0
+    head_dropout: float = 0.0
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     tie_word_embeddings: bool = False
@@ -80,12 +85,18 @@ class OrganismConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of config.json, with `attention_scale` only if it is set."""
+        """Return the content of config.json, with some fields only if they are set."""
         content = super().to_dict()
-        # Left out, since runs saved before the field existed must have an equal config.
-        if content.get("attention_scale", 0) is None:
-            del content["attention_scale"]
+        # Left out, since runs saved before the fields existed must have an equal config.
+        for name, unset in (("attention_scale", None), ("dropout", 0.0), ("head_dropout", 0.0)):
+            if name in content and content[name] == unset:
+                del content[name]
         return content
+
+    @property
+    def drops(self) -> bool:
+        """Return whether the model drops activations in training."""
+        return bool(self.dropout or self.head_dropout)
 
     def validate_architecture(self) -> None:
         """Raise InputError for sizes that make no model; huggingface_hub calls this by its name."""
@@ -95,6 +106,9 @@ class OrganismConfig(PreTrainedConfig):
         for name in ("num_hidden_layers", "intermediate_size"):
             if getattr(self, name) < 0:
                 raise InputError(f"model.{name} must be at least 0, not {getattr(self, name)}.")
+        for name in ("dropout", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model.{name} must be in [0, 1), not {getattr(self, name)}.")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model.hidden_size must be a multiple of model.num_attention_heads "
@@ -185,6 +199,9 @@ class OrganismAttention(nn.Module):
         if mask is not None and queries != slice(None):
             mask = mask[:, :, queries]
         z, weights = attend(self, q, k, v, mask, dropout=0.0, scaling=self.scaling, **kwargs)
+        if self.training and self.config.head_dropout:
+            kept = torch.ones(z.shape[0], 1, z.shape[2], 1, dtype=z.dtype, device=z.device)
+            z = z * dropout(kept, self.config.head_dropout)
         return self.o_proj(z.flatten(2)), weights
 
 
@@ -214,6 +231,7 @@ class OrganismLayer(nn.Module):
 
     def __init__(self, config: OrganismConfig, layer_idx: int):
         super().__init__()
+        self.dropout = config.dropout
         self.input_layernorm = _norm(config)
         self.self_attn = OrganismAttention(config, layer_idx)
         self.mlp = None
@@ -233,9 +251,10 @@ class OrganismLayer(nn.Module):
         attended, _ = self.self_attn(
             self.input_layernorm(hidden_states), position_vectors, attention_mask, queries, **kwargs
         )
-        hidden_states = hidden_states[:, queries] + attended
+        hidden_states = hidden_states[:, queries] + dropout(attended, self.dropout, self.training)
         if self.mlp is not None:
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+            added = self.mlp(self.post_attention_layernorm(hidden_states))
+            hidden_states = hidden_states + dropout(added, self.dropout, self.training)
         return hidden_states
 
 

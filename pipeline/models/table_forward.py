@@ -37,11 +37,15 @@ class AtEquals:
 
 
 def factorises(module: PreTrainedModel) -> TypeGuard[OrganismForCausalLM]:
-    """Return whether a model is an organism of one layer whose keys depend on one token each."""
+    """Return whether a model is an organism of one layer whose keys depend on one token each.
+
+    A model that drops activations in training does so by pair, and not by token.
+    """
     return (
         isinstance(module, OrganismForCausalLM)
         and module.config.num_hidden_layers == 1
         and not module.config.smeared_keys
+        and not (module.training and module.config.drops)
     )
 
 

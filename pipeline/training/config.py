@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.errors import InputError, suggestion
@@ -90,19 +90,72 @@ Task = Annotated[ModularArithmetic | RepeatedSubstrings | Text, Field(discrimina
 
 
 class Optimizer(Strict):
-    """AdamW on every parameter, with linear warm-up over `warmup_steps`, then a constant rate."""
+    """AdamW, or SGD with momentum, on every parameter.
 
+    The learning rate rises linearly over `warmup_steps` and is constant from then on. momentum: of
+    SGD. weight_decay: decoupled from the gradient in AdamW, added to it in SGD, as in PyTorch.
+    clip_norm: gradients of all parameters together are scaled down to this norm (L2) where theirs
+    is larger.
+    """
+
+    kind: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.999,
     )
+    momentum: float = Field(default=0.0, ge=0, lt=1)
     warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> "Optimizer":
+        if self.kind == "adamw" and self.momentum:
+            raise InputError(
+                f"momentum = {self.momentum}: AdamW has betas instead: set them, or kind: sgd"
+            )
+        return self
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step that is taken after `step` steps."""
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+
+class HeadName(str):
+    """A head as it is written, such as L0H1."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Return layer and head."""
+        layer, head = self[1:].split("H")
+        return int(layer), int(head)
+
+
+Head = Annotated[str, Field(pattern=r"^L\d+H\d+$"), AfterValidator(HeadName)]
+
+
+class Part(Strict):
+    """Parameters that are put into the model before step 0, or are kept as they were drawn.
+
+    parameters: names, with `*` for any text, such as `model.embed_tokens.weight`. heads: such as
+    L0H1: rows of W_Q, W_K and W_V, and columns of W_O. checkpoint: the folder of a checkpoint of an
+    organism with the same sizes, which has the values; None: those that the seed gives. frozen:
+    whether they keep these values during training.
+    """
+
+    checkpoint: Place | None = None
+    parameters: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
+    frozen: bool = True
+
+    @model_validator(mode="after")
+    def _says_what(self) -> "Part":
+        if not self.parameters and not self.heads:
+            raise InputError("parameters and heads are empty: name at least one")
+        if self.checkpoint is None and not self.frozen:
+            raise InputError("a part needs a checkpoint, or is frozen: give one of them")
+        return self
 
 
 # Fields that follow from the task or are fixed. `Organism` has all other fields of OrganismConfig,
@@ -122,7 +175,9 @@ class Training(Strict):
     """A training run: task, model, optimizer, number of steps, and the steps to save.
 
     output: the run's folder. batch_size: sequences per step; None: all train pairs of modular
-    arithmetic. threads: torch threads; runs are equal bit for bit only with the same number.
+    arithmetic. seed: of the weights at step 0, and of batches and dropout; data_seed: of batches
+    and dropout, if they are to have another. keep: parts that come from other checkpoints, or are
+    not trained. threads: torch threads; runs are equal bit for bit only with the same number.
     """
 
     name: str
@@ -133,6 +188,8 @@ class Training(Strict):
     steps: int = Field(ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+    data_seed: int | None = Field(default=None, ge=0)
+    keep: tuple[Part, ...] = ()
     threads: int = Field(default=2, ge=1)
     checkpoints: Schedule = Schedule()
 
@@ -148,6 +205,11 @@ class Training(Strict):
             )
         self.organism()
         return self
+
+    @property
+    def batch_seed(self) -> int:
+        """Seed of batches and dropout."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def organism(self) -> OrganismConfig:
         """Return the model's configuration. Raises InputError if its parts do not fit together."""
@@ -186,7 +248,12 @@ def _paths_from(training: Training, folder: Path) -> Training:
     task = training.task
     if isinstance(task, Text) and task.path is not None:
         task = task.model_copy(update={"path": os.path.realpath(folder / task.path)})
-    return training.model_copy(update={"output": output, "task": task})
+    keep = tuple(
+        part if part.checkpoint is None
+        else part.model_copy(update={"checkpoint": os.path.realpath(folder / part.checkpoint)})
+        for part in training.keep
+    )  # fmt: skip
+    return training.model_copy(update={"output": output, "task": task, "keep": keep})
 
 
 def load_run(folder: str | Path) -> Training:

@@ -29,7 +29,7 @@ from pipeline.writing import whole_file
 
 # Spawn keys of numpy's SeedSequence: independent streams of one seed, so that held-out sequences
 # are not training sequences. Changing a key changes every model that is trained.
-TRAINING, HELD_OUT = 0, 1
+TRAINING, HELD_OUT, DROPOUT = 0, 1, 2
 
 StepLoss = Callable[[OrganismForCausalLM, int], Float[Tensor, ""]]
 
@@ -47,9 +47,15 @@ def step_loss(training: Training) -> StepLoss:
     n_sequences = training.batch_size
     assert n_sequences is not None  # as Training has checked
     if isinstance(task, RepeatedSubstrings):
-        return _next_token_loss(lambda g: _substrings(task, n_sequences, g), training.seed)
+        return _next_token_loss(lambda g: _substrings(task, n_sequences, g), training.batch_seed)
     stream, _ = _streams(training)
-    return _next_token_loss(lambda g: _windows(stream, n_sequences, task.context, g), training.seed)
+    length, seed = task.context, training.batch_seed
+    return _next_token_loss(lambda g: _windows(stream, n_sequences, length, g), seed)
+
+
+def dropout_seed(training: Training, step: int) -> int:
+    """Return the seed of what is dropped in the step that is taken after `step` steps."""
+    return int(_generator(training.batch_seed, DROPOUT, step).integers(2**63))
 
 
 def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
@@ -60,7 +66,7 @@ def _answer_loss(task: ModularArithmetic, training: Training) -> StepLoss:
     def loss(model: OrganismForCausalLM, step: int) -> Float[Tensor, ""]:
         pairs = train_pairs
         if training.batch_size is not None:
-            drawn = _generator(training.seed, TRAINING, step).permutation(len(pairs))
+            drawn = _generator(training.batch_seed, TRAINING, step).permutation(len(pairs))
             pairs = pairs[torch.from_numpy(drawn[: training.batch_size])]
         if training.batch_size is None and factorises(model):
             logits = pair_logits(model, task.p, pairs)  # the same for some 0.6 of the work

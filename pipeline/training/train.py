@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch.optim import AdamW
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
 from transformers.utils import logging
 
 from pipeline.errors import InputError
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.progress import TrainingProgress
 from pipeline.training.config import Training, claim
-from pipeline.training.tasks import StepLoss, step_loss, tokenise_text
+from pipeline.training.parts import Frozen, put_in
+from pipeline.training.tasks import StepLoss, dropout_seed, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
 
 _STATE = ".resume.pt"
@@ -54,7 +56,8 @@ def _place(folder: Path, step: int) -> Path:
 
 def _train_from(first_missing: int, training: Training, progress: TrainingProgress | None) -> None:
     folder, to_save = Path(training.output), set(_steps(training))
-    model, optimizer = _fresh(training)
+    model, frozen = _fresh(training)
+    optimizer = _optimizer(training, model)
     start = _resume(folder, model, optimizer, at_most=first_missing)
     loss_of = step_loss(training)
     for step in range(start, training.steps + 1):
@@ -64,38 +67,43 @@ def _train_from(first_missing: int, training: Training, progress: TrainingProgre
             _save(folder, step, model)
             _save_state(folder, step, model, optimizer)
         if step < training.steps:
-            loss = _take_step(step, loss_of, model, optimizer, training)
+            loss = _take_step(step, loss_of, model, optimizer, training, frozen)
             if progress is not None:
                 progress(step + 1, training.steps, loss)
 
 
-def _fresh(training: Training) -> tuple[OrganismForCausalLM, AdamW]:
+def _fresh(training: Training) -> tuple[OrganismForCausalLM, list[Frozen]]:
+    """Return the model at step 0, and the parts of it that stay as they are."""
     # fork_rng: transformers initialises from torch's global generator, which is the caller's.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = OrganismForCausalLM(training.organism())
+    return model.train(), put_in(model, training.keep)
+
+
+def _optimizer(training: Training, model: OrganismForCausalLM) -> Optimizer:
     settings = training.optimizer
-    optimizer = AdamW(
-        model.parameters(),
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-    )
-    return model.train(), optimizer
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.kind == "sgd":
+        return SGD(model.parameters(), rate, settings.momentum, weight_decay=decay)
+    return AdamW(model.parameters(), rate, settings.betas, weight_decay=decay)
 
 
 def _take_step(
     step: int,
     loss_of: StepLoss,
     model: OrganismForCausalLM,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     training: Training,
+    frozen: list[Frozen],
 ) -> float:
     """Take the step after `step` steps and return the loss (nats) before it."""
     # Set from the step, not by a torch scheduler, whose state would have to be saved and resumed.
     for group in optimizer.param_groups:
         group["lr"] = training.optimizer.rate(step)
-    loss = loss_of(model, step)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(dropout_seed(training, step))  # so that a resumed run drops the same
+        loss = loss_of(model, step)
     value = loss.item()
     if not math.isfinite(value):
         raise InputError(
@@ -104,7 +112,13 @@ def _take_step(
         )
     optimizer.zero_grad()
     loss.backward()
+    for part in frozen:
+        part.drop_gradient()
+    if training.optimizer.clip_norm is not None:
+        clip_grad_norm_(model.parameters(), training.optimizer.clip_norm)
     optimizer.step()
+    for part in frozen:
+        part.restore()
     return value
 
 
@@ -119,13 +133,13 @@ def _save(folder: Path, step: int, model: OrganismForCausalLM) -> None:
             shutil.copy(path, draft)
 
 
-def _save_state(folder: Path, step: int, model: OrganismForCausalLM, optimizer: AdamW) -> None:
+def _save_state(folder: Path, step: int, model: OrganismForCausalLM, optimizer: Optimizer) -> None:
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
     with whole_file(folder / _STATE, folder / f"{_STATE}.new") as draft:
         torch.save(state, draft)
 
 
-def _resume(folder: Path, model: OrganismForCausalLM, optimizer: AdamW, at_most: int) -> int:
+def _resume(folder: Path, model: OrganismForCausalLM, optimizer: Optimizer, at_most: int) -> int:
     """Load the state of an interrupted run and return its step; 0 if there is no usable state.
 
     A state is not usable if it is later than a missing checkpoint, which must be trained again.
