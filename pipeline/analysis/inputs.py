@@ -282,7 +282,8 @@ def _split(facts: dict[str, Any]) -> Bool[np.ndarray, " pair"]:
     if "train_pairs" in facts:
         return np.isin(np.arange(p * p), facts["train_pairs"])
     generator = facts.get("split_generator", "numpy")
-    return modular.split(p, facts["train_share"], facts["split_seed"], generator)
+    share, seed = facts["train_share"], facts["split_seed"]
+    return modular.split(p, share, seed, generator, facts["operation"])
 
 
 def _undeclared_generator(

@@ -98,6 +98,9 @@ class HeldOutInput(Strict):
     seed: int = Field(default=0, ge=0)
 
 
+SplitGenerator = Literal["numpy", "random", "orbits"]
+
+
 class TableInput(Strict):
     """The whole p x p table of a modular operation with its split into train and test pairs.
 
@@ -110,7 +113,7 @@ class TableInput(Strict):
     operation: str | None = None
     train_share: float | None = Field(default=None, gt=0, lt=1)
     split_seed: int | None = Field(default=None, ge=0)
-    split_generator: Literal["numpy", "random"] | None = None
+    split_generator: SplitGenerator | None = None
 
 
 InputSpec = Annotated[

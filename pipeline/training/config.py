@@ -5,10 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from huggingface_hub.errors import StrictDataclassError
+from jaxtyping import Bool
 from pydantic import AfterValidator, Field, create_model, model_validator
 
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
+from pipeline.config.analysis import SplitGenerator
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
 from pipeline.inputs.text import END_OF_TEXT_ID
@@ -21,19 +24,23 @@ RUN_FILE = "training.yaml"
 
 
 class ModularArithmetic(Strict):
-    """The task of predicting `a operation b mod p` at the '=' of (a, b, '='), for some pairs."""
+    """The task of predicting `a operation b mod p` at the '=' of (a, b, '='), for some pairs.
+
+    split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
+    """
 
     kind: Literal["modular_arithmetic"] = "modular_arithmetic"
     p: int = Field(ge=3)
     operation: str = "add"
     train_share: float = Field(default=0.4, gt=0, lt=1)
     split_seed: int = Field(default=0, ge=0)
+    split_generator: SplitGenerator = "numpy"
 
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
         # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
         modular.check(self.p, self.operation)
-        modular.split(self.p, self.train_share, self.split_seed)
+        self.is_train()
         return self
 
     @property
@@ -49,7 +56,13 @@ class ModularArithmetic(Strict):
     @property
     def n_train_pairs(self) -> int:
         """Number of pairs that are trained on."""
-        return int(self.train_share * self.p**2)
+        return int(self.is_train().sum())
+
+    def is_train(self) -> Bool[np.ndarray, " pair"]:
+        """Return a mask of the pairs that are trained on."""
+        return modular.split(
+            self.p, self.train_share, self.split_seed, self.split_generator, self.operation
+        )
 
 
 class RepeatedSubstrings(Strict):

@@ -78,3 +78,38 @@ def test_an_unknown_operation_is_refused_with_a_suggestion():
 def test_a_split_with_an_empty_part_is_refused(share):
     with pytest.raises(InputError, match="train_share"):
         modular.split(5, share, 0)
+
+
+@pytest.mark.parametrize("operation", modular.OPERATIONS)
+def test_orbits_are_those_of_the_eight_maps_by_hand(operation):
+    p, answer = 7, BY_HAND[operation]
+    every = [(a, b) for a in range(p) for b in range(p)]
+    maps = [
+        lambda a, b, s=s, t=t, swap=swap: ((s * b) % p, (t * a) % p) if swap else (
+            (s * a) % p, (t * b) % p)
+        for swap in (False, True) for s in (1, -1) for t in (1, -1)
+    ]  # fmt: skip
+    kept = [m for m in maps if all(answer(*m(a, b), p) == answer(a, b, p) for a, b in every)]
+    same = modular.orbits(p, operation).reshape(p, p)
+    for a, b in every:
+        orbit = {m(a, b) for m in kept}
+        assert {(x, y) for x, y in every if same[x, y] == same[a, b]} == orbit
+    assert len(kept) == {"x2_y2": 8, "multiply": 4, "x2_xy_y2": 4, "x2_xy_y2_x": 1,
+                         "x3_xy": 1, "x3_xy2_y": 1}.get(operation, 2)  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["add", "x2_y2", "multiply"])
+def test_a_split_by_orbits_divides_none(operation):
+    p, share = 13, 0.4
+    same = modular.orbits(p, operation)
+    is_train = modular.split(p, share, 3, "orbits", operation)
+    assert not np.intersect1d(same[is_train], same[~is_train]).size
+    assert int(share * p * p) <= is_train.sum() < int(share * p * p) + 8
+    again = modular.split(p, share, 3, "orbits", operation)
+    other = modular.split(p, share, 4, "orbits", operation)
+    assert np.array_equal(again, is_train) and not np.array_equal(other, is_train)
+
+
+def test_a_split_by_orbits_leaves_one_to_test():
+    with pytest.raises(InputError, match="leave no whole orbit to test"):
+        modular.split(3, 0.999, 0, "orbits", "x2_y2")

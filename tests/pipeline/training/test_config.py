@@ -62,7 +62,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path, monkeypatch):
         ({"model": {"vocab_size": 8}}, "unknown key 'model.vocab_size'"),
         ({"task": {"kind": "modular_arithmetic", "p": 5, "operator": "add"}},
          "unknown key 'task.modular_arithmetic.operator'; did you mean 'operation'?"),
-        ({"optimizer": {"learning_rate": 1, "momentum": 1}}, "unknown key 'optimizer.momentum'"),
+        ({"optimizer": {"learning_rate": 1, "nesterov": 1}}, "unknown key 'optimizer.nesterov'"),
         ({"steps": "many"}, "steps: input should be a valid integer"),
         ({"steps": 0}, "steps: input should be greater than or equal to 1"),
         ({"seed": True}, "seed: input should be a valid integer, found True"),

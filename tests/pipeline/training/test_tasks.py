@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from pipeline.inputs import text
+from pipeline.inputs import modular, text
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.training import Training, held_out, table_and_split, table_of, tokens_per_step
 from pipeline.training.config import claim
@@ -180,3 +180,17 @@ def test_modular_arithmetic_has_a_table_and_no_held_out_sequences(tmp_path):
 def test_a_run_of_another_task_has_no_table(text_run):
     assert table_of(text_run.output) == {}
     assert np.array_equal(held_out(text_run.output, 3, 1), held_out(text_run, 3, 1))
+
+
+def test_a_run_that_is_split_by_orbits_says_so_to_its_analysis(tmp_path):
+    settings = {
+        "name": "x", "output": str(tmp_path), "steps": 1, "optimizer": {"learning_rate": 0.1},
+        "task": {"kind": "modular_arithmetic", "p": 7, "operation": "x2_y2",
+                 "split_generator": "orbits"},
+    }  # fmt: skip
+    run = Training.model_validate(settings)
+    claim(tmp_path, run)
+    assert table_of(tmp_path)["split_generator"] == "orbits"
+    _, _, is_train = table_and_split(run.task)
+    assert np.array_equal(is_train, modular.split(7, 0.4, 0, "orbits", "x2_y2"))
+    assert run.task.n_train_pairs == is_train.sum()
