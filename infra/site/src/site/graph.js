@@ -68,7 +68,7 @@ function toggle(kind) {
 
 function kindButtons() {
   return html("div", { class: "kinds", role: "group", "aria-label": "composition" }, ...KINDS.map(
-    (kind) => html("button", { type: "button", "data-kind": kind, "aria-pressed": isShown(kind),
+    (kind) => html("button", { type: "button", "data-kind": kind, "aria-pressed": String(isShown(kind)),
       onclick: () => toggle(kind) }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase())));
 }
 

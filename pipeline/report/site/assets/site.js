@@ -1202,7 +1202,7 @@
       (kind) => html("button", {
         type: "button",
         "data-kind": kind,
-        "aria-pressed": isShown(kind),
+        "aria-pressed": String(isShown(kind)),
         onclick: () => toggle(kind)
       }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase())
     ));
