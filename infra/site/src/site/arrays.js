@@ -46,7 +46,7 @@ async function decodeSeries(series) {
 async function decodeLabels({ labels, onsets }) {
   const scores = [];
   if (labels) {
-    const { values } = await decode(labels.list ?? labels);
+    const { values } = await decode(labels);
     scores.push({ kind: "label", name: "label", label: "by label", names: labels.names,
       roles: labels.roles, values: values.map(Math.round) }); // codes, exact also from 8 bits
   }

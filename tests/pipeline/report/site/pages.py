@@ -88,9 +88,9 @@ def data_of(path: Path) -> tuple[str, Any]:
 
 
 def all_series(spec: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return every series of a specification with its horizontal axis."""
+    """Return every series with its horizontal axis, which a panel has for itself at other steps."""
     of_panels = [
-        (one, panel.get("x") or spec["x"])
+        (one, {**spec["x"], **panel.get("x", {})})
         for panel in spec.get("panels", [])
         for one in panel["series"]
     ]
