@@ -1,4 +1,4 @@
-"""What a site leaves in its folder, and what it removes."""
+"""The files that a site leaves in its folder, and those that it removes."""
 
 import json
 
