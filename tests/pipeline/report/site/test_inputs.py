@@ -1,4 +1,4 @@
-"""Runs with gaps: several inputs, numbers at few steps, stores without rows, commands of figures."""
+"""Runs with gaps: several inputs, few steps with numbers, no rows; and commands of figures."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def figures(page: Page | None) -> dict:
 
 
 def small_losses(**attributes):
-    return fake.token_loss(STEPS, length=8, parameters={}, **attributes).drop_vars("loss")
+    return fake.token_loss(STEPS, length=16, **attributes).drop_vars("loss")
 
 
 def undefined_at(values, places):
@@ -67,7 +67,7 @@ def test_a_second_input_is_drawn_or_left_out_with_a_reason(tmp_path):
 
 
 def test_two_inputs_of_modular_addition_have_figures_of_different_names(tmp_path):
-    made = fake.modular_addition(STEPS, p=7)
+    made = fake.modular_addition(STEPS)
     run = run_of(tmp_path, modular_addition=made, **{"modular_addition.other": made})
     ids = [one.id for one in progress_page(run).figures]
     assert len(ids) == len(set(ids))
