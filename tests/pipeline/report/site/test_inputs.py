@@ -57,8 +57,8 @@ def test_a_second_input_is_drawn_or_left_out_with_a_reason(tmp_path):
               stores.composition(STEPS)}  # fmt: skip
     run = run_of(tmp_path, **groups)
     drawn = figures(others_page(run))
-    assert set(drawn) == {"token_loss-text-mean", "token_loss-text-mean_by_position"}
-    assert {one["of"] for one in drawn["token_loss-text-mean"].spec["series"]} == {
+    assert set(drawn) == {"token_loss-text-in_context_score", "token_loss-text-mean_by_position"}
+    assert {one["of"] for one in drawn["token_loss-text-in_context_score"].spec["series"]} == {
         "token_loss.text/mean", "token_loss.text/in_context_score"}  # fmt: skip
     said = run.said_left_out()
     assert "induction of head labels on input text (the labels are those of the first" in said
