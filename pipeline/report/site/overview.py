@@ -23,14 +23,14 @@ from pipeline.report.site.specs import (
     series,
     source,
     strips,
+    together,
     y_axis,
 )
 from pipeline.report.site.text import linked, title_of
+from pipeline.report.transition_rows import LOSSES
 
 MOST_ROWS = 12  # of the table on the overview; all heads are on the page of the mosaic
 MOST_LABELLED = 24  # lines of labelled heads in one strip
-LOSSES = {"train_loss": "train", "test_loss": "test", "restricted_loss": "restricted",
-          "excluded_loss": "excluded"}  # fmt: skip
 
 
 def overview_page(shared: RunHeads, below: Sequence[Figure]) -> Page:
@@ -60,9 +60,8 @@ def _what_happened(shared: RunHeads) -> Iterator[Figure]:
     if (found := run.first("token_loss")) is not None:
         group, losses = found
         steps = losses
-        for name, role in (("mean", "loss"), ("in_context_score", "in_context")):
-            if name not in losses or not _moves(losses[name].values):
-                run.leave_out(f"{group}/{name}", "undefined or constant")
+        for name, role in LOSSES["token_loss"].items():
+            if not run.says_something(group, name):
                 continue
             title = "mean loss" if name == "mean" else in_words(name)
             drawn = series(title, losses[name].values, role, of=f"{group}/{name}", emphasis=True)
@@ -78,15 +77,10 @@ def _what_happened(shared: RunHeads) -> Iterator[Figure]:
         bands = [*_induction_band(shared), *bands]
     if panels and steps is not None:
         note = "Bands: from 10 to 90% of a change. A head's line is the score of its label."
+        addresses = [str(line["of"]).rsplit("/", 1) for one in panels for line in one["series"]]
         yield figure("when-strips", "Losses and heads over training", note,
                      strips(axis_of(steps), panels, bands), run.slug,
-                     source(run.uri, str(found[0]) if found else "head_scores", "mean" if found
-                            else "induction"))  # fmt: skip
-
-
-def _moves(values: np.ndarray) -> bool:
-    known = values[np.isfinite(values)]
-    return bool(known.size) and (known.size == 1 or bool(known.min() < known.max()))
+                     together(source(run.uri, *address) for address in addresses))  # fmt: skip
 
 
 def _score_band(losses: xr.Dataset) -> list[Json]:
@@ -201,7 +195,7 @@ def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     """Return the losses of grokking on one axis, with its phases as bands."""
     drawn = [
         series(in_words(name), rows[name].values, role, of=f"{group}/{name}", emphasis=True)
-        for name, role in LOSSES.items()
+        for name, role in LOSSES["modular_addition"].items()
         if has_numbers(rows[name])
     ]
     last = run.steps[-1]
@@ -212,12 +206,14 @@ def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     losses = {
         "kind": "lines",
         "height": 260,
-        "y": y_axis("loss", "nats", log_ends(rows[name].values for name in LOSSES))
+        "y": y_axis("loss", "nats", log_ends(rows[n].values for n in LOSSES["modular_addition"]))
         | {"scale": "log"},
         "series": drawn,
     }
     note = f"Phases: {RULES}" if bands else ""
+    given = group.partition(".")[2]
+    id = f"progress-strips-{given}" if given else "progress-strips"
     return figure(
-        "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),
+        id, "Progress measures", note, strips(axis_of(rows), [losses], bands),
         run.slug, source(run.uri, group, "test_loss"),
     )  # fmt: skip

@@ -52,6 +52,15 @@ def source(uri: str, group: str, variable: str, **labels: int) -> Source:
     )
 
 
+def together(each: Iterable[Source]) -> Source:
+    """Return the lines for the numbers of a figure that shows several variables, or runs."""
+    distinct = list(dict.fromkeys(each))
+    if len(distinct) == 1:
+        return distinct[0]
+    python = ", ".join(one.python for one in distinct)
+    return Source(f"[{python}]", " && ".join(one.command for one in distinct))
+
+
 def shell_word(text: str) -> str:
     """Return a text as one word of a shell."""
     return shlex.quote(text)
@@ -95,7 +104,10 @@ def lines(
 
 
 def strips(x: Json, panels: Sequence[Json], bands: Sequence[Json] = ()) -> Json:
-    """Return the specification of panels over one axis. panels: lines without x."""
+    """Return the specification of panels over one axis.
+
+    panels: lines, with x where they are at other steps.
+    """
     return {"kind": "panels", "x": x, "panels": list(panels), "bands": list(bands)}
 
 

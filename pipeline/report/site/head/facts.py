@@ -42,7 +42,7 @@ def facts(shared: RunHeads, head: Head) -> Iterator[Fact]:
         link = Markup('<a href="head-{0}.html">{0}</a> by {1}, {2}')
         yield Fact(
             "Reads most from", link.format(reads[0].read, reads[0].path.upper(),
-            number(reads[0].value)), f"random matrices give {number(reads[0].random)}",
+            number(reads[0].value)), f"the mean of random matrices is {number(reads[0].random)}",
         )  # fmt: skip
     for name, step, share in head.rises:
         yield Fact(

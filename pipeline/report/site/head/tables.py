@@ -55,7 +55,7 @@ def partner_tables(shared: RunHeads, head: Head) -> Iterator[Table]:
             continue
         columns = [
             Column("head", other), Column("by", "by"), Column("composition", "composition", True),
-            Column("above", "above random", True),
+            Column("above", "above random mean", True),
         ]  # fmt: skip
         rows = [
             [Cell(name, href=f"head-{name}.html"), Cell(one.path.upper(), role=one.path),
@@ -63,5 +63,5 @@ def partner_tables(shared: RunHeads, head: Head) -> Iterator[Table]:
             for name, one in pairs
         ]  # fmt: skip
         more = f" Of {count:,}, the {MOST_PARTNERS} strongest." * (count > len(pairs))
-        note = f"Above random matrices of the same shape, at step {shared.step:,}.{more}"
+        note = f"Random: the mean of random matrices of the same shape. Step {shared.step:,}.{more}"
         yield Table(f"partners-{id}", title, columns, rows, note)
