@@ -97,7 +97,7 @@ def _drawn(found: Composition) -> str:
     return f", drawn at {len(found.kept)} of {found.rows.sizes['step']:,} checkpoints, {RULE}"
 
 
-def _edge(found: Composition, reader: int, read: int, path: str, value: float, _: float) -> Json:
+def _edge(found: Composition, reader: int, read: int, path: str, value: float) -> Json:
     return {"from": found.read[read], "to": found.readers[reader], "by": path,
             "value": round(value, 4)}  # fmt: skip
 
