@@ -1,5 +1,7 @@
 """What the site says about heads, against planted scores and labels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -52,6 +54,11 @@ def row_of(shared: RunHeads, name: str) -> dict[str, str]:
     return next(row for row in rows if row["head"] == name)
 
 
+def first_spec(shared: RunHeads) -> dict[str, Any]:
+    """Return the specification of the first figure of the overview."""
+    return next(iter(overview_page(shared, ()).figures)).spec
+
+
 def planted(induction: list[float], steps=FEW) -> xr.Dataset:
     """Return head scores of which L1H1 alone has a pattern: induction, with these scores."""
     scores = fake.head_scores(steps)
@@ -63,7 +70,7 @@ def planted(induction: list[float], steps=FEW) -> xr.Dataset:
 
 def labels(named: dict[str, str], steps=fake.STEPS, margin=0.0) -> xr.Dataset:
     """Return stored labels that heads have at every step: a label by head."""
-    arrays = {
+    arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name: (fake.HEAD, np.zeros((len(steps), 2, 4), "f4"))
         for name in ("induction", "anti_induction", "sink")
     }
@@ -85,7 +92,7 @@ def test_labels_are_dated_by_the_steps_that_have_scores():
     # 0.25 is more than half of the threshold: a head has begun to form by 700.
     assert "between steps 350 and 1,050" in run.findings[0]
     assert title_of(run) == "Induction heads form between steps 350 and 1,050"
-    spec = overview_page(shared, ()).sections[0].items[0].spec
+    spec = first_spec(shared)
     assert [(one["from"], one["to"]) for one in spec["bands"]] == [(350, 1050)]
 
 
@@ -140,7 +147,7 @@ def test_the_stored_label_names_an_anti_induction_head():
     assert "Labelled induction" not in said
     assert "copying score is below its null by more than 0.1" in said["Labelled anti-induction"]
     assert "copying" not in facts_of(shared, "L1H3")["Labelled induction"]
-    spec = overview_page(shared, ()).sections[0].items[0].spec
+    spec = first_spec(shared)
     assert "anti-induction head" in spec["bands"][0]["label"]
 
 
@@ -198,7 +205,7 @@ def test_an_overview_needs_no_in_context_score():
     losses = fake.token_loss().drop_vars(["loss", "in_context_score"])
     run = run_of(token_loss=losses)
     run.findings = []  # sentences need the score
-    spec = overview_page(shared_of(run), ()).sections[0].items[0].spec
+    spec = first_spec(shared_of(run))
     assert [one["y"]["label"] for one in spec["panels"]] == ["mean loss"]
     assert run.left_out == {}
 
