@@ -141,7 +141,8 @@ def heads_in(run: Run) -> list[Head]:
             for name, one in of.items()
         }
         last = frozenset(name for name, one in of.items() if one.step == counted[name][-1])
-        lowers = lowering(run, found[0], place, of["induction"]) if "induction" in of else None
+        formed_here = of.get("induction")
+        lowers = lowering(run, found[0], place, formed_here) if found and formed_here else None
         labels = {
             name: definition
             for name, definition in others.get(place, {}).items()
