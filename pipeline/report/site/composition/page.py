@@ -38,7 +38,7 @@ def graph(run: Run, found: Composition, heads: list[Head], over_training: bool) 
     lowest, edges = 1.0, []
     for index in kept:
         values, random = found.at(index)
-        edges.append([_edge(found, *one[:4]) for one in strongest(values, random)])
+        edges.append([_edge(found, *one) for one in strongest(values, random)])
         known = [one[np.isfinite(one)] for one in random.values()]
         lowest = min([lowest, *(float(one.min()) for one in known if one.size)])
     spec: Json = {"kind": "graph", "nodes": nodes, "rules": [{"y": lowest, "label": "random"}]}

@@ -62,6 +62,9 @@ def partner_tables(shared: RunHeads, head: Head) -> Iterator[Table]:
              number_cell(one.value), number_cell(one.above, sign=True)]
             for name, one in pairs
         ]  # fmt: skip
-        more = f" Of {count:,}, the {MOST_PARTNERS} strongest." * (count > len(pairs))
-        note = f"Random: the mean of random matrices of the same shape. Step {shared.step:,}.{more}"
+        more = f" Of {count:,}, the {MOST_PARTNERS} strongest by each of K, Q and V."
+        note = (
+            f"Above the mean of random matrices of the same shape, at step {shared.step:,}."
+            f"{more * (count > len(pairs))}"
+        )
         yield Table(f"partners-{id}", title, columns, rows, note)
