@@ -62,7 +62,7 @@ def _what_happened(shared: RunHeads) -> Iterator[Figure]:
         group, losses = found
         steps = losses
         for name, role in LOSSES["token_loss"].items():
-            if not run.says_something(group, name):
+            if name not in losses or not run.says_something(group, name):
                 continue
             title = "mean loss" if name == "mean" else in_words(name)
             drawn = series(title, losses[name].values, role, of=f"{group}/{name}", emphasis=True)

@@ -210,9 +210,8 @@ def axis_of(values: xr.Dataset | xr.DataArray) -> dict[str, Any]:
 
 def with_numbers(values: xr.DataArray) -> xr.DataArray:
     """Return a variable at the steps at which it has a finite number."""
-    others = [dim for dim in values.dims if dim != "step"]
-    known = np.isfinite(values).any(others).values
-    return values.isel(step=np.flatnonzero(known))
+    finite = np.isfinite(values.transpose("step", ...).values)
+    return values.isel(step=np.flatnonzero(finite.any(axis=tuple(range(1, finite.ndim)))))
 
 
 def opened(uris: Mapping[str, str]) -> list[Run]:

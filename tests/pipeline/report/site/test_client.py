@@ -611,7 +611,7 @@ def test_text_token_and_paths_are_in_the_address_and_survive_reload(page: Any) -
     assert page.locator("#graph path.edge").count() == 1
 
 
-def test_sorting_and_filter_of_a_table_are_in_the_address_and_survive_reload(page: Any) -> None:
+def test_sorting_and_filter_are_in_the_address_and_survive_reload(page: Any) -> None:
     draw(page, "late")
     for _ in range(2):
         page.locator("th button", has_text="value").click()

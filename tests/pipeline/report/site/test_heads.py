@@ -1,4 +1,4 @@
-"""What the site says about heads, against planted scores and labels."""
+"""The site's words about heads, against planted scores and labels."""
 
 from typing import Any
 

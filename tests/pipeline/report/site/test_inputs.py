@@ -74,7 +74,7 @@ def test_two_inputs_of_modular_addition_have_figures_of_different_names(tmp_path
     assert {"progress-strips", "progress-strips-other"} <= set(ids)
 
 
-def test_composition_that_ends_without_numbers_is_drawn_up_to_its_last_ones(tmp_path):
+def test_composition_that_ends_without_numbers_is_drawn_before(tmp_path):
     rows = stores.composition(STEPS)
     gaps = [3, 9]
     for name in [str(name) for name in rows.data_vars]:
