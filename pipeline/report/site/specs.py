@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.report.site.arrays import Json, exact, plain
+from pipeline.report.site.arrays import Json, exact, integers
 
 KNOWN_ROLES = (
     "induction", "previous_token", "current_token", "duplicate_token", "first_token",
@@ -68,7 +68,7 @@ def shell_word(text: str) -> str:
 
 def step_axis(steps: np.ndarray) -> Json:
     """Return the axis of the saved steps."""
-    return {"label": "step", "values": plain(steps), "scale": "step"}
+    return {"label": "step", "values": integers(steps), "scale": "step"}
 
 
 def series(name: str, values: np.ndarray | xr.DataArray, role: str = "none", **more: Any) -> Json:

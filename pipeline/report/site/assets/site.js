@@ -15,11 +15,19 @@
     const span = high > low ? high - low : 1;
     return Float32Array.from(content, (level) => level === 255 ? NaN : low + span * level / 254);
   }
+  function summed({ from, by }) {
+    const values = [from];
+    for (const [difference, count] of by) {
+      for (let i = 0; i < count; i += 1) values.push(values.at(-1) + difference);
+    }
+    return values;
+  }
   var isObject = (value) => typeof value === "object" && value !== null;
-  var isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value);
+  var isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value || "by" in value);
   async function decode(array) {
     if (!isArray(array)) return { values: [], approximate: false };
     if ("f32" in array) return { values: float32(array.f32), approximate: false };
+    if ("by" in array) return { values: summed(array), approximate: false };
     if ("u8" in array) {
       const content = await gunzip(bytes(array.u8));
       return { values: levels(content, array.low, array.high), approximate: true };

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from pipeline.findings.number_format import in_words, listed
 from pipeline.measures.head_patterns import NULLS
-from pipeline.report.site.arrays import Json, exact
+from pipeline.report.site.arrays import Json, exact, integers
 from pipeline.report.site.head.shared import RunHeads, stored_line
 from pipeline.report.site.heads import Head
 from pipeline.report.site.scores import Score
@@ -104,8 +104,8 @@ def _null_and_rule(shared: RunHeads, score: Score, head: Head) -> tuple[list[Jso
         return drawn, []
     if (rule == rule[0]).all():
         return drawn, [{"y": float(rule[0]), "label": "rule", "shade": True}]
-    area = {"name": "too low for a label", "role": "none", "low": [0] * len(rule),
-            "high": exact(rule)}  # fmt: skip
+    zero = integers(np.zeros(len(rule), dtype=np.int64))
+    area = {"name": "too low for a label", "role": "none", "low": zero, "high": exact(rule)}
     return [area, *drawn], []
 
 
