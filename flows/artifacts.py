@@ -127,7 +127,7 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         f"| {markdown(line.name)} | `{line.chart}` | {line.scale} | {line.first} | {line.last} |"
         for line in overview(summary.store)
     ]
-    lines += ["", f"[Report](<{report_link(page)}>), {markdown(str(page.resolve()))}"]
+    lines += ["", f"[Report](<{_link_to(page)}>), {markdown(str(page.resolve()))}"]
     about = markdown(summary.store)
     _if_reachable(create_markdown_artifact, "\n".join(lines), key="findings", description=about)
     show_report(summary.store, page)
@@ -137,11 +137,20 @@ def show_report(store: str, page: Path) -> None:
     """Create an artifact that links to the report of a store."""
     _if_reachable(
         create_link_artifact,
-        report_link(page),
+        _link_to(page),
         key=report_key(store),
         link_text=markdown(str(page)),
         description=markdown(store),
     )
+
+
+def _link_to(page: Path) -> str:
+    """Return the link to a report; that of its file, with a warning, where it cannot be served."""
+    try:
+        return report_link(page)
+    except OSError as error:
+        get_run_logger().warning("the report is not served beside the UI: %s", error)
+        return page.resolve().as_uri()
 
 
 def report_key(store: str) -> str:

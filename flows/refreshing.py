@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,21 +24,26 @@ class Refresher:
 
     def __init__(self, store: str, errors: IO[bytes]) -> None:
         self.store, self._errors = store, errors
-        self._next, self._started = time.monotonic() + FIRST, 0.0
         self._process: subprocess.Popen[bytes] | None = None
+        self._next, self._started = time.monotonic() + FIRST, 0.0
+        self._ended: float | None = None  # when the process did
+        self._said: set[str] = set()
 
     def refresh(self) -> bool:
-        """Start to write the report if it is time to; return whether one was finished meanwhile."""
-        now = time.monotonic()
+        """Start to write the report if it is time to; return whether one was finished meanwhile.
+
+        Whatever goes wrong is a warning, told once: an analysis does not fail with its report.
+        """
         if self._process is None:
-            if now >= self._next:
-                self._start(now)
+            if time.monotonic() >= self._next:
+                self._try_to_start()
             return False
-        if (code := self._process.poll()) is None:
+        if self._ended is None:
             return False
-        self._process, self._next = None, now + max(FIRST, _PAUSE * (now - self._started))
+        self._next = self._ended + max(FIRST, _PAUSE * (self._ended - self._started))
+        code, self._process = self._process.returncode, None
         if code:
-            get_run_logger().warning("the report was not refreshed: %s", self._last_error())
+            self._warn(self._last_error())
         return code == 0
 
     def stop(self) -> None:
@@ -47,26 +53,45 @@ class Refresher:
             self._process.wait()
             self._process = None
 
-    def _start(self, now: float) -> None:
+    def _try_to_start(self) -> None:
+        self._started, self._ended = time.monotonic(), None
+        try:
+            self._process = self._start()
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+        except OSError as error:
+            self._next = self._started + FIRST
+            self._warn(str(error))
+        if self._process is not None:
+            # Checkpoints may take hours: when the process ends is not seen between them.
+            threading.Thread(target=self._wait_for, args=(self._process,), daemon=True).start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start a process: a thread would slow down the one that hands out checkpoints."""
         folder = str(report_folder(self.store))
-        # By a process: a thread would slow down the one that hands out checkpoints.
         command = ["report", self.store, "--in-progress", "--out", folder]
         self._errors.seek(0)
         self._errors.truncate()
-        self._process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-P", "-m", "ontogeny", *command],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
-        self._started = now
+
+    def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        self._ended = time.monotonic()
 
     def _last_error(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def _warn(self, why: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
+            get_run_logger().warning("the report is not refreshed for now: %s", why)
 
 
 @contextmanager

@@ -169,7 +169,10 @@ def report(
     from pipeline.query.aggregates import results_not_stored
     from pipeline.report import write_report
     from pipeline.report.paper.write import write_figures
+    from pipeline.report.site.folder import is_site
 
+    if out is not None and (out / "index.html").exists() and not is_site(out):
+        raise InputError(f"{out}: holds an index.html of something else: choose another folder")
     with results_not_stored() if in_progress else nullcontext():
         if figures is not None:  # first: without matplotlib nothing is written
             write_figures(stores, figures)

@@ -2,7 +2,7 @@
 
 import base64
 import hmac
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import (
@@ -21,6 +21,7 @@ LOGIN = "/ontogeny-login"
 
 # Prefect's pages about its API need no secret in Prefect itself.
 _DOCUMENTATION = ("/docs", "/redoc", "/openapi.json")
+_HIGHEST_PORT = 65_535
 _NOT_KEPT = {"Cache-Control": "no-store"}
 _HEADERS = {
     "Referrer-Policy": "no-referrer",
@@ -73,7 +74,7 @@ class GuardedApp:
         if scope["type"] != "http":
             return None
         if self._has_reports and path.startswith(REPORTS):
-            return RedirectResponse(_report_address(hosts[0], path), headers=_NOT_KEPT)
+            return _redirect_to_report(hosts[0], path)
         return _LOGIN_PAGES.get(path)
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
@@ -102,10 +103,15 @@ def create_app() -> GuardedApp:
     return GuardedApp(app, secret.get_secret_value(), origins, settings.ui.enabled)
 
 
-def _report_address(host: str, path: str) -> str:
-    """Return the address of a report at the next port, also behind a tunnel of both ports."""
-    at = urlsplit(f"//{host}")
-    return f"http://{at.hostname}:{(at.port or 80) + 1}/{quote(path.removeprefix(REPORTS))}"
+def _redirect_to_report(host: str, path: str) -> Response:
+    """Send the browser to the report at the next port, also behind a tunnel of both ports."""
+    name, _, port = host.rpartition(":")
+    if not name or host.endswith("]"):  # no port: an IPv6 address has colons of its own
+        name, port = host, "80"
+    if not (port.isdecimal() and int(port) < _HIGHEST_PORT):
+        return PlainTextResponse("the port is not one of this server", 400)
+    address = f"http://{name}:{int(port) + 1}/{quote(path.removeprefix(REPORTS))}"
+    return RedirectResponse(address, headers=_NOT_KEPT)
 
 
 def _security_policy(origins: list[str]) -> str:

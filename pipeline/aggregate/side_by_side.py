@@ -66,19 +66,23 @@ def side_by_side(
     `pipeline.query.transitions.stored_transitions`). tokens: seen at each step (dims: step), by
     run; the axis is then tokens, else steps. origins: by run, the point on the axis that becomes 0.
     sets: the set of runs that each belongs to, over which the spread is computed; None for one set.
+    A run that has no series is known from it, and has no events.
     threshold: above the null, from which on a head has a pattern.
 
     Coordinates along event: group, variable, layer (-1 without, and for heads), change ("first
     head", "rise" or "fall"). `RULE` says which change of a series is meant. `COLUMNS` describes the
     variables. Undefined is NaN.
     """
-    runs = list(dict.fromkeys(str(run) for run in found["run"].values))
+    runs = list(dict.fromkeys([*(str(run) for run in found["run"].values), *(sets or ())]))
     sets = sets or dict.fromkeys(runs, ALL)
-    table = pd.DataFrame(_events(found, threshold))
+    table = pd.DataFrame(_events(found, threshold), columns=[*_LABELS, "run", *_ABSENT])
     labels = sorted(set(table[list(_LABELS)].itertuples(index=False, name=None)))
     rows = table.set_index([*_LABELS, "run"]).to_dict("index")
     of_event = {
-        name: np.array([[rows.get((*one, run), _ABSENT)[name] for run in runs] for one in labels])
+        name: np.array(
+            [[rows.get((*one, run), _ABSENT)[name] for run in runs] for one in labels],
+            dtype=None if labels else type(_ABSENT[name]),
+        ).reshape(len(labels), len(runs))
         for name in _ABSENT
     }
     at = {name: _on_axis(of_event.pop(name), runs, tokens) for name in ("low", "high")}

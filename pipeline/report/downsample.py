@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
+MOST_LOSSES = 2**26  # stored losses beyond which those of tokens are left to `ontogeny losses`
 RULE = "evenly spaced in log(1 + step)"
 
 

@@ -12,10 +12,14 @@ from pipeline.aggregate.transitions import FEWEST
 from pipeline.findings.number_format import head_name, in_words
 
 LEAST = 0.1  # change of a head above its null that is drawn, as a share of its attention
+# Losses and the in-context score, in the order in which they are shown, with their colour roles.
 LOSSES = {
-    "token_loss": ("mean", "in_context_score"),
-    "modular_addition": ("train_loss", "test_loss", "restricted_loss", "excluded_loss"),
-}
+    "token_loss": {"mean": "loss", "in_context_score": "in_context"},
+    "modular_addition": {
+        "train_loss": "train", "test_loss": "test", "restricted_loss": "restricted",
+        "excluded_loss": "excluded",
+    },
+}  # fmt: skip
 ERRORS = (
     "Random walks look sudden too: about a quarter of series that only wander are said to have a "
     "transition, and about 2% of smooth or constant noisy series are."

@@ -4,7 +4,8 @@
 
 The synthetic run has 24 layers x 16 heads, of which a fifth form a pattern; seven scores of
 `head_scores` with their nulls, two of copying and three of ablation; composition of all pairs at 60
-steps; and losses of 64 sequences x 512 positions, with trajectories. Four bars: seconds of
+steps; attention on two sequences of 48 tokens at 6 steps; and losses of 64 sequences x 512
+positions, with trajectories. Four bars: seconds of
 processor time and the largest memory of a process that does nothing but write the site, the size of
 the site, and the seconds until headless Chromium shows the first figure of a page over file:// (the
 slower of two pages, each the median of three new browser contexts; null without Chromium). With
@@ -39,8 +40,10 @@ from tests.pipeline.report.site.browser import CHROMIUM
 
 SIZES = {"layer": 24, "head": 16, "layer_from": 24, "head_from": 16, "layer_to": 24,
          "head_to": 16, "sequence": 64, "position": 512}  # fmt: skip
-MEASURES = ("head_scores", "copying", "head_ablation", "token_loss", "composition")
-COMPOSITION_STEPS = 60
+ATTENTION = {"sequence": 2, "query": 48, "key": 48}
+MEASURES = ("head_scores", "copying", "head_ablation", "token_loss", "composition",
+            "attention_patterns")  # fmt: skip
+FEWER_STEPS = {"composition": 60, "attention_patterns": 6}
 # The most that each may be at 600 checkpoints.
 BARS = {"cpu_seconds": 180, "peak_mb": 1500, "site_mb": 60, "first_figure_seconds": 2}
 PAGES = ("run/overview.html", "run/heads.html")
@@ -54,7 +57,8 @@ def templates(sizes: dict[str, int]) -> dict[str, Template]:
     for name in MEASURES:
         variables = measure_class(name).variables
         dims = {dim for variable in variables for dim in variable.dims[1:]}
-        coordinates = {dim: np.arange(sizes[dim]) for dim in sorted(dims)}
+        own = sizes | ATTENTION if name == "attention_patterns" else sizes
+        coordinates = {dim: np.arange(own[dim]) for dim in sorted(dims)}
         variant = variant_id(of=name, sizes=sizes)
         about = {"measure": name, "version": 1, "parameters": {},
                  "input": None, "reference_values": None,
@@ -70,12 +74,12 @@ def make(uri: str, steps: int, sizes: dict[str, int] = SIZES) -> None:
     middles = np.where(dice.random(shape) < 0.2, dice.uniform(0.1, 0.8, shape), np.inf)
     patterns = dice.integers(0, 5, shape)
     writer = Writer(questions.create(uri, made.values()), 1, list(made.values()))
-    every = max(steps // COMPOSITION_STEPS, 1)
+    every = {name: max(steps // count, 1) for name, count in FEWER_STEPS.items()}
     for i in range(steps):
         grown = 0.8 / (1 + np.exp(-(i / steps - middles) * 60))
         rows = []
         for name, template in made.items():
-            if name != "composition" or i % every == 0 or i == steps - 1:
+            if i % every.get(name, 1) == 0 or i == steps - 1:
                 values = dict(_values(template, i / steps, grown, patterns, dice))
                 rows.append((name, questions.row(template, 1000 * i), values))
         writer.write(rows)
@@ -100,11 +104,19 @@ def _values(
         elif variable.dims == ("step", "layer", "head") and "null" not in variable.name:
             noise = np.abs(noise) + np.where(patterns == pattern, grown, 0)
             pattern += 1
+        elif template.group == "attention_patterns":
+            noise = _attention(shape, dice)
         elif template.group == "composition":
             noise = 0.1 + noise + dice.random(shape, dtype=np.float32) ** 8
         elif variable.name == "uniform_null":
             noise = np.asarray(0.02)  # of one input, the same at all checkpoints
         yield variable.name, np.asarray(noise, dtype=np.dtype(variable.dtype))
+
+
+def _attention(shape: tuple[int, ...], dice: np.random.Generator) -> np.ndarray:
+    """Return causal attention that is concentrated on a few keys, as that of models is."""
+    weights = np.tril(np.exp(3 * dice.standard_normal(shape, dtype=np.float32)))
+    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def cost(uri: str, folder: str) -> dict[str, Any]:

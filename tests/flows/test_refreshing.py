@@ -1,5 +1,6 @@
 """The report of a run in progress, written by a process of its own."""
 
+import logging
 import re
 import tempfile
 import time
@@ -37,7 +38,7 @@ def refresher(make_analysis: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 
 def finished(refresher: Refresher) -> bool:
     """Wait until a report has been tried."""
-    while refresher._process is not None and refresher._process.poll() is None:
+    while refresher._process is not None and refresher._ended is None:
         time.sleep(0.1)
     return refresher.refresh()
 
@@ -53,21 +54,32 @@ def test_a_report_is_written_without_storing_results(refresher: Refresher) -> No
 def test_a_pause_of_nine_times_its_seconds_follows_a_report(refresher: Refresher) -> None:
     refresher.refresh()
     begun = time.monotonic()
-    assert finished(refresher)
+    assert refresher._process is not None
+    refresher._process.wait()
     took = time.monotonic() - begun
+    time.sleep(2)  # the next checkpoint is later
+    assert finished(refresher)
     refresher.refresh()
     assert refresher._process is None
     assert refresher._next - begun == pytest.approx(10 * took, rel=0.2)
 
 
-def test_a_report_that_fails_is_said_and_tried_again(
-    refresher: Refresher, caplog: pytest.LogCaptureFixture
+def test_a_report_that_fails_is_said_once_and_tried_again(
+    refresher: Refresher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(refreshing, "get_run_logger", lambda: logging.getLogger("run"))
+    monkeypatch.setattr(refreshing, "_PAUSE", 0)
     refresher.store += "-elsewhere"
+    for _ in range(2):
+        refresher.refresh()
+        assert refresher._process is not None
+        assert not finished(refresher)
+    (said,) = (record.getMessage() for record in caplog.records if record.name == "run")
+    assert "the report is not refreshed for now" in said and "elsewhere" in said
+    monkeypatch.setattr(refreshing.sys, "executable", "/nowhere/python")
     refresher.refresh()
-    assert not finished(refresher)
-    assert "elsewhere" in refresher._last_error()
-    assert refresher._process is None and refresher._next < float("inf")
+    assert refresher._process is None
+    assert "/nowhere/python" in caplog.records[-1].getMessage()
 
 
 def test_a_report_that_is_being_written_ends_with_the_block(refresher: Refresher) -> None:

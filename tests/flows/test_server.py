@@ -323,6 +323,9 @@ def test_the_ui_sends_its_readers_to_the_server_of_reports(ui: Ui, report: str) 
     # Behind a tunnel of both ports, the user's own are meant.
     status, headers, _ = ui.ask(f"/ontogeny-reports{report}", Host="localhost:5200")
     assert headers["location"].startswith("http://localhost:5201/")
+    _, headers, _ = ui.ask(f"/ontogeny-reports{report}", Host="[::1]:5200")
+    assert headers["location"].startswith("http://[::1]:5201/")
+    assert ui.ask(f"/ontogeny-reports{report}", Host="localhost:99999")[0] == 400
     for path in ("//evil.example/x", "/@evil.example/", "/\\evil.example"):
         _, headers, _ = ui.ask(f"/ontogeny-reports{path}")
         assert headers["location"].startswith(f"http://127.0.0.1:{ui.port + 1}/")

@@ -13,14 +13,13 @@ from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import Heads, heads_of
 from pipeline.findings.number_format import in_words, number
 from pipeline.findings.sentences import by_measure, without_heads
+from pipeline.report.downsample import MOST_LOSSES
 
 # matplotlib is an optional dependency: the modules that import it are imported when they draw.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pipeline.report.paper.style import StepScale
-
-_MOST_NUMBERS = 2**26  # stored losses beyond which their space is left to `ontogeny losses`
 
 
 class PaperFigure(NamedTuple):
@@ -37,23 +36,23 @@ class PaperFigure(NamedTuple):
 def figures_of(
     run: xr.DataTree,
     changes: xr.Dataset,
-    space: Callable[[], xr.Dataset],
+    space: Callable[[str], xr.Dataset],
     scale: "StepScale" = "linear",
 ) -> Iterator[PaperFigure]:
     """Yield the figures that the content of a store allows.
 
-    run: as `open_run` returns it. changes: its stored transitions. space: returns its stored loss
-    space, and is called only where per-token losses are stored.
+    run: as `open_run` returns it. changes: its stored transitions. space: returns the stored loss
+    space of a group, and is called only where that has the losses of tokens.
     """
     groups = by_measure(run)
     heads = _heads(groups)
     saved = {int(step) for of in groups.values() for one in of.values() for step in one["step"]}
-    for losses in list(groups.get("token_loss", {}).values())[:1]:
-        yield _what_happened(losses, heads, changes, scale)
+    for name, losses in list(groups.get("token_loss", {}).items())[:1]:
+        yield _what_happened(name, losses, heads, changes, scale)
         if "mean_by_position" in losses:
             yield _by_position(losses)
-        if "loss" in losses and losses["loss"].size <= _MOST_NUMBERS:
-            yield from _loss_space(space)
+        if "loss" in losses:
+            yield _loss_space(losses["loss"].size, lambda name=name: space(name))
     if heads is not None:
         yield from _mosaics(heads)
     for pairs in list(groups.get("composition", {}).values())[:1]:
@@ -65,12 +64,11 @@ def figures_of(
 
 
 def _what_happened(
-    losses: xr.Dataset, heads: Heads | None, changes: xr.Dataset, scale: "StepScale"
+    name: str, losses: xr.Dataset, heads: Heads | None, changes: xr.Dataset, scale: "StepScale"
 ) -> PaperFigure:
     of_score = changes.isel(
         series=np.flatnonzero(
-            (changes["variable"].values == "in_context_score")
-            & np.isin(changes["group"].values, ["token_loss"])
+            (changes["variable"].values == "in_context_score") & (changes["group"].values == name)
         )
     )
     ends = np.stack([of_score[name].values.ravel() for name in ("onset", "end")], axis=-1)
@@ -84,7 +82,7 @@ def _what_happened(
     shaded = " Shaded: from 10 to 90% of each sudden change of the in-context score." * bool(spans)
     formed = "" if heads is None else (
         f" Heads: those that exceeded the null of a pattern by at least {heads.threshold:g}, with "
-        "the score of the pattern in which they end highest."
+        "the score of the pattern whose null they exceed most at the end."
     )  # fmt: skip
     return PaperFigure(
         "what-happened-when",
@@ -106,12 +104,15 @@ def _by_position(losses: xr.Dataset) -> PaperFigure:
     return PaperFigure("loss-by-position", caption, draw)
 
 
-def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
+def _loss_space(numbers: int, stored: Callable[[], xr.Dataset]) -> PaperFigure:
+    if numbers > MOST_LOSSES:
+        why = f"{numbers:,} stored losses are too many; see the command `ontogeny losses`."
+        return PaperFigure("loss-space", why, lambda _: None)
     try:
         space = stored()
         corner = find_corner(space).sel(window="whole")
-    except InputError:  # too few checkpoints
-        return
+    except InputError as error:  # too few checkpoints
+        return PaperFigure("loss-space", f"{error}.", lambda _: None)
     p = float(max(corner["p_walks"], corner["p_flipped"]))
     is_corner = bool(np.isfinite(corner["step"]))
 
@@ -121,7 +122,7 @@ def _loss_space(stored: Callable[[], xr.Dataset]) -> Iterator[PaperFigure]:
         return loss_space(space, int(corner["step"]) if is_corner else None, width)
 
     turn = "It turns a corner" if is_corner else "Its sharpest turn is no corner, being"
-    yield PaperFigure(
+    return PaperFigure(
         "loss-space",
         "Losses on all tokens at each checkpoint, on their two principal components over "
         f"checkpoints, dark: late; some steps are named. {turn} at step "

@@ -58,11 +58,7 @@ def what_happened_when(
         one.plot(losses["step"], losses[name], color=ROLES[name])
         one.set_title(f"{'mean loss' if name == 'mean' else in_words(name)} (nats)")
     if heads is not None and formed:
-        axes[-1].set_title("score of the heads that formed")
-        axes[-1].set_ylim(0, 1)
-        for (_, layer, head), pattern in formed.items():
-            line = heads.scores[pattern].sel(layer=layer, head=head)
-            axes[-1].plot(line["step"], line, color=ROLES[pattern], linewidth=0.8)
+        _draw_heads(axes[-1], heads, formed)
     for one in axes:
         for start, end in changes:
             one.axvspan(start, end, color=FAINT, alpha=0.5, linewidth=0)
@@ -72,6 +68,14 @@ def what_happened_when(
     if heads is not None and formed:
         end_names(axes[-1], _names(heads, formed))
     return figure
+
+
+def _draw_heads(axes: Axes, heads: Heads, formed: dict[tuple[int, int, int], str]) -> None:
+    axes.set_title("score of the heads that formed")
+    axes.set_ylim(0, 1)
+    for (_, layer, head), pattern in formed.items():
+        line = heads.scores[pattern].sel(layer=layer, head=head)
+        axes.plot(line["step"], line, color=ROLES[pattern], linewidth=0.8)
 
 
 def loss_by_position(by_position: xr.DataArray, width: float) -> Figure | None:
@@ -138,16 +142,19 @@ def formed_patterns(heads: Heads) -> list[str]:
 
 
 def _formed(heads: Heads) -> dict[tuple[int, int, int], str]:
-    """Return the heads that formed, by (onset, layer, head), with the pattern they end highest in.
+    """Return the heads that formed, by (onset, layer, head), with the pattern they end as.
 
-    A head with two patterns is drawn once.
+    Of several patterns, that whose null the head exceeds most at the last checkpoint.
     """
     best: dict[tuple[int, int], tuple[float, int, str]] = {}
     for pattern in NULLS:
+        if (excess := heads.excess(pattern)) is None:
+            continue
         for one in onsets(heads, pattern):
+            above = float(excess.sel(layer=one.layer, head=one.head)[-1])
             now = best.get((one.layer, one.head))
-            if now is None or one.last > now[0]:
-                best[one.layer, one.head] = (one.last, one.step, pattern)
+            if now is None or above > now[0]:
+                best[one.layer, one.head] = (above, one.step, pattern)
     return {(step, *at): pattern for at, (_, step, pattern) in sorted(best.items())}
 
 

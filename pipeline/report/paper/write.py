@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.query import aggregates, open_run
+from pipeline.query.loss_axes import COMPONENTS
 from pipeline.report.paper.figures import figures_of
 from pipeline.store.objects import store_names
 from pipeline.writing import whole_file
@@ -47,7 +48,9 @@ def write_figures(
     folder, written, captions = Path(folder), [], []
     folder.mkdir(parents=True, exist_ok=True)
     for run, (uri, tree) in runs.items():
-        changes, space = aggregates.transitions(uri), partial(aggregates.loss_space, uri)
+        changes = aggregates.transitions(uri)
+        # As many components as `loss_answers` takes: the stored result is then the same one.
+        space = partial(aggregates.loss_space, uri, components=COMPONENTS)
         for one in figures_of(tree, changes, space, scale):
             stem = f"{_file_name(run)}-{one.name}"
             for columns, width in WIDTHS.items():

@@ -1,13 +1,14 @@
-"""Arrays in a page: exact numbers as float32 in base64, and 8 bits for what is only coloured."""
+"""Arrays in a page: exact numbers, in few characters, and 8 bits for what is only coloured."""
 
 import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Int, Real
 
 from pipeline.printable import printable
 
@@ -37,6 +38,16 @@ def plain(values: Real[np.ndarray, "*any"]) -> list[Any]:
     if flat.dtype.kind in "iub":
         return flat.tolist()
     return [one if ok else None for one, ok in zip(flat.tolist(), np.isfinite(flat), strict=True)]
+
+
+def integers(values: Int[np.ndarray, " any"]) -> Json | list[int]:
+    """Return whole numbers, such as steps, by the differences from one to the next.
+
+    {"from": 0, "by": [[1, 2], [2, 1]]} is 0, 1, 2, 4. A plain list where that is shorter.
+    """
+    flat = np.asarray(values).tolist()
+    by = [[step, len(list(same))] for step, same in groupby(b - a for a, b in pairwise(flat))]
+    return {"from": flat[0], "by": by} if 2 * len(by) < len(flat) else flat
 
 
 def coloured(values: Real[np.ndarray, "*any"], low: float, high: float) -> Json:

@@ -14,7 +14,7 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A column. id: by which it is sorted. note: what its numbers are."""
+    """A column. id: its name in code, which pages do not show. note: what its numbers are."""
 
     id: str
     title: str
@@ -30,7 +30,6 @@ class Cell:
     value: float | int | None = None
     href: str = ""
     role: str = ""
-    bar: float | None = None
 
     @property
     def key(self) -> str:

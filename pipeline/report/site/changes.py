@@ -29,10 +29,6 @@ from pipeline.report.transition_rows import (
 
 MOST_ROWS = 30  # of the figure
 MOST_CHANGES = 300  # of the table
-_ROLES = {
-    "mean": "loss", "in_context_score": "in_context", "train_loss": "train", "test_loss": "test",
-    "restricted_loss": "restricted", "excluded_loss": "excluded",
-}  # fmt: skip
 _COLUMNS = (
     Column("series", "series"),
     Column("change", "change", True, "size, in the unit of the series"),
@@ -124,8 +120,7 @@ def _distinct(table: pd.DataFrame) -> list[str]:
 
 def _role(row: Any) -> str:
     measure = str(row.group).partition(".")[0]
-    of_loss = row.variable in LOSSES.get(measure, ())
-    return _ROLES[row.variable] if of_loss else role_of(str(row.variable))
+    return LOSSES.get(measure, {}).get(row.variable) or role_of(str(row.variable))
 
 
 def _href(row: Any, names: Collection[str]) -> str:

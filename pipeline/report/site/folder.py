@@ -11,6 +11,7 @@ from pipeline.writing import whole_file
 
 ASSETS = "assets"
 LIST = "ontogeny-site.json"  # names the files of a site
+_LISTED_EVERY = 100  # files
 
 
 class SiteFolder:
@@ -18,6 +19,7 @@ class SiteFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._written = folder, set[str]()
+        self._earlier = _listed(folder)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file, and replace one of that name only once it is complete; return its path."""
@@ -31,28 +33,47 @@ class SiteFolder:
 
     def finish(self) -> None:
         """Remove what an earlier site has left in the folder, and list the files of this one."""
-        for name in self._earlier() - self._written:
-            path = self._folder / name
+        for name in self._earlier - self._written:
             # Only what is below the folder, whatever the list says.
-            if path.resolve().is_relative_to(self._folder.resolve()):
-                with suppress(OSError):
+            with suppress(OSError, ValueError):
+                path = self._folder / name
+                if path.resolve().is_relative_to(self._folder.resolve()):
                     path.unlink()
                     while (path := path.parent) != self._folder:
                         path.rmdir()  # fails where anything is left in it
-        self.write(LIST, json.dumps({"files": sorted(self._written)}, indent=0))
+        self._earlier = set()
+        self._list()
 
-    def _earlier(self) -> set[str]:
-        path = self._folder / LIST
-        try:
-            listed = json_object(content_of(path, InputError), str(path), InputError)["files"]
-        except (InputError, OSError, KeyError):  # no site yet, or not one of ours
-            return set()
-        return {name for name in listed if isinstance(name, str)}
+    def _list(self) -> None:
+        content = json.dumps({"files": sorted(self._earlier | self._written)}, indent=0)
+        self._replace(LIST, content.encode())
 
     def _write(self, name: str, content: bytes) -> Path:
+        path = self._replace(name, content)
+        self._written.add(name)
+        # So that the next site knows most of what one that is killed has left.
+        if len(self._written) % _LISTED_EVERY == 0:
+            self._list()
+        return path
+
+    def _replace(self, name: str, content: bytes) -> Path:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as draft:
             draft.write_bytes(content)
-        self._written.add(name)
         return path
+
+
+def is_site(folder: Path) -> bool:
+    """Return whether a folder holds a site."""
+    return (folder / LIST).is_file()
+
+
+def _listed(folder: Path) -> set[str]:
+    """Return the names of the files of a site; none where there is no site, or a list not ours."""
+    path = folder / LIST
+    try:
+        listed = json_object(content_of(path, InputError), str(path), InputError).get("files")
+    except (InputError, OSError):
+        return set()
+    return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
-from pipeline.findings.gaps import has_numbers
-from pipeline.findings.heads import Heads, Onset, heads_of, onsets
+from pipeline.findings.heads import Heads, Onset, counted_steps, heads_of, onsets
 from pipeline.findings.number_format import head_name, in_words
 from pipeline.findings.sentences import without_heads
 from pipeline.measures.head_patterns import NULLS
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import role_of
+from pipeline.report.site.stored_labels import Lowers, lowering, other_labels
 
 HEAD = {"step", "layer", "head"}
 # The patterns in the order in which a head with several is called after one of them.
@@ -37,20 +37,25 @@ class Head:
     """One head. onsets: of the patterns that it has or had. pattern: the one it is called after.
 
     pattern: without a label, the one whose score exceeds its null most at the end; None without
-    scores. score, null: of that pattern at the last step. before: by pattern, the saved step before
-    the onset, None at the first one. rises: the scores that rose and fell again, with their peaks.
+    scores. score, null: of that pattern at the last step. before: by pattern, the last step with
+    scores before the onset, None at the first one. unconfirmed: the patterns that begin at the last
+    step with scores. lowers: the stored label that makes an induction head an anti-induction head.
+    rises: the scores that rose and fell again, with their peaks. other_labels: the definitions of
+    stored labels that are no pattern, by name.
     """
 
     layer: int
     head: int
     onsets: dict[str, Onset] = field(default_factory=dict)
     before: dict[str, int | None] = field(default_factory=dict)
+    unconfirmed: frozenset[str] = frozenset()
+    lowers: Lowers | None = None
     pattern: str | None = None
     score: float = float("nan")
     null: float = float("nan")
     effect: Effect | None = None
     rises: tuple[tuple[str, int, float], ...] = ()
-    other_labels: tuple[str, ...] = ()
+    other_labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -65,9 +70,18 @@ class Head:
     @property
     def label(self) -> str:
         """Return the labels that it has or had, in words; "no label" without."""
-        ended = {one for one, onset in self.onsets.items() if onset.until is not None}
-        named = [in_words(one) + (" (ended)" if one in ended else "") for one in self.onsets]
-        return ", ".join([*named, *map(in_words, self.other_labels)]) or "no label"
+        named = [self.word(one) + self._remark(one) for one in self.onsets]
+        return ", ".join([*named, *map(label_in_words, self.other_labels)]) or "no label"
+
+    def word(self, pattern: str) -> str:
+        """Return a pattern in words, by the stored label of a head that lowers what it attends."""
+        lowers = pattern == "induction" and self.lowers is not None
+        return label_in_words("anti_induction" if lowers else pattern)
+
+    def _remark(self, pattern: str) -> str:
+        if self.onsets[pattern].until is not None:
+            return " (ended)"
+        return " (last checkpoint only)" if pattern in self.unconfirmed else ""
 
     @property
     def onset(self) -> Onset | None:
@@ -78,6 +92,11 @@ class Head:
     def role(self) -> str:
         """Return the colour role: that of the pattern it is called after, none without a label."""
         return role_of(self.pattern or "") if self.onsets else "none"
+
+
+def label_in_words(name: str) -> str:
+    """Return a label in words: anti_induction is "anti-induction"."""
+    return in_words(name.replace("anti_", "anti-"))
 
 
 def main_scores(run: Run) -> tuple[str, Heads] | None:
@@ -111,17 +130,37 @@ def heads_in(run: Run) -> list[Head]:
     found = main_scores(run)
     formed = {} if found is None else _formed(found[1])
     rises = {} if found is None else _rises(run, *found)
-    effects, others = _effects(run), _other_labels(run)
+    counted = {} if found is None else {name: _counted(found[1], name) for name in PATTERNS}
+    effects, others = _effects(run), other_labels(run, {*PATTERNS, "sink"})
     made = []
     for place in places:
         of = formed.get(place, {})
         pattern, score, null = _called(found[1] if found else None, place, of)
-        before = {name: _before(run, one.step) for name, one in of.items()}
+        before = {
+            name: max((step for step in counted[name] if step < one.step), default=None)
+            for name, one in of.items()
+        }
+        last = frozenset(name for name, one in of.items() if one.step == counted[name][-1])
+        formed_here = of.get("induction")
+        lowers = lowering(run, found[0], place, formed_here) if found and formed_here else None
+        labels = {
+            name: definition
+            for name, definition in others.get(place, {}).items()
+            if name != "anti_induction" or lowers is None
+        }
         made.append(
-            Head(*place, of, before, pattern, score, null, effects.get(place),
-                 rises.get(place, ()), others.get(place, ()))
+            Head(*place, of, before, last, lowers, pattern, score, null, effects.get(place),
+                 rises.get(place, ()), labels)
         )  # fmt: skip
     return made
+
+
+def _counted(heads: Heads, pattern: str) -> list[int]:
+    """Return the steps that count for the onsets of a pattern."""
+    excess = heads.excess(pattern)
+    if excess is None:
+        return []
+    return counted_steps(excess).dropna("step", how="all")["step"].values.tolist()
 
 
 def _formed(heads: Heads) -> dict[tuple[int, int], dict[str, Onset]]:
@@ -143,10 +182,11 @@ def _called(
     lasting = [name for name in formed if formed[name].until is None]
     chosen = lasting or list(formed) or list(ends)
     known = [name for name in chosen if np.isfinite(ends[name][0] - ends[name][1])]
-    if not known:
-        return None, float("nan"), float("nan")
-    best = max(known, key=lambda name: ends[name][0] - ends[name][1])
-    return best, *ends[best]
+    if known:
+        best = max(known, key=lambda name: ends[name][0] - ends[name][1])
+        return best, *ends[best]
+    # Undefined at the last step: a head keeps the pattern that it has or had.
+    return next(iter(lasting or formed), None), float("nan"), float("nan")
 
 
 def _end(scores: xr.Dataset, pattern: str, place: tuple[int, int]) -> tuple[float, float]:
@@ -160,36 +200,18 @@ def _end(scores: xr.Dataset, pattern: str, place: tuple[int, int]) -> tuple[floa
     return values[0], values[1]
 
 
-def _before(run: Run, step: int) -> int | None:
-    return max((one for one in run.steps if one < step), default=None)
-
-
 def _effects(run: Run) -> dict[tuple[int, int], Effect]:
     """Return the effects of ablation at the last step at which they were measured."""
     found: dict[tuple[int, int], Effect] = {}
     for group, dataset in run.groups.get("head_ablation", {}).items():
-        names = [n for n in ("repeated_loss", "loss") if n in dataset and has_numbers(dataset[n])]
-        for values in [dataset[name] for name in names[:1]]:
+        stored = [dataset[name] for name in ("repeated_loss", "loss") if name in dataset]
+        known = [one for one in (one.dropna("step", how="all") for one in stored) if one.size]
+        for values in known[:1]:
             last = values.isel(step=-1).transpose("layer", "head")
             for i, j in np.argwhere(np.isfinite(last.values)).tolist():
                 place = (int(last["layer"][i]), int(last["head"][j]))
                 made = Effect(group, str(values.name), int(last["step"]), float(last[i, j]))
                 found.setdefault(place, made)
-    return found
-
-
-def _other_labels(run: Run) -> dict[tuple[int, int], tuple[str, ...]]:
-    """Return the labels that heads have at the last step and that are no pattern of attention."""
-    found: dict[tuple[int, int], tuple[str, ...]] = {}
-    named = {*PATTERNS, "sink"}  # sink is the label of the pattern first_token
-    for dataset in [of for _, of in [run.first("head_labels") or ("", xr.Dataset())]]:
-        for name, values in dataset.data_vars.items():
-            if str(name) in named or set(values.dims) != HEAD:
-                continue
-            last = values.isel(step=-1).transpose("layer", "head")
-            for i, j in np.argwhere(last.values == 1).tolist():
-                place = (int(last["layer"][i]), int(last["head"][j]))
-                found[place] = (*found.get(place, ()), str(name))
     return found
 
 

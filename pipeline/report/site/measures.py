@@ -8,20 +8,19 @@ import xarray as xr
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.grokking import key_frequencies
 from pipeline.findings.number_format import in_words, listed
-from pipeline.report.downsample import RULE, kept_indices
+from pipeline.report.downsample import kept_indices
 from pipeline.report.site.arrays import coloured, exact
 from pipeline.report.site.blocks import Page, Section
-from pipeline.report.site.overview import LOSSES, progress_strips
-from pipeline.report.site.run_data import Run, axis_of
+from pipeline.report.site.overview import progress_strips
+from pipeline.report.site.run_data import Run, axis_of, with_numbers
 from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
+from pipeline.report.transition_rows import LOSSES
 
 MOST_STEPS = 200  # columns of a matrix
 MOST_EXACT = 20_000
-# Those with pages of their own; their numbers over steps alone are drawn there.
-_ELSEWHERE = {
-    "head_scores", "head_labels", "composition", "token_loss", "attention_patterns",
-    "modular_addition",
-}  # fmt: skip
+# Those with pages of their own: on all inputs, or on the first one only.
+_ELSEWHERE = {"head_scores", "attention_patterns", "modular_addition"}
+_FIRST_ELSEWHERE = {"head_labels", "composition", "token_loss"}
 
 
 def progress_page(run: Run) -> Page | None:
@@ -44,11 +43,12 @@ def progress_page(run: Run) -> Page | None:
 
 
 def _progress(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
-    if any(has_numbers(rows[name]) for name in LOSSES):
+    losses = LOSSES["modular_addition"]
+    if any(has_numbers(rows[name]) for name in losses):
         yield progress_strips(run, group, rows)
-    shown = {*LOSSES, "embedding_norm"}
+    shown = {*losses, "embedding_norm"}
     yield from _over_steps(run, group, rows, [n for n in rows.data_vars if n not in shown])
-    if "embedding_norm" in rows and says_something(run, group, rows, "embedding_norm"):
+    if "embedding_norm" in rows and run.says_something(group, "embedding_norm"):
         made = _matrix(run, group, rows["embedding_norm"])
         keys = key_frequencies(rows)
         named = f" Key frequencies: {listed([str(k) for k in keys], 20)}." if keys else ""
@@ -56,11 +56,15 @@ def _progress(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
 
 
 def others_page(run: Run) -> Page | None:
-    """Return the measures that have no page of their own; None without any."""
+    """Return the measures, and further inputs of these, that have no page of their own.
+
+    None without any.
+    """
     sections = []
     for measure, of_measure in run.groups.items():
         for group, rows in of_measure.items():
-            if measure in _ELSEWHERE:
+            is_first = group == next(iter(of_measure))
+            if measure in _ELSEWHERE or (measure in _FIRST_ELSEWHERE and is_first):
                 continue
             given = group.partition(".")[2]
             title = in_words(measure).capitalize() + (f" on input {given}" if given else "")
@@ -78,7 +82,7 @@ def _over_steps(run: Run, group: str, rows: xr.Dataset, names: list) -> Iterator
     by_unit: dict[str, list[str]] = {}
     for name in names:
         values = rows[name]
-        if values.dims == ("step",) and says_something(run, group, rows, str(name)):
+        if values.dims == ("step",) and run.says_something(group, str(name)):
             by_unit.setdefault(str(values.attrs.get("unit", "")), []).append(str(name))
     for unit, of in by_unit.items():
         drawn = [series(in_words(name), rows[name].values, "loss" if i == 0 else "none",
@@ -99,30 +103,24 @@ def _over_steps(run: Run, group: str, rows: xr.Dataset, names: list) -> Iterator
         )
 
 
-def says_something(run: Run, group: str, rows: xr.Dataset, name: str) -> bool:
-    """Return whether a variable has two different finite numbers; note it in left_out if not."""
-    values = rows[name].values
-    known = values[np.isfinite(values)] if values.dtype.kind in "fiu" else np.zeros(0)
-    if known.size and (known.min() < known.max() or rows.sizes["step"] == 1):
-        return True
-    run.leave_out(f"{group}/{name}", "constant" if known.size else "undefined")
-    return False
-
-
 def _two_dimensional(run: Run, group: str, rows: xr.Dataset) -> Iterator[xr.DataArray]:
     for name, values in rows.data_vars.items():
         if len(values.dims) == 2 and "step" in values.dims and values.dtype.kind == "f":
-            if says_something(run, group, rows, str(name)):
+            if run.says_something(group, str(name)):
                 yield values
-        elif len(values.dims) > 2 and set(values.dims) != {"step", "layer", "head"}:
+        elif set(values.dims) == {"step", "layer", "head"}:
+            if group.partition(".")[0] == "head_labels":
+                run.leave_out(f"{group}/{name}", "the labels are those of the first input")
+        elif len(values.dims) > 2:
             run.leave_out(f"{group}/{name}", "more dimensions than a figure of this page has")
 
 
 def _matrix(run: Run, group: str, values: xr.DataArray) -> Figure:
     """Return a variable over steps and another dimension as a matrix."""
     other = next(str(dim) for dim in values.dims if dim != "step")
-    kept = kept_indices(values["step"].values, MOST_STEPS)
-    drawn = values.isel(step=kept).transpose(other, "step")
+    known_at = with_numbers(values)
+    kept = kept_indices(known_at["step"].values, MOST_STEPS)
+    drawn = known_at.isel(step=kept).transpose(other, "step")
     numbers = drawn.values.astype(np.float32)
     known = numbers[np.isfinite(numbers)]
     low, high = float(known.min()), float(known.max())
@@ -134,8 +132,7 @@ def _matrix(run: Run, group: str, values: xr.DataArray) -> Figure:
         "y": y_axis(in_words(name), str(values.attrs.get("unit", "")), (min(low, 0.0), high)),
         "values": exact(numbers) if numbers.size <= MOST_EXACT else coloured(numbers, low, high),
     }  # fmt: skip
-    fewer = f" Drawn at {len(kept)} of {values.sizes['step']:,} checkpoints, {RULE}."
-    note = f"{values.attrs.get('definition', '')} Rows: {in_words(other)}."
-    note += fewer * (len(kept) < values.sizes["step"])
+    fewer = run.said_drawn(len(kept), known_at.sizes["step"])
+    note = f"{values.attrs.get('definition', '')} Rows: {in_words(other)}{fewer and '; ' + fewer}."
     return figure(f"{group.replace('.', '-')}-{name}", in_words(name).capitalize(), note, spec,
                   run.slug, source(run.uri, group, name))  # fmt: skip

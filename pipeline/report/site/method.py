@@ -12,6 +12,7 @@ from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table
 from pipeline.report.site.run_data import Run
 
 _LONGEST = 200  # characters of a setting
+MOST_SAID = 50  # faults, and checkpoints that were left out
 
 
 def checkpoints_page(run: Run) -> Page:
@@ -79,14 +80,20 @@ def _audited(run: Run) -> Iterator[str]:
     else:
         faults = list(verdict.get("faults") or [])
         yield f"{verdict.get('checkpoints', 0):,} checkpoints were audited: {len(faults)} faults."
-        for fault in faults[:50]:
-            yield settings(fault) if isinstance(fault, Mapping) else str(fault)
-        for one in list(verdict.get("left_out") or [])[:50]:
-            yield "Left out: " + (settings(one) if isinstance(one, Mapping) else str(one))
+        yield from _first_of(faults, "", "fault")
+        yield from _first_of(list(verdict.get("left_out") or []), "Left out: ", "left out")
     for reason, steps in by_reason(run.tree.attrs.get("masked", {})).items():
         yield f"Not shown: {steps} ({reason})."
     for step, names in dict(run.tree.attrs.get("not_finite", {})).items():
         yield f"Not finite at step {step}: {names}."
+
+
+def _first_of(every: list[Any], before: str, kind: str) -> Iterator[str]:
+    """Yield the first entries of a list in the audit, and how many more it has."""
+    for one in every[:MOST_SAID]:
+        yield before + (settings(one) if isinstance(one, Mapping) else str(one))
+    if len(every) > MOST_SAID:
+        yield f"{len(every) - MOST_SAID:,} more ({kind}) are not shown here."
 
 
 def _groups_table(run: Run) -> Table:

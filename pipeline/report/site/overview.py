@@ -9,7 +9,8 @@ from markupsafe import Markup
 from pipeline.aggregate.phases import RULES, phases
 from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.findings.gaps import has_numbers
-from pipeline.findings.number_format import in_words, number
+from pipeline.findings.heads import onsets
+from pipeline.findings.number_format import in_words, listed, number
 from pipeline.report.site.arrays import Json
 from pipeline.report.site.blocks import DASH, Cell, Column, Page, Section, Table, Text, number_cell
 from pipeline.report.site.head.page import RunHeads
@@ -23,14 +24,14 @@ from pipeline.report.site.specs import (
     series,
     source,
     strips,
+    together,
     y_axis,
 )
-from pipeline.report.site.text import linked, title_of
+from pipeline.report.site.text import bracket_of, linked, title_of
+from pipeline.report.transition_rows import LOSSES
 
 MOST_ROWS = 12  # of the table on the overview; all heads are on the page of the mosaic
 MOST_LABELLED = 24  # lines of labelled heads in one strip
-LOSSES = {"train_loss": "train", "test_loss": "test", "restricted_loss": "restricted",
-          "excluded_loss": "excluded"}  # fmt: skip
 
 
 def overview_page(shared: RunHeads, below: Sequence[Figure]) -> Page:
@@ -60,9 +61,8 @@ def _what_happened(shared: RunHeads) -> Iterator[Figure]:
     if (found := run.first("token_loss")) is not None:
         group, losses = found
         steps = losses
-        for name, role in (("mean", "loss"), ("in_context_score", "in_context")):
-            if name not in losses or not _moves(losses[name].values):
-                run.leave_out(f"{group}/{name}", "undefined or constant")
+        for name, role in LOSSES["token_loss"].items():
+            if name not in losses or not run.says_something(group, name):
                 continue
             title = "mean loss" if name == "mean" else in_words(name)
             drawn = series(title, losses[name].values, role, of=f"{group}/{name}", emphasis=True)
@@ -78,19 +78,14 @@ def _what_happened(shared: RunHeads) -> Iterator[Figure]:
         bands = [*_induction_band(shared), *bands]
     if panels and steps is not None:
         note = "Bands: from 10 to 90% of a change. A head's line is the score of its label."
+        addresses = [str(line["of"]).rsplit("/", 1) for one in panels for line in one["series"]]
         yield figure("when-strips", "Losses and heads over training", note,
                      strips(axis_of(steps), panels, bands), run.slug,
-                     source(run.uri, str(found[0]) if found else "head_scores", "mean" if found
-                            else "induction"))  # fmt: skip
-
-
-def _moves(values: np.ndarray) -> bool:
-    known = values[np.isfinite(values)]
-    return bool(known.size) and (known.size == 1 or bool(known.min() < known.max()))
+                     together(source(run.uri, *address) for address in addresses))  # fmt: skip
 
 
 def _score_band(losses: xr.Dataset) -> list[Json]:
-    if not has_numbers(losses["in_context_score"]):
+    if "in_context_score" not in losses or not has_numbers(losses["in_context_score"]):
         return []
     one = scan_losses(losses, "in_context_score").largest
     if one is None:
@@ -100,21 +95,22 @@ def _score_band(losses: xr.Dataset) -> list[Json]:
 
 
 def _induction_band(shared: RunHeads) -> list[Json]:
-    formed = [head for head in shared.heads if head.pattern == "induction" and head.onset]
-    if not formed:
+    """Return the band of the first induction head, at the steps that the findings give."""
+    formed = [] if shared.main is None else onsets(shared.main, "induction")
+    if shared.main is None or not formed:
         return []
-    first = min(formed, key=lambda head: head.onset.step)  # type: ignore[union-attr]
-    onset = first.onset
-    assert onset is not None
-    if (one := onset.transition) is not None:
-        return [band(one.onset, one.end, f"{first.name} becomes an induction head")]
-    before = first.before["induction"]
-    return [band(before, onset.step, "first induction head")] if before is not None else []
+    place = formed[0].layer, formed[0].head
+    first = next(head for head in shared.heads if (head.layer, head.head) == place)
+    word = first.word("induction")
+    if (one := formed[0].transition) is not None:
+        return [band(one.onset, one.end, f"{first.name} becomes an {word} head")]
+    when = bracket_of(shared.main, formed[0])
+    return [] if when is None else [band(when.before, when.after, f"first {word} head")]
 
 
 def _labelled_strip(shared: RunHeads) -> Json | None:
     scores = {one.variable: one for one in shared.scores if one.group == shared.group}
-    labelled = sorted((h for h in shared.heads if h.onset), key=lambda head: -head.score)
+    labelled = sorted((h for h in shared.heads if h.onset), key=_highest_score)
     if len(labelled) > MOST_LABELLED:
         shared.run.leave_out(
             f"{len(labelled) - MOST_LABELLED} labelled heads in the strip of the overview",
@@ -130,11 +126,15 @@ def _labelled_strip(shared: RunHeads) -> Json | None:
     return {"kind": "lines", "height": 160, "y": y, "series": drawn} if drawn else None
 
 
+def _highest_score(head: Head) -> float:
+    return float(-np.nan_to_num(head.score, nan=-np.inf))
+
+
 def heads_table(shared: RunHeads, at_most: int | None = None) -> Table:
     """Return what formed when: labelled heads by onset, then the others by their effect."""
     columns = [
         Column("head", "head"), Column("label", "label"),
-        Column("formed", "formed between", True), Column("midpoint", "midpoint", True),
+        Column("formed", "labelled between", True), Column("midpoint", "midpoint", True),
         Column("score", "score", True), Column("null", "null", True),
         Column("effect", "without it", True),
     ]  # fmt: skip
@@ -148,13 +148,22 @@ def heads_table(shared: RunHeads, at_most: int | None = None) -> Table:
             f"A head has a label where its score stays at least {shared.main.threshold:g} above "
             "its null. Midpoint: of its rise, with the 90% interval. Score: at the last checkpoint."
         )
-    if any(head.effect for head in shared.heads):
-        notes.append("Without it: increase of the loss in nats when its output is zero.")
+    if said := _said_of_effects(shared.heads):
+        notes.append(said)
     note = Markup(" ").join(notes)
     if len(shown) < len(ordered):
         link = Markup('<a href="heads.html#heads-table">All {} heads</a>.').format(len(ordered))
         note = Markup("{} {}").format(note, link)
     return Table("heads-table", "What formed when", *_only(columns, shown, left), note)
+
+
+def _said_of_effects(heads: Sequence[Head]) -> str:
+    """Return what the column of effects holds; "" without any."""
+    found = {(one.variable, one.step) for one in (head.effect for head in heads) if one}
+    if not found:
+        return ""
+    each = [f"the {in_words(name)} at step {step:,}" for name, step in sorted(found)]
+    return f"Without it: increase of {listed(each, len(each))}, in nats, when its output is zero."
 
 
 def _only(
@@ -187,7 +196,7 @@ def _row(head: Head) -> list[Cell]:
     if head.effect is not None:
         value = head.effect.value
         text = ("+" if value > 0 else "") + number(value)
-        effect = Cell(text, value, bar=value)
+        effect = Cell(text, value)
     label = head.label + (" (vestigial)" if head.rises else "")
     labelled = head.onset is not None
     return [
@@ -201,10 +210,10 @@ def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     """Return the losses of grokking on one axis, with its phases as bands."""
     drawn = [
         series(in_words(name), rows[name].values, role, of=f"{group}/{name}", emphasis=True)
-        for name, role in LOSSES.items()
+        for name, role in LOSSES["modular_addition"].items()
         if has_numbers(rows[name])
     ]
-    last = run.steps[-1]
+    last = int(rows["step"].values[-1])
     bands = [
         band(one.start, last if one.end is None else one.end, one.name, role)
         for one, role in zip(phases(rows), ("train", "restricted", "test"), strict=False)
@@ -212,12 +221,14 @@ def progress_strips(run: Run, group: str, rows: xr.Dataset) -> Figure:
     losses = {
         "kind": "lines",
         "height": 260,
-        "y": y_axis("loss", "nats", log_ends(rows[name].values for name in LOSSES))
+        "y": y_axis("loss", "nats", log_ends(rows[n].values for n in LOSSES["modular_addition"]))
         | {"scale": "log"},
         "series": drawn,
     }
     note = f"Phases: {RULES}" if bands else ""
+    given = group.partition(".")[2]
+    id = f"progress-strips-{given}" if given else "progress-strips"
     return figure(
-        "progress-strips", "Progress measures", note, strips(axis_of(rows), [losses], bands),
+        id, "Progress measures", note, strips(axis_of(rows), [losses], bands),
         run.slug, source(run.uri, group, "test_loss"),
     )  # fmt: skip

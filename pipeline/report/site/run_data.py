@@ -12,12 +12,12 @@ import xarray as xr
 
 from pipeline.aggregate.vestigial import vestigial
 from pipeline.errors import InputError
-from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import heads_of
 from pipeline.findings.number_format import amount, counted, in_words, listed, why_undefined
 from pipeline.findings.sentences import by_measure, findings_of
 from pipeline.measures.head_patterns import NULLS, excess_of
 from pipeline.query import aggregates, open_run
+from pipeline.report.downsample import RULE
 from pipeline.report.site.specs import step_axis
 from pipeline.store import OldLayoutError, Store
 
@@ -33,7 +33,7 @@ class Run:
     """A run and its store. name: among the runs of the site. slug: of its folder.
 
     left_out: the reason for each thing that pages do not show, by its name ("group/variable" for
-    what is stored); pages add to it while they are made.
+    what is stored); pages add to it while they are made. answers: what `once` has computed.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Run:
     uri: str
     tree: xr.DataTree
     left_out: dict[str, str] = field(default_factory=dict)
+    answers: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def groups(self) -> dict[str, dict[str, xr.Dataset]]:
@@ -75,6 +76,12 @@ class Run:
         if "modular_addition" in self.groups or not self.steps or self.steps[-1] <= _SHORT_RUN:
             return "linear"
         return "log"
+
+    def once(self, compute: "Callable[[Run], T]") -> T:
+        """Return what a function says about the run, computed at its first use only."""
+        if compute not in self.answers:
+            self.answers[compute] = compute(self)
+        return self.answers[compute]
 
     def first(self, measure: str) -> tuple[str, xr.Dataset] | None:
         """Return name and rows of a measure's first group: on its default input, if that exists."""
@@ -135,9 +142,33 @@ class Run:
         group, _, variable = name.rpartition("/")
         dataset = self.groups.get(group.partition(".")[0], {}).get(group)
         if dataset is not None and variable in dataset and reason.startswith("undefined"):
-            known = has_numbers(dataset[variable])
-            reason = "constant" if known else why_undefined(dataset, variable) or "undefined"
+            reason = why_undefined(dataset, variable) or reason
         self.left_out.setdefault(name, reason)
+
+    def says_something(self, group: str, name: str) -> bool:
+        """Return whether a variable has two different finite numbers; note in left_out if not.
+
+        One number is enough where only one checkpoint has any.
+        """
+        rows = self.groups[group.partition(".")[0]][group]
+        values = rows[name].values if name in rows else np.zeros(0)
+        known = values[np.isfinite(values)] if values.dtype.kind in "fiu" else np.zeros(0)
+        alone = known.size == 1 or rows.sizes["step"] == 1
+        if known.size and (alone or known.min() < known.max()):
+            return True
+        reason = "constant" if known.size else "undefined" if name in rows else "not stored"
+        self.leave_out(f"{group}/{name}", reason)
+        return False
+
+    def said_drawn(self, drawn: int, stored: int) -> str:
+        """Return at how many of the run's checkpoints a figure draws numbers; "" for all.
+
+        stored: the checkpoints that have the numbers, of which some may be left out.
+        """
+        if drawn == len(self.steps):
+            return ""
+        rule = f", {RULE}" if drawn < stored else ""
+        return f"drawn at {drawn:,} of {len(self.steps):,} checkpoints{rule}"
 
     def said_left_out(self) -> str:
         """Return what is not shown, each with its reason, as one line; "" for nothing."""
@@ -177,6 +208,12 @@ def axis_of(values: xr.Dataset | xr.DataArray) -> dict[str, Any]:
     return step_axis(values["step"].values)
 
 
+def with_numbers(values: xr.DataArray) -> xr.DataArray:
+    """Return a variable at the steps at which it has a finite number."""
+    finite = np.isfinite(values.transpose("step", ...).values)
+    return values.isel(step=np.flatnonzero(finite.any(axis=tuple(range(1, finite.ndim)))))
+
+
 def opened(uris: Mapping[str, str]) -> list[Run]:
     """Return the runs of some stores, by name. Raises InputError where there is no store."""
     taken: set[str] = set()
@@ -189,7 +226,7 @@ def opened(uris: Mapping[str, str]) -> list[Run]:
 
 
 def _slug(name: str, taken: set[str]) -> str:
-    """Return a name for a folder and an address: letters, digits, dots and hyphens, in lower case.
+    """Return a name for a folder and an address: a to z, digits and hyphens.
 
     In lower case, and with a number where another run has it, since some file systems ignore case.
     """

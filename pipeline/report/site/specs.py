@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.report.site.arrays import Json, exact, plain
+from pipeline.report.site.arrays import Json, exact, integers
 
 KNOWN_ROLES = (
     "induction", "previous_token", "current_token", "duplicate_token", "first_token",
@@ -52,6 +52,15 @@ def source(uri: str, group: str, variable: str, **labels: int) -> Source:
     )
 
 
+def together(each: Iterable[Source]) -> Source:
+    """Return the lines for the numbers of a figure that shows several variables, or runs."""
+    distinct = list(dict.fromkeys(each))
+    if len(distinct) == 1:
+        return distinct[0]
+    python = ", ".join(one.python for one in distinct)
+    return Source(f"[{python}]", " && ".join(one.command for one in distinct))
+
+
 def shell_word(text: str) -> str:
     """Return a text as one word of a shell."""
     return shlex.quote(text)
@@ -59,7 +68,7 @@ def shell_word(text: str) -> str:
 
 def step_axis(steps: np.ndarray) -> Json:
     """Return the axis of the saved steps."""
-    return {"label": "step", "values": plain(steps), "scale": "step"}
+    return {"label": "step", "values": integers(steps), "scale": "step"}
 
 
 def series(name: str, values: np.ndarray | xr.DataArray, role: str = "none", **more: Any) -> Json:
@@ -95,7 +104,10 @@ def lines(
 
 
 def strips(x: Json, panels: Sequence[Json], bands: Sequence[Json] = ()) -> Json:
-    """Return the specification of panels over one axis. panels: lines without x."""
+    """Return the specification of panels over one axis.
+
+    panels: lines, with x where they are at other steps.
+    """
     return {"kind": "panels", "x": x, "panels": list(panels), "bands": list(bands)}
 
 

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Collection
 
-import numpy as np
+import xarray as xr
 from markupsafe import Markup, escape
 
 from pipeline.aggregate.phases import milestones
-from pipeline.findings.heads import onsets
+from pipeline.findings.heads import Heads, Onset, counted_steps, onsets, strongest
+from pipeline.findings.induction import Bracket, bracket
 from pipeline.printable import printable
 from pipeline.report.site.heads import main_scores
 from pipeline.report.site.run_data import Run
@@ -40,31 +41,51 @@ def title_of(run: Run) -> str:
 
 def _heads_said(run: Run) -> str:
     found = main_scores(run)
-    if found is None or (excess := found[1].excess("induction")) is None:
-        return ""
-    if not np.isfinite(excess.values).any():
+    excess = None if found is None else _highest_excess(found[1])
+    if found is None or excess is None or not excess.size:
         return ""
     formed = onsets(found[1], "induction")
     if not formed:
-        return f"No induction head formed by step {run.steps[-1]:,}"
+        return f"No induction head formed by step {int(excess['step'][-1]):,}"
     first = formed[0]
-    before = max((s for s in run.steps if s < first.step), default=None)
-    if before is None:
-        return f"Induction heads exist at the first saved step, {first.step:,}"
+    when = bracket_of(found[1], first)
+    if when is None:
+        return f"Induction heads exist at step {first.step:,}, the first with their scores"
     if first.transition is not None:
         return f"Induction heads form suddenly, around step {first.transition.midpoint:,.0f}"
-    return f"Induction heads form between steps {before:,} and {first.step:,}"
+    return f"Induction heads form between steps {when.before:,} and {when.after:,}"
+
+
+def bracket_of(heads: Heads, first: Onset) -> Bracket | None:
+    """Return the steps between which the first induction head formed, as the findings give them.
+
+    None where it has the pattern at the first step with scores.
+    """
+    excess = _highest_excess(heads)
+    if excess is None or first.step == int(excess["step"][0]):
+        return None
+    return bracket(excess, first, heads.threshold)
+
+
+def _highest_excess(heads: Heads) -> xr.DataArray | None:
+    """Return the highest excess of any head's induction score, at the steps that count for it."""
+    excess = heads.excess("induction")
+    return None if excess is None else strongest(counted_steps(excess)).dropna("step")
 
 
 def _grokking_said(run: Run) -> str:
     found = run.first("modular_addition")
     if found is None:
         return ""
+    tested = found[1]["test_loss"].dropna("step")
+    if not tested.size:
+        return ""
     reached = milestones(found[1])
     memorised, general = reached["train_loss"], reached["test_loss"]
     if general is None:
         known = "memorises" if memorised is not None else "does not memorise"
-        return f"The model {known} and does not generalise by step {run.steps[-1]:,}"
+        last = int(tested["step"][-1])
+        return f"The model {known} and does not generalise by step {last:,}"
     if memorised is None or memorised >= general:
         return f"The model generalises by step {general:,}"
     return (

@@ -56,7 +56,7 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
 
 def _write_run(run: Run, site: SiteFolder, several: bool) -> list[dict[str, Any]]:
     """Write the pages of a run; return the entries of the search, as the index needs them."""
-    heads, scores = heads_in(run), scores_of(run)
+    heads, scores = run.once(heads_in), run.once(scores_of)
     found = composition_of(run)
     group, main = main_scores(run) or ("", None)
     read = {} if found is None else partners(found)
@@ -90,7 +90,7 @@ def _pages(shared: RunHeads, found: Composition | None) -> Iterator[Page]:
     if (first := run.first("token_loss")) and (made := profiles(run, *first)):
         below.append(made)
     if progress is not None:
-        below += [one for one in progress.figures if one.id != "progress-strips"]
+        below += [one for one in progress.figures if not one.id.startswith("progress-strips")]
     yield overview_page(shared, below[:3])
     if heads:
         items = [*([mosaic] if mosaic else []), heads_table(shared)]

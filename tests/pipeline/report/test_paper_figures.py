@@ -51,7 +51,7 @@ def drawn(make: Callable[[], xr.DataTree]) -> dict[str, Figure]:
     with paper_style():
         found = {
             one.name: one.draw(width)
-            for one in figures_of(run, transitions_of(run), lambda: space_of(run))
+            for one in figures_of(run, transitions_of(run), lambda _: space_of(run))
         }
     return {name: figure for name, figure in found.items() if figure is not None}
 

@@ -1,4 +1,5 @@
-// ARRAY of a specification: a list, float32 in base64, or 8 bits (gzip, base64) for colours.
+// ARRAY of a specification: a list, float32 in base64, whole numbers by their differences, or 8 bits
+// (gzip, base64) for colours.
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
@@ -19,13 +20,23 @@ function levels(content, low, high) {
   return Float32Array.from(content, (level) => (level === 255 ? NaN : low + (span * level) / 254));
 }
 
+/** Return whole numbers from the first one and [difference, how often] from each to the next. */
+function summed({ from, by }) {
+  const values = [from];
+  for (const [difference, count] of by) {
+    for (let i = 0; i < count; i += 1) values.push(values.at(-1) + difference);
+  }
+  return values;
+}
+
 const isObject = (value) => typeof value === "object" && value !== null;
-const isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value);
+const isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value || "by" in value);
 
 /** Return {values, approximate}: the numbers of an ARRAY, flat; approximate ones are for colours. */
 export async function decode(array) {
   if (!isArray(array)) return { values: [], approximate: false };
   if ("f32" in array) return { values: float32(array.f32), approximate: false };
+  if ("by" in array) return { values: summed(array), approximate: false };
   if ("u8" in array) {
     const content = await gunzip(bytes(array.u8));
     return { values: levels(content, array.low, array.high), approximate: true };
@@ -46,7 +57,7 @@ async function decodeSeries(series) {
 async function decodeLabels({ labels, onsets }) {
   const scores = [];
   if (labels) {
-    const { values } = await decode(labels.list ?? labels);
+    const { values } = await decode(labels);
     scores.push({ kind: "label", name: "label", label: "by label", names: labels.names,
       roles: labels.roles, values: values.map(Math.round) }); // codes, exact also from 8 bits
   }

@@ -1,9 +1,10 @@
-// The numbers of a figure as CSV: one row per point, exactly as they are stored.
+// The numbers of a figure as CSV, one row per point: all digits that the page has. float32 are those
+// that are stored; the head of a column says where they were decoded from 8 bits.
 import { shortest32 } from "./arrays.js";
 import { defined } from "./dom.js";
 import { namedRows } from "./bars.js";
 import { graphEdges } from "./graph.js";
-import { chosenAxis, xValues } from "./lines.js";
+import { chosenAxis, panelsOf, xValues } from "./lines.js";
 import { frameValues } from "./mosaic.js";
 
 const quoted = (text) => (/[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
@@ -15,6 +16,10 @@ function cell(value, list) {
 }
 
 const name = (entry) => entry.name ?? String(entry);
+
+/** Return value, low and high of a point of a series. */
+const ofPoint = (series, i) =>
+  ["values", "low", "high"].map((key) => cell(series[key]?.[i], series[key]));
 
 /** Return lines as columns if all have the same horizontal values, else one row per point. */
 function linesTable(spec) {
@@ -28,18 +33,17 @@ function linesTable(spec) {
       [cell(x, axes[0]), ...lists.map(([, list]) => cell(list[i], list))]);
     return [[label, ...lists.map(([title]) => title)], ...rows];
   }
-  const rows = spec.series.flatMap((one, k) => Array.from(one.values ?? [], (value, i) =>
-    [one.name, cell(one.steps?.[i], one.steps), cell(axes[k][i], axes[k]), cell(value, one.values)]));
-  return [["name", "step", label, spec.y?.label ?? "value"], ...rows];
+  const rows = spec.series.flatMap((one, k) => Array.from(axes[k], (x, i) =>
+    [one.name, cell(one.steps?.[i], one.steps), cell(x, axes[k]), ...ofPoint(one, i)]));
+  return [["name", "step", label, spec.y?.label ?? "value", "low", "high"], ...rows];
 }
 
 function panelsTable(spec) {
-  const rows = spec.panels.flatMap((panel) => (panel.series ?? []).flatMap((one) =>
-    Array.from(one.values ?? [], (value, i) => {
-      const xs = xValues({ ...panel, x: spec.x, axes: spec.axes }, one);
-      return [panel.y?.label ?? "", one.name ?? "", cell(xs[i], xs), cell(value, one.values),
-        cell(one.low?.[i], one.low), cell(one.high?.[i], one.high)];
-    })));
+  const rows = panelsOf(spec).flatMap((panel) => panel.series.flatMap((one) => {
+    const xs = xValues(panel, one);
+    return Array.from(xs, (x, i) =>
+      [panel.y?.label ?? "", one.name ?? "", cell(x, xs), ...ofPoint(one, i)]);
+  }));
   return [["panel", "name", chosenAxis(spec)?.label ?? "x", "value", "low", "high"], ...rows];
 }
 
@@ -77,15 +81,19 @@ function graphTable(spec) {
 }
 
 function attentionTable(spec) {
-  const rows = (spec.texts ?? [spec]).flatMap((text, t) => {
+  const texts = spec.texts ?? [spec];
+  const numbersOf = (text) => text.frames?.scores[0] ?? text;
+  const attention = texts.some((text) => numbersOf(text).approximate)
+    ? "attention (8 bits)" : "attention";
+  const rows = texts.flatMap((text, t) => {
     const { tokens } = text;
-    const values = text.frames ? text.frames.scores[0].values : text.values;
+    const { values } = numbersOf(text);
     return Array.from(text.frames?.steps ?? [""], (step, f) => tokens.flatMap((token, query) =>
       tokens.slice(0, query + 1).map((other, key) => [text.name ?? t + 1, cell(step), query, key,
         token, other,
         cell(values[(f * tokens.length + query) * tokens.length + key], values)]))).flat();
   });
-  return [["text", "step", "query", "key", "query token", "key token", "attention"], ...rows];
+  return [["text", "step", "query", "key", "query token", "key token", attention], ...rows];
 }
 
 const TABLES = { panels: panelsTable, mosaic: cellsTable, matrix: cellsTable, bars: rowsTable,

@@ -2,7 +2,6 @@
 import { decodeSpec } from "./arrays.js";
 import { drawAttention } from "./attention.js";
 import { drawBars, drawIntervals } from "./bars.js";
-import { dataFile } from "./data.js";
 import { defined, html, number } from "./dom.js";
 import { drawGraph } from "./graph.js";
 import { groupOf } from "./groups.js";
@@ -16,12 +15,11 @@ const KINDS = { lines: drawLines, panels: drawPanels, stems: drawStems, scatter:
   bars: drawBars, intervals: drawIntervals, mosaic: drawCells, matrix: drawCells, graph: drawGraph,
   attention: drawAttention };
 const NEAR = "600px";
-const REDRAWN = ["steps", "axis", "head"]; // by these entries of the state, unless it has frames
+const REDRAWN = ["steps", "axis"]; // by these entries of the state, unless it has frames
 
-/** Return the decoded specification, with the values of its data file. */
+/** Return the decoded specification, with what its group needs. */
 async function complete(figure, given) {
-  const loaded = given.data ? await dataFile(given.data) : {};
-  const spec = await decodeSpec({ series: [], ...given, ...loaded });
+  const spec = await decodeSpec({ series: [], ...given });
   return { ...spec, group: await groupOf(figure, spec) };
 }
 
@@ -38,7 +36,7 @@ function altText(figure, spec) {
   const named = spec.series.filter((one) => one.emphasis);
   const ends = (named.length ? named : spec.series).slice(0, 4).map(endOf);
   const isOverTime = ["lines", "stems"].includes(spec.kind);
-  const parts = [spec.alt ?? title, spec.alt ? "" : note, ...(isOverTime ? ends : [])];
+  const parts = [title, note, ...(isOverTime ? ends : [])];
   return parts.map((part) => part.trim()).filter(Boolean).join(". ");
 }
 

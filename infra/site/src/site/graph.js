@@ -1,6 +1,7 @@
 // The graph of composition: heads in rows by layer, links by K, Q and V as wide as they are strong.
 import { defined, html, number, svg } from "./dom.js";
 import { color } from "./lines.js";
+import { onState, setState, state } from "./state.js";
 import { addControls } from "./steps.js";
 
 const NODE_HEIGHT = 26;
@@ -56,16 +57,19 @@ function edgeElement(edge, boxes, scale) {
   svg("title", {}, `${edge.from} to ${edge.to} by ${edge.by.toUpperCase()}: ${number(edge.value)}`));
 }
 
-function kindButtons(shown, redraw) {
-  return html("div", { class: "kinds", role: "group", "aria-label": "composition" }, ...KINDS.map((kind) => {
-    const button = html("button", { type: "button", "aria-pressed": "true", onclick: () => {
-      if (shown.has(kind)) shown.delete(kind);
-      else shown.add(kind);
-      button.setAttribute("aria-pressed", shown.has(kind));
-      redraw();
-    } }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase());
-    return button;
-  }));
+/** Return whether the links of a kind are shown: the state has the letters of those that are, or none. */
+const isShown = (kind) => state.paths === "" || state.paths.includes(kind);
+
+/** Show or hide the links of a kind; with all of them shown the state has no entry. */
+function toggle(kind) {
+  const shown = KINDS.filter((one) => isShown(one) !== (one === kind));
+  setState({ paths: shown.length === KINDS.length ? "" : shown.join("") || "-" });
+}
+
+function kindButtons() {
+  return html("div", { class: "kinds", role: "group", "aria-label": "composition" }, ...KINDS.map(
+    (kind) => html("button", { type: "button", "data-kind": kind, "aria-pressed": String(isShown(kind)),
+      onclick: () => toggle(kind) }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase())));
 }
 
 /** Return the edges of a frame, or the figure's. */
@@ -80,13 +84,12 @@ export function drawGraph(plot, spec, width, label) {
   const every = spec.frames?.edges?.flat() ?? spec.edges ?? [];
   const most = Math.max(rule + 1e-12, ...every.map((edge) => edge.value).filter(defined));
   const scale = (value) => Math.max(0.6, (MOST_WIDE * (value - rule)) / (most - rule));
-  const shown = new Set(KINDS);
   const edges = svg("g");
   const drawing = svg("svg", { width, height, role: "group", "aria-label": label }, edges,
     ...spec.nodes.map((node) => nodeElement(node, boxes.get(node.name))));
   let index = 0;
   const redraw = () => {
-    const drawn = graphEdges(spec, index).filter((edge) => shown.has(edge.by) && edge.value > rule);
+    const drawn = graphEdges(spec, index).filter((edge) => isShown(edge.by) && edge.value > rule);
     edges.replaceChildren(...drawn.map((edge) => edgeElement(edge, boxes, scale)).filter(Boolean));
   };
   if (spec.frames) {
@@ -95,5 +98,11 @@ export function drawGraph(plot, spec, width, label) {
       redraw();
     });
   } else redraw();
-  plot.append(kindButtons(shown, redraw), html("div", { class: "chart" }, drawing));
+  const buttons = kindButtons();
+  onState((changed) => {
+    if (!buttons.isConnected || !changed.includes("paths")) return;
+    for (const one of buttons.children) one.setAttribute("aria-pressed", isShown(one.dataset.kind));
+    redraw();
+  });
+  plot.append(buttons, html("div", { class: "chart" }, drawing));
 }

@@ -11,11 +11,6 @@ export const MARGIN = { top: 8, left: 48, bottom: 30 };
 
 export const color = (role) => `var(--role-${(role ?? "none").replace(/[^\w-]/g, "_")})`;
 
-/** Return the colour of a series: by its role, or by its place from 0 to 1 in an order. */
-export const lineColor = (series) => (typeof series.order === "number"
-  ? `color-mix(in oklab, var(--last) ${Math.round(100 * series.order)}%, var(--first))`
-  : color(series.role));
-
 /** Return a series' horizontal values: its own, the chosen axis's, or the figure's. */
 export function xValues(spec, series) {
   const axis = chosenAxis(spec);
@@ -28,7 +23,7 @@ export function chosenAxis(spec) {
   return spec.axes?.find((axis) => axis.name === state.axis) ?? spec.axes?.[0] ?? spec.x;
 }
 
-const isEmphasised = (series) => Boolean(series.emphasis) || series.name === state.head;
+const isEmphasised = (series) => Boolean(series.emphasis);
 
 /** Return the series that have a name: the emphasised ones, or all of a few. */
 function namedSeries(spec) {
@@ -60,7 +55,7 @@ function seriesMarks(spec) {
   const lines = order.filter((one) => one.values?.length).map((one) => {
     const faint = some && !isEmphasised(one) && !one.dashed;
     return Plot.line(pointsOf(spec, one, ["x"]), { x: "x", y: "y",
-      stroke: faint ? "var(--thin)" : lineColor(one),
+      stroke: faint ? "var(--thin)" : color(one.role),
       strokeWidth: faint ? 0.8 : isEmphasised(one) ? 2.2 : 1.5,
       strokeDasharray: one.dashed ? "3,3" : undefined });
   });
@@ -122,7 +117,7 @@ function endLabels(spec, y) {
     const values = one.values?.length ? one.values : one.high ?? [];
     const last = lastDefined(values);
     return last < 0 ? null : { y: y.apply(values[last]), text: endText(spec, one, values[last]),
-      fill: lineColor(one), weight: isEmphasised(one) ? 3 : 1 };
+      fill: color(one.role), weight: isEmphasised(one) ? 3 : 1 };
   });
   const rules = (spec.rules ?? []).filter((rule) => rule.label && defined(rule.y))
     .map((rule) => ({ y: y.apply(rule.y), text: rule.label, fill: "var(--quiet)", weight: 2 }));
@@ -135,7 +130,7 @@ const endText = (spec, series, value) =>
 export function legend(spec) {
   const named = namedSeries(spec).filter((one) => one.name);
   return html("div", { class: "legend" }, ...named.map((one) => html("span", {},
-    html("i", { class: one.dashed ? "dashed" : "", style: `--color:${lineColor(one)}` }), one.name)));
+    html("i", { class: one.dashed ? "dashed" : "", style: `--color:${color(one.role)}` }), one.name)));
 }
 
 /** Return the right margin that the labels of a figure need, 0 where they stand above it. */
@@ -146,12 +141,13 @@ function labelRoom(spec, width) {
   return need + 10 <= width * 0.28 ? need + 10 : 0;
 }
 
+const allX = (spec) => spec.series.map((one) => xValues(spec, one));
+
 /** Return one chart: the svg with a tooltip. options: margins, height, whether the axis has text. */
-function strip(spec, width, { right, height, last, first, named = right > 0 }) {
-  const all = spec.series.map((one) => xValues(spec, one));
+function strip(spec, width, { right, height, last, first, named = right > 0, xs = allX(spec) }) {
   const axis = chosenAxis(spec);
   const inner = width - MARGIN.left - right;
-  const x = xOptions(axis, [].concat(extent(...all) ?? []), inner);
+  const x = xOptions(axis, extent(...xs) ?? [], inner);
   const domain = yDomain(spec);
   const pixels = Plot.scale({ x: { ...x, range: [MARGIN.left, width - Math.max(right, 12)] } });
   const [bands, bandLabels] = bandMarks(spec, pixels, domain, first && width >= NARROW);
@@ -208,16 +204,21 @@ export function drawLines(plot, spec, width) {
   plot.append(strip(spec, width, { right, height, last: true, first: true }));
 }
 
-/** Draw strips of lines that share an axis and its bands. */
+/** Return the strips of a figure, each with its own horizontal values or else the figure's. */
+export const panelsOf = (spec) => spec.panels.map((panel) => ({ ...panel,
+  x: panel.x ? { ...spec.x, perSeries: undefined, ...panel.x } : spec.x, axes: spec.axes,
+  series: panel.series ?? [], bands: spec.bands ?? panel.bands }));
+
+/** Draw strips of lines that share bands and the domain of the axis: that of the values of all. */
 export function drawPanels(plot, spec, width) {
-  const panels = spec.panels.map((panel) => ({ ...panel, x: spec.x, axes: spec.axes,
-    series: panel.series ?? [], bands: spec.bands ?? panel.bands }));
+  const panels = panelsOf(spec);
+  const xs = panels.flatMap(allX);
   const rooms = panels.map((panel) => labelRoom(panel, width));
   const right = Math.max(...rooms);
   panels.forEach((panel, i) => {
     const last = i === panels.length - 1;
     const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
     if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
-    plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0 }));
+    plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0, xs }));
   });
 }

@@ -143,30 +143,44 @@ export function addTables() {
         cell.dataset.value ??= cell.textContent.trim();
       });
     }
+    const key = table.id || String(t + 1);
     const list = new window.List(holder, { listClass: "list", valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" })) });
-    headers.forEach((header, i) => addSort(list, headers, header, i));
-    if ("filter" in table.dataset) addFilter(list, holder);
+    addSort(list, headers, `sort.${key}`);
+    if ("filter" in table.dataset) addFilter(list, holder, `filter.${key}`);
   });
 }
 
-function addFilter(list, holder) {
+/** Call a function now if the state has an entry, and whenever the entry changes. */
+function onEntry(key, show) {
+  onState((changed) => changed.includes(key) && show());
+  if (state[key]) show();
+}
+
+/** Add a field that filters the rows. key: of the state, which has its text. */
+function addFilter(list, holder, key) {
   const field = html("input", { type: "search", class: "filter", placeholder: "Filter",
     "aria-label": "Filter the rows" });
-  field.addEventListener("input", () => {
-    const sought = field.value.toLowerCase();
+  field.addEventListener("input", () => setState({ [key]: field.value }));
+  onEntry(key, () => {
+    if (field.value !== state[key]) field.value = state[key];
+    const sought = state[key].toLowerCase();
     list.filter((item) => item.elm.textContent.toLowerCase().includes(sought));
   });
   holder.prepend(field);
 }
 
-function addSort(list, headers, header, index) {
-  const button = html("button", { type: "button", class: "by" }, ...header.childNodes);
-  header.append(button);
-  button.addEventListener("click", () => {
-    const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+/** Make the heads sort. key: of the state, which has the place of a column from 1 on, below 0 if falling. */
+function addSort(list, headers, key) {
+  headers.forEach((header, i) => {
+    header.append(html("button", { type: "button", class: "by", onclick: () =>
+      setState({ [key]: state[key] === String(i + 1) ? -(i + 1) : i + 1 }) }, ...header.childNodes));
+  });
+  onEntry(key, () => {
+    const [place, order] = [Math.abs(state[key]) - 1, state[key] < 0 ? "desc" : "asc"];
+    if (!headers[place]) return;
     headers.forEach((one) => one.removeAttribute("aria-sort"));
-    header.setAttribute("aria-sort", order);
-    list.sort(`c${index}`, { order: order === "ascending" ? "asc" : "desc", sortFunction: (a, b) =>
-      compareCells(a.values()[`c${index}`], b.values()[`c${index}`]) });
+    headers[place].setAttribute("aria-sort", order === "asc" ? "ascending" : "descending");
+    list.sort(`c${place}`, { order, sortFunction: (a, b) =>
+      compareCells(a.values()[`c${place}`], b.values()[`c${place}`]) });
   });
 }

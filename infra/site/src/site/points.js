@@ -1,7 +1,7 @@
 // Figures of points: stems from 0, and trajectories.
 import { extent, html, number, signed, svg } from "./dom.js";
 import {
-  MARGIN, ruleMarks, pointsOf, annotate, tooltipGroups, lineColor, legend, chosenAxis, xValues,
+  MARGIN, ruleMarks, pointsOf, annotate, tooltipGroups, color, legend, chosenAxis, xValues,
 } from "./lines.js";
 import { textWidth, xOptions, yDomain } from "./scales.js";
 import { addTooltip } from "./tooltip.js";
@@ -72,12 +72,12 @@ export function drawScatter(plot, spec, width) {
 
 function trajectory(spec, series) {
   const points = pointsOf(spec, series, ["x", "y"]);
-  const stroke = lineColor(series);
+  const stroke = color(series.role);
   const at = { x: "x", y: "y" };
   const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) =>
     ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
   return [
-    ...(spec.connect === false ? [] : [Plot.line(points, { ...at, stroke, strokeWidth: 1.2 })]),
+    Plot.line(points, { ...at, stroke, strokeWidth: 1.2 }),
     Plot.dot(points, { ...at, fill: stroke, r: 2.5 }),
     ...ends.map((end, i) => Plot.text([end], { ...at, text: "text", fill: "var(--quiet)", dy: i ? -10 : 14,
       textAnchor: spec.series.length && xSide(points, end) ? "end" : "start", stroke: "var(--page)",

@@ -1,20 +1,23 @@
 // The state of a page: in the query of its address, kept over reloads and carried into links.
 
-const KEYS = ["steps", "theme", "step", "score", "axis", "head"];
+const KEYS = ["steps", "theme", "step", "score", "axis", "text", "token", "paths"];
+const OF_TABLES = /^(sort|filter)\../; // sort.ID and filter.ID of the tables
+const OFTEN = /^(step$|filter\.)/; // change many times a second
 const WRITE_EVERY = 100; // ms: browsers refuse more than 200 changes of the address in 10 s
 const listeners = [];
 const query = new URLSearchParams(location.search);
 
-export const state = Object.fromEntries(KEYS.map((key) => [key, query.get(key) ?? ""]));
+export const state = Object.fromEntries([...KEYS.map((key) => [key, query.get(key) ?? ""]),
+  ...[...query].filter(([key]) => OF_TABLES.test(key))]);
 
 /** Return whether steps are shown "linear" or "log": as the state says, else as the page does. */
 export const stepScale = () => state.steps || document.body.dataset.steps || "linear";
 
 function address() {
   const entries = new URLSearchParams(location.search);
-  for (const key of KEYS) {
-    if (state[key] === "") entries.delete(key);
-    else entries.set(key, state[key]);
+  for (const [key, value] of Object.entries(state)) {
+    if (value === "") entries.delete(key);
+    else entries.set(key, value);
   }
   const text = entries.toString();
   return text ? `?${text}` : "";
@@ -41,11 +44,11 @@ export function applyTheme() {
 
 /** Set entries of the state, write them into the address, and tell the listeners which changed. */
 export function setState(changes) {
-  const changed = Object.keys(changes).filter((key) => state[key] !== String(changes[key]));
+  const changed = Object.keys(changes).filter((key) => (state[key] ?? "") !== String(changes[key]));
   if (!changed.length) return;
   for (const key of changed) state[key] = String(changes[key]);
   if (changed.includes("theme")) applyTheme(); // first: listeners read colours
-  if (changed.includes("step")) pending ||= setTimeout(write, WRITE_EVERY);
+  if (changed.every((key) => OFTEN.test(key))) pending ||= setTimeout(write, WRITE_EVERY);
   else write();
   for (const listener of listeners) listener(changed);
 }

@@ -15,11 +15,19 @@
     const span = high > low ? high - low : 1;
     return Float32Array.from(content, (level) => level === 255 ? NaN : low + span * level / 254);
   }
+  function summed({ from, by }) {
+    const values = [from];
+    for (const [difference, count] of by) {
+      for (let i = 0; i < count; i += 1) values.push(values.at(-1) + difference);
+    }
+    return values;
+  }
   var isObject = (value) => typeof value === "object" && value !== null;
-  var isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value);
+  var isArray = (value) => isObject(value) && (Array.isArray(value) || "f32" in value || "u8" in value || "by" in value);
   async function decode(array) {
     if (!isArray(array)) return { values: [], approximate: false };
     if ("f32" in array) return { values: float32(array.f32), approximate: false };
+    if ("by" in array) return { values: summed(array), approximate: false };
     if ("u8" in array) {
       const content = await gunzip(bytes(array.u8));
       return { values: levels(content, array.low, array.high), approximate: true };
@@ -36,7 +44,7 @@
   async function decodeLabels({ labels, onsets }) {
     const scores = [];
     if (labels) {
-      const { values } = await decode(labels.list ?? labels);
+      const { values } = await decode(labels);
       scores.push({
         kind: "label",
         name: "label",
@@ -180,17 +188,22 @@
   }
 
   // src/site/state.js
-  var KEYS = ["steps", "theme", "step", "score", "axis", "head"];
+  var KEYS = ["steps", "theme", "step", "score", "axis", "text", "token", "paths"];
+  var OF_TABLES = /^(sort|filter)\../;
+  var OFTEN = /^(step$|filter\.)/;
   var WRITE_EVERY = 100;
   var listeners = [];
   var query = new URLSearchParams(location.search);
-  var state = Object.fromEntries(KEYS.map((key) => [key, query.get(key) ?? ""]));
+  var state = Object.fromEntries([
+    ...KEYS.map((key) => [key, query.get(key) ?? ""]),
+    ...[...query].filter(([key]) => OF_TABLES.test(key))
+  ]);
   var stepScale = () => state.steps || document.body.dataset.steps || "linear";
   function address() {
     const entries2 = new URLSearchParams(location.search);
-    for (const key of KEYS) {
-      if (state[key] === "") entries2.delete(key);
-      else entries2.set(key, state[key]);
+    for (const [key, value] of Object.entries(state)) {
+      if (value === "") entries2.delete(key);
+      else entries2.set(key, value);
     }
     const text = entries2.toString();
     return text ? `?${text}` : "";
@@ -207,11 +220,11 @@
     document.documentElement.dataset.theme = state.theme;
   }
   function setState(changes) {
-    const changed = Object.keys(changes).filter((key) => state[key] !== String(changes[key]));
+    const changed = Object.keys(changes).filter((key) => (state[key] ?? "") !== String(changes[key]));
     if (!changed.length) return;
     for (const key of changed) state[key] = String(changes[key]);
     if (changed.includes("theme")) applyTheme();
-    if (changed.includes("step")) pending ||= setTimeout(write, WRITE_EVERY);
+    if (changed.every((key) => OFTEN.test(key))) pending ||= setTimeout(write, WRITE_EVERY);
     else write();
     for (const listener of listeners) listener(changed);
   }
@@ -355,7 +368,6 @@
   var LABELLED = 8;
   var MARGIN = { top: 8, left: 48, bottom: 30 };
   var color = (role) => `var(--role-${(role ?? "none").replace(/[^\w-]/g, "_")})`;
-  var lineColor = (series) => typeof series.order === "number" ? `color-mix(in oklab, var(--last) ${Math.round(100 * series.order)}%, var(--first))` : color(series.role);
   function xValues(spec, series) {
     const axis = chosenAxis(spec);
     const own = axis.perSeries?.[spec.series.indexOf(series)];
@@ -364,7 +376,7 @@
   function chosenAxis(spec) {
     return spec.axes?.find((axis) => axis.name === state.axis) ?? spec.axes?.[0] ?? spec.x;
   }
-  var isEmphasised = (series) => Boolean(series.emphasis) || series.name === state.head;
+  var isEmphasised = (series) => Boolean(series.emphasis);
   function namedSeries(spec) {
     const emphasised = spec.series.filter(isEmphasised);
     if (emphasised.length) return emphasised.concat(spec.series.filter((one) => one.dashed));
@@ -394,7 +406,7 @@
       return Plot.line(pointsOf(spec, one, ["x"]), {
         x: "x",
         y: "y",
-        stroke: faint ? "var(--thin)" : lineColor(one),
+        stroke: faint ? "var(--thin)" : color(one.role),
         strokeWidth: faint ? 0.8 : isEmphasised(one) ? 2.2 : 1.5,
         strokeDasharray: one.dashed ? "3,3" : void 0
       });
@@ -459,7 +471,7 @@
       return last < 0 ? null : {
         y: y.apply(values[last]),
         text: endText(spec, one, values[last]),
-        fill: lineColor(one),
+        fill: color(one.role),
         weight: isEmphasised(one) ? 3 : 1
       };
     });
@@ -472,7 +484,7 @@
     return html("div", { class: "legend" }, ...named.map((one) => html(
       "span",
       {},
-      html("i", { class: one.dashed ? "dashed" : "", style: `--color:${lineColor(one)}` }),
+      html("i", { class: one.dashed ? "dashed" : "", style: `--color:${color(one.role)}` }),
       one.name
     )));
   }
@@ -485,11 +497,11 @@
     const need = Math.max(0, ...texts.map(textWidth));
     return need + 10 <= width * 0.28 ? need + 10 : 0;
   }
-  function strip(spec, width, { right, height, last, first, named = right > 0 }) {
-    const all = spec.series.map((one) => xValues(spec, one));
+  var allX = (spec) => spec.series.map((one) => xValues(spec, one));
+  function strip(spec, width, { right, height, last, first, named = right > 0, xs = allX(spec) }) {
     const axis = chosenAxis(spec);
     const inner = width - MARGIN.left - right;
-    const x = xOptions(axis, [].concat(extent(...all) ?? []), inner);
+    const x = xOptions(axis, extent(...xs) ?? [], inner);
     const domain = yDomain(spec);
     const pixels = Plot.scale({ x: { ...x, range: [MARGIN.left, width - Math.max(right, 12)] } });
     const [bands, bandLabels] = bandMarks(spec, pixels, domain, first && width >= NARROW);
@@ -556,21 +568,23 @@
     if (!right && namedSeries(spec).length) plot.append(legend(spec));
     plot.append(strip(spec, width, { right, height, last: true, first: true }));
   }
+  var panelsOf = (spec) => spec.panels.map((panel) => ({
+    ...panel,
+    x: panel.x ? { ...spec.x, perSeries: void 0, ...panel.x } : spec.x,
+    axes: spec.axes,
+    series: panel.series ?? [],
+    bands: spec.bands ?? panel.bands
+  }));
   function drawPanels(plot, spec, width) {
-    const panels = spec.panels.map((panel) => ({
-      ...panel,
-      x: spec.x,
-      axes: spec.axes,
-      series: panel.series ?? [],
-      bands: spec.bands ?? panel.bands
-    }));
+    const panels = panelsOf(spec);
+    const xs = panels.flatMap(allX);
     const rooms = panels.map((panel) => labelRoom(panel, width));
     const right = Math.max(...rooms);
     panels.forEach((panel, i) => {
       const last = i === panels.length - 1;
       const height = (panel.height ?? 124) + (last ? MARGIN.bottom : 0);
       if (!rooms[i] && namedSeries(panel).length > 1) plot.append(legend(panel));
-      plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0 }));
+      plot.append(strip(panel, width, { right, height, last, first: i === 0, named: rooms[i] > 0, xs }));
     });
   }
 
@@ -755,7 +769,7 @@
     grid.append(element);
     return { element, name: name3 };
   }
-  function paint(canvas, { rows, columns, values, at, isShown = () => true, size, tall = size }) {
+  function paint(canvas, { rows, columns, values, at, isShown: isShown2 = () => true, size, tall = size }) {
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [columns * size, rows * tall];
     Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
@@ -766,7 +780,7 @@
     const gap = Math.min(size, tall) > 6 ? 1 : 0;
     for (let i = 0; i < rows; i += 1) {
       for (let j = 0; j < columns; j += 1) {
-        if (!isShown(i, j)) continue;
+        if (!isShown2(i, j)) continue;
         context.fillStyle = colors.at(values[i * columns + j]);
         context.fillRect(j * size, i * tall, size - gap, tall - gap);
       }
@@ -885,18 +899,20 @@
       onclick: () => choose(i)
     }, token.replace(/\n/g, "⏎") || " "));
   }
-  function showRow(buttons, tokens, values, query2, output) {
+  function showRow(buttons, tokens, values, query2, output, says) {
     const count = tokens.length;
     buttons.forEach((button, key) => {
       const value = key <= query2 ? values[query2 * count + key] : 0;
-      setColor(button, place(value, DOMAIN));
+      setColor(button, defined(value) ? place(value, DOMAIN) : null);
       button.setAttribute("aria-pressed", key === query2);
-      button.title = key <= query2 ? `${tokens[query2]} attends to ${tokens[key]}: ${number(value)}` : "";
+      button.title = key <= query2 ? `${tokens[query2]} attends to ${tokens[key]}: ${says(value)}` : "";
     });
     const row = Array.from(values.slice(query2 * count, query2 * count + query2 + 1));
-    const most = row.indexOf(Math.max(...row));
-    output.textContent = `Token ${query2 + 1}, “${tokens[query2]}”, attends most to token ${most + 1}, “${tokens[most]}”: ${number(row[most])}`;
+    const most = row.indexOf(Math.max(...row.filter(defined)));
+    const where = most < 0 ? "has no attention at this step" : `attends most to token ${most + 1}, “${tokens[most]}”: ${says(row[most])}`;
+    output.textContent = `Token ${query2 + 1}, “${tokens[query2]}”, ${where}`;
   }
+  var chosenToken = (count) => (Number(state.token) >= 1 ? Math.min(Math.floor(Number(state.token)), count) : count) - 1;
   function drawText(parent, spec, width, label) {
     const { tokens } = spec;
     const count = tokens.length;
@@ -904,12 +920,12 @@
     const canvas = html("canvas", { class: "matrix", role: "img", "aria-label": label });
     const output = html("output", { class: "under" });
     let values = spec.values ?? [];
-    let query2 = spec.query ?? count - 1;
-    const buttons = tokenButtons(tokens, (i) => {
-      query2 = i;
-      draw2();
-    });
+    const { approximate } = spec.frames?.scores[0] ?? spec;
+    const says = (value) => (approximate && defined(value) ? "about " : "") + number(value);
+    const choose = (i) => setState({ token: i + 1 });
+    const buttons = tokenButtons(tokens, choose);
     const draw2 = () => {
+      const query2 = chosenToken(count);
       const context = paint(canvas, {
         rows: count,
         columns: count,
@@ -921,18 +937,17 @@
       context.strokeStyle = getComputedStyle(canvas).color;
       context.lineWidth = 2;
       context.strokeRect(1, query2 * size, (query2 + 1) * size - 2, size - 1);
-      showRow(buttons, tokens, values, query2, output);
+      showRow(buttons, tokens, values, query2, output, says);
     };
     const show = (index) => {
       const { values: all } = spec.frames.scores[0];
       values = all.slice(index * count * count, (index + 1) * count * count);
       draw2();
     };
-    canvas.addEventListener("click", (event) => {
-      query2 = Math.min(count - 1, Math.floor(event.offsetY / size));
-      draw2();
+    canvas.addEventListener("click", (event) => choose(Math.min(count - 1, Math.floor(event.offsetY / size))));
+    onState((changed) => {
+      if (canvas.isConnected && (changed.includes("theme") || changed.includes("token"))) draw2();
     });
-    onState((changed) => canvas.isConnected && changed.includes("theme") && draw2());
     const body = html("div", {}, canvas, html("div", { class: "tokens" }, ...buttons), output);
     const controls = html("div");
     parent.append(controls, body);
@@ -942,12 +957,25 @@
   function drawAttention(plot, spec, width, label) {
     if (!spec.texts) return drawText(plot, spec, width, label);
     const holder = html("div");
-    const select = html("select", { "aria-label": "text", onchange: () => {
+    const names2 = spec.texts.map((text, i) => text.name ?? `text ${i + 1}`);
+    const select = html(
+      "select",
+      {
+        class: "text",
+        "aria-label": "text",
+        onchange: () => setState({ text: select.value })
+      },
+      ...names2.map((name3) => html("option", { value: name3 }, name3))
+    );
+    plot.append(...names2.length > 1 ? [html("div", { class: "controls" }, select)] : [], holder);
+    const show = () => {
+      const index = Math.max(0, names2.indexOf(state.text));
+      select.value = names2[index];
       holder.replaceChildren();
-      drawText(holder, spec.texts[Number(select.value)], width, label);
-    } }, ...spec.texts.map((text, i) => html("option", { value: i }, text.name ?? `text ${i + 1}`)));
-    plot.append(...spec.texts.length > 1 ? [html("div", { class: "controls" }, select)] : [], holder);
-    return drawText(holder, spec.texts[0], width, label);
+      drawText(holder, spec.texts[index], width, label);
+    };
+    onState((changed) => holder.isConnected && changed.includes("text") && show());
+    return show();
   }
 
   // src/site/bars.js
@@ -1172,16 +1200,20 @@
       svg("title", {}, `${edge.from} to ${edge.to} by ${edge.by.toUpperCase()}: ${number(edge.value)}`)
     );
   }
-  function kindButtons(shown, redraw) {
-    return html("div", { class: "kinds", role: "group", "aria-label": "composition" }, ...KINDS.map((kind) => {
-      const button = html("button", { type: "button", "aria-pressed": "true", onclick: () => {
-        if (shown.has(kind)) shown.delete(kind);
-        else shown.add(kind);
-        button.setAttribute("aria-pressed", shown.has(kind));
-        redraw();
-      } }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase());
-      return button;
-    }));
+  var isShown = (kind) => state.paths === "" || state.paths.includes(kind);
+  function toggle(kind) {
+    const shown = KINDS.filter((one) => isShown(one) !== (one === kind));
+    setState({ paths: shown.length === KINDS.length ? "" : shown.join("") || "-" });
+  }
+  function kindButtons() {
+    return html("div", { class: "kinds", role: "group", "aria-label": "composition" }, ...KINDS.map(
+      (kind) => html("button", {
+        type: "button",
+        "data-kind": kind,
+        "aria-pressed": String(isShown(kind)),
+        onclick: () => toggle(kind)
+      }, html("i", { style: `--color:${color(kind)}` }), kind.toUpperCase())
+    ));
   }
   var graphEdges = (spec, index) => spec.frames?.edges?.[index] ?? spec.edges ?? [];
   function drawGraph(plot, spec, width, label) {
@@ -1192,7 +1224,6 @@
     const every = spec.frames?.edges?.flat() ?? spec.edges ?? [];
     const most = Math.max(rule + 1e-12, ...every.map((edge) => edge.value).filter(defined));
     const scale = (value) => Math.max(0.6, MOST_WIDE2 * (value - rule) / (most - rule));
-    const shown = new Set(KINDS);
     const edges = svg("g");
     const drawing = svg(
       "svg",
@@ -1202,7 +1233,7 @@
     );
     let index = 0;
     const redraw = () => {
-      const drawn = graphEdges(spec, index).filter((edge) => shown.has(edge.by) && edge.value > rule);
+      const drawn = graphEdges(spec, index).filter((edge) => isShown(edge.by) && edge.value > rule);
       edges.replaceChildren(...drawn.map((edge) => edgeElement(edge, boxes, scale)).filter(Boolean));
     };
     if (spec.frames) {
@@ -1211,7 +1242,13 @@
         redraw();
       });
     } else redraw();
-    plot.append(kindButtons(shown, redraw), html("div", { class: "chart" }, drawing));
+    const buttons = kindButtons();
+    onState((changed) => {
+      if (!buttons.isConnected || !changed.includes("paths")) return;
+      for (const one of buttons.children) one.setAttribute("aria-pressed", isShown(one.dataset.kind));
+      redraw();
+    });
+    plot.append(buttons, html("div", { class: "chart" }, drawing));
   }
 
   // src/site/groups.js
@@ -1328,6 +1365,7 @@
     return list instanceof Float32Array ? shortest32(value) : String(value);
   }
   var name2 = (entry) => entry.name ?? String(entry);
+  var ofPoint = (series, i) => ["values", "low", "high"].map((key) => cell(series[key]?.[i], series[key]));
   function linesTable(spec) {
     const label = chosenAxis(spec)?.label ?? "x";
     const axes = spec.series.map((one) => xValues(spec, one));
@@ -1341,21 +1379,14 @@
       const rows2 = Array.from(axes[0] ?? [], (x, i) => [cell(x, axes[0]), ...lists.map(([, list]) => cell(list[i], list))]);
       return [[label, ...lists.map(([title]) => title)], ...rows2];
     }
-    const rows = spec.series.flatMap((one, k) => Array.from(one.values ?? [], (value, i) => [one.name, cell(one.steps?.[i], one.steps), cell(axes[k][i], axes[k]), cell(value, one.values)]));
-    return [["name", "step", label, spec.y?.label ?? "value"], ...rows];
+    const rows = spec.series.flatMap((one, k) => Array.from(axes[k], (x, i) => [one.name, cell(one.steps?.[i], one.steps), cell(x, axes[k]), ...ofPoint(one, i)]));
+    return [["name", "step", label, spec.y?.label ?? "value", "low", "high"], ...rows];
   }
   function panelsTable(spec) {
-    const rows = spec.panels.flatMap((panel) => (panel.series ?? []).flatMap((one) => Array.from(one.values ?? [], (value, i) => {
-      const xs = xValues({ ...panel, x: spec.x, axes: spec.axes }, one);
-      return [
-        panel.y?.label ?? "",
-        one.name ?? "",
-        cell(xs[i], xs),
-        cell(value, one.values),
-        cell(one.low?.[i], one.low),
-        cell(one.high?.[i], one.high)
-      ];
-    })));
+    const rows = panelsOf(spec).flatMap((panel) => panel.series.flatMap((one) => {
+      const xs = xValues(panel, one);
+      return Array.from(xs, (x, i) => [panel.y?.label ?? "", one.name ?? "", cell(x, xs), ...ofPoint(one, i)]);
+    }));
     return [["panel", "name", chosenAxis(spec)?.label ?? "x", "value", "low", "high"], ...rows];
   }
   async function cellsTable(spec) {
@@ -1391,9 +1422,12 @@
     return [["step", "from", "to", "by", "value"], ...rows];
   }
   function attentionTable(spec) {
-    const rows = (spec.texts ?? [spec]).flatMap((text, t) => {
+    const texts = spec.texts ?? [spec];
+    const numbersOf = (text) => text.frames?.scores[0] ?? text;
+    const attention = texts.some((text) => numbersOf(text).approximate) ? "attention (8 bits)" : "attention";
+    const rows = texts.flatMap((text, t) => {
       const { tokens } = text;
-      const values = text.frames ? text.frames.scores[0].values : text.values;
+      const { values } = numbersOf(text);
       return Array.from(text.frames?.steps ?? [""], (step, f) => tokens.flatMap((token, query2) => tokens.slice(0, query2 + 1).map((other, key) => [
         text.name ?? t + 1,
         cell(step),
@@ -1404,7 +1438,7 @@
         cell(values[(f * tokens.length + query2) * tokens.length + key], values)
       ]))).flat();
     });
-    return [["text", "step", "query", "key", "query token", "key token", "attention"], ...rows];
+    return [["text", "step", "query", "key", "query token", "key token", attention], ...rows];
   }
   var TABLES = {
     panels: panelsTable,
@@ -1764,11 +1798,11 @@
   }
   function trajectory(spec, series) {
     const points = pointsOf(spec, series, ["x", "y"]);
-    const stroke = lineColor(series);
+    const stroke = color(series.role);
     const at = { x: "x", y: "y" };
     const ends = series.steps?.length && points.length > 1 ? [0, points.length - 1].map((i) => ({ ...points[i], text: `step ${number(series.steps[i])}` })) : [];
     return [
-      ...spec.connect === false ? [] : [Plot3.line(points, { ...at, stroke, strokeWidth: 1.2 })],
+      Plot3.line(points, { ...at, stroke, strokeWidth: 1.2 }),
       Plot3.dot(points, { ...at, fill: stroke, r: 2.5 }),
       ...ends.map((end, i) => Plot3.text([end], {
         ...at,
@@ -1800,10 +1834,9 @@
     attention: drawAttention
   };
   var NEAR = "600px";
-  var REDRAWN = ["steps", "axis", "head"];
+  var REDRAWN = ["steps", "axis"];
   async function complete(figure, given) {
-    const loaded2 = given.data ? await dataFile(given.data) : {};
-    const spec = await decodeSpec({ series: [], ...given, ...loaded2 });
+    const spec = await decodeSpec({ series: [], ...given });
     return { ...spec, group: await groupOf(figure, spec) };
   }
   function endOf(series) {
@@ -1816,7 +1849,7 @@
     const named = spec.series.filter((one) => one.emphasis);
     const ends = (named.length ? named : spec.series).slice(0, 4).map(endOf);
     const isOverTime = ["lines", "stems"].includes(spec.kind);
-    const parts = [spec.alt ?? title, spec.alt ? "" : note, ...isOverTime ? ends : []];
+    const parts = [title, note, ...isOverTime ? ends : []];
     return parts.map((part) => part.trim()).filter(Boolean).join(". ");
   }
   function nameCharts(plot, alt) {
@@ -2033,32 +2066,41 @@
           cell2.dataset.value ??= cell2.textContent.trim();
         });
       }
+      const key = table.id || String(t + 1);
       const list = new window.List(holder, { listClass: "list", valueNames: headers.map((_, i) => ({ name: `c${i}`, attr: "data-value" })) });
-      headers.forEach((header, i) => addSort(list, headers, header, i));
-      if ("filter" in table.dataset) addFilter(list, holder);
+      addSort(list, headers, `sort.${key}`);
+      if ("filter" in table.dataset) addFilter(list, holder, `filter.${key}`);
     });
   }
-  function addFilter(list, holder) {
+  function onEntry(key, show) {
+    onState((changed) => changed.includes(key) && show());
+    if (state[key]) show();
+  }
+  function addFilter(list, holder, key) {
     const field = html("input", {
       type: "search",
       class: "filter",
       placeholder: "Filter",
       "aria-label": "Filter the rows"
     });
-    field.addEventListener("input", () => {
-      const sought = field.value.toLowerCase();
+    field.addEventListener("input", () => setState({ [key]: field.value }));
+    onEntry(key, () => {
+      if (field.value !== state[key]) field.value = state[key];
+      const sought = state[key].toLowerCase();
       list.filter((item) => item.elm.textContent.toLowerCase().includes(sought));
     });
     holder.prepend(field);
   }
-  function addSort(list, headers, header, index) {
-    const button = html("button", { type: "button", class: "by" }, ...header.childNodes);
-    header.append(button);
-    button.addEventListener("click", () => {
-      const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+  function addSort(list, headers, key) {
+    headers.forEach((header, i) => {
+      header.append(html("button", { type: "button", class: "by", onclick: () => setState({ [key]: state[key] === String(i + 1) ? -(i + 1) : i + 1 }) }, ...header.childNodes));
+    });
+    onEntry(key, () => {
+      const [place2, order] = [Math.abs(state[key]) - 1, state[key] < 0 ? "desc" : "asc"];
+      if (!headers[place2]) return;
       headers.forEach((one) => one.removeAttribute("aria-sort"));
-      header.setAttribute("aria-sort", order);
-      list.sort(`c${index}`, { order: order === "ascending" ? "asc" : "desc", sortFunction: (a, b) => compareCells(a.values()[`c${index}`], b.values()[`c${index}`]) });
+      headers[place2].setAttribute("aria-sort", order === "asc" ? "ascending" : "descending");
+      list.sort(`c${place2}`, { order, sortFunction: (a, b) => compareCells(a.values()[`c${place2}`], b.values()[`c${place2}`]) });
     });
   }
 

@@ -1,5 +1,6 @@
 """The composition of a run's heads, read step by step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,21 +59,40 @@ class Composition:
 
 
 def composition_of(run: Run) -> Composition | None:
-    """Return the composition of a run; None where it is not stored or undefined."""
+    """Return the composition of a run up to the last step that has numbers.
+
+    None where it is not stored or undefined. Steps without numbers are not drawn.
+    """
     found = run.first("composition")
     if found is None:
         return None
-    group, rows = found[0], _possible(found[1])
-    last = rows.isel(step=-1)
-    paths = tuple(path for path in PATHS if path in rows and has_numbers(last[path]))
-    for path in [one for one in PATHS if one in rows and one not in paths]:
-        run.leave_out(f"{group}/{path}", "undefined")
-    if not paths:
+    group, rows = found[0], _up_to_numbers(_possible(found[1]))
+    stored = [path for path in PATHS if path in rows]
+    if not rows.sizes["step"]:
+        for path in stored:
+            run.leave_out(f"{group}/{path}", "undefined")
         return None
+    last = rows.isel(step=-1)
+    paths = tuple(path for path in stored if has_numbers(last[path]))
+    for path in [one for one in stored if one not in paths]:
+        run.leave_out(f"{group}/{path}", f"undefined at step {int(last['step']):,}")
     pairs = last[paths[0]].size * len(paths)
     kept = kept_indices(rows["step"].values, max(MOST_PAIRS // pairs, 2))
+    kept = np.array([i for i in kept.tolist() if _has_some(rows.isel(step=i), paths)])
     highest = max(float(np.nanmax(last[path].values)) for path in paths)
     return Composition(group, rows, paths, kept, min(1.0, highest * 1.1))
+
+
+def _up_to_numbers(rows: xr.Dataset) -> xr.Dataset:
+    """Return the rows up to the last step at which a path has a number; none without any."""
+    for count in range(rows.sizes["step"], 0, -1):  # one step at a time: all are gigabytes
+        if _has_some(rows.isel(step=count - 1), PATHS):
+            return rows.isel(step=slice(count))
+    return rows.isel(step=slice(0))
+
+
+def _has_some(rows: xr.Dataset, paths: Sequence[str]) -> bool:
+    return any(has_numbers(rows[path]) for path in paths if path in rows)
 
 
 def _possible(rows: xr.Dataset) -> xr.Dataset:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.findings.number_format import number
-from pipeline.report.downsample import RULE
 from pipeline.report.site.arrays import Json, coloured
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.composition.data import Composition
@@ -40,14 +39,18 @@ def graph(run: Run, found: Composition, heads: list[Head], over_training: bool) 
     for index in kept:
         values, random = found.at(index)
         edges.append([_edge(found, *one) for one in strongest(values, random)])
-        lowest = min([lowest, *(float(np.nanmin(one)) for one in random.values())])
+        known = [one[np.isfinite(one)] for one in random.values()]
+        lowest = min([lowest, *(float(one.min()) for one in known if one.size)])
     spec: Json = {"kind": "graph", "nodes": nodes, "rules": [{"y": lowest, "label": "random"}]}
-    spec |= {"frames": _frames(found) | {"edges": edges}} if over_training else {"edges": edges[0]}
+    if over_training:
+        spec |= {"frames": _frames(run, found) | {"edges": edges}}
+    else:
+        spec |= {"edges": edges[0]}
     note = (
-        f"The {MOST_EDGES} strongest pairs at most, of those above what random matrices of the "
-        f"same shape give ({number(lowest)}), by keys (K), queries (Q) and values (V)"
+        f"The {MOST_EDGES} strongest pairs at most, of those above the mean of random matrices of "
+        f"the same shape ({number(lowest)}), by keys (K), queries (Q) and values (V)"
     )
-    note += f"{_drawn(found)}." if over_training else f", at step {found.steps[-1]:,}."
+    note += f"{_drawn(run, found)}." if over_training else f", at step {found.steps[-1]:,}."
     return figure(
         "composition-graph", "Who reads whom", note, spec, run.slug,
         source(run.uri, found.group, found.paths[0]),
@@ -72,18 +75,18 @@ def _matrix(run: Run, found: Composition, path: str) -> Figure:
     spec = {
         "kind": "matrix", "rows": found.readers, "columns": found.read,
         "y": {"label": "composition", "domain": [0.0, found.high]},
-        "frames": _frames(found) | {"files": files},
+        "frames": _frames(run, found) | {"files": files},
     }  # fmt: skip
-    note = f"{about} Rows: the later head. Colours are in 254 steps{_drawn(found)}."
+    note = f"{about} Rows: the later head. Colours are in 254 steps{_drawn(run, found)}."
     return figure(
         f"composition-{path}", f"{path.upper()}-composition", note, spec, run.slug,
         source(run.uri, found.group, path),
     )  # fmt: skip
 
 
-def _frames(found: Composition) -> Json:
+def _frames(run: Run, found: Composition) -> Json:
     # One score without values: each frame has a file of its own.
-    return {"steps": found.steps, "total": int(found.rows.sizes["step"]),
+    return {"steps": found.steps, "total": len(run.steps),
             "scores": [{"name": "", "values": []}]}  # fmt: skip
 
 
@@ -91,15 +94,15 @@ def _file(found: Composition, path: str, index: int) -> str:
     return f"composition-{path}-{int(found.rows['step'].values[index])}"
 
 
-def _drawn(found: Composition) -> str:
-    if len(found.kept) == found.rows.sizes["step"]:
-        return ""
-    return f", drawn at {len(found.kept)} of {found.rows.sizes['step']:,} checkpoints, {RULE}"
+def _drawn(run: Run, found: Composition) -> str:
+    said = run.said_drawn(len(found.kept), found.rows.sizes["step"])
+    return f"; {said}" if said else ""
 
 
-def _edge(found: Composition, reader: int, read: int, path: str, value: float, _: float) -> Json:
-    return {"from": found.read[read], "to": found.readers[reader], "by": path,
-            "value": round(value, 4)}  # fmt: skip
+def _edge(found: Composition, reader: int, read: int, path: str, value: float) -> Json:
+    # The shortest text that rounds to the stored number: float64 would have twice the digits.
+    shortest = float(str(found.rows[path].dtype.type(value)))
+    return {"from": found.read[read], "to": found.readers[reader], "by": path, "value": shortest}
 
 
 def _place(name: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The strongest composition partners of heads, above random matrices of the same shape."""
+"""The strongest composition partners of heads, above the mean of random matrices."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from jaxtyping import Float
 from pipeline.report.site.composition.data import Composition, Matrix
 
 MOST_EDGES = 60
-MOST_PARTNERS = 8  # of a head, in each direction
-Pair = tuple[int, int, str, float, float]
+MOST_PARTNERS = 4  # of a head, in each direction and by each path
+Pair = tuple[int, int, str, float]
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Partner:
 
     @property
     def above(self) -> float:
-        """Return how far the pair is above random matrices."""
+        """Return how far the pair is above the mean of random matrices."""
         return self.value - self.random
 
 
 @dataclass(frozen=True)
 class Partners:
-    """The strongest pairs of a head above random matrices, and how many are above them."""
+    """The strongest pairs of a head above the mean of random ones, and how many are above it."""
 
     reads: list[Partner]
     read_by: list[Partner]
@@ -39,9 +39,9 @@ class Partners:
     count_read_by: int
 
 
-def partners(found: Composition, index: int = -1) -> dict[str, Partners]:
-    """Return the partners of each head at a step, by its name."""
-    values, random = found.at(index)
+def partners(found: Composition) -> dict[str, Partners]:
+    """Return the partners of each head at the last step, by its name."""
+    values, random = found.at(-1)
     readers, read = found.readers, found.read
     above = np.stack([np.nan_to_num(values[p] - random[p], nan=-1.0) for p in found.paths])
 
@@ -68,17 +68,18 @@ def partners(found: Composition, index: int = -1) -> dict[str, Partners]:
 
 
 def _highest(above: Float[np.ndarray, "path other"]) -> list[tuple[int, int]]:
-    """Return path and place of the highest positive numbers, the highest first."""
-    flat = np.argsort(-above, axis=None, kind="stable")[:MOST_PARTNERS].tolist()
-    places = [divmod(one, above.shape[1]) for one in flat]
-    return [place for place in places if above[place] > 0]
+    """Return path and place of the highest positive numbers of each path, the highest first."""
+    highest = np.argsort(-above, axis=1, kind="stable")[:, :MOST_PARTNERS].tolist()
+    places = [(path, other) for path, of in enumerate(highest) for other in of]
+    known = [place for place in places if above[place] > 0]
+    return sorted(known, key=lambda place: -above[place])
 
 
 def strongest(values: dict[str, Matrix], random: dict[str, Matrix]) -> Iterator[Pair]:
-    """Yield the pairs that are farthest above random ones: reader, read, path, value, above."""
+    """Yield the pairs that are farthest above random ones: reader, read, path, value."""
     paths = list(values)
     above = np.stack([np.nan_to_num(values[p] - random[p], nan=-1.0) for p in paths])
     for flat in np.argsort(-above, axis=None, kind="stable")[:MOST_EDGES].tolist():
         p, i, j = (int(one) for one in np.unravel_index(flat, above.shape))
         if above[p, i, j] > 0:
-            yield i, j, paths[p], float(values[paths[p]][i, j]), float(above[p, i, j])
+            yield i, j, paths[p], float(values[paths[p]][i, j])

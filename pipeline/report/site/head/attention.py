@@ -7,9 +7,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from pipeline.errors import InputError
-from pipeline.findings.gaps import has_numbers
 from pipeline.query.token_texts import token_texts
-from pipeline.report.downsample import RULE, kept_indices
+from pipeline.report.downsample import kept_indices
 from pipeline.report.site.arrays import coloured
 from pipeline.report.site.heads import Head
 from pipeline.report.site.run_data import Run
@@ -41,13 +40,14 @@ def patterns_of(run: Run) -> list[Patterns]:
     for group, rows in run.groups.get("attention_patterns", {}).items():
         if "attention" not in rows or set(rows["attention"].dims) != {"step", *_DIMS}:
             continue
-        if not has_numbers(rows["attention"]):
-            run.leave_out(f"{group}/attention", "undefined")
-            continue
         cells = rows["attention"].size // rows.sizes["step"]
         most = min(max(_MOST_CELLS // cells, LEAST_STEPS), MOST_STEPS)
         kept = kept_indices(rows["step"].values, most)
-        values = rows["attention"].isel(step=kept).transpose("step", *_DIMS)
+        values = rows["attention"].isel(step=kept).transpose("step", *_DIMS).load()
+        if not np.isfinite(values.values).any():
+            some = " at the checkpoints that would be drawn" * (len(kept) < rows.sizes["step"])
+            run.leave_out(f"{group}/attention", f"undefined{some}")
+            continue
         found.append(
             Patterns(
                 group, values["step"].values.tolist(), rows.sizes["step"],
@@ -68,13 +68,13 @@ def attention_figure(run: Run, of: Patterns, head: Head) -> Figure | None:
     # (step, sequence, query, key): a text for each sequence.
     texts = [
         {"name": f"sequence {i}", "tokens": tokens,
-         "frames": {"steps": of.steps, "total": of.stored,
+         "frames": {"steps": of.steps, "total": len(run.steps),
                     "values": coloured(values[:, i], 0.0, 1.0)}}
         for i, tokens in enumerate(of.tokens)
     ]  # fmt: skip
     spec = {"kind": "attention", "texts": texts}
-    fewer = f" Drawn at {len(of.steps)} of {of.stored:,} checkpoints, {RULE}."
-    note = f"{of.definition} Colours are in 254 steps.{fewer * (len(of.steps) < of.stored)}"
+    fewer = run.said_drawn(len(of.steps), of.stored)
+    note = f"{of.definition} Colours are in 254 steps{fewer and '; ' + fewer}."
     given = of.group.partition(".")[2]
     title = f"Attention on input {given}" if given else "Attention on text"
     return figure(

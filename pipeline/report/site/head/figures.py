@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from pipeline.findings.number_format import in_words, listed
 from pipeline.measures.head_patterns import NULLS
-from pipeline.report.site.arrays import Json, exact
+from pipeline.report.site.arrays import Json, exact, integers
 from pipeline.report.site.head.shared import RunHeads, stored_line
 from pipeline.report.site.heads import Head
 from pipeline.report.site.scores import Score
@@ -35,7 +35,7 @@ def onset_band(head: Head) -> list[Json]:
     if (one := onset.transition) is not None:
         return [band(one.onset, one.end, "10 to 90% of its rise")]
     before = head.before[str(head.pattern)]
-    return [] if before is None else [band(before, onset.step, "first labelled")]
+    return [] if before is None else [band(before, onset.step, "label begins")]
 
 
 def main_figure(shared: RunHeads, head: Head) -> Figure | None:
@@ -73,14 +73,21 @@ def _others(shared: RunHeads, score: Score, head: Head) -> Iterator[Json]:
                 yield series(other.name, values, href=other.href)
         return
     flat = score.values.reshape(len(score.steps), -1)
-    if np.isfinite(flat).all():
-        ends = {"low": exact(flat.min(axis=1)), "high": exact(flat.max(axis=1))}
+    known = np.where(np.isfinite(flat), flat, np.nan)
+    if np.isfinite(known).any():
+        # Not `nanmin`, which warns at steps where all are NaN; `fmin` returns NaN only then.
+        ends = {"low": exact(np.fmin.reduce(known, 1)), "high": exact(np.fmax.reduce(known, 1))}
         yield {"name": "all heads", "role": "none", **ends}
 
 
 def _rule(shared: RunHeads, score: Score, head: Head) -> Float[np.ndarray, " step"] | None:
-    """Return what a score needs for a label: its null and the threshold; None without a rule."""
+    """Return what a score needs for a label: its null and the threshold; None without a rule.
+
+    Scores on other inputs give no labels.
+    """
     null = score.null_of(head.layer, head.head)
+    if score.group != shared.group:
+        return None
     if null is None or shared.main is None or NULLS.get(score.variable) != score.null_name:
         return None
     return (null + shared.main.threshold).astype(np.float32)
@@ -97,8 +104,8 @@ def _null_and_rule(shared: RunHeads, score: Score, head: Head) -> tuple[list[Jso
         return drawn, []
     if (rule == rule[0]).all():
         return drawn, [{"y": float(rule[0]), "label": "rule", "shade": True}]
-    area = {"name": "too low for a label", "role": "none", "low": [0] * len(rule),
-            "high": exact(rule)}  # fmt: skip
+    zero = integers(np.zeros(len(rule), dtype=np.int64))
+    area = {"name": "too low for a label", "role": "none", "low": zero, "high": exact(rule)}
     return [area, *drawn], []
 
 

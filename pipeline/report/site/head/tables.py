@@ -55,13 +55,16 @@ def partner_tables(shared: RunHeads, head: Head) -> Iterator[Table]:
             continue
         columns = [
             Column("head", other), Column("by", "by"), Column("composition", "composition", True),
-            Column("above", "above random", True),
+            Column("above", "above random mean", True),
         ]  # fmt: skip
         rows = [
             [Cell(name, href=f"head-{name}.html"), Cell(one.path.upper(), role=one.path),
              number_cell(one.value), number_cell(one.above, sign=True)]
             for name, one in pairs
         ]  # fmt: skip
-        more = f" Of {count:,}, the {MOST_PARTNERS} strongest." * (count > len(pairs))
-        note = f"Above random matrices of the same shape, at step {shared.step:,}.{more}"
+        more = f" Of {count:,}, the {MOST_PARTNERS} strongest by each of K, Q and V."
+        note = (
+            f"Above the mean of random matrices of the same shape, at step {shared.step:,}."
+            f"{more * (count > len(pairs))}"
+        )
         yield Table(f"partners-{id}", title, columns, rows, note)

@@ -12,7 +12,16 @@ from pipeline.findings.number_format import in_words
 from pipeline.query import aggregates
 from pipeline.report.site.blocks import Cell, Column, Table, number_cell
 from pipeline.report.site.run_data import Run, axis_of
-from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
+from pipeline.report.site.specs import (
+    Figure,
+    Source,
+    figure,
+    lines,
+    series,
+    shell_word,
+    source,
+    y_axis,
+)
 
 EXAMPLE_ROLES = ("train", "test", "restricted", "excluded", "current_token", "q")
 CURVES = 6  # tokens whose learning curves are drawn
@@ -40,8 +49,7 @@ def curve_items(
 
 def _ages(run: Run, group: str, curves: xr.Dataset, known: Float[np.ndarray, " token"]) -> Figure:
     """Return how many tokens are acquired when. known: the ages of those that have one."""
-    edges = np.unique(np.round(np.geomspace(max(known.min(), 1), known.max() + 1, BINS + 1)))
-    counts, edges = np.histogram(known, edges)
+    counts, edges = np.histogram(known, age_edges(known))
     bars = [f"{a:,.0f}–{b:,.0f}" for a, b in pairwise(edges)]
     spec = {
         "kind": "bars", "rows": bars, "y": y_axis("tokens"),
@@ -52,7 +60,27 @@ def _ages(run: Run, group: str, curves: xr.Dataset, known: Float[np.ndarray, " t
         f"{curves.attrs['tokens']:,} tokens have one; the median is step {np.median(known):,.0f}."
     )
     return figure("ages", "Age of acquisition", note, spec, run.slug,
-                 source(run.uri, group, "loss"))  # fmt: skip
+                  losses_source(run.uri, group, "learning_curves"))  # fmt: skip
+
+
+def age_edges(ages: Float[np.ndarray, " token"]) -> Float[np.ndarray, " edge"]:
+    """Return the edges of bins of about the same width in log steps, which hold all ages.
+
+    They are whole steps, so that of early ages there may be fewer than `BINS` bins.
+    """
+    first, last = np.floor(ages.min()), np.ceil(ages.max())
+    last = max(last, first + 1)
+    inner = np.round(np.geomspace(max(first, 1), max(last, 1), BINS + 1))
+    return np.unique(np.clip([first, *inner, last], first, last))
+
+
+def losses_source(uri: str, group: str, function: str, *more: object) -> Source:
+    """Return the lines for an answer about losses. function: of `pipeline.query.aggregates`."""
+    arguments = ", ".join(map(repr, (uri, group, *more)))
+    return Source(
+        f"pipeline.query.aggregates.{function}({arguments})",
+        f"ontogeny losses {shell_word(uri)} --group {shell_word(group)}",
+    )
 
 
 def _examples(run: Run, group: str, rows: xr.Dataset, curves: xr.Dataset) -> Figure:
@@ -87,7 +115,10 @@ def _kinds_table(kinds: list[Mapping[str, Any]]) -> Table:
            ("final_surprisal", "age_of_acquisition", "with_age"))]
         for one in kinds
     ]  # fmt: skip
-    return Table("kinds", "By kind of token", columns, rows, "Means over the tokens of a kind.")
+    note = (
+        "Means over the tokens of a kind; the mean age is geometric, of the tokens that have one."
+    )
+    return Table("kinds", "By kind of token", columns, rows, note)
 
 
 def _number(value: Any) -> float:

@@ -8,12 +8,12 @@ import xarray as xr
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.in_context import compared_tokens
 from pipeline.query.losses import loss_answers
-from pipeline.report.downsample import RULE, kept_indices
+from pipeline.report.downsample import kept_indices
 from pipeline.report.site.arrays import coloured, exact, plain
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.losses.curves import curve_items
 from pipeline.report.site.losses.space import space_items
-from pipeline.report.site.run_data import Run
+from pipeline.report.site.run_data import Run, with_numbers
 from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
 
 PROFILES = 5  # checkpoints of the lines by position
@@ -48,7 +48,7 @@ def profiles(run: Run, group: str, rows: xr.Dataset) -> Figure | None:
     if not has_numbers(rows["mean_by_position"]):
         run.leave_out(f"{group}/mean_by_position", "undefined")
         return None
-    values = rows["mean_by_position"].transpose("step", "position")
+    values = with_numbers(rows["mean_by_position"]).transpose("step", "position")
     kept = _spread_over(values["step"].values, run.step_scale)
     drawn = [
         series(f"step {int(values['step'][i]):,}", values.values[i], "loss", of=f"{group}/"
@@ -82,7 +82,7 @@ def _positions(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
     if made is None:
         return
     yield made
-    values = rows["mean_by_position"].transpose("position", "step")
+    values = with_numbers(rows["mean_by_position"]).transpose("position", "step")
     kept = kept_indices(values["step"].values, max(MOST_CELLS // values.sizes["position"], 2))
     drawn = values.isel(step=kept)
     numbers = drawn.values
@@ -94,9 +94,7 @@ def _positions(run: Run, group: str, rows: xr.Dataset) -> Iterator[Figure]:
         "y": {"label": "loss", "unit": "nats", "domain": [low, high]},
         "values": exact(numbers) if numbers.size <= MOST_EXACT else coloured(numbers, low, high),
     }  # fmt: skip
-    fewer = f" Drawn at {len(kept)} of {values.sizes['step']:,} checkpoints, {RULE}."
-    note = "Rows: predicted tokens. Columns: checkpoints." + fewer * (
-        len(kept) < values.sizes["step"]
-    )
+    fewer = run.said_drawn(len(kept), values.sizes["step"])
+    note = f"Rows: predicted tokens. Columns: checkpoints{fewer and '; ' + fewer}."
     yield figure("loss-matrix", "Loss by position over training", note, spec, run.slug,
                  source(run.uri, group, "mean_by_position"))  # fmt: skip

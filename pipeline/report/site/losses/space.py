@@ -10,8 +10,9 @@ from pipeline.findings.number_format import in_words
 from pipeline.query import aggregates
 from pipeline.query.loss_axes import COMPONENTS
 from pipeline.report.site.blocks import Cell, Column, Table, number_cell
+from pipeline.report.site.losses.curves import losses_source
 from pipeline.report.site.run_data import Run
-from pipeline.report.site.specs import Figure, figure, series, source, y_axis
+from pipeline.report.site.specs import Figure, figure, series, y_axis
 
 
 def _space(uri: str, group: str) -> xr.Dataset:
@@ -39,7 +40,7 @@ def space_items(
         "Each checkpoint's losses on all tokens, on their two principal components over "
         f"checkpoints (Olsson et al. 2022). The second is often the arch of the first. {said}"
     )
-    line = source(run.uri, group, "loss")
+    line = losses_source(run.uri, group, "loss_space", COMPONENTS)
     yield figure("loss-space", "Trajectory through loss space", note, spec, run.slug, line)
     axes_said = answers.get("axes") or {}
     if "components" in axes_said:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Real
 
-from pipeline.aggregate.phases import milestones
+from pipeline.aggregate.phases import SOLVED, milestones
 from pipeline.aggregate.side_by_side import ALL
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import onsets, strongest
@@ -16,20 +16,29 @@ from pipeline.report.site.arrays import Json, exact
 from pipeline.report.site.heads import main_scores
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.several.sets import Sets
-from pipeline.report.site.specs import Figure, figure, log_ends, series, y_axis
+from pipeline.report.site.specs import (
+    Figure,
+    Source,
+    figure,
+    log_ends,
+    series,
+    source,
+    together,
+    y_axis,
+)
+from pipeline.report.transition_rows import LOSSES
 
 FEWEST = 3  # runs of a set from which on its range is drawn
-_CURVES = {
-    "token_loss": ("mean", "in_context_score"),
-    "modular_addition": ("train_loss", "test_loss", "restricted_loss", "excluded_loss"),
-}
 _FORMED = "the first induction head"
-_SOLVED = "test loss stays below 0.1 nats"
+_SOLVED = f"test loss stays below {SOLVED:g} nats"
 
 
 @dataclass(frozen=True)
 class _Lines:
-    """One number of several runs. onsets: by run, of `event`; runs without one are not in it."""
+    """One number of several runs.
+
+    onsets: by run, of `event`; runs without one are not in it. origin: the lines that give it.
+    """
 
     id: str
     title: str
@@ -37,6 +46,7 @@ class _Lines:
     values: Mapping[str, xr.DataArray]
     onsets: Mapping[str, float]
     event: str
+    origin: Source
 
     @property
     def is_log(self) -> bool:
@@ -62,19 +72,28 @@ def _numbers(every: Sequence[Run]) -> Iterator[_Lines]:
     """Yield the numbers that at least two runs have."""
     formed = {run.name: at for run in every if (at := _formed(run)) is not None}
     solved = {run.name: at for run in every if (at := _solved(run)) is not None}
-    for measure, names in _CURVES.items():
+    for measure, names in LOSSES.items():
         of, event = (solved, _SOLVED) if measure == "modular_addition" else (formed, _FORMED)
         for name in names:
-            values = {run.name: found[1][name] for run in every
-                      if (found := run.first(measure)) and name in found[1]
-                      and has_numbers(found[1][name])}  # fmt: skip
-            if len(values) > 1:
+            found = [(run, *first) for run in every if (first := run.first(measure))
+                     and name in first[1] and has_numbers(first[1][name])]  # fmt: skip
+            if len(found) > 1:
                 title = "Mean loss" if name == "mean" else in_words(name).capitalize()
-                yield _Lines(f"{measure}-{name}", title, "nats", values, of, event)
-    best = {run.name: strongest(heads[1].scores["induction"]) for run in every
-            if (heads := main_scores(run)) and "induction" in heads[1].scores}  # fmt: skip
-    if len(best) > 1:
-        yield _Lines("induction", "Highest induction score of any head", "", best, formed, _FORMED)
+                values = {run.name: rows[name] for run, _, rows in found}
+                origin = together(source(run.uri, group, name) for run, group, _ in found)
+                yield _Lines(f"{measure}-{name}", title, "nats", values, of, event, origin)
+    scored = [(run, *heads) for run in every
+              if (heads := main_scores(run)) and "induction" in heads[1].scores]  # fmt: skip
+    if len(scored) > 1:
+        best = {run.name: strongest(heads.scores["induction"]) for run, _, heads in scored}
+        origin = together(_highest(run.uri, group) for run, group, _ in scored)
+        title = "Highest induction score of any head"
+        yield _Lines("induction", title, "", best, formed, _FORMED, origin)
+
+
+def _highest(uri: str, group: str) -> Source:
+    one = source(uri, group, "induction")
+    return Source(f"{one.python}.max(['layer', 'head'])", one.command)
 
 
 def _formed(run: Run) -> float | None:
@@ -109,7 +128,7 @@ def _figure(sets: Sets, lines: _Lines, made: "list[_Range]") -> Figure:
         note += _without(lines)
     spec: Json = {"kind": "lines", "x": axes[0], "axes": axes,
                   "y": _y_axis(lines), "series": drawn}  # fmt: skip
-    return figure(f"runs-{lines.id}", lines.title, note, spec, "runs")
+    return figure(f"runs-{lines.id}", lines.title, note, spec, "runs", lines.origin)
 
 
 def _y_axis(lines: _Lines) -> Json:
@@ -139,7 +158,8 @@ def _aligned(sets: Sets, lines: _Lines, since: Mapping[str, np.ndarray]) -> Figu
             "values": [exact(one) for one in xs]}  # fmt: skip
     note += "." + _without(lines)
     spec = {"kind": "lines", "x": axis, "y": _y_axis(lines), "series": drawn}
-    return figure(f"runs-{lines.id}-onset", f"{lines.title}, aligned", note, spec, "runs")
+    title = f"{lines.title}, aligned"
+    return figure(f"runs-{lines.id}-onset", title, note, spec, "runs", lines.origin)
 
 
 def _on_grid(

@@ -24,7 +24,7 @@ def mosaics_section(runs: Sequence[Run]) -> Section | None:
     common = set.intersection(*({one.address for one in scores} for _, scores in shown))
     if not common:
         return None
-    note = "One slider moves all, each to its nearest checkpoint."
+    note = "One slider moves all, each to its last checkpoint at or before that step."
     if len(found) > len(shown):
         note += f" {len(shown)} of {len(found)} runs are shown."
     return Section("mosaics", "All heads of each run", [*_mosaics(shown, common)], note)
@@ -32,7 +32,7 @@ def mosaics_section(runs: Sequence[Run]) -> Section | None:
 
 def _scores(run: Run) -> list[Score]:
     """Return the scores of attention that are stored at the steps of the first."""
-    every = [one for one in scores_of(run) if one.group.partition(".")[0] == "head_scores"]
+    every = [one for one in run.once(scores_of) if one.group.partition(".")[0] == "head_scores"]
     return [one for one in every if np.array_equal(one.steps, every[0].steps)]
 
 
@@ -48,4 +48,4 @@ def _mosaics(shown: Sequence[tuple[Run, list[Score]]], common: set[str]) -> Iter
 
 def _heads(run: Run, score: Score) -> list[Head]:
     places = {(layer, head) for layer in score.layers for head in score.heads}
-    return [one for one in heads_in(run) if (one.layer, one.head) in places]
+    return [one for one in run.once(heads_in) if (one.layer, one.head) in places]

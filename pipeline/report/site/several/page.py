@@ -25,7 +25,9 @@ def index_page(runs: Sequence[Run]) -> Page:
         *([mosaics] if mosaics else []),
         *event_sections(sets, made),
     ]
-    return Page("index.html", "", f"{len(runs)} runs side by side", made.attrs["spread"],
+    # Two runs are compared with each other: no spread is shown.
+    lead = made.attrs["spread"] if len(runs) > 2 else ""
+    return Page("index.html", "", f"{len(runs)} runs side by side", lead,
                 [section for section in sections if section.items])  # fmt: skip
 
 

@@ -71,6 +71,8 @@ def numbers(array: Any) -> np.ndarray:
     """Return the numbers of an array of a specification, as the site's script reads them."""
     if isinstance(array, list):
         return np.array([np.nan if one is None else one for one in array], dtype=float)
+    if "by" in array:
+        return np.cumsum([array["from"], *(d for d, count in array["by"] for _ in range(count))])
     if "f32" in array:
         content = base64.b64decode(array["f32"])
         return np.frombuffer(content, "<f4").reshape(array["shape"])
@@ -88,9 +90,9 @@ def data_of(path: Path) -> tuple[str, Any]:
 
 
 def all_series(spec: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return every series of a specification with its horizontal axis."""
+    """Return every series with its horizontal axis, which a panel has for itself at other steps."""
     of_panels = [
-        (one, panel.get("x") or spec["x"])
+        (one, {**spec["x"], **panel.get("x", {})})
         for panel in spec.get("panels", [])
         for one in panel["series"]
     ]

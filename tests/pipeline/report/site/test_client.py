@@ -65,6 +65,13 @@ SPECS: dict[str, dict[str, Any]] = {
         {"kind": "lines", "y": {"label": "loss", "unit": "nats"}, "series": [LINE]},
         {"kind": "lines", "y": {"label": "score"}, "series": [LINE]},
     ]},
+    "strips": {"kind": "panels", "x": X, "panels": [
+        {"kind": "lines", "y": {"label": "loss", "unit": "nats"}, "series": [LINE]},
+        {"kind": "lines", "x": {"label": "step", "values": [500, 750, 2000], "scale": "step"},
+         "y": {"label": "score"},
+         "series": [{"name": "head", "role": "test", "values": [0.25, 0.5, 1],
+                     "low": [0, 0.25, 0.5], "high": [0.5, 1, 1]}]},
+    ]},
     "stems": {"kind": "stems", "x": X, "y": {"label": "increase", "unit": "nats"},
               "series": [{"name": "L1H1", "values": [0, -0.5, 0.25, 0.5, 1.5]}]},
     "scatter": {"kind": "scatter", "x": {"label": "one", "scale": "linear"}, "y": {"label": "two"},
@@ -93,6 +100,11 @@ SPECS: dict[str, dict[str, Any]] = {
                         for name in HEADS]},
     "attention": {"kind": "attention", "tokens": ["a", "b", "a", "b"],
                   "frames": {"steps": [0, 1000], "values": f32(ATTENTION)}},
+    "texts": {"kind": "attention", "texts": [
+        {"name": name, "tokens": tokens, "frames": {"steps": [0], "values": u8(levels, 0, 1)}}
+        for name, tokens, levels in (
+            ("first", ["a", "b"], [254, 255, 127, 100]),
+            ("second", ["c", "d", "e"], [254, 255, 255, 100, 90, 255, 30, 60, 90]))]},
     "labelled": {"kind": "mosaic", "file": "heads", **CELLS, "group": "heads", "of": 7,
                  "names": HEADS[2:] + HEADS[:2], "hrefs": ["other.html"] * 4,
                  "frames": {"steps": STEPS, "scores": [
@@ -101,14 +113,18 @@ SPECS: dict[str, dict[str, Any]] = {
                             "roles": ["induction", "previous_token"]},
                  "onsets": f32([[math.nan, 10], [100, math.nan]])},
     "linked": {"kind": "mosaic", **CELLS, "group": "heads", "y": {"domain": [0, 1]},
-               "frames": {"steps": [0, 50, 2000], "values": f32(FRAMES[:3])}},
+               "frames": {"steps": [0, 60, 1900], "values": f32(FRAMES[:3])}},
     "many": {"kind": "mosaic", "rows": [f"L{i}" for i in range(24)], "hrefs": ["other.html"] * 384,
              "columns": [f"H{i}" for i in range(16)], "values": f32(RNG.random((24, 16)))},
     "axes": {"kind": "lines", "axes": AXES, "series": TWO},
     "also": {"kind": "lines", "axes": [AXES[0], AXES[2]], "series": TWO},
-    "late": {"kind": "lines", "data": "late"},
+    "spread": {"kind": "lines", "y": {"label": "loss", "unit": "nats"},
+               "x": {"label": "steps since", "scale": "linear", "values": [[0, 1], [-1, 0, 1]]},
+               "series": [{"name": "run", "values": [3, 1]},
+                          {"name": "all", "values": [4, 3, 2], "low": f32([1, 2, 1.1]),
+                           "high": [5, None, 3]}]},
+    "late": {"kind": "matrix", **CELLS, "frames": {"steps": [0], "files": ["late"]}},
 }  # fmt: skip
-LATE = {"x": X, "y": {"label": "loss"}, "series": [{"name": "a", "values": [1, 2, 3, 4, 5]}]}
 SEARCHED = [
     {"name": "L1H1", "label": "induction", "score": 0.92, "layer": 1, "href": "other.html"},
     {"name": "L0H1", "label": "previous_token", "score": 0.5, "layer": 0, "href": "other.html"},
@@ -128,7 +144,9 @@ def browser() -> Iterator[Any]:
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("site")
     (folder / "data").mkdir()
-    (folder / "data" / "late.js").write_text(f"ontogeny.data('late', {json.dumps(LATE)})")
+    (folder / "data" / "late.js").write_text(
+        f"ontogeny.data('late', {json.dumps(f32([[1, 2], [3, 4]]))})"
+    )
     return write_page(folder, SPECS, SEARCHED, TABLE)
 
 
@@ -165,7 +183,7 @@ def test_every_kind_is_drawn(page: Any) -> None:
         "all => all.map(c => c.getAttribute('fill'))"
     )
     assert fills.count("var(--page)") == 1 and len(fills) == 5
-    assert page.locator("#late svg path").count() >= 1
+    assert page.locator("#late .cell").all_text_contents() == ["1.00", "2.00", "3.00", "4.00"]
 
 
 def test_figures_below_the_screen_are_not_drawn_before_they_come_near(page: Any) -> None:
@@ -298,6 +316,33 @@ def test_csv_has_the_stored_numbers(page: Any) -> None:
     assert [np.float32(row["attention"]) for row in attention] == lower
     edges = rows_of(saved(page, "graph", "CSV")[1])
     assert [float(row["value"]) for row in edges] == [frame[0]["value"] for frame in EDGES]
+
+
+def test_csv_of_lines_at_different_steps_has_their_spread(page: Any) -> None:
+    draw(page, "spread")
+    rows = rows_of(saved(page, "spread", "CSV")[1])
+    keys = ("name", "steps since", "loss", "low", "high")
+    assert [tuple(row[key] for key in keys) for row in rows] == [
+        ("run", "0", "3", "", ""), ("run", "1", "1", "", ""),
+        ("all", "-1", "4", "1", "5"), ("all", "0", "3", "2", ""), ("all", "1", "2", "1.1", "3"),
+    ]  # fmt: skip
+
+
+def test_a_strip_has_its_own_steps_on_the_axis_of_all(page: Any) -> None:
+    draw(page, "strips")
+    rows = rows_of(saved(page, "strips", "CSV")[1])
+    steps = {panel: [int(row["step"]) for row in rows if row["panel"] == panel]
+             for panel in ("loss", "score")}  # fmt: skip
+    assert steps == {"loss": STEPS, "score": [500, 750, 2000]}
+    assert [row["high"] for row in rows if row["panel"] == "score"] == ["0.5", "1", "1"]
+    ends = []
+    for role in ("induction", "test"):
+        path = page.locator(f"#strips g[stroke='var(--role-{role})'][fill=none] path")
+        box = path.first.evaluate("path => {const b = path.getBBox(); return [b.x, b.x + b.width]}")
+        ends.append(box)
+    (first, to_1000), (at_500, last) = ends
+    assert (to_1000 - first) / (last - first) == pytest.approx(1000 / 2000, abs=1e-3)
+    assert (at_500 - first) / (last - first) == pytest.approx(500 / 2000, abs=1e-3)
 
 
 def test_colours_in_8_bits_are_decoded_and_never_read_as_exact(page: Any) -> None:
@@ -444,11 +489,12 @@ def test_mosaic_by_label_and_by_onset(page: Any) -> None:
 def test_one_slider_moves_all_mosaics_of_a_group(page: Any) -> None:
     draw(page, "labelled", "linked")
     assert page.locator("#linked .step-slider").count() == 0
-    steps = sorted({*STEPS, 0, 50, 2000})
+    steps = sorted({*STEPS, 0, 60, 1900})
     slider = page.locator("#labelled .step-slider")
     assert slider.get_attribute("max") == str(len(steps) - 1)
     assert "step 1,000 (5 of 5); 5 of 7" in page.locator("#labelled output.step").text_content()
-    for step, first, second in ((10, 2, 0), (50, 2, 1), (100, 3, 1), (1000, 4, 1), (2000, 4, 2)):
+    # At or before, not nearest: 60 is nearer to 100 than to 10, and 1,000 to 1,900 than to 60.
+    for step, first, second in ((10, 2, 0), (60, 2, 1), (100, 3, 1), (1000, 4, 1), (1900, 4, 2)):
         slider.fill(str(steps.index(step)))
         shown = page.locator("#labelled .cell").all_text_contents()
         assert shown == [f"{value:.2f}" for value in FRAMES[first].ravel()]
@@ -527,6 +573,60 @@ def test_a_token_shows_what_it_attends_to(page: Any) -> None:
     row = ATTENTION[-1, 2, :3]
     said = page.locator("#attention .under").text_content()
     assert f"attends most to token {row.argmax() + 1}," in said and f"{row.max():.2f}" in said
+
+
+def test_attention_in_8_bits_is_about_its_number(page: Any) -> None:
+    draw(page, "texts", "attention")
+    said = page.locator("#texts .tokens + output")
+    assert said.text_content() == "Token 2, “b”, attends most to token 1, “a”: about 0.50"
+    assert (
+        page.locator("#texts .token").first.get_attribute("title") == "b attends to a: about 0.50"
+    )
+    assert "about" not in page.locator("#attention .tokens + output").text_content()
+    assert "attention (8 bits)" in rows_of(saved(page, "texts", "CSV")[1])[0]
+
+
+def test_text_token_and_paths_are_in_the_address_and_survive_reload(page: Any) -> None:
+    draw(page, "texts", "graph")
+    page.locator("#texts select.text").select_option("second")
+    page.locator("#texts .token").nth(1).click()
+    page.locator("#graph .kinds button", has_text="K").click()
+    assert page.locator("#graph path.edge").count() == 0  # all links are by K
+    query = "Object.fromEntries(new URLSearchParams(location.search))"
+    assert page.evaluate(query) == {"text": "second", "token": "2", "paths": "qv"}
+    page.reload()
+    draw(page, "texts", "graph")
+    assert page.locator("#texts select.text").input_value() == "second"
+    assert page.locator("#texts .tokens + output").text_content().startswith("Token 2, “d”")
+    assert page.locator("#graph path.edge").count() == 0
+    pressed = "all => all.map(button => button.getAttribute('aria-pressed'))"
+    kinds = page.locator("#graph .kinds button")
+    assert kinds.evaluate_all(pressed) == ["false", "true", "true"]
+    for name in ("Q", "V"):
+        page.locator("#graph .kinds button", has_text=name).click()
+    assert kinds.evaluate_all(pressed) == ["false"] * 3
+    for name in ("K", "Q", "V"):
+        page.locator("#graph .kinds button", has_text=name).click()
+    assert "paths" not in page.evaluate(query)
+    assert page.locator("#graph path.edge").count() == 1
+
+
+def test_sorting_and_filter_are_in_the_address_and_survive_reload(page: Any) -> None:
+    draw(page, "late")
+    for _ in range(2):
+        page.locator("th button", has_text="value").click()
+    page.locator("input.filter").fill("H1")
+    page.wait_for_function("location.search.includes('filter.1=H1')")
+    assert "sort.1=-2" in page.url
+    page.reload()
+    assert page.locator("input.filter").input_value() == "H1"
+    assert page.locator("th").nth(1).get_attribute("aria-sort") == "descending"
+    assert page.locator("table.sortable tbody td:first-child").all_text_contents() == [
+        "L0H1", "L1H1"
+    ]  # fmt: skip
+    page.locator("input.filter").fill("")
+    page.wait_for_function("!location.search.includes('filter')")
+    assert page.locator("table.sortable tbody tr").count() == 4
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,4 +1,4 @@
-"""What a site leaves in its folder, and what it removes."""
+"""The files that a site leaves in its folder, and those that it removes."""
 
 import json
 
@@ -36,7 +36,19 @@ def test_a_site_that_was_not_finished_loses_nothing_of_the_earlier_one(tmp_path)
     assert (tmp_path / "run" / "overview.html").read_text() == "run/overview.html"
 
 
-@pytest.mark.parametrize("listed", ['["a.txt"]', "{", '{"files": [1, null]}', '{"other": 1}', ""])
+def test_what_a_killed_site_has_left_goes_with_the_next(tmp_path):
+    site_of(tmp_path, "index.html", "old.html")
+    killed = SiteFolder(tmp_path)
+    for i in range(100):
+        killed.write(f"run/{i}.html", "")
+    assert (tmp_path / "old.html").exists()
+    site_of(tmp_path, "index.html")
+    assert files_in(tmp_path) == {"index.html", LIST}
+
+
+@pytest.mark.parametrize(
+    "listed", ['["a.txt"]', "{", '{"files": [1, null]}', '{"files": 3}', '{"other": 1}', ""]
+)
 def test_a_list_that_is_not_ours_removes_nothing(tmp_path, listed):
     (tmp_path / "a.txt").write_text("mine")
     (tmp_path / LIST).write_text(listed)
@@ -48,7 +60,7 @@ def test_nothing_outside_the_folder_is_removed(tmp_path):
     outside, folder = tmp_path / "outside.txt", tmp_path / "site"
     outside.write_text("mine")
     folder.mkdir()
-    names = ["../outside.txt", str(outside), "link/outside.txt", "."]
+    names = ["../outside.txt", str(outside), "link/outside.txt", ".", "a\0b"]
     (folder / "link").symlink_to(tmp_path, target_is_directory=True)
     (folder / LIST).write_text(json.dumps({"files": names}))
     site_of(folder, "index.html")

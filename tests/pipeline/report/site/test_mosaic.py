@@ -38,7 +38,7 @@ def spec_of(run: Run) -> dict:
     return mosaic.mosaic_figure(run, heads, scores_of(run)).spec
 
 
-def test_a_label_is_the_pattern_that_exceeds_its_null_most_of_those_past_the_threshold(run):
+def test_a_label_is_the_pattern_that_exceeds_its_null_most(run):
     spec = spec_of(run)
     labels = spec["labels"]
     assert labels["names"] == ["induction", "previous token", "duplicate token", "current token",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from pipeline.report.site.arrays import coloured, exact, script_json
+from pipeline.report.site.arrays import coloured, exact, integers, script_json
 from pipeline.report.site.run_data import opened
 from pipeline.report.site.text import linked, title_of
 from pipeline.report.site.thumbnails import extremes, thumbnail
@@ -20,6 +20,21 @@ def test_exact_arrays_come_back_bit_for_bit():
     double = dice.standard_normal(50)
     assert np.array_equal(pages.numbers(exact(double)), double)
     assert exact(np.array([1.0, np.inf, np.nan])) == [1.0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "spelling"),
+    [
+        ([0, 1, 2, 4, 8, 9, 10, 11, 12], {"from": 0, "by": [[1, 2], [2, 1], [4, 1], [1, 4]]}),
+        ([7] * 5, {"from": 7, "by": [[0, 4]]}),
+        ([3, 1, 4, 1], [3, 1, 4, 1]),
+        ([5], {"from": 5, "by": []}),
+        ([], []),
+    ],
+)
+def test_whole_numbers_come_back_from_their_differences(values, spelling):
+    made = integers(np.array(values, dtype=np.int64))
+    assert made == spelling and pages.numbers(made).tolist() == values
 
 
 def test_colours_are_off_by_at_most_half_of_a_254th():
