@@ -77,14 +77,7 @@ def side_by_side(
     sets = sets or dict.fromkeys(runs, ALL)
     table = pd.DataFrame(_events(found, threshold), columns=[*_LABELS, "run", *_ABSENT])
     labels = sorted(set(table[list(_LABELS)].itertuples(index=False, name=None)))
-    rows = table.set_index([*_LABELS, "run"]).to_dict("index")
-    of_event = {
-        name: np.array(
-            [[rows.get((*one, run), _ABSENT)[name] for run in runs] for one in labels],
-            dtype=None if labels else type(_ABSENT[name]),
-        ).reshape(len(labels), len(runs))
-        for name in _ABSENT
-    }
+    of_event = _by_event_and_run(table, labels, runs)
     at = {name: _on_axis(of_event.pop(name), runs, tokens) for name in ("low", "high")}
     at["middle"] = _on_axis(of_event["midpoint"], runs, tokens)
     zero = np.array([origins[run] if origins else 0.0 for run in runs])
@@ -105,17 +98,35 @@ def side_by_side(
         name: variable(dims, (each | spread)[name], units or axis, definition)
         for name, (dims, units, definition) in COLUMNS.items()
     }
-    places = {
-        name: ("event", np.array([label[i] for label in labels], dtype=_KINDS.get(name, object)))
-        for i, name in enumerate(_LABELS)
-    }
-    coordinates = places | {"run": runs, "set": names, "set_of": ("run", [sets[r] for r in runs])}
+    coordinates = {"run": runs, "set": names, "set_of": ("run", [sets[run] for run in runs])}
     about = {
         "axis": axis,
         "rule": RULE.format(threshold=threshold),
         "left_out": found.attrs.get("left_out", []),
     }
-    return xr.Dataset(made, coordinates, about)
+    return xr.Dataset(made, _along_events(labels) | coordinates, about)
+
+
+def _by_event_and_run(
+    table: Table, labels: list[tuple[Any, ...]], runs: list[str]
+) -> dict[str, np.ndarray]:
+    """Return each column of a table of events as an array [event, run], `_ABSENT` without one."""
+    rows = table.set_index([*_LABELS, "run"]).to_dict("index")
+    return {
+        name: np.array(
+            [[rows.get((*one, run), _ABSENT)[name] for run in runs] for one in labels],
+            dtype=None if labels else type(_ABSENT[name]),
+        ).reshape(len(labels), len(runs))
+        for name in _ABSENT
+    }
+
+
+def _along_events(labels: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the labels of events as coordinates."""
+    return {
+        name: ("event", np.array([label[i] for label in labels], dtype=_KINDS.get(name, object)))
+        for i, name in enumerate(_LABELS)
+    }
 
 
 _KINDS = {"layer": np.int64}

@@ -178,8 +178,9 @@ def test_rows_that_an_audit_masks_later_are_shown_no_longer(disguised, tmp_path)
     shown = open_run(audited.store)
     assert list(shown["weight_norm"].step.values) == [0, 1, 3, 4, 5]
     assert "final-weights" in shown.attrs["masked"][2]
-    page = write_report([audited.store], tmp_path / "report").read_text()
-    assert "Left out" in page and "same bytes as the last step, 5" in page
+    index = write_report([audited.store], tmp_path / "report")
+    page = (index.parent / "a" / "checkpoints.html").read_text()
+    assert "Not shown" in page and "same bytes as the last step, 5" in page
     assert analyze(unaudited).complete == 6
     assert list(open_run(audited.store)["weight_norm"].step.values) == list(range(6))
     assert Store(str(tmp_path / "a.zarr")).version().verdict is None
