@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.engine.defined import defined_predictions
-from pipeline.engine.record import HeadChange, Pass, Record
+from pipeline.engine.record import HeadChange, Kept, Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
@@ -63,7 +63,7 @@ class HeadAblation(Measure):
     )  # fmt: skip
 
     ablated_to: ClassVar[Literal["zero", "mean"]] = "zero"
-    attention_stays: ClassVar[bool] = False
+    kept: ClassVar[frozenset[Kept]] = frozenset()
 
     heads: tuple[tuple[int, int], ...] | None = Field(None, min_length=1)
     early_token: int | None = Field(None, ge=1)
@@ -107,7 +107,7 @@ class HeadAblation(Measure):
         """Return a pass without ablation, one for each head, and one for all of `heads`."""
         chosen = [(one,) for one in chosen_heads(self.heads, setting.model)]
         ablated = [
-            HeadChange(heads, self.ablated_to, self.attention_stays)
+            HeadChange(heads, self.ablated_to, self.kept)
             for heads in [*chosen, *([self.heads] if self.heads else [])]
         ]
         # `compute` relies on the order: without change first, all together last.
