@@ -82,7 +82,7 @@ def modular(
 
 def _training(values: dict[str, Any], changes: Mapping[str, Any]) -> Training:
     # One thread: matrices are small, and several runs are carried out at a time.
-    content = _changed({"output": "", "threads": 1, **values}, changes)
+    content = _changed({"output": values["name"], "threads": 1, **values}, changes)
     return validated(Training, content, where=content["name"])
 
 
