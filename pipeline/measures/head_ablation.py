@@ -129,18 +129,22 @@ class HeadAblation(Measure):
         return effects
 
     def _losses(self, record: Record) -> dict[str, float]:
-        loss, made = record.kept_loss.double().numpy(), record.input
-        defined, (early, late) = defined_predictions(made), self._compared
-        by_position = mean_by_position(loss, defined)
-        reaches, is_repeated = late <= len(by_position), made.kind == "repeated"
-        repeated = loss[counted_predictions(made)].mean() if is_repeated else np.nan
-        return {
-            "loss": float(loss[defined].mean()),
-            "repeated_loss": float(repeated),
-            "in_context_score": by_position[late - 1] - by_position[early - 1]
-            if reaches
-            else np.nan,
-        }
+        made, (early, late) = record.input, self._compared
+        by_position = mean_by_position(record.kept_loss.double().numpy(), defined_predictions(made))
+        reaches = late <= len(by_position)
+        score = by_position[late - 1] - by_position[early - 1] if reaches else np.nan
+        return {**mean_losses(record), "in_context_score": score}
+
+
+def mean_losses(record: Record) -> dict[str, float]:
+    """Return the mean loss, and that of repeated tokens: NaN on inputs of another kind."""
+    loss, made = record.kept_loss.double().numpy(), record.input
+    is_repeated = made.kind == "repeated"
+    repeated = loss[counted_predictions(made)].mean() if is_repeated else np.nan
+    return {
+        "loss": float(loss[defined_predictions(made)].mean()),
+        "repeated_loss": float(repeated),
+    }
 
 
 def chosen_heads(
