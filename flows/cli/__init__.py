@@ -20,6 +20,7 @@ from flows.cli.app import app
 __all__ = [
     "app",
     "clusters",
+    "experiments",
     "losses",
     "measures",
     "operate",
