@@ -11,7 +11,7 @@ from pipeline.measures.head_ablation import chosen_heads, mean_losses, refuse_ab
 from pipeline.schema import Variable
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
-_HEAD_PATH = ("step", "layer", "head", "path")
+_HEAD_PATH = ("step", "layer", "head", "through")
 _LETTERS: dict[str, Kept] = {"k": "keys", "q": "queries", "v": "values"}
 PATHS = ("direct", "k", "q", "v", "kq", "kv", "qv", "kqv")
 
@@ -19,11 +19,11 @@ PATHS = ("direct", "k", "q", "v", "kq", "kv", "qv", "kqv")
 class PathAblation(Measure):
     """Increase of the loss when a head's output is zero, by the paths on which that acts.
 
-        loss[l, h, path] = mean loss with head h of layer l at zero, where all heads keep the
-                           queries, keys or values that are not in `path` - mean loss
+        loss[l, h, through] = mean loss with head h of layer l at zero, where all heads keep the
+                           queries, keys or values not in `through` - mean loss
 
     A head of an earlier layer reaches the logits directly (and through MLPs), and through the keys,
-    queries and values of later heads. `path` names those of the three that the ablation reaches;
+    queries and values of later heads. `through` names those of the three that the ablation reaches;
     the others are those of the pass without ablation. The direct path is always part of it:
     "direct" is that alone, "kqv" is everything (`head_ablation`), "v" keeps all attention patterns
     (`pattern_preserving_ablation`), "k" shows composition by keys, "qv" what remains without it.
@@ -64,7 +64,7 @@ class PathAblation(Measure):
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """Return the paths."""
-        return {"path": np.array(PATHS)}
+        return {"through": np.array(PATHS)}
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """Return a pass without ablation, and one for each head and path."""

@@ -28,7 +28,8 @@ class SubsetAblation(Measure):
     is no head, 2^i the i-th alone, 2^n - 1 all n. The mean when k of the n are removed is that
     over the subsets of k heads:
 
-        data.repeated_loss.groupby(removed=np.bitwise_count(data.subset)).mean()
+        removed = np.bitwise_count(data.subset)
+        data.repeated_loss.assign_coords(removed=removed).groupby("removed").mean()
 
     Where heads act independently, the increase of a subset is the sum of its heads' increases
     alone; where they compensate for each other, it is greater.

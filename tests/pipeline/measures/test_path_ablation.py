@@ -71,7 +71,7 @@ def test_the_paths_are_the_coordinate_and_repeats_are_needed():
     text = Input("text", "text", np.random.default_rng(0).integers(0, 64, (2, 9)))
     setting = Setting(resident.facts, text)
     measure = PathAblation(heads=((0, 2),))
-    assert list(apply.coordinates(measure, setting)["path"]) == list(PATHS)
+    assert list(apply.coordinates(measure, setting)["through"]) == list(PATHS)
     assert len(measure.passes(setting)) == 1 + 8
     said = apply.why_undefined(measure, setting)
     assert said == "repeated_loss: NaN, because input 'text' has no repeated random tokens"
