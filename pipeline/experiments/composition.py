@@ -1,6 +1,6 @@
 """Previous-token and induction heads: do they compose by keys, and only by keys?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.experiments.claims import Above, Below, Between, Claim, Effect, Finding, finding
@@ -76,6 +76,23 @@ class _Pair:
         return (self.cost[through] - direct) / (self.cost["kqv"] - direct)
 
 
+_Value = Callable[[_Pair], float]
+
+# Each claim's effect, and where that is if the claim is true.
+_RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
+    (WEIGHTS, "K-composition minus the larger of Q and V",
+     lambda of: of.above["k"] - max(of.above["q"], of.above["v"]), Above(0.0)),
+    (CAUSE, "share of the effect on later heads through keys alone",
+     lambda of: of.share("k"), Above(1 - _NOTHING)),
+    (ONLY, "share of the effect on later heads with keys kept",
+     lambda of: of.share("qv"), Between(-_NOTHING, _NOTHING)),
+    (ONLY_WEIGHTS, "larger of Q and V above random matrices, over K above them",
+     lambda of: max(of.above["q"], of.above["v"]) / of.above["k"], Below(_NOTHING)),
+    (PATTERNS_KEPT, "share of the head's effect with patterns kept",
+     lambda of: of.cost["v"] / of.cost["kqv"], Below(_NOTHING)),
+)  # fmt: skip
+
+
 def _answer(runs: Runs) -> Iterator[Finding]:
     steps = 1200
     measures = {"head_scores": {}, "composition": {}, "path_ablation": {}}
@@ -87,39 +104,12 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )
     pairs = {one.seed: _Pair.of(one) for one in results}
     formed = f"both heads formed in {sum(of.formed for of in pairs.values())} of {len(pairs)} runs"
-
-    lead = {seed: of.above["k"] - max(of.above["q"], of.above["v"]) for seed, of in pairs.items()}
-    yield finding(
-        WEIGHTS, Effect("K-composition minus the larger of Q and V", "1", lead), Above(0.0), formed
-    )
-
-    through_keys = {seed: of.share("k") for seed, of in pairs.items()}
-    yield finding(
-        CAUSE, Effect("share of the effect on later heads through keys alone", "1", through_keys),
-        Above(1 - _NOTHING), formed,
-    )  # fmt: skip
-
-    keys_kept = {seed: of.share("qv") for seed, of in pairs.items()}
-    yield finding(
-        ONLY, Effect("share of the effect on later heads with keys kept", "1", keys_kept),
-        Between(-_NOTHING, _NOTHING), formed,
-    )  # fmt: skip
-
-    other = {seed: max(of.above["q"], of.above["v"]) / of.above["k"] for seed, of in pairs.items()}
-    yield finding(
-        ONLY_WEIGHTS,
-        Effect("larger of Q and V above random matrices, over K above them", "1", other),
-        Below(_NOTHING), formed,
-    )  # fmt: skip
-
-    remaining = {seed: of.cost["v"] / of.cost["kqv"] for seed, of in pairs.items()}
-    yield finding(
-        PATTERNS_KEPT, Effect("share of the head's effect with patterns kept", "1", remaining),
-        Below(_NOTHING), formed,
-    )  # fmt: skip
+    for claim, name, value, holds in _RULES:
+        effect = Effect(name, "1", {seed: value(of) for seed, of in pairs.items()})
+        yield finding(claim, effect, holds, formed)
 
 
 EXPERIMENT = Experiment(
     "composition", "Previous-token and induction heads compose by keys",
-    (WEIGHTS, CAUSE, ONLY, ONLY_WEIGHTS, PATTERNS_KEPT), _answer,
+    tuple(claim for claim, *_ in _RULES), _answer,
 )  # fmt: skip
