@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
-from pipeline.experiments import smeared_keys
+from pipeline.experiments import composition, redundancy, smeared_keys
 from pipeline.experiments.experiment import Experiment
 
 ALL = "all"
 
 EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (smeared_keys,)
+    module.EXPERIMENT.name: module.EXPERIMENT for module in (smeared_keys, composition, redundancy)
 }
 
 
