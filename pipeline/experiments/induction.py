@@ -1,4 +1,4 @@
-"""Induction heads form abruptly, with the jump of in-context learning and a corner of the losses."""
+"""Induction heads form abruptly, with in-context learning and a corner of the token losses."""
 
 from collections.abc import Iterator
 
@@ -8,35 +8,34 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import rise, strongest
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, SUBSTRINGS_MEASURES, substrings
+from pipeline.experiments.sources import OLSSON
 from pipeline.measures.head_patterns import THRESHOLD
 from pipeline.query import aggregates
-
-_OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
 
 NARROW = Claim(
     "induction-narrow",
     "In two layers, induction heads form in a narrow window of training.",
-    f"{_OLSSON}, argument 1",
+    f"{OLSSON}, argument 1",
 )
 WITH_IN_CONTEXT = Claim(
     "induction-with-in-context",
     "Induction heads form together with the jump in in-context learning.",
-    f"{_OLSSON}, argument 1",
+    f"{OLSSON}, argument 1",
 )
 WITH_CORNER = Claim(
     "induction-with-corner",
     "The run's trajectory through the space of token losses has its corner at that time.",
-    f"{_OLSSON}, argument 1",
+    f"{OLSSON}, argument 1",
 )
 NO_HEAD = Claim(
     "one-layer-no-induction",
     "One layer forms no induction heads.",
-    f"{_OLSSON}, argument 1",
+    f"{OLSSON}, argument 1",
 )
 NO_JUMP = Claim(
     "one-layer-no-in-context",
     "One layer does not learn in context as two layers do.",
-    f"{_OLSSON}, argument 1",
+    f"{OLSSON}, argument 1",
 )
 
 _TOGETHER = Between(0.8, 1.25)  # of the step: two changes a fifth of it apart are not one

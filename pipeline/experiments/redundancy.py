@@ -98,7 +98,7 @@ def _measured(runs: Runs, seeds: range, head_dropout: float) -> dict[int, _Heads
     chosen = [{"heads": [list(head) for head in induction_heads(one, MOST_HEADS)]}
               for one in scored]  # fmt: skip
     results = runs.results([
-        Run(training, {name: heads for name in ("subset_ablation", "backup", "joined_ov_rank")},
+        Run(training, dict.fromkeys(("subset_ablation", "backup", "joined_ov_rank"), heads),
             SUBSTRINGS_INPUTS, last)
         for training, heads in zip(trainings, chosen, strict=True)
     ])  # fmt: skip

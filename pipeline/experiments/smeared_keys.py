@@ -7,21 +7,22 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import formed_at, rise, strongest
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, SUBSTRINGS_MEASURES, substrings
-
-_OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads, argument 2"
+from pipeline.experiments.sources import OLSSON
 
 EARLIER = Claim(
-    "smeared-earlier", "With smeared keys, induction heads form earlier than without.", _OLSSON
+    "smeared-earlier",
+    "With smeared keys, induction heads form earlier than without.",
+    f"{OLSSON}, argument 2",
 )
 NO_BUMP = Claim(
     "smeared-no-bump",
     "With smeared keys there is no bump: two layers learn in context gradually.",
-    _OLSSON,
+    f"{OLSSON}, argument 2",
 )
 ONE_LAYER = Claim(
     "smeared-one-layer",
     "With smeared keys, one layer learns in context nearly as well as two layers without.",
-    _OLSSON,
+    f"{OLSSON}, argument 2",
 )
 
 

@@ -9,27 +9,23 @@ from pipeline.experiments.formation import formed_at, strongest
 from pipeline.experiments.heads import strongest_head
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, SUBSTRINGS_MEASURES, substrings
+from pipeline.experiments.sources import INTERVIEW
 from pipeline.findings.number_format import head_name
-
-_SOURCE = (
-    "Singh et al. 2024, What needs to go right for an induction head? (arXiv 2404.07129), asks "
-    "which part waits for which"
-)
 
 FROM_PREVIOUS = Claim(
     "previous-token-head-helps",
     "A finished previous-token head in a fresh model makes induction heads form sooner.",
-    _SOURCE,
+    INTERVIEW,
 )
 FROM_PATTERN = Claim(
     "previous-token-pattern-helps",
     "A head that always attends to the previous token makes induction heads form sooner.",
-    _SOURCE,
+    INTERVIEW,
 )
 FROM_INDUCTION = Claim(
     "induction-head-helps",
     "A finished induction head in a fresh model makes previous-token heads form sooner.",
-    _SOURCE,
+    INTERVIEW,
 )
 
 _EMBEDDING, _POSITIONS = "model.embed_tokens.weight", "model.embed_positions.weight"
