@@ -34,7 +34,7 @@ DIMENSIONS: dict[str, str] = {
     "head_score": "name of a score that every head has",
     "subset": "heads that are ablated together: the sum of 2^i over them, i their place in `heads`",
     "ablated": "head that is ablated, such as L0H1: layer and head within it, from 0",
-    "through": "later heads' keys, queries, values by which an ablation acts (kqv), or direct",
+    "through": "keys, queries, values of later heads that an ablation acts by (k, q, v), or direct",
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 

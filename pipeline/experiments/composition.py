@@ -8,33 +8,32 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.heads import FORMED, strongest_head
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, substrings
-
-_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+from pipeline.experiments.sources import ELHAGE, INTERVIEW, OLSSON
 
 WEIGHTS = Claim(
     "k-composition-in-weights",
     "The induction head reads the previous-token head by its keys more than by queries or values.",
-    _ELHAGE,
+    ELHAGE,
 )
 CAUSE = Claim(
     "k-composition-is-enough",
     "The previous-token head serves induction through the keys of later heads.",
-    _ELHAGE,
+    ELHAGE,
 )
 ONLY = Claim(
     "only-k-composition",
     "Previous-token and induction heads compose by keys only: not through queries or values.",
-    f"{_ELHAGE}; its author doubts it",
+    f"{ELHAGE}; doubted in {INTERVIEW}",
 )
 ONLY_WEIGHTS = Claim(
     "only-k-composition-in-weights",
     "Q- and V-composition of the two heads are those of random matrices.",
-    _ELHAGE,
+    ELHAGE,
 )
 PATTERNS_KEPT = Claim(
     "patterns-kept",
     "With attention patterns kept, in-context learning does not need the previous-token head.",
-    "Olsson et al. 2022, In-context Learning and Induction Heads, argument 3",
+    f"{OLSSON}, argument 3",
 )
 
 # What counts as nothing, of an effect or of a composition; the rest counts as all of it.

@@ -8,6 +8,7 @@ from pipeline.experiments.head_group import MEASURES_OF_GROUPS, HeadGroup
 from pipeline.experiments.heads import induction_heads
 from pipeline.experiments.runs import Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, substrings
+from pipeline.experiments.sources import INTERVIEW
 from pipeline.measures.subset_ablation import MOST_HEADS
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild, on backup heads"
@@ -15,7 +16,7 @@ _WANG = "Wang et al. 2023, Interpretability in the Wild, on backup heads"
 RANK = Claim(
     "joined-rank",
     "Several induction heads have an OV circuit of a higher rank than one head can have.",
-    "Nanda's guess at why models have several induction heads",
+    INTERVIEW,
 )
 TOGETHER = Claim(
     "removed-together",
@@ -30,12 +31,12 @@ BACKUP = Claim(
 DROPOUT_TOGETHER = Claim(
     "removed-together-dropout",
     "Dropping heads in training makes induction heads more redundant.",
-    "A common explanation of backup heads in models trained with dropout",
+    INTERVIEW,
 )
 DROPOUT_BACKUP = Claim(
     "backup-dropout",
     "Dropping heads in training makes the backup by later heads stronger.",
-    "A common explanation of backup heads in models trained with dropout",
+    INTERVIEW,
 )
 
 _STEPS = 1200
