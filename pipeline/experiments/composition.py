@@ -27,7 +27,7 @@ ONLY = Claim(
 )
 ONLY_WEIGHTS = Claim(
     "only-k-composition-in-weights",
-    "Q- and V-composition of the two heads are those of random matrices.",
+    "The heads of two layers do not compose by queries or values at all.",
     ELHAGE,
 )
 PATTERNS_KEPT = Claim(
@@ -44,11 +44,13 @@ _NOTHING = 0.1
 class _Pair:
     """The strongest previous-token head of layer 0 and the strongest induction head after it.
 
-    above: its k, q and v composition minus that of random matrices. cost: the increase of the loss
-    of repeated tokens without the previous-token head, by what the ablation acts through.
+    above: its k, q and v composition minus that of random matrices; largest: that of the pair of
+    heads which has the most. cost: the increase of the loss of repeated tokens without the
+    previous-token head, by what the ablation acts through.
     """
 
     above: dict[str, float]
+    largest: dict[str, float]
     cost: dict[str, float]
     formed: bool
 
@@ -58,13 +60,14 @@ class _Pair:
         scores = result.data["head_scores"].sel(layer=[0]).previous_token
         later = result.data["head_scores"].sel(layer=[1]).induction
         (_, earlier), (_, head) = strongest_head(scores), strongest_head(later)
-        pair = result.data["composition"].to_dataset().isel(step=-1).sel(
-            layer_from=0, head_from=earlier, layer_to=1, head_to=head
-        )  # fmt: skip
+        pairs = result.data["composition"].to_dataset().isel(step=-1)
+        above = {path: pairs[path] - pairs[f"{path}_baseline"] for path in "kqv"}
+        pair = {"layer_from": 0, "head_from": earlier, "layer_to": 1, "head_to": head}
         costs = result.data["path_ablation"].repeated_loss.isel(step=-1)
         costs = costs.sel(layer=0, head=earlier).load()
         return cls(
-            {path: float(pair[path] - pair[f"{path}_baseline"]) for path in "kqv"},
+            {path: float(of.sel(pair)) for path, of in above.items()},
+            {path: float(of.max()) for path, of in above.items()},
             {str(of): float(costs.sel(through=of)) for of in costs["through"].values},
             bool(min(scores.isel(step=-1).max(), later.isel(step=-1).max()) >= FORMED),
         )
@@ -85,8 +88,8 @@ _RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
      lambda of: of.share("k"), Above(1 - _NOTHING)),
     (ONLY, "share of the effect on later heads with keys kept",
      lambda of: of.share("qv"), Between(-_NOTHING, _NOTHING)),
-    (ONLY_WEIGHTS, "larger of Q and V above random matrices, over K above them",
-     lambda of: max(of.above["q"], of.above["v"]) / of.above["k"], Below(_NOTHING)),
+    (ONLY_WEIGHTS, "largest Q or V of all pairs above random matrices, over the largest K",
+     lambda of: max(of.largest["q"], of.largest["v"]) / of.largest["k"], Below(_NOTHING)),
     (PATTERNS_KEPT, "share of the head's effect with patterns kept",
      lambda of: of.cost["v"] / of.cost["kqv"], Below(_NOTHING)),
 )  # fmt: skip

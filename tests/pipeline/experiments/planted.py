@@ -15,7 +15,8 @@ class PlantedRuns:
     """Runs whose data a function of the run makes."""
 
     def __init__(self, groups: Callable[[Run], Groups], quick: bool = True) -> None:
-        self.quick, self._groups, self.seen = quick, groups, list[Run]()
+        self.quick, self.text = quick, None
+        self._groups, self.seen = groups, list[Run]()
 
     def results(self, runs: Sequence[Run]) -> list[Result]:
         """Return results with the data of the function, in the order of the runs."""

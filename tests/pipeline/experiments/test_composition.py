@@ -12,10 +12,11 @@ from tests.pipeline.experiments.planted import PlantedRuns, of_heads
 
 # Head 1 of layer 0 attends to the previous token, head 0 of layer 1 does induction.
 COMPOSED = {"k": 0.5, "q": 0.13, "v": 0.14}
+ELSEWHERE = {"k": 0.13, "q": 0.13, "v": 0.13}  # of a pair of two other heads
 COSTS = {"direct": 0.1, "k": 2.1, "q": 0.1, "v": 0.15, "kq": 2.1, "kv": 2.1, "qv": 0.2, "kqv": 2.1}
 
 
-def groups_of(composed: dict[str, float], costs: dict[str, float]):
+def groups_of(composed: dict[str, float], costs: dict[str, float], elsewhere: dict[str, float]):
     def groups(run: Run) -> dict[str, xr.Dataset]:
         noise = 0.001 * run.training.seed
         # The strongest of all heads in each score are of the wrong layer, and must not be taken.
@@ -29,8 +30,10 @@ def groups_of(composed: dict[str, float], costs: dict[str, float]):
         where = {dim: np.arange(size) for dim, size in zip(dims, (1, 2, 2, 2, 2), strict=True)}
         composition = xr.Dataset(coords=where)
         for path, value in composed.items():
-            pairs = np.full((1, 2, 2, 2, 2), 0.2)
+            pairs = np.full((1, 2, 2, 2, 2), np.nan)
+            pairs[0, 0, :, 1] = 0.13 + noise
             pairs[0, 0, 1, 1, 0] = value + noise
+            pairs[0, 0, 0, 1, 1] = elsewhere[path] + noise
             composition[path] = (dims, pairs)
             composition[f"{path}_baseline"] = (dims, np.full((1, 2, 2, 2, 2), 0.125))
         loss = np.full((1, 2, 2, len(PATHS)), np.nan)
@@ -44,8 +47,8 @@ def groups_of(composed: dict[str, float], costs: dict[str, float]):
     return groups
 
 
-def verdicts(composed=COMPOSED, costs=COSTS) -> dict[str, str]:
-    outcome = run_experiment(EXPERIMENT, PlantedRuns(groups_of(composed, costs)))
+def verdicts(composed=COMPOSED, costs=COSTS, elsewhere=ELSEWHERE) -> dict[str, str]:
+    outcome = run_experiment(EXPERIMENT, PlantedRuns(groups_of(composed, costs, elsewhere)))
     return {one.claim.name: one.verdict for one in outcome.findings}
 
 
@@ -53,6 +56,12 @@ def test_a_pair_that_composes_by_keys_alone_is_found_to() -> None:
     found = verdicts()
     # 0.14 is 0.015 above random matrices, 4% of the 0.375 of K.
     assert set(found.values()) == {"holds"} and len(found) == 5
+
+
+def test_other_heads_count_where_all_composition_is_claimed_to_be_by_keys() -> None:
+    found = verdicts(elsewhere=ELSEWHERE | {"v": 0.3})
+    assert found.pop("only-k-composition-in-weights") == "does not hold"
+    assert set(found.values()) == {"holds"}
 
 
 @pytest.mark.parametrize(
