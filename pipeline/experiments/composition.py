@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.experiments.claims import Above, Below, Between, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
-from pipeline.experiments.heads import FORMED, strongest_head
+from pipeline.experiments.heads import Head, heads_above, strongest_head
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, substrings
 from pipeline.experiments.sources import ELHAGE, INTERVIEW, OLSSON
@@ -17,7 +17,7 @@ WEIGHTS = Claim(
 )
 CAUSE = Claim(
     "k-composition-is-enough",
-    "The previous-token head serves induction through the keys of later heads.",
+    "Previous-token heads serve induction through the keys of later heads.",
     ELHAGE,
 )
 ONLY = Claim(
@@ -32,44 +32,43 @@ ONLY_WEIGHTS = Claim(
 )
 PATTERNS_KEPT = Claim(
     "patterns-kept",
-    "With attention patterns kept, in-context learning does not need the previous-token head.",
+    "With attention patterns kept, in-context learning does not need previous-token heads.",
     f"{OLSSON}, argument 3",
 )
 
 # What counts as nothing, of an effect or of a composition; the rest counts as all of it.
 _NOTHING = 0.1
+_MOSTLY = 0.5  # a previous-token head attends to that token more than to all others together
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """The strongest previous-token head of layer 0 and the strongest induction head after it.
+class _Heads:
+    """The previous-token heads of layer 0, and the strongest induction head after them.
 
-    above: its k, q and v composition minus that of random matrices; largest: that of the pair of
-    heads which has the most. cost: the increase of the loss of repeated tokens without the
-    previous-token head, by what the ablation acts through.
+    above: k, q and v composition of the strongest pair, minus that of random matrices; largest: of
+    the pair of heads which has the most. cost: the increase of the loss of repeated tokens without
+    all previous-token heads (which stand in for each other), by what the ablation acts through.
     """
 
+    number: int
     above: dict[str, float]
     largest: dict[str, float]
     cost: dict[str, float]
-    formed: bool
 
     @classmethod
-    def of(cls, result: Result) -> "_Pair":
-        """Read the pair of a run with two layers."""
-        scores = result.data["head_scores"].sel(layer=[0]).previous_token
-        later = result.data["head_scores"].sel(layer=[1]).induction
-        (_, earlier), (_, head) = strongest_head(scores), strongest_head(later)
-        pairs = result.data["composition"].to_dataset().isel(step=-1)
+    def of(cls, scored: Result, ablated: Result) -> "_Heads":
+        """Read them from two results of a run: scores, and the ablation of the chosen heads."""
+        chosen = _previous_token_heads(scored)
+        _, head = strongest_head(scored.data["head_scores"].induction.sel(layer=[1]))
+        pairs = scored.data["composition"].to_dataset().isel(step=-1)
         above = {path: pairs[path] - pairs[f"{path}_baseline"] for path in "kqv"}
-        pair = {"layer_from": 0, "head_from": earlier, "layer_to": 1, "head_to": head}
-        costs = result.data["path_ablation"].repeated_loss.isel(step=-1)
-        costs = costs.sel(layer=0, head=earlier).load()
+        pair = {"layer_from": 0, "head_from": chosen[0][1], "layer_to": 1, "head_to": head}
+        cost = ablated.data["path_ablation"].together_repeated_loss.isel(step=-1).load()
         return cls(
+            len(chosen),
             {path: float(of.sel(pair)) for path, of in above.items()},
             {path: float(of.max()) for path, of in above.items()},
-            {str(of): float(costs.sel(through=of)) for of in costs["through"].values},
-            bool(min(scores.isel(step=-1).max(), later.isel(step=-1).max()) >= FORMED),
+            {str(through): float(cost.sel(through=through)) for through in cost["through"].values},
         )
 
     def share(self, through: str) -> float:
@@ -78,7 +77,11 @@ class _Pair:
         return (self.cost[through] - direct) / (self.cost["kqv"] - direct)
 
 
-_Value = Callable[[_Pair], float]
+def _previous_token_heads(result: Result) -> list[Head]:
+    return heads_above(result.data["head_scores"].previous_token.sel(layer=[0]), _MOSTLY)
+
+
+_Value = Callable[[_Heads], float]
 
 # Each claim's effect, and where that is if the claim is true.
 _RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
@@ -90,25 +93,27 @@ _RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
      lambda of: of.share("qv"), Between(-_NOTHING, _NOTHING)),
     (ONLY_WEIGHTS, "largest Q or V of all pairs above random matrices, over the largest K",
      lambda of: max(of.largest["q"], of.largest["v"]) / of.largest["k"], Below(_NOTHING)),
-    (PATTERNS_KEPT, "share of the head's effect with patterns kept",
+    (PATTERNS_KEPT, "share of their effect with patterns kept",
      lambda of: of.cost["v"] / of.cost["kqv"], Below(_NOTHING)),
 )  # fmt: skip
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
     steps = 1200
-    measures = {"head_scores": {}, "composition": {}, "path_ablation": {}}
-    results = runs.results(
-        [
-            Run(substrings(2, seed, steps), measures, SUBSTRINGS_INPUTS, {"steps": [steps]})
-            for seed in range(3 if runs.quick else 5)
-        ]
-    )
-    pairs = {one.seed: _Pair.of(one) for one in results}
-    formed = f"both heads formed in {sum(of.formed for of in pairs.values())} of {len(pairs)} runs"
+    last = {"steps": [steps]}
+    trainings = [substrings(2, seed, steps) for seed in range(3 if runs.quick else 5)]
+    scores = {"head_scores": {}, "composition": {}}
+    scored = runs.results([Run(of, scores, SUBSTRINGS_INPUTS, last) for of in trainings])
+    ablations = [{"path_ablation": {"heads": [list(head) for head in _previous_token_heads(one)]}}
+                 for one in scored]  # fmt: skip
+    ablated = runs.results([Run(of, heads, SUBSTRINGS_INPUTS, last)
+                            for of, heads in zip(trainings, ablations, strict=True)])  # fmt: skip
+    both = zip(scored, ablated, strict=True)
+    found = {one.seed: _Heads.of(one, other) for one, other in both}
+    numbers = ", ".join(str(of.number) for of in found.values())
     for claim, name, value, holds in _RULES:
-        effect = Effect(name, "1", {seed: value(of) for seed, of in pairs.items()})
-        yield finding(claim, effect, holds, formed)
+        effect = Effect(name, "1", {seed: value(of) for seed, of in found.items()})
+        yield finding(claim, effect, holds, f"previous-token heads by seed: {numbers}")
 
 
 EXPERIMENT = Experiment(

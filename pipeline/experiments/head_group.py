@@ -35,7 +35,7 @@ class HeadGroup:
         single = subsets.sel(subset=2 ** np.arange(number)).sum()
         return cls(
             number,
-            float(data["joined_ov_rank"]["sum"][-1])
+            float(data["joined_ov_rank"].to_dataset()["sum"][-1])
             / (model.hidden_size // model.num_attention_heads),
             float(subsets[-1] / single),
             _backup(result, model.num_hidden_layers),

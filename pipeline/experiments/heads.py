@@ -6,7 +6,7 @@ from pipeline.experiments.runs import Result
 
 Head = tuple[int, int]
 
-FORMED = 0.3  # an induction head has at least this score, a previous-token head too
+FORMED = 0.3  # an induction head has at least this score
 
 
 def strongest_head(scores: xr.DataArray) -> Head:
@@ -21,11 +21,15 @@ def ranked_heads(scores: xr.DataArray) -> list[Head]:
     return [(int(layer), int(head)) for layer, head in ordered]
 
 
+def heads_above(scores: xr.DataArray, threshold: float) -> list[Head]:
+    """Return the heads with at least this score at the last step, at least one: the strongest."""
+    number = int((scores.isel(step=-1) >= threshold).sum())
+    return ranked_heads(scores)[: max(1, number)]
+
+
 def induction_heads(result: Result, most: int) -> list[Head]:
     """Return the induction heads of a run, at most `most`, the strongest first; at least one.
 
     Those with an induction score of at least `FORMED` at the last step; if none has, the strongest.
     """
-    scores = result.data["head_scores"].induction
-    formed = int((scores.isel(step=-1) >= FORMED).sum())
-    return ranked_heads(scores)[: max(1, min(formed, most))]
+    return heads_above(result.data["head_scores"].induction, FORMED)[:most]

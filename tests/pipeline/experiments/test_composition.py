@@ -10,7 +10,8 @@ from pipeline.experiments.runs import Run
 from pipeline.measures.path_ablation import PATHS
 from tests.pipeline.experiments.planted import PlantedRuns, of_heads
 
-# Head 1 of layer 0 attends to the previous token, head 0 of layer 1 does induction.
+HEADS = {"heads": [[0, 1], [0, 0]]}
+# Heads 1 and 0 of layer 0 attend to the previous token, head 0 of layer 1 does induction.
 COMPOSED = {"k": 0.5, "q": 0.13, "v": 0.14}
 ELSEWHERE = {"k": 0.13, "q": 0.13, "v": 0.13}  # of a pair of two other heads
 COSTS = {"direct": 0.1, "k": 2.1, "q": 0.1, "v": 0.15, "kq": 2.1, "kv": 2.1, "qv": 0.2, "kqv": 2.1}
@@ -22,8 +23,8 @@ def groups_of(composed: dict[str, float], costs: dict[str, float], elsewhere: di
         # The strongest of all heads in each score are of the wrong layer, and must not be taken.
         scores = xr.Dataset(
             {
-                "previous_token": of_heads([[0.2, 0.9], [0.95, 0.1]]),
-                "induction": of_heads([[0.0, 0.99], [0.8, 0.7]]),
+                "previous_token": of_heads([[0.6, 0.9, 0.4], [0.95, 0.1, 0]]),
+                "induction": of_heads([[0.0, 0.99, 0], [0.8, 0.7, 0]]),
             }
         )
         dims = ("step", "layer_from", "head_from", "layer_to", "head_to")
@@ -36,11 +37,11 @@ def groups_of(composed: dict[str, float], costs: dict[str, float], elsewhere: di
             pairs[0, 0, 0, 1, 1] = elsewhere[path] + noise
             composition[path] = (dims, pairs)
             composition[f"{path}_baseline"] = (dims, np.full((1, 2, 2, 2, 2), 0.125))
-        loss = np.full((1, 2, 2, len(PATHS)), np.nan)
-        loss[0, 0, 1] = [costs[path] + noise for path in PATHS]
+        assert run.measures.get("path_ablation", HEADS) == HEADS
+        loss = [[costs[path] + noise for path in PATHS]]
         paths = xr.Dataset(
-            {"repeated_loss": (("step", "layer", "head", "through"), loss)},
-            {"step": [0], "layer": [0, 1], "head": [0, 1], "through": list(PATHS)},
+            {"together_repeated_loss": (("step", "through"), loss)},
+            {"step": [0], "through": list(PATHS)},
         )
         return {"head_scores": scores, "composition": composition, "path_ablation": paths}
 

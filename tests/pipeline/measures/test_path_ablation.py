@@ -23,6 +23,13 @@ def test_all_paths_are_the_ablation_and_values_alone_are_that_with_patterns_kept
         for name in ("loss", "repeated_loss"):
             effect = found[name][..., PATHS.index(path)]
             np.testing.assert_allclose(effect, expected[name], atol=1e-5)
+    assert np.isnan(found["together_loss"]).all()
+    some = ((0, 1), (0, 2), (1, 0))
+    together = measured(PathAblation(heads=some), resident, made)
+    expected = measured(HeadAblation(heads=some), resident, made)
+    for name in ("together_loss", "together_repeated_loss"):
+        assert together[name][-1] == pytest.approx(float(expected[name]), abs=1e-5)
+    np.testing.assert_allclose(together["loss"][0, 2], found["loss"][0, 2], atol=1e-6)
     # Heads of the last layer reach the logits directly alone; those of the first differ by path.
     last, first = found["loss"][1], found["loss"][0]
     np.testing.assert_allclose(last, last[:, :1].repeat(8, axis=1), atol=1e-5)
@@ -72,7 +79,11 @@ def test_the_paths_are_the_coordinate_and_repeats_are_needed():
     setting = Setting(resident.facts, text)
     measure = PathAblation(heads=((0, 2),))
     assert list(apply.coordinates(measure, setting)["through"]) == list(PATHS)
-    assert len(measure.passes(setting)) == 1 + 8
+    assert len(measure.passes(setting)) == 1 + 8 + 8
     said = apply.why_undefined(measure, setting)
-    assert said == "repeated_loss: NaN, because input 'text' has no repeated random tokens"
+    assert said == (
+        "repeated_loss, together_repeated_loss: NaN, because input 'text' has no repeated random "
+        "tokens"
+    )
+    assert apply.why_undefined(PathAblation(), setting).endswith("because `heads` is not given")
     assert np.isnan(measured(measure, resident, text)["repeated_loss"]).all()
