@@ -81,10 +81,8 @@ def _previous_token_heads(result: Result) -> list[Head]:
     return heads_above(result.data["head_scores"].previous_token.sel(layer=[0]), _MOSTLY)
 
 
-_Value = Callable[[_Heads], float]
-
 # Each claim's effect, and where that is if the claim is true.
-_RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
+_RULES: tuple[tuple[Claim, str, Callable[[_Heads], float], Between], ...] = (
     (WEIGHTS, "K-composition minus the larger of Q and V",
      lambda of: of.above["k"] - max(of.above["q"], of.above["v"]), Above(0.0)),
     (CAUSE, "share of the effect on later heads through keys alone",
@@ -99,17 +97,15 @@ _RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
-    steps = 1200
-    last = {"steps": [steps]}
-    trainings = [substrings(2, seed, steps) for seed in range(3 if runs.quick else 5)]
+    last = {"steps": [1200]}
+    trainings = [substrings(2, seed, 1200) for seed in range(3 if runs.quick else 5)]
     scores = {"head_scores": {}, "composition": {}}
     scored = runs.results([Run(of, scores, SUBSTRINGS_INPUTS, last) for of in trainings])
     ablations = [{"path_ablation": {"heads": [list(head) for head in _previous_token_heads(one)]}}
                  for one in scored]  # fmt: skip
     ablated = runs.results([Run(of, heads, SUBSTRINGS_INPUTS, last)
                             for of, heads in zip(trainings, ablations, strict=True)])  # fmt: skip
-    both = zip(scored, ablated, strict=True)
-    found = {one.seed: _Heads.of(one, other) for one, other in both}
+    found = {one.seed: _Heads.of(one, of) for one, of in zip(scored, ablated, strict=True)}
     numbers = ", ".join(str(of.number) for of in found.values())
     for claim, name, value, holds in _RULES:
         effect = Effect(name, "1", {seed: value(of) for seed, of in found.items()})
