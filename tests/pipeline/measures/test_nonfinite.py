@@ -46,8 +46,13 @@ PARAMETERS: dict[str, dict] = {
     "head_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
     "mean_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
     "pattern_preserving_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
+    "path_ablation": {"heads": ((0, 1),)},
+    "subset_ablation": {"heads": ((1, 1), (0, 0))},
+    "backup": {"heads": ((0, 1),)},
     "indirect_object": {"heads": ((1, 1),)},
 }
+# Refused for models in which nothing of attention can be kept.
+KEEPING = ("pattern_preserving_ablation", "path_ablation")
 MEASURES = {name: kind(**PARAMETERS.get(name, {})) for name, kind in registry().items()}
 ON_TABLES = {name: one for name, one in MEASURES.items() if isinstance(one, TableMeasure)}
 ON_TEXT = {name: one for name, one in MEASURES.items() if name not in ON_TABLES}
@@ -89,7 +94,7 @@ def settings_of(
     for name, measure in measures.items():
         others = {other: inputs[other] for other in measure.other_inputs}
         setting = Setting(resident.facts, inputs.get(measure.default_input or ""), others)
-        if name == "pattern_preserving_ablation" and not _holds_attention(resident):
+        if name in KEEPING and not _holds_attention(resident):
             continue
         apply.check(measure, setting)
         settings[name] = setting
