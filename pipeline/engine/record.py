@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.inputs import Input
@@ -98,23 +98,53 @@ class OutputOn:
     input: str
 
 
+class KeyRule(Protocol):
+    """A rule on tokens that allows keys to queries; equal rules have equal hashes."""
+
+    def allowed(
+        self, tokens: Int[Tensor, "batch position"], queries: range, keys: range
+    ) -> Bool[Tensor, "batch query key"]:
+        """Return which keys of a range the rule allows to the queries of another.
+
+        Entries whose key comes after the query do not count.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ReadFrom:
+    """The part of a head's output that it reads from the keys j that a rule allows to a query i.
+
+    It is the sum of p[i, j] v[j], with the p of the whole softmax. rest: what replaces the sum over
+    all other keys: "zero", or "mean", its mean over all tokens of the input without the change.
+    """
+
+    rule: KeyRule
+    rest: Literal["zero", "mean"] = "mean"
+
+
 @dataclass(frozen=True)
 class HeadChange:
     """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
 
-    to: "zero"; "mean", the head's own mean over all tokens of the input; or its output on another
-    input at the same position. frozen: all heads keep the attention patterns that they have without
-    the change, so that it acts through values only.
+    to: "zero"; "mean", the head's own mean over all tokens of the input; its output on another
+    input at the same position; or what it reads from some keys. frozen: all heads keep the
+    attention patterns that they have without the change, so that it acts through values only.
     """
 
     heads: tuple[tuple[int, int], ...]
-    to: Literal["zero", "mean"] | OutputOn = "zero"
+    to: Literal["zero", "mean"] | OutputOn | ReadFrom = "zero"
     frozen: bool = False
 
     @property
     def first_layer(self) -> int:
         """The lowest layer with a changed head."""
-        return min(layer for layer, _ in self.heads)
+        return min(self.layers)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers with a changed head, ascending."""
+        return tuple(sorted({layer for layer, _ in self.heads}))
 
 
 @dataclass(frozen=True)
@@ -155,12 +185,14 @@ class Pass:
         """The passes without change from which this one starts: see `pipeline.engine.changes`."""
         if self.change is None:
             return ()
-        first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
+        first, layers, to = self.change.first_layer, self.change.layers, self.change.to
         start = (first,) if first else ()
+        if isinstance(to, ReadFrom) and to.rest == "mean":
+            start = tuple(filter(None, layers))  # the parts of each layer are taken separately
         stream = Pass(self.input, hidden_states=start, dtype=self.dtype)
-        if self.change.to == "zero":
+        if to == "zero" or (isinstance(to, ReadFrom) and to.rest == "zero"):
             return (stream,)
-        source = self.change.to.input if isinstance(self.change.to, OutputOn) else self.input
+        source = to.input if isinstance(to, OutputOn) else self.input
         return (stream, Pass(source, head_outputs=layers, dtype=self.dtype))
 
 
