@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -98,6 +98,7 @@ class OutputOn:
     input: str
 
 
+@runtime_checkable
 class KeyRule(Protocol):
     """A rule on tokens that allows keys to queries; equal rules have equal hashes."""
 
