@@ -124,18 +124,25 @@ class ReadFrom:
     rest: Literal["zero", "mean"] = "mean"
 
 
+Kept = Literal["queries", "keys", "values"]
+
+# What heads keep that keep their attention patterns.
+PATTERNS: frozenset[Kept] = frozenset({"queries", "keys"})
+
+
 @dataclass(frozen=True)
 class HeadChange:
     """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
 
     to: "zero"; "mean", the head's own mean over all tokens of the input; its output on another
-    input at the same position; or what it reads from some keys. frozen: all heads keep the
-    attention patterns that they have without the change, so that it acts through values only.
+    input at the same position; or what it reads from some keys. kept: what all heads keep as it is
+    without the change. With `PATTERNS` it is their attention patterns, so that the change acts
+    through values only.
     """
 
     heads: tuple[tuple[int, int], ...]
     to: Literal["zero", "mean"] | OutputOn | ReadFrom = "zero"
-    frozen: bool = False
+    kept: frozenset[Kept] = frozenset()
 
     @property
     def first_layer(self) -> int:
@@ -157,8 +164,8 @@ class Pass:
     neurons: the activations of the MLP at the last position, of a one-layer model.
     head_outputs: layers whose per-head outputs, before W_O, are recorded. hidden_states: layers
     whose incoming residual stream is recorded; n_layers is the output of the last one, before the
-    final norm. change: the replaced head outputs; such a pass records losses and logits only.
-    dtype: of the forward pass; "" means the worker's own.
+    final norm. change: the replaced head outputs; such a pass records neither attention nor
+    neurons. dtype: of the forward pass; "" means the worker's own.
     """
 
     input: str
@@ -182,19 +189,32 @@ class Pass:
         return self == Pass(self.input, change=self.change, dtype=self.dtype)
 
     @property
+    def below_change(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The layers of `head_outputs` and of `hidden_states` that the change does not reach."""
+        first = 0 if self.change is None else self.change.first_layer
+        return (
+            tuple(layer for layer in self.head_outputs if layer < first),
+            tuple(layer for layer in self.hidden_states if layer <= first),
+        )
+
+    @property
     def needs(self) -> tuple["Pass", ...]:
         """The passes without change from which this one starts: see `pipeline.engine.changes`."""
         if self.change is None:
             return ()
         first, layers, to = self.change.first_layer, self.change.layers, self.change.to
-        start = (first,) if first else ()
-        if isinstance(to, ReadFrom) and to.rest == "mean":
-            start = tuple(filter(None, layers))  # the parts of each layer are taken separately
-        stream = Pass(self.input, hidden_states=start, dtype=self.dtype)
-        if to == "zero" or (isinstance(to, ReadFrom) and to.rest == "zero"):
-            return (stream,)
+        outputs, streams = self.below_change
+        partly = isinstance(to, ReadFrom)
+        # For the mean of what is left out, the parts of each layer are taken separately.
+        entered = layers if partly and to.rest == "mean" else (first,)
+        start = tuple(layer for layer in entered if layer and layer not in streams)
+        below = Pass(
+            self.input, head_outputs=outputs, hidden_states=streams + start, dtype=self.dtype
+        )
+        if to == "zero" or (partly and to.rest == "zero"):
+            return (below,)
         source = to.input if isinstance(to, OutputOn) else self.input
-        return (stream, Pass(source, head_outputs=layers, dtype=self.dtype))
+        return (below, Pass(source, head_outputs=layers, dtype=self.dtype))
 
 
 def merge(passes: Iterable[Pass]) -> list[Pass]:

@@ -3,14 +3,24 @@
 from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
-from pipeline.experiments import smeared_keys
+from pipeline.experiments import (
+    composition,
+    first_axis,
+    induction,
+    model_sizes,
+    redundancy,
+    smeared_keys,
+    steps,
+    transplants,
+)
 from pipeline.experiments.experiment import Experiment
 
 ALL = "all"
 
-EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (smeared_keys,)
-}
+_MODULES = (
+    induction, smeared_keys, composition, transplants, redundancy, model_sizes, first_axis, steps,
+)  # fmt: skip
+EXPERIMENTS: dict[str, Experiment] = {of.EXPERIMENT.name: of.EXPERIMENT for of in _MODULES}
 
 
 def chosen_experiments(names: Sequence[str]) -> list[Experiment]:

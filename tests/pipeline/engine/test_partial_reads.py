@@ -12,7 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from pipeline.engine import partial_reads
-from pipeline.engine.record import HeadChange, OutputOn, ReadFrom, Record
+from pipeline.engine.record import PATTERNS, HeadChange, OutputOn, ReadFrom, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from tests.pipeline.engine.test_changes import IDS, INPUTS, LENGTH, changed, family, losses
@@ -126,9 +126,9 @@ def test_all_keys_are_the_model_itself_and_none_an_ablation(name):
 
 def test_frozen_patterns_and_shared_batches_change_nothing_else():
     _, resident = family("llama")
-    rules = [HeadChange(HEADS, ReadFrom(rule, "zero"), frozen=True) for rule in (NONE, ALL)]
+    rules = [HeadChange(HEADS, ReadFrom(rule, "zero"), kept=PATTERNS) for rule in (NONE, ALL)]
     nothing, whole = changed(resident, *rules)
-    (ablated,) = changed(resident, HeadChange(HEADS, "zero", frozen=True))
+    (ablated,) = changed(resident, HeadChange(HEADS, "zero", kept=PATTERNS))
     torch.testing.assert_close(nothing.loss, ablated.loss, atol=1e-5, rtol=0)
     (free,) = changed(resident, HeadChange(HEADS, ReadFrom(ALL, "zero")))
     torch.testing.assert_close(whole.loss, free.loss, atol=1e-5, rtol=0)
