@@ -36,7 +36,8 @@ def run_changed(
     """Return the records of passes with a change, by their keys.
 
     before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
-    InputError where attention is to be kept, or read in part, in a model whose own code computes it.
+    InputError where attention is to be kept, or read in part, in a model whose own code computes
+    it.
     """
     for one in passes:
         if not uses_interface(module := resident.module_in(one.dtype)):
