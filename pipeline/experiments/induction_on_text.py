@@ -1,4 +1,4 @@
-"""Induction on real text: its window, one layer as a control, and the bigrams of no layer."""
+"""Induction on real text: its window of training, and one layer as a control."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +9,7 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import rise
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import TEXT_INPUTS, TEXT_MEASURES, text
-from pipeline.experiments.sources import ELHAGE, OLSSON
+from pipeline.experiments.sources import OLSSON
 
 NARROW = Claim(
     "text-induction-narrow",
@@ -31,12 +31,9 @@ NO_JUMP = Claim(
     "On text, one layer does not learn in context as two layers do.",
     f"{OLSSON}, argument 1",
 )
-BIGRAMS = Claim("zero-layers-bigrams", "A model without layers learns the bigrams.", ELHAGE)
 
 _MEASURES = {**TEXT_MEASURES, "natural_induction": {}}
 _WINDOW = 16  # positions that are averaged, since the loss of one varies by 0.1 nats
-_CORPUS = {"kind": "array", "sequences": 4000, "length": 256}
-_FEW = {"text": {"kind": "held_out", "sequences": 64}}
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
@@ -63,38 +60,16 @@ def _answer(runs: Runs) -> Iterator[Finding]:
         Between(0.8, 1.25),  # of the step: two changes a fifth of it apart are not one
     )  # fmt: skip
 
-    heads = _ends(_induction, one, two)
     yield finding(
         # Heads of two layers are far from a score of 1 by then: compared with them, not with 0.3.
-        NO_HEAD, Effect("strongest natural induction of one layer, over that of two", "1", heads),
+        NO_HEAD, Effect("strongest natural induction of one layer, over that of two", "1",
+                        _ends(_induction, one, two)),
         Below(0.5),
     )  # fmt: skip
 
-    scores = _ends(_in_context, one, two)
-    yield finding(
-        NO_JUMP, Effect("in-context score of one layer, over that of two", "1", scores), Below(0.5)
-    )
-    yield _bigrams(runs)
-
-
-def _bigrams(runs: Runs) -> Finding:
-    """Judge the bigrams of models without layers, against tables of the text they trained on."""
-    trainings = [text(0, seed, 2000, 500, task={"path": runs.text}) for seed in range(3)]
-    trained = runs.results([Run(of, TEXT_MEASURES, TEXT_INPUTS) for of in trainings])
-    results = runs.results([
-        Run(one.run.training, {"bigrams": {}},
-            {**_FEW, "corpus": {**_CORPUS, "path": str(one.checkpoints / "corpus.npy")}},
-            {"steps": [one.run.training.steps]})
-        for one in trained
-    ])  # fmt: skip
-    found = {one.seed: one.data["bigrams"].isel(step=-1).load() for one in results}
-    shares = {seed: float(of.direct_path / of.from_unigrams) for seed, of in found.items()}
-    return finding(
-        BIGRAMS,
-        Effect("divergence of the predictions from the bigrams, over that from the unigrams", "1",
-               shares),
-        Below(0.25),  # a quarter: much nearer to the bigrams than to the unigrams
-    )  # fmt: skip
+    scores = Effect("in-context score of one layer, over that of two", "1",
+                    _ends(_in_context, one, two))  # fmt: skip
+    yield finding(NO_JUMP, scores, Below(0.5))
 
 
 def _induction(result: Result) -> xr.DataArray:
@@ -116,6 +91,6 @@ def _ends(of: Callable, some: Sequence[Result], others: Sequence[Result]) -> dic
 
 
 EXPERIMENT = Experiment(
-    "induction-on-text", "Induction heads on text, and fewer layers",
-    (NARROW, WITH_IN_CONTEXT, NO_HEAD, NO_JUMP, BIGRAMS), _answer,
+    "induction-on-text", "Induction heads form with in-context learning, on text",
+    (NARROW, WITH_IN_CONTEXT, NO_HEAD, NO_JUMP), _answer,
 )  # fmt: skip

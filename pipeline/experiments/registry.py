@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
 from pipeline.experiments import (
+    bigrams,
     composition,
     first_axis,
     five_tokens,
@@ -21,7 +22,7 @@ from pipeline.experiments.experiment import Experiment
 ALL = "all"
 
 _MODULES = (
-    induction, induction_on_text, smeared_keys, composition, transplants, strict_induction,
+    bigrams, induction, induction_on_text, smeared_keys, composition, transplants, strict_induction,
     redundancy, model_sizes, first_axis, five_tokens, steps,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {of.EXPERIMENT.name: of.EXPERIMENT for of in _MODULES}
