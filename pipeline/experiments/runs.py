@@ -107,9 +107,7 @@ def collected(runs: Sequence[Run], attempts: Attempts, progress: Progress) -> li
     keys = [digest(content(run, Path())) for run in runs]
     distinct = dict(zip(keys, runs, strict=True))
     found: dict[str, Result | Exception] = {}
-    for (key, run), result in zip(
-        distinct.items(), attempts(list(distinct.values())), strict=True
-    ):
+    for (key, run), result in zip(distinct.items(), attempts(list(distinct.values())), strict=True):
         found[key] = result
         progress(len(found), len(distinct), _said(run))
     failed = {key: one for key, one in found.items() if isinstance(one, Exception)}

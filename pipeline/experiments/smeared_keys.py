@@ -44,9 +44,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     plain, smeared, single = trained[:n], trained[n : 2 * n], trained[2 * n :]
     plain_forms, smeared_forms = map(formation, plain), list(map(formation, smeared))
 
-    earlier = {
-        a.seed: b.middle / a.middle for a, b in zip(plain_forms, smeared_forms, strict=True)
-    }
+    earlier = {a.seed: b.middle / a.middle for a, b in zip(plain_forms, smeared_forms, strict=True)}
     yield finding(
         EARLIER, Effect("step of formation, smeared over plain", "1", earlier, geometric=True),
         Below(1.0),

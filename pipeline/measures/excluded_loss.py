@@ -7,7 +7,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
@@ -36,7 +38,7 @@ class ExcludedLoss(TableMeasure):
     """
 
     name = "excluded_loss"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_neurons = True
     variables = (

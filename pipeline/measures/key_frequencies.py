@@ -5,8 +5,9 @@ from jaxtyping import Float
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -33,7 +34,7 @@ class KeyFrequencies(TableMeasure):
     """
 
     name = "key_frequencies"
-    version = 2
+    version = 3
     needs_neurons = True
     variables = (
         Variable("by_neuron_logit", ("step", "frequency"), "1",
@@ -50,7 +51,7 @@ class KeyFrequencies(TableMeasure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         table = PairTable.of(context.record)
-        acting = residue_weights(context.weights)
+        acting = table.acting(context.weights)
         rules = key_frequencies(table, context.weights, self.key_share)
         count = fourier.n_frequencies(table.p)
         marked = {f"by_{rule}": _marks(keys, count) for rule, keys in rules.items()}

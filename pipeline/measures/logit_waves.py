@@ -4,7 +4,8 @@ import numpy as np
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"
@@ -24,7 +25,7 @@ class LogitWaves(TableMeasure):
     """
 
     name = "logit_waves"
-    version = 1
+    version = 2
     variables = (
         Variable("coefficient", ("step", "frequency"), "1",
                  "Least-squares coefficient of the logits on cos(w_k(a+b-c)).", _NANDA,

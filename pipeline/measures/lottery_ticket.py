@@ -10,8 +10,9 @@ from torch import Tensor
 from pipeline.engine.record import Pass
 from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import TableMeasure, defined_keys, main_key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.elements import acting_weights
+from pipeline.measures.modular.keys import defined_keys, main_key_frequencies
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 
@@ -47,7 +48,7 @@ class LotteryTicket(TableMeasure):
     """
 
     name = "lottery_ticket"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_waves = (
         "mean_power_ratio",
@@ -92,10 +93,10 @@ class LotteryTicket(TableMeasure):
 
     def reference(self, context: Context) -> Reference:
         keys = main_key_frequencies(context.input, context.weights, self.key_share)
-        return {**keys, "embedding": encoded(residue_weights(context.weights).W_E)}
+        return {**keys, "embedding": encoded(acting_weights(context.input, context.weights).W_E)}
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        W_E = residue_weights(context.weights).W_E
+        W_E = acting_weights(context.input, context.weights).W_E
         last = decoded(context.reference["embedding"], W_E.shape).to(W_E)
         ratio, rank = _power_and_rank(W_E, last)
         keys = defined_keys(context.reference)

@@ -7,13 +7,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import (
-    PairTable,
-    TableMeasure,
-    defined_keys,
-    main_key_frequencies,
-)
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import defined_keys, main_key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -52,7 +48,7 @@ class ModularAddition(TableMeasure):
     """
 
     name = "modular_addition"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_waves = ("restricted_loss", "excluded_loss", "logit_variance_explained")
     variables = (
@@ -84,11 +80,12 @@ class ModularAddition(TableMeasure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         table = PairTable.of(context.record)
-        acting = residue_weights(context.weights)
-        loss = fourier.cross_entropy(table.logits, table.answers)
+        acting = table.acting(context.weights)
+        whole = table.whole
+        loss = fourier.cross_entropy(whole.logits, whole.answers)
         values = {
-            "train_loss": loss[table.is_train].mean(),
-            "test_loss": loss[~table.is_train].mean(),
+            "train_loss": loss[whole.is_train].mean(),
+            "test_loss": loss[~whole.is_train].mean(),
             **_wave_measures(table, defined_keys(context.reference)),
             "gini_embedding": fourier.gini(fourier.component_norms(acting.W_E)),
             "gini_neuron_logit": fourier.gini(fourier.component_norms(acting.W_L.T)),

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.measures.base import Context
-from pipeline.measures.modular.table import PairTable, TableMeasure
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
@@ -37,7 +38,7 @@ class NeuronClusters(TableMeasure):
     """
 
     name = "neuron_clusters"
-    version = 3
+    version = 4
     needs_neurons = True
     variables = (
         Variable("variance_share", ("step", "neuron"), "1",

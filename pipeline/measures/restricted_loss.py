@@ -6,8 +6,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
@@ -37,7 +38,7 @@ class RestrictedLoss(TableMeasure):
     """
 
     name = "restricted_loss"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_neurons = True
     variables = (
@@ -107,5 +108,5 @@ def _through_neurons(
     table: PairTable, weights: Weights, keys: list[int]
 ) -> Float[Tensor, "answer residue"]:
     """Return the logits of the neurons' waves in the answer, without the path around the MLP."""
-    W_L = residue_weights(weights).W_L.to(table.neurons.device)
+    W_L = table.acting(weights).W_L.to(table.neurons.device)
     return fourier.projected(table.mean_by_answer(table.neurons), keys) @ W_L

@@ -4,11 +4,9 @@ import numpy as np
 
 from pipeline import Context, Setting, Variable
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import (
-    PairTable,
-    TableMeasure,
-    key_frequencies_by_neuron_logit,
-)
+from pipeline.measures.modular.keys import key_frequencies_by_neuron_logit
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.residues import residue_weights
 from pipeline.schema import declare_dimension
 
