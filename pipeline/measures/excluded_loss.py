@@ -32,9 +32,9 @@ class ExcludedLoss(TableMeasure):
     - `embedding_keys`, `cluster_keys`: without all key frequencies at once, by the other two rules
       of `key_frequencies`, from the last checkpoint.
 
-    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
-    defined because the last checkpoint is not finite. Departures: the authors' code evaluates key
-    frequencies only and in float32.
+    NaN for operations other than add, subtract and multiply mod a prime, and with a rule whose key
+    frequencies are not defined because the last checkpoint is not finite. Departures: the authors'
+    code evaluates key frequencies only and in float32.
     """
 
     name = "excluded_loss"

@@ -17,7 +17,8 @@ _DEMO = "TransformerLens, Grokking_Demo"
 class KeyFrequencies(TableMeasure):
     """Key frequencies at each step by three rules, and the spectrum of W_L that one of them reads.
 
-    All k from 1 to (p - 1) / 2 (p / 2 where p is even) are tested. 1 for a key frequency, else 0:
+    All k from 1 to (p - 1) / 2 (p / 2 where p is even) are tested; "multiply" with p prime: of
+    discrete logarithms mod p - 1, as in `modular_addition`. 1 for a key frequency, else 0:
 
     - `by_neuron_logit`: the squared norm of the Fourier transform of W_L = W_out W_U over the
       residues is at least `key_share` (0.1) of the largest. The rule of `modular_addition`.
@@ -26,8 +27,9 @@ class KeyFrequencies(TableMeasure):
       `neuron_clusters`).
     - `neuron_logit_norm[k]`: norm of the Fourier components of W_L at k, cosine and sine together.
 
-    NaN, all three rules: for operations other than add and subtract, where no wave gives the answer
-    and so no frequency is key. NaN, one rule: where the numbers that it uses are not finite.
+    NaN, all three rules: for operations other than add, subtract and multiply mod a prime, where no
+    wave gives the answer and so no frequency is key. NaN, one rule: where the numbers that it uses
+    are not finite.
 
     These are determined at each step. Other measures use the key frequencies of the last
     checkpoint at every step, so that a change of a loss never comes from another set of them.

@@ -19,10 +19,13 @@ class ModularAddition(TableMeasure):
     """Losses and sparsity in the Fourier basis, for a model of a binary operation mod p.
 
     Data: the whole p x p table, float64; L[a, b, c] are the logits at '=', its own logit dropped.
-    w_k = 2 pi k / p, s = a + b ("subtract": s = a - b), and W_L = W_out W_U. Key frequencies K: all
-    k from 1 to (p - 1) / 2 (p / 2 where p is even) where the squared norm of the Fourier transform
-    of W_L over the residues is at least `key_share` of the largest; from the last checkpoint, the
-    same at every step.
+    w_k = 2 pi k / p, s = a + b ("subtract": s = a - b), and W_L = W_out W_U. Multiplication mod a
+    prime is addition of discrete logarithms: for "multiply" with p prime, a, b and c stand for the
+    logarithms (to the least primitive root) of nonzero residues and p for p - 1; pairs and logits
+    of 0, which has no logarithm, count in `train_loss` and `test_loss` alone. Key frequencies K:
+    all k from 1 to (p - 1) / 2 (p / 2 where p is even) where the squared norm of the Fourier
+    transform of W_L over the residues is at least `key_share` of the largest; from the last
+    checkpoint, the same at every step.
 
     - `train_loss`, `test_loss`: mean cross-entropy in nats over the pairs of the split.
     - `restricted_loss`: mean over ALL pairs, with L replaced by its mean over all pairs plus its
@@ -36,9 +39,9 @@ class ModularAddition(TableMeasure):
     - `embedding_norm[k]`: norm of the Fourier components of W_E at frequency k, in an orthonormal
       basis, cosine and sine together.
 
-    NaN: `restricted_loss`, `excluded_loss` and `logit_variance_explained` for operations other
-    than add and subtract, where no wave in one linear combination of a and b gives the answer, so
-    that no frequency is key, and where the last checkpoint's W_L is not finite;
+    NaN: `restricted_loss`, `excluded_loss` and `logit_variance_explained` for other operations,
+    where no wave in one linear combination of a and b gives the answer, so that no frequency is
+    key, and where the last checkpoint's W_L is not finite;
     a Gini coefficient of weights that are all zero. W_out is the last layer's; LayerNorm gains are
     not folded in.
 

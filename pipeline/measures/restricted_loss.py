@@ -31,10 +31,10 @@ class RestrictedLoss(TableMeasure):
     - `all_embedding_keys`, `all_cluster_keys`: R + M over all pairs with K by the other two rules
       of `key_frequencies`.
 
-    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
-    defined because the last checkpoint is not finite. Departures: none of the sources states all of
-    rule, split and mean; the names here state them. Losses are in nats, forward pass and losses
-    float64.
+    NaN for operations other than add, subtract and multiply mod a prime, and with a rule whose key
+    frequencies are not defined because the last checkpoint is not finite. Departures: none of the
+    sources states all of rule, split and mean; the names here state them. Losses are in nats,
+    forward pass and losses float64.
     """
 
     name = "restricted_loss"
