@@ -16,6 +16,9 @@ from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.measures.base import Reference
 
+# Calls in progress per worker: one checkpoint is computed while the next is read, see
+# `pipeline.analysis.worker.Worker`.
+IN_FLIGHT = 2
 _HUNG_CHECK_SECONDS = 0.5  # between two checks for a hung worker
 
 
@@ -81,17 +84,16 @@ class Pool:
 
     start: starts the workers. timeout: seconds that a worker may take for the oldest of its calls.
     After that the worker is replaced, the call fails (WorkerHungError), and its other calls are
-    repeated.
+    repeated. in_flight: calls in progress per worker, at most.
     """
 
-    # Calls in progress per worker: one checkpoint is computed while the next is read, see
-    # `pipeline.analysis.worker.Worker`.
-    IN_FLIGHT = 2
-
     def __init__(
-        self, start: Callable[[], Sequence[PoolWorker]], timeout: float | None = None
+        self,
+        start: Callable[[], Sequence[PoolWorker]],
+        timeout: float | None = None,
+        in_flight: int = IN_FLIGHT,
     ) -> None:
-        self._start_workers, self._timeout = start, timeout
+        self._start_workers, self._timeout, self._in_flight = start, timeout, in_flight
         self._workers: list[_WorkerState] = []
         self._plan: Any = None
         self._changed = threading.Condition()
@@ -108,7 +110,7 @@ class Pool:
 
     def references(self, checkpoint: Checkpoint) -> dict[str, Reference]:
         """Compute the reference numbers of a checkpoint on a worker."""
-        return self._call("references", checkpoint)
+        return self.call("references", checkpoint)
 
     def set_plan(self, plan: Plan, put: Callable[[Plan], Any] = lambda plan: plan) -> None:
         """Set the plan that is sent with every cell.
@@ -121,9 +123,10 @@ class Pool:
 
     def compute(self, cell: Cell) -> Outcome:
         """Compute a cell on a worker; raises the worker's exception, or why it was lost."""
-        return self._call("compute", cell, self._plan)
+        return self.call("compute", cell, self._plan)
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of a worker; raises its exception, or why the worker was lost."""
         self._ensure_started()
         while True:
             with self._reserve() as (state, call):
@@ -188,6 +191,6 @@ class Pool:
         free = [
             state
             for state in self._workers
-            if len(state.calls) < self.IN_FLIGHT and state.worker.is_usable()
+            if len(state.calls) < self._in_flight and state.worker.is_usable()
         ]
         return min(free, key=lambda state: len(state.calls), default=None)

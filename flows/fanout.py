@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.dispatch import Pool
+from flows.dispatch import IN_FLIGHT, Pool
 from flows.server import is_server_reachable, without_retries
 from flows.worker_logs import add_prefect_handlers
 from flows.workers import is_transient
@@ -27,7 +27,8 @@ _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _SERVER_SECONDS = 120  # enough for a server that is restarted after a minute
 
 
-def _worth_retrying(_task: object, _task_run: object, state: State) -> bool:
+def worth_retrying(_task: object, _task_run: object, state: State) -> bool:
+    """Return whether another attempt at a task may succeed, as Prefect asks it."""
     return is_transient(state.result(raise_on_failure=False))
 
 
@@ -37,7 +38,7 @@ def _worth_retrying(_task: object, _task_run: object, state: State) -> bool:
     retries=2,
     # A replaced worker is usable after seconds, S3 or the Hub after a short outage.
     retry_delay_seconds=[1, 10],
-    retry_condition_fn=_worth_retrying,
+    retry_condition_fn=worth_retrying,
     cache_policy=NO_CACHE,  # the store itself says what is computed already
 )
 def checkpoint(step: int, cell: Cell, pool: Pool) -> Outcome:
@@ -76,7 +77,7 @@ def compute_cells(
 
 def make_task_runner(workers: int) -> ThreadPoolTaskRunner:
     """Return a task runner with one thread per call that the pool allows in progress."""
-    return ThreadPoolTaskRunner(Pool.IN_FLIGHT * workers)
+    return ThreadPoolTaskRunner(IN_FLIGHT * workers)
 
 
 @contextmanager

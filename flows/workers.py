@@ -28,7 +28,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.job_config import JobConfig
 
 from flows import actor, cleanup
-from flows.dispatch import NotReadyError, Pool, WorkerLostError
+from flows.dispatch import IN_FLIGHT, NotReadyError, WorkerLostError
 from flows.environment import variable
 from flows.preflight import too_few_gpus
 from flows.worker_logs import capture_records, replay
@@ -73,11 +73,14 @@ class _JobConfig(JobConfig):
 
 
 class LoggedWorker:
-    """A worker of the pipeline whose log records are returned with its answers."""
+    """A worker of the pipeline whose log records are returned with its answers.
 
-    def __init__(self, worker: type, job: Job) -> None:
+    worker: its class, made with the argument.
+    """
+
+    def __init__(self, worker: type, argument: Any) -> None:
         logging.captureWarnings(True)
-        self._worker = worker(job)
+        self._worker = worker(argument)
 
     def call(self, method: str, *arguments: Any) -> tuple[Any, list[logging.LogRecord]]:
         """Call a method; return its answer and the records that it logged.
@@ -94,16 +97,21 @@ class LoggedWorker:
 
 
 class ActorWorker:
-    """A `dispatch.PoolWorker` that is a Ray actor; an actor that died is replaced by another."""
+    """A `dispatch.PoolWorker` that is a Ray actor; an actor that died is replaced by another.
 
-    def __init__(self, job: Job, worker: type = Worker) -> None:
-        workers = job.analysis.workers
+    workers: the resources of each. worker, argument: see `LoggedWorker`. in_flight: calls that it
+    carries out at the same time.
+    """
+
+    def __init__(
+        self, workers: Workers, worker: type, argument: Any, in_flight: int = IN_FLIGHT
+    ) -> None:
         self._make = (
             ray.remote(actor.WorkerActor)
             .options(
                 num_cpus=workers.cpus,
                 num_gpus=workers.gpus,
-                max_concurrency=Pool.IN_FLIGHT,
+                max_concurrency=in_flight,
                 # Replaced by `_start`: Ray would restart an actor that cannot start for ever,
                 # without a message.
                 max_restarts=0,
@@ -113,7 +121,7 @@ class ActorWorker:
             .remote
         )
         self._actor: Any = None
-        self._payload = cloudpickle.dumps((worker, job))  # pyright: ignore[reportPrivateImportUsage]
+        self._payload = cloudpickle.dumps((worker, argument))  # pyright: ignore[reportPrivateImportUsage]
         self._deaths = 0  # in a row, without being ready in between
         # Two threads wait for answers of one actor: its death must start one successor, not two.
         self._replacing = threading.Lock()
@@ -211,8 +219,15 @@ def check_code(digest: str) -> None:
 
 def start_workers(job: Job, worker: type = Worker) -> list[ActorWorker]:
     """Start the workers of a job; return them when the first one is ready."""
-    connect_to_ray(job.analysis.workers)
-    started = [ActorWorker(job, worker) for _ in range(job.analysis.workers.count)]
+    return start_actors(job.analysis.workers, worker, job)
+
+
+def start_actors(
+    workers: Workers, worker: type, argument: Any, in_flight: int = IN_FLIGHT
+) -> list[ActorWorker]:
+    """Start workers of a class; return them when the first one is ready. See `ActorWorker`."""
+    connect_to_ray(workers)
+    started = [ActorWorker(workers, worker, argument, in_flight) for _ in range(workers.count)]
     # A model that cannot be built then raises one error here, not one for every checkpoint.
     while not any(one.is_usable() for one in started):
         time.sleep(0.02)

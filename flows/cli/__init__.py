@@ -4,12 +4,23 @@ Each command imports what it needs when it runs: `--help` should not wait for to
 Ray, which take seconds to import.
 """
 
-from flows.cli import clusters, losses, measures, operate, runs, storage, stores, transitions
+from flows.cli import (
+    clusters,
+    experiments,
+    losses,
+    measures,
+    operate,
+    runs,
+    storage,
+    stores,
+    transitions,
+)
 from flows.cli.app import app
 
 __all__ = [
     "app",
     "clusters",
+    "experiments",
     "losses",
     "measures",
     "operate",

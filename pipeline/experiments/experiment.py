@@ -42,6 +42,10 @@ class _Recording:
     def quick(self) -> bool:
         return self.runs.quick
 
+    @property
+    def text(self) -> str | None:
+        return self.runs.text
+
     def results(self, runs: Sequence[Run]) -> list[Result]:
         found = self.runs.results(runs)
         self.used |= {one.store: one for one in found}

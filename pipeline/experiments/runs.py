@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,11 @@ class Run:
     inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     select: Mapping[str, Any] | None = None
 
+    @property
+    def title(self) -> str:
+        """The run in words."""
+        return f"{self.training.name}, seed {self.training.seed}"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,57 +69,65 @@ class Result:
 
 
 class Runs(Protocol):
-    """Trains and analyses runs, several at a time. quick: fewer or shorter ones are asked for."""
+    """Trains and analyses runs, several at a time.
+
+    quick: fewer or shorter ones are asked for. text: the file to train models of text on; None:
+    Python's standard library.
+    """
 
     quick: bool
+    text: str | None
 
     def results(self, runs: Sequence[Run]) -> list[Result]:
         """Return the results of the runs in their order; raises InputError if one has failed."""
         ...
 
 
+@dataclass(frozen=True)
 class SerialRuns:
     """Runs that are carried out in this process, one after the other.
 
     folder: where all are kept. progress(done, total, what): called after each.
     """
 
-    def __init__(
-        self, folder: str | Path, quick: bool = False, progress: Progress = lambda *_: None
-    ) -> None:
-        self.quick, self._folder, self._progress = quick, Path(folder), progress
+    folder: Path
+    quick: bool = False
+    text: str | None = None
+    progress: Progress = lambda *_: None
 
     def results(self, runs: Sequence[Run]) -> list[Result]:
         """Return the results of the runs; raises InputError, once all are done, if one failed."""
-        return collected(runs, lambda distinct: map(self._attempt, distinct), self._progress)
+        return collected(runs, self._attempts, self.progress)
 
-    def _attempt(self, run: Run) -> "Result | Exception":
-        try:
-            return carry_out(run, self._folder)
-        except (InputError, OSError) as error:
-            return error
+    def _attempts(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Result | Exception]]:
+        for run in runs:
+            try:
+                yield run, carry_out(run, self.folder)
+            except (InputError, OSError) as error:
+                yield run, error
 
 
-Attempts = Callable[[Sequence[Run]], Iterable[Result | Exception]]
+Attempts = Callable[[Sequence[Run]], Iterable[tuple[Run, Result | Exception]]]
 
 
 def collected(runs: Sequence[Run], attempts: Attempts, progress: Progress) -> list[Result]:
     """Return the results of attempts at the distinct runs, one for each of `runs`, in order.
 
-    attempts: yields the results of the runs that it is given, in their order. Raises InputError
+    attempts: yields each run that it is given with its result, in any order. Raises InputError
     that names each run that has failed, once all others are done.
     """
-    keys = [digest(content(run, Path())) for run in runs]
-    distinct = dict(zip(keys, runs, strict=True))
-    found: dict[str, Result | Exception] = {}
-    for (key, run), result in zip(distinct.items(), attempts(list(distinct.values())), strict=True):
-        found[key] = result
-        progress(len(found), len(distinct), _said(run))
-    failed = {key: one for key, one in found.items() if isinstance(one, Exception)}
+    distinct = {digest(content(run)): run for run in runs}
+    found: dict[str, Result] = {}
+    failed: list[str] = []
+    for done, (run, result) in enumerate(attempts(list(distinct.values())), 1):
+        if isinstance(result, Result):
+            found[digest(content(run))] = result
+        else:
+            failed.append(f"{run.title}: {first_line(result)}")
+        progress(done, len(distinct), run.title)
     if failed:
-        named = "; ".join(f"{_said(distinct[key])}: {first_line(e)}" for key, e in failed.items())
-        raise InputError(f"{len(failed)} of {len(distinct)} runs failed: {named}")
-    return [one for key in keys if not isinstance(one := found[key], Exception)]
+        raise InputError(f"{len(failed)} of {len(distinct)} runs failed: {'; '.join(failed)}")
+    return [found[digest(content(run))] for run in runs]
 
 
 def carry_out(run: Run, folder: Path) -> Result:
@@ -155,18 +168,21 @@ def _analyze(run: Run, checkpoints: Path, store: Path) -> None:
         raise InputError(f"{store}: {summary.sentence()}")
 
 
-def content(run: Run, folder: Path) -> dict[str, Any]:
-    """Return all that a run's numbers follow from, as JSON; places in `folder` relative to it."""
+def content(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """Return all that a run's numbers follow from, as JSON.
+
+    folder: places below it are given relative to it, so that it may be moved.
+    """
     return {
         "training": _training(run, folder), "measures": dict(run.measures),
         "inputs": dict(run.inputs), "select": run.select,
     }  # fmt: skip
 
 
-def _training(run: Run, folder: Path) -> dict[str, Any]:
+def _training(run: Run, folder: Path | None) -> dict[str, Any]:
     values = run.training.model_dump(mode="json", exclude={"output", "name"})
     for part in values["keep"]:
-        if part["checkpoint"] is not None:
+        if part["checkpoint"] is not None and folder is not None:
             part["checkpoint"] = os.path.relpath(os.path.realpath(part["checkpoint"]), folder)
     return values
 
@@ -175,7 +191,3 @@ def digest(values: Mapping[str, Any]) -> str:
     """Return some digits that follow from values of JSON."""
     text = json.dumps(values, sort_keys=True, default=dict)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
-
-
-def _said(run: Run) -> str:
-    return f"{run.training.name}, seed {run.training.seed}"

@@ -6,7 +6,12 @@ from typing import Any
 from pipeline.config import validated
 from pipeline.training import Training
 
-EARLY, LATE = 4, 26  # tokens whose losses the in-context score of `substrings` compares
+# Of runs of `substrings`: the tokens whose losses the in-context score compares, and inputs.
+EARLY, LATE = 4, 26
+SUBSTRINGS_INPUTS = {
+    "text": {"kind": "held_out", "sequences": 256},
+    "repeated": {"kind": "repeated", "block_length": 16, "sequences": 64},
+}
 
 _ATTENTION_ONLY = {
     "hidden_size": 64, "num_attention_heads": 4, "layer_norm": True, "positions": "queries_keys",

@@ -6,7 +6,7 @@ from pipeline.experiments.claims import Above, Below, Claim, Effect, Finding, fi
 from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import formation
 from pipeline.experiments.runs import Run, Runs
-from pipeline.experiments.settings import EARLY, LATE, substrings
+from pipeline.experiments.settings import EARLY, LATE, SUBSTRINGS_INPUTS, substrings
 
 _OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads, argument 2"
 
@@ -35,7 +35,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     trained = runs.results(
         [
             Run(substrings(layers, seed, 600 if smeared else 1200,
-                           model={"smeared_keys": smeared}), _MEASURES)
+                           model={"smeared_keys": smeared}), _MEASURES, SUBSTRINGS_INPUTS)
             for layers, smeared in settings
             for seed in seeds
         ]

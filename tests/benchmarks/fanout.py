@@ -102,7 +102,7 @@ def overhead(_: argparse.Namespace) -> dict[str, Any]:
     job = _job(2)
     connect_to_ray(job.analysis.workers)
     bare = _bare_seconds(job)
-    with Pool(lambda: [ActorWorker(job, Sleeper) for _ in range(2)]) as pool:
+    with Pool(lambda: [ActorWorker(job.analysis.workers, Sleeper, job) for _ in range(2)]) as pool:
         pool.set_plan(_plan(2))
         for cell in _plan(2).cells:
             pool.compute(cell)

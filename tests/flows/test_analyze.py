@@ -34,7 +34,7 @@ import flows.analyze
 import pipeline
 from flows.analyze import run_analysis
 from flows.artifacts import report_key
-from flows.dispatch import Pool
+from flows.dispatch import IN_FLIGHT, Pool
 from flows.workers import connect_to_ray
 from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
@@ -98,7 +98,7 @@ def test_killed_and_hung_workers_leave_the_store_of_the_serial_loop(
     assert all(task.state and task.state.is_completed() for task in tasks)
     retried = {task.name for task in tasks if task.run_count > 1}
     assert f"step {HANGS}" in retried
-    assert 2 <= len(retried) <= Pool.IN_FLIGHT + 1
+    assert 2 <= len(retried) <= IN_FLIGHT + 1
     assert {"ontogeny", "store"} <= set(run.tags)
     assert run.name == "store: all steps"
     keys = {"audit", "progress", "findings", "checkpoints", report_key(analysis.store)}
@@ -107,7 +107,7 @@ def test_killed_and_hung_workers_leave_the_store_of_the_serial_loop(
     assert any("step 0: token_loss, " in line for line in log_of(first))
 
     calls: list[str] = []
-    monkeypatch.setattr(Pool, "_call", lambda self, method, *_: calls.append(method))
+    monkeypatch.setattr(Pool, "call", lambda self, method, *_: calls.append(method))
     again = run_analysis(analysis)
     assert (again.complete, again.computed, again.failed, calls) == (10, [], {}, [])
 

@@ -1,6 +1,6 @@
 """The site of one run or several, written page by page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,16 +40,34 @@ def write_report(stores: Sequence[str], folder: str | Path) -> Path:
 
     Raises InputError, before anything is written, where there is no store.
     """
+    return _write_site(stores, folder, lambda runs: index_page(runs) if len(runs) > 1 else None)
+
+
+def write_report_with(
+    stores: Sequence[str], folder: str | Path, page_of: Callable[[Sequence[Run]], Page]
+) -> Path:
+    """Write the site of stores as `write_report` does, with another first page.
+
+    page_of: returns it, given the runs; it links to them by their slugs.
+    """
+    return _write_site(stores, folder, page_of)
+
+
+def _write_site(
+    stores: Sequence[str], folder: str | Path, page_of: Callable[[Sequence[Run]], Page | None]
+) -> Path:
+    """Write a site; without a first page, `index.html` leads to the pages of the only run."""
     runs = opened(store_names([str(store) for store in stores]))
     site = SiteFolder(Path(folder))
     site.copy_assets()
-    heads = [entry for run in runs for entry in _write_run(run, site, several=len(runs) > 1)]
-    if len(runs) == 1:
+    first = page_of(runs)
+    heads = [entry for run in runs for entry in _write_run(run, site, several=first is not None)]
+    if first is None:
         content = {"href": f"{runs[0].slug}/overview.html", "run_name": runs[0].name}
         index = site.write(INDEX, rendered("redirect.html.j2", content))
     else:
         site.write(HEADS, _search(heads))
-        index = site.write(INDEX, _html(index_page(runs), _site_content(runs)))
+        index = site.write(INDEX, _html(first, _site_content(runs)))
     site.finish()
     return index
 
