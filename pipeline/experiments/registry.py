@@ -3,13 +3,30 @@
 from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
-from pipeline.experiments import smeared_keys
+from pipeline.experiments import (
+    forecast,
+    grokking,
+    initial_frequencies,
+    nine_terms,
+    optimizers,
+    other_operations,
+    smeared_keys,
+)
 from pipeline.experiments.experiment import Experiment
 
 ALL = "all"
 
 EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT for module in (smeared_keys,)
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        smeared_keys,
+        grokking,
+        optimizers,
+        nine_terms,
+        initial_frequencies,
+        forecast,
+        other_operations,
+    )
 }
 
 
