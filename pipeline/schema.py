@@ -34,6 +34,9 @@ DIMENSIONS: dict[str, str] = {
     "neuron": "neuron of the MLP, from 0",
     "match_length": "tokens before the query that occurred before in the same order",
     "head_score": "name of a score that every head has",
+    "subset": "heads that are ablated together: the sum of 2^i over them, i their place in `heads`",
+    "ablated": "head that is ablated, such as L0H1: layer and head within it, from 0",
+    "through": "keys, queries, values of later heads that an ablation acts by (k, q, v), or direct",
     "parameter": "name of a weight tensor, as in the checkpoint's model",
 }
 

@@ -232,8 +232,9 @@ def attention_function(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     recorder = _RECORDER.get()
-    if recorder is not None and recorder.edit is not None and recorder.edit.frozen:
-        query, key = recorder.edit.of_first_copy(query), recorder.edit.of_first_copy(key)
+    if recorder is not None and (edit := recorder.edit) is not None:
+        query, key = edit.with_kept("queries", query), edit.with_kept("keys", key)
+        value = edit.with_kept("values", value)
     # `s_aux` is transformers' name of learned sinks (GPT-OSS).
     out, lse = attend(query, key, value, mask, scale, softcap, s_aux)
     if recorder is not None:

@@ -6,11 +6,13 @@ each on its own copy of every sequence.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 import torch
 from jaxtyping import Bool
+from torch import Tensor
 
 from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
 from pipeline.engine.head_edits import Edit, Outputs
@@ -49,12 +51,14 @@ def run_changed(
 def _batch_key(pass_: Pass) -> tuple:
     """Return the properties that passes in one batch must share."""
     change = _change(pass_)
-    return (pass_.input, pass_.dtype, change.first_layer, change.frozen)
+    # With their layers, so that outputs and streams are recorded only of passes that want them.
+    recorded = (pass_.head_outputs, pass_.hidden_states)
+    return (pass_.input, pass_.dtype, change.first_layer, sorted(change.kept), recorded)
 
 
 def _change(pass_: Pass) -> HeadChange:
-    if pass_.change is None or pass_.attention or pass_.head_outputs or pass_.hidden_states:
-        raise ValueError(f"{pass_} is no pass that changes heads and keeps losses and logits only")
+    if pass_.change is None or pass_.attention or pass_.neurons:
+        raise ValueError(f"{pass_} is no pass that changes heads and records no attention")
     return pass_.change
 
 
@@ -63,16 +67,17 @@ def _copies_per_batch(
 ) -> int:
     """Return how many changed copies of a sequence fit into a batch.
 
-    Frozen attention takes one more copy, without change, whose queries and keys the others use.
+    If anything is kept, it takes one more copy, without change, whose queries, keys or values the
+    others use.
     """
-    module, frozen = resident.module_in(pass_.dtype), _change(pass_).frozen
-    if frozen and not uses_interface(module):
+    module, kept = resident.module_in(pass_.dtype), _change(pass_).kept
+    if kept and not uses_interface(module):
         raise InputError(
             f"{type(module).__name__} computes attention in code of its own, where it cannot be "
-            "kept as it is without a change: leave out the measures that freeze it"
+            "kept as it is without a change: leave out the measures that keep it"
         )
     fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    return max(1, fit - frozen)  # a frozen batch holds the unchanged copy too
+    return max(1, fit - bool(kept))
 
 
 def _run_in_one_batch(
@@ -83,22 +88,27 @@ def _run_in_one_batch(
     memory_bytes: int | None,
 ) -> dict[tuple, Record]:
     changes = [_change(one) for one in passes]
-    first, frozen = changes[0].first_layer, changes[0].frozen
+    first, kept = changes[0].first_layer, changes[0].kept
     outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
-    # The unchanged copy must be the first: `Edit.of_first_copy` reads its queries and keys.
-    edit = Edit([{}, *outputs] if frozen else outputs, frozen)
-    stream = before[(input.name, None, passes[0].dtype)].hidden_states[first] if first else None
+    # The unchanged copy must be the first: `Edit.with_kept` reads it.
+    edit = Edit([{}, *outputs] if kept else outputs, kept)
+    unchanged = before[(input.name, None, passes[0].dtype)]
+    stream = unchanged.hidden_states[first] if first else None
     wanted = Pass(
         input.name,
         losses=any(one.losses for one in passes),
         logit_positions=tuple({p: None for one in passes for p in one.logit_positions}),
+        head_outputs=tuple(of for of in passes[0].head_outputs if of >= first),
+        hidden_states=tuple(of for of in passes[0].hidden_states if of > first),
         change=changes[0],
         dtype=passes[0].dtype,
     )
     rows = _copied(input, len(edit.copies))
     record = run(resident, rows, wanted, memory_bytes, Resumed(first, stream, edit))
     return {
-        one.key: _of_copy(record, input, i + frozen, len(edit.copies))
+        one.key: _with_layers_below(
+            _of_copy(record, input, i + bool(kept), len(edit.copies)), passes[0], unchanged
+        )
         for i, one in enumerate(passes)
     }
 
@@ -129,5 +139,24 @@ def _copied(input: Input, copies: int) -> Input:
 
 
 def _of_copy(record: Record, input: Input, copy: int, copies: int) -> Record:
-    loss = None if record.loss is None else record.loss[copy::copies]
-    return Record(input, loss, logits={at: of[copy::copies] for at, of in record.logits.items()})
+    def own(recorded: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        return {at: of[copy::copies] for at, of in recorded.items()}
+
+    return Record(
+        input,
+        None if record.loss is None else record.loss[copy::copies],
+        logits=own(record.logits),
+        head_outputs=own(record.head_outputs),
+        hidden_states=own(record.hidden_states),
+    )
+
+
+def _with_layers_below(record: Record, pass_: Pass, unchanged: Record) -> Record:
+    """Return the record with the outputs and streams that the change does not reach."""
+    outputs, streams = pass_.below_change
+    return replace(
+        record,
+        head_outputs={at: unchanged.head_outputs[at] for at in outputs} | {**record.head_outputs},
+        hidden_states={at: unchanged.hidden_states[at] for at in streams}
+        | {**record.hidden_states},
+    )

@@ -218,9 +218,10 @@ class _Job:
 
         with ExitStack() as stack:
             stack.enter_context(replaced_unembedding(self.module, take))
-            stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
+            # Before streams are watched, because it may run the model on a token of its own.
             if self.resumed is not None:
                 stack.enter_context(self._started(self.resumed, sequences))
+            stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
             stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
             if not uses_interface(self.module):
                 stack.enter_context(hooked(self.module, self.facts.n_heads))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.record import Kept
+
 Heads = Float[Tensor, "row position head d_value"]
 
 # Of one head: the same everywhere (a number or a vector), or at every place its own.
@@ -17,12 +19,12 @@ class Edit:
     """The replaced head outputs of a batch that holds each sequence in consecutive rows.
 
     copies: for each of these rows, the outputs that replace those of heads (layer, head), as one
-    vector or as one per token [sequence position d_value]. frozen: all copies use the attention
-    pattern of the first.
+    vector or as one per token [sequence position d_value]. kept: of what all copies use that of
+    the first.
     """
 
     copies: Sequence[Mapping[tuple[int, int], Outputs]]
-    frozen: bool = False
+    kept: frozenset[Kept] = frozenset()
 
     def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
         """Return a layer's outputs with those of the changed heads replaced."""
@@ -36,8 +38,10 @@ class Edit:
                     changed[:, i, :, head] = given.to(out)
         return changed.flatten(0, 1)
 
-    def of_first_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
-        """Return the queries or keys of each sequence's first copy, for all of its copies."""
+    def with_kept(self, kind: Kept, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:
+        """Return a layer's queries, keys or values; if kept, of each sequence's first copy."""
+        if kind not in self.kept:
+            return x
         return self._by_copy(x)[:, :1].expand_as(self._by_copy(x)).flatten(0, 1)
 
     def _by_copy(self, x: Float[Tensor, " row *rest"]) -> Float[Tensor, "sequence copy *rest"]:

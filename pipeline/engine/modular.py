@@ -27,7 +27,8 @@ def table_record(module: PreTrainedModel, input: Input, pass_: Pass) -> Record |
     if pass_.neurons:
         raise InputError(
             f"input {input.name!r}: neurons are recorded for the whole table and a one-layer "
-            f"organism without smeared keys only, not for this {type(module).__name__}"
+            "organism without smeared keys and fixed attention only, not for this "
+            f"{type(module).__name__}"
         )
     return None
 

@@ -98,18 +98,24 @@ class OutputOn:
     input: str
 
 
+Kept = Literal["queries", "keys", "values"]
+
+# What heads keep that keep their attention patterns.
+PATTERNS: frozenset[Kept] = frozenset({"queries", "keys"})
+
+
 @dataclass(frozen=True)
 class HeadChange:
     """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
 
     to: "zero"; "mean", the head's own mean over all tokens of the input; or its output on another
-    input at the same position. frozen: all heads keep the attention patterns that they have without
-    the change, so that it acts through values only.
+    input at the same position. kept: what all heads keep as it is without the change. With
+    `PATTERNS` it is their attention patterns, so that the change acts through values only.
     """
 
     heads: tuple[tuple[int, int], ...]
     to: Literal["zero", "mean"] | OutputOn = "zero"
-    frozen: bool = False
+    kept: frozenset[Kept] = frozenset()
 
     @property
     def first_layer(self) -> int:
@@ -126,8 +132,8 @@ class Pass:
     neurons: the activations of the MLP at the last position, of a one-layer model.
     head_outputs: layers whose per-head outputs, before W_O, are recorded. hidden_states: layers
     whose incoming residual stream is recorded; n_layers is the output of the last one, before the
-    final norm. change: the replaced head outputs; such a pass records losses and logits only.
-    dtype: of the forward pass; "" means the worker's own.
+    final norm. change: the replaced head outputs; such a pass records neither attention nor
+    neurons. dtype: of the forward pass; "" means the worker's own.
     """
 
     input: str
@@ -151,17 +157,29 @@ class Pass:
         return self == Pass(self.input, change=self.change, dtype=self.dtype)
 
     @property
+    def below_change(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The layers of `head_outputs` and of `hidden_states` that the change does not reach."""
+        first = 0 if self.change is None else self.change.first_layer
+        return (
+            tuple(layer for layer in self.head_outputs if layer < first),
+            tuple(layer for layer in self.hidden_states if layer <= first),
+        )
+
+    @property
     def needs(self) -> tuple["Pass", ...]:
         """The passes without change from which this one starts: see `pipeline.engine.changes`."""
         if self.change is None:
             return ()
         first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
-        start = (first,) if first else ()
-        stream = Pass(self.input, hidden_states=start, dtype=self.dtype)
+        outputs, streams = self.below_change
+        start = (first,) if first and first not in streams else ()
+        below = Pass(
+            self.input, head_outputs=outputs, hidden_states=streams + start, dtype=self.dtype
+        )
         if self.change.to == "zero":
-            return (stream,)
+            return (below,)
         source = self.change.to.input if isinstance(self.change.to, OutputOn) else self.input
-        return (stream, Pass(source, head_outputs=layers, dtype=self.dtype))
+        return (below, Pass(source, head_outputs=layers, dtype=self.dtype))
 
 
 def merge(passes: Iterable[Pass]) -> list[Pass]:

@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy import stats
 
+from pipeline.aggregate.step_share import wilson
+
 Verdict = Literal["holds", "does not hold", "undecided"]
 HOLDS, DOES_NOT_HOLD, UNDECIDED = "holds", "does not hold", "undecided"
 
@@ -78,22 +80,27 @@ class Below(Between):
 
 @dataclass(frozen=True)
 class Effect:
-    """A number per seed. unit: as in a store; geometric: a ratio, whose mean is the geometric one.
+    """A number per seed. by_seed: the values; NaN where a seed's is undefined.
 
-    by_seed: the values, positive for a ratio; NaN where a seed's is undefined.
+    unit: as in a store. geometric: they are ratios, whose mean is the geometric one. is_share: they
+    are 1 where something happened and else 0, so that the mean is a share.
     """
 
     name: str
     unit: str
     by_seed: Mapping[int, float]
     geometric: bool = False
+    is_share: bool = False
 
     def mean_and_interval(self) -> tuple[float, float, float]:
         """Return the mean over seeds and its 95% interval by Student's t; NaN where undefined.
 
-        A single seed has a mean and no interval. Of a ratio, those of the logarithms are taken.
+        A single seed has a mean and no interval. Of a ratio, those of the logarithms are taken; of
+        a share, the interval of Wilson 1927.
         """
         values = np.array(list(self.by_seed.values()), dtype=float)
+        if self.is_share and len(values) and np.isfinite(values).all():
+            return (float(values.mean()), *wilson(int(values.sum()), len(values)))
         if self.geometric:
             values = np.log(values)
         mean = float(values.mean()) if len(values) else math.nan
@@ -134,7 +141,9 @@ def finding(claim: Claim, effect: Effect, holds: Between, found: str = "") -> Fi
     mean, low, high = effect.mean_and_interval()
     undefined = sorted(seed for seed, value in effect.by_seed.items() if not math.isfinite(value))
     verdict: Verdict = UNDECIDED
-    if len(effect.by_seed) < 2:
+    if not effect.by_seed:
+        found = f"{found}; not tested with --quick".removeprefix("; ")
+    elif len(effect.by_seed) < 2:
         found = f"{found}; one seed has no interval".removeprefix("; ")
     elif undefined:
         named = ", ".join(map(str, undefined))

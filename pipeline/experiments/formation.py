@@ -1,4 +1,4 @@
-"""When a number of a run rises, and how fast: the middle and the width of its rise."""
+"""When a number of a run rises, and how fast."""
 
 from dataclasses import dataclass
 
@@ -7,40 +7,50 @@ import xarray as xr
 from jaxtyping import Float, Num
 
 from pipeline.experiments.runs import Result
+from pipeline.measures.head_patterns import THRESHOLD
 
 
 @dataclass(frozen=True)
-class Formation:
-    """The rise of a number from its first to its largest value.
+class Rise:
+    """The rise of a series from its first to its largest value.
 
-    middle: the step (interpolated) at which half of the rise is done. width: steps from a tenth to
-    nine tenths. formed: whether the largest value reaches the threshold asked for; if not, middle
-    is the run's last step, a lower bound of the step at which it would form.
+    middle: the step (interpolated) at which half of it is done. width: steps from a tenth to nine
+    tenths of it.
     """
 
-    seed: int
     middle: float
     width: float
-    formed: bool
+
+    @property
+    def relative_width(self) -> float:
+        """Width over middle: 1.6 for a series that grows in proportion to the step."""
+        return self.width / self.middle
 
 
-def formation(result: Result, threshold: float = 0.3) -> Formation:
-    """Return when the strongest induction head of a run forms.
-
-    The rise is that of the largest `head_scores/induction` over heads.
-    """
-    strongest = result.data["head_scores"].induction.max(("layer", "head")).load()
-    return rise(strongest, result.seed, threshold)
+def strongest(result: Result, score: str = "induction", layer: int | None = None) -> xr.DataArray:
+    """Return the largest of a score over heads, or over those of a layer (dims: step)."""
+    scores = result.data["head_scores"][score]
+    return (scores if layer is None else scores.sel(layer=[layer])).max(("layer", "head")).load()
 
 
-def rise(series: xr.DataArray, seed: int, threshold: float) -> Formation:
-    """Return the rise of a series over `step`."""
+def rise(series: xr.DataArray) -> Rise:
+    """Return the rise of a series over `step`; NaN where it never rises above its first value."""
     steps, values = series["step"].values.astype(float), series.values.astype(float)
-    if not np.nanmax(values) >= threshold:
-        return Formation(seed, float(steps[-1]), float(steps[-1] - steps[0]), formed=False)
     first, largest = values[0], np.nanmax(values)
+    if not largest > first:
+        return Rise(np.nan, np.nan)
     at = [reached(steps, values, first + share * (largest - first)) for share in (0.1, 0.5, 0.9)]
-    return Formation(seed, at[1], at[2] - at[0], formed=True)
+    return Rise(at[1], at[2] - at[0])
+
+
+def formed_at(series: xr.DataArray, threshold: float = THRESHOLD) -> tuple[float, bool]:
+    """Return the step at which a series reaches a threshold, and whether it does.
+
+    Where it does not, the step is the last one: a lower bound of the step at which it would.
+    """
+    steps = series["step"].values.astype(float)
+    step = reached(steps, series.values.astype(float), threshold)
+    return (step, True) if np.isfinite(step) else (float(steps[-1]), False)
 
 
 def reached(
@@ -49,7 +59,7 @@ def reached(
     """Return the first step at which values reach a level, interpolated linearly; NaN if never."""
     above = np.flatnonzero(values >= level)
     if not len(above):
-        return float("nan")
+        return np.nan
     i = above[0]
     if i == 0:
         return float(steps[0])

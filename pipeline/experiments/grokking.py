@@ -25,7 +25,7 @@ GENERALISES = Claim(
 )
 LATE = Claim(
     "grokking-late",
-    "It generalises long after it has memorised its pairs: in at least twice as many steps.",
+    "To know the test pairs takes at least twice as many steps as to memorise the train pairs.",
     "Power et al. 2022, Grokking",
 )
 AHEAD = Claim(

@@ -4,30 +4,30 @@ from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
 from pipeline.experiments import (
+    composition,
+    first_axis,
     forecast,
     grokking,
+    induction,
     initial_frequencies,
+    model_sizes,
     nine_terms,
     optimizers,
     other_operations,
+    redundancy,
     smeared_keys,
+    steps,
+    transplants,
 )
 from pipeline.experiments.experiment import Experiment
 
 ALL = "all"
 
-EXPERIMENTS: dict[str, Experiment] = {
-    module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (
-        smeared_keys,
-        grokking,
-        optimizers,
-        nine_terms,
-        initial_frequencies,
-        forecast,
-        other_operations,
-    )
-}
+_MODULES = (
+    induction, smeared_keys, composition, transplants, redundancy, grokking, optimizers, nine_terms,
+    initial_frequencies, forecast, model_sizes, first_axis, steps, other_operations,
+)  # fmt: skip
+EXPERIMENTS: dict[str, Experiment] = {of.EXPERIMENT.name: of.EXPERIMENT for of in _MODULES}
 
 
 def chosen_experiments(names: Sequence[str]) -> list[Experiment]:

@@ -6,12 +6,19 @@ from typing import Any
 from pipeline.config import validated
 from pipeline.training import Training
 
-# Of runs of `substrings`: the tokens whose losses the in-context score compares, and inputs.
+# Of runs of `substrings`: the tokens whose losses the in-context score compares, the inputs, and
+# measures that several experiments read, so that they share what is computed.
 EARLY, LATE = 4, 26
 SUBSTRINGS_INPUTS = {
     "text": {"kind": "held_out", "sequences": 256},
     "repeated": {"kind": "repeated", "block_length": 16, "sequences": 64},
 }
+SUBSTRINGS_MEASURES = {
+    "token_loss": {"early_token": EARLY, "late_token": LATE}, "head_scores": {}, "repeat_loss": {},
+}  # fmt: skip
+# The same of runs of `text`: one token with little before it, and one near the end of the context.
+TEXT_INPUTS = {"text": {"kind": "held_out", "sequences": 512}}
+TEXT_MEASURES = {"token_loss": {"early_token": 24, "late_token": 250}}
 
 _ATTENTION_ONLY = {
     "hidden_size": 64, "num_attention_heads": 4, "layer_norm": True, "positions": "queries_keys",

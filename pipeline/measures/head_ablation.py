@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.engine.defined import defined_predictions
-from pipeline.engine.record import HeadChange, Pass, Record
+from pipeline.engine.record import HeadChange, Kept, Pass, Record
 from pipeline.errors import InputError
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
@@ -63,7 +63,7 @@ class HeadAblation(Measure):
     )  # fmt: skip
 
     ablated_to: ClassVar[Literal["zero", "mean"]] = "zero"
-    attention_stays: ClassVar[bool] = False
+    kept: ClassVar[frozenset[Kept]] = frozenset()
 
     heads: tuple[tuple[int, int], ...] | None = Field(None, min_length=1)
     early_token: int | None = Field(None, ge=1)
@@ -107,7 +107,7 @@ class HeadAblation(Measure):
         """Return a pass without ablation, one for each head, and one for all of `heads`."""
         chosen = [(one,) for one in chosen_heads(self.heads, setting.model)]
         ablated = [
-            HeadChange(heads, self.ablated_to, self.attention_stays)
+            HeadChange(heads, self.ablated_to, self.kept)
             for heads in [*chosen, *([self.heads] if self.heads else [])]
         ]
         # `compute` relies on the order: without change first, all together last.
@@ -129,18 +129,22 @@ class HeadAblation(Measure):
         return effects
 
     def _losses(self, record: Record) -> dict[str, float]:
-        loss, made = record.kept_loss.double().numpy(), record.input
-        defined, (early, late) = defined_predictions(made), self._compared
-        by_position = mean_by_position(loss, defined)
-        reaches, is_repeated = late <= len(by_position), made.kind == "repeated"
-        repeated = loss[counted_predictions(made)].mean() if is_repeated else np.nan
-        return {
-            "loss": float(loss[defined].mean()),
-            "repeated_loss": float(repeated),
-            "in_context_score": by_position[late - 1] - by_position[early - 1]
-            if reaches
-            else np.nan,
-        }
+        made, (early, late) = record.input, self._compared
+        by_position = mean_by_position(record.kept_loss.double().numpy(), defined_predictions(made))
+        reaches = late <= len(by_position)
+        score = by_position[late - 1] - by_position[early - 1] if reaches else np.nan
+        return {**mean_losses(record), "in_context_score": score}
+
+
+def mean_losses(record: Record) -> dict[str, float]:
+    """Return the mean loss, and that of repeated tokens: NaN on inputs of another kind."""
+    loss, made = record.kept_loss.double().numpy(), record.input
+    is_repeated = made.kind == "repeated"
+    repeated = loss[counted_predictions(made)].mean() if is_repeated else np.nan
+    return {
+        "loss": float(loss[defined_predictions(made)].mean()),
+        "repeated_loss": float(repeated),
+    }
 
 
 def chosen_heads(

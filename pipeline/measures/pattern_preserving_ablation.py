@@ -1,5 +1,6 @@
 """Zero ablation of heads with attention frozen: the effect through values alone."""
 
+from pipeline.engine.record import PATTERNS
 from pipeline.measures.head_ablation import HeadAblation
 
 
@@ -19,4 +20,4 @@ class PatternPreservingAblation(HeadAblation):
 
     name = "pattern_preserving_ablation"
     version = 2
-    attention_stays = True
+    kept = PATTERNS

@@ -15,6 +15,7 @@ grokking via mechanistic interpretability (no LayerNorm, weights drawn at 1/sqrt
 """
 
 import math
+import re
 from typing import Any, Literal, cast, no_type_check
 
 import torch
@@ -34,6 +35,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from pipeline.errors import InputError
 
+_SHARPNESS = 100.0  # factor of the scores of heads whose attention is fixed
+
 
 # `strict` checks the types itself, and takes arguments that the signature it shows does not have.
 @no_type_check
@@ -47,9 +50,13 @@ class OrganismConfig(PreTrainedConfig):
     sines and cosines of Vaswani et al. 2017. `smeared_keys`: see `smear`. `initializer_range`:
     standard deviation of every weight matrix at step 0; None means 1 / sqrt(hidden_size).
     `embedding_range`: that of W_E, if it differs. `attention_scale`: the factor of scores before
-    the softmax; None means 1 / sqrt(d_head). In training, `dropout` is the share of the entries of
-    each block's contribution that are set to 0, and `head_dropout` that of the heads, each in a
-    whole sequence; what is left is scaled up. Raises InputError for sizes that make no model.
+    the softmax; None means 1 / sqrt(d_head). `fixed_attention`: heads, such as {"L0H1": 1}, which
+    attend to the token so many positions back and to no other, whatever their W_Q and W_K are;
+    where there is none so far back, to the first one.
+
+    In training, `dropout` is the share of the entries of each block's contribution that are set to
+    0, and `head_dropout` that of the heads, each in a whole sequence; what is left is scaled up.
+    Raises InputError for sizes that make no model.
     """
 
     model_type = "ontogeny-organism"
@@ -72,6 +79,7 @@ class OrganismConfig(PreTrainedConfig):
     positions: Literal["residual", "queries_keys"] = "residual"
     position_init: Literal["normal", "sinusoidal"] = "normal"
     smeared_keys: bool = False
+    fixed_attention: dict[str, int] | None = None
     initializer_range: float | None = None
     embedding_range: float | None = None
     dropout: float = 0.0
@@ -88,8 +96,10 @@ class OrganismConfig(PreTrainedConfig):
         """Return the content of config.json, with some fields only if they are set."""
         content = super().to_dict()
         # Left out, since runs saved before the fields existed must have an equal config.
-        for name, unset in (("attention_scale", None), ("dropout", 0.0), ("head_dropout", 0.0)):
-            if name in content and content[name] == unset:
+        unset = {"attention_scale": None, "fixed_attention": None, "dropout": 0.0,
+                 "head_dropout": 0.0}  # fmt: skip
+        for name, value in unset.items():
+            if name in content and content[name] == value:
                 del content[name]
         return content
 
@@ -118,8 +128,60 @@ class OrganismConfig(PreTrainedConfig):
             raise InputError(
                 f"model.hidden_size must be even for sinusoidal positions, not {self.hidden_size}."
             )
+        self._validate_fixed_attention()
         if self.tie_word_embeddings:
             raise InputError("model.tie_word_embeddings: an organism's W_U is never tied to W_E.")
+
+    def _validate_fixed_attention(self) -> None:
+        for name, back in (self.fixed_attention or {}).items():
+            found = re.fullmatch(r"L(\d+)H(\d+)", name)
+            if found is None:
+                raise InputError(
+                    f"model.fixed_attention: {name!r} is no head: give one such as L0H1"
+                )
+            layer, head = map(int, found.groups())
+            if layer >= self.num_hidden_layers or head >= self.num_attention_heads:
+                raise InputError(
+                    f"model.fixed_attention: there is no head {name}: the model has "
+                    f"{self.num_hidden_layers} layers of {self.num_attention_heads} heads"
+                )
+            if back < 0:
+                raise InputError(
+                    f"model.fixed_attention: {name} is {back}, expected 0 (the token itself) or "
+                    "more"
+                )
+        needed = 2 * _n_periods(self.max_position_embeddings)
+        if self.fixed_attention and self.hidden_size // self.num_attention_heads < needed:
+            raise InputError(
+                f"model.fixed_attention needs heads of {needed} dimensions or more at a context of "
+                f"{self.max_position_embeddings}: raise hidden_size, or have fewer heads"
+            )
+
+    def fixed_in(self, layer: int) -> dict[int, int]:
+        """Return how many positions back each head of a layer attends whose attention is fixed."""
+        named = (self.fixed_attention or {}).items()
+        places = [(*map(int, name[1:].split("H")), back) for name, back in named]
+        return {head: back for at, head, back in places if at == layer}
+
+
+def _n_periods(context: int) -> int:
+    """Return how many periods 2, 4, 8, … tell all positions of a context apart."""
+    return max(1, math.ceil(math.log2(context)))
+
+
+def position_codes(
+    positions: Int[Tensor, " position"], context: int, d_head: int
+) -> Float[Tensor, "position d_head"]:
+    """Return vectors whose products are greatest, by at least 2, for equal positions.
+
+    They hold cos and sin of 2 pi position / period, for the periods 2, 4, 8, … up to the context or
+    beyond: two positions whose distance is an odd multiple of 2^k are in opposite phases of the
+    period 2^(k+1).
+    """
+    periods = 2.0 ** torch.arange(1, _n_periods(context) + 1, device=positions.device)
+    angles = 2 * math.pi * positions[:, None] / periods
+    codes = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return nn.functional.pad(codes, (0, d_head - codes.shape[-1]))
 
 
 def smear(
@@ -162,6 +224,7 @@ class OrganismAttention(nn.Module):
         self.k_proj = nn.Linear(d_model, d_model, bias=bias)
         self.v_proj = nn.Linear(d_model, d_model, bias=bias)
         self.o_proj = nn.Linear(d_model, d_model, bias=bias)
+        self.fixed = config.fixed_in(layer_idx)
         if config.smeared_keys:
             self.smear_alpha = nn.Parameter(torch.zeros(config.num_attention_heads))
 
@@ -169,6 +232,27 @@ class OrganismAttention(nn.Module):
         self, x: Float[Tensor, "batch position d_model"]
     ) -> Float[Tensor, "batch head position d_head"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _fixed_attention(
+        self,
+        q: Float[Tensor, "batch head query d_head"],
+        k: Float[Tensor, "batch head position d_head"],
+        queries: slice,
+    ) -> tuple[
+        Float[Tensor, "batch head query d_head"], Float[Tensor, "batch head position d_head"]
+    ]:
+        """Return queries and keys of which those of fixed heads are codes of positions.
+
+        Codes rather than masks, so that every kernel computes the attention as it does that of
+        other heads. Scores of other keys are lower by 200 or more: exp(-200) rounds to 0.
+        """
+        at, context = torch.arange(k.shape[2], device=k.device), self.config.max_position_embeddings
+        q, k = q.clone(), k.clone()
+        for head, back in self.fixed.items():
+            k[:, head] = position_codes(at, context, self.head_dim).to(k)
+            sought = position_codes((at[queries] - back).clamp(min=0), context, self.head_dim)
+            q[:, head] = (_SHARPNESS / self.scaling * sought).to(q)
+        return q, k
 
     def forward(
         self,
@@ -190,6 +274,8 @@ class OrganismAttention(nn.Module):
         v = self._heads(self.v_proj(hidden_states))
         if self.config.smeared_keys:
             k = smear(k, self.smear_alpha)
+        if self.fixed:
+            q, k = self._fixed_attention(q, k, queries)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             cast(str, self.config._attn_implementation), eager_attention_forward
         )

@@ -45,6 +45,7 @@ def factorises(module: PreTrainedModel) -> TypeGuard[OrganismForCausalLM]:
         isinstance(module, OrganismForCausalLM)
         and module.config.num_hidden_layers == 1
         and not module.config.smeared_keys
+        and not module.config.fixed_attention
         and not (module.training and module.config.drops)
     )
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.analysis.inputs import make_input
-from pipeline.config import RepeatedInput
 from pipeline.engine.record import Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -16,53 +14,20 @@ from pipeline.measures.mean_ablation import MeanAblation
 from pipeline.measures.pattern_preserving_ablation import PatternPreservingAblation
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.models.resident import Resident
+from tests.pipeline.measures.ablating import blocks, of_repeats, random_resident, without
 from tests.pipeline.measures.measuring import measured
 
 
 @pytest.fixture(scope="module")
 def resident() -> Resident:
-    torch.manual_seed(0)
-    config = OrganismConfig(hidden_size=32, num_attention_heads=4)
-    made = Resident(config)
-    state = OrganismForCausalLM(config).state_dict()
-    made.swap({name: w + 0.2 * torch.randn_like(w) for name, w in state.items()})
-    return made
-
-
-def blocks(resident: Resident) -> Input:
-    return make_input("repeated", RepeatedInput(block_length=8, sequences=6), "", resident.facts)
-
-
-def of_repeats(change: np.ndarray, made: Input) -> float:
-    """Return the mean over the predictions after each sequence's first block."""
-    lengths = made.arrays["block_length"]
-    return np.concatenate([of[n:] for of, n in zip(change, lengths, strict=True)]).mean()
-
-
-def losses(model, tokens):
-    ids = torch.from_numpy(tokens)
-    with torch.no_grad():
-        log_p = model(ids).logits.log_softmax(-1)[:, :-1]
-    return -log_p.gather(-1, ids[:, 1:, None])[..., 0].double().numpy()
-
-
-def without_output_weights(resident: Resident, made: Input, *heads: tuple[int, int]) -> np.ndarray:
-    """Return the change of every loss in a model whose heads have zero output weights."""
-    plain = OrganismForCausalLM(resident.module.config).eval()
-    state = {name: w.clone() for name, w in resident.weights.items()}
-    plain.load_state_dict(state)
-    before = losses(plain, made.tokens)
-    for layer, head in heads:
-        state[f"model.layers.{layer}.self_attn.o_proj.weight"][:, 8 * head : 8 * head + 8] = 0
-    plain.load_state_dict(state)
-    return losses(plain, made.tokens) - before
+    return random_resident()
 
 
 def test_effects_are_those_of_removing_the_heads_output_weights(resident):
     made = blocks(resident)
     found = measured(HeadAblation(early_token=2, late_token=12), resident, made)
     for layer, head in ((0, 1), (1, 3)):
-        change = without_output_weights(resident, made, (layer, head))
+        change = without(resident, made, (layer, head))
         expected = {
             "loss": change.mean(),
             "repeated_loss": of_repeats(change, made),
@@ -82,7 +47,7 @@ def test_only_named_heads_are_ablated_one_by_one_and_together(resident):
     said = apply.why_undefined(measure, Setting(resident.facts, made))
     assert said.startswith("in_context_score: NaN") and "50 and 500" in said and "16 tokens" in said
     assert "together" not in said
-    change = without_output_weights(resident, made, (0, 1), (1, 2))
+    change = without(resident, made, (0, 1), (1, 2))
     assert found["together_loss"] == pytest.approx(change.mean(), abs=1e-5)
     assert found["together_repeated_loss"] == pytest.approx(of_repeats(change, made), abs=1e-5)
 

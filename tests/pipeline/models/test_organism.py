@@ -267,3 +267,56 @@ def test_the_last_position_alone_is_what_the_whole_pass_gives_there(n_layers, at
 def test_an_input_longer_than_the_context_is_refused():
     with pytest.raises(InputError, match="10 tokens does not fit"):
         organism()(tokens(10))
+
+
+FIXED = {"L0H1": 1, "L1H0": 0, "L1H3": 4}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("smeared", [True, False])
+def test_fixed_heads_attend_to_one_token_exactly(attention, smeared):
+    made = {"hidden_size": 32, "positions": "queries_keys", "smeared_keys": smeared}
+    model = organism("eager", fixed_attention=FIXED, **made)
+    found = model(tokens(), output_attentions=True).attentions
+    for name, back in FIXED.items():
+        layer, head = map(int, name[1:].split("H"))
+        expected = torch.zeros(9, 9, dtype=torch.float64)
+        expected[range(9), [max(i - back, 0) for i in range(9)]] = 1
+        assert torch.equal(found[layer][:, head], expected.expand(3, 9, 9))
+    assert found[0][:, 0].std() > 0.01  # other heads attend as their weights say
+    other = organism(attention, fixed_attention=FIXED, **made)
+    logits = other(tokens()).logits
+    assert torch.allclose(model(tokens()).logits, logits, atol=1e-4)  # eager: softmax in float32
+    # The weights of queries and keys of a fixed head count for nothing.
+    with torch.no_grad():
+        other.model.layers[0].self_attn.q_proj.weight[8:16] += 1
+        other.model.layers[0].self_attn.k_proj.weight[8:16] += 1
+    assert torch.equal(logits, other(tokens()).logits)
+
+
+def test_fixed_attention_is_exact_at_long_distances_in_float32():
+    made = {"max_position_embeddings": 512, "hidden_size": 32, "num_attention_heads": 1}
+    model = organism("eager", fixed_attention={"L0H0": 1}, **made).float()
+    found = model(torch.zeros(1, 512, dtype=torch.long), output_attentions=True).attentions[0][0, 0]
+    assert torch.equal(found[1:, :-1], torch.eye(511))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "said"),
+    [
+        ({"H1": 1}, "'H1' is no head"),
+        ({"L2H0": 1}, "no head L2H0: the model has 2 layers of 4 heads"),
+        ({"L0H0": -1}, "L0H0 is -1, expected 0"),
+        ({"L0H0": 1}, "heads of 8 dimensions or more at a context of 9"),
+    ],
+)
+def test_fixed_attention_of_no_head_is_refused(fixed, said):
+    with pytest.raises(Exception, match="fixed_attention") as found:
+        organism(fixed_attention=fixed)
+    assert said in str(found.value.__cause__ or found.value)
+
+
+def test_only_a_model_with_fixed_heads_says_so_in_its_config():
+    assert "fixed_attention" not in OrganismConfig().to_dict()
+    fixed = OrganismConfig(fixed_attention={"L0H0": 1})
+    assert OrganismConfig(**fixed.to_dict()).fixed_attention == {"L0H0": 1}

@@ -1,0 +1,31 @@
+"""Heads of a trained model, chosen by their scores at its last checkpoint."""
+
+import xarray as xr
+
+from pipeline.experiments.runs import Result
+
+Head = tuple[int, int]
+
+FORMED = 0.3  # an induction head has at least this score, a previous-token head too
+
+
+def strongest_head(scores: xr.DataArray) -> Head:
+    """Return the head (layer, head) with the largest score at the last step."""
+    return ranked_heads(scores)[0]
+
+
+def ranked_heads(scores: xr.DataArray) -> list[Head]:
+    """Return all heads (layer, head), the one with the largest score at the last step first."""
+    last = scores.isel(step=-1).stack(of=("layer", "head")).load()
+    ordered = last.sortby(last, ascending=False)["of"].values
+    return [(int(layer), int(head)) for layer, head in ordered]
+
+
+def induction_heads(result: Result, most: int) -> list[Head]:
+    """Return the induction heads of a run, at most `most`, the strongest first; at least one.
+
+    Those with an induction score of at least `FORMED` at the last step; if none has, the strongest.
+    """
+    scores = result.data["head_scores"].induction
+    formed = int((scores.isel(step=-1) >= FORMED).sum())
+    return ranked_heads(scores)[: max(1, min(formed, most))]

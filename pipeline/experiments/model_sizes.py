@@ -1,0 +1,105 @@
+"""In-context learning over model sizes: the score after the bump, and the order of slopes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from pipeline.aggregate.derivatives_by_size import compare_derivatives
+from pipeline.experiments.claims import Above, Between, Claim, Effect, Finding, finding
+from pipeline.experiments.experiment import Experiment
+from pipeline.experiments.formation import rise, strongest
+from pipeline.experiments.runs import Result, Run, Runs
+from pipeline.experiments.settings import (
+    SUBSTRINGS_INPUTS,
+    SUBSTRINGS_MEASURES,
+    TEXT_INPUTS,
+    TEXT_MEASURES,
+    substrings,
+    text,
+)
+from pipeline.experiments.sources import OLSSON
+
+CONSTANT = Claim(
+    "in-context-constant",
+    "After the bump, the in-context score is the same for all sizes: on repeated substrings.",
+    OLSSON,
+)
+CONSTANT_ON_TEXT = Claim(
+    "in-context-constant-text",
+    "After the bump, the in-context score is the same for all sizes: on text.",
+    OLSSON,
+)
+SWAP = Claim(
+    "derivatives-swap",
+    "Before the bump the loss falls faster in larger models, after it in smaller ones, or the "
+    "reverse: the order of sizes swaps.",
+    OLSSON,
+)
+
+_SIZES = (64, 96, 128)
+_TEXT_SIZES = (32, 64, 96)
+_SAME = Between(-0.2, 0.2)  # of the mean score: twice the spread of seeds at one size
+
+
+def _answer(runs: Runs) -> Iterator[Finding]:
+    seeds = range(3 if runs.quick else 5)
+    by_size = _by_size(runs.results(
+        [Run(substrings(2, seed, model={"hidden_size": size}), SUBSTRINGS_MEASURES,
+             SUBSTRINGS_INPUTS) for size in _SIZES for seed in seeds]
+    ), _SIZES)  # fmt: skip
+    yield _constant(CONSTANT, by_size)
+
+    on_text: Sequence[Result] = [] if runs.quick else runs.results(
+        [Run(text(2, seed, task={"path": runs.text}, model={"hidden_size": size}), TEXT_MEASURES,
+             TEXT_INPUTS) for size in _TEXT_SIZES for seed in range(3)]
+    )  # fmt: skip
+    yield _constant(CONSTANT_ON_TEXT, _by_size(on_text, _TEXT_SIZES))
+
+    swapped = {seed: float(_swaps({size: of[seed] for size, of in by_size.items()}))
+               for seed in seeds}  # fmt: skip
+    yield finding(
+        SWAP, Effect("share of seeds in which the order swaps", "1", swapped, is_share=True),
+        Above(0.5),
+    )  # fmt: skip
+
+
+BySize = Mapping[int, Mapping[int, Result]]
+
+
+def _by_size(results: Sequence[Result], sizes: Sequence[int]) -> BySize:
+    """Return the results by size and seed."""
+    per_size = len(results) // len(sizes)
+    return {
+        size: {one.seed: one for one in results[i * per_size : (i + 1) * per_size]}
+        for i, size in enumerate(sizes)
+    }
+
+
+def _constant(claim: Claim, by_size: BySize) -> Finding:
+    scores = {size: {seed: float(one.data["token_loss"].in_context_score[-1])
+                     for seed, one in of.items()} for size, of in by_size.items()}  # fmt: skip
+    smallest, *_, largest = scores.values()
+    every = [np.mean([of[seed] for of in scores.values()]) for seed in smallest]
+    change = {seed: float((largest[seed] - smallest[seed]) / mean)
+              for seed, mean in zip(smallest, every, strict=True)}  # fmt: skip
+    named = "; ".join(f"width {size}: {', '.join(f'{v:.2f}' for v in of.values())} nats"
+                      for size, of in scores.items() if of)  # fmt: skip
+    name = "in-context score of the largest less the smallest, over the mean"
+    return finding(claim, Effect(name, "1", change), _SAME, named)
+
+
+def _swaps(by_size: Mapping[int, Result]) -> bool:
+    """Return whether the largest's loss falls faster on one side of the bumps only."""
+    groups = {str(size): one.data["token_loss"].to_dataset() for size, one in by_size.items()}
+    rises = [rise(strongest(one)) for one in by_size.values()]
+    bump = (min(one.middle - one.width for one in rises),
+            max(one.middle + one.width for one in rises))  # fmt: skip
+    sizes = {str(size): float(size) for size in by_size}
+    before, after = compare_derivatives(groups, sizes, bump)["difference"].values
+    return bool(before * after < 0)
+
+
+EXPERIMENT = Experiment(
+    "model-sizes", "In-context learning over model sizes", (CONSTANT, CONSTANT_ON_TEXT, SWAP),
+    _answer,
+)  # fmt: skip

@@ -1,0 +1,6 @@
+"""Who has made the claims."""
+
+ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"
+NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
+INTERVIEW = "an interview with Neel Nanda on these papers"
