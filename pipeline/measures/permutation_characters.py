@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from pipeline.errors import InputError
 from pipeline.inputs.operations import COMPOSE, composition, degree, permutations_of
 from pipeline.measures.base import Context, Setting
 from pipeline.measures.modular.characters import characters, label, partitions
@@ -26,6 +25,8 @@ class PermutationCharacters(TableMeasure):
       a, b and c. The characters are orthogonal, so these add up; NaN for the trivial one, which is
       constant and has no variance.
 
+    NaN, of one representation named "undefined": for all other operations.
+
     chi_r is largest at a b c^-1 = 1, where c is the answer. A model that implements the algorithm
     "group composition via representations" has logits that are sums of these characters. Its
     analogue for addition is `logit_waves`. Departure: the paper gives the share for the key
@@ -43,22 +44,24 @@ class PermutationCharacters(TableMeasure):
                  _CHUGHTAI, dtype="float64"),
     )  # fmt: skip
 
-    def check(self, setting: Setting) -> None:
-        """Raise InputError for operations other than the composition of permutations."""
-        super().check(setting)
+    def why_undefined(self, setting: Setting) -> str:
+        """Return the reason for operations other than the composition of permutations."""
+        if _composes(setting):
+            return ""
         operation = setting.input.attributes["operation"]
-        if operation != COMPOSE:
-            raise InputError(
-                f"measure {self.name!r}: reads the composition of permutations (operation "
-                f"{COMPOSE!r}), found {operation!r}: leave the measure out"
-            )
+        named = ", ".join(variable.name for variable in self.variables)
+        return f"{named}: NaN, because {operation!r} is no composition of permutations"
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
-        """Return the partitions of n."""
+        """Return the partitions of n; "undefined" for operations that have none."""
+        if not _composes(setting):
+            return {"irreducible": np.array(["undefined"])}
         shapes = partitions(degree(setting.input.attributes["p"]))
         return {"irreducible": np.array([label(one) for one in shapes])}
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
+        if not _composes(context.setting):
+            return {variable.name: np.array([np.nan]) for variable in self.variables}
         table = WholeTable.of(context.record)
         chi = torch.from_numpy(characters(permutations_of(degree(table.p))))
         logits = table.logits.cpu()
@@ -72,6 +75,10 @@ class PermutationCharacters(TableMeasure):
         explained = coefficient.square() / variance
         explained[0] = torch.nan
         return {"coefficient": coefficient.numpy(), "variance_explained": explained.numpy()}
+
+
+def _composes(setting: Setting) -> bool:
+    return setting.input.attributes["operation"] == COMPOSE
 
 
 def _a_b_over_c(p: int) -> np.ndarray:

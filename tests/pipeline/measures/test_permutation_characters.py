@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from pipeline.engine.record import Record
-from pipeline.errors import InputError
 from pipeline.inputs.operations import permutations_of
 from pipeline.measures.base import Setting
 from pipeline.measures.modular.characters import character, characters, label, partitions
@@ -78,9 +77,11 @@ def test_logits_made_of_characters_are_explained():
     np.testing.assert_allclose(found["variance_explained"][1:], [0.8, 0, 0, 0.2], atol=1e-12)
 
 
-def test_other_operations_are_refused():
+def test_other_operations_are_undefined():
     setting = Setting(facts_of(config(7)), table_input(7))
-    with pytest.raises(InputError, match="composition of permutations"):
-        MEASURE.check(setting)
+    assert "no composition of permutations" in MEASURE.why_undefined(setting)
+    found = measured(MEASURE, random_model(7), table_input(7))
+    assert all(np.isnan(value).all() for value in found.values())
+    assert MEASURE.coordinates(setting)["irreducible"].tolist() == ["undefined"]
     labels = MEASURE.coordinates(Setting(facts_of(config(6)), table_input(6, "compose")))
     assert labels["irreducible"].tolist() == ["3", "2+1", "1+1+1"]
