@@ -122,7 +122,7 @@ SplitGenerator = Literal["numpy", "random", "orbits"]
 
 
 class TableInput(Strict):
-    """The whole p x p table of a modular operation with its split into train and test pairs.
+    """The whole p x p table of an operation with its split into train and test pairs.
 
     Values that are not given are read from the run's `training.yaml` or from its own files.
     split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.

@@ -8,9 +8,15 @@ from pipeline.experiments import (
     composition,
     first_axis,
     five_tokens,
+    forecast,
+    grokking,
     induction,
     induction_on_text,
+    initial_frequencies,
     model_sizes,
+    nine_terms,
+    optimizers,
+    other_operations,
     redundancy,
     smeared_keys,
     steps,
@@ -23,7 +29,8 @@ ALL = "all"
 
 _MODULES = (
     bigrams, induction, induction_on_text, smeared_keys, composition, transplants, strict_induction,
-    redundancy, model_sizes, first_axis, five_tokens, steps,
+    redundancy, grokking, optimizers, nine_terms, initial_frequencies, forecast, model_sizes,
+    first_axis, five_tokens, steps, other_operations,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {of.EXPERIMENT.name: of.EXPERIMENT for of in _MODULES}
 
