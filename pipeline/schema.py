@@ -29,6 +29,8 @@ DIMENSIONS: dict[str, str] = {
     "lag": "query position minus key position, in tokens",
     "frequency": "k of cos(2 pi k x / p), from 1 to (p - 1) / 2 (p / 2 where p is even)",
     "residue": "residue mod p, from 0",
+    "pair": "a * p + b of the pair (a, b)",
+    "irreducible": "irreducible representation of the permutations, by its partition",
     "neuron": "neuron of the MLP, from 0",
     "match_length": "tokens before the query that occurred before in the same order",
     "head_score": "name of a score that every head has",

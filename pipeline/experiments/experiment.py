@@ -22,7 +22,9 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment has found. stores: of the runs it used; seconds: that these took."""
+    """What an experiment has found. stores: of the runs it used; seconds: of the
+    processor that these took.
+    """
 
     experiment: Experiment
     findings: Sequence[Finding]

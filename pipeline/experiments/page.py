@@ -77,7 +77,7 @@ def _section(outcome: Outcome, href: str) -> Section:
             Cell("the first run", href=href),
         ]
     ]
-    columns = [Column("command", "command"), Column("seconds", "seconds", True),
+    columns = [Column("command", "command"), Column("seconds", "processor seconds", True),
                Column("runs", "runs", True), Column("run", "pages")]  # fmt: skip
     made = Table(f"made-{name}", "How this was computed", columns, rows)
     return Section(name, outcome.experiment.title, [*items, made])

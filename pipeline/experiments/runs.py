@@ -45,7 +45,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """A run that is trained and analysed. seconds: that this took, without what was cached."""
+    """A run that is trained and analysed. seconds: of the processor that this took.
+
+    What an interrupted attempt took is not counted.
+    """
 
     run: Run
     checkpoints: Path
@@ -146,10 +149,11 @@ def carry_out(run: Run, folder: Path) -> Result:
     if done.is_file() and store.is_dir():
         seconds = float(json_object(content_of(done, InputError), str(done), InputError)["seconds"])
         return Result(run, checkpoints, str(store), seconds)
-    start = time.monotonic()
+    # Of the processor, since others may use it at the same time.
+    start = time.process_time()
     train(run.training.model_copy(update={"output": str(checkpoints)}))
     _analyze(run, checkpoints, store)
-    seconds = time.monotonic() - start
+    seconds = time.process_time() - start
     with whole_file(done) as draft:  # written last: without it, the run is not done
         draft.write_text(json.dumps({"seconds": round(seconds, 1)}))
     return Result(run, checkpoints, str(store), seconds)

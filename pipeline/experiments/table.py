@@ -57,7 +57,7 @@ def markdown_page(outcomes: Sequence[Outcome], command: str) -> str:
         + (", here **quick**: with fewer seeds and shorter runs." if quick else "."),
         "A claim holds if the whole 95% interval of the effect over seeds (Student's t) is where "
         "the rule says, does not hold if the whole interval is elsewhere, and else is undecided. "
-        "Times are seconds of one thread, for runs that experiments share counted in each.",
+        "Times are seconds of one processor core; runs that experiments share are counted in each.",
     ]
     for outcome in outcomes:
         lines += ["", f"## {markdown(outcome.experiment.title)}", ""]

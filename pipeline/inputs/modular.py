@@ -1,57 +1,31 @@
-"""Modular arithmetic: the table of a binary operation on the residues mod p, and its split.
+"""The table of a binary operation, most of them on the residues mod p, and its split.
 
 Power et al. 2022 (arXiv 2201.02177), appendix A.1.1, names these operations; Nanda et al. 2023
-(arXiv 2301.05217) analyse addition. Every operation here is a polynomial, so it is defined for all
-pairs and any modulus, prime or not; division is left out, since it is undefined for 0.
+(arXiv 2301.05217) analyse addition, and Chughtai et al. 2023 (arXiv 2302.03025) permutations.
+The polynomials are defined for all pairs and any modulus, prime or not; division is left out,
+since it is undefined for 0.
 """
 
 import random
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from pipeline.config.analysis import SplitGenerator
-from pipeline.errors import InputError, suggestion
-
-Residues = Int[np.ndarray, "..."]
-
-_LARGEST_MODULUS = 2_048  # 4 million pairs, and 100 MB of tokens
-
-OPERATIONS: dict[str, Callable[[Residues, Residues], Residues]] = {
-    "add": lambda x, y: x + y,
-    "subtract": lambda x, y: x - y,
-    "multiply": lambda x, y: x * y,
-    "x2_y2": lambda x, y: x**2 + y**2,
-    "x2_xy_y2": lambda x, y: x**2 + x * y + y**2,
-    "x2_xy_y2_x": lambda x, y: x**2 + x * y + y**2 + x,
-    "x3_xy": lambda x, y: x**3 + x * y,
-    "x3_xy2_y": lambda x, y: x**3 + x * y**2 + y,
-}
+from pipeline.errors import InputError
+from pipeline.inputs.operations import answers
 
 
 def table(p: int, operation: str) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"]]:
-    """Return all p * p problems as tokens (a, b, '='), and the answers `operation(a, b) mod p`.
+    """Return all p * p problems as tokens (a, b, '='), and their answers (see `answers`).
 
     Row a * p + b is the pair (a, b); the token '=' has id p, so the vocabulary has p + 1 ids.
     Raises InputError if p is below 3 or the operation is unknown.
     """
-    check(p, operation)
+    labels = answers(p, operation).flatten()
     a, b = (grid.ravel() for grid in np.mgrid[:p, :p].astype(np.int64))
-    return np.stack([a, b, np.full_like(a, p)], axis=1), OPERATIONS[operation](a, b) % p
-
-
-def check(p: int, operation: str) -> None:
-    """Raise InputError unless the table of `operation` mod p exists."""
-    if operation not in OPERATIONS:
-        raise InputError(
-            f"there is no operation {operation!r}: {suggestion(operation, OPERATIONS)}"
-        )
-    if not 3 <= p <= _LARGEST_MODULUS:
-        raise InputError(
-            f"p = {p}: expected a modulus of at least 3 and at most {_LARGEST_MODULUS:,}"
-        )
+    return np.stack([a, b, np.full_like(a, p)], axis=1), labels
 
 
 def split(
@@ -95,12 +69,12 @@ def orbits(p: int, operation: str) -> Int[np.ndarray, " pair"]:
     A model that has learned the symmetry knows the answer to a pair from another of its orbit.
     """
     a, b = (grid.ravel() for grid in np.mgrid[:p, :p])
-    answer = OPERATIONS[operation]
+    answer = answers(p, operation)
     same = np.arange(p * p)
     for swapped, sign_a, sign_b in product((False, True), (1, -1), (1, -1)):
         x, y = (b, a) if swapped else (a, b)
         x, y = sign_a * x % p, sign_b * y % p
-        if np.array_equal(answer(x, y) % p, answer(a, b) % p):
+        if np.array_equal(answer[x, y], answer[a, b]):
             same = np.minimum(same, x * p + y)
     return same
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 5.1"
@@ -30,13 +32,13 @@ class ExcludedLoss(TableMeasure):
     - `embedding_keys`, `cluster_keys`: without all key frequencies at once, by the other two rules
       of `key_frequencies`, from the last checkpoint.
 
-    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
-    defined because the last checkpoint is not finite. Departures: the authors' code evaluates key
-    frequencies only and in float32.
+    NaN for operations other than add, subtract and multiply mod a prime, and with a rule whose key
+    frequencies are not defined because the last checkpoint is not finite. Departures: the authors'
+    code evaluates key frequencies only and in float32.
     """
 
     name = "excluded_loss"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_neurons = True
     variables = (

@@ -5,8 +5,9 @@ from jaxtyping import Float
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -16,7 +17,8 @@ _DEMO = "TransformerLens, Grokking_Demo"
 class KeyFrequencies(TableMeasure):
     """Key frequencies at each step by three rules, and the spectrum of W_L that one of them reads.
 
-    All k from 1 to (p - 1) / 2 (p / 2 where p is even) are tested. 1 for a key frequency, else 0:
+    All k from 1 to (p - 1) / 2 (p / 2 where p is even) are tested; "multiply" with p prime: of
+    discrete logarithms mod p - 1, as in `modular_addition`. 1 for a key frequency, else 0:
 
     - `by_neuron_logit`: the squared norm of the Fourier transform of W_L = W_out W_U over the
       residues is at least `key_share` (0.1) of the largest. The rule of `modular_addition`.
@@ -25,15 +27,16 @@ class KeyFrequencies(TableMeasure):
       `neuron_clusters`).
     - `neuron_logit_norm[k]`: norm of the Fourier components of W_L at k, cosine and sine together.
 
-    NaN, all three rules: for operations other than add and subtract, where no wave gives the answer
-    and so no frequency is key. NaN, one rule: where the numbers that it uses are not finite.
+    NaN, all three rules: for operations other than add, subtract and multiply mod a prime, where no
+    wave gives the answer and so no frequency is key. NaN, one rule: where the numbers that it uses
+    are not finite.
 
     These are determined at each step. Other measures use the key frequencies of the last
     checkpoint at every step, so that a change of a loss never comes from another set of them.
     """
 
     name = "key_frequencies"
-    version = 2
+    version = 3
     needs_neurons = True
     variables = (
         Variable("by_neuron_logit", ("step", "frequency"), "1",
@@ -50,7 +53,7 @@ class KeyFrequencies(TableMeasure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         table = PairTable.of(context.record)
-        acting = residue_weights(context.weights)
+        acting = table.acting(context.weights)
         rules = key_frequencies(table, context.weights, self.key_share)
         count = fourier.n_frequencies(table.p)
         marked = {f"by_{rule}": _marks(keys, count) for rule, keys in rules.items()}

@@ -4,7 +4,8 @@ import numpy as np
 
 from pipeline.measures.base import Context
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and figure 14"
@@ -13,18 +14,19 @@ _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.2 and fig
 class LogitWaves(TableMeasure):
     """Coefficients of the logits on cos(w_k(s - c)) for every k, and the variance they explain.
 
-    L[a, b, c]: logits of all pairs at '=', float64; s = a + b ("subtract": a - b).
+    L[a, b, c]: logits of all pairs at '=', float64; s = a + b ("subtract": a - b). "multiply" with
+    p prime: of discrete logarithms mod p - 1, as in `modular_addition`.
 
     - `coefficient[k]`: alpha_k of the least-squares fit L ~ sum_k alpha_k cos(w_k(s - c)).
     - `variance_explained[k]`: alpha_k^2 |cos(w_k(s - c))|^2 / |L - mean L|^2, the mean and the
       norms over all pairs and residues. The waves are orthogonal, so these add up.
 
-    k from 1 to (p - 1) / 2 (p / 2 where p is even). NaN for operations other than add and
-    subtract. Departure: the paper fits the key frequencies only, which gives the same alpha_k.
+    k from 1 to (p - 1) / 2 (p / 2 where p is even). NaN for other operations.
+    Departure: the paper fits the key frequencies only, which gives the same alpha_k.
     """
 
     name = "logit_waves"
-    version = 1
+    version = 2
     variables = (
         Variable("coefficient", ("step", "frequency"), "1",
                  "Least-squares coefficient of the logits on cos(w_k(a+b-c)).", _NANDA,

@@ -10,17 +10,19 @@ from torch import Tensor
 from pipeline.engine.record import Pass
 from pipeline.measures.base import Context, Reference, Setting
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import TableMeasure, defined_keys, main_key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.elements import acting_weights
+from pipeline.measures.modular.keys import defined_keys, main_key_frequencies
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 
 class LotteryTicket(TableMeasure):
     """Power of every step's embedding along the final sine and cosine directions.
 
-    For each frequency k the last checkpoint's W_E has a direction for the cosine,
-    d = sum_x cos(w_k x) W_E[x] / |.|, and one for the sine. At a step, f[x] = W_E[x] . d is a
-    function on the residues with a Fourier power P_j at every frequency j.
+    "multiply" with p prime: of nonzero residues by their discrete logarithms, as in
+    `modular_addition`. For each frequency k the last checkpoint's W_E has a direction for the
+    cosine, d = sum_x cos(w_k x) W_E[x] / |.|, and one for the sine. At a step, f[x] = W_E[x] . d is
+    a function on the residues with a Fourier power P_j at every frequency j.
 
     - `power_ratio[k]`: P_k over the mean power of the p - 1 non-constant components (in proportion,
       where k has two of them), averaged over the two directions. A direction drawn at random has 1
@@ -42,12 +44,13 @@ class LotteryTicket(TableMeasure):
 
     NaN: where W_E of the last checkpoint has no component at k, or W_E of the step is zero along
     it; `keys_above_others` and the averages where there is no key or no other frequency, and for
-    operations other than add and subtract (which have no key frequencies); all where the last
-    checkpoint's W_E is not finite. The last W_E is kept in float32, as most checkpoints have it.
+    operations other than add, subtract and multiply mod a prime (which have no key frequencies);
+    all where the last checkpoint's W_E is not finite. The last W_E is kept in float32, as most
+    checkpoints have it.
     """
 
     name = "lottery_ticket"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_waves = (
         "mean_power_ratio",
@@ -92,10 +95,10 @@ class LotteryTicket(TableMeasure):
 
     def reference(self, context: Context) -> Reference:
         keys = main_key_frequencies(context.input, context.weights, self.key_share)
-        return {**keys, "embedding": encoded(residue_weights(context.weights).W_E)}
+        return {**keys, "embedding": encoded(acting_weights(context.input, context.weights).W_E)}
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
-        W_E = residue_weights(context.weights).W_E
+        W_E = acting_weights(context.input, context.weights).W_E
         last = decoded(context.reference["embedding"], W_E.shape).to(W_E)
         ratio, rank = _power_and_rank(W_E, last)
         keys = defined_keys(context.reference)

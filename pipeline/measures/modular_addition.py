@@ -7,13 +7,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import (
-    PairTable,
-    TableMeasure,
-    defined_keys,
-    main_key_frequencies,
-)
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import defined_keys, main_key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability"
@@ -23,10 +19,13 @@ class ModularAddition(TableMeasure):
     """Losses and sparsity in the Fourier basis, for a model of a binary operation mod p.
 
     Data: the whole p x p table, float64; L[a, b, c] are the logits at '=', its own logit dropped.
-    w_k = 2 pi k / p, s = a + b ("subtract": s = a - b), and W_L = W_out W_U. Key frequencies K: all
-    k from 1 to (p - 1) / 2 (p / 2 where p is even) where the squared norm of the Fourier transform
-    of W_L over the residues is at least `key_share` of the largest; from the last checkpoint, the
-    same at every step.
+    w_k = 2 pi k / p, s = a + b ("subtract": s = a - b), and W_L = W_out W_U. Multiplication mod a
+    prime is addition of discrete logarithms: for "multiply" with p prime, a, b and c stand for the
+    logarithms (to the least primitive root) of nonzero residues and p for p - 1; pairs and logits
+    of 0, which has no logarithm, count in `train_loss` and `test_loss` alone. Key frequencies K:
+    all k from 1 to (p - 1) / 2 (p / 2 where p is even) where the squared norm of the Fourier
+    transform of W_L over the residues is at least `key_share` of the largest; from the last
+    checkpoint, the same at every step.
 
     - `train_loss`, `test_loss`: mean cross-entropy in nats over the pairs of the split.
     - `restricted_loss`: mean over ALL pairs, with L replaced by its mean over all pairs plus its
@@ -40,9 +39,9 @@ class ModularAddition(TableMeasure):
     - `embedding_norm[k]`: norm of the Fourier components of W_E at frequency k, in an orthonormal
       basis, cosine and sine together.
 
-    NaN: `restricted_loss`, `excluded_loss` and `logit_variance_explained` for operations other
-    than add and subtract, where no wave in one linear combination of a and b gives the answer, so
-    that no frequency is key, and where the last checkpoint's W_L is not finite;
+    NaN: `restricted_loss`, `excluded_loss` and `logit_variance_explained` for other operations,
+    where no wave in one linear combination of a and b gives the answer, so that no frequency is
+    key, and where the last checkpoint's W_L is not finite;
     a Gini coefficient of weights that are all zero. W_out is the last layer's; LayerNorm gains are
     not folded in.
 
@@ -52,7 +51,7 @@ class ModularAddition(TableMeasure):
     """
 
     name = "modular_addition"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_waves = ("restricted_loss", "excluded_loss", "logit_variance_explained")
     variables = (
@@ -84,11 +83,12 @@ class ModularAddition(TableMeasure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         table = PairTable.of(context.record)
-        acting = residue_weights(context.weights)
-        loss = fourier.cross_entropy(table.logits, table.answers)
+        acting = table.acting(context.weights)
+        whole = table.whole
+        loss = fourier.cross_entropy(whole.logits, whole.answers)
         values = {
-            "train_loss": loss[table.is_train].mean(),
-            "test_loss": loss[~table.is_train].mean(),
+            "train_loss": loss[whole.is_train].mean(),
+            "test_loss": loss[~whole.is_train].mean(),
             **_wave_measures(table, defined_keys(context.reference)),
             "gini_embedding": fourier.gini(fourier.component_norms(acting.W_E)),
             "gini_neuron_logit": fourier.gini(fourier.component_norms(acting.W_L.T)),

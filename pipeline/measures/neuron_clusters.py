@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.measures.base import Context
-from pipeline.measures.modular.table import PairTable, TableMeasure
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.schema import Variable
 
 _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
@@ -16,7 +17,8 @@ _NANDA = "Nanda et al. 2023, Progress measures for grokking, section 4.3"
 class NeuronClusters(TableMeasure):
     """The MLP's neurons, grouped by the one frequency that explains most of their variance.
 
-    N[a, b, n]: activations (after the nonlinearity) at '=' over the whole p x p table, float64.
+    N[a, b, n]: activations (after the nonlinearity) at '=' over the whole p x p table, float64;
+    "multiply" with p prime: of discrete logarithms mod p - 1, as in `modular_addition`.
 
     - `variance_share[n]`: the largest share, over all k from 1 to (p - 1) / 2, of the variance of
       N[., ., n] in the 3 x 3 block {1, cos w_k a, sin w_k a} x {1, cos w_k b, sin w_k b}, its
@@ -37,7 +39,7 @@ class NeuronClusters(TableMeasure):
     """
 
     name = "neuron_clusters"
-    version = 3
+    version = 4
     needs_neurons = True
     variables = (
         Variable("variance_share", ("step", "neuron"), "1",

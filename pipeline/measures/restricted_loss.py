@@ -6,8 +6,9 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Reference
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable, TableMeasure, key_frequencies
-from pipeline.models.residues import residue_weights
+from pipeline.measures.modular.keys import key_frequencies
+from pipeline.measures.modular.pairs import PairTable
+from pipeline.measures.modular.table import TableMeasure
 from pipeline.models.weights import Weights
 from pipeline.schema import Variable
 
@@ -30,14 +31,14 @@ class RestrictedLoss(TableMeasure):
     - `all_embedding_keys`, `all_cluster_keys`: R + M over all pairs with K by the other two rules
       of `key_frequencies`.
 
-    NaN for operations other than add and subtract, and with a rule whose key frequencies are not
-    defined because the last checkpoint is not finite. Departures: none of the sources states all of
-    rule, split and mean; the names here state them. Losses are in nats, forward pass and losses
-    float64.
+    NaN for operations other than add, subtract and multiply mod a prime, and with a rule whose key
+    frequencies are not defined because the last checkpoint is not finite. Departures: none of the
+    sources states all of rule, split and mean; the names here state them. Losses are in nats,
+    forward pass and losses float64.
     """
 
     name = "restricted_loss"
-    version = 2
+    version = 3
     reference_from = "last"
     needs_neurons = True
     variables = (
@@ -107,5 +108,5 @@ def _through_neurons(
     table: PairTable, weights: Weights, keys: list[int]
 ) -> Float[Tensor, "answer residue"]:
     """Return the logits of the neurons' waves in the answer, without the path around the MLP."""
-    W_L = residue_weights(weights).W_L.to(table.neurons.device)
+    W_L = table.acting(weights).W_L.to(table.neurons.device)
     return fourier.projected(table.mean_by_answer(table.neurons), keys) @ W_L

@@ -1,6 +1,6 @@
 """The weights of a model of modular arithmetic that act on residues, by their usual names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,13 +28,16 @@ class ResidueWeights:
         return self.W_out @ self.W_U
 
 
-def residue_weights(weights: Weights) -> ResidueWeights:
-    """Return the weights of a model whose ids are the residues, followed by '='."""
-    p = len(weights[_W_E]) - 1
+def residue_weights(weights: Weights, order: Sequence[int] | None = None) -> ResidueWeights:
+    """Return the weights of a model whose ids are the residues, followed by '='.
+
+    order: the residues to keep, in this order; None: all, from 0.
+    """
+    ids = list(range(len(weights[_W_E]) - 1) if order is None else order)
     return ResidueWeights(
-        W_E=weights[_W_E][:p].double(),
+        W_E=weights[_W_E][ids].double(),
         W_out=weights[_last_w_out(weights)].double().T,
-        W_U=weights[_W_U][:p].double().T,
+        W_U=weights[_W_U][ids].double().T,
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.config.analysis import SplitGenerator
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
+from pipeline.inputs.operations import check
 from pipeline.inputs.text import END_OF_TEXT_ID
 from pipeline.models.organism import OrganismConfig
 from pipeline.training.schedule import Schedule
@@ -26,6 +27,7 @@ RUN_FILE = "training.yaml"
 class ModularArithmetic(Strict):
     """The task of predicting `a operation b mod p` at the '=' of (a, b, '='), for some pairs.
 
+    operation, p: see `pipeline.inputs.operations`; "compose" is that of p = n! permutations.
     split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
     """
 
@@ -39,7 +41,7 @@ class ModularArithmetic(Strict):
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
         # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
-        modular.check(self.p, self.operation)
+        check(self.p, self.operation)
         self.is_train()
         return self
 

@@ -31,7 +31,7 @@ MEASURES = (
     "modular_addition",
     "weight_norm",
     "excluded_loss",
-    f"{HERE}/table_logits.py:TableLogits",
+    "table_logits",
 )
 MARKS = {BETTER: " **+**", WORSE: " −"}
 

@@ -12,7 +12,8 @@ CLAIM = Claim("weights-have-a-norm", "Weights | have a *norm*.", "everybody")
 
 def run(seed: int = 0, **changes) -> Run:
     tiny = {"num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8}
-    training = modular(5, 0.6, seed, 20, checkpoints={"every": 10}, model=tiny, **changes)
+    changes["model"] = {**tiny, **changes.get("model", {})}
+    training = modular(5, 0.6, seed, 20, checkpoints={"every": 10}, **changes)
     return Run(training, {"weight_norm": {}})
 
 

@@ -9,7 +9,7 @@ from pipeline.engine.record import Record
 from pipeline.inputs import Input
 from pipeline.measures.excluded_loss import ExcludedLoss, train_losses_without
 from pipeline.measures.modular import fourier
-from pipeline.measures.modular.table import PairTable
+from pipeline.measures.modular.pairs import PairTable
 from tests.pipeline.modular_organisms import loss, measured, random_model, record, table_input
 
 MEASURE = ExcludedLoss()

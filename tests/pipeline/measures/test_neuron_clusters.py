@@ -141,7 +141,7 @@ def test_a_neuron_that_is_not_finite_leaves_no_cluster_known():
 def test_key_frequencies_are_undefined_for_other_operations():
     p = 11
     model, rules = random_model(p), ("by_neuron_logit", "by_embedding", "by_clusters")
-    table = table_input(p, "multiply")
+    table = table_input(p, "x2_y2")
     found = measured(KeyFrequencies(), model, table)
     assert all(np.isnan(found[rule]).all() for rule in rules)
     assert np.isfinite(found["neuron_logit_norm"]).all()

@@ -266,14 +266,17 @@ def test_every_variable_in_the_store_is_what_its_formula_says(tmp_path: Path):
         assert stored == {*expected, "weight_norm/by_parameter"}
 
 
-@pytest.mark.parametrize(("p", "operation"), [(10, "x2_y2"), (11, "multiply"), (3, "subtract")])
+@pytest.mark.parametrize(
+    ("p", "operation"),
+    [(10, "x2_y2"), (9, "multiply"), (6, "compose"), (7, "random"), (3, "subtract")],
+)
 def test_any_p_and_operation_and_a_reason_for_every_nan(tmp_path: Path, p: int, operation: str):
     tree = analysed(tmp_path, p, operation, steps=1)
     for group in MEASURES:
         data = tree[group].to_dataset().load()
         said = data.attrs["undefined"]
         named = said.partition(":")[0].split(", ") if said else []
-        assert not named or operation in ("x2_y2", "multiply") or "one frequency" in said
+        assert not named or operation != "subtract" or "one frequency" in said
         for name in named:
             assert data[name].isnull().all(), name
         for name in set(data.data_vars) - set(named) - {"cluster_rank", "cluster_top_nine"}:
