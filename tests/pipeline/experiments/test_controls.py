@@ -11,7 +11,7 @@ from pipeline.experiments.runs import SerialRuns
 from pipeline.measures.modular import fourier
 
 SETTING = {
-    "p": 23, "train_share": 0.8, "steps": 500, "model": {"hidden_size": 32,
+    "p": 23, "train_share": 0.9, "steps": 500, "model": {"hidden_size": 32,
     "intermediate_size": 128}, "optimizer": {"learning_rate": 1e-2},
     "checkpoints": {"log_until": 1, "every": 20},
 }  # fmt: skip
