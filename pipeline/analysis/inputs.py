@@ -17,12 +17,21 @@ from pipeline.config import (
     IndirectObjectInput,
     InputSpec,
     MatchesInput,
+    NaturalMatchesInput,
     RepeatedInput,
     TableInput,
     TextInput,
 )
 from pipeline.errors import InputError
-from pipeline.inputs import arrays, indirect_objects, matches, modular, repeats, text
+from pipeline.inputs import (
+    arrays,
+    indirect_objects,
+    matches,
+    modular,
+    natural_matches,
+    repeats,
+    text,
+)
 from pipeline.inputs.batch import Input
 from pipeline.inputs.drawable import Drawable, drawable_ids, run_tokenizer
 from pipeline.inputs.token_texts import texts_of
@@ -42,6 +51,9 @@ STANDARD_INPUTS: dict[str, InputSpec] = {
     "shuffled": RepeatedInput(shuffled=True),
     "repeated_4x25": RepeatedInput(repeats=4, vary=False, skip_commonest=0.02, skip_rarest=0.02),
     "matches": MatchesInput(),
+    "natural_matches": NaturalMatchesInput(),
+    "natural_matches_earlier": NaturalMatchesInput(replaced="earlier"),
+    "natural_matches_last": NaturalMatchesInput(replaced="last"),
     "indirect_object": IndirectObjectInput(),
     "indirect_object_corrupted": IndirectObjectInput(corrupted=True),
     "table": TableInput(),
@@ -70,7 +82,8 @@ def _texts(spec: InputSpec, made: Input, run_folder: str) -> dict[int, str]:
     """Return the texts of an input's ids; empty where no tokenizer is known."""
     if isinstance(spec, TableInput):
         return {made.attributes["p"]: "="}  # residues are their own texts
-    own = spec.tokenizer if isinstance(spec, TextInput | IndirectObjectInput) else None
+    has_own = isinstance(spec, TextInput | IndirectObjectInput | NaturalMatchesInput)
+    own = spec.tokenizer if has_own else None
     tokenizer = text.load_tokenizer(own) if own else run_tokenizer(run_folder)
     return {} if isinstance(tokenizer, str) else texts_of(made.tokens, tokenizer)
 
@@ -78,7 +91,7 @@ def _texts(spec: InputSpec, made: Input, run_folder: str) -> dict[int, str]:
 def _tokens_asked(spec: InputSpec) -> int:
     """Return about how many tokens an input is to have, from its configuration alone."""
     match spec:
-        case TextInput() | ArrayInput():
+        case TextInput() | ArrayInput() | NaturalMatchesInput():
             return spec.sequences * spec.length
         case RepeatedInput():
             return spec.sequences * spec.block_length * spec.repeats
@@ -99,6 +112,8 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
             return _repeated(name, spec, run_folder, model)
         case MatchesInput():
             return _matches(name, spec, run_folder, model)
+        case NaturalMatchesInput():
+            return _natural_matches(name, spec, run_folder, model)
         case IndirectObjectInput():
             return _indirect_object(name, spec, run_folder, model)
         case HeldOutInput():
@@ -189,6 +204,25 @@ def _matches(name: str, spec: MatchesInput, run_folder: str, model: ModelFacts) 
         "drawn_from": drawn.source,
     }
     return Input(name, spec.kind, made.tokens, arrays, attributes)
+
+
+def _natural_matches(
+    name: str, spec: NaturalMatchesInput, run_folder: str, model: ModelFacts
+) -> Input:
+    try:
+        if spec.path is None:
+            tokens = held_out(run_folder, spec.sequences, spec.seed)
+        else:
+            text_of = spec.model_dump(include={"path", "tokenizer", "sequences", "length"})
+            tokens = _text(name, TextInput(**text_of), run_folder, model).tokens
+        made = natural_matches.natural_matches(tokens, spec.match, spec.seed)
+    except InputError as error:
+        remedy = "" if spec.path else "; or give a text file as `path`"
+        raise InputError(f"input {name!r}: {error}{remedy}") from error
+    chosen = {"nothing": made.clean, "earlier": made.earlier, "last": made.last}[spec.replaced]
+    arrays = {"probe": made.probe, "source": made.source}
+    attributes = {"replaced": spec.replaced, "match": spec.match, "seed": spec.seed}
+    return Input(name, spec.kind, chosen, arrays, attributes)
 
 
 def _bos(

@@ -78,6 +78,26 @@ class MatchesInput(Strict):
     ids: tuple[int, int] | None = None
 
 
+class NaturalMatchesInput(Strict):
+    """Sequences of text in which the last `match` tokens up to a probe, one in each sequence,
+    occurred exactly once before, followed by the same token.
+
+    path: a text file, tokenised with the run's own tokenizer (or `tokenizer`) and cut into
+    sequences of `length`; without it, held-out sequences of a model organism. sequences: how many
+    are searched; those without a probe are left out. replaced: the tokens of the earlier occurrence
+    that are replaced by others: all but its last ("earlier"), or its last one ("last").
+    """
+
+    kind: Literal["natural_matches"] = "natural_matches"
+    replaced: Literal["nothing", "earlier", "last"] = "nothing"
+    match: int = Field(default=5, ge=2)
+    path: Place | None = None
+    tokenizer: Place | None = None
+    sequences: int = Field(default=256, ge=1)
+    length: int = Field(default=512, ge=4)
+    seed: int = Field(default=0, ge=0)
+
+
 class IndirectObjectInput(Strict):
     """Prompts whose next token is the name of the indirect object, in the run's own tokenizer
     (or `tokenizer`). corrupted: the same prompts with the other person as the subject."""
@@ -121,6 +141,7 @@ InputSpec = Annotated[
     | ArrayInput
     | RepeatedInput
     | MatchesInput
+    | NaturalMatchesInput
     | IndirectObjectInput
     | HeldOutInput
     | TableInput,
@@ -341,7 +362,7 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
 
     inputs = {
         name: spec.model_copy(update={"path": absolute(spec.path)})
-        if isinstance(spec, TextInput | ArrayInput)
+        if isinstance(spec, TextInput | ArrayInput | NaturalMatchesInput) and spec.path
         else spec
         for name, spec in analysis.inputs.items()
     }

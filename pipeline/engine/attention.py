@@ -26,6 +26,7 @@ from pipeline.engine.head_edits import Edit
 from pipeline.engine.kernels import attend, capped
 from pipeline.engine.masks import RuleMask, make_mask
 from pipeline.engine.pairs import Pairs
+from pipeline.engine.partial_reads import Reads
 from pipeline.engine.record import AttentionRequest, Corner, LagMeans, Reduced
 from pipeline.engine.reductions import Attention, FromMatrix, FromScores, reduced
 from pipeline.errors import InputError
@@ -51,7 +52,8 @@ class Recorder:
 
     attention: one tensor per request, filled in place. head_outputs: the heads' outputs before W_O,
     a list of batches for each layer among its keys. first_layer: the first layer that is computed.
-    edit: the change to the heads' outputs with which the model continues.
+    edit: the change to the heads' outputs with which the model continues. tokens: for rules on
+    tokens, see `Reads`.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
@@ -61,6 +63,7 @@ class Recorder:
     )
     first_layer: int = 0
     edit: Edit | None = None
+    tokens: Int[Tensor, "sequence position"] | None = None
     sequences: slice = field(default_factory=lambda: slice(0, 0))
     padding: Bool[Tensor, "sequence position"] | None = None
     layers_seen: int = 0
@@ -108,17 +111,29 @@ class Recorder:
             self._blank(target, pairs)
 
     def take_output(
-        self, layer: int, out: Float[Tensor, "batch position head d_value"]
+        self,
+        layer: int,
+        out: Float[Tensor, "batch position head d_value"],
+        reads: Reads | None = None,
     ) -> Float[Tensor, "batch position head d_value"]:
         """Record a layer's per-head outputs; return those with which the model continues."""
         if self.edit is not None:
-            out = self.edit.applied(layer, out, self.sequences)
+            out = self.edit.applied(layer, out, self.sequences, reads)
         if layer in self.head_outputs:
             wide = torch.promote_types(out.dtype, torch.float32)
             # A copy, even on the CPU: the model may overwrite its own buffer in place.
             self.head_outputs[layer].append(out.to("cpu", wide, copy=True))
         self.outputs_seen += 1
         return out
+
+    def reads(
+        self, scored: "Scored", value: Float[Tensor, "batch kv_head key d_value"]
+    ) -> Reads | None:
+        """Return what the heads of one layer read, where the change keeps a part of it."""
+        if self.edit is None or not self.edit.takes_parts:
+            return None
+        assert self.tokens is not None
+        return Reads(scored, value, self.tokens[self.sequences].to(value.device))
 
     def _fill_reduced(
         self, target: Float[Tensor, "sequence head _"], request: Reduced, attention: Attention
@@ -239,8 +254,9 @@ def attention_function(
     out, lse = attend(query, key, value, mask, scale, softcap, s_aux)
     if recorder is not None:
         layer = recorder.layer_of(module)
-        recorder.take_scores(layer, Scored(query, key, lse, scale, softcap, mask))
-        out = recorder.take_output(layer, out)
+        scored = Scored(query, key, lse, scale, softcap, mask)
+        recorder.take_scores(layer, scored)
+        out = recorder.take_output(layer, out, recorder.reads(scored, value))
     return out, None
 
 

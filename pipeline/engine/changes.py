@@ -1,4 +1,5 @@
-"""Forward passes in which heads are ablated, or patched with their outputs on another input.
+"""Forward passes in which heads are ablated, patched with their outputs on another input, or
+restricted to what they read from some keys.
 
 Below the first changed layer such a pass equals the pass without change, so it starts at that
 layer, from the residual stream recorded there. Changes that begin in the same layer share a batch,
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
 from pipeline.engine.head_edits import Edit, Outputs
-from pipeline.engine.record import HeadChange, OutputOn, Pass, Record
+from pipeline.engine.partial_reads import Part
+from pipeline.engine.record import HeadChange, OutputOn, Pass, ReadFrom, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.resident import Resident
@@ -34,8 +36,12 @@ def run_changed(
     """Return the records of passes with a change, by their keys.
 
     before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
-    InputError where attention is to be frozen in a model whose own code computes it.
+    InputError where attention is to be kept, or read in part, in a model whose own code computes
+    it.
     """
+    for one in passes:
+        if not uses_interface(module := resident.module_in(one.dtype)):
+            _refuse_unread(type(module).__name__, _change(one))
     found: dict[tuple, Record] = {}
     # `groupby` needs its input sorted by the same key.
     for _, alike in groupby(sorted(passes, key=_batch_key), key=_batch_key):
@@ -71,13 +77,22 @@ def _copies_per_batch(
     others use.
     """
     module, kept = resident.module_in(pass_.dtype), _change(pass_).kept
-    if kept and not uses_interface(module):
-        raise InputError(
-            f"{type(module).__name__} computes attention in code of its own, where it cannot be "
-            "kept as it is without a change: leave out the measures that keep it"
-        )
     fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     return max(1, fit - bool(kept))
+
+
+def _refuse_unread(model: str, change: HeadChange) -> None:
+    """Raise InputError for a change that needs the attention of a model with code of its own."""
+    if change.kept:
+        raise InputError(
+            f"{model} computes attention in code of its own, where it cannot be "
+            "kept as it is without a change: leave out the measures that keep it"
+        )
+    if isinstance(change.to, ReadFrom):
+        raise InputError(
+            f"{model} computes attention in code of its own, where what a head reads from some "
+            "keys is not known: leave out the measures that restrict heads to some keys"
+        )
 
 
 def _run_in_one_batch(
@@ -89,7 +104,12 @@ def _run_in_one_batch(
 ) -> dict[tuple, Record]:
     changes = [_change(one) for one in passes]
     first, kept = changes[0].first_layer, changes[0].kept
-    outputs = [_outputs(one, change, before) for one, change in zip(passes, changes, strict=True)]
+    outputs = [
+        _parts(resident, input, one, change.to, before, memory_bytes)
+        if isinstance(change.to, ReadFrom)
+        else _outputs(one, change, before)
+        for one, change in zip(passes, changes, strict=True)
+    ]
     # The unchanged copy must be the first: `Edit.with_kept` reads it.
     edit = Edit([{}, *outputs] if kept else outputs, kept)
     unchanged = before[(input.name, None, passes[0].dtype)]
@@ -125,6 +145,35 @@ def _outputs(pass_: Pass, change: HeadChange, before: Records) -> dict[tuple[int
     tokens = torch.from_numpy(_mask(source.input))
     # In float64, so that the rounding of a sum over all tokens of the input does not count.
     return {where: z[tokens].double().mean(dim=0) for where, z in of_heads.items()}
+
+
+def _parts(
+    resident: Resident,
+    input: Input,
+    pass_: Pass,
+    to: ReadFrom,
+    before: Records,
+    memory_bytes: int | None,
+) -> dict[tuple[int, int], Part]:
+    """Return the part of its own output that each changed head keeps.
+
+    The mean of the rest is that of the head's output without the change, less that of the part: a
+    pass from the stream that enters the head's layer yields it, with the other heads as they are.
+    """
+    change, nothing = _change(pass_), torch.zeros(())
+    parts = {where: Part(to.rule, nothing) for where in change.heads}
+    if to.rest == "zero":
+        return parts
+    source, tokens = before[(input.name, None, pass_.dtype)], torch.from_numpy(_mask(input))
+    for layer in change.layers:
+        own = {where: part for where, part in parts.items() if where[0] == layer}
+        stream = source.hidden_states[layer] if layer else None
+        wanted = Pass(input.name, head_outputs=(layer,), dtype=pass_.dtype)
+        resumed = Resumed(layer, stream, Edit([own]))
+        kept = run(resident, input, wanted, memory_bytes, resumed).head_outputs[layer]
+        rest = (source.head_outputs[layer].double() - kept.double())[tokens].mean(dim=0)
+        parts |= {where: Part(to.rule, rest[where[1]]) for where in own}
+    return parts
 
 
 def _mask(input: Input) -> Bool[np.ndarray, "sequence position"]:

@@ -24,6 +24,7 @@ from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
 from pipeline.engine.modular import table_record
 from pipeline.engine.pairs import resolve
+from pipeline.engine.partial_reads import marked
 from pipeline.engine.record import Pass, Record
 from pipeline.engine.streams import Stream, started_at, watched_stream, wide
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
@@ -180,13 +181,15 @@ class _Job:
         self.seen = _seen(input)
         dtype = wide(module.dtype)
         shape = (facts.n_layers, sequences, facts.n_heads, length)
+        padding = None if self.seen is None else ~self.seen
         self.recorder = attention.Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
             head_outputs={layer: [] for layer in pass_.head_outputs},
             first_layer=resumed.layer if resumed else 0,
             edit=resumed.edit if resumed else None,
-            padding=None if self.seen is None else ~self.seen,
+            tokens=marked(self.tokens, padding),
+            padding=padding,
         )
         # On the CPU: a record may be larger than a GPU's memory, and measures work on it there.
         self.loss = torch.empty(sequences, length - 1, dtype=dtype) if pass_.losses else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.partial_reads import Part, Reads
 from pipeline.engine.record import Kept
 
 Heads = Float[Tensor, "row position head d_value"]
@@ -19,23 +20,37 @@ class Edit:
     """The replaced head outputs of a batch that holds each sequence in consecutive rows.
 
     copies: for each of these rows, the outputs that replace those of heads (layer, head), as one
-    vector or as one per token [sequence position d_value]. kept: of what all copies use that of
-    the first.
+    vector, as one per token [sequence position d_value], or as a part of the head's own. kept: of
+    what all copies use that of the first.
     """
 
-    copies: Sequence[Mapping[tuple[int, int], Outputs]]
+    copies: Sequence[Mapping[tuple[int, int], Outputs | Part]]
     kept: frozenset[Kept] = frozenset()
 
-    def applied(self, layer: int, out: Heads, rows: slice) -> Heads:
-        """Return a layer's outputs with those of the changed heads replaced."""
+    @property
+    def takes_parts(self) -> bool:
+        """True if some head keeps a part of its own output."""
+        return any(isinstance(given, Part) for copy in self.copies for given in copy.values())
+
+    def applied(self, layer: int, out: Heads, rows: slice, reads: Reads | None = None) -> Heads:
+        """Return a layer's outputs with those of the changed heads replaced.
+
+        reads: needed where heads keep a part of their output.
+        """
         sequences = slice(rows.start // len(self.copies), rows.stop // len(self.copies))
         # A copy, because the output may be a view of a tensor that the kernel returned.
         changed = self._by_copy(out).clone()
         for i, copy in enumerate(self.copies):
             for (at, head), value in copy.items():
-                if at == layer:
+                if at != layer:
+                    continue
+                if isinstance(value, Part):
+                    assert reads is not None
+                    read = self._by_copy(reads.through(value.rule, head))[:, i]
+                    given = read + value.rest.to(read)
+                else:
                     given = value[sequences] if value.ndim == 3 else value
-                    changed[:, i, :, head] = given.to(out)
+                changed[:, i, :, head] = given.to(out)
         return changed.flatten(0, 1)
 
     def with_kept(self, kind: Kept, x: Float[Tensor, " row *rest"]) -> Float[Tensor, " row *rest"]:

@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.inputs import Input
@@ -98,6 +98,32 @@ class OutputOn:
     input: str
 
 
+@runtime_checkable
+class KeyRule(Protocol):
+    """A rule on tokens that allows keys to queries; equal rules have equal hashes."""
+
+    def allowed(
+        self, tokens: Int[Tensor, "batch position"], queries: range, keys: range
+    ) -> Bool[Tensor, "batch query key"]:
+        """Return which keys of a range the rule allows to the queries of another.
+
+        Entries whose key comes after the query do not count.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ReadFrom:
+    """The part of a head's output that it reads from the keys j that a rule allows to a query i.
+
+    It is the sum of p[i, j] v[j], with the p of the whole softmax. rest: what replaces the sum over
+    all other keys: "zero", or "mean", its mean over all tokens of the input without the change.
+    """
+
+    rule: KeyRule
+    rest: Literal["zero", "mean"] = "mean"
+
+
 Kept = Literal["queries", "keys", "values"]
 
 # What heads keep that keep their attention patterns.
@@ -108,19 +134,25 @@ PATTERNS: frozenset[Kept] = frozenset({"queries", "keys"})
 class HeadChange:
     """Heads (layer, head) whose outputs, before W_O, are replaced while the model runs.
 
-    to: "zero"; "mean", the head's own mean over all tokens of the input; or its output on another
-    input at the same position. kept: what all heads keep as it is without the change. With
-    `PATTERNS` it is their attention patterns, so that the change acts through values only.
+    to: "zero"; "mean", the head's own mean over all tokens of the input; its output on another
+    input at the same position; or what it reads from some keys. kept: what all heads keep as it is
+    without the change. With `PATTERNS` it is their attention patterns, so that the change acts
+    through values only.
     """
 
     heads: tuple[tuple[int, int], ...]
-    to: Literal["zero", "mean"] | OutputOn = "zero"
+    to: Literal["zero", "mean"] | OutputOn | ReadFrom = "zero"
     kept: frozenset[Kept] = frozenset()
 
     @property
     def first_layer(self) -> int:
         """The lowest layer with a changed head."""
-        return min(layer for layer, _ in self.heads)
+        return min(self.layers)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers with a changed head, ascending."""
+        return tuple(sorted({layer for layer, _ in self.heads}))
 
 
 @dataclass(frozen=True)
@@ -170,15 +202,18 @@ class Pass:
         """The passes without change from which this one starts: see `pipeline.engine.changes`."""
         if self.change is None:
             return ()
-        first, layers = self.change.first_layer, tuple(sorted({of for of, _ in self.change.heads}))
+        first, layers, to = self.change.first_layer, self.change.layers, self.change.to
         outputs, streams = self.below_change
-        start = (first,) if first and first not in streams else ()
+        partly = isinstance(to, ReadFrom)
+        # For the mean of what is left out, the parts of each layer are taken separately.
+        entered = layers if partly and to.rest == "mean" else (first,)
+        start = tuple(layer for layer in entered if layer and layer not in streams)
         below = Pass(
             self.input, head_outputs=outputs, hidden_states=streams + start, dtype=self.dtype
         )
-        if self.change.to == "zero":
+        if to == "zero" or (partly and to.rest == "zero"):
             return (below,)
-        source = self.change.to.input if isinstance(self.change.to, OutputOn) else self.input
+        source = to.input if isinstance(to, OutputOn) else self.input
         return (below, Pass(source, head_outputs=layers, dtype=self.dtype))
 
 

@@ -1,6 +1,6 @@
 """Previous-token and induction heads: do they compose by keys, and only by keys?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pipeline.experiments.claims import Above, Below, Between, Claim, Effect, Finding, finding
@@ -8,33 +8,32 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.heads import FORMED, strongest_head
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, substrings
-
-_ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
+from pipeline.experiments.sources import ELHAGE, INTERVIEW, OLSSON
 
 WEIGHTS = Claim(
     "k-composition-in-weights",
     "The induction head reads the previous-token head by its keys more than by queries or values.",
-    _ELHAGE,
+    ELHAGE,
 )
 CAUSE = Claim(
     "k-composition-is-enough",
     "The previous-token head serves induction through the keys of later heads.",
-    _ELHAGE,
+    ELHAGE,
 )
 ONLY = Claim(
     "only-k-composition",
     "Previous-token and induction heads compose by keys only: not through queries or values.",
-    f"{_ELHAGE}; its author doubts it",
+    f"{ELHAGE}; doubted in {INTERVIEW}",
 )
 ONLY_WEIGHTS = Claim(
     "only-k-composition-in-weights",
-    "Q- and V-composition of the two heads are those of random matrices.",
-    _ELHAGE,
+    "The heads of two layers do not compose by queries or values at all.",
+    ELHAGE,
 )
 PATTERNS_KEPT = Claim(
     "patterns-kept",
     "With attention patterns kept, in-context learning does not need the previous-token head.",
-    "Olsson et al. 2022, In-context Learning and Induction Heads, argument 3",
+    f"{OLSSON}, argument 3",
 )
 
 # What counts as nothing, of an effect or of a composition; the rest counts as all of it.
@@ -45,11 +44,13 @@ _NOTHING = 0.1
 class _Pair:
     """The strongest previous-token head of layer 0 and the strongest induction head after it.
 
-    above: its k, q and v composition minus that of random matrices. cost: the increase of the loss
-    of repeated tokens without the previous-token head, by what the ablation acts through.
+    above: its k, q and v composition minus that of random matrices; largest: that of the pair of
+    heads which has the most. cost: the increase of the loss of repeated tokens without the
+    previous-token head, by what the ablation acts through.
     """
 
     above: dict[str, float]
+    largest: dict[str, float]
     cost: dict[str, float]
     formed: bool
 
@@ -59,13 +60,14 @@ class _Pair:
         scores = result.data["head_scores"].sel(layer=[0]).previous_token
         later = result.data["head_scores"].sel(layer=[1]).induction
         (_, earlier), (_, head) = strongest_head(scores), strongest_head(later)
-        pair = result.data["composition"].to_dataset().isel(step=-1).sel(
-            layer_from=0, head_from=earlier, layer_to=1, head_to=head
-        )  # fmt: skip
+        pairs = result.data["composition"].to_dataset().isel(step=-1)
+        above = {path: pairs[path] - pairs[f"{path}_baseline"] for path in "kqv"}
+        pair = {"layer_from": 0, "head_from": earlier, "layer_to": 1, "head_to": head}
         costs = result.data["path_ablation"].repeated_loss.isel(step=-1)
         costs = costs.sel(layer=0, head=earlier).load()
         return cls(
-            {path: float(pair[path] - pair[f"{path}_baseline"]) for path in "kqv"},
+            {path: float(of.sel(pair)) for path, of in above.items()},
+            {path: float(of.max()) for path, of in above.items()},
             {str(of): float(costs.sel(through=of)) for of in costs["through"].values},
             bool(min(scores.isel(step=-1).max(), later.isel(step=-1).max()) >= FORMED),
         )
@@ -74,6 +76,23 @@ class _Pair:
         """Return the share of the effect on later heads that acts through k, q, v or several."""
         direct = self.cost["direct"]
         return (self.cost[through] - direct) / (self.cost["kqv"] - direct)
+
+
+_Value = Callable[[_Pair], float]
+
+# Each claim's effect, and where that is if the claim is true.
+_RULES: tuple[tuple[Claim, str, _Value, Between], ...] = (
+    (WEIGHTS, "K-composition minus the larger of Q and V",
+     lambda of: of.above["k"] - max(of.above["q"], of.above["v"]), Above(0.0)),
+    (CAUSE, "share of the effect on later heads through keys alone",
+     lambda of: of.share("k"), Above(1 - _NOTHING)),
+    (ONLY, "share of the effect on later heads with keys kept",
+     lambda of: of.share("qv"), Between(-_NOTHING, _NOTHING)),
+    (ONLY_WEIGHTS, "largest Q or V of all pairs above random matrices, over the largest K",
+     lambda of: max(of.largest["q"], of.largest["v"]) / of.largest["k"], Below(_NOTHING)),
+    (PATTERNS_KEPT, "share of the head's effect with patterns kept",
+     lambda of: of.cost["v"] / of.cost["kqv"], Below(_NOTHING)),
+)  # fmt: skip
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
@@ -87,39 +106,12 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )
     pairs = {one.seed: _Pair.of(one) for one in results}
     formed = f"both heads formed in {sum(of.formed for of in pairs.values())} of {len(pairs)} runs"
-
-    lead = {seed: of.above["k"] - max(of.above["q"], of.above["v"]) for seed, of in pairs.items()}
-    yield finding(
-        WEIGHTS, Effect("K-composition minus the larger of Q and V", "1", lead), Above(0.0), formed
-    )
-
-    through_keys = {seed: of.share("k") for seed, of in pairs.items()}
-    yield finding(
-        CAUSE, Effect("share of the effect on later heads through keys alone", "1", through_keys),
-        Above(1 - _NOTHING), formed,
-    )  # fmt: skip
-
-    keys_kept = {seed: of.share("qv") for seed, of in pairs.items()}
-    yield finding(
-        ONLY, Effect("share of the effect on later heads with keys kept", "1", keys_kept),
-        Between(-_NOTHING, _NOTHING), formed,
-    )  # fmt: skip
-
-    other = {seed: max(of.above["q"], of.above["v"]) / of.above["k"] for seed, of in pairs.items()}
-    yield finding(
-        ONLY_WEIGHTS,
-        Effect("larger of Q and V above random matrices, over K above them", "1", other),
-        Below(_NOTHING), formed,
-    )  # fmt: skip
-
-    remaining = {seed: of.cost["v"] / of.cost["kqv"] for seed, of in pairs.items()}
-    yield finding(
-        PATTERNS_KEPT, Effect("share of the head's effect with patterns kept", "1", remaining),
-        Below(_NOTHING), formed,
-    )  # fmt: skip
+    for claim, name, value, holds in _RULES:
+        effect = Effect(name, "1", {seed: value(of) for seed, of in pairs.items()})
+        yield finding(claim, effect, holds, formed)
 
 
 EXPERIMENT = Experiment(
     "composition", "Previous-token and induction heads compose by keys",
-    (WEIGHTS, CAUSE, ONLY, ONLY_WEIGHTS, PATTERNS_KEPT), _answer,
+    tuple(claim for claim, *_ in _RULES), _answer,
 )  # fmt: skip

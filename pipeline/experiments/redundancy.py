@@ -1,15 +1,14 @@
 """Several induction heads in one model: a higher rank, or backups of each other?"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Iterator
 
 from pipeline.experiments.claims import Above, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
+from pipeline.experiments.head_group import MEASURES_OF_GROUPS, HeadGroup
 from pipeline.experiments.heads import induction_heads
-from pipeline.experiments.runs import Result, Run, Runs
+from pipeline.experiments.runs import Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, substrings
+from pipeline.experiments.sources import INTERVIEW
 from pipeline.measures.subset_ablation import MOST_HEADS
 
 _WANG = "Wang et al. 2023, Interpretability in the Wild, on backup heads"
@@ -17,7 +16,7 @@ _WANG = "Wang et al. 2023, Interpretability in the Wild, on backup heads"
 RANK = Claim(
     "joined-rank",
     "Several induction heads have an OV circuit of a higher rank than one head can have.",
-    "Nanda's guess at why models have several induction heads",
+    INTERVIEW,
 )
 TOGETHER = Claim(
     "removed-together",
@@ -32,62 +31,18 @@ BACKUP = Claim(
 DROPOUT_TOGETHER = Claim(
     "removed-together-dropout",
     "Dropping heads in training makes induction heads more redundant.",
-    "A common explanation of backup heads in models trained with dropout",
+    INTERVIEW,
 )
 DROPOUT_BACKUP = Claim(
     "backup-dropout",
     "Dropping heads in training makes the backup by later heads stronger.",
-    "A common explanation of backup heads in models trained with dropout",
+    INTERVIEW,
 )
 
 _STEPS = 1200
 
 
-@dataclass(frozen=True)
-class _Heads:
-    """The induction heads of a run: their number, and the numbers that decide the claims.
-
-    rank: of the sum of their OV circuits, over d_head. together: the increase of the loss of
-    repeated tokens without all of them, over the sum of those without each; 1 for one head.
-    backup: the rise of all later heads' direct effects when one is ablated, summed over the
-    ablated, over the sum of their own direct effects, final norm frozen; 0 where all of them are in
-    the last layer, which no head can replace.
-    """
-
-    number: int
-    rank: float
-    together: float
-    backup: float
-
-    @classmethod
-    def of(cls, result: Result) -> "_Heads":
-        """Read them from the rows of a run's last checkpoint."""
-        data, model = result.data, result.run.training.model
-        subsets = data["subset_ablation"].repeated_loss.isel(step=-1).load()
-        number = int(np.log2(len(subsets)))
-        single = subsets.sel(subset=2 ** np.arange(number)).sum()
-        return cls(
-            number,
-            float(data["joined_ov_rank"]["sum"][-1])
-            / (model.hidden_size // model.num_attention_heads),
-            float(subsets[-1] / single),
-            _backup(result, model.num_hidden_layers),
-        )
-
-
-def _backup(result: Result, layers: int) -> float:
-    change = result.data["backup"].direct.isel(step=-1).load()
-    rise = lost = 0.0
-    for name in change["ablated"].values:
-        layer, head = map(int, str(name).removeprefix("L").split("H"))
-        if layer < layers - 1:
-            of_heads = change.sel(ablated=name)
-            rise += float(of_heads.sel(layer=slice(layer + 1, None)).sum())
-            lost -= float(of_heads.sel(layer=layer, head=head))
-    return rise / lost if lost else 0.0
-
-
-def _measured(runs: Runs, seeds: range, head_dropout: float) -> dict[int, _Heads]:
+def _measured(runs: Runs, seeds: range, head_dropout: float) -> dict[int, HeadGroup]:
     """Train models of three layers, choose the induction heads of each, and measure those."""
     last = {"steps": [_STEPS]}
     trainings = [
@@ -98,54 +53,40 @@ def _measured(runs: Runs, seeds: range, head_dropout: float) -> dict[int, _Heads
     chosen = [{"heads": [list(head) for head in induction_heads(one, MOST_HEADS)]}
               for one in scored]  # fmt: skip
     results = runs.results([
-        Run(training, dict.fromkeys(("subset_ablation", "backup", "joined_ov_rank"), heads),
-            SUBSTRINGS_INPUTS, last)
+        Run(training, dict.fromkeys(MEASURES_OF_GROUPS, heads), SUBSTRINGS_INPUTS, last)
         for training, heads in zip(trainings, chosen, strict=True)
     ])  # fmt: skip
-    return {one.seed: _Heads.of(one) for one in results}
+    return {one.seed: HeadGroup.of(one) for one in results}
+
+
+_Value = Callable[[HeadGroup, HeadGroup], float]
+
+# Each claim's effect of models without head dropout and with it, whether that is a ratio, and where
+# it is if the claim is true. One head has at most the rank d_head.
+_RULES: tuple[tuple[Claim, str, _Value, bool, float], ...] = (
+    (RANK, "rank of the joined OV over d_head", lambda plain, _: plain.rank, False, 1.0),
+    (TOGETHER, "loss without all over the sum without each",
+     lambda plain, _: plain.together, True, 1.0),
+    (BACKUP, "share of the lost direct effect that later heads replace",
+     lambda plain, _: plain.backup, False, 0.0),
+    (DROPOUT_TOGETHER, "that ratio with head dropout over that without",
+     lambda plain, dropped: dropped.together / plain.together, True, 1.0),
+    (DROPOUT_BACKUP, "that share with head dropout minus without",
+     lambda plain, dropped: dropped.backup - plain.backup, False, 0.0),
+)  # fmt: skip
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
     seeds = range(3 if runs.quick else 5)
     plain, dropped = _measured(runs, seeds, 0.0), _measured(runs, seeds, 0.1)
-    without = _number_of_heads(plain)
-    both = f"{without}; with head dropout 0.1, {_number_of_heads(dropped)}"
-
-    rank = {seed: of.rank for seed, of in plain.items()}
-    # One head has at most d_head.
-    yield finding(RANK, Effect("rank of the joined OV over d_head", "1", rank), Above(1.0), without)
-
-    together = {seed: of.together for seed, of in plain.items()}
-    yield finding(
-        TOGETHER, Effect("loss without all over the sum without each", "1", together, True),
-        Above(1.0), without,
-    )  # fmt: skip
-
-    backup = {seed: of.backup for seed, of in plain.items()}
-    yield finding(
-        BACKUP, Effect("share of the lost direct effect that later heads replace", "1", backup),
-        Above(0.0), without,
-    )  # fmt: skip
-
-    more = {seed: dropped[seed].together / of.together for seed, of in plain.items()}
-    yield finding(
-        DROPOUT_TOGETHER,
-        Effect("that ratio with head dropout over that without", "1", more, True),
-        Above(1.0), both,
-    )  # fmt: skip
-
-    stronger = {seed: dropped[seed].backup - of.backup for seed, of in plain.items()}
-    yield finding(
-        DROPOUT_BACKUP, Effect("that share with head dropout minus without", "1", stronger),
-        Above(0.0), both,
-    )  # fmt: skip
-
-
-def _number_of_heads(of: dict[int, _Heads]) -> str:
-    return f"induction heads by seed: {', '.join(str(one.number) for one in of.values())}"
+    numbers = [", ".join(str(of.number) for of in groups.values()) for groups in (plain, dropped)]
+    found = f"induction heads by seed: {numbers[0]}; with head dropout 0.1: {numbers[1]}"
+    for claim, name, value, ratio, least in _RULES:
+        values = {seed: value(of, dropped[seed]) for seed, of in plain.items()}
+        yield finding(claim, Effect(name, "1", values, ratio), Above(least), found)
 
 
 EXPERIMENT = Experiment(
     "several-induction-heads", "Why several induction heads",
-    (RANK, TOGETHER, BACKUP, DROPOUT_TOGETHER, DROPOUT_BACKUP), _answer,
+    tuple(claim for claim, *_ in _RULES), _answer,
 )  # fmt: skip

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 from pipeline.errors import InputError, suggestion
 from pipeline.experiments import (
+    bigrams,
     composition,
     first_axis,
+    five_tokens,
     forecast,
     grokking,
     induction,
+    induction_on_text,
     initial_frequencies,
     model_sizes,
     nine_terms,
@@ -17,6 +20,7 @@ from pipeline.experiments import (
     redundancy,
     smeared_keys,
     steps,
+    strict_induction,
     transplants,
 )
 from pipeline.experiments.experiment import Experiment
@@ -24,8 +28,9 @@ from pipeline.experiments.experiment import Experiment
 ALL = "all"
 
 _MODULES = (
-    induction, smeared_keys, composition, transplants, redundancy, grokking, optimizers, nine_terms,
-    initial_frequencies, forecast, model_sizes, first_axis, steps, other_operations,
+    bigrams, induction, induction_on_text, smeared_keys, composition, transplants, strict_induction,
+    redundancy, grokking, optimizers, nine_terms, initial_frequencies, forecast, model_sizes,
+    first_axis, five_tokens, steps, other_operations,
 )  # fmt: skip
 EXPERIMENTS: dict[str, Experiment] = {of.EXPERIMENT.name: of.EXPERIMENT for of in _MODULES}
 

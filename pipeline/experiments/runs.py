@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import xarray as xr
 
@@ -68,6 +68,7 @@ class Result:
         return str(self.checkpoints / f"step-{last}")
 
 
+@runtime_checkable
 class Runs(Protocol):
     """Trains and analyses runs, several at a time.
 

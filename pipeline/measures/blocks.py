@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from pipeline.engine.record import AttentionRequest, KeyMap, KeyPosition, Lag
 from pipeline.inputs import Input
+from pipeline.inputs.natural_matches import previous_occurrence
 
 # Inputs may have thousands of sets of distances between a query and its matches, and each query is
 # compared with each candidate: of more sets than this, an evenly spaced sample is tried.
@@ -134,12 +135,7 @@ def _earlier_occurrences(tokens: Int[np.ndarray, "sequence query"], start: int) 
 
     -1 where there is none.
     """
-    previous = np.full(tokens.shape, -1)
-    # A stable sort groups equal tokens in order of position: neighbours are successive occurrences.
-    order = start + np.argsort(tokens[:, start:], axis=1, kind="stable")
-    ordered = np.take_along_axis(tokens, order, axis=1)
-    same = ordered[:, 1:] == ordered[:, :-1]
-    np.put_along_axis(previous, order[:, 1:], np.where(same, order[:, :-1], -1), axis=1)
+    previous = previous_occurrence(tokens, start)
     # Following `previous` from each occurrence gives the one before it, until no token has one.
     found = [previous]
     while (last := found[-1]).max(initial=-1) >= 0:

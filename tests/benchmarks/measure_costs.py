@@ -69,7 +69,7 @@ def inputs_for(resident: Resident) -> dict[str, Input]:
     for name in ("text", "other_text", "corpus"):
         made[name] = Input(name, "array", rng.integers(0, facts.vocabulary, (1, 512)))
     made["weights"] = Input("weights", "array", rng.integers(0, facts.vocabulary, (2, 1024)))
-    return made | _prompts(rng, facts.vocabulary)
+    return made | _prompts(rng, facts.vocabulary) | _natural_matches(rng, facts.vocabulary)
 
 
 def _prompts(rng: np.random.Generator, vocabulary: int) -> dict[str, Input]:
@@ -84,6 +84,17 @@ def _prompts(rng: np.random.Generator, vocabulary: int) -> dict[str, Input]:
     return {
         name: Input(name, "indirect_object", tokens, arrays, {"corrupted": corrupted})
         for name, corrupted in pair.items()
+    }
+
+
+def _natural_matches(rng: np.random.Generator, vocabulary: int) -> dict[str, Input]:
+    replaced = {"": "nothing", "_earlier": "earlier", "_last": "last"}
+    tokens, probe = rng.integers(0, vocabulary, (4, 128)), {"probe": np.full(4, 100)}
+    return {
+        f"natural_matches{end}": Input(
+            f"natural_matches{end}", "natural_matches", tokens, probe, {"replaced": tokens_of}
+        )
+        for end, tokens_of in replaced.items()
     }
 
 

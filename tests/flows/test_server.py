@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,7 +29,6 @@ from flows import pages
 from flows.prefect_server.registry import persistent_port, registered
 from flows.server import require_server
 from pipeline.errors import InputError
-from tests.benchmarks.servers import free_port
 from tests.flows.conftest import analysis_of
 from tests.pipeline.report.site.browser import chromium
 
@@ -106,19 +106,24 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     home = tmp_path_factory.mktemp("home") / "prefect"
     home.mkdir(mode=0o755)
     (home / "prefect.db").touch(mode=0o644)
-    ui = Ui(_two_free_ports(), home)
+    ui = Ui(_free_port_between_free_ports(), home)
     ui.start()
     yield ui
     ui.process.kill()
     ui.process.wait()
 
 
-def _two_free_ports() -> int:
-    while True:
-        port = free_port()
-        with socket.socket() as after:
-            if after.connect_ex(("127.0.0.1", port + 1)):
-                return port
+def _free_port_between_free_ports() -> int:
+    """Choose below the ports that the system gives to connections, so that none takes one later."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        try:
+            with ExitStack() as bound:
+                for one in (port - 1, port, port + 1):
+                    bound.enter_context(socket.create_server(("127.0.0.1", one)))
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no three free ports in a row")
 
 
 @pytest.mark.parametrize("secret", [None, "", "ontogeny:wrong", "ontogeny"])
@@ -340,11 +345,13 @@ def test_the_link_of_an_artifact_opens_the_report_in_both_uis(ui: Ui, report: st
     )
     with chromium() as browser:
         context = browser.new_context()
-        page = context.new_page()
-        page.goto(ui.link)
-        page.wait_for_url("**/dashboard**")
-        link = page.get_by_role("link", name="Report", exact=True)
+        dashboard = context.new_page()
+        dashboard.goto(ui.link)
+        dashboard.wait_for_url("**/dashboard**")
         for root in ("/v2", ""):
+            # Another page, since the UI forgets the secret if leaving a page cuts off a request.
+            page = context.new_page()
+            link = page.get_by_role("link", name="Report", exact=True)
             page.goto(f"http://127.0.0.1:{ui.port}{root}/artifacts/artifact/{made['id']}")
             if root:
                 link.click()

@@ -46,8 +46,13 @@ PARAMETERS: dict[str, dict] = {
     "head_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
     "mean_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
     "pattern_preserving_ablation": {"heads": ((1, 1),), "early_token": 2, "late_token": 5},
+    "path_ablation": {"heads": ((0, 1),)},
+    "subset_ablation": {"heads": ((1, 1), (0, 0))},
+    "backup": {"heads": ((0, 1),)},
     "indirect_object": {"heads": ((1, 1),)},
 }
+# Refused for models whose attention cannot be kept or restricted.
+NEED_ATTENTION = ("pattern_preserving_ablation", "path_ablation", "strict_induction")
 MEASURES = {name: kind(**PARAMETERS.get(name, {})) for name, kind in registry().items()}
 ON_TABLES = {name: one for name, one in MEASURES.items() if isinstance(one, TableMeasure)}
 ON_TEXT = {name: one for name, one in MEASURES.items() if name not in ON_TABLES}
@@ -77,6 +82,11 @@ def inputs_for(resident: Resident) -> dict[str, Input]:
         Input("indirect_object", "indirect_object", prompts, names, {"corrupted": False}),
         Input("indirect_object_corrupted", "indirect_object", prompts[::-1].copy(), names,
               {"corrupted": True}),
+        *(Input(name, "natural_matches", tokens(3), {"probe": np.array([6, 9, 7])},
+                {"replaced": replaced})
+          for name, replaced in (("natural_matches", "nothing"),
+                                 ("natural_matches_earlier", "earlier"),
+                                 ("natural_matches_last", "last"))),
     ]  # fmt: skip
     return {one.name: one for one in made}
 
@@ -89,7 +99,7 @@ def settings_of(
     for name, measure in measures.items():
         others = {other: inputs[other] for other in measure.other_inputs}
         setting = Setting(resident.facts, inputs.get(measure.default_input or ""), others)
-        if name == "pattern_preserving_ablation" and not _holds_attention(resident):
+        if name in NEED_ATTENTION and not _holds_attention(resident):
             continue
         apply.check(measure, setting)
         settings[name] = setting

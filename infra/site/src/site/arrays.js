@@ -17,7 +17,12 @@ function float32(text) {
 /** Return numbers from the 254 steps between low and high; 255 is undefined. */
 function levels(content, low, high) {
   const span = high > low ? high - low : 1;
-  return Float32Array.from(content, (level) => (level === 255 ? NaN : low + (span * level) / 254));
+  const known = Float32Array.from({ length: 256 }, (_, level) => low + (span * level) / 254);
+  known[255] = NaN;
+  // A loop over a table: a page of all heads has millions of levels, and waits for them.
+  const values = new Float32Array(content.length);
+  for (let i = 0; i < content.length; i += 1) values[i] = known[content[i]];
+  return values;
 }
 
 /** Return whole numbers from the first one and [difference, how often] from each to the next. */

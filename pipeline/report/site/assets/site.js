@@ -13,7 +13,11 @@
   }
   function levels(content, low, high) {
     const span = high > low ? high - low : 1;
-    return Float32Array.from(content, (level) => level === 255 ? NaN : low + span * level / 254);
+    const known = Float32Array.from({ length: 256 }, (_, level) => low + span * level / 254);
+    known[255] = NaN;
+    const values = new Float32Array(content.length);
+    for (let i = 0; i < content.length; i += 1) values[i] = known[content[i]];
+    return values;
   }
   function summed({ from, by }) {
     const values = [from];
