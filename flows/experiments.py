@@ -140,7 +140,8 @@ def _run_flow(experiment: Experiment, runs: RayRuns) -> Outcome | Exception:
                 persist_result=False)(carried_out)  # fmt: skip
     state: State[Any] = made(experiment.name, runs.quick, return_state=True)
     if not found:
-        return InputError(f"experiment {experiment.name}: ended as {state.name}: {state.message}")
+        state.result()  # raises what has ended the flow
+        raise RuntimeError(f"the flow ended as {state.name} without an outcome: {state.message}")
     return found[0]
 
 

@@ -20,24 +20,24 @@ from pipeline.experiments.claims import Above, Below, Claim, Effect, Finding, fi
 from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import INTERVIEW
 
-_INTERVIEW = "interview with N. Nanda, who extrapolated components of the logits"
 WHOLE = Claim(
     "forecast-whole-run",
     "The first principal component of the logits over the whole run, extrapolated from half of "
     "the time, forecasts the step of generalisation better than the mean of other runs.",
-    _INTERVIEW,
+    INTERVIEW,
 )
 PREFIX = Claim(
     "forecast-prefix",
     "Fitted to the first half of the time alone, the component forecasts worse than fitted to the "
     "whole run.",
-    _INTERVIEW,
+    INTERVIEW,
 )
 _BETTER = "{} up to half of the time forecasts the step better than the mean of other runs."
-RESTRICTED = Claim("forecast-restricted", _BETTER.format("Restricted loss"), _INTERVIEW)
-GINI = Claim("forecast-gini", _BETTER.format("The Gini coefficient of W_L"), _INTERVIEW)
-NORM = Claim("forecast-norm", _BETTER.format("The weight norm"), _INTERVIEW)
+RESTRICTED = Claim("forecast-restricted", _BETTER.format("Restricted loss"), INTERVIEW)
+GINI = Claim("forecast-gini", _BETTER.format("The Gini coefficient of W_L"), INTERVIEW)
+NORM = Claim("forecast-norm", _BETTER.format("The weight norm"), INTERVIEW)
 
 _TRENDS = {
     RESTRICTED: ProgressMeasure("restricted_loss_own_keys", rises=False, log=True),

@@ -16,8 +16,9 @@ from pipeline.experiments.generalisation import (
 )
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import NANDA
 
-_NANDA = "Nanda et al. 2023, Progress measures for grokking, section "
+_SECTION = f"{NANDA}, section 5.2"
 GENERALISES = Claim(
     "grokking-generalises",
     "With weight decay, a model of half of the table comes to know the other half.",
@@ -29,17 +30,17 @@ LATE = Claim(
     "Power et al. 2022, Grokking",
 )
 AHEAD = Claim(
-    "restricted-ahead", "Restricted loss falls ahead of test loss.", _NANDA + "5.2"
+    "restricted-ahead", "Restricted loss falls ahead of test loss.", _SECTION
 )  # fmt: skip
 GRADUAL = Claim(
-    "restricted-gradual", "Restricted loss falls more gradually than test loss.", _NANDA + "5.2"
+    "restricted-gradual", "Restricted loss falls more gradually than test loss.", _SECTION
 )
 EXCLUDED = Claim(
     "excluded-rises",
     "Excluded loss rises from memorisation to the end of circuit formation.",
-    _NANDA + "5.2",
+    _SECTION,
 )
-CLEANUP = Claim("cleanup-norm", "The weight norm falls in cleanup.", _NANDA + "5.2")
+CLEANUP = Claim("cleanup-norm", "The weight norm falls in cleanup.", _SECTION)
 _MEASURES = {"modular_addition": {}, "weight_norm": {}}
 _BOUND = "what has not happened by the last step counts as of that step"
 

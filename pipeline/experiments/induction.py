@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import xarray as xr
+
 from pipeline.aggregate.corner import find_corner
 from pipeline.experiments.claims import Below, Between, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
@@ -78,7 +80,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
         _TOGETHER, "a corner counts where random walks have none as sharp",
     )  # fmt: skip
 
-    scores = {result.seed: float(strongest(result)[-1] - _null(result)) for result in one}
+    scores = {result.seed: _above_null(result) for result in one}
     yield finding(
         NO_HEAD, Effect("strongest induction score above its null, at the end", "1", scores),
         Below(THRESHOLD),
@@ -93,13 +95,14 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )
 
 
-def _in_context(result: Result):
+def _in_context(result: Result) -> xr.DataArray:
     return result.data["token_loss"].in_context_score.load()
 
 
-def _null(result: Result) -> float:
-    """Return the induction score of a head that attends evenly, at the last step."""
-    return float(result.data["head_scores"].induction_null[-1])
+def _above_null(result: Result) -> float:
+    """Return the largest induction score less its null at the last step."""
+    last = result.data["head_scores"].isel(step=-1)
+    return float((last.induction - last.induction_null).max())
 
 
 def _corner(result: Result) -> float:

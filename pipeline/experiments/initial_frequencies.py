@@ -10,19 +10,19 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.generalisation import by_seed
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import INTERVIEW
 from pipeline.measures.lottery_ticket import share_above
 
-_INTERVIEW = "interview with N. Nanda, on lottery tickets in grokking"
 NORM = Claim(
     "keys-by-norm",
     "Key frequencies have more of the initial embedding's norm than other frequencies.",
-    _INTERVIEW,
+    INTERVIEW,
 )
 TICKET = Claim(
     "keys-by-direction",
     "Along the directions of the final circuit, the initial embedding has more power at its key "
     "frequencies than other frequencies have along theirs.",
-    _INTERVIEW,
+    INTERVIEW,
 )
 
 

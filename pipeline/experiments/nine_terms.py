@@ -11,18 +11,19 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.generalisation import by_seed
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import NANDA
 
-_NANDA = "Nanda et al. 2023, Progress measures for grokking, sections 4.2 and 4.3"
+_SECTIONS = f"{NANDA}, sections 4.2 and 4.3"
 NINE = Claim(
     "nine-terms",
     "Nine terms are enough for each neuron: 1, cos and sin of a, times 1, cos and sin of b, at one "
     "frequency.",
-    _NANDA,
+    _SECTIONS,
 )
 TWO = Claim(
     "two-directions",
     "Beside nine terms for each neuron, two output directions are enough for each frequency.",
-    _NANDA,
+    _SECTIONS,
 )
 OTHER = Claim(
     "other-frequency",

@@ -8,16 +8,17 @@ from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.generalisation import ANSWERED, PROBABILITY, by_seed, probability
 from pipeline.experiments.runs import Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import INTERVIEW, NANDA
 
 NO_DECAY = Claim(
     "no-decay",
     "Without weight decay, a model has not generalised by the time at which it has with it.",
-    "Nanda et al. 2023, Progress measures for grokking, section 5.3",
+    f"{NANDA}, section 5.3",
 )
 SGD = Claim(
     "grokking-sgd",
     "Grokking does not need AdamW: SGD with momentum and weight decay does it, too.",
-    "asked in an interview with N. Nanda, who suspects the optimizer",
+    INTERVIEW,
 )
 _MEASURES = {"modular_addition": {}}
 # Twice the rate, or three times the decay, diverges.

@@ -15,15 +15,15 @@ from pipeline.experiments.generalisation import (
 )
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import modular
+from pipeline.experiments.sources import INTERVIEW
 
-_NANDA = "Nanda et al. 2023, Progress measures for grokking; interview with N. Nanda"
 _CHUGHTAI = "Chughtai et al. 2023, A Toy Model of Universality"
 _BY_WAVES = "Of their logits, cosines of key frequencies explain the most: the same algorithm."
-SUBTRACT = Claim("subtract", "Models generalise on a - b mod p.", _NANDA)
-SUBTRACT_WAVES = Claim("subtract-waves", f"Models of a - b: {_BY_WAVES}", _NANDA)
-MULTIPLY = Claim("multiply", "Models generalise on a b mod p.", _NANDA)
+SUBTRACT = Claim("subtract", "Models generalise on a - b mod p.", INTERVIEW)
+SUBTRACT_WAVES = Claim("subtract-waves", f"Models of a - b: {_BY_WAVES}", INTERVIEW)
+MULTIPLY = Claim("multiply", "Models generalise on a b mod p.", INTERVIEW)
 MULTIPLY_WAVES = Claim(
-    "multiply-waves", f"Models of a b, by discrete logarithms: {_BY_WAVES}", _NANDA
+    "multiply-waves", f"Models of a b, by discrete logarithms: {_BY_WAVES}", INTERVIEW
 )
 ADD_ORBITS = Claim(
     "add-orbits", "On addition, models generalise also where (b, a) is on the side of (a, b).",
@@ -32,7 +32,7 @@ ADD_ORBITS = Claim(
 SQUARES = Claim(
     "squares",
     "On a² + b², they generalise where no symmetry of the table gives test answers away.",
-    _NANDA,
+    INTERVIEW,
 )
 PERMUTATIONS = Claim(
     "permutations", "Models generalise on compositions of permutations.", _CHUGHTAI

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import xarray as xr
+
 from pipeline.experiments.claims import Above, Below, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import formed_at, rise, strongest
@@ -77,7 +79,7 @@ def _run(layers: int, seed: int, smeared: bool) -> Run:
     return Run(training, SUBSTRINGS_MEASURES, SUBSTRINGS_INPUTS)
 
 
-def _in_context(result: Result):
+def _in_context(result: Result) -> xr.DataArray:
     return result.data["token_loss"].in_context_score.load()
 
 
