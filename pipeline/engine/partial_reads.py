@@ -15,7 +15,7 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Part:
-    """What a head reads from the keys that a rule allows; `rest` replaces all else of its output."""
+    """A head's output from the keys that a rule allows; `rest` replaces what it reads elsewhere."""
 
     rule: KeyRule
     rest: Float[Tensor, " d_value"] | Float[Tensor, ""]
