@@ -1,4 +1,4 @@
-"""What grokking needs of the optimizer: weight decay? AdamW?"""
+"""Two needs of grokking: weight decay, and AdamW?"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -90,7 +90,7 @@ def planted(p: int = 11) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(neurons, axis=1), np.concatenate(W_L), around
 
 
-def test_nothing_is_lost_of_neurons_and_directions_that_are_of_one_frequency():
+def test_nothing_is_lost_of_neurons_and_outputs_of_one_frequency():
     found = computed(*planted())
     for split in ("all", "test"):
         for name in ("", "two_directions_", "clusters_"):
@@ -110,7 +110,7 @@ def test_only_means_are_left_at_another_frequency():
         assert found["other_frequency_all"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_neurons_without_a_cluster_have_their_mean_and_their_own_directions():
+def test_neurons_without_a_cluster_have_their_mean():
     p = 11
     neurons, W_L, around = planted(p)
     rng = np.random.default_rng(1)
@@ -125,7 +125,7 @@ def test_neurons_without_a_cluster_have_their_mean_and_their_own_directions():
     assert found["all"] != pytest.approx(found["unchanged_all"], rel=1e-3)
 
 
-def test_all_is_undefined_with_a_final_norm_and_all_but_the_loss_without_finite_neurons():
+def test_a_final_norm_or_a_neuron_that_is_not_finite_leaves_nan():
     p = 11
     model = OrganismForCausalLM(config(p, layer_norm=True)).double().eval().requires_grad_(False)
     assert all(np.isnan(value) for value in measured(MEASURE, model, table_input(p)).values())
