@@ -15,7 +15,7 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a head's output, read from the keys that a rule allows; `rest` replaces the rest."""
+    """A part of a head's output, from the keys that a rule allows; `rest` replaces the others."""
 
     rule: KeyRule
     rest: Float[Tensor, " d_value"] | Float[Tensor, ""]
