@@ -15,7 +15,7 @@ _ROWS = 128
 
 @dataclass(frozen=True)
 class Part:
-    """A head's output from the keys that a rule allows; `rest` replaces what it reads elsewhere."""
+    """A part of a head's output, from the keys that a rule allows; `rest` replaces the others."""
 
     rule: KeyRule
     rest: Float[Tensor, " d_value"] | Float[Tensor, ""]

@@ -54,7 +54,8 @@ def answer(runs: Runs) -> Iterator[Finding]:
         MULTIPLY: [_run("multiply", 0.5, s) for s in seeds],
         ADD_ORBITS: [_run("add", 0.75, s, **_ORBITS) for s in seeds],
         SQUARES: [_run("x2_y2", 0.75, s, **_ORBITS) for s in seeds],
-        PERMUTATIONS: [_permutations(s, 600 if runs.quick else 2000) for s in range(3)],
+        # Some minutes each.
+        PERMUTATIONS: [] if runs.quick else [_permutations(s) for s in range(3)],
     }
     results = iter(runs.results([run for of_kind in kinds.values() for run in of_kind]))
     trained = {claim: [next(results) for _ in of_kind] for claim, of_kind in kinds.items()}
@@ -72,7 +73,7 @@ def _run(operation: str, share: float, seed: int, **task: str) -> Run:
     return Run(modular(41, share, seed, name=f"modular-{operation}", task=task), _MEASURES)
 
 
-def _permutations(seed: int, steps: int) -> Run:
+def _permutations(seed: int) -> Run:
     training = modular(
         120, 0.6, seed, steps, name="permutations", task={"operation": "compose"},
         checkpoints={"log_until": 16, "every": 100},

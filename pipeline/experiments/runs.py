@@ -14,7 +14,9 @@ import xarray as xr
 
 from pipeline.analysis.run import analyze
 from pipeline.config import Analysis
+from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.errors import InputError, first_line
+from pipeline.measures import registry
 from pipeline.outside import content_of, json_object
 from pipeline.progress import Progress
 from pipeline.query import open_run
@@ -137,26 +139,53 @@ def collected(runs: Sequence[Run], attempts: Attempts, progress: Progress) -> li
 def carry_out(run: Run, folder: Path) -> Result:
     """Train a run and analyse its checkpoints below a folder, unless that is done already.
 
-    What an interrupted run has left is used. Raises InputError if training diverges, or if a
-    checkpoint cannot be analysed.
+    What an interrupted run has left is used, and so are rows of measures whose version is still the
+    same. Raises InputError if training diverges, or if a checkpoint cannot be analysed.
     """
     folder = Path(os.path.realpath(folder))
-    name = run.training.name.replace("/", "-")
-    trained = f"{name}-{digest(_training(run, folder))}"
-    stored = f"{name}-{digest(content(run, folder))}"
-    checkpoints, store = folder / CHECKPOINTS / trained, folder / STORES / f"{stored}.zarr"
-    done = folder / STORES / f"{stored}.json"
-    if done.is_file() and store.is_dir():
-        seconds = float(json_object(content_of(done, InputError), str(done), InputError)["seconds"])
-        return Result(run, checkpoints, str(store), seconds)
-    # Of the processor, since others may use it at the same time.
-    start = time.process_time()
-    train(run.training.model_copy(update={"output": str(checkpoints)}))
-    _analyze(run, checkpoints, store)
-    seconds = time.process_time() - start
-    with whole_file(done) as draft:  # written last: without it, the run is not done
-        draft.write_text(json.dumps({"seconds": round(seconds, 1)}))
-    return Result(run, checkpoints, str(store), seconds)
+    name, values = run.training.name.replace("/", "-"), content(run, folder)
+    checkpoints = folder / CHECKPOINTS / f"{name}-{digest(values['training'])}"
+    store = folder / STORES / f"{name}-{digest(values)}.zarr"
+    done = _Done(store.with_suffix(".json"), _versions(run))
+    if done.seconds is None or not store.is_dir():
+        # Of the processor, since others may use it at the same time.
+        start = time.process_time()
+        train(run.training.model_copy(update={"output": str(checkpoints)}))
+        _analyze(run, checkpoints, store)
+        done.keep(time.process_time() - start)
+    return Result(run, checkpoints, str(store), done.seconds or 0.0)
+
+
+@dataclass
+class _Done:
+    """The file that is written last, without which a run is not done.
+
+    versions: of what the run's rows depend on; with others the file does not count, nor where one is
+    None, which is known from rows only.
+    """
+
+    path: Path
+    versions: Mapping[str, int | None]
+    seconds: float | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            said = json_object(content_of(self.path, InputError), str(self.path), InputError)
+            if said.get("versions") == self.versions and None not in self.versions.values():
+                self.seconds = float(said["seconds"])
+
+    def keep(self, seconds: float) -> None:
+        """Write the file."""
+        self.seconds = round(seconds, 1)
+        with whole_file(self.path) as draft:
+            draft.write_text(json.dumps({"seconds": self.seconds, "versions": self.versions}))
+
+
+def _versions(run: Run) -> dict[str, int | None]:
+    """Return the versions of the engine and of the run's measures; None for a user's own."""
+    known = {name: measure.version for name, measure in registry().items()}
+    names = {name.partition(".")[0] for name in run.measures}
+    return {"engine": ENGINE_VERSION} | {name: known.get(name) for name in sorted(names)}
 
 
 def _analyze(run: Run, checkpoints: Path, store: Path) -> None:
@@ -174,22 +203,28 @@ def _analyze(run: Run, checkpoints: Path, store: Path) -> None:
 
 
 def content(run: Run, folder: Path | None = None) -> dict[str, Any]:
-    """Return all that a run's numbers follow from, as JSON.
+    """Return all that a run's numbers follow from, as JSON, but for versions of measures.
 
     folder: places below it are given relative to it, so that it may be moved.
     """
-    return {
-        "training": _training(run, folder), "measures": dict(run.measures),
-        "inputs": dict(run.inputs), "select": run.select,
+    values = {
+        "training": _training(run), "measures": dict(run.measures), "inputs": dict(run.inputs),
+        "select": run.select,
     }  # fmt: skip
+    return values if folder is None else _moved(values, f"{folder}{os.sep}")
 
 
-def _training(run: Run, folder: Path | None) -> dict[str, Any]:
-    values = run.training.model_dump(mode="json", exclude={"output", "name"})
-    for part in values["keep"]:
-        if part["checkpoint"] is not None and folder is not None:
-            part["checkpoint"] = os.path.relpath(os.path.realpath(part["checkpoint"]), folder)
-    return values
+def _training(run: Run) -> dict[str, Any]:
+    return run.training.model_dump(mode="json", exclude={"output", "name"})
+
+
+def _moved(value: Any, start: str) -> Any:
+    """Return a value of JSON in which no text begins with this start any more."""
+    if isinstance(value, Mapping):
+        return {key: _moved(of, start) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_moved(of, start) for of in value]
+    return value.removeprefix(start) if isinstance(value, str) else value
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pipeline.experiments import runs as module
 from pipeline.experiments.experiment import Experiment, run_experiment
 from pipeline.experiments.runs import CHECKPOINTS, STORES, Result, SerialRuns, carry_out
 from pipeline.experiments.settings import modular, substrings
+from pipeline.measures import registry
 from tests.pipeline.experiments.tiny import TINY, run
 
 
@@ -61,6 +62,16 @@ def test_an_interrupted_run_is_continued(folder, tmp_path):
     result = carry_out(run(0), copy)
     assert done.is_file() and result.data["weight_norm"].sizes["step"] > 2
     assert before == {p: p.stat().st_mtime_ns for p in (copy / CHECKPOINTS).rglob("*.safetensors")}
+
+
+def test_another_version_of_a_measure_is_computed(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.setattr(registry()["weight_norm"], "version", 1000)
+    monkeypatch.setattr(module, "train", lambda _: None)
+    result = carry_out(run(0), copy)
+    assert result.data["weight_norm"].attrs["version"] == 1000
+    monkeypatch.setattr(module, "analyze", refuse)
+    assert carry_out(run(0), copy).seconds == result.seconds
 
 
 def _store(folder: Path, seed: int) -> Path:
