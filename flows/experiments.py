@@ -84,7 +84,7 @@ class RayRuns:
 
 @dataclass(frozen=True)
 class Settings:
-    """How experiments are carried out.
+    """The way in which experiments are carried out.
 
     folder: of all runs. quick, text: see `pipeline.experiments.runs.Runs`. workers: runs that are
     carried out at a time.

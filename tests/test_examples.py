@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from pipeline.config import Analysis
+from pipeline.training import Training
 from tests.pipeline.query.questions import fill, templates
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,8 +128,12 @@ def yaml_blocks() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "text"), yaml_blocks())
-def test_yaml_of_a_page_is_an_analysis(page: str, text: str) -> None:
-    """A part of an analysis is valid within a small whole one."""
+def test_yaml_of_a_page_is_valid(page: str, text: str) -> None:
+    """A part of an analysis, or of a training run, is valid within a small whole one."""
+    if page == "training.md":
+        whole, *_ = (yaml.safe_load(other) for name, other in yaml_blocks() if name == page)
+        Training.model_validate(whole | yaml.safe_load(text))
+        return
     whole = {"checkpoints": "run", "store": "run.zarr", "measures": ["weight_norm"]}
     Analysis.model_validate(whole | yaml.safe_load(text))
 

@@ -27,6 +27,7 @@ ORDER = [
         "training",
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
+    "experiments",
 ]
 AT_THE_TOP = {
     *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),

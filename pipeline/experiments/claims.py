@@ -114,7 +114,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found on a claim. rule: decides the verdict; found: the numbers in a sentence."""
+    """A verdict on a claim, with its numbers. found: more numbers, in a sentence."""
 
     claim: Claim
     effect: Effect

@@ -22,8 +22,9 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment has found. stores: of the runs it used; seconds: of the
-    processor that these took.
+    """The findings of an experiment. stores: of the runs it used.
+
+    seconds: of the processor, that these took.
     """
 
     experiment: Experiment

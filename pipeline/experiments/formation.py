@@ -1,4 +1,4 @@
-"""When a number of a run rises, and how fast."""
+"""The step at which a number of a run rises, and how fast it does."""
 
 from dataclasses import dataclass
 

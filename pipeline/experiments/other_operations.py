@@ -75,7 +75,7 @@ def _run(operation: str, share: float, seed: int, **task: str) -> Run:
 
 def _permutations(seed: int) -> Run:
     training = modular(
-        120, 0.6, seed, steps, name="permutations", task={"operation": "compose"},
+        120, 0.6, seed, 2000, name="permutations", task={"operation": "compose"},
         checkpoints={"log_until": 16, "every": 100},
     )  # fmt: skip
     return Run(training, {**_MEASURES, "permutation_characters": {}})

@@ -160,8 +160,8 @@ def carry_out(run: Run, folder: Path) -> Result:
 class _Done:
     """The file that is written last, without which a run is not done.
 
-    versions: of what the run's rows depend on; with others the file does not count, nor where one is
-    None, which is known from rows only.
+    versions: of what the run's rows depend on; with others the file does not count, nor where one
+    is None, which is known from rows only.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Who has made the claims."""
+"""The papers and talks in which claims are made."""
 
 ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
 OLSSON = "Olsson et al. 2022, In-context Learning and Induction Heads"

@@ -14,7 +14,7 @@ from tests.pipeline.measures.ablating import blocks, random_resident
 from tests.pipeline.measures.measuring import measured
 
 
-def test_all_paths_are_the_ablation_and_values_alone_are_that_with_patterns_kept():
+def test_all_paths_are_the_ablation_and_values_that_with_patterns_kept():
     resident = random_resident()
     made = blocks(resident)
     found = measured(PathAblation(), resident, made)

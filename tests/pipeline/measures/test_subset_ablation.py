@@ -48,7 +48,7 @@ def test_single_heads_and_all_together_are_those_of_the_ablation_of_heads(reside
         assert found[name][7] == pytest.approx(float(single[f"together_{name}"]), abs=1e-6)
 
 
-def test_without_heads_all_of_a_small_model_are_ablated_and_a_large_one_is_refused(resident):
+def test_without_heads_a_small_model_is_ablated_and_a_large_one_refused(resident):
     setting = Setting(resident.facts, blocks(resident))
     assert len(SubsetAblation().passes(setting)) == 2**8
     large = Setting(random_resident(num_hidden_layers=3).facts, blocks(resident))
