@@ -148,7 +148,7 @@ def test_what_is_kept_is_that_of_the_unchanged_pass(name: str) -> None:
 
 @pytest.mark.parametrize("head", [(0, 1), (1, 3), (2, 0)])
 @pytest.mark.parametrize("kept", [frozenset(), PATTERNS])
-def test_outputs_and_streams_of_a_changed_pass_are_those_of_a_changed_model(head, kept) -> None:
+def test_outputs_and_streams_of_a_changed_pass_are_the_changed_models(head, kept) -> None:
     model, resident = family("llama")
     wanted = Pass("x", head_outputs=(2, 0, 1), hidden_states=(3, 0, 1, 2),
                   change=HeadChange((head,), kept=kept))  # fmt: skip

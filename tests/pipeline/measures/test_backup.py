@@ -61,7 +61,7 @@ def _final_stream(model, ids: torch.Tensor) -> torch.Tensor:
     return kept[0]
 
 
-def test_changes_are_those_of_direct_effects_in_a_model_without_the_head(resident):
+def test_changes_are_those_in_a_model_without_the_head(resident):
     made = blocks(resident)
     found = measured(Backup(heads=HEADS), resident, made)
     clean = plain(resident)
@@ -74,7 +74,7 @@ def test_changes_are_those_of_direct_effects_in_a_model_without_the_head(residen
             assert found[f"logit{suffix}"][i] == pytest.approx(changed - logit, abs=2e-5)
 
 
-def test_only_later_heads_can_change_and_all_changes_add_up_to_that_of_the_logit(resident):
+def test_only_later_heads_change_and_changes_add_up_to_the_logits(resident):
     made = blocks(resident)
     found = measured(Backup(heads=HEADS), resident, made)
     own = measured(DirectLogits(), resident, made)["by_head"]

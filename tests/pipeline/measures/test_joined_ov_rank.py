@@ -31,7 +31,7 @@ def test_ranks_are_those_of_the_full_matrices(heads):
         assert found[name] == pytest.approx(value, rel=1e-3), name
 
 
-def test_two_heads_that_write_the_same_join_to_the_rank_of_one_and_apart_to_twice(hand_built):
+def test_heads_that_write_the_same_have_the_rank_of_one_and_apart_twice(hand_built):
     state = {name: w.clone() for name, w in hand_built.weights.items()}
     found = of_weights(JoinedOVRank(heads=((0, 0), (0, 1))), hand_built.weights)
     # Both read the token; head 0 writes it to PREVIOUS, head 1 to OUTPUT: 20 directions are read.

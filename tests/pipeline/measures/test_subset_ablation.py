@@ -38,7 +38,7 @@ def test_every_subset_is_a_model_without_the_output_weights_of_its_heads(residen
 
 
 @pytest.mark.parametrize(("to", "kind"), [("zero", HeadAblation), ("mean", MeanAblation)])
-def test_single_heads_and_all_together_are_those_of_the_ablation_of_heads(resident, to, kind):
+def test_one_head_and_all_together_are_as_in_the_ablation_of_heads(resident, to, kind):
     made = blocks(resident)
     found = measured(SubsetAblation(heads=HEADS, ablated_to=to), resident, made)
     single = measured(kind(heads=HEADS), resident, made)
@@ -48,7 +48,7 @@ def test_single_heads_and_all_together_are_those_of_the_ablation_of_heads(reside
         assert found[name][7] == pytest.approx(float(single[f"together_{name}"]), abs=1e-6)
 
 
-def test_without_heads_all_of_a_small_model_are_ablated_and_a_large_one_is_refused(resident):
+def test_without_heads_all_are_ablated_unless_they_are_too_many(resident):
     setting = Setting(resident.facts, blocks(resident))
     assert len(SubsetAblation().passes(setting)) == 2**8
     large = Setting(random_resident(num_hidden_layers=3).facts, blocks(resident))
