@@ -59,7 +59,7 @@ def test_a_pair_that_composes_by_keys_alone_is_found_to() -> None:
     assert set(found.values()) == {"holds"} and len(found) == 5
 
 
-def test_other_heads_count_where_all_composition_is_claimed_to_be_by_keys() -> None:
+def test_other_heads_count_for_the_claim_on_all_composition() -> None:
     found = verdicts(elsewhere=ELSEWHERE | {"v": 0.3})
     assert found.pop("only-k-composition-in-weights") == "does not hold"
     assert set(found.values()) == {"holds"}
@@ -76,6 +76,6 @@ def test_other_heads_count_where_all_composition_is_claimed_to_be_by_keys() -> N
         ({}, {"v": 1.1}, {"patterns-kept"}),
     ],
 )
-def test_each_claim_is_refuted_by_numbers_that_contradict_it(composed, costs, refuted) -> None:
+def test_each_claim_is_refuted_by_contrary_numbers(composed, costs, refuted) -> None:
     found = verdicts(COMPOSED | composed, COSTS | costs)
     assert {name for name, verdict in found.items() if verdict == "does not hold"} == refuted

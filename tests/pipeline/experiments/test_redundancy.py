@@ -72,7 +72,7 @@ def verdicts(plain: tuple[float, ...], dropped: tuple[float, ...]) -> dict[str, 
     return found
 
 
-def test_redundant_heads_whose_backup_grows_with_dropout_are_found_to_be() -> None:
+def test_redundancy_and_backup_that_grow_with_dropout_are_found() -> None:
     found = verdicts(plain=(2.5, 0.2, 24.0), dropped=(3.5, 0.6, 24.0))
     assert set(found.values()) == {"holds"} and len(found) == 5
 

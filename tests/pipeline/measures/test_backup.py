@@ -61,7 +61,7 @@ def _final_stream(model, ids: torch.Tensor) -> torch.Tensor:
     return kept[0]
 
 
-def test_changes_are_those_of_direct_effects_in_a_model_without_the_head(resident):
+def test_changes_are_those_in_a_model_without_the_head(resident):
     made = blocks(resident)
     found = measured(Backup(heads=HEADS), resident, made)
     clean = plain(resident)

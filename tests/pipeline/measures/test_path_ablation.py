@@ -37,7 +37,7 @@ def test_all_paths_are_the_ablation_and_values_that_with_patterns_kept():
 
 
 @pytest.mark.parametrize("letter", ["k", "q"])
-def test_an_induction_pair_composes_by_the_one_path_that_it_was_built_with(hand_built, letter):
+def test_an_induction_pair_composes_by_the_path_it_was_built_with(hand_built, letter):
     """Swapped, queries read the previous token: then heads attend where it equals the key."""
     state = {name: w.clone() for name, w in hand_built.weights.items()}
     state["model.layers.1.self_attn.o_proj.weight"][:, 40:] = 0  # without anti-induction

@@ -38,7 +38,7 @@ def test_every_subset_is_a_model_without_the_output_weights_of_its_heads(residen
 
 
 @pytest.mark.parametrize(("to", "kind"), [("zero", HeadAblation), ("mean", MeanAblation)])
-def test_single_heads_and_all_together_are_those_of_the_ablation_of_heads(resident, to, kind):
+def test_one_head_and_all_together_are_as_in_the_ablation_of_heads(resident, to, kind):
     made = blocks(resident)
     found = measured(SubsetAblation(heads=HEADS, ablated_to=to), resident, made)
     single = measured(kind(heads=HEADS), resident, made)
