@@ -142,7 +142,7 @@ def finding(claim: Claim, effect: Effect, holds: Between, found: str = "") -> Fi
     undefined = sorted(seed for seed, value in effect.by_seed.items() if not math.isfinite(value))
     verdict: Verdict = UNDECIDED
     if not effect.by_seed:
-        found = f"{found}; not tested with --quick".removeprefix("; ")
+        found = "not tested with --quick"
     elif len(effect.by_seed) < 2:
         found = f"{found}; one seed has no interval".removeprefix("; ")
     elif undefined:

@@ -37,7 +37,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     yield _found(ON_SUBSTRINGS, on_substrings)
     on_text = runs.results(
         [Run(text(2, seed, task={"path": runs.text}), TEXT_MEASURES, TEXT_INPUTS)
-         for seed in range(1 if runs.quick else 5)]
+         for seed in ([] if runs.quick else range(5))]
     )  # fmt: skip
     yield _found(ON_TEXT, on_text)
 

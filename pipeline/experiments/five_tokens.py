@@ -42,7 +42,7 @@ def _run(training: Training, sequences: int) -> Run:
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
-    seeds, text_seeds = range(3 if runs.quick else 5), range(1 if runs.quick else 3)
+    seeds, text_seeds = (range(3), ()) if runs.quick else (range(5), range(5))
     on_text = [_run(text(2, seed, task={"path": runs.text}), 1000) for seed in text_seeds]
     on_substrings = [_run(substrings(2, seed), 1000) for seed in seeds]
     results = runs.results(on_text + on_substrings)
@@ -52,8 +52,8 @@ def _answer(runs: Runs) -> Iterator[Finding]:
 
 def _worth(claim: Claim, results: Sequence[Result]) -> Finding:
     costs = {one.seed: _last(one, "earlier_cost") for one in results}
-    ends = sum(_last(one, "last_cost") for one in results) / len(results)
-    error = max(_last(one, "earlier_cost_error") for one in results)
+    ends = sum(_last(one, "last_cost") for one in results) / max(len(results), 1)
+    error = max((_last(one, "earlier_cost_error") for one in results), default=0.0)
     return finding(
         claim,
         Effect("loss after a repeat when the first four of five tokens are corrupted, minus clean",

@@ -30,16 +30,17 @@ FROM_INDUCTION = Claim(
 
 _EMBEDDING, _POSITIONS = "model.embed_tokens.weight", "model.embed_positions.weight"
 _UNEMBEDDING = "lm_head.weight"
+_OTHER = 100  # seeds of models that parts are put into: a donor's seed and this
 _PREVIOUS_TOKEN_FORMS = 0.5  # more than the half of a head that is spread over two tokens
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
     seeds = range(3 if runs.quick else 5)
     donors = runs.results([_run(seed) for seed in seeds])
-    variants = [[_run(100 + one.seed, **changes) for one in donors for changes in [of(one)]]
+    variants = [[_fresh(one.seed, **of(one)) for one in donors]
                 for of in (_embedding, _previous_token, _both_embeddings, _induction)]  # fmt: skip
-    plain = [_run(100 + seed) for seed in seeds]
-    fixed = [_run(100 + seed, model={"fixed_attention": {"L0H0": 1}}) for seed in seeds]
+    plain = [_fresh(seed) for seed in seeds]
+    fixed = [_fresh(seed, model={"fixed_attention": {"L0H0": 1}}) for seed in seeds]
     groups = [*variants, plain, fixed]
     results = runs.results([run for group in groups for run in group])
     n = len(seeds)
@@ -57,6 +58,11 @@ def _answer(runs: Runs) -> Iterator[Finding]:
 
 def _run(seed: int, **changes: Any) -> Run:
     return Run(substrings(2, seed, **changes), SUBSTRINGS_MEASURES, SUBSTRINGS_INPUTS)
+
+
+def _fresh(seed: int, **changes: Any) -> Run:
+    """Return the run of another model than that of the seed, until heads have formed in most."""
+    return _run(_OTHER + seed, steps=800, **changes)
 
 
 # A donor's head reads the donor's embedding: that is put in too, and is all of the control.
@@ -90,7 +96,9 @@ def _sooner(
     """Judge whether heads of a score form sooner with a part than in the controls."""
     forms = [[formed_at(strongest(one, score, layer), threshold) for one in group]
              for group in (with_part, control)]  # fmt: skip
-    ratios = {one.seed - 100: a / b for one, (a, _), (b, _) in zip(with_part, *forms, strict=True)}
+    ratios = {
+        one.seed - _OTHER: a / b for one, (a, _), (b, _) in zip(with_part, *forms, strict=True)
+    }
     formed = [sum(has for _, has in group) for group in forms]
     steps = ["/".join(f"{step:.0f}" for step, _ in group) for group in forms]
     found = (
