@@ -104,9 +104,9 @@ def _figure(outcome: Outcome, one: Finding) -> Figure:
         "kind": "intervals", "rows": rows, "series": [series("effect", values, low=low, high=high)],
         "y": {"label": f"{one.effect.name}{unit}"}, "bands": [_region(one, values)],
     }  # fmt: skip
-    found = f" {one.found[:1].upper()}{one.found[1:]}." if one.found else ""
-    note = (f"Claimed: {one.claim.source}. Found: {one.verdict}. It holds if {one.rule} "
-            f"(shaded).{found}")  # fmt: skip
+    found = f" ({one.found})" if one.found else ""
+    note = (f"Claimed: {one.claim.source}. Found: {one.verdict}{found}. It holds if {one.rule} "
+            "(shaded).")  # fmt: skip
     command = f"ontogeny experiment {outcome.experiment.name} --json"
     python = f"run_experiment(EXPERIMENTS[{outcome.experiment.name!r}], SerialRuns(folder))"
     return figure(one.claim.name, one.claim.sentence, note, spec, outcome.experiment.name,

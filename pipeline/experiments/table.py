@@ -79,7 +79,7 @@ def _notes(outcome: Outcome) -> list[str]:
     """Return rule, source and what was found of each claim, as a list."""
     said = [f"{one.claim.sentence} Source: {one.claim.source}. It holds if {one.rule}."
             for one in outcome.findings]  # fmt: skip
-    found = [f" {one.found}." if one.found else "" for one in outcome.findings]
+    found = [f" Found: {one.found}." if one.found else "" for one in outcome.findings]
     return [f"- {markdown(a + b)}" for a, b in zip(said, found, strict=True)]
 
 
