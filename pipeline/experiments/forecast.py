@@ -66,9 +66,7 @@ def answer(runs: Runs) -> Iterator[Finding]:
     errors = _errors({str(i): _series(one) for i, one in enumerate(results)})
     baseline, whole = errors["baseline"], errors[WHOLE.name]
     known = np.isfinite(list(errors.values())).all(axis=0)
-    found = (
-        f"{_BOUND}; {(~known).sum()} left out, since no other run took longer than half of theirs"
-    )
+    found = f"{_BOUND}; {(~known).sum()} left out, of which a forecast is undefined"
     for claim, of, over, region, than in (
         (WHOLE, whole, baseline, Below(1.0), "the mean of other runs"),
         (PREFIX, errors[PREFIX.name], whole, Above(1.0), "the whole run's component"),
