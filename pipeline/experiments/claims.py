@@ -99,12 +99,13 @@ class Effect:
         a share, the interval of Wilson 1927.
         """
         values = np.array(list(self.by_seed.values()), dtype=float)
-        if self.is_share and len(values) and np.isfinite(values).all():
+        if not len(values) or not np.isfinite(values).all():
+            return math.nan, math.nan, math.nan
+        if self.is_share:
             return (float(values.mean()), *wilson(int(values.sum()), len(values)))
         if self.geometric:
             values = np.log(values)
-        mean = float(values.mean()) if len(values) else math.nan
-        spread = math.nan
+        mean, spread = float(values.mean()), math.nan
         if len(values) > 1:
             error = values.std(ddof=1) / math.sqrt(len(values))
             spread = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(values) - 1) * error)

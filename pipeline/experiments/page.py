@@ -12,11 +12,11 @@ from pipeline.experiments.table import COLUMNS, finding_row
 from pipeline.findings.number_format import counted
 from pipeline.report.site.blocks import Cell, Column, Page, Section, Table, Text
 from pipeline.report.site.run_data import Run
-from pipeline.report.site.specs import Figure, Source, band, figure, series
+from pipeline.report.site.specs import Figure, Source, band, figure, series, y_axis
 from pipeline.report.site.write import write_report_with
 
 _ROLES = {HOLDS: "induction", DOES_NOT_HOLD: "loss", UNDECIDED: "none"}
-_BEYOND = 0.1  # of the range of the numbers: how far a region without an end is drawn
+_BEYOND = 0.1  # of the range of the numbers: how much further the axis reaches
 
 
 def write_claims(outcomes: Sequence[Outcome], folder: str | Path, command: str) -> Path:
@@ -99,10 +99,11 @@ def _figure(outcome: Outcome, one: Finding) -> Figure:
     low, high = (np.append(end, edge) for end, edge in zip(ends, (one.low, one.high), strict=True))
     rows = [{"name": f"seed {seed}", "role": "none"} for seed in known]
     rows.append({"name": "mean", "role": _ROLES[one.verdict]})
+    domain = _domain(one, values)
     unit = "" if one.effect.unit == "1" else f" ({one.effect.unit})"
     spec = {
         "kind": "intervals", "rows": rows, "series": [series("effect", values, low=low, high=high)],
-        "y": {"label": f"{one.effect.name}{unit}"}, "bands": [_region(one, values)],
+        "y": y_axis(f"{one.effect.name}{unit}", domain=domain), "bands": [_region(one, domain)],
     }  # fmt: skip
     found = f" ({one.found})" if one.found else ""
     note = (f"Claimed: {one.claim.source}. Found: {one.verdict}{found}. It holds if {one.rule} "
@@ -113,10 +114,16 @@ def _figure(outcome: Outcome, one: Finding) -> Figure:
                   Source(python, command))  # fmt: skip
 
 
-def _region(one: Finding, values: np.ndarray) -> dict[str, object]:
-    """Return the region in which the claim holds, up to a little beyond all that is drawn."""
-    edges = [end for end in (one.region.low, one.region.high) if math.isfinite(end)]
-    drawn = [*values, *edges, *(end for end in (one.low, one.high) if math.isfinite(end))]
+def _domain(one: Finding, values: np.ndarray) -> tuple[float, float]:
+    """Return the ends of the axis, a little beyond all numbers and the edges of the region."""
+    ends = [end for end in (one.region.low, one.region.high, one.low, one.high)
+            if math.isfinite(end)]  # fmt: skip
+    drawn = [*values[np.isfinite(values)], *ends]
     beyond = _BEYOND * (max(drawn) - min(drawn) or 1.0)
-    start = max(one.region.low, min(drawn) - beyond)
-    return band(start, min(one.region.high, max(drawn) + beyond), "the claim holds")
+    return float(min(drawn) - beyond), float(max(drawn) + beyond)
+
+
+def _region(one: Finding, domain: tuple[float, float]) -> dict[str, object]:
+    """Return the region in which the claim holds, as far as the axis reaches."""
+    low, high = max(one.region.low, domain[0]), min(one.region.high, domain[1])
+    return band(low, high, "the claim holds")

@@ -63,8 +63,8 @@ def test_the_page_shows_every_claim_with_its_numbers(outcome, tmp_path):
     assert 'href="#weights-have-a-norm"' in text and 'id="weights-have-a-norm"' in text
     spec = json.loads(re.search(r'class="spec">(.*?)</script>', text)[1])
     assert [row["name"] for row in spec["rows"]] == ["seed 0", "seed 1", "mean"]
-    (region,) = spec["bands"]
-    assert region["from"] < 0 or region["from"] == 0
+    (region,), domain = spec["bands"], spec["y"]["domain"]
+    assert domain[0] < region["from"] == 0 < region["to"] == domain[1]
     for link in set(re.findall(r'href="([^"#?:]+)"', text)):
         assert (Path(page).parent / link).is_file(), link
 
