@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.findings.number_format import head_name, listed
+from pipeline.findings.number_format import listed
+from pipeline.models.head_names import head_name
 
 _LISTED = 10  # series that rose and fell, the largest ones
 

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.measures.head_patterns import excess_of, has_pattern, threshold_of
+from pipeline.models.head_names import head_name
 
 PATTERNS = {"induction": "induction head", "previous_token": "previous-token head"}
 LOSSES = {"mean": "mean loss", "in_context_score": "in-context score"}
@@ -38,13 +39,13 @@ def named_series(run: xr.DataTree) -> tuple[dict[str, xr.DataArray], dict[str, s
             continue
         heads[pattern] = one
         series = groups["head_scores"][pattern].sel(layer=one[0], head=one[1])
-        found[f"{words} {_name(one)}"] = series.reset_coords(drop=True)
+        found[f"{words} {head_name(*one)}"] = series.reset_coords(drop=True)
     pair = [heads.get(pattern) for pattern in ("previous_token", "induction")]
     composed = _composition(groups.get("composition"), *pair)
     if isinstance(composed, str):
         missing["K-composition"] = composed
     else:
-        found[f"K-composition {' to '.join(_name(one) for one in pair if one)}"] = composed
+        found[f"K-composition {' to '.join(head_name(*one) for one in pair if one)}"] = composed
     return found, missing
 
 
@@ -78,7 +79,3 @@ def _composition(
     labels |= {"layer_to": later[0], "head_to": later[1]}
     series = (stored["k"] - stored["k_baseline"]).sel(labels)
     return series.reset_coords(drop=True)
-
-
-def _name(head: Head) -> str:
-    return f"L{head[0]}H{head[1]}"

@@ -25,7 +25,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     results = runs.results(
         [Run(of.run.training, {"bigrams": {}}, _inputs(of), last) for of in trained]
     )
-    found = {one.seed: one.data["bigrams"].isel(step=-1).load() for one in results}
+    found = {one.seed: one.group("bigrams").isel(step=-1).load() for one in results}
     shares = {seed: float(of.direct_path / of.from_unigrams) for seed, of in found.items()}
     yield finding(
         BIGRAMS,

@@ -59,11 +59,11 @@ class _Heads:
     def of(cls, scored: Result, ablated: Result) -> "_Heads":
         """Read them from two results of a run: scores, and the ablation of the chosen heads."""
         chosen = _previous_token_heads(scored)
-        _, head = strongest_head(scored.data["head_scores"].induction.sel(layer=[1]))
-        pairs = scored.data["composition"].to_dataset().isel(step=-1)
+        _, head = strongest_head(scored.group("head_scores").induction.sel(layer=[1]))
+        pairs = scored.group("composition").isel(step=-1)
         above = {path: pairs[path] - pairs[f"{path}_baseline"] for path in "kqv"}
         pair = {"layer_from": 0, "head_from": chosen[0][1], "layer_to": 1, "head_to": head}
-        cost = ablated.data["path_ablation"].together_repeated_loss.isel(step=-1).load()
+        cost = ablated.group("path_ablation").together_repeated_loss.isel(step=-1).load()
         return cls(
             len(chosen),
             {path: float(of.sel(pair)) for path, of in above.items()},
@@ -78,7 +78,7 @@ class _Heads:
 
 
 def _previous_token_heads(result: Result) -> list[Head]:
-    return heads_above(result.data["head_scores"].previous_token.sel(layer=[0]), _MOSTLY)
+    return heads_above(result.group("head_scores").previous_token.sel(layer=[0]), _MOSTLY)
 
 
 # Each claim's effect, and where that is if the claim is true.

@@ -46,7 +46,7 @@ def _found(claim: Claim, results: Sequence[Result]) -> Finding:
     alike, shares = {}, []
     for result in results:
         space = aggregates.loss_space(result.store)
-        arrays = {str(space["run"].values[0]): result.data["token_loss"].loss}
+        arrays = {str(space["run"].values[0]): result.group("token_loss").loss}
         first = loadings(arrays, space).sel(component=1)
         # Loadings have a mean square of 1, so that the squared mean is the squared cosine with the
         # direction in which the losses of all tokens change alike.

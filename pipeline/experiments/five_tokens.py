@@ -65,7 +65,7 @@ def _worth(claim: Claim, results: Sequence[Result]) -> Finding:
 
 
 def _last(result: Result, name: str) -> float:
-    return float(result.data["source_corruption"][name][-1])
+    return float(result.group("source_corruption")[name][-1])
 
 
 EXPERIMENT = Experiment(

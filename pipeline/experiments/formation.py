@@ -29,7 +29,7 @@ class Rise:
 
 def strongest(result: Result, score: str = "induction", layer: int | None = None) -> xr.DataArray:
     """Return the largest of a score over heads, or over those of a layer (dims: step)."""
-    scores = result.data["head_scores"][score]
+    scores = result.group("head_scores")[score]
     return (scores if layer is None else scores.sel(layer=[layer])).max(("layer", "head")).load()
 
 

@@ -21,7 +21,7 @@ def by_seed(results: Iterable[Result], effect: Callable[[Result], float]) -> dic
 
 def progress(result: Result) -> xr.Dataset:
     """Return the group `modular_addition` in memory, in order of step."""
-    return result.data["modular_addition"].to_dataset().sortby("step").load()
+    return result.group("modular_addition").sortby("step").load()
 
 
 def probability(result: Result) -> float:
@@ -35,7 +35,7 @@ def probability(result: Result) -> float:
 
 def last_value(result: Result, group: str, variable: str) -> float:
     """Return the median of the last five checkpoints of a variable over `step`."""
-    return float(np.median(result.data[group][variable].sortby("step").values[-_LAST:]))
+    return float(np.median(result.group(group)[variable].sortby("step").values[-_LAST:]))
 
 
 def fall_width(loss: xr.DataArray) -> float:

@@ -104,7 +104,7 @@ def _rise(result: Result) -> float:
 
 
 def _cleaned(result: Result) -> float:
-    norm = result.data["weight_norm"].sum_of_squares.load()
+    norm = result.group("weight_norm").sum_of_squares.load()
     end = _dates(result)["test_loss"]
     return float(norm.sel(step=end)) / float(norm.sel(step=min(_formed(result), end)))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.experiments.runs import Result
+from pipeline.models.head_names import head_place
 
 # All with the parameter `heads`: those of the group.
 MEASURES_OF_GROUPS = ("subset_ablation", "backup", "joined_ov_rank")
@@ -29,13 +30,13 @@ class HeadGroup:
     @classmethod
     def of(cls, result: Result) -> "HeadGroup":
         """Read them from the rows of a run's last checkpoint."""
-        data, model = result.data, result.run.training.model
-        subsets = data["subset_ablation"].repeated_loss.isel(step=-1).load()
+        model = result.run.training.model
+        subsets = result.group("subset_ablation").repeated_loss.isel(step=-1).load()
         number = int(np.log2(len(subsets)))
         single = subsets.sel(subset=2 ** np.arange(number)).sum()
         return cls(
             number,
-            float(data["joined_ov_rank"].to_dataset()["sum"][-1])
+            float(result.group("joined_ov_rank")["sum"][-1])
             / (model.hidden_size // model.num_attention_heads),
             float(subsets[-1] / single),
             _backup(result, model.num_hidden_layers),
@@ -43,10 +44,10 @@ class HeadGroup:
 
 
 def _backup(result: Result, layers: int) -> float:
-    change = result.data["backup"].direct.isel(step=-1).load()
+    change = result.group("backup").direct.isel(step=-1).load()
     rise = lost = 0.0
     for name in change["ablated"].values:
-        layer, head = map(int, str(name).removeprefix("L").split("H"))
+        layer, head = head_place(str(name))
         if layer < layers - 1:
             of_heads = change.sel(ablated=name)
             rise += float(of_heads.sel(layer=slice(layer + 1, None)).sum())

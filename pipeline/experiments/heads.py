@@ -32,4 +32,4 @@ def induction_heads(result: Result, most: int) -> list[Head]:
 
     Those with an induction score of at least `FORMED` at the last step; if none has, the strongest.
     """
-    return heads_above(result.data["head_scores"].induction, FORMED)[:most]
+    return heads_above(result.group("head_scores").induction, FORMED)[:most]

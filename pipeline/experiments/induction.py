@@ -96,12 +96,12 @@ def _answer(runs: Runs) -> Iterator[Finding]:
 
 
 def _in_context(result: Result) -> xr.DataArray:
-    return result.data["token_loss"].in_context_score.load()
+    return result.group("token_loss").in_context_score.load()
 
 
 def _above_null(result: Result) -> float:
     """Return the largest induction score less its null at the last step."""
-    last = result.data["head_scores"].isel(step=-1)
+    last = result.group("head_scores").isel(step=-1)
     return float((last.induction - last.induction_null).max())
 
 

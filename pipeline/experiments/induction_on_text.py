@@ -76,13 +76,13 @@ def _answer(runs: Runs) -> Iterator[Finding]:
 
 def _induction(result: Result) -> xr.DataArray:
     """Return the strongest head's attention to the token after a match, less its null."""
-    of = result.data["natural_induction"]
+    of = result.group("natural_induction")
     return (of.induction - of.null).max(("layer", "head")).load()
 
 
 def _in_context(result: Result) -> xr.DataArray:
     """Return the mean loss of the last positions less that of early ones (dims: step)."""
-    loss = result.data["token_loss"].mean_by_position.load()
+    loss = result.group("token_loss").mean_by_position.load()
     early = loss.isel(position=slice(_WINDOW, 2 * _WINDOW)).mean("position")
     return loss.isel(position=slice(-_WINDOW, None)).mean("position") - early
 

@@ -41,7 +41,7 @@ def answer(runs: Runs, **setting: Any) -> Iterator[Finding]:
 
 
 def _by_norm(result: Result) -> float:
-    group = result.data["modular_addition"]
+    group = result.group("modular_addition")
     keys = group.attrs["reference_values"]["key_frequencies"]
     norm = group["embedding_norm"].sel(step=0).load()
     is_key = np.isin(norm["frequency"].values, keys)
@@ -49,7 +49,7 @@ def _by_norm(result: Result) -> float:
 
 
 def _by_direction(result: Result) -> float:
-    return float(result.data["lottery_ticket"]["keys_above_others"].sel(step=0))
+    return float(result.group("lottery_ticket")["keys_above_others"].sel(step=0))
 
 
 EXPERIMENT = Experiment(

@@ -62,7 +62,7 @@ def _by_size(results: Sequence[Result], sizes: Sequence[int]) -> BySize:
 
 
 def _constant(by_size: BySize) -> Finding:
-    scores = {size: {seed: float(one.data["token_loss"].in_context_score[-1])
+    scores = {size: {seed: float(one.group("token_loss").in_context_score[-1])
                      for seed, one in of.items()} for size, of in by_size.items()}  # fmt: skip
     smallest, *_, largest = scores.values()
     every = [np.mean([of[seed] for of in scores.values()]) for seed in smallest]
@@ -76,7 +76,7 @@ def _constant(by_size: BySize) -> Finding:
 
 def _swaps(by_size: Mapping[int, Result]) -> bool:
     """Return whether the largest's loss falls faster on one side of the bumps only."""
-    groups = {str(size): one.data["token_loss"].to_dataset() for size, one in by_size.items()}
+    groups = {str(size): one.group("token_loss") for size, one in by_size.items()}
     rises = [rise(strongest(one)) for one in by_size.values()]
     bump = (min(one.middle - one.width for one in rises),
             max(one.middle + one.width for one in rises))  # fmt: skip

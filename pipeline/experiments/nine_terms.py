@@ -54,7 +54,7 @@ def answer(runs: Runs, **setting: Any) -> Iterator[Finding]:
 
 def _kept(result: Result, loss: str) -> float:
     """Return the share that is left of ln p less the test loss; NaN without generalisation."""
-    found = result.data["nine_terms"].isel(step=-1)
+    found = result.group("nine_terms").isel(step=-1)
     whole = float(found["unchanged_test"])
     guessing = float(np.log(result.run.training.task.p))  # pyright: ignore[reportAttributeAccessIssue]
     return (guessing - float(found[loss])) / (guessing - whole) if whole < SOLVED else np.nan

@@ -95,7 +95,7 @@ def _by_waves(result: Result) -> float:
 
 
 def _by_characters(result: Result) -> float:
-    share = result.data["permutation_characters"]["variance_explained"].isel(step=-1)
+    share = result.group("permutation_characters")["variance_explained"].isel(step=-1)
     return float(np.nansum(share.values))
 
 

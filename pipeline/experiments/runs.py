@@ -62,6 +62,10 @@ class Result:
         """The rows of the store."""
         return open_run(self.store)
 
+    def group(self, name: str) -> xr.Dataset:
+        """Return the rows of a measure."""
+        return self.data[name].to_dataset()
+
     @property
     def seed(self) -> int:
         """The seed of the weights at step 0."""
@@ -81,8 +85,11 @@ class Runs(Protocol):
     Python's standard library.
     """
 
-    quick: bool
-    text: str | None
+    @property
+    def quick(self) -> bool: ...  # noqa: D102
+
+    @property
+    def text(self) -> str | None: ...  # noqa: D102
 
     def results(self, runs: Sequence[Run]) -> list[Result]:
         """Return the results of the runs in their order; raises InputError if one has failed."""

@@ -80,7 +80,7 @@ def _run(layers: int, seed: int, smeared: bool) -> Run:
 
 
 def _in_context(result: Result) -> xr.DataArray:
-    return result.data["token_loss"].in_context_score.load()
+    return result.group("token_loss").in_context_score.load()
 
 
 EXPERIMENT = Experiment(

@@ -65,7 +65,7 @@ def _measures(heads: list[list[int]], replaced_by: str) -> dict[str, dict]:
 
 
 def _share(result: Result, name: str, group: str = "strict_induction.text") -> float:
-    return float(result.data[group][name][-1])
+    return float(result.group(group)[name][-1])
 
 
 def _average(results: list[Result], group: str) -> str:

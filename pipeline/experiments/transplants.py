@@ -10,7 +10,7 @@ from pipeline.experiments.heads import strongest_head
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, SUBSTRINGS_MEASURES, substrings
 from pipeline.experiments.sources import INTERVIEW
-from pipeline.findings.number_format import head_name
+from pipeline.models.head_names import head_name
 
 FROM_PREVIOUS = Claim(
     "previous-token-head-helps",
@@ -71,7 +71,7 @@ def _embedding(donor: Result) -> Mapping[str, Any]:
 
 
 def _previous_token(donor: Result) -> Mapping[str, Any]:
-    layer, head = strongest_head(donor.data["head_scores"].previous_token.sel(layer=[0]))
+    layer, head = strongest_head(donor.group("head_scores").previous_token.sel(layer=[0]))
     return _kept(donor, [_EMBEDDING, _POSITIONS], [head_name(layer, head)])
 
 
@@ -80,7 +80,7 @@ def _both_embeddings(donor: Result) -> Mapping[str, Any]:
 
 
 def _induction(donor: Result) -> Mapping[str, Any]:
-    layer, head = strongest_head(donor.data["head_scores"].induction.sel(layer=[1]))
+    layer, head = strongest_head(donor.group("head_scores").induction.sel(layer=[1]))
     return _kept(donor, [_EMBEDDING, _POSITIONS, _UNEMBEDDING], [head_name(layer, head)])
 
 

@@ -44,11 +44,6 @@ def at_step(step: int) -> str:
     return f"step {step:,}"
 
 
-def head_name(layer: int, head: int) -> str:
-    """Return the name of a head in the usual notation, layer and head from 0: L1H3."""
-    return f"L{layer}H{head}"
-
-
 def listed(items: Sequence[str], at_most: int = 6) -> str:
     """Return "a, b and c"; of a longer list the first `at_most` and the number of others."""
     shown = list(items[:at_most])

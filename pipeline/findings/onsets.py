@@ -4,8 +4,9 @@ import xarray as xr
 
 from pipeline.aggregate.phases import MILESTONES, SOLVED, milestones
 from pipeline.findings.heads import Heads, heads_of, onsets
-from pipeline.findings.number_format import at_step, head_name
+from pipeline.findings.number_format import at_step
 from pipeline.findings.sentences import by_measure
+from pipeline.models.head_names import head_name
 from pipeline.query import open_run
 
 # The patterns of attention whose first appearance in any head is worth a message.

@@ -13,6 +13,7 @@ from pipeline.measures.direct_logits import counted_predictions
 from pipeline.measures.subset_ablation import Heads, few_heads
 from pipeline.models.assumptions import HEADS_ADD, LOGITS, STREAM, relying
 from pipeline.models.circuits import Circuits
+from pipeline.models.head_names import head_name
 from pipeline.models.readout import Readout, head_shares, shares
 from pipeline.schema import Variable
 
@@ -83,7 +84,7 @@ class Backup(Measure):
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """Return the names of the ablated heads."""
         heads = few_heads(self.name, self.heads, setting.model)
-        return {"ablated": np.array([f"L{layer}H{head}" for layer, head in heads])}
+        return {"ablated": np.array([head_name(*head) for head in heads])}
 
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """Return a pass without ablation, and one for each head."""

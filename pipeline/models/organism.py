@@ -34,6 +34,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from pipeline.errors import InputError
+from pipeline.models.head_names import head_place
 
 _SHARPNESS = 100.0  # factor of the scores of heads whose attention is fixed
 
@@ -160,7 +161,7 @@ class OrganismConfig(PreTrainedConfig):
     def fixed_in(self, layer: int) -> dict[int, int]:
         """Return how many positions back each head of a layer attends whose attention is fixed."""
         named = (self.fixed_attention or {}).items()
-        places = [(*map(int, name[1:].split("H")), back) for name, back in named]
+        places = [(*head_place(name), back) for name, back in named]
         return {head: back for at, head, back in places if at == layer}
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.aggregate.transitions import FEWEST
-from pipeline.findings.number_format import head_name, in_words
+from pipeline.findings.number_format import in_words
+from pipeline.models.head_names import head_name
 
 LEAST = 0.1  # change of a head above its null that is drawn, as a share of its attention
 # Losses and the in-context score, in the order in which they are shown, with their colour roles.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.config.analysis import SplitGenerator
@@ -137,17 +137,7 @@ class Optimizer(Strict):
         return self.learning_rate * min(1.0, (step + 1) / max(self.warmup_steps, 1))
 
 
-class HeadName(str):
-    """A head as it is written, such as L0H1."""
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """Return layer and head."""
-        layer, head = self[1:].split("H")
-        return int(layer), int(head)
-
-
-Head = Annotated[str, Field(pattern=r"^L\d+H\d+$"), AfterValidator(HeadName)]
+Head = Annotated[str, Field(pattern=r"^L\d+H\d+$")]  # such as L0H1
 
 
 class Part(Strict):

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, suggestion
+from pipeline.models.head_names import head_place
 from pipeline.models.organism import OrganismAttention, OrganismForCausalLM
 from pipeline.models.weights import read_weights
 from pipeline.training.config import Part
@@ -70,7 +71,7 @@ def _entries(
                              f"{suggestion(pattern, parameters)}")  # fmt: skip
         found |= {name: torch.ones_like(parameters[name], dtype=torch.bool) for name in names}
     for head in part.heads:
-        for name, entries in _entries_of_head(model, *head.place):
+        for name, entries in _entries_of_head(model, *head_place(head)):
             found[name] = found.get(name, torch.zeros_like(entries)) | entries
     return found
 

@@ -11,8 +11,9 @@ from matplotlib.patches import Patch
 from pipeline.aggregate.phases import SOLVED, Phase
 from pipeline.findings.gaps import has_numbers
 from pipeline.findings.heads import Heads, onsets
-from pipeline.findings.number_format import head_name, in_words
+from pipeline.findings.number_format import in_words
 from pipeline.measures.head_patterns import NULLS
+from pipeline.models.head_names import head_name
 from pipeline.report.paper.style import (
     FAINT,
     QUIET,

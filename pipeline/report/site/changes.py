@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.aggregate.transitions import FEWEST
-from pipeline.findings.number_format import counted, head_name, listed, number
+from pipeline.findings.number_format import counted, listed, number
+from pipeline.models.head_names import head_name
 from pipeline.query import aggregates
 from pipeline.query.transitions import joined, transition_table
 from pipeline.report.site.blocks import Cell, Column, Page, Section, Table, Text, number_cell

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 
 from pipeline.findings.heads import Heads, Onset, counted_steps, heads_of, onsets
-from pipeline.findings.number_format import head_name, in_words
+from pipeline.findings.number_format import in_words
 from pipeline.findings.sentences import without_heads
 from pipeline.measures.head_patterns import NULLS
+from pipeline.models.head_names import head_name
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.specs import role_of
 from pipeline.report.site.stored_labels import Lowers, lowering, other_labels

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from pipeline.findings.heads import Heads
-from pipeline.findings.number_format import head_name, in_words
+from pipeline.findings.number_format import in_words
 from pipeline.measures.head_patterns import has_pattern
+from pipeline.models.head_names import head_name
 from pipeline.report.site.arrays import LEVELS, Json, coloured, exact
 from pipeline.report.site.heads import PATTERNS, Head, main_scores
 from pipeline.report.site.run_data import Run

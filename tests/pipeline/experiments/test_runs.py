@@ -43,7 +43,7 @@ def test_a_finished_run_is_found_again_also_in_a_moved_folder(folder, tmp_path, 
 def test_the_numbers_are_those_of_the_weights(folder):
     result = carry_out(run(1), folder)
     assert result.seed == 1
-    stored = float(result.data["weight_norm"].sum_of_squares[-1])
+    stored = float(result.group("weight_norm").sum_of_squares[-1])
     from safetensors.numpy import load_file
 
     weights = load_file(Path(result.checkpoint()) / "model.safetensors")
@@ -60,7 +60,7 @@ def test_an_interrupted_run_is_continued(folder, tmp_path):
     shutil.rmtree(_store(copy, 0))
     before = {path: path.stat().st_mtime_ns for path in (copy / CHECKPOINTS).rglob("*.safetensors")}
     result = carry_out(run(0), copy)
-    assert done.is_file() and result.data["weight_norm"].sizes["step"] > 2
+    assert done.is_file() and result.group("weight_norm").sizes["step"] > 2
     assert before == {p: p.stat().st_mtime_ns for p in (copy / CHECKPOINTS).rglob("*.safetensors")}
 
 
@@ -69,7 +69,7 @@ def test_another_version_of_a_measure_is_computed(folder, tmp_path, monkeypatch)
     monkeypatch.setattr(registry()["weight_norm"], "version", 1000)
     monkeypatch.setattr(module, "train", lambda _: None)
     result = carry_out(run(0), copy)
-    assert result.data["weight_norm"].attrs["version"] == 1000
+    assert result.group("weight_norm").attrs["version"] == 1000
     monkeypatch.setattr(module, "analyze", refuse)
     assert carry_out(run(0), copy).seconds == result.seconds
 

@@ -19,7 +19,7 @@ def run(seed: int = 0, **changes) -> Run:
 
 def _answer(runs: Runs) -> Iterator[Finding]:
     norms = {
-        one.seed: float(one.data["weight_norm"].sum_of_squares[-1])
+        one.seed: float(one.group("weight_norm").sum_of_squares[-1])
         for one in runs.results([run(seed) for seed in range(2)])
     }
     yield finding(CLAIM, Effect("sum of squares", "1", norms), Above(0.0), "all are positive")

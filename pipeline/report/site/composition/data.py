@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from pipeline.findings.gaps import has_numbers
-from pipeline.findings.number_format import head_name
+from pipeline.models.head_names import head_name
 from pipeline.report.downsample import kept_indices
 from pipeline.report.site.run_data import Run
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.findings.number_format import number
+from pipeline.models.head_names import head_place
 from pipeline.report.site.arrays import Json, coloured
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.composition.data import Composition
@@ -30,9 +31,9 @@ def graph(run: Run, found: Composition, heads: list[Head], over_training: bool) 
     """Return the graph of who reads whom. over_training: with all steps, else at the last."""
     roles = {one.name: one.role for one in heads}
     nodes = [
-        {"name": name, "layer": _place(name)[0], "role": roles.get(name, "none"),
+        {"name": name, "layer": head_place(name)[0], "role": roles.get(name, "none"),
          "href": f"head-{name}.html" if name in roles else ""}
-        for name in sorted({*found.readers, *found.read}, key=_place)
+        for name in sorted({*found.readers, *found.read}, key=head_place)
     ]  # fmt: skip
     kept = found.kept.tolist() if over_training else found.kept.tolist()[-1:]
     lowest, edges = 1.0, []
@@ -103,8 +104,3 @@ def _edge(found: Composition, reader: int, read: int, path: str, value: float) -
     # The shortest text that rounds to the stored number: float64 would have twice the digits.
     shortest = float(str(found.rows[path].dtype.type(value)))
     return {"from": found.read[read], "to": found.readers[reader], "by": path, "value": shortest}
-
-
-def _place(name: str) -> tuple[int, int]:
-    layer, _, head = name[1:].partition("H")
-    return int(layer), int(head)
