@@ -14,11 +14,11 @@ from pipeline.findings.number_format import (
     at_step,
     counted,
     extreme,
-    head_name,
     listed,
     number,
 )
 from pipeline.measures.head_patterns import NULL_IN_WORDS, NULLS
+from pipeline.models.head_names import head_name
 
 ABSENT = 0.5  # share of the threshold below which no head has begun to form
 _NOWHERE_WHOLE = "at no saved step are the scores of all heads finite"
