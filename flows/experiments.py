@@ -18,7 +18,7 @@ from flows.dispatch import Pool
 from flows.fanout import drop_unsent_events, wait_for_server, wait_for_task_records, worth_retrying
 from flows.server import require_server
 from flows.worker_logs import add_prefect_handlers
-from flows.workers import start_actors
+from flows.workers import connect_to_ray, start_actors
 from pipeline.config import Workers
 from pipeline.errors import InputError
 from pipeline.experiments.experiment import Experiment, Outcome, run_experiment
@@ -112,6 +112,8 @@ def run_experiments(
         ThreadPoolTaskRunner(settings.workers) as threads,
         Pool(lambda: start_actors(workers, RunWorker, settings.folder, 1), in_flight=1) as pool,
     ):
+        # In this thread: Linux ends the processes that a thread has started when the thread ends.
+        connect_to_ray(workers)
         for experiment in experiments:
             with show_progress(experiment.name) as progress:
                 runs = RayRuns(settings.quick, settings.text, pool, threads, progress)
