@@ -75,12 +75,12 @@ def query(
     the suffix of the output's name says the format.
     """
     from pipeline.query import Asked, ask
-    from pipeline.query.tables import computing_on
+    from pipeline.query.dask_client import dask_scheduler
 
     by_name = {"step": step, "layer": layer, "head": head, "sequence": sequence}
     selection = _parse_labels(by_name | {"position": position}, at or [])
     asked = Asked(mean or (), where, sort, descending, limit)
-    with computing_on(dask_address):
+    with dask_scheduler(dask_address):
         tree = _open(stores, align, origin, mixed)
         pieces = ask(tree, address, asked, **selection)
         _write(pieces, format or ("json" if as_json else _format_of(output)), output)

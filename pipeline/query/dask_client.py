@@ -25,13 +25,15 @@ def dask_scheduler(address: str | None = None) -> Iterator[None]:
     from distributed import Client
 
     try:
-        client = Client(address, timeout=_WAIT, set_as_default=True)
+        client = Client(address, timeout=_WAIT, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise InputError(
             f"{address}: no Dask scheduler answers ({first_line(error)}): give the address that "
             "`dask scheduler` prints, such as tcp://host:8786"
         ) from error
-    with client:
+    # Named in the configuration, which this thread restores: a default client resets it when it
+    # closes, unless another client that could not connect is closing too.
+    with client, dask.config.set(scheduler=client):
         if not client.scheduler_info()["workers"]:
             raise InputError(f"{address}: the Dask cluster has no worker: start `dask worker`")
         yield

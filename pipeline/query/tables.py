@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
@@ -107,24 +106,6 @@ def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: str, stream: Str
     if format not in writers:
         raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
     writers[format](pieces, stream)
-
-
-@contextmanager
-def computing_on(address: str | None) -> Iterator[None]:
-    """Compute Dask arrays on the cluster at an address; without one, in threads of this process."""
-    if address is None:
-        yield
-        return
-    from distributed import Client  # takes a second to import
-
-    try:
-        client = Client(address, timeout=5)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{address}: no Dask scheduler answers there: check the address"
-        ) from error
-    with client:
-        yield
 
 
 def _name_of(array: xr.DataArray) -> str:

@@ -107,6 +107,7 @@ def test_an_address_without_a_scheduler_is_one_sentence(address: str, monkeypatc
     with expected as error, dask_scheduler(address):
         pass
     assert "\n" not in str(error.value)
+    assert dask.config.get("scheduler", None) is None
 
 
 @pytest.mark.slow
