@@ -32,7 +32,7 @@ _ENDINGS = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "terminated",  # as when a scheduler reclaims the machine
 }
-_SECONDS_TO_END = 15.0
+_SECONDS_TO_END = 10.0  # what a run has started is killed when it has ended
 
 
 class Stopped(KeyboardInterrupt):
@@ -73,15 +73,16 @@ class _Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.stopped is None:  # else further signals stay ignored until the process has ended
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+        for number, handler in self._handlers.items():
+            # After the first signal, others are ignored until the process has ended.
+            signal.signal(number, handler if self.stopped is None else signal.SIG_IGN)
 
     def _stop(self, number: int, _: object) -> None:
         # A terminal and the programs between it and this one may each send the signal: the second
-        # must not interrupt the blocks that clean up after the first.
-        for one in _ENDINGS:
-            signal.signal(one, signal.SIG_IGN)
+        # must not interrupt the blocks that clean up after the first. It is not ignored by SIG_IGN
+        # here: where it has arrived already, Python would print an error.
+        if self.stopped is not None:
+            return
         self.stopped = Stopped(number)
         deadline = threading.Timer(_SECONDS_TO_END, self._give_up)
         deadline.daemon = True
