@@ -6,7 +6,8 @@ For each measure with its default parameters: the time that it takes at one chec
 computed alone (all its passes, and what it makes of them), over that of one bare pass over the same
 input that yields every loss. A model of the shape of pythia-70m with random weights; for measures
 of weights alone the bare pass is one over 2 x 1024 tokens, for those of modular arithmetic one over
-the whole table of p = 113. Measures that change heads one by one change one in each of the six
+the whole table of p = 113, for that of permutations one over all pairs of the 120 of five elements.
+Measures that change heads one by one change one in each of the six
 layers, six of 48 in all. Measures that share passes cost less together.
 Medians over rounds of processor time, which what else runs on the machine moves less than the clock
 on the wall.
@@ -33,6 +34,7 @@ from pipeline.engine.record import Pass, merge
 from pipeline.inputs import Input
 from pipeline.measures import COSTS, apply, registry
 from pipeline.measures.base import Context, Measure, Setting
+from pipeline.measures.permutation_characters import PermutationCharacters
 from pipeline.models.organism import OrganismConfig
 from pipeline.models.resident import Resident
 
@@ -44,6 +46,8 @@ GROKKING = OrganismConfig(
     vocab_size=114, hidden_size=128, num_attention_heads=4, num_hidden_layers=1,
     intermediate_size=512, max_position_embeddings=3, layer_norm=False,
 )  # fmt: skip
+PERMUTATIONS = OrganismConfig(**{**GROKKING.to_diff_dict(), "vocab_size": 121})
+TABLES = {GROKKING.vocab_size: (113, "add"), PERMUTATIONS.vocab_size: (120, "compose")}
 ABOUT = "# Written by tests/benchmarks/measure_costs.py, which says what the numbers mean."
 FULL_STOP = 15
 FEWER = {"sequences": 8}  # than by default: what is compared reads the same ones
@@ -59,8 +63,9 @@ def with_random_weights(config: PreTrainedConfig) -> Resident:
 def inputs_for(resident: Resident) -> dict[str, Input]:
     """Make an input for each default input, with random ids in place of text."""
     facts, rng = resident.facts, np.random.default_rng(0)
-    if facts.vocabulary == GROKKING.vocab_size:
-        spec = TableInput(p=113, operation="add", train_share=0.3, split_seed=0)
+    if facts.vocabulary in TABLES:
+        p, operation = TABLES[facts.vocabulary]
+        spec = TableInput(p=p, operation=operation, train_share=0.3, split_seed=0)
         return {"table": make_input("table", spec, "", facts)}
     made = {
         name: make_input(name, STANDARD_INPUTS[name].model_copy(update=FEWER), "", facts)
@@ -122,10 +127,16 @@ def computed(measure: Measure, resident: Resident, inputs: dict[str, Input]) -> 
         apply.compute(measure, context)
 
 
+def model_for(kind: type[Measure]) -> str:
+    if kind is PermutationCharacters:
+        return "permutations"
+    return "table" if kind.default_input == "table" else "text"
+
+
 def cost_of(
-    kind: type[Measure], residents: dict[bool, tuple[Resident, dict[str, Input]]], rounds: int
+    kind: type[Measure], residents: dict[str, tuple[Resident, dict[str, Input]]], rounds: int
 ) -> float:
-    resident, inputs = residents[kind.default_input == "table"]
+    resident, inputs = residents[model_for(kind)]
     of_each_layer = tuple((layer, 0) for layer in range(resident.facts.n_layers))
     told = {"heads": of_each_layer, "token_ids": (FULL_STOP,)}
     measure = kind(**{name: told[name] for name in told.keys() & kind.model_fields.keys()})
@@ -149,8 +160,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     residents = {
-        is_table: (resident, inputs_for(resident))
-        for is_table, config in ((False, PYTHIA_70M), (True, GROKKING))
+        name: (resident, inputs_for(resident))
+        for name, config in (
+            ("text", PYTHIA_70M),
+            ("table", GROKKING),
+            ("permutations", PERMUTATIONS),
+        )
         for resident in [with_random_weights(config)]
     }
     for resident, inputs in residents.values():  # the first pass of a model takes longer
