@@ -1,5 +1,6 @@
 """The flow `experiment`: a Prefect task for each run, each of which waits for a Ray worker."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipeline.experiments.experiment import Experiment, Outcome, run_experiment
 from pipeline.experiments.runs import Result, Run, Runs, SerialRuns, carry_out, collected
 from pipeline.experiments.table import finding_row
 from pipeline.progress import Progress
+
+_logger = logging.getLogger(__name__)
 
 
 class RunWorker:
@@ -155,6 +158,9 @@ def _outcome(experiment: Experiment, runs: Runs) -> Outcome | Exception:
     try:
         return run_experiment(experiment, runs)
     except (InputError, OSError) as error:
+        return error
+    except Exception as error:  # of one experiment: the others are carried out
+        _logger.exception("experiment %s", experiment.name)
         return error
 
 

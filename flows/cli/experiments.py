@@ -11,7 +11,9 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import print_table, say, say_error, say_json
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
+
+LEAST_TEXT = 8_000_000  # bytes, of which five-tokens reads 1,000 held-out sequences of 256 tokens
 
 if TYPE_CHECKING:
     from flows.experiments import Settings
@@ -31,7 +33,9 @@ def experiment(
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="Train on this UTF-8 file, instead of Python's standard library."),
+        typer.Option(
+            help="Train on this UTF-8 file of at least 8 MB, not Python's standard library."
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time (default: one per core).")
@@ -56,8 +60,10 @@ def experiment(
         raise InputError("name an experiment, or `all`: `ontogeny experiment --list` names them")
     chosen = chosen_experiments(names)
     settings = Settings(out, quick, _file(text), workers or os.cpu_count() or 1)
+    _require_writable(table)
     outcomes, errors = _carried_out(chosen, settings, serial)
-    _write(outcomes, out, table, _command(names, quick, text))
+    _write(outcomes, errors, out / "report" / _report_name(names, quick), table,
+           _command(names, quick, text))  # fmt: skip
     if as_json:
         from pipeline.experiments.table import as_json as in_json
 
@@ -65,15 +71,33 @@ def experiment(
     else:
         _print_findings(outcomes)
     for error in errors:
-        say_error(error)
+        say_error(InputError(error))
     if errors:
         raise typer.Exit(1)
 
 
 def _file(text: Path | None) -> str | None:
-    if text is not None and not text.is_file():
+    """Return the path of the text; InputError unless it has enough for all experiments."""
+    if text is None:
+        return None
+    if not text.is_file():
         raise InputError(f"{text}: there is no such file: give a text file")
-    return None if text is None else str(text.resolve())
+    if (size := text.stat().st_size) < LEAST_TEXT:
+        raise InputError(
+            f"{text}: has {size / 1e6:.1f} MB, expected at least {LEAST_TEXT / 1e6:.0f} MB: a "
+            "tenth is held out, and must have the sequences that the experiments read"
+        )
+    return str(text.resolve())
+
+
+def _require_writable(table: Path | None) -> None:
+    """Raise InputError before the work, rather than after it."""
+    if table is not None and not table.parent.is_dir():
+        raise InputError(f"{table.parent}: there is no such folder for the table: make it first")
+
+
+def _report_name(names: Sequence[str], quick: bool) -> str:
+    return "-".join([*names, *["quick"] * quick])
 
 
 def _print_claims(experiments: "Sequence[Experiment]", as_json: bool) -> None:
@@ -92,19 +116,20 @@ def _print_claims(experiments: "Sequence[Experiment]", as_json: bool) -> None:
 
 def _carried_out(
     experiments: "Sequence[Experiment]", settings: "Settings", serial: bool
-) -> "tuple[list[Outcome], list[Exception]]":
-    """Carry out experiments; return the outcomes, and the errors of those that failed."""
+) -> "tuple[list[Outcome], list[str]]":
+    """Carry out experiments; return the outcomes, and a sentence for each that failed."""
     from flows.console import show_progress
     from flows.experiments import run_experiments, run_serially
 
     outcomes: list[Outcome] = []
-    errors: list[Exception] = []
+    errors: list[str] = []
     run = run_serially if serial else run_experiments
     # Ray prints messages of its workers to stdout; their errors are in the outcomes.
     with redirect_stdout(io.StringIO()):
-        for found in run(experiments, settings, show_progress):
+        made = run(experiments, settings, show_progress)
+        for one, found in zip(experiments, made, strict=True):
             if isinstance(found, Exception):
-                errors.append(found)
+                errors.append(f"{one.name}: {first_line(found)}")
             else:
                 outcomes.append(found)
     return outcomes, errors
@@ -116,16 +141,20 @@ def _command(names: Sequence[str], quick: bool, text: Path | None) -> str:
     return " ".join(["ontogeny experiment", *names, *options])
 
 
-def _write(outcomes: "Sequence[Outcome]", out: Path, table: Path | None, command: str) -> None:
+def _write(
+    outcomes: "Sequence[Outcome]", errors: Sequence[str], folder: Path, table: Path | None,
+    command: str,
+) -> None:  # fmt: skip
     from pipeline.experiments.page import write_claims
     from pipeline.experiments.table import markdown_page
 
     if not outcomes:
         return
-    page = write_claims(outcomes, out / "report", command)
-    say(f"Claimed against found: {page}", err=True)
+    if any(one.stores for one in outcomes):
+        page = write_claims(outcomes, errors, folder, command)
+        say(f"Claimed against found: {page}", err=True)
     if table is not None:
-        table.write_text(markdown_page(outcomes, command), encoding="utf-8")
+        table.write_text(markdown_page(outcomes, errors, command), encoding="utf-8")
         say(f"Table: {table}", err=True)
 
 

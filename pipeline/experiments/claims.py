@@ -45,10 +45,13 @@ class Between:
     high: float
 
     def verdict(self, low: float, high: float) -> Verdict:
-        """Return "holds" for an interval inside, "does not hold" for one outside."""
+        """Return "holds" for an interval inside, "does not hold" for one outside.
+
+        The edges are outside.
+        """
         if self.low < low and high < self.high:
             return HOLDS
-        return DOES_NOT_HOLD if high < self.low or low > self.high else UNDECIDED
+        return DOES_NOT_HOLD if high <= self.low or low >= self.high else UNDECIDED
 
     def in_words(self) -> str:
         """Return the region in words."""
@@ -82,8 +85,9 @@ class Below(Between):
 class Effect:
     """A number per seed. by_seed: the values; NaN where a seed's is undefined.
 
-    unit: as in a store. geometric: they are ratios, whose mean is the geometric one. is_share: they
-    are 1 where something happened and else 0, so that the mean is a share.
+    unit: as in a store. geometric: they are ratios, whose mean is the geometric one, and which are
+    undefined unless positive. is_share: they are 1 where something happened and else 0, so that the
+    mean is a share.
     """
 
     name: str
@@ -92,6 +96,13 @@ class Effect:
     geometric: bool = False
     is_share: bool = False
 
+    def undefined(self) -> list[int]:
+        """Return the seeds whose value is undefined."""
+        return [
+            seed for seed, value in self.by_seed.items()
+            if not math.isfinite(value) or (self.geometric and value <= 0)
+        ]  # fmt: skip
+
     def mean_and_interval(self) -> tuple[float, float, float]:
         """Return the mean over seeds and its 95% interval by Student's t; NaN where undefined.
 
@@ -99,7 +110,7 @@ class Effect:
         a share, the interval of Wilson 1927.
         """
         values = np.array(list(self.by_seed.values()), dtype=float)
-        if not len(values) or not np.isfinite(values).all():
+        if not len(values) or self.undefined():
             return math.nan, math.nan, math.nan
         if self.is_share:
             return (float(values.mean()), *wilson(int(values.sum()), len(values)))
@@ -133,17 +144,20 @@ class Finding:
         return f"the 95% interval of the mean over seeds is {where}"
 
 
-def finding(claim: Claim, effect: Effect, holds: Between, found: str = "") -> Finding:
-    """Judge a claim by an effect.
+def finding(
+    claim: Claim, effect: Effect, holds: Between, found: str = "",
+    why_empty: str = "not tested with --quick",
+) -> Finding:  # fmt: skip
+    """Judge a claim by an effect. why_empty: said instead of `found` where it has no values.
 
     It holds if the whole 95% interval over seeds is in the region, and does not hold if the whole
     interval is outside; else, and with fewer than two seeds or an undefined value, it is undecided.
     """
     mean, low, high = effect.mean_and_interval()
-    undefined = sorted(seed for seed, value in effect.by_seed.items() if not math.isfinite(value))
+    undefined = sorted(effect.undefined())
     verdict: Verdict = UNDECIDED
     if not effect.by_seed:
-        found = "not tested with --quick"
+        found = why_empty
     elif len(effect.by_seed) < 2:
         found = f"{found}; one seed has no interval".removeprefix("; ")
     elif undefined:

@@ -33,6 +33,11 @@ def strongest(result: Result, score: str = "induction", layer: int | None = None
     return (scores if layer is None else scores.sel(layer=[layer])).max(("layer", "head")).load()
 
 
+def in_context(result: Result) -> xr.DataArray:
+    """Return the in-context score in nats (dims: step); the more negative, the more is learned."""
+    return result.group("token_loss").in_context_score.load()
+
+
 def rise(series: xr.DataArray) -> Rise:
     """Return the rise of a series over `step`; NaN where it never rises above its first value."""
     steps, values = series["step"].values.astype(float), series.values.astype(float)

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.aggregate.levels import first_past
-from pipeline.aggregate.phases import SOLVED
+from pipeline.aggregate.phases import SOLVED, milestones
 from pipeline.experiments.runs import Result
 
 ANSWERED = float(np.exp(-SOLVED))  # the probability of an answer whose loss counts as solved
@@ -24,18 +24,27 @@ def progress(result: Result) -> xr.Dataset:
     return result.group("modular_addition").sortby("step").load()
 
 
+def generalised_at(result: Result) -> int | None:
+    """Return the step from which the test loss stays below 0.1 nats; None without one."""
+    return milestones(progress(result), SOLVED)["test_loss"]
+
+
 def probability(result: Result) -> float:
     """Return the probability of the answer to a test pair at the end: the geometric mean of pairs.
 
     The median of the last five checkpoints. By chance it is 1 / p.
     """
-    loss = progress(result)["test_loss"].values[-_LAST:]
-    return float(np.median(np.exp(-loss)))
+    return median_of_last(np.exp(-progress(result)["test_loss"]))
 
 
 def last_value(result: Result, group: str, variable: str) -> float:
     """Return the median of the last five checkpoints of a variable over `step`."""
-    return float(np.median(result.group(group)[variable].sortby("step").values[-_LAST:]))
+    return median_of_last(result.group(group)[variable].sortby("step"))
+
+
+def median_of_last(series: xr.DataArray) -> float:
+    """Return the median of the last five values of a series over `step`."""
+    return float(np.median(series.values[-_LAST:]))
 
 
 def fall_width(loss: xr.DataArray) -> float:

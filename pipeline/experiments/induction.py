@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 
-import xarray as xr
-
 from pipeline.aggregate.corner import find_corner
-from pipeline.experiments.claims import Below, Between, Claim, Effect, Finding, finding
+from pipeline.experiments.claims import Above, Below, Between, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
-from pipeline.experiments.formation import rise, strongest
+from pipeline.experiments.formation import in_context, rise, strongest
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import SUBSTRINGS_INPUTS, SUBSTRINGS_MEASURES, substrings
 from pipeline.experiments.sources import OLSSON
@@ -63,7 +61,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )  # fmt: skip
 
     ratios = {
-        result.seed: rise(-_in_context(result)).middle / rises[result.seed].middle for result in two
+        result.seed: rise(-in_context(result)).middle / rises[result.seed].middle for result in two
     }
     yield finding(
         WITH_IN_CONTEXT,
@@ -73,11 +71,14 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )  # fmt: skip
 
     corners = {result.seed: _corner(result) / rises[result.seed].middle for result in two}
+    together = {seed: float(_TOGETHER.low < at < _TOGETHER.high) for seed, at in corners.items()}
     yield finding(
         WITH_CORNER,
-        Effect("step of the corner, over that of half the rise of induction", "1", corners,
-               geometric=True),
-        _TOGETHER, "a corner counts where random walks have none as sharp",
+        Effect("share of seeds with a corner at 0.8 to 1.25 of the step of half the rise of "
+               "induction", "1", together, is_share=True),
+        Above(0.5),
+        f"a corner counts where random walks have none as sharp; there, in steps of that: "
+        f"{', '.join(f'{of:.2f}' if of == of else 'none' for of in corners.values())}",
     )  # fmt: skip
 
     scores = {result.seed: _above_null(result) for result in one}
@@ -87,16 +88,12 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     )  # fmt: skip
 
     shares = {
-        single.seed: float(_in_context(single)[-1] / _in_context(double)[-1])
+        single.seed: float(in_context(single)[-1] / in_context(double)[-1])
         for single, double in zip(one, two, strict=True)
     }
     yield finding(
         NO_JUMP, Effect("in-context score of one layer, over that of two", "1", shares), Below(0.5)
     )
-
-
-def _in_context(result: Result) -> xr.DataArray:
-    return result.group("token_loss").in_context_score.load()
 
 
 def _above_null(result: Result) -> float:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import xarray as xr
 
 from pipeline.experiments.claims import Below, Between, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
-from pipeline.experiments.formation import rise
+from pipeline.experiments.formation import Rise, rise
 from pipeline.experiments.runs import Result, Run, Runs
 from pipeline.experiments.settings import TEXT_INPUTS, TEXT_MEASURES, text
 from pipeline.experiments.sources import OLSSON
@@ -43,7 +44,7 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     path = {"path": runs.text}
     results = runs.results([Run(text(*one, task=path), _MEASURES, TEXT_INPUTS) for one in settings])
     two, one = results[: len(seeds)], results[len(seeds) :]
-    rises = {result.seed: rise(_induction(result)) for result in two}
+    rises = {result.seed: _finished_rise(_induction(result)) for result in two}
 
     widths = {seed: of.relative_width for seed, of in rises.items()}
     yield finding(
@@ -54,7 +55,8 @@ def _answer(runs: Runs) -> Iterator[Finding]:
         f"strongest at the end: {', '.join(f'{float(_induction(of)[-1]):.2f}' for of in two)}",
     )  # fmt: skip
 
-    ratios = {of.seed: rise(-_in_context(of)).middle / rises[of.seed].middle for of in two}
+    ratios = {of.seed: _finished_rise(-_in_context(of)).middle / rises[of.seed].middle
+              for of in two}  # fmt: skip
     yield finding(
         WITH_IN_CONTEXT,
         Effect("step of half the in-context score, over that of induction", "1", ratios,
@@ -78,6 +80,18 @@ def _induction(result: Result) -> xr.DataArray:
     """Return the strongest head's attention to the token after a match, less its null."""
     of = result.group("natural_induction")
     return (of.induction - of.null).max(("layer", "head")).load()
+
+
+def _finished_rise(series: xr.DataArray) -> Rise:
+    """Return the rise of a series; NaN where it goes on at the end, so that its height is unknown.
+
+    It has ended if the mean of the last quarter of the steps is nine tenths of the way up.
+    """
+    steps = series["step"].values
+    last_quarter = series.values[steps >= steps[-1] - (steps[-1] - steps[0]) / 4].mean()
+    first, largest = float(series[0]), float(series.max())
+    finished = last_quarter - first >= 0.9 * (largest - first)
+    return rise(series) if finished else Rise(np.nan, np.nan)
 
 
 def _in_context(result: Result) -> xr.DataArray:

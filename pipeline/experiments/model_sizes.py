@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pipeline.aggregate.derivatives_by_size import compare_derivatives
+from pipeline.errors import InputError
 from pipeline.experiments.claims import Above, Between, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.formation import rise, strongest
@@ -30,7 +31,7 @@ SWAP = Claim(
 
 # Widths; on text, models of these sizes have not passed the bump by 7,000 steps.
 _SIZES = (64, 96, 128)
-_SAME = Between(-0.2, 0.2)  # of the mean score: twice the spread of seeds at one size
+_SAME = Between(-0.2, 0.2)  # of the mean score: a fifth more or less counts as the same
 
 
 def _answer(runs: Runs) -> Iterator[Finding]:
@@ -41,11 +42,10 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     ), _SIZES)  # fmt: skip
     yield _constant(by_size)
 
-    swapped = {seed: float(_swaps({size: of[seed] for size, of in by_size.items()}))
-               for seed in seeds}  # fmt: skip
+    swapped = {seed: _swaps({size: of[seed] for size, of in by_size.items()}) for seed in seeds}
     yield finding(
         SWAP, Effect("share of seeds in which the order swaps", "1", swapped, is_share=True),
-        Above(0.5),
+        Above(0.5), "undefined where the largest and the smallest do not clearly differ",
     )  # fmt: skip
 
 
@@ -74,15 +74,24 @@ def _constant(by_size: BySize) -> Finding:
     return finding(CONSTANT, Effect(name, "1", change), _SAME, named)
 
 
-def _swaps(by_size: Mapping[int, Result]) -> bool:
-    """Return whether the largest's loss falls faster on one side of the bumps only."""
+def _swaps(by_size: Mapping[int, Result]) -> float:
+    """Return 1 if the largest's loss falls faster on one side of the bumps only, else 0.
+
+    NaN where the slopes of a side differ by less than two standard errors, or where a bump begins
+    or ends with the run.
+    """
     groups = {str(size): one.group("token_loss") for size, one in by_size.items()}
     rises = [rise(strongest(one)) for one in by_size.values()]
     bump = (min(one.middle - one.width for one in rises),
             max(one.middle + one.width for one in rises))  # fmt: skip
     sizes = {str(size): float(size) for size in by_size}
-    before, after = compare_derivatives(groups, sizes, bump)["difference"].values
-    return bool(before * after < 0)
+    try:
+        compared = compare_derivatives(groups, sizes, bump)
+    except InputError:  # the bump is not inside of the run
+        return np.nan
+    difference, error = compared["difference"].values, compared["difference_error"].values
+    clear = (np.abs(difference) > 2 * error).all()
+    return float(np.prod(difference) < 0) if clear else np.nan
 
 
 EXPERIMENT = Experiment(

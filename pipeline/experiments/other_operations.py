@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from pipeline.experiments.claims import Above, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
 from pipeline.experiments.generalisation import (
@@ -11,6 +9,7 @@ from pipeline.experiments.generalisation import (
     PROBABILITY,
     by_seed,
     last_value,
+    median_of_last,
     probability,
 )
 from pipeline.experiments.runs import Result, Run, Runs
@@ -18,12 +17,12 @@ from pipeline.experiments.settings import modular
 from pipeline.experiments.sources import INTERVIEW
 
 _CHUGHTAI = "Chughtai et al. 2023, A Toy Model of Universality"
-_BY_WAVES = "Of their logits, cosines of key frequencies explain the most: the same algorithm."
+_BY_WAVES = "cosines of key frequencies explain most of the logits: the same algorithm"
 SUBTRACT = Claim("subtract", "Models generalise on a - b mod p.", INTERVIEW)
-SUBTRACT_WAVES = Claim("subtract-waves", f"Models of a - b: {_BY_WAVES}", INTERVIEW)
+SUBTRACT_WAVES = Claim("subtract-waves", f"In models of a - b, {_BY_WAVES}.", INTERVIEW)
 MULTIPLY = Claim("multiply", "Models generalise on a b mod p.", INTERVIEW)
 MULTIPLY_WAVES = Claim(
-    "multiply-waves", f"Models of a b, by discrete logarithms: {_BY_WAVES}", INTERVIEW
+    "multiply-waves", f"In models of a b, by discrete logarithms, {_BY_WAVES}.", INTERVIEW
 )
 ADD_ORBITS = Claim(
     "add-orbits", "On addition, models generalise also where (b, a) is on the side of (a, b).",
@@ -39,7 +38,8 @@ PERMUTATIONS = Claim(
 )
 CHARACTERS = Claim(
     "permutation-characters",
-    "Of their logits, characters of irreducible representations explain the most.",
+    "In models of compositions of permutations, characters of irreducible representations explain "
+    "most of the logits.",
     _CHUGHTAI,
 )
 _MEASURES = {"modular_addition": {}}
@@ -95,8 +95,9 @@ def _by_waves(result: Result) -> float:
 
 
 def _by_characters(result: Result) -> float:
-    share = result.group("permutation_characters")["variance_explained"].isel(step=-1)
-    return float(np.nansum(share.values))
+    share = result.group("permutation_characters")["variance_explained"].sortby("step")
+    # The first is the trivial one, which has no variance.
+    return median_of_last(share.isel(irreducible=slice(1, None)).sum("irreducible", skipna=False))
 
 
 EXPERIMENT = Experiment(

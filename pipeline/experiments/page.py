@@ -19,11 +19,14 @@ _ROLES = {HOLDS: "induction", DOES_NOT_HOLD: "loss", UNDECIDED: "none"}
 _BEYOND = 0.1  # of the range of the numbers: how much further the axis reaches
 
 
-def write_claims(outcomes: Sequence[Outcome], folder: str | Path, command: str) -> Path:
+def write_claims(
+    outcomes: Sequence[Outcome], failed: Sequence[str], folder: str | Path, command: str
+) -> Path:
     """Write the site of experiments to a folder; return its `index.html`.
 
     The first page has the table of claims and a figure for each; below it are the pages of the
-    first run of each experiment. command: that gave the outcomes.
+    first run of each experiment. At least one outcome has a store. failed: a sentence for each
+    experiment that could not be carried out. command: that gave the outcomes.
     """
     firsts = {one.experiment.name: one.stores[0] for one in outcomes if one.stores}
     stores = list(dict.fromkeys(firsts.values()))
@@ -31,19 +34,22 @@ def write_claims(outcomes: Sequence[Outcome], folder: str | Path, command: str) 
     def page_of(runs: Sequence[Run]) -> Page:
         slugs = dict(zip(stores, (run.slug for run in runs), strict=True))
         linked = {name: f"{slugs[store]}/overview.html" for name, store in firsts.items()}
-        return _page(outcomes, linked, command)
+        return _page(outcomes, failed, linked, command)
 
     return write_report_with(stores, folder, page_of)
 
 
-def _page(outcomes: Sequence[Outcome], linked: Mapping[str, str], command: str) -> Page:
+def _page(
+    outcomes: Sequence[Outcome], failed: Sequence[str], linked: Mapping[str, str], command: str
+) -> Page:
     verdicts = [one.verdict for outcome in outcomes for one in outcome.findings]
     counts = ", ".join(f"{verdicts.count(one)} {_plural(one, verdicts.count(one))}"
                        for one in (HOLDS, DOES_NOT_HOLD, UNDECIDED))  # fmt: skip
     lead = f"{counted(len(verdicts), 'claim')}: {counts}. {command}"
     if any(one.quick for one in outcomes):
         lead += " (quick: fewer seeds and shorter runs)"
-    sections = [Section("claims", "Claims", [_table(outcomes)])]
+    not_done = [Text([f"Not carried out: {one}"]) for one in failed]
+    sections = [Section("claims", "Claims", [*not_done, _table(outcomes)])]
     sections += [_section(one, linked.get(one.experiment.name, "")) for one in outcomes]
     return Page("index.html", "", "Claimed against found", lead, sections)
 
@@ -74,7 +80,7 @@ def _section(outcome: Outcome, href: str) -> Section:
             Cell(f"ontogeny experiment {name}"),
             Cell(f"{outcome.seconds:,.0f}", outcome.seconds),
             Cell(str(len(outcome.stores)), len(outcome.stores)),
-            Cell("the first run", href=href),
+            Cell("the first run", href=href) if href else Cell("none"),
         ]
     ]
     columns = [Column("command", "command"), Column("seconds", "processor seconds", True),

@@ -1,6 +1,6 @@
 """Several induction heads in one model: a higher rank, or backups of each other?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pipeline.experiments.claims import Above, Claim, Effect, Finding, finding
 from pipeline.experiments.experiment import Experiment
@@ -80,10 +80,26 @@ def _answer(runs: Runs) -> Iterator[Finding]:
     seeds = range(3 if runs.quick else 5)
     plain, dropped = _measured(runs, seeds, 0.0), _measured(runs, seeds, 0.1)
     numbers = [", ".join(str(of.number) for of in groups.values()) for groups in (plain, dropped)]
-    found = f"induction heads by seed: {numbers[0]}; with head dropout 0.1: {numbers[1]}"
+    heads = f"induction heads by seed: {numbers[0]}; with head dropout 0.1: {numbers[1]}"
+    found = {
+        RANK: "as many heads of random matrices: "
+        + _listed(of.random_rank for of in plain.values()),
+        TOGETHER: f"loss without 1, 2, ... heads, in nats: {_losses(plain)}",
+        DROPOUT_TOGETHER: f"the same with head dropout: {_losses(dropped)}",
+    }
     for claim, name, value, ratio, least in _RULES:
         values = {seed: value(of, dropped[seed]) for seed, of in plain.items()}
-        yield finding(claim, Effect(name, "1", values, ratio), Above(least), found)
+        said = "; ".join([heads, *([found[claim]] if claim in found else [])])
+        yield finding(claim, Effect(name, "1", values, ratio), Above(least), said)
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{one:.2f}" for one in numbers)
+
+
+def _losses(groups: Mapping[int, HeadGroup]) -> str:
+    """Return the increases of the loss by the number of removed heads, of each seed."""
+    return "; ".join(_listed(of.by_count) for of in groups.values())
 
 
 EXPERIMENT = Experiment(

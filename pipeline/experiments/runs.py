@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from pipeline.measures import registry
 from pipeline.outside import content_of, json_object
 from pipeline.progress import Progress
 from pipeline.query import open_run
-from pipeline.training import Training, train
+from pipeline.training import TRAINING_VERSION, Text, Training, train
 from pipeline.writing import whole_file
 
 CHECKPOINTS, STORES = "checkpoints", "stores"
@@ -222,7 +223,21 @@ def content(run: Run, folder: Path | None = None) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    return run.training.model_dump(mode="json", exclude={"output", "name"})
+    """Return the training, with the content of its text in place of the file that has it."""
+    training = run.training
+    values = training.model_dump(mode="json", exclude={"output", "name"})
+    if isinstance(training.task, Text):
+        values["task"]["path"] = _text_version(training.task.path)
+    return {**values, "version": TRAINING_VERSION}
+
+
+@cache  # a text is named in many runs
+def _text_version(path: str | None) -> str:
+    """Return what tells a text from another: its digest, or Python's version for its library."""
+    if path is None:
+        return f"Python {platform.python_version()}"
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _moved(value: Any, start: str) -> Any:

@@ -16,6 +16,7 @@ SUBSTRINGS_INPUTS = {
 SUBSTRINGS_MEASURES = {
     "token_loss": {"early_token": EARLY, "late_token": LATE}, "head_scores": {}, "repeat_loss": {},
 }  # fmt: skip
+MODULAR_MEASURES = {"modular_addition": {}, "weight_norm": {}}
 # The same of runs of `text`: one token with little before it, and one near the end of the context.
 TEXT_INPUTS = {"text": {"kind": "held_out", "sequences": 512}}
 TEXT_MEASURES = {"token_loss": {"early_token": 24, "late_token": 250}}

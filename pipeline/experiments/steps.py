@@ -13,12 +13,13 @@ from pipeline.experiments.sources import INTERVIEW
 
 MOST = Claim(
     "steps-most",
-    "The scores of most heads are better described by a step than by a smooth curve.",
+    "Most of the scores of heads that change are better described by a step than by a smooth "
+    "curve.",
     INTERVIEW,
 )
 BEYOND_FALSE_ALARMS = Claim(
     "steps-beyond-false-alarms",
-    "Steps are more frequent among heads than among smooth curves and random walks.",
+    "Steps are more frequent among these scores than among smooth curves and random walks.",
     INTERVIEW,
 )
 
@@ -28,12 +29,18 @@ def _answer(runs: Runs) -> Iterator[Finding]:
         [Run(substrings(2, seed), SUBSTRINGS_MEASURES, SUBSTRINGS_INPUTS)
          for seed in range(3 if runs.quick else 5)]
     )  # fmt: skip
-    found = {one.seed: step_shares(one.data).sel(which=ALL)["share"] for one in results}
-    share = {seed: float(of.sel(kind="series")) for seed, of in found.items()}
-    yield finding(MOST, Effect("share of changing series that have a step", "1", share), Above(0.5))
+    # Null series are drawn anew for each run, so that the interval has their scatter too.
+    found = {one.seed: step_shares(one.data, seed=one.seed).sel(which=ALL) for one in results}
+    lowest = {seed: float(of["lowest"].sel(kind="series")) for seed, of in found.items()}
+    yield finding(
+        MOST, Effect("share of changing scores that have a step", "1", lowest), Above(0.5),
+        "those that cannot be told count as smooth",
+    )  # fmt: skip
 
+    share = {seed: float(of["share"].sel(kind="series")) for seed, of in found.items()}
     false_alarms = {
-        seed: float(np.nanmax(of.sel(kind=[SMOOTH, WALKS]))) for seed, of in found.items()
+        seed: float(np.max(of["share"].sel(kind=[SMOOTH, WALKS]).values))
+        for seed, of in found.items()
     }
     above = {seed: share[seed] - false_alarms[seed] for seed in share}
     named = ", ".join(f"{one:.2f}" for one in false_alarms.values())

@@ -47,8 +47,11 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def markdown_page(outcomes: Sequence[Outcome], command: str) -> str:
-    """Return the page of claims: a table for each experiment, with its rules and its time."""
+def markdown_page(outcomes: Sequence[Outcome], failed: Sequence[str], command: str) -> str:
+    """Return the page of claims: a table for each experiment, with its rules and its time.
+
+    failed: a sentence for each experiment that could not be carried out.
+    """
     quick = any(one.quick for one in outcomes)
     lines = [
         "# Claims of the field, tested",
@@ -57,22 +60,24 @@ def markdown_page(outcomes: Sequence[Outcome], command: str) -> str:
         + (", here **quick**: with fewer seeds and shorter runs." if quick else "."),
         "A claim holds if the whole 95% interval of the effect over seeds (Student's t) is where "
         "the rule says, does not hold if the whole interval is elsewhere, and else is undecided. "
-        "Times are seconds of one processor core; runs that experiments share are counted in each.",
+        "Times are seconds of one processor core for all claims of an experiment together; runs "
+        "that experiments share are counted in each.",
+        *(f"\nNot carried out: {markdown(one)}" for one in failed),
     ]
     for outcome in outcomes:
         lines += ["", f"## {markdown(outcome.experiment.title)}", ""]
-        lines += [f"`ontogeny experiment {outcome.experiment.name}`, {outcome.seconds:,.0f} s."]
+        lines += [f"`ontogeny experiment {outcome.experiment.name}`"]
         lines += ["", *_table(outcome)]
         lines += ["", *_notes(outcome)]
     return "\n".join([*lines, ""])
 
 
 def _table(outcome: Outcome) -> list[str]:
-    rows = [[finding_row(one)[column] for column in COLUMNS] for one in outcome.findings]
-    cells = [[markdown(cell) for cell in row] for row in rows]
-    return [
-        "| " + " | ".join(row) + " |" for row in [list(COLUMNS), ["---"] * len(COLUMNS), *cells]
-    ]
+    names = [*COLUMNS, "time (s)"]
+    time = f"{outcome.seconds:,.0f}"
+    rows = [[*map(finding_row(one).get, COLUMNS), time] for one in outcome.findings]
+    cells = [[markdown(str(cell)) for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in [names, ["---"] * len(names), *cells]]
 
 
 def _notes(outcome: Outcome) -> list[str]:

@@ -20,6 +20,9 @@ from pipeline.training.parts import Frozen, put_in
 from pipeline.training.tasks import StepLoss, dropout_seed, step_loss, tokenise_text
 from pipeline.writing import whole_file, whole_folder
 
+# Changed whenever the same configuration gives other weights.
+TRAINING_VERSION = 1
+
 _STATE = ".resume.pt"
 _LOCK = ".lock"
 

@@ -56,6 +56,8 @@ def test_shares_have_the_interval_of_wilson():
         ((1.9, 2.0, 2.1), Between(3.0, 4.0), DOES_NOT_HOLD),
         ((1.9, 2.0, 2.1), Between(0.0, 1.0), DOES_NOT_HOLD),
         ((1.9, 2.0, 2.1), Between(0.0, 2.0), UNDECIDED),
+        ((0.0, 0.0, 0.0), Above(0.0), DOES_NOT_HOLD),  # the edge is outside
+        ((1.0, 1.0), Below(1.0), DOES_NOT_HOLD),
         ((-2.0, 2.0, 6.0), Between(1.0, 3.0), UNDECIDED),  # the interval is wider than the region
     ],
 )
@@ -76,6 +78,19 @@ def test_without_an_interval_nothing_is_decided(values, said):
     found = finding(CLAIM, Effect("x", "1", by_seed(*values)), Above(0.0), "measured")
     assert found.verdict == UNDECIDED
     assert found.found == (f"measured; {said}" if values else said)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1])
+def test_a_ratio_that_is_not_positive_is_undefined(value):
+    effect = Effect("x", "1", by_seed(1.2, value, 1.3), geometric=True)
+    found = finding(CLAIM, effect, Above(0.0))
+    assert (found.verdict, found.found) == (UNDECIDED, "undefined for seed 1")
+    assert math.isnan(found.mean)
+
+
+def test_the_reason_for_no_values_is_said():
+    found = finding(CLAIM, Effect("x", "1", {}), Above(0.0), why_empty="no run generalised")
+    assert found.found == "no run generalised"
 
 
 def test_the_rule_is_said():

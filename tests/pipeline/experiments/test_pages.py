@@ -35,15 +35,25 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_a_cell_holds_its_text_whatever_is_in_it(outcome):
-    head, row = cells(markdown_page([outcome], "ontogeny experiment tiny"))
-    assert head == list(COLUMNS)
-    assert row == [finding_row(outcome.findings[0])[column] for column in COLUMNS]
+    head, row = cells(markdown_page([outcome], (), "ontogeny experiment tiny"))
+    assert head == [*COLUMNS, "time (s)"]
+    shown = [finding_row(outcome.findings[0])[column] for column in COLUMNS]
+    assert row == [*shown, f"{outcome.seconds:,.0f}"]
     assert row[0] == CLAIM.sentence and "|" in row[0]
 
 
+def test_what_was_not_carried_out_is_said(outcome, tmp_path):
+    failed = ["steps: a disk is full"]
+    assert "Not carried out: steps: a disk is full" in markdown_page([outcome], failed, "x")
+    page = write_claims([outcome], failed, tmp_path / "site", "x")
+    assert "Not carried out: steps: a disk is full" in page.read_text(encoding="utf-8")
+
+
 def test_a_quick_page_says_so(outcome):
-    assert "**quick**" in markdown_page([outcome], "ontogeny experiment tiny --quick")
-    assert "quick" not in markdown_page([replace(outcome, quick=False)], "ontogeny experiment tiny")
+    assert "**quick**" in markdown_page([outcome], (), "ontogeny experiment tiny --quick")
+    assert "quick" not in markdown_page(
+        [replace(outcome, quick=False)], (), "ontogeny experiment tiny"
+    )
 
 
 def test_json_has_every_number_and_no_nan(outcome):
@@ -57,7 +67,7 @@ def test_json_has_every_number_and_no_nan(outcome):
 
 
 def test_the_page_shows_every_claim_with_its_numbers(outcome, tmp_path):
-    page = write_claims([outcome], tmp_path / "site", "ontogeny experiment tiny --quick")
+    page = write_claims([outcome], (), tmp_path / "site", "ontogeny experiment tiny --quick")
     text = page.read_text(encoding="utf-8")
     assert "1 claim: " in text and "quick" in text
     assert 'href="#weights-have-a-norm"' in text and 'id="weights-have-a-norm"' in text
@@ -71,5 +81,5 @@ def test_the_page_shows_every_claim_with_its_numbers(outcome, tmp_path):
 
 def test_a_claim_without_numbers_is_told_in_words(outcome, tmp_path):
     empty = finding(CLAIM, Effect("x", "1", {}), Above(0))
-    page = write_claims([replace(outcome, findings=[empty])], tmp_path / "site", "x")
+    page = write_claims([replace(outcome, findings=[empty])], (), tmp_path / "site", "x")
     assert "not tested with --quick" in page.read_text(encoding="utf-8")

@@ -1,8 +1,6 @@
 """Verdicts of the experiments on strict induction, on five tokens and on text, on planted rows."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,41 +8,15 @@ import xarray as xr
 
 from pipeline.experiments import bigrams, five_tokens, induction_on_text, strict_induction
 from pipeline.experiments.claims import DOES_NOT_HOLD, HOLDS, UNDECIDED, Finding
-from pipeline.experiments.experiment import Experiment
-from pipeline.experiments.runs import Result, Run
+from pipeline.experiments.experiment import Experiment, run_experiment
+from pipeline.experiments.runs import Run
+from tests.pipeline.experiments.planted import Groups, PlantedRuns, verdicts
 
 STEPS = np.arange(0, 7001, 250)
-Rows = Mapping[str, xr.Dataset]
-
-
-def planted(run: Run, rows: Rows, checkpoints: Path) -> Result:
-    """Return the result of a run that was not carried out."""
-    result = Result(run, checkpoints, "planted", 0.0)
-    vars(result)["data"] = rows  # where a cached property keeps its value
-    return result
-
-
-@dataclass(frozen=True)
-class PlantedRuns:
-    """Runs that are not carried out: `rows` gives the rows of each."""
-
-    rows: Callable[[Run], Rows]
-    checkpoints: Path = Path()
-    quick: bool = False
-    text: str | None = None
-
-    def results(self, runs: Sequence[Run]) -> list[Result]:
-        return [planted(run, self.rows(run), self.checkpoints) for run in runs]
-
-
-def verdicts(experiment: Experiment, runs: PlantedRuns) -> list[str]:
-    return [one.verdict for one in findings(experiment, runs)]
 
 
 def findings(experiment: Experiment, runs: PlantedRuns) -> list[Finding]:
-    found = list(experiment.answer(runs))
-    assert [one.claim for one in found] == list(experiment.claims)
-    return found
+    return list(run_experiment(experiment, runs).findings)
 
 
 def noise(run: Run) -> float:
@@ -60,7 +32,7 @@ def test_strict_induction_is_judged_on_the_heads_that_score(strict, fuzzy, expec
     scores = np.full((1, 2, 4), 0.05)
     scores[0, 1, 2], scores[0, 1, 0] = 0.9, 0.4
 
-    def rows(run: Run) -> Rows:
+    def rows(run: Run) -> Groups:
         if "head_scores" in run.measures:
             return {"head_scores": xr.Dataset({"induction": (("step", "layer", "head"), scores)},
                                               {"layer": [0, 1], "head": range(4)})}  # fmt: skip
@@ -69,13 +41,13 @@ def test_strict_induction_is_judged_on_the_heads_that_score(strict, fuzzy, expec
                   "fuzzy_share": ("step", [fuzzy + noise(run)])}  # fmt: skip
         return dict.fromkeys(("strict_induction", "strict_induction.text"), xr.Dataset(shares))
 
-    assert verdicts(strict_induction.EXPERIMENT, PlantedRuns(rows)) == expected
+    assert verdicts(strict_induction.EXPERIMENT, PlantedRuns(rows, quick=False)) == expected
 
 
 @pytest.mark.parametrize(("cost", "expected"), [(0.4, HOLDS), (0.02, DOES_NOT_HOLD)])
 @pytest.mark.parametrize("quick", [False, True])
 def test_five_tokens_are_worth_what_the_earlier_ones_cost(cost, expected, quick):
-    def rows(run: Run) -> Rows:
+    def rows(run: Run) -> Groups:
         values = {"earlier_cost": cost + noise(run), "earlier_cost_error": 0.02, "last_cost": 0.7}
         group = xr.Dataset({name: ("step", [value]) for name, value in values.items()})
         return {"source_corruption": group}
@@ -85,7 +57,7 @@ def test_five_tokens_are_worth_what_the_earlier_ones_cost(cost, expected, quick)
     assert on_text == (UNDECIDED if quick else expected)  # one run has no interval
 
 
-def text_rows(run: Run, curve: Callable, single: float) -> Rows:
+def text_rows(run: Run, curve: Callable, single: float) -> Groups:
     """Return rows in which induction and the score follow a curve, `single` of it in one layer."""
     size = (1.0 if run.training.model.num_hidden_layers == 2 else single) * (1 + noise(run))
     grown = size * curve(STEPS)
@@ -110,15 +82,20 @@ def test_text_is_judged_by_its_curve_and_its_control():
         return steps / 7000
 
     experiment = induction_on_text.EXPERIMENT
-    narrow = PlantedRuns(lambda run: text_rows(run, sudden, single=0.1))
+    narrow = PlantedRuns(lambda run: text_rows(run, sudden, single=0.1), quick=False)
     assert verdicts(experiment, narrow) == [HOLDS] * 4
-    gradual = PlantedRuns(lambda run: text_rows(run, linear, single=0.9))
-    assert verdicts(experiment, gradual) == [DOES_NOT_HOLD, HOLDS, DOES_NOT_HOLD, DOES_NOT_HOLD]
+    unfinished = PlantedRuns(lambda run: text_rows(run, linear, single=0.9), quick=False)
+    assert verdicts(experiment, unfinished) == [UNDECIDED, UNDECIDED, DOES_NOT_HOLD, DOES_NOT_HOLD]
+    gradual = PlantedRuns(
+        lambda run: text_rows(run, lambda steps: np.minimum(steps / 5250, 1), 0.1), quick=False
+    )
+    assert verdicts(experiment, gradual)[:2] == [DOES_NOT_HOLD, HOLDS]
     early = PlantedRuns(
         lambda run: (
             text_rows(run, sudden, 0.1)
             | {"token_loss": text_rows(run, lambda steps: sudden(steps + 1000), 0.1)["token_loss"]}
-        )
+        ),
+        quick=False,
     )
     assert verdicts(experiment, early)[:2] == [HOLDS, DOES_NOT_HOLD]
 
@@ -127,7 +104,7 @@ def test_text_is_judged_by_its_curve_and_its_control():
 def test_bigrams_are_those_of_the_text_that_was_trained_on(divergence, expected, tmp_path):
     np.save(tmp_path / "corpus.npy", np.zeros(10_000))
 
-    def rows(run: Run) -> Rows:
+    def rows(run: Run) -> Groups:
         if "bigrams" in run.measures:
             corpus = run.inputs["corpus"]
             assert corpus["sequences"] * corpus["length"] <= 9000  # the rest is held out
@@ -135,4 +112,6 @@ def test_bigrams_are_those_of_the_text_that_was_trained_on(divergence, expected,
         group = xr.Dataset({name: ("step", [value]) for name, value in values.items()})
         return {"bigrams": group}
 
-    assert verdicts(bigrams.EXPERIMENT, PlantedRuns(rows, tmp_path)) == [expected]
+    assert verdicts(bigrams.EXPERIMENT, PlantedRuns(rows, quick=False, checkpoints=tmp_path)) == [
+        expected
+    ]

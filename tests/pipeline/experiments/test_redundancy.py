@@ -55,7 +55,18 @@ def test_a_group_is_read_from_its_rows_by_hand() -> None:
     assert group.together == pytest.approx(2.25 / 1.5)
     assert group.backup == pytest.approx(0.4 / 2)  # of the one head with a layer after it
     last = HeadGroup.of(planted(RUN, rows(2.25, 0.4, 24.0, HEADS[1:])))
-    assert last.number == 2 and last.backup == 0
+    assert last.number == 2 and np.isnan(last.backup)
+    assert group.by_count == pytest.approx((0.5, 0, 2.25))
+    assert group.random_rank == pytest.approx(rank_of_random_heads(3, 64, 16) / 16, rel=0.03)
+
+
+def rank_of_random_heads(heads: int, width: int, d_head: int) -> float:
+    rng = np.random.default_rng(7)
+    joined = sum(rng.normal(size=(width, d_head)) @ rng.normal(size=(d_head, width))
+                 for _ in range(heads))  # fmt: skip
+    shares = np.linalg.svd(joined, compute_uv=False)
+    shares = shares[: heads * d_head] / shares.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def verdicts(plain: tuple[float, ...], dropped: tuple[float, ...]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.experiments import runs as module
 from pipeline.experiments.experiment import Experiment, run_experiment
 from pipeline.experiments.runs import CHECKPOINTS, STORES, Result, SerialRuns, carry_out
-from pipeline.experiments.settings import modular, substrings
+from pipeline.experiments.settings import modular, substrings, text
 from pipeline.measures import registry
 from tests.pipeline.experiments.tiny import TINY, run
 
@@ -89,6 +89,19 @@ def _store(folder: Path, seed: int) -> Path:
 )  # fmt: skip
 def test_runs_that_differ_are_told_apart(folder, other):
     assert module.digest(module.content(other)) != module.digest(module.content(run()))
+
+
+def test_a_text_is_told_by_its_content(tmp_path):
+    def digest_of(name: str, content: str) -> str:
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8")
+        module._text_version.cache_clear()  # as in another process
+        of_text = module.Run(text(2, 0, task={"path": str(path)}), {"weight_norm": {}})
+        return module.digest(module.content(of_text))
+
+    first = digest_of("a.txt", "one text")
+    assert digest_of("b.txt", "one text") == first
+    assert digest_of("a.txt", "another text") != first
 
 
 def test_names_and_places_make_no_difference():
