@@ -1,6 +1,8 @@
 """Induction heads form abruptly, with in-context learning and a corner of the token losses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from pipeline.aggregate.corner import find_corner
 from pipeline.experiments.claims import Above, Below, Between, Claim, Effect, Finding, finding
@@ -28,9 +30,7 @@ WITH_CORNER = Claim(
     f"{OLSSON}, argument 1",
 )
 NO_HEAD = Claim(
-    "one-layer-no-induction",
-    "One layer forms no induction heads.",
-    f"{OLSSON}, argument 1",
+    "one-layer-no-induction", "One layer forms no induction heads.", f"{OLSSON}, argument 1"
 )
 NO_JUMP = Claim(
     "one-layer-no-in-context",
@@ -48,6 +48,11 @@ def _answer(runs: Runs) -> Iterator[Finding]:
          for layers in (2, 1) for seed in seeds]
     )  # fmt: skip
     two, one = results[: len(seeds)], results[len(seeds) :]
+    yield from _of_two_layers(two)
+    yield from _of_one_layer(one, two)
+
+
+def _of_two_layers(two: Sequence[Result]) -> Iterator[Finding]:
     rises = {result.seed: rise(strongest(result)) for result in two}
     at = ", ".join(f"{of.middle:.0f}" for of in rises.values())
 
@@ -78,9 +83,11 @@ def _answer(runs: Runs) -> Iterator[Finding]:
                "induction", "1", together, is_share=True),
         Above(0.5),
         f"a corner counts where random walks have none as sharp; there, in steps of that: "
-        f"{', '.join(f'{of:.2f}' if of == of else 'none' for of in corners.values())}",
+        f"{', '.join('none' if np.isnan(of) else f'{of:.2f}' for of in corners.values())}",
     )  # fmt: skip
 
+
+def _of_one_layer(one: Sequence[Result], two: Sequence[Result]) -> Iterator[Finding]:
     scores = {result.seed: _above_null(result) for result in one}
     yield finding(
         NO_HEAD, Effect("strongest induction score above its null, at the end", "1", scores),
