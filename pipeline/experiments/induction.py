@@ -14,28 +14,25 @@ from pipeline.experiments.sources import OLSSON
 from pipeline.measures.head_patterns import THRESHOLD
 from pipeline.query import aggregates
 
+_ARGUMENT = f"{OLSSON}, argument 1"
 NARROW = Claim(
     "induction-narrow",
     "In two layers, induction heads form in a narrow window of training.",
-    f"{OLSSON}, argument 1",
+    _ARGUMENT,
 )
 WITH_IN_CONTEXT = Claim(
     "induction-with-in-context",
     "Induction heads form together with the jump in in-context learning.",
-    f"{OLSSON}, argument 1",
+    _ARGUMENT,
 )
 WITH_CORNER = Claim(
     "induction-with-corner",
     "The run's trajectory through the space of token losses has its corner at that time.",
-    f"{OLSSON}, argument 1",
+    _ARGUMENT,
 )
-NO_HEAD = Claim(
-    "one-layer-no-induction", "One layer forms no induction heads.", f"{OLSSON}, argument 1"
-)
+NO_HEAD = Claim("one-layer-no-induction", "One layer forms no induction heads.", _ARGUMENT)
 NO_JUMP = Claim(
-    "one-layer-no-in-context",
-    "One layer does not learn in context as two layers do.",
-    f"{OLSSON}, argument 1",
+    "one-layer-no-in-context", "One layer does not learn in context as two layers do.", _ARGUMENT
 )
 
 _TOGETHER = Between(0.8, 1.25)  # of the step: two changes a fifth of it apart are not one
