@@ -165,7 +165,7 @@ def test_steps_are_judged_by_their_lowest_share_and_by_both_nulls(
 
 
 OF_EACH = ["baseline", "now", *(claim.name for claim in forecast.EXPERIMENT.claims)]
-RATIOS = [name.removeprefix("forecast-") for name in OF_EACH]
+SHORT = [name.removeprefix("forecast-") for name in OF_EACH]
 # Errors as factors: all claims hold of them.
 ERRORS = {"baseline": 2.0, "now": 3.0, "whole-run": 1.2, "prefix": 1.8, "restricted": 1.3,
           "gini": 1.4, "norm": 1.5}  # fmt: skip
@@ -175,7 +175,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, errors: Callable[[int], Mapping[str, 
     """Return findings of forecasts with these errors of each run."""
 
     def made(runs: Mapping[str, int]) -> xr.DataArray:
-        values = [[errors(i)[name] for i in runs.values()] for name in RATIOS]
+        values = [[errors(i)[name] for i in runs.values()] for name in SHORT]
         return xr.DataArray(values, {"of": OF_EACH, "run": list(runs)}, ("of", "run"))
 
     numbers = iter(range(100))

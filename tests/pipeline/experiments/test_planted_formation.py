@@ -236,6 +236,20 @@ def induction_rows(
     }
 
 
+def plant_corner(monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    """Make all runs of two layers have their corner at a step, and others in each half."""
+
+    def corners(store: str) -> xr.Dataset:
+        assert store.startswith("substrings-2-layers")
+        return xr.Dataset(
+            {"step": ("window", [100.0, step, 900.0]), "candidate": ("window", [500.0] * 3)},
+            {"window": ["first half", "whole", "last half"]},
+        )
+
+    monkeypatch.setattr(induction.aggregates, "loss_space", lambda store: store)
+    monkeypatch.setattr(induction, "find_corner", corners)
+
+
 @pytest.mark.parametrize(
     ("heads", "learned", "corner", "single", "expected"),
     [
@@ -259,14 +273,16 @@ def induction_rows(
 def test_induction_is_judged_by_when_heads_score_and_corner_come(
     heads, learned, corner, single, expected, monkeypatch
 ):
-    def corners(store: str) -> xr.Dataset:
-        assert store.startswith("substrings-2-layers")
-        return xr.Dataset(
-            {"step": ("window", [100.0, corner, 900.0]), "candidate": ("window", [500.0] * 3)},
-            {"window": ["first half", "whole", "last half"]},
-        )
-
-    monkeypatch.setattr(induction.aggregates, "loss_space", lambda store: store)
-    monkeypatch.setattr(induction, "find_corner", corners)
+    plant_corner(monkeypatch, corner)
     rows = partial(induction_rows, heads=heads, learned=learned, single=single)
     assert verdicts(induction.EXPERIMENT, PlantedRuns(rows, quick=False)) == expected
+
+
+def test_effects_of_induction_by_hand(monkeypatch):
+    plant_corner(monkeypatch, 600)
+    rows = partial(induction_rows, heads=(450, 550), learned=(300, 500), single=(0.1, 0.2))
+    found = findings(induction.EXPERIMENT, PlantedRuns(rows))
+    narrow, together, corner, no_head, no_jump = found.values()
+    values = [one.effect.by_seed[0] for one in (narrow, together, no_head, no_jump)]
+    assert values == pytest.approx([80 / 500, 400 / 500, 0.1, 0.2])
+    assert "half of the rise at steps 500," in narrow.found and ": 1.20," in corner.found
