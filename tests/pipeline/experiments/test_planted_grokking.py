@@ -203,7 +203,7 @@ def frequency_rows(run: Run, norm: list[float], keys_above: float) -> Groups:
     """Return rows of five frequencies, of which 2 and 4 are key, that differ at the end."""
     last = run.training.steps
     assert run.select == {"steps": (0, last)}
-    spread = np.array([norm, norm[::-1]]) + noise(run)
+    spread = np.array([norm, np.negative(norm)]) + noise(run)
     norms = xr.Dataset(
         {"embedding_norm": (("frequency", "step"), spread.T)},
         {"step": [0, last], "frequency": np.arange(1, 6)},
