@@ -77,17 +77,18 @@ def _constant(by_size: BySize) -> Finding:
 def _swaps(by_size: Mapping[int, Result]) -> float:
     """Return 1 if the largest's loss falls faster on one side of the bumps only, else 0.
 
-    NaN where the slopes of a side differ by less than two standard errors, or where a bump begins
-    or ends with the run.
+    NaN where the slopes of a side differ by less than two standard errors, where a bump begins or
+    ends with the run, and without a bump.
     """
     groups = {str(size): one.group("token_loss") for size, one in by_size.items()}
     rises = [rise(strongest(one)) for one in by_size.values()]
-    bump = (min(one.middle - one.width for one in rises),
-            max(one.middle + one.width for one in rises))  # fmt: skip
+    # Not by `min`, which leaves out some of what is NaN.
+    bump = (float(np.min([one.middle - one.width for one in rises])),
+            float(np.max([one.middle + one.width for one in rises])))  # fmt: skip
     sizes = {str(size): float(size) for size in by_size}
     try:
         compared = compare_derivatives(groups, sizes, bump)
-    except InputError:  # the bump is not inside of the run
+    except InputError:  # the bump is not inside of the run, or NaN
         return np.nan
     difference, error = compared["difference"].values, compared["difference_error"].values
     clear = (np.abs(difference) > 2 * error).all()

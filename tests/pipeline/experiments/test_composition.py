@@ -5,10 +5,9 @@ import pytest
 import xarray as xr
 
 from pipeline.experiments.composition import EXPERIMENT
-from pipeline.experiments.experiment import run_experiment
 from pipeline.experiments.runs import Run
 from pipeline.measures.path_ablation import PATHS
-from tests.pipeline.experiments.planted import PlantedRuns, of_heads
+from tests.pipeline.experiments.planted import PlantedRuns, findings, of_heads
 
 HEADS = {"heads": [[0, 1], [0, 0]]}
 # Heads 1 and 0 of layer 0 attend to the previous token, head 0 of layer 1 does induction.
@@ -49,8 +48,8 @@ def groups_of(composed: dict[str, float], costs: dict[str, float], elsewhere: di
 
 
 def verdicts(composed=COMPOSED, costs=COSTS, elsewhere=ELSEWHERE) -> dict[str, str]:
-    outcome = run_experiment(EXPERIMENT, PlantedRuns(groups_of(composed, costs, elsewhere)))
-    return {one.claim.name: one.verdict for one in outcome.findings}
+    found = findings(EXPERIMENT, PlantedRuns(groups_of(composed, costs, elsewhere)))
+    return {name: one.verdict for name, one in found.items()}
 
 
 def test_a_pair_that_composes_by_keys_alone_is_found_to() -> None:

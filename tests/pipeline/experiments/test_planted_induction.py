@@ -7,21 +7,11 @@ import pytest
 import xarray as xr
 
 from pipeline.experiments import bigrams, five_tokens, induction_on_text, strict_induction
-from pipeline.experiments.claims import DOES_NOT_HOLD, HOLDS, UNDECIDED, Finding
-from pipeline.experiments.experiment import Experiment, run_experiment
+from pipeline.experiments.claims import DOES_NOT_HOLD, HOLDS, UNDECIDED
 from pipeline.experiments.runs import Run
-from tests.pipeline.experiments.planted import Groups, PlantedRuns, verdicts
+from tests.pipeline.experiments.planted import Groups, PlantedRuns, noise, verdicts
 
 STEPS = np.arange(0, 7001, 250)
-
-
-def findings(experiment: Experiment, runs: PlantedRuns) -> list[Finding]:
-    return list(run_experiment(experiment, runs).findings)
-
-
-def noise(run: Run) -> float:
-    """Return a little that differs between seeds."""
-    return 0.01 * np.sin(run.training.seed)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pipeline.experiments.experiment import run_experiment
 from pipeline.experiments.head_group import HeadGroup
 from pipeline.experiments.heads import induction_heads, ranked_heads, strongest_head
 from pipeline.experiments.redundancy import EXPERIMENT
 from pipeline.experiments.runs import Run
 from pipeline.experiments.settings import substrings
-from tests.pipeline.experiments.planted import PlantedRuns, of_heads, planted
+from tests.pipeline.experiments.planted import PlantedRuns, findings, of_heads, planted
 
 # Of three layers of two heads, three do induction; at step 0 others have higher scores.
 SCORES = of_heads([[0.9, 0], [0, 0.9], [0, 0]], [[0, 0.1], [0.8, 0.2], [0.5, 0.7]])
@@ -76,7 +75,7 @@ def verdicts(plain: tuple[float, ...], dropped: tuple[float, ...]) -> dict[str, 
         return {"head_scores": xr.Dataset({"induction": SCORES}), **rows(*values)}
 
     runs = PlantedRuns(groups)
-    found = {one.claim.name: one.verdict for one in run_experiment(EXPERIMENT, runs).findings}
+    found = {name: one.verdict for name, one in findings(EXPERIMENT, runs).items()}
     measured = [run for run in runs.seen if "backup" in run.measures]
     assert all(run.measures["backup"]["heads"] == [[1, 0], [2, 1], [2, 0]] for run in measured)
     assert len(measured) == 6
