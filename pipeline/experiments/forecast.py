@@ -81,11 +81,9 @@ def answer(runs: Runs) -> Iterator[Finding]:
 
 def _by_seed(ratios: xr.DataArray) -> dict[int, float]:
     """Return the geometric mean of each seed's runs, which share initial weights and splits."""
-    if not len(ratios):
-        return {}
-    seeds = ratios["run"].astype(int) % _SEEDS
-    means = np.exp(np.log(ratios).groupby(seeds.rename("seed")).mean())
-    return {int(seed): float(mean) for seed, mean in zip(means["seed"], means, strict=True)}
+    seeds = ratios["run"].values.astype(int) % _SEEDS
+    logs = np.log(ratios.values)
+    return {int(seed): float(np.exp(logs[seeds == seed].mean())) for seed in np.unique(seeds)}
 
 
 def _series(result: Result) -> xr.Dataset:

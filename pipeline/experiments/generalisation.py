@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from pipeline.aggregate.levels import first_past
 from pipeline.aggregate.phases import SOLVED, milestones
@@ -34,17 +35,17 @@ def probability(result: Result) -> float:
 
     The median of the last five checkpoints. By chance it is 1 / p.
     """
-    return median_of_last(np.exp(-progress(result)["test_loss"]))
+    return median_of_last(np.exp(-progress(result)["test_loss"].values))
 
 
 def last_value(result: Result, group: str, variable: str) -> float:
     """Return the median of the last five checkpoints of a variable over `step`."""
-    return median_of_last(result.group(group)[variable].sortby("step"))
+    return median_of_last(result.group(group)[variable].sortby("step").values)
 
 
-def median_of_last(series: xr.DataArray) -> float:
-    """Return the median of the last five values of a series over `step`."""
-    return float(np.median(series.values[-_LAST:]))
+def median_of_last(values: Float[np.ndarray, " step"]) -> float:
+    """Return the median of the last five values."""
+    return float(np.median(values[-_LAST:]))
 
 
 def fall_width(loss: xr.DataArray) -> float:

@@ -30,9 +30,9 @@ SGD = Claim(
     INTERVIEW,
 )
 _MEASURES = {"modular_addition": {}}
-# Twice the rate, or three times the decay, diverges.
+# Twice the rate, or three times the decay, diverges; without clipping one seed of five does.
 _SGD = {"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-3,
-        "betas": (0.9, 0.999), "warmup_steps": 0}  # fmt: skip
+        "betas": (0.9, 0.999), "warmup_steps": 0, "clip_norm": 1.0}  # fmt: skip
 
 
 def answer(runs: Runs, **setting: Any) -> Iterator[Finding]:

@@ -97,7 +97,8 @@ def _by_waves(result: Result) -> float:
 def _by_characters(result: Result) -> float:
     share = result.group("permutation_characters")["variance_explained"].sortby("step")
     # The first is the trivial one, which has no variance.
-    return median_of_last(share.isel(irreducible=slice(1, None)).sum("irreducible", skipna=False))
+    of_all = share.isel(irreducible=slice(1, None)).sum("irreducible", skipna=False)
+    return median_of_last(of_all.values)
 
 
 EXPERIMENT = Experiment(
