@@ -55,7 +55,7 @@ class Between:
 
     def in_words(self) -> str:
         """Return the region in words."""
-        return f"between {self.low:g} and {self.high:g}"
+        return f"between {self.low:.3g} and {self.high:.3g}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Above(Between):
 
     def in_words(self) -> str:
         """Return the region in words."""
-        return f"above {self.low:g}"
+        return f"above {self.low:.3g}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Below(Between):
 
     def in_words(self) -> str:
         """Return the region in words."""
-        return f"below {self.high:g}"
+        return f"below {self.high:.3g}"
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,11 @@ def _figure(outcome: Outcome, one: Finding) -> Figure:
     unit = "" if one.effect.unit == "1" else f" ({one.effect.unit})"
     spec = {
         "kind": "intervals", "rows": rows, "series": [series("effect", values, low=low, high=high)],
-        "y": y_axis(f"{one.effect.name}{unit}", domain=domain), "bands": [_region(one, domain)],
+        "y": y_axis(f"effect{unit}", domain=domain), "bands": [_region(one, domain)],
     }  # fmt: skip
     found = f" ({one.found})" if one.found else ""
-    note = (f"Claimed: {one.claim.source}. Found: {one.verdict}{found}. It holds if {one.rule} "
-            "(shaded).")  # fmt: skip
+    note = (f"Effect: {one.effect.name}. Claimed: {one.claim.source}. Found: {one.verdict}{found}. "
+            f"It holds if {one.rule} (shaded).")  # fmt: skip
     command = f"ontogeny experiment {outcome.experiment.name} --json"
     python = f"run_experiment(EXPERIMENTS[{outcome.experiment.name!r}], SerialRuns(folder))"
     return figure(one.claim.name, one.claim.sentence, note, spec, outcome.experiment.name,

@@ -1,4 +1,4 @@
-"""Verdicts of experiments that judge by aggregates of runs: of planted losses, or planted ones."""
+"""Verdicts of experiments that judge by aggregates of runs, on planted losses or aggregates."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""When a number of a run rises, by hand, and verdicts on formation, on planted curves."""
+"""Steps at which numbers of a run rise, by hand; verdicts on formation, on planted curves."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -41,7 +41,7 @@ def test_a_rise_is_measured_from_the_first_value_to_the_largest(first):
     assert found.relative_width == pytest.approx(1.0)
 
 
-def test_a_rise_in_proportion_to_the_step_has_a_relative_width_of_eight_fifths():
+def test_a_rise_in_proportion_to_the_step_has_a_width_of_eight_fifths():
     assert rise(series(0, 1, 2, 3)).relative_width == pytest.approx(1.6)
 
 
@@ -59,7 +59,7 @@ def test_a_level_is_reached_at_the_first_step_between_two_checkpoints(level, ste
     assert found == pytest.approx(step, nan_ok=True)
 
 
-def test_a_head_forms_at_three_tenths_and_else_no_sooner_than_the_last_step():
+def test_a_head_forms_at_three_tenths_else_no_sooner_than_the_last_step():
     curve = series(0.0, 0.2, 1.0, 0.0)
     assert formed_at(curve) == (pytest.approx(112.5), True)
     assert formed_at(curve, 0.6) == (pytest.approx(150), True)

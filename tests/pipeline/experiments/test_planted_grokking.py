@@ -147,7 +147,7 @@ def test_effects_of_grokking_by_hand():
     assert [one.effect.by_seed[0] for one in others] == pytest.approx(by_hand)
 
 
-def test_restricted_loss_that_does_not_fall_counts_as_fallen_at_the_last_step():
+def test_restricted_loss_that_does_not_fall_has_fallen_at_the_last_step():
     curves = GROKKED | {"restricted_loss": ((0, 5), (1500, 5))}
     found = findings(grokking.EXPERIMENT, grokked(lambda seed: curves))
     assert found["restricted-ahead"].effect.by_seed[0] == pytest.approx(1500 / 900)
