@@ -1,6 +1,7 @@
 """Prefect servers for benchmarks and tests, each with its own home."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -55,7 +56,16 @@ def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
 
 
 def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """Return a free port between two free ones: `ontogeny ui` takes the next one, too.
+
+    Below the ports that the system gives to connections, so that none takes it later.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        try:
+            with ExitStack() as bound:
+                for one in (port - 1, port, port + 1):
+                    bound.enter_context(socket.create_server(("127.0.0.1", one)))
+        except OSError:
+            continue
+        return port
+    raise RuntimeError("there are no three free ports in a row")

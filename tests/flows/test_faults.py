@@ -215,6 +215,7 @@ MANY = {
 def test_many_faults_are_told_at_once_and_nothing_is_started(
     config_of: Callable[[dict[str, Any]], Path],
 ) -> None:
+    ray.shutdown()  # an earlier test of this process may have started it
     config = config_of(MANY)
     told = told_alike(config)
     for part in ("'x'", "head_score", "token id 99", "[0, 9]", "step 3", "notes.txt", "CUDA"):

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -29,6 +28,7 @@ from flows import pages
 from flows.prefect_server.registry import persistent_port, registered
 from flows.server import require_server
 from pipeline.errors import InputError
+from tests.benchmarks.servers import free_port
 from tests.flows.conftest import analysis_of
 from tests.pipeline.report.site.browser import chromium
 
@@ -106,24 +106,11 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     home = tmp_path_factory.mktemp("home") / "prefect"
     home.mkdir(mode=0o755)
     (home / "prefect.db").touch(mode=0o644)
-    ui = Ui(_free_port_between_free_ports(), home)
+    ui = Ui(free_port(), home)
     ui.start()
     yield ui
     ui.process.kill()
     ui.process.wait()
-
-
-def _free_port_between_free_ports() -> int:
-    """Choose below the ports that the system gives to connections, so that none takes one later."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        try:
-            with ExitStack() as bound:
-                for one in (port - 1, port, port + 1):
-                    bound.enter_context(socket.create_server(("127.0.0.1", one)))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no three free ports in a row")
 
 
 @pytest.mark.parametrize("secret", [None, "", "ontogeny:wrong", "ontogeny"])
@@ -442,7 +429,7 @@ def _watching(ui: Ui, config: Path) -> Iterator[subprocess.Popen[str]]:
         watch.communicate()
 
 
-def _wait_for(find: Any, seconds: float = 180) -> Any:
+def _wait_for(find: Any, seconds: float = 300) -> Any:
     """Return what a function finds, as soon as that is not empty."""
     deadline = time.monotonic() + seconds
     while not (found := find()):

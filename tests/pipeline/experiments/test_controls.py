@@ -1,11 +1,13 @@
 """Controls of experiments on small models: random answers, and a measure with a flipped sign."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.experiments.claims import DOES_NOT_HOLD, HOLDS, Finding
+from pipeline.experiments.claims import DOES_NOT_HOLD, HOLDS, Finding, finding
 from pipeline.experiments.grokking import AHEAD, GENERALISES, answer
 from pipeline.experiments.runs import SerialRuns
 from pipeline.measures.modular import fourier
@@ -20,6 +22,12 @@ SETTING = {
 def findings(folder: Path, **changes) -> dict[str, Finding]:
     runs = SerialRuns(folder, quick=True)
     return {one.claim.name: one for one in answer(runs, **SETTING, **changes)}
+
+
+def verdict_on_known(found: Finding) -> str:
+    """Return the verdict on the seeds that generalise, for which alone it is defined."""
+    known = {seed: one for seed, one in found.effect.by_seed.items() if np.isfinite(one)}
+    return finding(found.claim, replace(found.effect, by_seed=known), found.region).verdict
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +52,10 @@ def test_models_generalise_on_addition_and_not_on_random_answers(sound, tmp_path
 def test_a_flipped_sign_in_a_measure_changes_a_verdict(
     sound, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert sound[AHEAD.name].verdict == HOLDS
+    assert verdict_on_known(sound[AHEAD.name]) == HOLDS
     projected = fourier.projected
     monkeypatch.setattr(fourier, "projected", lambda *given: -projected(*given))
     shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")  # analysed again, elsewhere
     broken = findings(tmp_path)
     assert broken[GENERALISES.name].effect == sound[GENERALISES.name].effect
-    assert broken[AHEAD.name].verdict != HOLDS
+    assert verdict_on_known(broken[AHEAD.name]) != HOLDS
