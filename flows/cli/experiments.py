@@ -13,11 +13,11 @@ from flows.cli.app import Json, app
 from flows.cli.output import print_table, say, say_error, say_json
 from pipeline.errors import InputError, first_line
 
-LEAST_TEXT = 8_000_000  # bytes, of which five-tokens reads 1,000 held-out sequences of 256 tokens
-
 if TYPE_CHECKING:
     from flows.experiments import Settings
     from pipeline.experiments.experiment import Experiment, Outcome
+
+_LEAST_TEXT = 8_000_000  # bytes, of which five-tokens reads 1,000 held-out sequences of 256 tokens
 
 
 @app.command()
@@ -82,9 +82,9 @@ def _file(text: Path | None) -> str | None:
         return None
     if not text.is_file():
         raise InputError(f"{text}: there is no such file: give a text file")
-    if (size := text.stat().st_size) < LEAST_TEXT:
+    if (size := text.stat().st_size) < _LEAST_TEXT:
         raise InputError(
-            f"{text}: has {size / 1e6:.1f} MB, expected at least {LEAST_TEXT / 1e6:.0f} MB: a "
+            f"{text}: has {size / 1e6:.1f} MB, expected at least {_LEAST_TEXT / 1e6:.0f} MB: a "
             "tenth is held out, and must have the sequences that the experiments read"
         )
     return str(text.resolve())

@@ -88,6 +88,8 @@ def test_the_command_lists_what_it_tests(tmp_path):
         ([], "name an experiment, or `all`"),
         (["smeared"], "there is no experiment 'smeared'"),
         (["steps", "--text", "absent.txt"], "absent.txt: there is no such file"),
+        (["steps", "--text", __file__], "expected at least 8 MB"),
+        (["steps", "--table", "absent/table.md"], "absent: there is no such folder"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, said, tmp_path):
