@@ -68,7 +68,7 @@ class Refresher:
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a process: a thread would slow down the one that hands out checkpoints."""
         folder = str(report_folder(self.store))
-        command = ["report", self.store, "--in-progress", "--out", folder]
+        command = ["report", self.store, "--in-progress", "--output", folder]
         self._errors.seek(0)
         self._errors.truncate()
         return subprocess.Popen(

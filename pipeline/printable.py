@@ -5,6 +5,9 @@ line breaks that forge a line, marks that reverse the direction of the text afte
 """
 
 import re
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import IO, Any
 
 from pipeline.redaction import redacted
 
@@ -12,6 +15,7 @@ from pipeline.redaction import redacted
 _MARKDOWN = re.compile(r"[\\`*\[\]!|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+#=]|(?<=^\d)[.)]")
 # Markdown makes links of what looks like an address.
 _LINKED = re.compile(r"(?i:https?|ftp|mailto|xmpp):|www\.|(?<=\S)@")
+_ANY = 10_000  # characters: a file or a pipe has rows of any length
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -34,6 +38,28 @@ def markdown(text: str) -> str:
     text = _MARKDOWN.sub(r"\\\g<0>", text)
     # A no-width character would be a raw one: an entity for the colon keeps an address from a link.
     return _LINKED.sub(lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", text)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], stream: IO[Any] | StringIO | None = None
+) -> None:
+    """Print a table: no cell is cut off. A file or a pipe gets one line for each row.
+
+    stream: where to; by default stdout.
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    # Text, since rich reads markup such as "[red]" in a string.
+    table = Table(*(Column(Text(printable(name)), overflow="fold") for name in columns), box=None)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(file=stream, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.measure(table, options=console.options.update(max_width=_ANY))
+                            .maximum, 1)  # fmt: skip
+    console.print(table)
 
 
 def _escaped(character: str) -> str:

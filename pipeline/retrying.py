@@ -7,17 +7,12 @@ some errors themselves; those that remain are handled here.
 import errno
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from botocore.exceptions import (
-    EndpointConnectionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
-from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipeline.errors import CheckpointError, InputError, first_line
@@ -36,16 +31,33 @@ _QUERY = re.compile(r"\?[^\s'\")]+")
 _DENIED = (401, 403)
 _PASSING = (408, 425, 429)  # timeout, too early, too many requests; and all of 500 and above
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_NO_KEYS = (NoCredentialsError, PartialCredentialsError)
 _FINAL = (
     CheckpointError, InputError, FileNotFoundError, PermissionError, NotADirectoryError,
-    TypeError, KeyError, AttributeError, OfflineModeIsEnabled, *_NO_KEYS,
+    TypeError, KeyError, AttributeError,
 )  # fmt: skip
-_ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
+_ABSENT = (ConnectionRefusedError, socket.gaierror)
+# Errors of the clients of S3 and of the Hub, which are not always installed.
+_BOTOCORE = "botocore.exceptions"
+_HUB = "huggingface_hub.errors"
 
 # Set once any server has answered this process. Until then a refused connection means a wrong
 # address, and retrying would only delay the message.
 _answered = threading.Event()
+
+
+def is_one_of(error: BaseException, module: str, *names: str) -> bool:
+    """Return whether an error is of a class of a module, which is not imported for it.
+
+    What nothing has imported has raised no error.
+    """
+    loaded = sys.modules.get(module)
+    classes = [getattr(loaded, name, None) for name in names]
+    return isinstance(error, tuple(one for one in classes if one is not None))
+
+
+def lacks_credentials(error: BaseException) -> bool:
+    """Return whether S3's client found no credentials."""
+    return is_one_of(error, _BOTOCORE, "NoCredentialsError", "PartialCredentialsError")
 
 
 def persistently(call: Callable[[], Result]) -> Result:
@@ -70,7 +82,7 @@ def persistently(call: Callable[[], Result]) -> Result:
 def is_absent(error: BaseException | None) -> bool:
     """Return whether no server answers at the address: connection refused, or unknown host."""
     while error is not None:
-        if isinstance(error, _ABSENT):
+        if isinstance(error, _ABSENT) or is_one_of(error, _BOTOCORE, "EndpointConnectionError"):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -82,6 +94,8 @@ def may_pass(error: BaseException) -> bool:
     if status is not None:
         return status >= 500 or status in _PASSING
     if isinstance(error, OSError) and error.errno in _FULL:
+        return False
+    if lacks_credentials(error) or is_one_of(error, _HUB, "OfflineModeIsEnabled"):
         return False
     return isinstance(error, Exception) and not isinstance(error, _FINAL)
 
@@ -114,18 +128,20 @@ def translated_errors(
         raise
     except Exception as error:
         status = status_of(error)
-        if isinstance(error, OfflineModeIsEnabled):
+        if is_one_of(error, _HUB, "OfflineModeIsEnabled"):
             raise refusal(
                 f"{uri}: HF_HUB_OFFLINE is set: unset it, or give a local copy of the run"
             ) from error
-        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        gated = is_one_of(error, _HUB, "GatedRepoError")  # a kind of RepositoryNotFoundError
+        if is_one_of(error, _HUB, "RepositoryNotFoundError") and not gated:
             raise refusal(
                 f"{uri}: there is no such repository, or it is private: check the address, or set "
                 "HF_TOKEN"
             ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
             raise refusal(f"{uri}: there is no such {what}: check the address") from error
-        if isinstance(error, (PermissionError, *_NO_KEYS)) or status in _DENIED:
+        denied = isinstance(error, PermissionError) or status in _DENIED
+        if denied or lacks_credentials(error):
             raise refusal(
                 f"{uri}: access is denied: set the place's credentials in the environment or in "
                 "its own credentials file"

@@ -19,6 +19,7 @@ from flows import environment
 from flows.cli.output import Arguments, say, say_error
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
+from pipeline.extras import missing_package
 
 # The console shows the result only; Prefect's logs are in its UI.
 _QUIET = {
@@ -112,7 +113,7 @@ class Commands(Arguments):
                 if (told := _without_traceback(error)) is None:
                     raise
                 say_error(told)
-                raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+                raise typer.Exit(2 if isinstance(told, InputError) else 1) from None
 
 
 def _without_traceback(error: BaseException) -> Exception | None:
@@ -124,6 +125,8 @@ def _without_traceback(error: BaseException) -> Exception | None:
             f"{error.object!a}: has characters that cannot be written in this locale's encoding, "
             f"{error.encoding}: set LC_ALL=C.UTF-8"
         )
+    if isinstance(error, ImportError) and (sentence := missing_package(error)):
+        return InputError(sentence)
     return error if isinstance(error, InputError | OSError) else None
 
 
@@ -131,7 +134,6 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="When did each mechanism inside a language model form? Read it from its checkpoints.",
 )
 
@@ -142,8 +144,23 @@ DaskAddress = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from pipeline import __version__
+
+        say(f"ontogeny {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Names of files may contain what the encoding of the terminal does not.

@@ -27,7 +27,9 @@ def experiment(
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the claims, and end.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds, shorter runs.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of all runs and pages.")] = Path("experiments"),
+    output: Annotated[Path, typer.Option(help="Folder of all runs and pages.")] = Path(
+        "experiments"
+    ),
     table: Annotated[
         Path | None, typer.Option(help="Write the table of claims to this file, as Markdown.")
     ] = None,
@@ -59,10 +61,10 @@ def experiment(
     if not names:
         raise InputError("name an experiment, or `all`: `ontogeny experiment --list` names them")
     chosen = chosen_experiments(names)
-    settings = Settings(out, quick, _file(text), workers or os.cpu_count() or 1)
+    settings = Settings(output, quick, _file(text), workers or os.cpu_count() or 1)
     _require_writable(table)
     outcomes, errors = _carried_out(chosen, settings, serial)
-    _write(outcomes, errors, out / "report" / _report_name(names, quick), table,
+    _write(outcomes, errors, output / "report" / _report_name(names, quick), table,
            _command(names, quick, text))  # fmt: skip
     if as_json:
         from pipeline.experiments.table import as_json as in_json

@@ -32,7 +32,7 @@ def ui(
 @app.command()
 def watch(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
-    every: Annotated[float, typer.Option(help="Seconds between two analyses.")] = 300,
+    every: Annotated[float, typer.Option(help="Seconds between two analyses.", min=1)] = 300,
 ) -> None:
     """Analyse a growing run on a schedule: each time, only new checkpoints are computed.
 

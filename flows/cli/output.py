@@ -4,7 +4,6 @@ Names of files, tensors and tokens may hold escape sequences, markup of rich, or
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -13,8 +12,10 @@ from typer.core import TyperGroup
 
 from pipeline.addresses import require_no_secret
 from pipeline.errors import InputError
-from pipeline.printable import printable
+from pipeline.printable import print_table, printable
 from pipeline.redaction import redacted
+
+__all__ = ["Arguments", "print_table", "say", "say_error", "say_json", "say_lines"]
 
 
 class Arguments(TyperGroup):
@@ -55,23 +56,3 @@ def say_error(error: Exception) -> None:
     lines = error.lines if isinstance(error, InputError) else str(error).splitlines()
     for line in lines:
         say(line, err=True)
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: no cell is cut off. A file or a pipe gets one line for each row."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    # Text, since rich reads markup such as "[red]" in a string.
-    table = Table(*(Column(Text(printable(name)), overflow="fold") for name in columns), box=None)
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.measure(table, options=console.options.update(max_width=_ANY))
-                            .maximum, 1)  # fmt: skip
-    console.print(table)
-
-
-_ANY = 10_000  # characters: a file or a pipe has rows of any length

@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import DaskAddress, Json, app
 from flows.cli.output import print_table, say, say_json
-from flows.cli.stores import Origin, parse_origin
+from flows.cli.query import Origin, parse_origin
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def transitions(
             "and fell.",
         ),
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="A CSV file for the whole table.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A file for the whole table: .csv, .json or .parquet.")
+    ] = None,
     dask_address: DaskAddress = None,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +54,10 @@ def transitions(
     if together and (axis is not None or origin or output):
         raise InputError("--together takes no --axis, --origin or --output: ask for one of them")
     from pipeline.query.dask_client import dask_scheduler
+    from pipeline.query.tables import format_of
+
+    if output is not None:
+        format_of(output)  # an unknown suffix is refused before anything is read
 
     with dask_scheduler(dask_address):
         if together:
@@ -77,6 +83,7 @@ def _together(stores: list[str], as_json: bool) -> None:
 
 def _each(stores: list[str], smallest: float, output: Path | None, as_json: bool) -> None:
     """Print every transition of every store."""
+    from pipeline.query.tables import write_file
     from pipeline.query.transitions import stored_transitions, transition_table
 
     found = stored_transitions(stores)
@@ -84,7 +91,7 @@ def _each(stores: list[str], smallest: float, output: Path | None, as_json: bool
     table = table[table["amplitude"].abs() >= smallest]
     shapes = Counter(str(shape) for shape in found["shape"].values)
     if output is not None:
-        table.to_csv(output, index=False)
+        write_file(table, output)
     if as_json:
         about = {"shapes": shapes, "left_out": found.attrs["left_out"]}
         say_json(about | {"transitions": _records(table)})
@@ -131,6 +138,7 @@ def _side_by_side(
     as_json: bool,
 ) -> None:
     from pipeline.query.side_by_side import event_table, events_of_runs, spread_table
+    from pipeline.query.tables import write_file
 
     made = events_of_runs(stores, axis, origin)
     each: Table = event_table(made)
@@ -142,7 +150,7 @@ def _side_by_side(
         for one in (each, spread)
     )
     if output is not None:
-        each.to_csv(output, index=False)
+        write_file(each, output)
     if as_json:
         names = ("axis", "rule", "spread", "left_out", "origin")
         about = {name: made.attrs[name] for name in names if name in made.attrs}

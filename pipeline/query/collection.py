@@ -21,6 +21,7 @@ def open_runs(
     align: str = "step",
     origin: Mapping[str, float] | str | None = None,
     mixed: bool = False,
+    groups: Sequence[str] | None = None,
 ) -> xr.DataTree:
     """Open the committed rows of several stores, lazily (with Dask), with first dimension `run`.
 
@@ -33,9 +34,10 @@ def open_runs(
     Where a run has no checkpoint at a point of the axis, its numbers are NaN and `present` (run,
     axis) is False; layers and heads that a run lacks are NaN. A group holds the runs that have it.
 
-    mixed: combine groups of different versions, parameters or inputs. Raises InputError for such
-    groups without it, for unknown tokens, for a store that is given twice, and for a condition that
-    a run never meets.
+    mixed: combine groups of different versions, parameters or inputs. groups: those to open; the
+    others are neither read nor compared. Raises InputError for groups that differ without `mixed`,
+    for a group that no run has, for unknown tokens, for a store that is given twice, and for a
+    condition that a run never meets.
     """
     named = dict(uris) if isinstance(uris, Mapping) else store_names(uris)
     if align not in ("step", "tokens_seen"):
@@ -46,14 +48,22 @@ def open_runs(
         origin = {run: origin_of(run, tree, origin, align) for run, tree in trees.items()}
     if origin is not None and (missing := sorted(set(named) - set(origin))):
         raise InputError(f"no origin is given for the run {missing[0]!r}: give one for each run")
-    groups = sorted({str(group) for tree in trees.values() for group in tree.children})
     datasets = {}
-    for group in groups:
+    for group in _chosen(trees, groups):
         found = {r: tree[group].to_dataset() for r, tree in trees.items() if group in tree.children}
         if not mixed:
             _check_comparable(group, found)
         datasets[group] = _concatenated(group, found, align, origin)
     return xr.DataTree.from_dict(datasets)
+
+
+def _chosen(trees: Mapping[str, xr.DataTree], groups: Sequence[str] | None) -> list[str]:
+    known = sorted({str(group) for tree in trees.values() for group in tree.children})
+    for group in groups or ():
+        if group not in known:
+            runs = ", ".join(trees)
+            raise InputError(f"there is no group {group!r} in {runs}; {suggestion(group, known)}")
+    return known if groups is None else list(groups)
 
 
 def origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:

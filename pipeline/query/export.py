@@ -89,14 +89,8 @@ def _check_free(target: Objects, store: Objects) -> None:
 def _check_netcdf(target: str) -> None:
     if not Objects(target).is_local:
         raise InputError(f"{target}: a netCDF file is written to a disk only: give a path")
-    if not any(map(_is_installed, ("netCDF4", "h5netcdf"))):
-        raise InputError("netCDF files are written with h5netcdf: pip install h5netcdf h5py")
-
-
-def _is_installed(engine: str) -> bool:
-    # h5netcdf writes through h5py, and only reads without it.
-    needed = ("h5netcdf", "h5py") if engine == "h5netcdf" else (engine,)
-    return all(find_spec(name) is not None for name in needed)
+    if find_spec("netCDF4") is None:
+        require("h5netcdf", "h5py")  # h5netcdf writes through h5py, and only reads without it
 
 
 def _plain(dataset: xr.Dataset) -> xr.Dataset:
@@ -174,7 +168,7 @@ def _draft_file(target: Objects) -> Iterator[Path]:
 def _write_netcdf(
     target: Objects, groups: Mapping[str, xr.Dataset], attributes: Any, progress: Progress
 ) -> None:
-    engine = "netcdf4" if _is_installed("netCDF4") else "h5netcdf"
+    engine = "netcdf4" if find_spec("netCDF4") else "h5netcdf"
     with access(target.uri), _draft_file(target) as draft:
         xr.Dataset(attrs=_flat(attributes)).to_netcdf(draft, mode="w", engine=engine)
         for index, (name, dataset) in enumerate(groups.items()):

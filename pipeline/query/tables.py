@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from io import StringIO
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import IO, Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xarray as xr
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from pipeline.errors import InputError, suggestion
-from pipeline.printable import printable
+from pipeline.extras import require
+from pipeline.printable import print_table, printable
 from pipeline.schema import DIMENSIONS
 from pipeline.store.templates import LABELS
+from pipeline.writing import whole_file
 
 Stream = IO[Any] | StringIO
 FORMATS = ("table", "csv", "json", "parquet")
@@ -93,6 +91,15 @@ def frames(array: xr.DataArray | xr.Dataset) -> Iterator[pd.DataFrame]:
         yield _frame(dataset.isel({dims[0]: slice(start, start + step)}))
 
 
+def require_format(format: str) -> str:
+    """Return the name of a format that `write` knows. Raises InputError for another one."""
+    if format not in FORMATS:
+        raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
+    if format == "parquet":
+        require("pyarrow")
+    return format
+
+
 def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: str, stream: Stream) -> None:
     """Write a table, or the pieces of one, piece by piece.
 
@@ -103,9 +110,26 @@ def write(frame: pd.DataFrame | Iterable[pd.DataFrame], format: str, stream: Str
     writers = {
         "csv": _write_csv, "json": _write_json, "parquet": _write_parquet, "table": _write_table,
     }  # fmt: skip
-    if format not in writers:
-        raise InputError(f"unknown format {format!r}; {suggestion(format, FORMATS)}")
-    writers[format](pieces, stream)
+    writers[require_format(format)](pieces, stream)
+
+
+def write_file(
+    frame: pd.DataFrame | Iterable[pd.DataFrame], path: Path, format: str | None = None
+) -> None:
+    """Write a table, or the pieces of one, to a file, which is made whole or not at all.
+
+    format: by default that of the path's suffix. Raises InputError for an unknown one, and OSError
+    where the file cannot be written.
+    """
+    format = format or format_of(path)
+    binary = require_format(format) == "parquet"
+    with whole_file(path) as draft, draft.open("wb" if binary else "w") as stream:
+        write(frame, format, stream)
+
+
+def format_of(path: Path) -> str:
+    """Return the format that the suffix of a path names. Raises InputError for an unknown one."""
+    return require_format(path.suffix.removeprefix("."))
 
 
 def _name_of(array: xr.DataArray) -> str:
@@ -234,6 +258,9 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
 
 
 def _write_parquet(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
+    import pyarrow as pa  # of an extra
+    import pyarrow.parquet as pq
+
     first = next(pieces)
     schema = pa.Schema.from_pandas(first, preserve_index=False)
     # The schema of the first piece for all: a later piece of missing values would have another.
@@ -251,14 +278,12 @@ def _write_table(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
         columns = [str(column) for column in piece.columns]
         rows += piece.head(TABLE_ROWS - len(rows)).itertuples(index=False)
         total += len(piece)
-    # Text, since rich reads markup such as "[red]" in a string.
-    table = Table(*(Column(Text(printable(name))) for name in columns))
-    for row in rows:
-        table.add_row(*(Text(printable(_shown(value))) for value in row))
-    console = Console(file=stream, soft_wrap=True)  # keeps long lines whole when piped
-    console.print(table)
+    print_table(columns, ([_shown(value) for value in row] for row in rows), stream)
     if more := total - len(rows):
-        console.print(f"... and {more} more rows: narrow the selection, or ask for csv or parquet")
+        print(
+            f"... and {more} more rows: narrow the selection, or ask for csv or parquet",
+            file=stream,
+        )
 
 
 def _shown(value: Any) -> str:

@@ -20,12 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
 from tenacity import (
     Retrying,
     retry_if_exception_type,
@@ -36,7 +30,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.addresses import require_no_secret
 from pipeline.errors import InputError
-from pipeline.retrying import ATTEMPTS
+from pipeline.extras import require
+from pipeline.retrying import ATTEMPTS, is_one_of, lacks_credentials
 
 # More than one concurrent part adds a HEAD before every whole-object GET; a cached listing would
 # miss the rows of other workers; a server that restarts is away for half a minute.
@@ -298,6 +293,8 @@ class Objects:
 
         fsspec caches one per process; a forked child cannot use its parent's S3 session.
         """
+        if not self.is_local:
+            require("s3fs")
         return fsspec.filesystem(self._scheme, **_OPTIONS.get(self._scheme, {}))
 
     @property
@@ -401,9 +398,12 @@ def access(uri: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError, NotADirectoryError, InputError):
         raise
-    except (OSError, BotoCoreError, ClientError) as error:
+    except Exception as error:
+        of_s3 = is_one_of(error, "botocore.exceptions", "BotoCoreError", "ClientError")
+        if not (of_s3 or isinstance(error, OSError)):
+            raise
         reason = _REFUSED.get(getattr(error, "errno", None) or 0)
-        if isinstance(error, (PermissionError, NoCredentialsError, PartialCredentialsError)):
+        if isinstance(error, PermissionError) or lacks_credentials(error):
             reason = reason or _DENIED
         if reason is not None:
             raise InputError(f"{uri}: {reason}; what was committed is safe") from error

@@ -93,6 +93,6 @@ def test_the_command_lists_what_it_tests(tmp_path):
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, said, tmp_path):
-    ended = ontogeny(*arguments, "--out", str(tmp_path / "out"), home=tmp_path)
+    ended = ontogeny(*arguments, "--output", str(tmp_path / "out"), home=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert said in ended.stderr and not (tmp_path / "out").exists()

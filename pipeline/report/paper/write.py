@@ -3,11 +3,9 @@
 import re
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
 from pipeline.query import aggregates, open_run
 from pipeline.query.loss_axes import COMPONENTS
 from pipeline.report.paper.figures import figures_of
@@ -37,10 +35,7 @@ def write_figures(
     Raises InputError without matplotlib, and, before anything is written, for a URI without a
     store.
     """
-    if find_spec("matplotlib") is None:
-        raise InputError(
-            "figures for papers are drawn with matplotlib: pip install 'ontogeny[figures]'"
-        )
+    require("matplotlib")
     from pipeline.report.paper.style import WIDTHS, paper_style
 
     uris = store_names([str(store) for store in stores])

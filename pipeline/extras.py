@@ -1,0 +1,43 @@
+"""Optional dependencies: which extra of this package installs a module, and for what."""
+
+from importlib.util import find_spec
+
+from pipeline.errors import InputError
+
+# The modules that each extra installs, as pyproject.toml declares it, and what needs them.
+_EXTRAS = {
+    "engine": ("computing measures", ("safetensors", "tokenizers", "torch", "transformers")),
+    "flows": (
+        "a flow (--serial computes without one)",
+        ("fastapi", "httpx", "prefect", "ray", "sqlalchemy", "starlette", "uvicorn"),
+    ),
+    "s3": ("a place on S3", ("botocore", "s3fs")),
+    "hub": ("a run on the Hugging Face Hub", ("huggingface_hub",)),
+    "parquet": ("the format parquet", ("pyarrow",)),
+    "dask": ("a Dask cluster", ("distributed",)),
+    "figures": ("drawing figures for papers", ("matplotlib",)),
+    "netcdf": ("the format netcdf", ("h5netcdf", "h5py")),
+}
+_EXTRA_OF = {module: extra for extra, (_, modules) in _EXTRAS.items() for module in modules}
+
+
+def require(*modules: str) -> None:
+    """Raise InputError, with the extra to install, for the first of the modules that is absent."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise InputError(_sentence(module))
+
+
+def missing_package(error: ImportError) -> str:
+    """Return a sentence about a package of an extra that is not installed; "" for other errors."""
+    module = (error.name or "").partition(".")[0]
+    absent = isinstance(error, ModuleNotFoundError) and module in _EXTRA_OF
+    return _sentence(module) if absent else ""
+
+
+def _sentence(module: str) -> str:
+    extra = _EXTRA_OF[module]
+    return (
+        f"{_EXTRAS[extra][0]} needs the package {module}, which is not installed: "
+        f"pip install 'ontogeny[{extra}]'"
+    )
