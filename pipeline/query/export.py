@@ -17,6 +17,7 @@ import xarray as xr
 import zarr
 
 from pipeline.errors import InputError, suggestion
+from pipeline.extras import require
 from pipeline.progress import Progress
 from pipeline.query.run import open_run
 from pipeline.store.fingerprint import plain_json
