@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.extras import require
 from pipeline.query import aggregates, open_run
 from pipeline.query.loss_axes import COMPONENTS
 from pipeline.report.paper.figures import figures_of
