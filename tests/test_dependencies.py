@@ -4,26 +4,34 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
+
+from pipeline import extras
+from pipeline.extras import missing_package
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+FOR_USERS = EXTRAS.keys() - {"all", "test"}
 OWN = {"flows", "infra", "ontogeny", "ontogeny_xarray", "pipeline", "tests"}
 
 NOT_IMPORTED = {
     "fastapi": "holds Prefect's back",
+    "h5netcdf": "xarray writes and reads netCDF with it",
+    "h5py": "h5netcdf writes with it",
     "s3fs": "fsspec opens s3:// with it",
     "sqlalchemy": "holds Prefect's back",
 }
 NOT_IMPORTED_IN_TESTS = {
     "accelerate": "transformers' Trainer needs it",
     "beartype": "jaxtyping checks shapes with it",
-    "h5netcdf": "xarray writes and reads netCDF with it",
-    "h5py": "h5netcdf writes with it",
+    "build": "a command",
     "pyright": "a command",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "a command",
@@ -35,14 +43,42 @@ LEFT_OUT = {"loss_space", "servers", "transformer_lens", "transitions", "workloa
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     own = ROOT / "ontogeny.py", ROOT / "ontogeny_xarray.py"
     imported = distributions(*own, *python_in("pipeline", "flows"))
-    optional = names(PROJECT["optional-dependencies"]["figures"])
-    assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys() | optional
+    assert imported == of_the_package() - NOT_IMPORTED.keys()
 
 
 def test_what_the_tests_import_is_declared_and_the_reverse() -> None:
-    extra = names(PROJECT["optional-dependencies"]["test"])
+    extra = names(EXTRAS["test"]) - {"ontogeny"}
     imported = distributions(*python_in("tests", "examples"))
-    assert imported - names(PROJECT["dependencies"]) == extra - NOT_IMPORTED_IN_TESTS.keys()
+    assert imported - of_the_package() == extra - NOT_IMPORTED_IN_TESTS.keys()
+
+
+def test_all_has_every_extra_for_users() -> None:
+    (everything,) = EXTRAS["all"]
+    assert Requirement(everything).extras == EXTRAS.keys() - {"all", "test"}
+
+
+@pytest.mark.parametrize("extra", sorted(FOR_USERS))
+def test_a_missing_package_names_its_extra(extra: str) -> None:
+    known = installed()
+    for module in extras._EXTRAS[extra][1]:
+        distribution = normal(known.get(module, [module])[0])
+        assert distribution in names(EXTRAS[extra]), module
+        sentence = missing_package(ModuleNotFoundError(name=f"{module}.part"))
+        assert f"pip install 'ontogeny[{extra}]'" in sentence
+        assert module in sentence
+    assert missing_package(ModuleNotFoundError(name="unknown")) == ""
+
+
+def of_the_package() -> set[str]:
+    """Return the distributions that the package and its extras for users need."""
+    extras_needed = (names(EXTRAS[extra]) for extra in FOR_USERS)
+    return names(PROJECT["dependencies"]).union(*extras_needed)
+
+
+@cache
+def installed() -> Mapping[str, list[str]]:
+    """Return the distributions of each importable module: reading them takes a while."""
+    return packages_distributions()
 
 
 def names(requirements: Iterable[str]) -> set[str]:
@@ -51,7 +87,7 @@ def names(requirements: Iterable[str]) -> set[str]:
 
 def distributions(*files: Path) -> set[str]:
     """Return the distributions of all modules that the files import, also inside functions."""
-    known = packages_distributions()
+    known = installed()
     modules = {module for file in files for module in imported_by(file)}
     outside = modules - OWN - LEFT_OUT - sys.stdlib_module_names
     return {normal(known.get(module, [module])[0]) for module in outside}

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from pipeline import InputError, open_run
+from pipeline import InputError, extras, open_run
 from pipeline.query import export as module
 from pipeline.query.export import export
 from pipeline.store import Store
@@ -155,8 +155,9 @@ class TestRefusals:
     def test_netcdf_without_its_library(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_is_installed", lambda name: False)
-        with pytest.raises(InputError, match="pip install h5netcdf"):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+        monkeypatch.setattr(extras, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"pip install 'ontogeny\[netcdf\]'"):
             export(store.uri, tmp_path / "plain.nc", "netcdf")
 
     def test_netcdf_on_s3(self, store: Store) -> None:
