@@ -6,17 +6,17 @@ from pipeline.errors import InputError
 
 # The modules that each extra installs, as pyproject.toml declares it, and what needs them.
 _EXTRAS = {
-    "engine": ("computing measures", ("safetensors", "tokenizers", "torch", "transformers")),
+    "engine": ("models and checkpoints", ("safetensors", "tokenizers", "torch", "transformers")),
     "flows": (
-        "a flow (--serial computes without one)",
+        "flows and a Prefect server (`analyze --serial` needs neither)",
         ("fastapi", "httpx", "prefect", "ray", "sqlalchemy", "starlette", "uvicorn"),
     ),
-    "s3": ("a place on S3", ("botocore", "s3fs")),
-    "hub": ("a run on the Hugging Face Hub", ("huggingface_hub",)),
-    "parquet": ("the format parquet", ("pyarrow",)),
-    "dask": ("a Dask cluster", ("distributed",)),
-    "figures": ("drawing figures for papers", ("matplotlib",)),
-    "netcdf": ("the format netcdf", ("h5netcdf", "h5py")),
+    "s3": ("places on S3", ("botocore", "s3fs")),
+    "hub": ("runs on the Hugging Face Hub", ("huggingface_hub",)),
+    "parquet": ("Parquet files", ("pyarrow",)),
+    "dask": ("Dask clusters", ("distributed",)),
+    "figures": ("figures for papers", ("matplotlib",)),
+    "netcdf": ("netCDF files", ("h5netcdf", "h5py")),
 }
 _EXTRA_OF = {module: extra for extra, (_, modules) in _EXTRAS.items() for module in modules}
 
@@ -38,6 +38,6 @@ def missing_package(error: ImportError) -> str:
 def _sentence(module: str) -> str:
     extra = _EXTRA_OF[module]
     return (
-        f"{_EXTRAS[extra][0]} needs the package {module}, which is not installed: "
+        f"{_EXTRAS[extra][0]} need the package {module}, which is not installed: "
         f"pip install 'ontogeny[{extra}]'"
     )

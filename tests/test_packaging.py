@@ -91,7 +91,9 @@ def test_the_core_needs_no_torch_ray_or_prefect(core: Environment, store: str) -
     done = core.run("python", "-c", MEASURED, store)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    print(f"\ncore: {found['mib']:.0f} MiB installed, open_run after {found['seconds']:.2f} s of CPU")
+    print(
+        f"\ncore: {found['mib']:.0f} MiB installed, open_run after {found['seconds']:.2f} s of CPU"
+    )
     installed = json.loads(core.run("pip", "list", "--format", "json").stdout)
     names = {one["name"].lower().replace("-", "_") for one in installed}
     assert names.isdisjoint(HEAVY)

@@ -1,7 +1,5 @@
 """The texts of an input's tokens, as its tokenizer writes them."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from jaxtyping import Int
 from transformers import PreTrainedTokenizerBase
@@ -27,11 +25,3 @@ def _text(id_: int, piece: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if piece.startswith(_SPACE):
         return piece.replace(_SPACE, " ")
     return str(tokenizer.decode([id_], clean_up_tokenization_spaces=False))
-
-
-def shown(
-    tokens: Int[np.ndarray, "sequence position"], texts: Mapping[int, str]
-) -> list[list[str]]:
-    """Return the text of every token, by sequence and position; its id where it has none."""
-    # No array: NumPy drops the zero bytes at the end of a text.
-    return [[texts.get(id_, str(id_)) for id_ in row] for row in tokens.tolist()]

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.inputs.token_texts import shown
+import numpy as np
+from jaxtyping import Int
+
 from pipeline.store import Store
 
 
@@ -21,3 +23,11 @@ def token_texts(store: str | Path | Store, input: Mapping[str, Any]) -> list[lis
     place = store if isinstance(store, Store) else Store(str(store))
     name, digest = input["name"], input["digest"]
     return shown(place.load_input(name, digest)[0], place.load_token_texts(name, digest))
+
+
+def shown(
+    tokens: Int[np.ndarray, "sequence position"], texts: Mapping[int, str]
+) -> list[list[str]]:
+    """Return the text of every token, by sequence and position; its id where it has none."""
+    # No array: NumPy drops the zero bytes at the end of a text.
+    return [[texts.get(id_, str(id_)) for id_ in row] for row in tokens.tolist()]

@@ -10,9 +10,9 @@ from pipeline.analysis.inputs import make_input
 from pipeline.analysis.plan import load_input, save_input
 from pipeline.config import RepeatedInput, TableInput, TextInput
 from pipeline.inputs import text
-from pipeline.inputs.token_texts import shown, texts_of
+from pipeline.inputs.token_texts import texts_of
 from pipeline.models.facts import ModelFacts
-from pipeline.query.token_texts import token_texts
+from pipeline.query.token_texts import shown, token_texts
 from pipeline.store import Store
 
 FACTS = ModelFacts(2, 2, 2, 4, 8, 300, 64, (), "test", None, ())
