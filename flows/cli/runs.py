@@ -79,7 +79,7 @@ def checkpoints(
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run by step, and what is left out of the list."""
-    from pipeline.analysis.survey import list_with_tokens
+    from pipeline.analysis.listing import list_with_tokens
 
     given = _parse_model(model)
     _print_notes(uri, given)
@@ -167,8 +167,8 @@ def analyze(
     """
     from flows.cli.stores import sweep
     from pipeline.analysis.preflight import refuse_at_once
+    from pipeline.analysis.runs import analyses_of
     from pipeline.config import load_analysis, load_preset
-    from pipeline.query.sweeps import analyses_of
 
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
