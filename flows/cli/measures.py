@@ -71,11 +71,15 @@ def _described(name: str) -> list[dict[str, Any]]:
 
 
 def _named(name: str) -> list[dict[str, Any]]:
-    """Describe one measure; only the user's own are imported for it."""
+    """Describe one measure; only those of the user's own are imported for it."""
     from pipeline.measures.declared import declared
+    from pipeline.measures.names import measures_of_entry_points, unknown_measure
 
     if name in declared():
         return [declared()[name]]
+    installed = measures_of_entry_points()
+    if ":" not in name and name not in installed:
+        raise unknown_measure(name, {*declared(), *installed})
     from pipeline.measures import describe, measure_class
 
     return describe([measure_class(name)])

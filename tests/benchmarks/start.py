@@ -47,8 +47,6 @@ COMMANDS = (
     Command("a wrong path", ("checkpoints", "{folder}/absent"), 2),
     Command("a wrong YAML", ("analyze", "{folder}/misspelt.yaml"), 2),
     Command("the same, --dry-run", ("analyze", "{folder}/misspelt.yaml", "--dry-run"), 2),
-    Command("an unknown measure", ("analyze", "{folder}/unknown.yaml"), 2),
-    Command("an unknown parameter", ("analyze", "{folder}/parameter.yaml", "--dry-run"), 2),
     Command("a wrong preset", ("analyze", "--preset", "pythia-71m"), 2),
     Command("query", ("query", "{folder}/run.zarr", "weight_norm/sum_of_squares"), 0, ARRAYS, 1.3),
 )
