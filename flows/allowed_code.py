@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.config import Analysis, load_analysis
 from pipeline.errors import InputError
-from pipeline.measures.own import split_key
+from pipeline.measures.names import split_key
 
 TRUSTED = "ONTOGENY_TRUSTED_ANALYSES"
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows import pages
 from flows.prefect_server import REPORTS, api_url
 from flows.prefect_server.embedded import is_embedded_server, start_embedded_server
 from flows.prefect_server.registry import is_own_server, persistent_port
@@ -33,6 +32,8 @@ def report_link(page: Path) -> str:
     On another server it is the file's URL, which browsers open only from the address bar.
     """
     from prefect.settings import PREFECT_API_URL
+
+    from flows import pages
 
     url = PREFECT_API_URL.value() or ""
     if is_own_server(url) or is_embedded_server(url):

@@ -13,7 +13,6 @@ Both write the same store.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -105,6 +104,8 @@ def __dir__() -> list[str]:
 
 def _version() -> str:
     """Return the version of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("ontogeny")
     except PackageNotFoundError:  # imported from a folder in which nothing was installed

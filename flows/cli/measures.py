@@ -33,9 +33,7 @@ def measures(
     format: Annotated[str, typer.Option(help="text or markdown")] = "text",
 ) -> None:
     """Describe measures: what each computes, from which input, in which units, at what cost."""
-    from pipeline.measures import describe
-
-    described = [one for name in names for one in _described(name)] if names else describe()
+    described = [one for name in names for one in _described(name)] if names else _all_described()
     if as_json:
         say_json(described)
     elif format in ("text", "markdown"):
@@ -44,21 +42,46 @@ def measures(
         raise InputError(f"--format {format}: expected text or markdown")
 
 
+def _all_described() -> list[dict[str, Any]]:
+    """Describe all measures that are known by name."""
+    from pipeline.measures.declared import declared
+    from pipeline.measures.names import measures_of_entry_points
+
+    own = sorted(measures_of_entry_points())
+    return [*declared().values(), *(one for name in own for one in _named(name))]
+
+
 def _described(name: str) -> list[dict[str, Any]]:
     """Describe a measure, or all measures of an analysis or a store."""
-    from pipeline.config import load_analysis
-    from pipeline.measures import describe, measure_class
-    from pipeline.measures.own import split_key
-    from pipeline.query.measures import stored_measures
-
     place, colon, kind = name.rpartition(":")
     if name.endswith((".yaml", ".yml")):
+        from pipeline.config import load_analysis
+        from pipeline.measures.names import split_key
+
         keys = load_analysis(name).measures
-        return describe({measure_class(split_key(key)[0]): None for key in keys})
+        named = dict.fromkeys(split_key(key)[0] for key in keys)
+        return [described for one in named for described in _named(one)]
     if place.endswith(".py"):  # relative to the working folder, not to an analysis
-        return describe([measure_class(f"{Path(place).resolve()}{colon}{kind}")])
+        return _named(f"{Path(place).resolve()}{colon}{kind}")
     if "/" in name or name.endswith(".zarr"):
+        from pipeline.query.measures import stored_measures
+
         return stored_measures(name)
+    return _named(name)
+
+
+def _named(name: str) -> list[dict[str, Any]]:
+    """Describe one measure; only those of the user's own are imported for it."""
+    from pipeline.measures.declared import declared
+    from pipeline.measures.names import measures_of_entry_points, unknown_measure
+
+    if name in declared():
+        return [declared()[name]]
+    installed = measures_of_entry_points()
+    if ":" not in name and name not in installed:
+        raise unknown_measure(name, {*declared(), *installed})
+    from pipeline.measures import describe, measure_class
+
     return describe([measure_class(name)])
 
 

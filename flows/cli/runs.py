@@ -79,7 +79,7 @@ def checkpoints(
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run by step, and what is left out of the list."""
-    from pipeline.analysis.survey import list_with_tokens
+    from pipeline.analysis.listing import list_with_tokens
 
     given = _parse_model(model)
     _print_notes(uri, given)
@@ -165,14 +165,18 @@ def analyze(
     This runs a Prefect flow on Ray workers. With --serial it computes one checkpoint after another
     in this process, like the function pipeline.analyze. Both write the same store.
     """
-    from flows.cli.stores import sweep
-    from pipeline.analysis.preflight import refuse_at_once
     from pipeline.config import load_analysis, load_preset
-    from pipeline.query.sweeps import analyses_of
 
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
-    analyses = analyses_of(load_analysis(config) if config else load_preset(str(preset)))
+    # Read before what needs torch is imported, which takes seconds: the file may be refused.
+    analysis = load_analysis(config) if config else load_preset(str(preset))
+
+    from flows.cli.stores import sweep
+    from pipeline.analysis.preflight import refuse_at_once
+    from pipeline.analysis.runs import analyses_of
+
+    analyses = analyses_of(analysis)
     if dry_run:
         _print_estimates(analyses, serial, as_json)
         return

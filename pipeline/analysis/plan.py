@@ -27,7 +27,7 @@ from pipeline.errors import InputError, suggestion
 from pipeline.inputs import Input
 from pipeline.measures import apply, measure_class
 from pipeline.measures.base import Measure, Reference, Setting
-from pipeline.measures.own import split_key
+from pipeline.measures.names import split_key
 from pipeline.models.assumptions import Unmet
 from pipeline.models.facts import ModelFacts, facts_of
 from pipeline.outside import reading

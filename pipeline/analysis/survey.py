@@ -1,14 +1,12 @@
 """The survey of an analysis: its checkpoints, with the result of their audit."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from pipeline.analysis.listing import declared_tokens_per_step
 from pipeline.auditing import Audit, audit_found
-from pipeline.checkpoints import Checkpoint, LeftOut, Listing
+from pipeline.checkpoints import Checkpoint, LeftOut
 from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
-from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
@@ -16,8 +14,6 @@ from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.store.non_finite import known_weights
-from pipeline.training import load_run, tokens_per_step
-from pipeline.training.config import RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ def survey(analysis: Analysis) -> Survey:
     """
     place = place_of(analysis.checkpoints)
     listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
-    tokens = analysis.tokens_per_step or _declared_tokens_per_step(listing.run)
+    tokens = analysis.tokens_per_step or declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
     # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
     # missing steps from the whole schedule.
@@ -76,17 +72,3 @@ def _chosen(
             f"(step {min(masked)}: {masked[min(masked)]}); set `audit: off` to compute them anyway"
         )
     return chosen
-
-
-def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, Any]) -> Listing:
-    """List a run as `list_run` does, with the tokens seen according to its own training.yaml."""
-    place = place_of(uri)
-    listing = finished(place, converted_uri(uri, model))
-    tokens = tokens_per_step or _declared_tokens_per_step(listing.run)
-    return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
-
-
-def _declared_tokens_per_step(run: Folder | str) -> int | None:
-    """Return the training tokens per step that the run's own training.yaml declares, or None."""
-    run_folder = metadata_folder(run)
-    return tokens_per_step(load_run(run_folder)) if (run_folder / RUN_FILE).is_file() else None

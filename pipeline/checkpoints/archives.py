@@ -9,11 +9,8 @@ the file, nor pickles that build millions of objects.
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, BinaryIO
-
-from torch import Tensor
 
 from pipeline.errors import first_line
 
@@ -45,18 +42,6 @@ def refuse_unsound(stream: BinaryIO, size: int) -> None:
         stream.seek(0)
         _check_bare_pickles(stream)
     stream.seek(0)
-
-
-def refuse_inflated(tensors: Iterable[tuple[str, Tensor]], size: int) -> None:
-    """Raise ValueError for a tensor with more bytes than the file that it was read from.
-
-    A view may repeat a few stored numbers any number of times.
-    """
-    for name, tensor in tensors:
-        if not tensor.is_meta and tensor.numel() * tensor.element_size() > size:
-            raise ValueError(
-                f"{name!r} of shape {list(tensor.shape)} is larger than the whole file"
-            )
 
 
 def _check_archive(stream: BinaryIO, size: int) -> None:

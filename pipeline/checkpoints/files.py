@@ -16,6 +16,13 @@ _INDEXED = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Replaces the weights of a converted checkpoint that could not be read; contains the reason.
 REFUSAL = "ontogeny-refusal.txt"
 
+# In the folder of a run of `ontogeny train`: its settings.
+RUN_FILE = "training.yaml"
+
+# Beside the checkpoints of a converted run: its table and split, and what was left out.
+TABLE_FILE = "ontogeny-table.json"
+NOTES_FILE = "ontogeny-notes.json"
+
 
 def weight_files(folder: str | Path) -> list[Path]:
     """Return the files that hold the weights of the checkpoint in `folder`, sorted by name.

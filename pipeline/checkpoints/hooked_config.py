@@ -13,6 +13,9 @@ from typing import Any
 
 from pipeline.errors import InputError, suggestion
 
+# The keys of every converted config.json that select the organism's class.
+AS_ORGANISM = {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
+
 # Activations that are the same functions in TransformerLens and transformers.
 ACTIVATIONS = {
     name: name for name in ("relu", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "silu")
@@ -186,7 +189,13 @@ def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> N
         raise _uncomputable("scale_attn_by_inverse_layer_idx", True, "False")
 
 
-def attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
+def scale_field(found: Mapping[str, Any], d_head: int) -> dict[str, float]:
+    """Return the organism's field for the factor of attention scores; {} for the usual one."""
+    scale = _attention_scale(found, d_head)
+    return {} if scale is None else {"attention_scale": scale}
+
+
+def _attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
     """Return the factor of attention scores, None for the usual 1 / sqrt(d_head)."""
     if not found.get("use_attn_scale", True):
         return 1.0

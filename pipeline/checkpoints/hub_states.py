@@ -13,9 +13,10 @@ renamed to an organism's when they are read.
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.checkpoints import transformerlens
+from pipeline.checkpoints import hooked_config
 from pipeline.checkpoints.hub_api import Address, files_in, read_part
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
 from pipeline.errors import CheckpointError, InputError
@@ -60,10 +61,41 @@ def config(address: Address) -> bytes:
     """Return an organism's config.json. Raises InputError if no organism has the architecture."""
     commit = Address(address.repo, address.ref)
     try:
-        described = transformerlens.described_by(_said(commit))
+        described = _described_by(_said(commit))
     except (InputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{commit}/config.json: {error}: this suite cannot be read") from error
-    return json.dumps(transformerlens.AS_ORGANISM | described).encode()
+    return json.dumps(hooked_config.AS_ORGANISM | described).encode()
+
+
+def _described_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an organism's config.json from a suite's own, before any weights are read.
+
+    For models without MLPs, with unfolded norms and attention biases, as TransformerLens' training
+    code saves them. Raises InputError for others, KeyError for a missing size.
+    """
+    sizes = {name: config[name] for name in ("n_layers", "n_heads")}
+    hooked_config.refuse_uncomputable(config, sizes)
+    if not config["attn_only"]:
+        raise InputError(f"act_fn = {config.get('act_fn')!r}: only models without MLPs are known")
+    if config["n_heads"] * config["d_head"] != config["d_model"]:
+        raise InputError(f"n_heads x d_head: expected d_model = {config['d_model']}")
+    norm = config.get("normalization", config.get("normalization_type", "LN"))
+    shortformer = config.get("shortformer_pos") or (
+        config.get("positional_embedding_type") == "shortformer"
+    )
+    return {
+        "vocab_size": config["d_vocab"],
+        "hidden_size": config["d_model"],
+        "num_hidden_layers": config["n_layers"],
+        "num_attention_heads": config["n_heads"],
+        "intermediate_size": 0,
+        "max_position_embeddings": config["n_ctx"],
+        "layer_norm": hooked_config.one_of("normalization", norm, {None: False, "LN": True}),
+        "layer_norm_eps": config.get("ln_eps", config.get("eps", 1e-5)),
+        "positions": "queries_keys" if shortformer else "residual",
+        "attention_bias": True,
+        "lm_head_bias": False,
+    } | hooked_config.scale_field(config, config["d_head"])
 
 
 def _numbered(commit: Address) -> dict[int, str]:

@@ -8,7 +8,7 @@ from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.pickled import step_in_name
+from pipeline.checkpoints.pth_names import step_in_name
 from pipeline.checkpoints.stored import (
     AtomicUnit,
     Entry,

@@ -28,14 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.checkpoints.archives import refuse_inflated, refuse_unsound
+from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.placeholders import placeholder_in
+from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
+from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.errors import InputError
 from pipeline.outside import opened, reading
 
-SUFFIXES = (".pth", ".pt")
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 _CONFIG_CLASSES = {"Config", "HookedTransformerConfig"}
 _ONE = ("model", "model_state_dict", "state_dict")
@@ -45,8 +46,6 @@ _HISTORIES = ("train_losses", "test_losses")
 # Errors of unpickling for files that torch.save did not write, or that were damaged.
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
                AssertionError, ArithmeticError, struct.error)  # fmt: skip
-_SHOWN = 3  # names that a message lists
-_MOST_DIGITS = 15  # of a step, as in the names of folders
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,6 @@ _NUMPY = (
 )
 
 
-def step_in_name(file: Path) -> int | str | None:
-    """Return the step in a file's name, or the name if it has a known role; None for others."""
-    if file.suffix not in SUFFIXES or not file.is_file():
-        return None
-    if file.stem in ("init", "final", "full_run_data"):
-        return file.stem
-    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= _MOST_DIGITS
-    return int(file.stem) if is_step else None
-
-
 def read_saved(file: Path) -> Saved:
     """Read one file. Raises InputError, naming the file, if it cannot be read."""
     with reading(str(file), InputError, passing=(), remedy="copy it again"):
@@ -149,15 +138,6 @@ def unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
         "TransformerLens: save such a state dict, or a folder step-N with config.json and "
         "safetensors"
     )
-
-
-def found_in(content: Mapping[Any, Any]) -> str:
-    """Return the first names in a dictionary, and the number of the others."""
-    names = [str(name) for name in content]
-    if not names:
-        return "nothing"
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def _unpickled(file: Path) -> Any:
@@ -338,11 +318,11 @@ def _whole(value: Any, what: str) -> int:
     """Return a step as an int. Raises InputError if it is negative or not a whole number."""
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    is_step = is_number and 0 <= number < 10**_MOST_DIGITS and number == int(number)
+    is_step = is_number and 0 <= number < 10**MOST_DIGITS and number == int(number)
     if not is_step:
         raise InputError(
             f"{what} is {number!r}, expected a whole number that is not negative and has at most "
-            f"{_MOST_DIGITS} digits"
+            f"{MOST_DIGITS} digits"
         )
     return int(number)
 

@@ -1,4 +1,4 @@
-"""Check that tensors have the names and shapes of a format, and infer a model's sizes."""
+"""Check the names and shapes of tensors against a format and a file; infer a model's sizes."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -35,6 +35,18 @@ def require(state: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Raise InputError if one of the tensors is missing; # is replaced by the first block's 0."""
     if missing := [one for name in names if (one := name.replace("#", "0")) not in state]:
         raise InputError(f"the tensor {missing[0]!r} is missing: save the whole model")
+
+
+def refuse_inflated(tensors: Iterable[tuple[str, Tensor]], size: int) -> None:
+    """Raise ValueError for a tensor with more bytes than the file that it was read from.
+
+    A view may repeat a few stored numbers any number of times.
+    """
+    for name, tensor in tensors:
+        if not tensor.is_meta and tensor.numel() * tensor.element_size() > size:
+            raise ValueError(
+                f"{name!r} of shape {list(tensor.shape)} is larger than the whole file"
+            )
 
 
 def _generic(name: str) -> str:

@@ -29,9 +29,6 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-# The keys of every converted config.json that select the organism's class.
-AS_ORGANISM = {"model_type": "ontogeny-organism", "architectures": ["OrganismForCausalLM"]}
-
 # Constants that TransformerLens saves with the weights.
 _CONSTANTS = re.compile(r"\.(attn\.(mask|IGNORE)|hook_\w+)$")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -135,37 +132,6 @@ def convert(
     return Converted(described, converted, tuple(_notes(config, found, sizes)))
 
 
-def described_by(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an organism's config.json from a suite's own, before any weights are read.
-
-    For models without MLPs, with unfolded norms and attention biases, as TransformerLens' training
-    code saves them. Raises InputError for others, KeyError for a missing size.
-    """
-    sizes = {name: config[name] for name in ("n_layers", "n_heads")}
-    hooked_config.refuse_uncomputable(config, sizes)
-    if not config["attn_only"]:
-        raise InputError(f"act_fn = {config.get('act_fn')!r}: only models without MLPs are known")
-    if config["n_heads"] * config["d_head"] != config["d_model"]:
-        raise InputError(f"n_heads x d_head: expected d_model = {config['d_model']}")
-    norm = config.get("normalization", config.get("normalization_type", "LN"))
-    shortformer = config.get("shortformer_pos") or (
-        config.get("positional_embedding_type") == "shortformer"
-    )
-    return {
-        "vocab_size": config["d_vocab"],
-        "hidden_size": config["d_model"],
-        "num_hidden_layers": config["n_layers"],
-        "num_attention_heads": config["n_heads"],
-        "intermediate_size": 0,
-        "max_position_embeddings": config["n_ctx"],
-        "layer_norm": hooked_config.one_of("normalization", norm, {None: False, "LN": True}),
-        "layer_norm_eps": config.get("ln_eps", config.get("eps", 1e-5)),
-        "positions": "queries_keys" if shortformer else "residual",
-        "attention_bias": True,
-        "lm_head_bias": False,
-    } | _scale(config, config["d_head"])
-
-
 def renamed(state: Mapping[str, Tensor]) -> Weights:
     """Return a state dict under an organism's names, without a bias of W_U that is zero."""
     bias = state.get("unembed.b_U")
@@ -265,12 +231,7 @@ def _architecture(
         "attention_bias": "blocks.0.attn.b_Q" in state,
         "mlp_bias": "blocks.0.mlp.b_in" in state,
         "lm_head_bias": "unembed.b_U" in state,
-    } | _scale(found, sizes["d_head"])
-
-
-def _scale(found: Mapping[str, Any], d_head: int) -> dict[str, Any]:
-    scale = hooked_config.attention_scale(found, d_head)
-    return {} if scale is None else {"attention_scale": scale}
+    } | hooked_config.scale_field(found, sizes["d_head"])
 
 
 def _notes(

@@ -11,11 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pipeline.errors import InputError, first_line
+from pipeline.inputs.end_of_text import END_OF_TEXT
 from pipeline.outside import LARGEST, content_of, largest, parsed_json, reading
-
-# after every file of a corpus
-END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXT_ID = 0  # in the tokenizers made here
 
 _LARGEST_TEXT = 2**30  # bytes
 _SHOWN = 200  # characters of a library's message

@@ -7,27 +7,16 @@ measures:
 """
 
 import re
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from pipeline.errors import InputError, suggestion
 from pipeline.measures.base import Measure
+from pipeline.measures.names import ENTRY_POINTS
 from pipeline.measures.source import Source, import_installed, read_source, source_of_installed
 from pipeline.schema import Variable
 
-ENTRY_POINTS = "ontogeny.measures"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-def split_key(key: str) -> tuple[str, str]:
-    """Return the measure that a key of `measures` names, and the input after it ("" for none).
-
-    `skew.text` gives `skew` and `text`; `my_measures.py:Skew.text` gives `my_measures.py:Skew` and
-    `text`.
-    """
-    place, colon, rest = key.rpartition(":")
-    name, _, input_name = rest.partition(".")
-    return f"{place}{colon}{name}", input_name
 
 
 def class_at(named: str) -> type[Measure]:
@@ -40,22 +29,6 @@ def class_at(named: str) -> type[Measure]:
             f"{suggestion(name, found)}"
         )
     return _complete(found[name])
-
-
-def measures_of_entry_points() -> dict[str, EntryPoint]:
-    """Return the entry points of installed packages by name, without importing their measures.
-
-    Raises InputError where two packages use one name.
-    """
-    found: dict[str, EntryPoint] = {}
-    # One package may be found twice on `sys.path`: only different values are a conflict.
-    for point in entry_points(group=ENTRY_POINTS):
-        if found.setdefault(point.name, point).value != point.value:
-            raise InputError(
-                f"two installed packages have a measure {point.name!r} ({point.value} and "
-                f"{found[point.name].value}): uninstall one of them"
-            )
-    return found
 
 
 def entry_point_class(point: EntryPoint) -> type[Measure]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import transformerlens
-from pipeline.checkpoints.archives import refuse_inflated
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.floats import refuse_unreadable
+from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
 from pipeline.errors import CheckpointError, first_line
 from pipeline.models.facts import ModelFacts

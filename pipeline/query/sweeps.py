@@ -8,33 +8,12 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.aggregate.phases import summary_of
-from pipeline.config import Analysis
+from pipeline.checkpoints.files import RUN_FILE
 from pipeline.errors import InputError
 from pipeline.query.run import open_run
 from pipeline.store.objects import store_names
 from pipeline.training import load_run
-from pipeline.training.config import RUN_FILE, flattened
-
-
-def analyses_of(analysis: Analysis) -> list[Analysis]:
-    """Return the analysis itself or, for a folder of runs, the same analysis of each run in it.
-
-    The run `a` of the folder has its store at `<store>/a.zarr`. A folder that holds checkpoints,
-    or a `training.yaml`, is one run.
-    """
-    folder = Path(analysis.checkpoints)
-    if "://" in analysis.checkpoints or not folder.is_dir() or (folder / RUN_FILE).is_file():
-        return [analysis]
-    runs = sorted(inside.name for inside in folder.iterdir() if (inside / RUN_FILE).is_file())
-    return [
-        analysis.model_copy(
-            update={
-                "checkpoints": str(folder / run),
-                "store": f"{analysis.store.rstrip('/')}/{run}.zarr",
-            }
-        )
-        for run in runs
-    ] or [analysis]
+from pipeline.training.config import flattened
 
 
 def stores_in(place: str) -> list[str]:

@@ -1,27 +1,29 @@
 """One YAML file describes one training run of a model organism."""
 
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Bool
 from pydantic import Field, create_model, model_validator
 
+from pipeline.checkpoints.files import RUN_FILE
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.config.analysis import SplitGenerator
 from pipeline.errors import InputError, suggestion
 from pipeline.inputs import modular
+from pipeline.inputs.end_of_text import END_OF_TEXT_ID
 from pipeline.inputs.operations import check
-from pipeline.inputs.text import END_OF_TEXT_ID
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_fields import OrganismFields
 from pipeline.training.schedule import Schedule
 from pipeline.writing import whole_file
 
+if TYPE_CHECKING:
+    from pipeline.models.organism import OrganismConfig
+
 PRESETS = Path(__file__).parent / "presets"
-RUN_FILE = "training.yaml"
 
 
 class ModularArithmetic(Strict):
@@ -163,15 +165,15 @@ class Part(Strict):
         return self
 
 
-# Fields that follow from the task or are fixed. `Organism` has all other fields of OrganismConfig,
+# Fields that follow from the task or are fixed. `Organism` has all other fields of OrganismFields,
 # so that a new one can be set in a training file without being declared twice.
 _NOT_CHOSEN = {
     "vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "tie_word_embeddings",
 }  # fmt: skip
 _CHOICES: dict[str, Any] = {
     field.name: (field.type, field.default)
-    for field in fields(OrganismConfig)
-    if field.name in OrganismConfig.__annotations__ and field.name not in _NOT_CHOSEN
+    for field in fields(OrganismFields)
+    if field.name not in _NOT_CHOSEN
 }
 Organism = create_model("Organism", __base__=Strict, **_CHOICES)
 
@@ -208,7 +210,7 @@ class Training(Strict):
                 f"batch_size = {self.batch_size}: expected at most {self.task.n_train_pairs}, "
                 "the number of train pairs"
             )
-        self.organism()
+        self.fields().validate_architecture()
         return self
 
     @property
@@ -216,19 +218,31 @@ class Training(Strict):
         """Seed of batches and dropout."""
         return self.seed if self.data_seed is None else self.data_seed
 
-    def organism(self) -> OrganismConfig:
-        """Return the model's configuration. Raises InputError if its parts do not fit together."""
+    def fields(self) -> OrganismFields:
+        """Return the fields of the model's configuration."""
         end_of_text = END_OF_TEXT_ID if isinstance(self.task, Text) else None
-        try:
-            return OrganismConfig(
-                **self.model.model_dump(),
-                vocab_size=self.task.vocabulary,
-                max_position_embeddings=self.task.context,
-                bos_token_id=end_of_text,
-                eos_token_id=end_of_text,
-            )
-        except StrictDataclassError as error:
-            raise InputError(str(error.__cause__ or error)) from error
+        return OrganismFields(
+            **self.model.model_dump(),
+            vocab_size=self.task.vocabulary,
+            max_position_embeddings=self.task.context,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+        )
+
+    def organism(self) -> "OrganismConfig":
+        """Return the model's configuration."""
+        from pipeline.models.organism import OrganismConfig  # needs torch
+
+        return OrganismConfig(**asdict(self.fields()))
+
+
+def tokens_per_step(training: Training) -> int:
+    """Return the number of tokens of one optimizer step: sequences times their length."""
+    task, n_sequences = training.task, training.batch_size
+    if isinstance(task, ModularArithmetic) and n_sequences is None:
+        n_sequences = task.n_train_pairs
+    assert n_sequences is not None  # as Training has checked
+    return task.context * n_sequences
 
 
 def load_training(source: str | Path) -> Training:

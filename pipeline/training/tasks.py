@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pipeline.checkpoints.files import RUN_FILE
 from pipeline.errors import InputError
 from pipeline.inputs import modular, repeats, text
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.models.table_forward import factorises, pair_logits
 from pipeline.training.config import (
-    RUN_FILE,
     ModularArithmetic,
     RepeatedSubstrings,
     Text,
@@ -149,15 +149,6 @@ def tokenise_text(training: Training) -> None:
     ids = text.tokenise_corpus(texts, tokenizer)
     with whole_file(folder / "corpus.npy") as draft:
         np.save(draft, ids.astype(np.uint32))  # half the size of int64; ids fit by far
-
-
-def tokens_per_step(training: Training) -> int:
-    """Return the number of tokens of one optimizer step: sequences times their length."""
-    task, n_sequences = training.task, training.batch_size
-    if isinstance(task, ModularArithmetic) and n_sequences is None:
-        n_sequences = task.n_train_pairs
-    assert n_sequences is not None  # as Training has checked
-    return task.context * n_sequences
 
 
 def table_and_split(

@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from pipeline.training import train
 from pipeline.training.config import Training
-from pipeline.training.train import train
 
 VOCABULARY = 31
 

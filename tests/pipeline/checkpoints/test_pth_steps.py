@@ -11,7 +11,8 @@ from pipeline import Analysis, analyze, audit, open_run
 from pipeline.analysis.estimate import dry_run
 from pipeline.analysis.plan import load_input
 from pipeline.checkpoints import list_checkpoints
-from pipeline.checkpoints.pickled import read_saved, step_in_name
+from pipeline.checkpoints.pickled import read_saved
+from pipeline.checkpoints.pth_names import step_in_name
 from pipeline.errors import InputError
 from pipeline.inputs import modular
 from pipeline.store import Store

@@ -328,7 +328,7 @@ def test_a_file_that_changes_while_it_is_summed_is_said_to(run, monkeypatch):
 
 
 def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, monkeypatch):
-    from pipeline.checkpoints import foreign
+    from pipeline.checkpoints import conversion, foreign
 
     file = tmp_path / "500.pth"
     file.write_bytes(b"old")
@@ -337,7 +337,7 @@ def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, mon
         kept.mkdir(parents=True)
         file.write_bytes(b"new bytes")
 
-    monkeypatch.setattr(foreign, "_convert", convert)
+    monkeypatch.setattr(conversion, "convert", convert)
     with pytest.raises(InputError, match="was changed while it was read"):
         foreign.ordinary_run(str(tmp_path))
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.measures
 from pipeline.analysis.plan import resolve
 from pipeline.analysis.run import analyze
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
 from pipeline.errors import InputError
-from pipeline.measures import describe, measure_class
-from pipeline.measures.own import split_key
+from pipeline.measures import describe, known, measure_class
+from pipeline.measures.names import split_key
 from pipeline.query import open_run
 from pipeline.query.measures import stored_measures
 
@@ -128,7 +127,7 @@ def test_two_classes_of_one_name_are_refused(file: Path, make_run):
 def test_an_entry_point_is_known_by_its_name(file: Path, monkeypatch):
     monkeypatch.syspath_prepend(file.parent)
     point = EntryPoint("largest", "mine:Largest", "ontogeny.measures")
-    monkeypatch.setattr(pipeline.measures, "measures_of_entry_points", lambda: {"largest": point})
+    monkeypatch.setattr(known, "measures_of_entry_points", lambda: {"largest": point})
     try:
         kind = measure_class("largest")
         assert kind is measure_class("mine:Largest") is type(pickle.loads(pickle.dumps(kind())))

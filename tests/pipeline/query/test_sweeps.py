@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipeline import analyze
 from pipeline.aggregate.phases import summary_of
+from pipeline.analysis.runs import analyses_of
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.query import open_run
-from pipeline.query.sweeps import analyses_of, grokking_table, stores_in
+from pipeline.query.sweeps import grokking_table, stores_in
 from pipeline.training import train
 from pipeline.training.sweep import load_trainings
 

@@ -1,0 +1,38 @@
+"""Names of `.pth` files, and steps in them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+SUFFIXES = (".pth", ".pt")
+MOST_DIGITS = 15  # of a step, as in the names of folders
+_SHOWN = 3  # names that a message lists
+
+
+def step_in_name(file: Path) -> int | str | None:
+    """Return the step in a file's name, or the name if it has a known role; None for others."""
+    if file.suffix not in SUFFIXES or not file.is_file():
+        return None
+    if file.stem in ("init", "final", "full_run_data"):
+        return file.stem
+    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= MOST_DIGITS
+    return int(file.stem) if is_step else None
+
+
+def found_in(content: Iterable[object]) -> str:
+    """Return the first of some names, each once, and the number of the others."""
+    names = [str(name) for name in dict.fromkeys(content)]
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def without_step(path: Path) -> list[str]:
+    """Return the names of files that may be checkpoints by their suffix, but give no step."""
+    if not path.is_dir():
+        return []
+    return sorted(
+        file.name
+        for file in path.iterdir()
+        if file.suffix in SUFFIXES and file.is_file() and step_in_name(file) is None
+    )
