@@ -13,6 +13,7 @@ ORDER = [
         "redaction",
         "printable",
         "errors",
+        "extras",
         "addresses",
         "outside",
         "schema",
@@ -30,7 +31,7 @@ ORDER = [
     "experiments",
 ]
 AT_THE_TOP = {
-    *("__init__", "addresses", "errors", "outside", "printable", "progress", "redaction"),
+    *("__init__", "addresses", "errors", "extras", "outside", "printable", "progress", "redaction"),
     *("retrying", "schema", "writing"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,18 +16,17 @@ from tests.flows.planted_store import Planted
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+OLD_STORE = ROOT / "tests" / "data" / "stored-by-0.1.tar.xz"
 HEAVY = ("torch", "transformers", "ray", "prefect", "botocore", "huggingface_hub", "pyarrow")
 MEASURED = """
-import json, sys, time
+import json, sys, sysconfig, time
 from pathlib import Path
 began = time.process_time()
 from pipeline import open_run
 open_run(sys.argv[1])
 seconds = time.process_time() - began
-began = time.process_time()
-site = Path(json.__file__).parents[1] / "site-packages"
-site = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+files = [path for path in Path(sysconfig.get_path("purelib")).rglob("*") if path.is_file()]
+size = sum(path.stat().st_size for path in files)
 print(json.dumps({"seconds": seconds, "mib": size / 2**20, "modules": sorted(sys.modules)}))
 """
 
@@ -34,12 +34,14 @@ print(json.dumps({"seconds": seconds, "mib": size / 2**20, "modules": sorted(sys
 class Environment:
     """A fresh virtual environment, in which the core of the package is installed."""
 
-    def __init__(self, folder: Path, wheel: Path) -> None:
+    def __init__(self, folder: Path, built: Path, python: str) -> None:
         self.folder = folder
         self.bin = folder / "venv" / "bin"
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        pip = [self.bin / "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-c", ROOT / "constraints.txt", wheel], check=True)
+        subprocess.run([python, "-m", "venv", str(folder / "venv")], check=True)
+        (wheel,) = built.glob("*.whl")
+        options = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+        pip = [self.bin / "pip", "install", *options, "-c", ROOT / "constraints.txt", wheel]
+        subprocess.run(pip, check=True)
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment, with a home and a working folder of its own."""
@@ -60,15 +62,31 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def interpreter(version: str) -> str:
+    """Return a Python of a version that is installed here. Skips the test if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [*pyenv.glob(f"versions/{version}.*/bin/python"), shutil.which(f"python{version}")]
+    if found[0] is None:
+        pytest.skip(f"there is no Python {version} on this machine")
+    return str(found[0])
+
+
 @pytest.fixture(scope="module")
 def core(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    (wheel,) = built.glob("*.whl")
-    return Environment(tmp_path_factory.mktemp("core"), wheel)
+    return Environment(tmp_path_factory.mktemp("core"), built, sys.executable)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return Planted().write(tmp_path_factory.mktemp("stores") / "planted.zarr")
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(OLD_STORE) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "small.zarr"
 
 
 def test_the_wheel_has_every_file_of_the_packages(built: Path) -> None:
@@ -83,7 +101,8 @@ def test_the_wheel_has_every_file_of_the_packages(built: Path) -> None:
 
 def test_the_sdist_has_the_license(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml"} < names
 
 
@@ -100,18 +119,26 @@ def test_the_core_needs_no_torch_ray_or_prefect(core: Environment, store: str) -
     assert set(found["modules"]).isdisjoint(HEAVY)
 
 
-def test_the_core_answers_from_a_store(core: Environment, store: str) -> None:
+def test_the_core_answers_from_a_store(core: Environment, store: str, old: Path) -> None:
     listed = json.loads(core.run("ontogeny", "query", store, "--json").stdout)
     assert {"token_loss", "head_scores"} == {row["group"] for row in listed}
     means = core.run("ontogeny", "query", store, "token_loss/mean", "--json").stdout
     assert [row["step"] for row in json.loads(means)][:3] == [1, 2, 3]
-    for command in ("transitions", "losses", "report"):
-        done = core.run("ontogeny", command, store)
-        assert done.returncode == 0, done.stderr
-    page = Path(done.stdout.strip())
-    assert "head_scores" in page.read_text()
-    described = core.run("ontogeny", "measures", store)
-    assert described.stdout.startswith("head_scores")
+    assert "head_scores/induction L0H1" in core.run("ontogeny", "transitions", store).stdout
+    assert "age" in core.run("ontogeny", "losses", store).stdout
+    assert core.run("ontogeny", "measures", store).stdout.startswith("head_scores")
+    done = core.run("ontogeny", "report", old, "--output", "site")
+    assert done.returncode == 0, done.stderr
+    assert "test loss" in (core.folder / done.stdout.strip()).read_text()
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_the_core_works_on_other_pythons(
+    version: str, built: Path, store: str, tmp_path: Path
+) -> None:
+    other = Environment(tmp_path, built, interpreter(version))
+    listed = other.run("ontogeny", "query", store, "token_loss/mean", "--json")
+    assert [row["step"] for row in json.loads(listed.stdout)][:3] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def _sentences(attrs: Mapping[str, Any]) -> list[str]:
     if not_finite := attrs.get("not_finite"):
         found.append(f"numbers that are not finite at {_steps(not_finite)}")
     if masked := attrs.get("masked"):
-        found.append(f"the audit masks {_steps(masked)}, which are not counted here")
+        found.append(f"the audit masks {_steps(masked)}, not counted here")
     return found
 
 
