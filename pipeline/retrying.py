@@ -7,6 +7,7 @@ some errors themselves; those that remain are handled here.
 import errno
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,6 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from pipeline.errors import CheckpointError, InputError, first_line
 
@@ -39,7 +38,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NO_KEYS = (NoCredentialsError, PartialCredentialsError)
 _FINAL = (
     CheckpointError, InputError, FileNotFoundError, PermissionError, NotADirectoryError,
-    TypeError, KeyError, AttributeError, OfflineModeIsEnabled, *_NO_KEYS,
+    TypeError, KeyError, AttributeError, *_NO_KEYS,
 )  # fmt: skip
 _ABSENT = (ConnectionRefusedError, socket.gaierror, EndpointConnectionError)
 
@@ -54,6 +53,8 @@ def persistently(call: Callable[[], Result]) -> Result:
     Permanent errors (absent, denied, a full disk) are raised at once; so is a refused connection
     as long as no server has ever answered. Others are raised after the last attempt.
     """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
     attempts = Retrying(
         retry=retry_if_exception(
             lambda error: may_pass(error) and (_answered.is_set() or not is_absent(error))
@@ -83,7 +84,18 @@ def may_pass(error: BaseException) -> bool:
         return status >= 500 or status in _PASSING
     if isinstance(error, OSError) and error.errno in _FULL:
         return False
-    return isinstance(error, Exception) and not isinstance(error, _FINAL)
+    is_final = isinstance(error, _FINAL) or _is_of_hub(error, "OfflineModeIsEnabled")
+    return isinstance(error, Exception) and not is_final
+
+
+def _is_of_hub(error: BaseException, name: str) -> bool:
+    """Return whether an error is of a class of huggingface_hub.
+
+    The library is not imported for it, which takes longer than reading a store: an error of it can
+    have been raised only where it has been imported.
+    """
+    module = sys.modules.get("huggingface_hub.errors")
+    return module is not None and isinstance(error, getattr(module, name))
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -114,11 +126,12 @@ def translated_errors(
         raise
     except Exception as error:
         status = status_of(error)
-        if isinstance(error, OfflineModeIsEnabled):
+        if _is_of_hub(error, "OfflineModeIsEnabled"):
             raise refusal(
                 f"{uri}: HF_HUB_OFFLINE is set: unset it, or give a local copy of the run"
             ) from error
-        if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        absent = _is_of_hub(error, "RepositoryNotFoundError")
+        if absent and not _is_of_hub(error, "GatedRepoError"):
             raise refusal(
                 f"{uri}: there is no such repository, or it is private: check the address, or set "
                 "HF_TOKEN"

@@ -174,7 +174,7 @@ def _dataset(
 
 
 def _labels(dim: str, values: Sequence[Any]) -> xr.Variable:
-    return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
+    return xr.Variable(dim, np.array(values), coordinate_attributes(dim), fastpath=True)
 
 
 def _chunked(

@@ -9,8 +9,6 @@ from math import prod
 from typing import IO, Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xarray as xr
 from rich.console import Console
 from rich.table import Column, Table
@@ -234,10 +232,13 @@ def _write_json(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
 
 
 def _write_parquet(pieces: Iterator[pd.DataFrame], stream: Stream) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
     first = next(pieces)
     schema = pa.Schema.from_pandas(first, preserve_index=False)
     # The schema of the first piece for all: a later piece of missing values would have another.
-    with pq.ParquetWriter(getattr(stream, "buffer", stream), schema) as writer:
+    with parquet.ParquetWriter(getattr(stream, "buffer", stream), schema) as writer:
         for piece in chain([first], pieces):
             writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
 
