@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import Json, app
+from flows.cli.importing import without_collection
 from flows.cli.output import say, say_json, say_lines
 from pipeline.errors import InputError
 
@@ -74,8 +75,9 @@ def query(
     Labels select first; then follow means, the condition, sorting and the limit. Without --format,
     the suffix of the output's name says the format.
     """
-    from pipeline.query import Asked, ask
-    from pipeline.query.dask_client import dask_scheduler
+    with without_collection():
+        from pipeline.query import Asked, ask
+        from pipeline.query.dask_client import dask_scheduler
 
     by_name = {"step": step, "layer": layer, "head": head, "sequence": sequence}
     selection = _parse_labels(by_name | {"position": position}, at or [])
