@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
 from pipeline.errors import CheckpointError, InputError, first_line
 
 Result = TypeVar("Result")
@@ -66,6 +64,8 @@ def persistently(call: Callable[[], Result]) -> Result:
     Permanent errors (absent, denied, a full disk) are raised at once; so is a refused connection
     as long as no server has ever answered. Others are raised after the last attempt.
     """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
     attempts = Retrying(
         retry=retry_if_exception(
             lambda error: may_pass(error) and (_answered.is_set() or not is_absent(error))

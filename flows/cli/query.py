@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import DaskAddress, Json, app
+from flows.cli.importing import without_collection
 from flows.cli.output import say
 from pipeline.errors import InputError
 
@@ -80,8 +81,9 @@ def query(
             raise InputError("query: options about numbers need a variable: GROUP/VARIABLE")
         _list(stores, address or None, chosen, output)
         return
-    from pipeline.query import Asked, ask
-    from pipeline.query.dask_client import dask_scheduler
+    with without_collection():
+        from pipeline.query import Asked, ask
+        from pipeline.query.dask_client import dask_scheduler
 
     selection = _parse_labels(labels, at or [])
     asked = Asked(mean or (), where, sort, descending, limit)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from pipeline.aggregate.levels import stays_past
 from pipeline.errors import InputError, suggestion
 from pipeline.query.run import open_run, select
 from pipeline.store.objects import store_names
@@ -88,6 +87,8 @@ def origin_of(run: str, tree: xr.DataTree, happened: str, align: str) -> float:
         raise InputError(f"run {run!r}: {address} has no entries: leave it out")
     # Some entry is above the threshold where the maximum is, and below it where the minimum is.
     series = values.max(others) if sign == ">" else values.min(others)
+    from pipeline.aggregate.levels import stays_past  # imports scipy
+
     step = stays_past(series, limit, "above" if sign == ">" else "below")
     if step is None:
         raise InputError(

@@ -1,13 +1,14 @@
 """The scheduler on which Dask computes: threads of this process, or a cluster."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import dask.config
 
 from pipeline.errors import InputError, first_line
 
 _WAIT = "10s"  # for the scheduler's first answer
+_SCHEDULER = "DASK_SCHEDULER"
 
 
 @contextmanager
@@ -19,9 +20,10 @@ def dask_scheduler(address: str | None = None) -> Iterator[None]:
     answers there, or where it has no worker.
     """
     if address is None:
-        with dask.config.set(scheduler="threads"):
+        with _on_threads() if "dask" in sys.modules else _on_threads_once_imported():
             yield
         return
+    import dask.config
     from distributed import Client
 
     try:
@@ -37,3 +39,28 @@ def dask_scheduler(address: str | None = None) -> Iterator[None]:
         if not client.scheduler_info()["workers"]:
             raise InputError(f"{address}: the Dask cluster has no worker: start `dask worker`")
         yield
+
+
+@contextmanager
+def _on_threads() -> Iterator[None]:
+    import dask.config
+
+    with dask.config.set(scheduler="threads"):
+        yield
+
+
+@contextmanager
+def _on_threads_once_imported() -> Iterator[None]:
+    """Let Dask compute on threads if the block imports it, which most questions do not need."""
+    before = os.environ.get(_SCHEDULER)
+    os.environ[_SCHEDULER] = "threads"  # read by Dask when it is imported
+    try:
+        yield
+    finally:
+        del os.environ[_SCHEDULER]
+        if before is not None:
+            os.environ[_SCHEDULER] = before
+        if "dask" in sys.modules:
+            import dask.config
+
+            dask.config.refresh()

@@ -174,7 +174,14 @@ def _dataset(
 
 
 def _labels(dim: str, values: Sequence[Any]) -> xr.Variable:
-    return xr.Variable(dim, np.array(values), coordinate_attributes(dim))
+    found = np.array(values)
+    # As xarray itself wraps an index, which of plain numbers takes longer: it imports Dask first.
+    try:
+        index = pd.Index(found)
+    except UnicodeEncodeError:  # names with half of a surrogate pair
+        index = pd.Index(found, dtype=object)
+    wrapped = indexing.PandasIndexingAdapter(index, found.dtype)
+    return xr.Variable(dim, wrapped, coordinate_attributes(dim))
 
 
 def _chunked(

@@ -20,11 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-)
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import FsspecStore, LocalStore
 
@@ -307,6 +302,8 @@ class Objects:
         Done again where the file or its folder is gone: who reclaims removes empty folders, and
         files that seem to be left behind.
         """
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
         target = Path(self.path(key))
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}{PARTIAL}")
         attempts = Retrying(

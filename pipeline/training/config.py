@@ -5,17 +5,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from jaxtyping import Bool
 from pydantic import Field, create_model, model_validator
 
 from pipeline.checkpoints.files import RUN_FILE
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
 from pipeline.config.analysis import SplitGenerator
 from pipeline.errors import InputError, suggestion
-from pipeline.inputs import modular
-from pipeline.inputs.end_of_text import END_OF_TEXT_ID
-from pipeline.inputs.operations import check
 from pipeline.models.organism_fields import OrganismFields
 from pipeline.training.schedule import Schedule
 from pipeline.writing import whole_file
@@ -42,9 +37,11 @@ class ModularArithmetic(Strict):
 
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
+        from pipeline.inputs.operations import check  # imports numpy, which few tasks need
+
         # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
         check(self.p, self.operation)
-        self.is_train()
+        assert self.n_train_pairs
         return self
 
     @property
@@ -58,15 +55,16 @@ class ModularArithmetic(Strict):
         return 3
 
     @property
+    def split(self) -> tuple[int, float, int, SplitGenerator, str]:
+        """The arguments of `pipeline.inputs.modular.split`."""
+        return self.p, self.train_share, self.split_seed, self.split_generator, self.operation
+
+    @property
     def n_train_pairs(self) -> int:
         """Number of pairs that are trained on."""
-        return int(self.is_train().sum())
+        from pipeline.inputs import modular
 
-    def is_train(self) -> Bool[np.ndarray, " pair"]:
-        """Return a mask of the pairs that are trained on."""
-        return modular.split(
-            self.p, self.train_share, self.split_seed, self.split_generator, self.operation
-        )
+        return int(modular.split(*self.split).sum())
 
 
 class RepeatedSubstrings(Strict):
@@ -220,13 +218,16 @@ class Training(Strict):
 
     def fields(self) -> OrganismFields:
         """Return the fields of the model's configuration."""
-        end_of_text = END_OF_TEXT_ID if isinstance(self.task, Text) else None
+        specials: dict[str, int] = {}
+        if isinstance(self.task, Text):
+            from pipeline.inputs.end_of_text import END_OF_TEXT_ID  # imports numpy
+
+            specials = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}
         return OrganismFields(
             **self.model.model_dump(),
+            **specials,
             vocab_size=self.task.vocabulary,
             max_position_embeddings=self.task.context,
-            bos_token_id=end_of_text,
-            eos_token_id=end_of_text,
         )
 
     def organism(self) -> "OrganismConfig":

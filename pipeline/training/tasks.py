@@ -156,7 +156,7 @@ def table_and_split(
 ) -> tuple[Int[np.ndarray, "pair 3"], Int[np.ndarray, " pair"], Bool[np.ndarray, " pair"]]:
     """Return all problems (a, b, '='), their answers, and a mask of the train pairs."""
     tokens, labels = modular.table(task.p, task.operation)
-    return tokens, labels, task.is_train()
+    return tokens, labels, modular.split(*task.split)
 
 
 def table_of(folder: str | Path) -> dict[str, object]:

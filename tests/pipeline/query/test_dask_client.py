@@ -1,6 +1,8 @@
 """The same numbers from threads and from the processes of a Dask cluster."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -118,3 +120,18 @@ def test_a_cluster_without_workers_is_one_sentence():
         dask_scheduler(cluster.scheduler_address),
     ):
         pass
+
+
+def test_threads_are_used_by_a_dask_imported_later():
+    code = (
+        "import os, sys\n"
+        "from pipeline.query.dask_client import dask_scheduler\n"
+        "with dask_scheduler():\n"
+        "    assert 'dask' not in sys.modules\n"
+        "    from dask import config, delayed\n"
+        "    print(delayed(os.getpid)().compute() == os.getpid(), config.get('scheduler'))\n"
+        "print(config.get('scheduler'), os.environ['DASK_SCHEDULER'])\n"
+    )
+    environment = os.environ | {"DASK_SCHEDULER": "processes"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout.decode().splitlines() == ["True threads", "processes processes"]
