@@ -1,4 +1,4 @@
-"""What the packaged measures declare, read from a file instead of their classes: without torch.
+"""Declarations of the packaged measures, read from a file instead of their classes: without torch.
 
 `python -m pipeline.measures.known` writes the file from the measures' classes.
 """
