@@ -38,6 +38,7 @@ from flows.analyze import analyze, make_flow, run_within
 from flows.prefect_server.parent import end_with
 from flows.server import is_server_reachable, require_server, without_retries
 from flows.watch_log import WatchLog, told
+from flows.watch_records import abandoned, recorded
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.store.objects import store_name
@@ -56,22 +57,27 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
     """Serve a scheduled deployment of the flow from this process until it is interrupted.
 
     A scheduled run is skipped while the one before is still in progress. While the server is away,
-    this waits for it. At the end the deployment is deleted.
+    this waits for it. At the end the deployment is deleted; those of watches that were killed are
+    deleted when the next one starts.
     """
-    if not PREFECT_API_URL.value():
+    server = PREFECT_API_URL.value()
+    if not server:
         raise InputError(
             "a schedule needs a persistent Prefect server: start one with `ontogeny ui`, or name "
             "yours in PREFECT_API_URL"
         )
     require_server()
     name = deployment_name(analysis.store)
-    _delete(name)  # left by a watch that was killed: its run may still take the only slot
-    try:
-        with told(f"{analyze.name}/{name}") as log:
-            while _serve(analysis, name, seconds, log):
-                pass
-    finally:
-        _delete(name)
+    with recorded(name, server):
+        for left in abandoned(server):
+            _delete(left)
+        _delete(name)  # of a watch on another machine: its run may still take the only slot
+        try:
+            with told(f"{analyze.name}/{name}") as log:
+                while _serve(analysis, name, seconds, log):
+                    pass
+        finally:
+            _delete(name)
 
 
 def deployment_name(store: str) -> str:

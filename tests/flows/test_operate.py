@@ -244,7 +244,7 @@ def test_a_watch_waits_for_a_server_that_is_away(
 def test_a_served_run_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:
     left_out = LeftOut("unfinished", "checkpoint-9", "no weights yet; changed 3 s ago")
     summary = Summary("grown.zarr", complete=3, left_out=(left_out,))
-    awaited, served = PrefectObserver(lambda *_: None), PrefectObserver()
+    awaited, served = PrefectObserver("s", lambda *_: None), PrefectObserver("s")
     for observer in (awaited, served):
         observer.new = ["An induction head formed."]
     awaited.ended(summary)
@@ -268,7 +268,7 @@ def test_a_flow_logs_what_it_leaves_out(
     monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr("flows.observer.get_run_logger", lambda: log)
     surveyed = survey(make_analysis(checkpoints=str(run), audit="off"))
-    PrefectObserver().surveyed(surveyed)
+    PrefectObserver("s").surveyed(surveyed)
     assert [one.name for one in surveyed.left_out] == ["ckpt-8"]
     assert said[0].startswith("left out, name not understood: 1 (ckpt-8): expected step-N")
 
