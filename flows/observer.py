@@ -26,9 +26,10 @@ Result = TypeVar("Result")
 class PrefectObserver(Observer):
     """An observer that runs each stage as a Prefect task, and logs and shows the results.
 
-    store: address of the store, which is part of the artifacts' keys. progress: called too; None if
-    no caller in this process waits for the run. tasks: number of task runs. refresher: of the report, while checkpoints are computed. summary: the result, and new:
-    the onsets found for the first time, both set at the end.
+    store: its address, part of the artifacts' keys. progress: called too; None if no caller in this
+    process waits for the run. tasks: number of task runs. refresher: of the report, while
+    checkpoints are computed. summary: the result, and new: the onsets found for the first time,
+    both set at the end.
     """
 
     def __init__(self, store: str, progress: Progress | None = None) -> None:

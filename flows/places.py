@@ -1,8 +1,8 @@
 """Places that a flow's parameters take from Prefect variables: `variable://NAME/rest/of/the/path`.
 
-The value of the variable NAME stands in place of `variable://NAME`. It is read when a run starts, so
-that a deployment follows a change of the variable. (`{{ prefect.variables.NAME }}` in a file of
-deployments is read once, by `prefect deploy`, and is empty if the variable is not there.)
+The value of the variable NAME replaces `variable://NAME`. It is read when a run starts, so that a
+deployment follows a change of the variable. (`{{ prefect.variables.NAME }}` in a file of
+deployments is read once, by `prefect deploy`, and is empty if the variable is not set.)
 """
 
 import re

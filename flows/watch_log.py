@@ -99,9 +99,9 @@ class WatchLog:
 def _show_as_skipped(run: FlowRun) -> None:
     """Name the state of a run that the server did not start, which it shows as cancelled."""
     state = Cancelled(name="Skipped", message=_REASON)
-    with suppress(httpx.HTTPError, ObjectNotFound):
-        with without_retries(), get_client(sync_client=True) as client:
-            client.set_flow_run_state(run.id, state, force=True)
+    gone = suppress(httpx.HTTPError, ObjectNotFound)
+    with gone, without_retries(), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
 
 
 @contextmanager

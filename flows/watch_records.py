@@ -32,8 +32,8 @@ def recorded(deployment: str, server: str) -> Iterator[None]:
             record = _content(file)
             if stream is None and served.items() <= record.items():
                 raise InputError(
-                    f"{deployment}: process {record.get('process')} on {record.get('host')} already "
-                    "watches for this store: end that first"
+                    f"{deployment}: process {record.get('process')} on {record.get('host')} "
+                    "already watches for this store: end that first"
                 )
     file = made_home() / f"{_PREFIX}{socket.gethostname()}-{os.getpid()}.json"
     with file.open("w", encoding="utf-8") as stream:
@@ -50,7 +50,7 @@ def recorded(deployment: str, server: str) -> Iterator[None]:
 def abandoned(server: str) -> Iterator[str]:
     """Yield each deployment on a server whose watch is gone; forget it after that.
 
-    A record stays if the caller raises, and a deployment on another server is left to a watch there.
+    A record stays if the caller raises, and so does that of a deployment on another server.
     """
     for file in _files():
         with _unlocked(file) as stream:

@@ -134,22 +134,18 @@ def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
     assert "masked by the audit: [2]; not finite: [4]" in str(run.state.message)
     (broken,) = (task for task in tasks if task.name == "step 2")
     assert broken.state and broken.state.is_failed() and broken.run_count == 1
-    rows = {
-        row["step"]: row
-        for row in json.loads(artifact(run, artifact_key("checkpoints", summary.store)))
-    }
+    rows = {row["step"]: row for row in json.loads(artifact(run, "checkpoints", summary.store))}
     assert BROKEN in rows[2]["failure"] and "token_loss/loss" in rows[4]["not_finite"]
-    assert "not finite at step 4: token_loss/loss" in artifact(
-        run, artifact_key("findings", summary.store)
-    )
+    assert "not finite at step 4: token_loss/loss" in artifact(run, "findings", summary.store)
 
     again = run_analysis(make_analysis(**changes))
     assert (again.computed, again.complete) == ([], 2)
     assert (again.masked, again.not_finite) == (serial.masked, serial.not_finite)
 
 
-def artifact(run: FlowRun, key: str) -> str:
+def artifact(run: FlowRun, kind: str, store: str) -> str:
     """Return the content of an artifact of a flow run."""
+    key = artifact_key(kind, store)
     with get_client(sync_client=True) as client:
         this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)
