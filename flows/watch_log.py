@@ -75,14 +75,15 @@ class WatchLog:
         state = run.state
         if state is None or self._told.get(run.id) == state.type:
             return
-        # By its time, not its state: a look may start and end between two questions.
-        if run.start_time is not None and run.id not in self._begun:
-            self._begun.add(run.id)
-            self._say("looking for new checkpoints")
-        self._told[run.id] = state.type
         skipped = state.message == _SKIPPED
         if skipped:
             _show_as_skipped(run)
+        # By its time, not its state: a look may start and end between two questions. The server also
+        # gives a time to one that it skips.
+        elif run.start_time is not None and run.id not in self._begun:
+            self._begun.add(run.id)
+            self._say("looking for new checkpoints")
+        self._told[run.id] = state.type
         texts = {
             StateType.CANCELLED: f"skipped: {_REASON}" if skipped else "the look was cancelled",
             StateType.CRASHED: f"the look ended early: {state.message}",

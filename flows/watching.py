@@ -61,8 +61,7 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
     server = require_persistent_server("a schedule needs")
     name = deployment_name(analysis.store)
     with recorded(name, server):
-        for left in abandoned(server):
-            _delete(left)
+        delete_abandoned(server)
         _delete(name)  # of a watch on another machine: its run may still take the only slot
         try:
             with told(f"{analyze.name}/{name}") as log:
@@ -70,6 +69,12 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
                     pass
         finally:
             _delete(name)
+
+
+def delete_abandoned(server: str) -> None:
+    """Delete the deployments that watches of this user have left on a server: they were killed."""
+    for name in abandoned(server):
+        _delete(name)
 
 
 def deployment_name(store: str) -> str:
