@@ -78,8 +78,8 @@ class WatchLog:
         skipped = state.message == _SKIPPED
         if skipped:
             _show_as_skipped(run)
-        # By its time, not its state: a look may start and end between two questions. The server also
-        # gives a time to one that it skips.
+        # By its time, not its state: a look may start and end between two questions. One that was
+        # skipped has a time, too.
         elif run.start_time is not None and run.id not in self._begun:
             self._begun.add(run.id)
             self._say("looking for new checkpoints")
