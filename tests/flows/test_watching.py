@@ -1,4 +1,4 @@
-"""What `ontogeny watch` leaves behind when it is killed, and how a skipped look is shown."""
+"""Deployments of watches that are killed, and looks that are skipped."""
 
 import json
 import os
