@@ -177,6 +177,8 @@ def test_deployments_name_flows_that_take_their_parameters() -> None:
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     deployments = {one.name: one for one in PrefectYamlModel.model_validate(content).deployments}
     assert deployments.keys() == {"on-demand", "watch", "after-a-change", "nightly"}
+    # At a terminal, `prefect deploy --all` would ask about each that is left out.
+    assert content["pull"] == [] and all("schedules" in one for one in content["deployments"])
     for name, one in deployments.items():
         assert one.entrypoint and one.work_pool and one.work_pool.name == "ontogeny"
         flow = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
