@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     # While the server is unreachable, Prefect keeps the events and sends them later, but logs an
     # error for each of them.
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-    # The server recognises a killed run by missing heartbeats; see examples/automations.yaml.
+    # The server recognises a killed run by missing heartbeats; see flows/automations.yaml.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # No usage statistics are sent to anybody.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -27,6 +27,7 @@ from flows.fanout import (
     wait_for_task_records,
 )
 from flows.observer import PrefectObserver
+from flows.places import resolve_places
 from flows.preflight import run_faults
 from flows.refreshing import refreshing
 from flows.server import require_server
@@ -38,6 +39,7 @@ from pipeline.analysis.summary import Summary
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
+from pipeline.errors import InputError
 from pipeline.measures.base import Reference
 from pipeline.progress import Progress
 from pipeline.store.objects import store_name
@@ -51,7 +53,7 @@ def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Su
     """
     refuse_at_once([analysis], run_faults)
     with cleanup.covered():
-        return _run_flow(analysis, PrefectObserver(progress))
+        return _run_flow(analysis, PrefectObserver(analysis.store, progress))
 
 
 def _run_flow(analysis: Analysis, observer: PrefectObserver) -> Summary:
@@ -95,16 +97,24 @@ def analyze(analysis: Analysis) -> State:
 
 
 def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
-    """Run an analysis that came as a flow's parameter; fail if its code is not allowed."""
-    if sentence := refusal(analysis, allowed):
-        return Failed(message=sentence)
-    with cleanup.covered():
-        return _run(analysis, PrefectObserver())
+    """Run an analysis that came as a flow's parameter; fail if its code is not allowed.
+
+    The final state of one that is refused says why, in the words of the command line.
+    """
+    try:
+        # Code is allowed by the value of a variable, which who can set variables chooses.
+        analysis = resolve_places(analysis)
+        if sentence := refusal(analysis, allowed):
+            return Failed(message=sentence)
+        with cleanup.covered():
+            return _run(analysis, PrefectObserver(analysis.store))
+    except InputError as error:
+        return Failed(message=str(error))
 
 
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:
     with drop_unsent_events():
-        artifacts.tag("ontogeny", store_name(analysis.store))
+        artifacts.tag("ontogeny", "analyze", store_name(analysis.store))
         with refreshing(analysis.store) as observer.refresher:
             summary = carry_out(analysis, _ray_executor, observer, run_faults)
         reachable = wait_for_server()

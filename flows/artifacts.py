@@ -71,11 +71,11 @@ def _add_tags(tags: Sequence[str]) -> None:
 class ProgressBar:
     """A progress artifact of the flow run, updated at most every two seconds."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, store: str, total: int) -> None:
         self._total, self._updated, self._unreachable = total, time.monotonic(), False
-        at = 0.0 if total else 100.0
+        at, key = 0.0 if total else 100.0, artifact_key("progress", store)
         self._artifact = _if_reachable(
-            create_progress_artifact, at, key="progress", description=f"of {total}"
+            create_progress_artifact, at, key=key, description=f"of {total}"
         )
 
     def move(self, done: int) -> None:
@@ -128,8 +128,12 @@ def show_findings(summary: Summary, page: Path, new: Sequence[str]) -> None:
         for line in overview(summary.store)
     ]
     lines += ["", f"[Report](<{_link_to(page)}>), {markdown(str(page.resolve()))}"]
-    about = markdown(summary.store)
-    _if_reachable(create_markdown_artifact, "\n".join(lines), key="findings", description=about)
+    _if_reachable(
+        create_markdown_artifact,
+        "\n".join(lines),
+        key=artifact_key("findings", summary.store),
+        description=markdown(summary.store),
+    )
     show_report(summary.store, page)
 
 
@@ -138,7 +142,7 @@ def show_report(store: str, page: Path) -> None:
     _if_reachable(
         create_link_artifact,
         _link_to(page),
-        key=report_key(store),
+        key=artifact_key("report", store),
         link_text=markdown(str(page)),
         description=markdown(store),
     )
@@ -153,8 +157,8 @@ def _link_to(page: Path) -> str:
         return page.resolve().as_uri()
 
 
-def report_key(store: str) -> str:
-    """Return the key of the link to a store's report, such as "report-induction-1f0c93ab".
+def artifact_key(kind: str, store: str) -> str:
+    """Return the key of a store's artifact of a kind, such as "report-induction-1f0c93ab".
 
     Prefect shows the newest artifact of each key, so that each store has its own. The digits are of
     its address, since two stores may have one name; keys consist of small letters, digits and
@@ -163,7 +167,7 @@ def report_key(store: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", store_name(store).lower())[:_LONGEST_NAME].strip("-")
     address = store if "://" in store else str(Path(store).resolve())
     digest = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:8]
-    return "-".join(filter(None, ("report", name, digest)))
+    return "-".join(filter(None, (kind, name, digest)))
 
 
 def _cell(value: Any) -> Any:

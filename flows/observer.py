@@ -26,13 +26,14 @@ Result = TypeVar("Result")
 class PrefectObserver(Observer):
     """An observer that runs each stage as a Prefect task, and logs and shows the results.
 
-    progress: called too; None if no caller in this process waits for the run. tasks: number of task
-    runs. refresher: of the report, while checkpoints are computed. summary: the result, and new:
-    the onsets found for the first time, both set at the end.
+    store: its address, part of the artifacts' keys. progress: called too; None if no caller in this
+    process waits for the run. tasks: number of task runs. refresher: of the report, while
+    checkpoints are computed. summary: the result, and new: the onsets found for the first time,
+    both set at the end.
     """
 
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress
+    def __init__(self, store: str, progress: Progress | None = None) -> None:
+        self._store, self._progress = store, progress
         self._table: list[dict[str, Any]] = []
         self._bar: artifacts.ProgressBar | None = None
         self.tasks = 0
@@ -54,7 +55,7 @@ class PrefectObserver(Observer):
             log.warning("left out, %s", line)
         if (verdict := surveyed.verdict) is not None:
             log.info(verdict.sentence())
-            artifacts.show_table("audit", verdict.as_json()["faults"], verdict.sentence())
+            self._show_table("audit", verdict.as_json()["faults"], verdict.sentence())
 
     def prepared(self, prepared: Prepared) -> None:
         """Log the notes; add the checkpoints that cannot be computed to the table."""
@@ -64,7 +65,7 @@ class PrefectObserver(Observer):
 
     def planned(self, planned: Plan) -> None:
         """Create the progress bar."""
-        self._bar = artifacts.ProgressBar(len(planned.cells))
+        self._bar = artifacts.ProgressBar(self._store, len(planned.cells))
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
         """Add one checkpoint to the table; update the progress bar and the report."""
@@ -88,7 +89,10 @@ class PrefectObserver(Observer):
         table = [
             {**row, "not_finite": summary.not_finite.get(row["step"], "")} for row in self._table
         ]
-        artifacts.show_table("checkpoints", in_order(table), summary.sentence())
+        self._show_table("checkpoints", in_order(table), summary.sentence())
+
+    def _show_table(self, kind: str, table: list[dict[str, Any]], description: str) -> None:
+        artifacts.show_table(artifacts.artifact_key(kind, self._store), table, description)
 
     def ended(self, summary: Summary) -> None:
         """Keep the summary for the caller; print it if there is none in this process."""

@@ -5,12 +5,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from flows import artifacts
 from flows.allowed_code import code_of_trusted_files, refusal
 from flows.analyze import analyze
+from flows.places import resolve_place, resolve_places
 from pipeline.analysis.outdated import outdated
 from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
+from pipeline.errors import InputError
 
 
 @flow(name="reanalyze", persist_result=False)
@@ -19,9 +22,14 @@ def reanalyze(analyses: list[str]) -> State:
 
     A measure has changed if its version, parameters, input or engine differ from those of the rows
     in the store. For new checkpoints, use the deployment `watch`. As in `analyze`, code runs only
-    if a trusted file allows it.
+    if a trusted file allows it, and addresses may refer to Prefect variables.
     """
-    loaded = {config: load_analysis(config) for config in analyses}
+    artifacts.tag("ontogeny", "reanalyze")
+    try:
+        files = [resolve_place(config, "analyses") for config in analyses]
+        loaded = {config: resolve_places(load_analysis(config)) for config in files}
+    except InputError as error:
+        return Failed(message=str(error))
     allowed = code_of_trusted_files()
     if refused := [text for one in loaded.values() if (text := refusal(one, allowed))]:
         return Failed(message=refused[0])

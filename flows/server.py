@@ -61,6 +61,22 @@ def require_server() -> None:
         )
 
 
+def require_persistent_server(who: str) -> str:
+    """Return the URL of the configured server, or raise InputError if there is none to be used.
+
+    who: the first words of the message, such as "a schedule needs".
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not (url := PREFECT_API_URL.value()):
+        raise InputError(
+            f"{who} a persistent Prefect server: start one with `ontogeny ui`, or name yours in "
+            "PREFECT_API_URL"
+        )
+    require_server()
+    return url
+
+
 @contextmanager
 def without_retries() -> Iterator[None]:
     """Do not retry failed requests during the block: Prefect's retries take minutes."""

@@ -6,7 +6,7 @@ The result of a look is printed by its own process, see `flows.observer`.
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -20,12 +20,14 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled
 
 from flows.server import is_server_reachable, without_retries
 from pipeline.printable import printable
 
 _SECONDS = 2  # between two questions to the server
 _SKIPPED = "Deployment concurrency limit reached."  # the server's reason
+_REASON = "the look before is still in progress"
 
 
 class WatchLog:
@@ -73,15 +75,17 @@ class WatchLog:
         state = run.state
         if state is None or self._told.get(run.id) == state.type:
             return
-        # By its time, not its state: a look may start and end between two questions.
-        if run.start_time is not None and run.id not in self._begun:
+        skipped = state.message == _SKIPPED
+        if skipped:
+            _show_as_skipped(run)
+        # By its time, not its state: a look may start and end between two questions. One that was
+        # skipped has a time, too.
+        elif run.start_time is not None and run.id not in self._begun:
             self._begun.add(run.id)
             self._say("looking for new checkpoints")
         self._told[run.id] = state.type
         texts = {
-            StateType.CANCELLED: "skipped: the look before is still in progress"
-            if state.message == _SKIPPED
-            else "the look was cancelled",
+            StateType.CANCELLED: f"skipped: {_REASON}" if skipped else "the look was cancelled",
             StateType.CRASHED: f"the look ended early: {state.message}",
             StateType.FAILED: f"the look failed: {state.message}",
         }
@@ -91,6 +95,14 @@ class WatchLog:
     def _say(self, text: str) -> None:
         line = f"{datetime.now():%H:%M:%S} {printable(text)}"
         print(line, file=self._print_to, flush=True)
+
+
+def _show_as_skipped(run: FlowRun) -> None:
+    """Name the state of a run that the server did not start, which it shows as cancelled."""
+    state = Cancelled(name="Skipped", message=_REASON)
+    gone = suppress(httpx.HTTPError, ObjectNotFound)
+    with gone, without_retries(), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, state, force=True)
 
 
 @contextmanager

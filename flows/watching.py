@@ -29,17 +29,16 @@ from prefect.client.schemas.objects import (
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.schedules import Interval
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.allowed_code import code_of
 from flows.analyze import analyze, make_flow, run_within
 from flows.prefect_server.parent import end_with
-from flows.server import is_server_reachable, require_server, without_retries
+from flows.server import is_server_reachable, require_persistent_server, without_retries
 from flows.watch_log import WatchLog, told
+from flows.watch_records import abandoned, recorded
 from pipeline.config import Analysis
-from pipeline.errors import InputError
 from pipeline.store.objects import store_name
 
 _SECONDS_TO_SCHEDULE = 10  # the server reads new schedules every 5 s
@@ -56,21 +55,25 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
     """Serve a scheduled deployment of the flow from this process until it is interrupted.
 
     A scheduled run is skipped while the one before is still in progress. While the server is away,
-    this waits for it. At the end the deployment is deleted.
+    this waits for it. At the end the deployment is deleted; those of watches that were killed are
+    deleted when the next one starts.
     """
-    if not PREFECT_API_URL.value():
-        raise InputError(
-            "a schedule needs a persistent Prefect server: start one with `ontogeny ui`, or name "
-            "yours in PREFECT_API_URL"
-        )
-    require_server()
+    server = require_persistent_server("a schedule needs")
     name = deployment_name(analysis.store)
-    _delete(name)  # left by a watch that was killed: its run may still take the only slot
-    try:
-        with told(f"{analyze.name}/{name}") as log:
-            while _serve(analysis, name, seconds, log):
-                pass
-    finally:
+    with recorded(name, server):
+        delete_abandoned(server)
+        _delete(name)  # of a watch on another machine: its run may still take the only slot
+        try:
+            with told(f"{analyze.name}/{name}") as log:
+                while _serve(analysis, name, seconds, log):
+                    pass
+        finally:
+            _delete(name)
+
+
+def delete_abandoned(server: str) -> None:
+    """Delete the deployments that watches of this user have left on a server: they were killed."""
+    for name in abandoned(server):
         _delete(name)
 
 

@@ -1,4 +1,4 @@
-"""Commands about clusters and set-up: `ontogeny submit` and `ontogeny doctor`."""
+"""Commands about clusters and set-up: `ontogeny submit`, `ontogeny pool`, `ontogeny doctor`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,6 +96,28 @@ def ray(
     from flows.submit import ray_job_script
 
     _print_or_send("ray", ray_job_script(_analysis(config), address), send)
+
+
+@app.command()
+def pool(
+    kind: Annotated[str, typer.Argument(help="process, docker or kubernetes.")],
+    image: Annotated[
+        str | None, typer.Option(help="Container image, built from infra/docker/Dockerfile.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each run in a container.")] = 0,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=BLOCK",
+            help="Variable of the runs with the value of a secret block; for kubernetes, the name "
+            "of a Secret, whose keys become variables.",
+        ),
+    ] = None,
+) -> None:
+    """Print the base job template of a Prefect work pool, for `prefect work-pool create`."""
+    from flows.pools import base_job_template
+
+    say_json(base_job_template(kind, image, gpus, secret or ()))
 
 
 @app.command()

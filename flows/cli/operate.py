@@ -1,11 +1,11 @@
-"""Commands for operation: `ontogeny ui` and `ontogeny watch`."""
+"""Commands for operation: `ontogeny ui`, `ontogeny watch` and `ontogeny automations`."""
 
 from typing import Annotated
 
 import typer
 
-from flows.cli.app import app
-from flows.cli.output import say, say_lines
+from flows.cli.app import Json, app
+from flows.cli.output import say, say_json, say_lines
 
 
 @app.command()
@@ -46,3 +46,26 @@ def watch(
     with cleanup.covered():
         say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
         watch_run(analysis, every)
+
+
+@app.command()
+def automations(
+    notify: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE/NAME", help="Block that messages are sent to: webhook/team."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Create or update the automations on the Prefect server: failed, onset, lost, skipped.
+
+    The first two send messages, and need a block of Prefect. Others mark runs that were killed, and
+    scheduled runs that were skipped. Run it again after a change: none is created twice.
+    """
+    from flows.automations import deploy_automations
+
+    done = deploy_automations(notify)
+    if as_json:
+        say_json(done)
+    else:
+        for name, what in done.items():
+            say(f"{name}: {what}")

@@ -116,7 +116,8 @@ def head_killed(folder: Path) -> dict[str, Any]:
     """Kill the process that knows Ray's state; see the module."""
     analysis = heavy_analysis(heavy_run(folder / "run", 7 * STEPS), folder / "store.zarr", 2)
     with persistent_server(folder / "home") as server:
-        _prefect(server, "automation", "create", "--from-file", "examples/automations.yaml")
+        automations = [sys.executable, "-m", "ontogeny", "automations"]
+        subprocess.run(automations, env={**os.environ, **server}, check=True)
         ran = _ontogeny(folder, analysis, server)
         _await(lambda: _rows(analysis) >= 3)
         (head,) = (one for one in _ray_processes(ran.pid) if one.name() == "gcs_server")

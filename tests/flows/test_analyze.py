@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 import flows.analyze
 import pipeline
 from flows.analyze import run_analysis
-from flows.artifacts import report_key
+from flows.artifacts import artifact_key
 from flows.dispatch import IN_FLIGHT, Pool
 from flows.workers import connect_to_ray
 from pipeline import analyze
@@ -99,10 +99,10 @@ def test_killed_and_hung_workers_leave_the_store_of_the_serial_loop(
     retried = {task.name for task in tasks if task.run_count > 1}
     assert f"step {HANGS}" in retried
     assert 2 <= len(retried) <= IN_FLIGHT + 1
-    assert {"ontogeny", "store"} <= set(run.tags)
+    assert set(run.tags) == {"ontogeny", "analyze", "store"}
     assert run.name == "store: all steps"
-    keys = {"audit", "progress", "findings", "checkpoints", report_key(analysis.store)}
-    assert artifacts_of(run) >= keys
+    kinds = ("audit", "progress", "findings", "checkpoints", "report")
+    assert artifacts_of(run) == {artifact_key(kind, analysis.store) for kind in kinds}
     (first,) = (task for task in tasks if task.name == "step 0")
     assert any("step 0: token_loss, " in line for line in log_of(first))
 
@@ -134,17 +134,18 @@ def test_what_is_not_finite_is_named_by_the_flow_as_by_the_loop(
     assert "masked by the audit: [2]; not finite: [4]" in str(run.state.message)
     (broken,) = (task for task in tasks if task.name == "step 2")
     assert broken.state and broken.state.is_failed() and broken.run_count == 1
-    rows = {row["step"]: row for row in json.loads(artifact(run, "checkpoints"))}
+    rows = {row["step"]: row for row in json.loads(artifact(run, "checkpoints", summary.store))}
     assert BROKEN in rows[2]["failure"] and "token_loss/loss" in rows[4]["not_finite"]
-    assert "not finite at step 4: token_loss/loss" in artifact(run, "findings")
+    assert "not finite at step 4: token_loss/loss" in artifact(run, "findings", summary.store)
 
     again = run_analysis(make_analysis(**changes))
     assert (again.computed, again.complete) == ([], 2)
     assert (again.masked, again.not_finite) == (serial.masked, serial.not_finite)
 
 
-def artifact(run: FlowRun, key: str) -> str:
+def artifact(run: FlowRun, kind: str, store: str) -> str:
     """Return the content of an artifact of a flow run."""
+    key = artifact_key(kind, store)
     with get_client(sync_client=True) as client:
         this = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         (found,) = (one for one in client.read_artifacts(artifact_filter=this) if one.key == key)

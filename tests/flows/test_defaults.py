@@ -75,7 +75,8 @@ def _check_records(database: Path, computed: list[int]) -> None:
     assert states.pop(f"step {BAD}") == "FAILED"
     assert states.keys() >= {f"step {step}" for step in computed}
     assert set(states.values()) == {"COMPLETED"}
-    assert artifacts >= {"audit", "checkpoints", "findings"}
+    kinds = {str(key).partition("-")[0] for key in artifacts}
+    assert kinds == {"audit", "checkpoints", "findings", "progress", "report"}
     others = ("audit", "prepare", "reference", "trajectories", "report")
     assert len(tasks) == len(computed) + 1 + len(others)
     assert {count for _, _, count in tasks} == {1}

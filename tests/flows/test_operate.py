@@ -177,6 +177,8 @@ def test_deployments_name_flows_that_take_their_parameters() -> None:
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     deployments = {one.name: one for one in PrefectYamlModel.model_validate(content).deployments}
     assert deployments.keys() == {"on-demand", "watch", "after-a-change", "nightly"}
+    # At a terminal, `prefect deploy --all` would ask about each that is left out.
+    assert content["pull"] == [] and all("schedules" in one for one in content["deployments"])
     for name, one in deployments.items():
         assert one.entrypoint and one.work_pool and one.work_pool.name == "ontogeny"
         flow = load_flow_from_entrypoint(one.entrypoint, use_placeholder_flow=False)
@@ -244,7 +246,7 @@ def test_a_watch_waits_for_a_server_that_is_away(
 def test_a_served_run_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:
     left_out = LeftOut("unfinished", "checkpoint-9", "no weights yet; changed 3 s ago")
     summary = Summary("grown.zarr", complete=3, left_out=(left_out,))
-    awaited, served = PrefectObserver(lambda *_: None), PrefectObserver()
+    awaited, served = PrefectObserver("s", lambda *_: None), PrefectObserver("s")
     for observer in (awaited, served):
         observer.new = ["An induction head formed."]
     awaited.ended(summary)
@@ -268,7 +270,7 @@ def test_a_flow_logs_what_it_leaves_out(
     monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr("flows.observer.get_run_logger", lambda: log)
     surveyed = survey(make_analysis(checkpoints=str(run), audit="off"))
-    PrefectObserver().surveyed(surveyed)
+    PrefectObserver("s").surveyed(surveyed)
     assert [one.name for one in surveyed.left_out] == ["ckpt-8"]
     assert said[0].startswith("left out, name not understood: 1 (ckpt-8): expected step-N")
 

@@ -17,7 +17,7 @@ from prefect.logging import disable_run_logger
 import flows.analyze
 from flows import refreshing
 from flows.analyze import run_analysis
-from flows.artifacts import report_key
+from flows.artifacts import artifact_key
 from flows.refreshing import Refresher
 from flows.reporting import report_page
 from pipeline import analyze
@@ -115,7 +115,7 @@ def test_a_run_links_its_report_before_its_end(
 
     run_analysis(analysis, wait_for_the_report)
     assert 1 <= int(seen[0]) <= 10  # workers go on while the callback waits
-    key = ArtifactFilter(key=ArtifactFilterKey(any_=[report_key(analysis.store)]))
+    key = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("report", analysis.store)]))
     with get_client(sync_client=True) as client:
         links = client.read_artifacts(artifact_filter=key)
     assert len(links) == 2
