@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.errors import InputError
+from pipeline.extras import require
 from pipeline.redaction import secret_in
 
 _WORKERS = {
@@ -59,13 +60,8 @@ def _template_of_worker(kind: str) -> dict[str, Any]:
     if kind not in _WORKERS:
         raise InputError(f"{kind}: unknown kind of work pool; known are: {', '.join(_WORKERS)}")
     module, name = _WORKERS[kind]
-    try:
-        worker = getattr(import_module(module), name)
-    except ImportError as error:
-        raise InputError(
-            f"{kind}: needs a package of Prefect's that is not installed ({error}): "
-            "pip install 'ontogeny[pools]'"
-        ) from None
+    require(module.partition(".")[0])
+    worker = getattr(import_module(module), name)
     return worker.get_default_base_job_template()
 
 

@@ -17,6 +17,10 @@ _EXTRAS = {
     "dask": ("Dask clusters", ("distributed",)),
     "figures": ("figures for papers", ("matplotlib",)),
     "netcdf": ("netCDF files", ("h5netcdf", "h5py")),
+    "pools": (
+        "work pools of this kind",
+        ("prefect_docker", "prefect_kubernetes", "prefect_slurm"),
+    ),
 }
 _EXTRA_OF = {module: extra for extra, (_, modules) in _EXTRAS.items() for module in modules}
 

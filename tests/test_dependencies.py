@@ -25,6 +25,9 @@ NOT_IMPORTED = {
     "fastapi": "holds Prefect's back",
     "h5netcdf": "xarray writes and reads netCDF with it",
     "h5py": "h5netcdf writes with it",
+    "prefect-docker": "imported by its name",
+    "prefect-kubernetes": "imported by its name",
+    "prefect-slurm": "a worker, which Prefect starts",
     "s3fs": "fsspec opens s3:// with it",
     "sqlalchemy": "holds Prefect's back",
 }
