@@ -39,6 +39,13 @@ def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys() | optional
 
 
+def test_what_the_documentation_site_imports_is_declared() -> None:
+    hooks = python_in("infra/docs")
+    imported = distributions(*hooks) - {path.stem.replace("_", "-") for path in hooks}
+    extra = names(PROJECT["optional-dependencies"]["docs"])
+    assert "mkdocs" in imported and imported <= extra | names(PROJECT["dependencies"])
+
+
 def test_what_the_tests_import_is_declared_and_the_reverse() -> None:
     extra = names(PROJECT["optional-dependencies"]["test"])
     imported = distributions(*python_in("tests", "examples"))
