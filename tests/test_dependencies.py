@@ -18,7 +18,7 @@ from pipeline.extras import missing_package
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-FOR_USERS = EXTRAS.keys() - {"all", "test"}
+FOR_USERS = EXTRAS.keys() - {"all", "docs", "test"}
 OWN = {"flows", "infra", "ontogeny", "ontogeny_xarray", "pipeline", "tests"}
 
 NOT_IMPORTED = {
@@ -49,6 +49,13 @@ def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     assert imported == of_the_package() - NOT_IMPORTED.keys()
 
 
+def test_what_the_documentation_site_imports_is_declared() -> None:
+    hooks = python_in("infra/docs")
+    imported = distributions(*hooks) - {path.stem.replace("_", "-") for path in hooks}
+    extra = names(PROJECT["optional-dependencies"]["docs"])
+    assert "mkdocs" in imported and imported <= extra | names(PROJECT["dependencies"])
+
+
 def test_what_the_tests_import_is_declared_and_the_reverse() -> None:
     extra = names(EXTRAS["test"]) - {"ontogeny"}
     imported = distributions(*python_in("tests", "examples"))
@@ -57,7 +64,7 @@ def test_what_the_tests_import_is_declared_and_the_reverse() -> None:
 
 def test_all_has_every_extra_for_users() -> None:
     (everything,) = EXTRAS["all"]
-    assert Requirement(everything).extras == EXTRAS.keys() - {"all", "test"}
+    assert Requirement(everything).extras == EXTRAS.keys() - {"all", "docs", "test"}
 
 
 @pytest.mark.parametrize("extra", sorted(FOR_USERS))

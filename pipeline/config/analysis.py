@@ -18,7 +18,10 @@ _INPUT_NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 
 class TextInput(Strict):
-    """A text file, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences."""
+    """A text file, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences.
+
+    path: of the file, in UTF-8. sequences: how many are read. length: tokens of each.
+    """
 
     kind: Literal["text"] = "text"
     path: Place
@@ -28,7 +31,10 @@ class TextInput(Strict):
 
 
 class ArrayInput(Strict):
-    """Token ids prepared elsewhere: a `.npy` array, or a flat `.bin` file of `dtype`."""
+    """Token ids prepared elsewhere: a `.npy` array, or a flat `.bin` file of `dtype`.
+
+    path: of the file. sequences: how many are read. length: tokens of each.
+    """
 
     kind: Literal["array"] = "array"
     path: Place
@@ -41,6 +47,8 @@ class RepeatedInput(Strict):
     """Repeated random tokens: BOS where the run's files name one, then a block of ids drawn
     without replacement, repeated.
 
+    repeats: how often each block occurs. sequences: how many are drawn. seed: of the random ids.
+    bos: whether a sequence begins with the token BOS where there is one.
     block_length: length of the longest blocks, in tokens. vary: give the sequences' blocks
     different lengths, from just over half of `block_length` up to it, so that a head that attends
     a fixed distance back finds the match in few sequences only; a shorter block is repeated until
@@ -66,7 +74,11 @@ class RepeatedInput(Strict):
 
 class MatchesInput(Strict):
     """Random tokens in which the last 1 to `longest` tokens of earlier strings are repeated with
-    the token that followed them, to measure a response by length of match. ids: as in `repeated`.
+    the token that followed them, to measure a response by length of match.
+
+    strings: how many strings a sequence is made of. sequences: how many are drawn. seed: of the
+    random ids. bos: whether a sequence begins with the token BOS where there is one. ids: as in
+    `repeated`.
     """
 
     kind: Literal["matches"] = "matches"
@@ -85,7 +97,8 @@ class NaturalMatchesInput(Strict):
     path: a text file, tokenised with the run's own tokenizer (or `tokenizer`) and cut into
     sequences of `length`; without it, held-out sequences of a model organism. sequences: how many
     are searched; those without a probe are left out. replaced: the tokens of the earlier occurrence
-    that are replaced by others: all but its last ("earlier"), or its last one ("last").
+    that are replaced by others: all but its last ("earlier"), or its last one ("last"). seed: of
+    the tokens that replace them.
     """
 
     kind: Literal["natural_matches"] = "natural_matches"
@@ -100,7 +113,12 @@ class NaturalMatchesInput(Strict):
 
 class IndirectObjectInput(Strict):
     """Prompts whose next token is the name of the indirect object, in the run's own tokenizer
-    (or `tokenizer`). corrupted: the same prompts with the other person as the subject."""
+    (or `tokenizer`).
+
+    corrupted: the same prompts with the other person as the subject. sequences: number of prompts.
+    seed: of the names and places. bos: whether a prompt begins with the token BOS where there is
+    one.
+    """
 
     kind: Literal["indirect_object"] = "indirect_object"
     corrupted: bool = False
@@ -111,7 +129,10 @@ class IndirectObjectInput(Strict):
 
 
 class HeldOutInput(Strict):
-    """Sequences of a model organism's training distribution that it was not trained on."""
+    """Sequences of a model organism's training distribution that it was not trained on.
+
+    sequences: how many are drawn. seed: of those that are drawn.
+    """
 
     kind: Literal["held_out"] = "held_out"
     sequences: int = Field(default=256, ge=1)
@@ -125,6 +146,8 @@ class TableInput(Strict):
     """The whole p x p table of an operation with its split into train and test pairs.
 
     Values that are not given are read from the run's `training.yaml` or from its own files.
+    p: number of residues. operation: such as "add", see `pipeline.inputs.operations`.
+    train_share: share of the pairs that the model was trained on. split_seed: seed of the split.
     split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
     """
 
@@ -152,6 +175,8 @@ InputSpec = Annotated[
 class Workers(Strict):
     """The number of workers that compute in parallel, and the resources of each.
 
+    count: number of workers. cpus, gpus: how many of each Ray reserves for one worker; a part of a
+    GPU is a number below 1. device: where the model computes. dtype: of weights and activations.
     threads: torch threads of each worker; two runs are equal bit for bit only if they use the same
     number. memory: bytes that the activations of one forward pass may take; batch sizes follow
     from it. timeout: seconds that one checkpoint may take before its worker is considered hung and
@@ -181,6 +206,7 @@ class Cache(Strict):
 class Selection(Strict):
     """A subset of checkpoints: given steps, every n-th, or n evenly spaced in log(1 + step).
 
+    steps: the steps to take. every: take every n-th checkpoint. log_spaced: take so many.
     The last two always include the first and the last checkpoint.
     """
 
@@ -248,15 +274,17 @@ class SavedModel(Strict):
 class Analysis(Strict):
     """An analysis: checkpoints, inputs, measures, and the store that results are written to.
 
-    select: a subset of the checkpoints. audit: how checkpoints are checked before anything is
-    computed, so that faulty ones are excluded: by their metadata, by their bytes too ("deep":
-    reads all of them once), or not at all ("off"). inputs: by name; a measure reads its default
-    input unless its key is `<measure>.<input>`. measures: by group name, or as
+    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, or `hf://owner/name`. store: the
+    folder or `s3://` address that results are written to. select: a subset of the checkpoints.
+    workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
+    anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
+    ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
+    default input unless its key is `<measure>.<input>`. measures: by group name, or as
     `<path>.py:<Class>` for one of the user's own (see `pipeline.measures.own`), each with its
     parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
-    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`.
-    cache: limit on the disk use of a remote run. trust_remote_code: allow running code that comes
-    with a checkpoint to build its model.
+    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`. cache:
+    limit on the disk use of a remote run. trust_remote_code: allow running code that comes with a
+    checkpoint to build its model.
     """
 
     checkpoints: Place

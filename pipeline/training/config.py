@@ -25,6 +25,7 @@ class ModularArithmetic(Strict):
     """The task of predicting `a operation b mod p` at the '=' of (a, b, '='), for some pairs.
 
     operation, p: see `pipeline.inputs.operations`; "compose" is that of p = n! permutations.
+    train_share: share of the pairs that are trained on. split_seed: seed of the split.
     split_generator: how the seed makes the split, see `pipeline.inputs.modular.split`.
     """
 
@@ -68,7 +69,11 @@ class ModularArithmetic(Strict):
 
 
 class RepeatedSubstrings(Strict):
-    """The task of predicting the next of uniform random tokens in which a substring repeats."""
+    """The task of predicting the next of uniform random tokens in which a substring repeats.
+
+    vocabulary: number of token ids. context: tokens of a sequence. shortest, longest: length of
+    the substring, in tokens.
+    """
 
     kind: Literal["repeated_substrings"] = "repeated_substrings"
     vocabulary: int = Field(default=64, ge=2)
@@ -90,7 +95,8 @@ class Text(Strict):
     """The task of predicting the next byte-pair token of a text, or of Python's standard library.
 
     path: a UTF-8 text file; None: the library's source, at most `library_bytes` of it. The last
-    `held_out_share` of the token stream is never trained on.
+    `held_out_share` of the token stream is never trained on. vocabulary: number of token ids that
+    the byte-pair tokenizer has. context: tokens of a sequence.
     """
 
     kind: Literal["text"] = "text"
@@ -107,10 +113,10 @@ Task = Annotated[ModularArithmetic | RepeatedSubstrings | Text, Field(discrimina
 class Optimizer(Strict):
     """AdamW, or SGD with momentum, on every parameter.
 
-    The learning rate rises linearly over `warmup_steps` and is constant from then on. momentum: of
-    SGD. weight_decay: decoupled from the gradient in AdamW, added to it in SGD, as in PyTorch.
-    clip_norm: gradients of all parameters together are scaled down to this norm (L2) where theirs
-    is larger.
+    learning_rate: rises linearly over `warmup_steps` and is constant from then on. betas: of AdamW.
+    momentum: of SGD. weight_decay: decoupled from the gradient in AdamW, added to it in SGD, as in
+    PyTorch. clip_norm: gradients of all parameters together are scaled down to this norm (L2) where
+    theirs is larger.
     """
 
     kind: Literal["adamw", "sgd"] = "adamw"
@@ -173,16 +179,19 @@ _CHOICES: dict[str, Any] = {
     for field in fields(OrganismFields)
     if field.name not in _NOT_CHOSEN
 }
-Organism = create_model("Organism", __base__=Strict, **_CHOICES)
+Organism = create_model("Organism", __base__=Strict, __doc__=OrganismConfig.__doc__, **_CHOICES)
 
 
 class Training(Strict):
     """A training run: task, model, optimizer, number of steps, and the steps to save.
 
-    output: the run's folder. batch_size: sequences per step; None: all train pairs of modular
-    arithmetic. seed: of the weights at step 0, and of batches and dropout; data_seed: of batches
-    and dropout, if they are to have another. keep: parts that come from other checkpoints, or are
-    not trained. threads: torch threads; runs are equal bit for bit only with the same number.
+    name: of the run, in progress and messages. output: the run's folder. task: what is predicted.
+    model: sizes and choices of the model. optimizer: AdamW or SGD, with its rates. steps: number of
+    optimizer steps. checkpoints: the steps that are saved. batch_size: sequences per step; None:
+    all train pairs of modular arithmetic. seed: of the weights at step 0, and of batches and
+    dropout; data_seed: of batches and dropout, if they are to have another. keep: parts that come
+    from other checkpoints, or are not trained. threads: torch threads; runs are equal bit for bit
+    only with the same number.
     """
 
     name: str

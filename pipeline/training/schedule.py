@@ -8,6 +8,7 @@ from pipeline.config import Strict
 class Schedule(Strict):
     """A log-then-linear schedule: 0, 1, 2, 4, … up to `log_until`, then multiples of `every`.
 
+    log_until: last power of two that is saved. every: distance of the steps after it.
     The defaults are Pythia's (Biderman et al. 2023, arXiv 2304.01373).
     """
 

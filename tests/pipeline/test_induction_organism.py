@@ -70,6 +70,16 @@ def test_heads_are_labelled_from_the_step_at_which_they_form(tree: xr.DataTree) 
             assert not labelled(tree, label, step), (step, label)
 
 
+def test_the_tutorial_quotes_this_run(tree: xr.DataTree) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs/tutorial-induction.md"
+    table = page.read_text().partition("```text\nstep,")[2].partition("```")[0]
+    quoted = {int(row.split(",")[0]): float(row.split(",")[-1]) for row in table.split()[1:]}
+    found = group(tree, "head_scores")["induction"].sel(layer=1, head=2)
+    for step in (700, 800, 900):
+        # Another kind of processor gives other last digits.
+        assert float(found.sel(step=step)) == pytest.approx(quoted[step], rel=0.05)
+
+
 def test_the_pair_composes_through_keys_above_the_baseline(tree: xr.DataTree) -> None:
     composition = group(tree, "composition").sel(step=STEPS)
     a, h = strongest_previous_token(tree)
