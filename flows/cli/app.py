@@ -17,6 +17,7 @@ import typer
 
 from flows import environment
 from flows.cli.output import Arguments, say, say_error
+from flows.collector import collect_nothing_at_exit
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 
@@ -153,3 +154,4 @@ def _main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
+    collect_nothing_at_exit()
