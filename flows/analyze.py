@@ -148,7 +148,7 @@ def _ray_executor(prepared: Prepared, tell: Tell) -> Iterator[_RayExecutor]:
     workers = prepared.job.analysis.workers
     # The pool is closed before the threads are joined: a task that still waits for a worker then
     # fails at once instead of blocking the exit.
-    with make_task_runner(workers.count) as threads, make_pool(prepared, tell) as pool:
+    with make_task_runner(workers.most) as threads, make_pool(prepared, tell) as pool:
         yield _RayExecutor(pool, threads)
 
 

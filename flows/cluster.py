@@ -33,6 +33,7 @@ _SYSTEM_CONFIG = {
     "local_fs_capacity_threshold": 0.999,
 }
 _connecting = threading.Lock()
+_token_file: Path | None = None  # where the dashboard's user finds its token
 
 
 class _JobConfig(JobConfig):
@@ -50,6 +51,21 @@ class _JobConfig(JobConfig):
 
     def _runtime_env_has_working_dir(self) -> bool:
         return True  # Ray adds no folder of its own then
+
+
+def is_on_cluster() -> bool:
+    """Return whether runs of this process compute on a cluster; `ray job submit` names it too."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def dashboard_line() -> str:
+    """Return where Ray's dashboard answers, and which token it asks for; "" if there is none."""
+    node = ray._private.worker.global_worker.node
+    url = node and node.webui_url
+    if not url:
+        return ""
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file or "~/.ray/auth_token"
+    return f"Ray's dashboard: http://{url}; it asks for the token in {token}"
 
 
 def connect_to_ray(workers: Workers) -> None:
@@ -81,7 +97,7 @@ def _join_cluster(address: str) -> None:
 
 def _use_local_ray(workers: Workers) -> None:
     # An earlier analysis of this process may have started Ray for fewer workers.
-    if ray.is_initialized() and not _has_room(workers):
+    if ray.is_initialized() and not _suits(workers):
         ray.shutdown()
     if not ray.is_initialized():
         _start_local_ray(workers)
@@ -104,18 +120,31 @@ def _start_local_ray(workers: Workers) -> None:
         _sigterm_handler_kept(),
         _on_loopback(),
     ):
+        if workers.dashboard:
+            _save_token(folder / "ray-token")
         ray.init(
             job_config=_JobConfig(),
             address="local",  # never join a cluster that somebody else runs on this machine
             # Ray counts CPUs but does not bind them: more workers than cores are allowed.
             num_cpus=max(os.cpu_count() or 1, math.ceil(workers.count * workers.cpus)),
-            include_dashboard=False,
+            include_dashboard=workers.dashboard,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
             _system_config=_SYSTEM_CONFIG,
         )
+
+
+def _save_token(file: Path) -> None:
+    """Save the token where only this user can read it, to be given to the dashboard."""
+    global _token_file
+    if (token := os.environ.get("RAY_AUTH_TOKEN")) and not file.exists():
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w") as content:
+            content.write(token)
+    _token_file = file if file.exists() else None
 
 
 @contextmanager
@@ -165,6 +194,11 @@ def _sigterm_handler_kept() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def _suits(workers: Workers) -> bool:
+    """Return whether the Ray that runs has room for the workers, and a dashboard if they ask."""
+    return _has_room(workers) and (bool(dashboard_line()) or not workers.dashboard)
 
 
 def _has_room(workers: Workers) -> bool:

@@ -19,7 +19,7 @@ from ray import cloudpickle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from flows import actor
-from flows.cluster import connect_to_ray
+from flows.cluster import connect_to_ray, dashboard_line, is_on_cluster
 from flows.dispatch import IN_FLIGHT, NotReadyError, WorkerLostError
 from flows.worker_logs import capture_records, replay
 from pipeline.analysis.plan import Job
@@ -203,8 +203,12 @@ def start_actors(
     if not ray.is_initialized():
         tell("starting Ray")
     connect_to_ray(workers)
-    tell(f"starting {workers.count} workers, which build the model")
-    started = [ActorWorker(workers, worker, argument, in_flight) for _ in range(workers.count)]
+    if workers.dashboard:
+        tell(dashboard_line() or "this cluster serves no dashboard of Ray")
+    # On a cluster those for which there is no room wait for nodes; an autoscaler sees them wait.
+    count = workers.most if is_on_cluster() else workers.count
+    tell(f"starting {count} workers, which build the model")
+    started = [ActorWorker(workers, worker, argument, in_flight) for _ in range(count)]
     # A model that cannot be built then raises one error here, not one for every checkpoint.
     while not any(one.is_usable() for one in started):
         time.sleep(0.02)
