@@ -66,10 +66,8 @@ def test_all_processes_of_a_local_ray_listen_on_loopback_only() -> None:
 
 def test_the_dashboard_is_served_on_request_to_holders_of_the_token() -> None:
     connect_to_ray(Workers(count=1, dashboard=True))
-    url, token = re.fullmatch(  # type: ignore[union-attr]
-        r"Ray's dashboard: (http://127\.0\.0\.1:\d+); it asks for the token in (\S+)",
-        dashboard_line(),
-    ).groups()
+    where = r"Ray's dashboard: (http://127\.0\.0\.1:\d+); it asks for the token in (\S+)"
+    url, token = re.fullmatch(where, dashboard_line()).groups()  # type: ignore[union-attr]
     assert Path(token).stat().st_mode & 0o077 == 0
     jobs = f"{url}/api/jobs/"
     assert httpx.get(jobs, trust_env=False).status_code == 401
