@@ -49,9 +49,11 @@ def _ray_starting(workers: Workers) -> Iterator[None]:
     ready, ended = threading.Event(), threading.Event()
 
     def start() -> None:
-        with suppress(InputError):
-            connect_to_ray(workers)
-        ready.set()
+        try:
+            with suppress(InputError):
+                connect_to_ray(workers)
+        finally:
+            ready.set()
         ended.wait()  # Linux ends the processes that a thread has started when the thread ends
 
     # It is set here too: the other thread must not remove a variable while this one reads them all.

@@ -1,6 +1,5 @@
 """Commands about runs: `ontogeny demo`, `train`, `checkpoints`, `audit` and `analyze`."""
 
-import importlib
 import io
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
@@ -172,11 +171,14 @@ def analyze(
     """
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
-    say(f"analyse: reading {config or preset}…", err=True)
     from pipeline.config import load_analysis, load_preset
+
+    loaded = load_analysis(config) if config else load_preset(str(preset))
+    if not dry_run:
+        say("analyse: starting…", err=True)  # what follows may import for seconds
     from pipeline.query.sweeps import analyses_of
 
-    analyses = analyses_of(load_analysis(config) if config else load_preset(str(preset)))
+    analyses = analyses_of(loaded)
     if dry_run:
         _print_estimates(analyses, serial, as_json)
         return
@@ -206,12 +208,9 @@ def _analyze_all(analyses: "list[Analysis]", serial: bool) -> "list[tuple[Summar
         started = nullcontext() if serial else started_early(analyses[0].workers, progress.tell)
         # Ray prints messages about lost workers to stdout; these errors are part of the summary.
         with redirect_stdout(io.StringIO()), started:
-            progress.tell("loading torch" if serial else "loading torch and Prefect")
+            progress.tell("loading torch")
             with uncollected_imports():
                 from pipeline.analysis.preflight import refuse_at_once
-
-                if not serial:
-                    importlib.import_module("flows.analyze")
             refuse_at_once(analyses, _faults_of(serial))
             analyze_one = _analyze_serially if serial else _analyze_by_flow
             return [analyze_one(one, progress) for one in analyses]
@@ -263,8 +262,11 @@ def _analyze_serially(analysis: "Analysis", progress: "Shown") -> "tuple[Summary
 
 
 def _analyze_by_flow(analysis: "Analysis", progress: "Shown") -> "tuple[Summary, Path]":
-    from flows.analyze import run_analysis
-    from flows.reporting import report_page
+    from flows.collector import uncollected_imports
+
+    with uncollected_imports():
+        from flows.analyze import run_analysis
+        from flows.reporting import report_page
 
     return run_analysis(analysis, progress, progress.tell), report_page(analysis.store)
 

@@ -23,7 +23,7 @@ STEPS = (0, 1, 10, 100, 1000, 2000)
 
 
 class ProcessorTime:
-    """The processor seconds of a process and of all that it starts, whether they have ended or not."""
+    """The processor seconds of a process and of all that it has started, ended ones too."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
