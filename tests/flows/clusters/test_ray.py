@@ -229,9 +229,8 @@ def test_a_submitted_job_uses_nodes_that_join_and_leave(
 
     wait_until(entered(2), job)
     asked = cluster.run("ray", "status", "--address", cluster.address, RAY_AUTH_MODE="token")
-    assert "{'CPU': 1.0}: 1+ pending tasks/actors" in asked.stdout, (
-        asked
-    )  # an autoscaler reads this
+    # This is what an autoscaler reads.
+    assert "{'CPU': 1.0}: 1+ pending tasks/actors" in asked.stdout, asked
     cluster.join()
     wait_until(entered(3), job)
     cluster.worker.kill()
