@@ -5,6 +5,7 @@ Ray puts the driver's working folder first on an actor's import path, and that f
 loaded, and the actor's arguments stay pickled until the right packages are imported.
 """
 
+import gc
 import importlib
 import importlib.util
 import pickle
@@ -23,6 +24,7 @@ class WorkerActor:
     def __init__(self, start: str, code: str, payload: bytes) -> None:
         # Kept for `ready`: Ray passes an exception of a constructor to the driver only as text.
         self._error: Exception | None = None
+        gc.disable()  # as in `flows.collector`
         try:
             _import_packages(Path(start))
             workers = importlib.import_module("flows.workers")
@@ -30,6 +32,9 @@ class WorkerActor:
             self._worker = workers.LoggedWorker(*pickle.loads(payload))
         except Exception as error:
             self._error = error
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def ready(self) -> None:
         """Return when the worker is constructed. Raises the exception of its construction."""

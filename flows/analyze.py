@@ -4,7 +4,7 @@ The executor is a pool of Ray actors, the observer reports to Prefect.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from flows.observer import PrefectObserver
 from flows.places import resolve_places
 from flows.preflight import run_faults
 from flows.refreshing import refreshing
-from flows.server import require_server
+from flows.server import require_server, run_link
 from flows.workers import start_workers
 from pipeline.analysis.plan import Cell, Plan, Prepared
 from pipeline.analysis.preflight import refuse_at_once
@@ -41,22 +41,28 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.measures.base import Reference
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Tell
 from pipeline.store.objects import store_name
 
 
-def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
+def run_analysis(
+    analysis: Analysis,
+    progress: Progress = lambda *_: None,
+    tell: Tell = lambda text: None,
+) -> Summary:
     """Run the flow in this process; return its summary. Raises what the flow raises.
 
-    progress(done, total, what) is called after each checkpoint. The store has the same content as
+    progress(done, total, what) is called after each checkpoint, tell(text) with what is begun, and
+    with where Prefect shows the run. The store has the same content as
     that of `pipeline.analyze`, which needs neither Ray nor Prefect.
     """
     refuse_at_once([analysis], run_faults)
     with cleanup.covered():
-        return _run_flow(analysis, PrefectObserver(analysis.store, progress))
+        return _run_flow(analysis, PrefectObserver(analysis.store, progress, tell))
 
 
 def _run_flow(analysis: Analysis, observer: PrefectObserver) -> Summary:
+    observer.tell("waiting for the Prefect server")
     require_server()
 
     # A flow's parameters are stored by the server as JSON: the observer is passed as a closure.
@@ -114,12 +120,14 @@ def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
 
 def _run(analysis: Analysis, observer: PrefectObserver) -> State:
     with drop_unsent_events():
+        observer.tell(run_link())
         artifacts.tag("ontogeny", "analyze", store_name(analysis.store))
         with refreshing(analysis.store) as observer.refresher:
-            summary = carry_out(analysis, _ray_executor, observer, run_faults)
+            summary = carry_out(analysis, _executor(observer.tell), observer, run_faults)
         reachable = wait_for_server()
         observer.stage("report", lambda: observer.report(summary))
         if reachable:
+            observer.tell("waiting until Prefect has recorded the tasks")
             wait_for_task_records(observer.tasks)
     observer.ended(summary)
     return (Completed if summary.worked else Failed)(message=summary.sentence())
@@ -141,15 +149,20 @@ class _RayExecutor:
         return compute_cells(planned, self.pool, self.threads, ray.put)
 
 
+def _executor(tell: Tell) -> Callable[[Prepared], AbstractContextManager[_RayExecutor]]:
+    return lambda prepared: _ray_executor(prepared, tell)
+
+
 @contextmanager
-def _ray_executor(prepared: Prepared) -> Iterator[_RayExecutor]:
+def _ray_executor(prepared: Prepared, tell: Tell) -> Iterator[_RayExecutor]:
     workers = prepared.job.analysis.workers
     # The pool is closed before the threads are joined: a task that still waits for a worker then
     # fails at once instead of blocking the exit.
-    with make_task_runner(workers.count) as threads, make_pool(prepared) as pool:
+    with make_task_runner(workers.most) as threads, make_pool(prepared, tell) as pool:
         yield _RayExecutor(pool, threads)
 
 
-def make_pool(prepared: Prepared) -> Pool:
-    """Make the pool of Ray actors that the analysis asks for."""
-    return Pool(lambda: start_workers(prepared.job), prepared.job.analysis.workers.timeout)
+def make_pool(prepared: Prepared, tell: Tell = lambda text: None) -> Pool:
+    """Make the pool of Ray actors that the analysis asks for. tell: see `run_analysis`."""
+    timeout = prepared.job.analysis.workers.timeout
+    return Pool(lambda: start_workers(prepared.job, tell=tell), timeout)

@@ -40,7 +40,7 @@ def run_demo(show_progress: ShowProgress) -> DemoResult:
 def _train(preset: str, show_progress: ShowProgress) -> None:
     output = str(FOLDER / "checkpoints" / preset)
     training = load_training(preset).model_copy(update={"output": output})
-    with show_progress(f"train {preset}") as progress:
+    with show_progress(f"train {preset}", "steps") as progress:
         train(training, loss_progress(progress))
 
 
@@ -49,5 +49,5 @@ def _analyze(preset: str, show_progress: ShowProgress) -> Summary:
         "checkpoints": str(FOLDER / "checkpoints" / preset),
         "store": str(FOLDER / f"{preset}.zarr"),
     }
-    with show_progress(f"analyse {preset}") as progress:
-        return run_analysis(load_analysis(preset).model_copy(update=paths), progress)
+    with show_progress(f"analyse {preset}", "checkpoints") as progress:
+        return run_analysis(load_analysis(preset).model_copy(update=paths), progress, progress.tell)

@@ -14,12 +14,13 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, cleanup
+from flows.cluster import connect_to_ray
 from flows.console import ShowProgress
 from flows.dispatch import Pool
 from flows.fanout import drop_unsent_events, wait_for_server, wait_for_task_records, worth_retrying
 from flows.server import require_server
 from flows.worker_logs import add_prefect_handlers
-from flows.workers import connect_to_ray, start_actors
+from flows.workers import start_actors
 from pipeline.config import Workers
 from pipeline.errors import InputError
 from pipeline.experiments.experiment import Experiment, Outcome, run_experiment

@@ -12,13 +12,13 @@ from flows.onset_events import emit_onset_events
 from flows.refreshing import Refresher
 from flows.reporting import report_page, write_store_report
 from pipeline.analysis.plan import Cell, Plan, Prepared
-from pipeline.analysis.run import Observer
+from pipeline.analysis.run import STAGES, Observer, last_done
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import Survey
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints.left_out import in_lines
 from pipeline.printable import printable
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Tell
 
 Result = TypeVar("Result")
 
@@ -27,13 +27,15 @@ class PrefectObserver(Observer):
     """An observer that runs each stage as a Prefect task, and logs and shows the results.
 
     store: its address, part of the artifacts' keys. progress: called too; None if no caller in this
-    process waits for the run. tasks: number of task runs. refresher: of the report, while
-    checkpoints are computed. summary: the result, and new: the onsets found for the first time,
-    both set at the end.
+    process waits for the run. tell: called with what is begun. tasks: number of task runs.
+    refresher: of the report, while checkpoints are computed. summary: the result, and new: the
+    onsets found for the first time, both set at the end.
     """
 
-    def __init__(self, store: str, progress: Progress | None = None) -> None:
-        self._store, self._progress = store, progress
+    def __init__(
+        self, store: str, progress: Progress | None = None, tell: Tell = lambda text: None
+    ) -> None:
+        self._store, self._progress, self.tell, self._failed = store, progress, tell, 0
         self._table: list[dict[str, Any]] = []
         self._bar: artifacts.ProgressBar | None = None
         self.tasks = 0
@@ -44,6 +46,7 @@ class PrefectObserver(Observer):
     def stage(self, name: str, work: Callable[[], Result]) -> Result:
         """Run one stage of the analysis as a task of that name."""
         self.tasks += 1
+        self.tell(STAGES[name])
         # By default Prefect computes a cache key from the arguments of each task.
         return task(name=name, cache_policy=NO_CACHE)(work)()
 
@@ -65,11 +68,13 @@ class PrefectObserver(Observer):
 
     def planned(self, planned: Plan) -> None:
         """Create the progress bar."""
+        self.tell(f"computing {len(planned.cells)} checkpoints")
         self._bar = artifacts.ProgressBar(self._store, len(planned.cells))
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
         """Add one checkpoint to the table; update the progress bar and the report."""
         self.tasks += 1
+        self._failed += not isinstance(result, Outcome)
         self._table.append(_table_row(cell, result))
         if self._bar is not None:
             self._bar.move(done)
@@ -77,7 +82,7 @@ class PrefectObserver(Observer):
             store = self.refresher.store
             artifacts.show_report(store, report_page(store))
         if self._progress is not None:
-            self._progress(done, total, f"step {cell.checkpoint.step}")
+            self._progress(done, total, last_done(cell, self._failed))
 
     def report(self, summary: Summary) -> None:
         """Write the report; show the findings and the table of checkpoints."""

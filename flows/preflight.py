@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 
 from flows import environment
+from flows.prefect_server.embedded import is_embedded_server
 from flows.versions import library_faults
 from pipeline.analysis.faults import Fault
 from pipeline.analysis.machine import device_faults, gpus_here, machine_faults
@@ -19,7 +20,8 @@ def run_faults(analysis: Analysis) -> Iterator[Fault]:
     Workers on a cluster have devices and folders of their own, which are not tried from here.
     """
     yield from (Fault("environment", message) for message in environment.faults())
-    if not os.environ.get("PREFECT_API_URL"):
+    url = os.environ.get("PREFECT_API_URL")
+    if not url or is_embedded_server(url):
         yield from (Fault("versions", message) for message in library_faults())
     yield from resource_faults(analysis.workers)
     if address := os.environ.get("RAY_ADDRESS"):

@@ -6,7 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.prefect_server import REPORTS, api_url
-from flows.prefect_server.embedded import is_embedded_server, start_embedded_server
+from flows.prefect_server.embedded import (
+    await_server,
+    is_embedded_server,
+    start_embedded_server,
+)
 from flows.prefect_server.registry import is_own_server, persistent_port
 from flows.prefect_server.settings import client_settings
 from pipeline.errors import InputError
@@ -48,12 +52,14 @@ def require_server() -> None:
     url = PREFECT_API_URL.value()
     if not url:
         start_embedded_server()
-    elif not is_server_reachable():
+        return
+    await_server()
+    if not is_server_reachable():
         raise InputError(
             f"the Prefect server at {url} does not answer: start it, name another in "
             "PREFECT_API_URL, or run without one by --serial"
         )
-    elif _is_secret_refused():
+    if _is_secret_refused():
         raise InputError(
             f"the Prefect server at {url} asks for another secret than yours: set "
             "PREFECT_API_AUTH_STRING (or PREFECT_API_KEY) to its own, or run without one by "
@@ -75,6 +81,16 @@ def require_persistent_server(who: str) -> str:
         )
     require_server()
     return url
+
+
+def run_link() -> str:
+    """Return where the present flow run can be seen: its page, or how to open it afterwards."""
+    from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL
+
+    if is_embedded_server(PREFECT_API_URL.value() or ""):
+        return "recorded by Prefect; to see it, also after its end, open the link of `ontogeny ui`"
+    return f"the run in Prefect: {flow_run.ui_url}"
 
 
 @contextmanager

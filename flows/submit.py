@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -71,6 +71,11 @@ def allocate(workers: Workers, nodes: int) -> Allocation:
         )
     each = math.ceil(workers.count / nodes)
     return Allocation(nodes, each, math.ceil(each * workers.cpus), _whole_gpus(each, workers.gpus))
+
+
+def _most_nodes(workers: Workers, nodes: int) -> int:
+    """Return how many of these nodes the workers need at most; see `Workers.max_count`."""
+    return math.ceil(workers.most / allocate(workers, nodes).workers)
 
 
 def _whole_gpus(workers: int, each: float) -> int:
@@ -151,6 +156,7 @@ def kuberay_manifest(
         # found by its name, which therefore stays the same.
         name=_name(analysis) if standing else _unique(_name(analysis)),
         allocation=allocate(analysis.workers, nodes),
+        max_nodes=_most_nodes(analysis.workers, nodes),
         image=image,
         memory=memory,
         namespace=namespace,
@@ -162,16 +168,26 @@ def kuberay_manifest(
     )
 
 
-def ray_job_script(analysis: Analysis, address: str) -> str:
-    """Return a shell script that submits the flow to the Ray cluster with this dashboard URL."""
+def ray_job_script(
+    analysis: Analysis, address: str, runtime_env: Mapping[str, Any] | None = None
+) -> str:
+    """Return a shell script that submits the flow to the Ray cluster with this dashboard URL.
+
+    runtime_env: as `flows.runtime_env.read_runtime_env` returns it. Its working folder is uploaded
+    together with the analysis.
+    """
     _require("--address", address, _URL, "a URL, such as http://127.0.0.1:8265")
-    variables = _environment()
+    given = dict(runtime_env or {})
+    folder = given.pop("working_dir", None)
+    variables = {**_environment(), **given.pop("env_vars", {})}
+    given |= {"env_vars": variables} if variables else {}
     return _render(
         "ray/job.sh.j2",
         analysis,
         name=_unique(_name(analysis)),
         address=address,
-        runtime_env=json.dumps({"env_vars": variables}) if variables else None,
+        folder=folder,
+        runtime_env=json.dumps(given) if given else None,
         workers=analysis.workers,
     )
 

@@ -7,3 +7,6 @@ Progress = Callable[[int, int, str], None]
 
 # done, total, and the last loss in nats
 TrainingProgress = Callable[[int, int, float], None]
+
+# what is begun, as in "auditing the checkpoints"
+Tell = Callable[[str], None]

@@ -17,6 +17,7 @@ import typer
 
 from flows import environment
 from flows.cli.output import Arguments, say, say_error
+from flows.collector import collect_nothing_at_exit
 from flows.server import use_persistent_server
 from pipeline.errors import InputError
 from pipeline.extras import missing_package
@@ -170,3 +171,4 @@ def _main(
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     use_persistent_server()
+    collect_nothing_at_exit()

@@ -90,12 +90,21 @@ def ray(
     address: Annotated[
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
+    runtime_env: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A YAML file with a runtime environment of Ray."),
+    ] = None,
     send: Send = False,
 ) -> None:
-    """Print a script that submits to an existing Ray cluster by `ray job submit`, or run it."""
+    """Print a script that submits to an existing Ray cluster by `ray job submit`, or run it.
+
+    The runtime environment (pip, working_dir, env_vars, ...) is that of the flow and its workers.
+    """
+    from flows.runtime_env import read_runtime_env
     from flows.submit import ray_job_script
 
-    _print_or_send("ray", ray_job_script(_analysis(config), address), send)
+    more = read_runtime_env(runtime_env) if runtime_env else {}
+    _print_or_send("ray", ray_job_script(_analysis(config), address, more), send)
 
 
 @app.command()

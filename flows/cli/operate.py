@@ -39,12 +39,13 @@ def watch(
     Needs a persistent server, such as `ontogeny ui`. Ctrl-C ends it.
     """
     from flows import cleanup
-    from flows.watching import watch_run
     from pipeline.config import load_analysis
 
     analysis = load_analysis(config)
+    say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
+    from flows.watching import watch_run  # imports Prefect, which takes seconds
+
     with cleanup.covered():
-        say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
         watch_run(analysis, every)
 
 

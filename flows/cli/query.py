@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.app import DaskAddress, Json, app
-from flows.cli.importing import without_collection
 from flows.cli.output import say
+from flows.collector import uncollected_imports
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def query(
             raise InputError("query: options about numbers need a variable: GROUP/VARIABLE")
         _list(stores, address or None, chosen, output)
         return
-    with without_collection():
+    with uncollected_imports():
         from pipeline.query import Asked, ask
         from pipeline.query.dask_client import dask_scheduler
 

@@ -1,7 +1,7 @@
 """Commands about runs: `ontogeny demo`, `train`, `checkpoints`, `audit` and `analyze`."""
 
 import io
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from flows.console import Shown
     from pipeline.analysis.estimate import Estimate
     from pipeline.analysis.preflight import FaultsOf
     from pipeline.analysis.summary import Summary
@@ -33,7 +34,10 @@ Model = Annotated[
 def demo() -> None:
     """Train two small models into ./demo, analyse all checkpoints, and print what formed when."""
     from flows.console import show_progress
-    from flows.demo import run_demo
+
+    with show_progress("demo") as progress:
+        progress.tell("loading torch and Prefect")
+        from flows.demo import run_demo
 
     # Ray prints messages of its workers to stdout; their errors are part of the summaries.
     with redirect_stdout(io.StringIO()):
@@ -165,23 +169,21 @@ def analyze(
     This runs a Prefect flow on Ray workers. With --serial it computes one checkpoint after another
     in this process, like the function pipeline.analyze. Both write the same store.
     """
-    from pipeline.config import load_analysis, load_preset
-
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
+    from pipeline.config import load_analysis, load_preset
+
     # Read before what needs torch is imported, which takes seconds: the file may be refused.
     analysis = load_analysis(config) if config else load_preset(str(preset))
-
-    from flows.cli.stores import sweep
-    from pipeline.analysis.preflight import refuse_at_once
+    if not dry_run:
+        say("analyse: starting…", err=True)  # what follows may import for seconds
     from pipeline.analysis.runs import analyses_of
 
     analyses = analyses_of(analysis)
     if dry_run:
         _print_estimates(analyses, serial, as_json)
         return
-    refuse_at_once(analyses, _faults_of(serial))
-    done = [_analyze_serially(one) if serial else _analyze_by_flow(one) for one in analyses]
+    done = _analyze_all(analyses, serial)
     as_dicts = [{**asdict(summary), "report": str(page)} for summary, page in done]
     if len(analyses) == 1:
         say_json(as_dicts[0]) if as_json else _print_summary(*done[0])
@@ -191,8 +193,28 @@ def analyze(
         for summary, page in done:
             _print_summary(summary, page)
     if len(analyses) > 1 and "modular_addition" in analyses[0].measures and not as_json:
+        from flows.cli.stores import sweep
+
         sweep(analyses[0].store.rpartition("/")[0])
     _exit_on_failure(*(summary for summary, _ in done))
+
+
+def _analyze_all(analyses: "list[Analysis]", serial: bool) -> "list[tuple[Summary, Path]]":
+    """Compute all, or refuse all; say on stderr what is being done."""
+    from flows.collector import uncollected_imports
+    from flows.console import show_progress
+    from flows.early_start import started_early
+
+    with show_progress("analyse", "checkpoints") as progress:
+        started = nullcontext() if serial else started_early(analyses[0].workers, progress.tell)
+        # Ray prints messages about lost workers to stdout; these errors are part of the summary.
+        with redirect_stdout(io.StringIO()), started:
+            progress.tell("loading torch")
+            with uncollected_imports():
+                from pipeline.analysis.preflight import refuse_at_once
+            refuse_at_once(analyses, _faults_of(serial))
+            analyze_one = _analyze_serially if serial else _analyze_by_flow
+            return [analyze_one(one, progress) for one in analyses]
 
 
 def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) -> None:
@@ -231,24 +253,23 @@ def _faults_of(serial: bool) -> "FaultsOf":
     return machine_faults if serial else run_faults
 
 
-def _analyze_serially(analysis: "Analysis") -> "tuple[Summary, Path]":
-    from flows.console import show_progress
+def _analyze_serially(analysis: "Analysis", progress: "Shown") -> "tuple[Summary, Path]":
     from flows.reporting import write_store_report
-    from pipeline.analysis.run import analyze
+    from pipeline.analysis.run import STAGES, analyze
 
-    with show_progress("analyse") as progress:
-        summary = analyze(analysis, progress)
+    summary = analyze(analysis, progress, progress.tell)
+    progress.tell(STAGES["report"])
     return summary, write_store_report(analysis.store)
 
 
-def _analyze_by_flow(analysis: "Analysis") -> "tuple[Summary, Path]":
-    from flows.analyze import run_analysis
-    from flows.console import show_progress
-    from flows.reporting import report_page
+def _analyze_by_flow(analysis: "Analysis", progress: "Shown") -> "tuple[Summary, Path]":
+    from flows.collector import uncollected_imports
 
-    # Ray prints messages about lost workers to stdout; these errors are part of the summary.
-    with show_progress("analyse") as progress, redirect_stdout(io.StringIO()):
-        return run_analysis(analysis, progress), report_page(analysis.store)
+    with uncollected_imports():
+        from flows.analyze import run_analysis
+        from flows.reporting import report_page
+
+    return run_analysis(analysis, progress, progress.tell), report_page(analysis.store)
 
 
 def _print_summary(summary: "Summary", page: Path) -> None:

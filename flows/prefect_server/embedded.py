@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from flows.collector import collect_nothing_at_exit, uncollected_imports
 from flows.prefect_server import LOCAL, api_url
 from flows.prefect_server.parent import end_with
 from flows.prefect_server.records import protect_records
@@ -35,25 +37,52 @@ _EMBEDDED = {
 _urls: set[str] = set()  # of the servers that this process has started
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A server that may not answer yet, and where it writes its errors."""
+
+    server: subprocess.Popen[bytes]
+    port: int
+    log: IO[bytes]
+
+
+_starting: list[_Launched] = []
+
+
 def start_embedded_server() -> None:
     """Start a server that ends with this process, and let Prefect in this process use it.
 
     Raises InputError with the reason if it does not start.
     """
-    from prefect.context import refresh_global_settings_context
+    launch_server()
+    await_server()
 
+
+def launch_server() -> None:
+    """Begin to start a server; see `start_embedded_server`. `await_server` waits for it."""
     protect_records()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `await_server`)
     # The socket is bound here: no other program can take the port before the server does.
-    with socket.create_server((LOCAL, 0)) as listening, tempfile.TemporaryFile() as log:
+    with socket.create_server((LOCAL, 0)) as listening:
         port = listening.getsockname()[1]
         server = _start_process(listening, port, log)
-        atexit.register(_end, server)
-        # With its only copy in the server, a request fails at once if that has ended.
-        listening.close()
-        _wait_until_ready(server, port, log)
+    # With its only copy in the server, a request fails at once if that has ended.
+    atexit.register(_end, server)
+    _starting.append(_Launched(server, port, log))
     _urls.add(api_url(port))
     os.environ.update(client_settings(api_url(port)))
-    refresh_global_settings_context()  # Prefect has read its settings when it was imported
+    if "prefect" in sys.modules:  # it has read its settings when it was imported
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def await_server() -> None:
+    """Wait until the server that was launched answers, if it is not known to; see above."""
+    while _starting:
+        launched = _starting.pop()
+        with launched.log:
+            _wait_until_ready(launched.server, launched.port, launched.log)
 
 
 def is_embedded_server(url: str) -> bool:
@@ -120,6 +149,9 @@ def main() -> None:
     descriptor, parent = (int(argument) for argument in sys.argv[1:])
     os.umask(0o077)
     end_with(parent, _SECONDS_TO_END)
-    from flows.prefect_server.serving import make_server
+    with uncollected_imports():
+        from flows.prefect_server.serving import make_server
 
-    make_server().run(sockets=[socket.socket(fileno=descriptor)])
+        server = make_server()
+    collect_nothing_at_exit()
+    server.run(sockets=[socket.socket(fileno=descriptor)])

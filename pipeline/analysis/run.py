@@ -22,13 +22,22 @@ from pipeline.checkpoints.floats import NonFiniteError
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError
 from pipeline.measures.base import Reference
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Tell
 from pipeline.store.lease import owned
 from pipeline.store.non_finite import keep_not_finite
 from pipeline.store.reclaim import seal, tidy
 from pipeline.store.trajectories import publish
 
 Result = TypeVar("Result")
+
+# What each stage of a run does, for whoever waits for it.
+STAGES = {
+    "audit": "listing and auditing the checkpoints",
+    "prepare": "making the inputs and checking the measures",
+    "reference": "computing the reference",
+    "trajectories": "writing the trajectories",
+    "report": "writing the report",
+}
 
 
 @runtime_checkable
@@ -65,19 +74,42 @@ class Observer:
 
 
 class ProgressObserver(Observer):
-    """An observer that calls progress(done, total, what) after each checkpoint."""
+    """An observer that calls progress(done, total, what) after each checkpoint.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    tell: called with what is begun.
+    """
+
+    def __init__(self, progress: Progress, tell: Tell = lambda text: None) -> None:
+        self._progress, self._tell, self._failed = progress, tell, 0
+
+    def stage(self, name: str, work: Callable[[], Result]) -> Result:
+        """Report what is begun."""
+        self._tell(STAGES[name])
+        return work()
+
+    def prepared(self, prepared: Prepared) -> None:
+        """Report that the model is built."""
+        self._tell("building the model")
+
+    def planned(self, planned: Plan) -> None:
+        """Report how many checkpoints are computed."""
+        self._tell(f"computing {len(planned.cells)} checkpoints")
 
     def settled(self, done: int, total: int, cell: Cell, result: Outcome | Exception) -> None:
-        """Report the number of finished checkpoints."""
-        self._progress(done, total, f"step {cell.checkpoint.step}")
+        """Report the numbers of finished and of failed checkpoints."""
+        self._failed += not isinstance(result, Outcome)
+        self._progress(done, total, last_done(cell, self._failed))
+
+
+def last_done(cell: Cell, failed: int) -> str:
+    """Return which checkpoint was the last one, and how many have failed."""
+    return f"step {cell.checkpoint.step}" + (f", {failed} failed" if failed else "")
 
 
 def analyze(
     analysis: Analysis,
     progress: Progress = lambda done, total, what: None,
+    tell: Tell = lambda text: None,
 ) -> Summary:
     """Compute everything that the store lacks, in this process, one checkpoint after another.
 
@@ -85,12 +117,15 @@ def analyze(
     workers, and writes the report; its option `--serial` calls this function. Both write the same
     store.
 
-    progress(done, total, what) is called after each checkpoint. A checkpoint that fails is
-    recorded in the summary, and the others are computed. Raises InputError, with a line for each
-    fault, before anything is written; also where another analysis owns the store.
+    progress(done, total, what) is called after each checkpoint, tell(text) with what is begun, as
+    in "writing the trajectories". A checkpoint that fails is recorded in the summary, and the
+    others are computed. Raises InputError, with a line for each fault, before anything is written;
+    also where another analysis owns the store.
     """
     return carry_out(
-        analysis, lambda prepared: nullcontext(Serial(prepared.job)), ProgressObserver(progress)
+        analysis,
+        lambda prepared: nullcontext(Serial(prepared.job)),
+        ProgressObserver(progress, tell),
     )
 
 

@@ -175,8 +175,11 @@ InputSpec = Annotated[
 class Workers(Strict):
     """The number of workers that compute in parallel, and the resources of each.
 
-    count: number of workers. cpus, gpus: how many of each Ray reserves for one worker; a part of a
-    GPU is a number below 1. device: where the model computes. dtype: of weights and activations.
+    count: number of workers. max_count: the workers that a Ray cluster is asked for instead; those
+    for which there is room compute, and the others begin as nodes join. cpus, gpus: how many of
+    each Ray reserves for one worker; a part of a GPU is a number below 1. device: where the model
+    computes. dtype: of weights and activations. dashboard: serve Ray's dashboard while Ray runs on
+    this machine; a cluster has its own.
     threads: torch threads of each worker; two runs are equal bit for bit only if they use the same
     number. memory: bytes that the activations of one forward pass may take; batch sizes follow
     from it. timeout: seconds that one checkpoint may take before its worker is considered hung and
@@ -184,6 +187,7 @@ class Workers(Strict):
     """
 
     count: int = Field(default=2, ge=1)
+    max_count: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1, ge=0)
     gpus: float = Field(default=0, ge=0)
     threads: int = Field(default=1, ge=1)
@@ -191,6 +195,20 @@ class Workers(Strict):
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     memory: int = Field(default=2 * 2**30, ge=2**20)
     timeout: float | None = Field(default=None, gt=0)
+    dashboard: bool = False
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Workers":
+        if self.max_count is not None and self.max_count < self.count:
+            raise ValueError(
+                f"max_count is {self.max_count}, expected at least count, {self.count}"
+            )
+        return self
+
+    @property
+    def most(self) -> int:
+        """The number of workers that a cluster is asked for."""
+        return self.max_count or self.count
 
 
 class Cache(Strict):

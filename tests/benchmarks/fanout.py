@@ -96,8 +96,9 @@ def _part(part: str, environment: dict[str, str], *arguments: str) -> dict[str, 
 def overhead(_: argparse.Namespace) -> dict[str, Any]:
     """Time a thousand short checkpoints by plain Ray actors and by the flow's tasks."""
     import flows  # noqa: F401  (the settings under which a server records every task run)
+    from flows.cluster import connect_to_ray
     from flows.dispatch import Pool
-    from flows.workers import ActorWorker, connect_to_ray
+    from flows.workers import ActorWorker
 
     job = _job(2)
     connect_to_ray(job.analysis.workers)

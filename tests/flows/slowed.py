@@ -39,7 +39,7 @@ def slow_pool(
     hangs: a step whose first computation never ends. hung: the file that is created when it starts.
     """
 
-    def make_pool(prepared: Prepared) -> Pool:
+    def make_pool(prepared: Prepared, tell: object = None) -> Pool:
         slow = slow_worker(step, seconds, hangs, hung)
         job = prepared.job
         return Pool(lambda: start_workers(job, slow), job.analysis.workers.timeout)

@@ -34,8 +34,8 @@ import flows.analyze
 import pipeline
 from flows.analyze import run_analysis
 from flows.artifacts import artifact_key
+from flows.cluster import connect_to_ray
 from flows.dispatch import IN_FLIGHT, Pool
-from flows.workers import connect_to_ray
 from pipeline import analyze
 from tests.benchmarks.servers import free_port, start_server
 from tests.flows.slowed import slow_pool

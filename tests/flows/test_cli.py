@@ -30,9 +30,14 @@ def refused(*arguments: str | Path) -> str:
     """Run a command that ends with exit code 2; return its one sentence."""
     result = ontogeny(*arguments)
     assert result.exit_code == 2, result.output
-    (sentence,) = result.stderr.splitlines()
+    (sentence,) = errors_in(result.stderr)
     assert result.stdout == ""
     return sentence
+
+
+def errors_in(stderr: str) -> list[str]:
+    """Return the lines that do not say what a run is doing."""
+    return [line for line in stderr.splitlines() if not line.startswith("analyse: ")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

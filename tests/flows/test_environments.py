@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import MakeAnalysis
+from tests.flows.test_cli import errors_in
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine each process takes a minute to import
 
@@ -191,7 +192,7 @@ def test_the_command_refuses_a_run_before_it_starts_anything(config: Path) -> No
     variables = {"ALL_PROXY": "socks5h://127.0.0.1:9", "PREFECT_HOME": "/dev/null/home"}
     ran = run([ROOT / "ontogeny.py", "analyze", config], **variables)
     assert ran.returncode == 2
-    proxy, home = ran.stderr.splitlines()  # both at once
+    proxy, home = errors_in(ran.stderr)  # both at once
     assert "ALL_PROXY" in proxy and "PREFECT_HOME" in home
     assert not (config.parent / "store.zarr").exists()
 

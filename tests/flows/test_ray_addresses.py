@@ -2,15 +2,20 @@
 
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 import ray
 
+import flows.cluster
+from flows.cluster import connect_to_ray, dashboard_line
 from flows.doctor.cluster import query_resources
-from flows.workers import connect_to_ray
 from pipeline.config import Workers
 
 pytestmark = pytest.mark.timeout(600)  # on a busy machine Ray takes a minute to start
@@ -57,6 +62,33 @@ def test_all_processes_of_a_local_ray_listen_on_loopback_only() -> None:
     assert {"raylet", "gcs_server", "ray::DashboardAgent"} <= set(found.values())
     others = {address: name for address, name in found.items() if not is_loopback(address[0])}
     assert not others
+
+
+def test_the_dashboard_is_served_on_request_to_holders_of_the_token() -> None:
+    connect_to_ray(Workers(count=1, dashboard=True))
+    where = r"Ray's dashboard: (http://127\.0\.0\.1:\d+); it asks for the token in (\S+)"
+    url, token = re.fullmatch(where, dashboard_line()).groups()  # type: ignore[union-attr]
+    assert Path(token).stat().st_mode & 0o077 == 0
+    jobs = f"{url}/api/jobs/"
+    assert httpx.get(jobs, trust_env=False).status_code == 401
+    secret = {"Authorization": f"Bearer {Path(token).read_text()}"}
+    assert httpx.get(jobs, headers=secret, trust_env=False).json() is not None
+    assert not {address for address in listening() if not is_loopback(address[0])}
+
+
+def test_memory_and_spilling_of_a_cluster_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with what Ray's own init is given for a Ray of ours."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: given.append(options))
+    monkeypatch.setattr(flows.cluster, "_has_room", lambda workers: True)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    connect_to_ray(Workers())
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    connect_to_ray(Workers(dashboard=True))
+    ours, clusters = given
+    assert ours["object_store_memory"] == 200 * 2**20 and ours["_system_config"]
+    assert set(clusters) == {"address", "job_config", "log_to_driver", "logging_level"}
 
 
 @pytest.mark.usefixtures("actor")

@@ -103,7 +103,56 @@ def test_a_job_is_told_of_the_server_that_it_reports_to(
     (told,) = (word.partition("=")[2] for word in words if word.startswith("--runtime-env-json="))
     variables = {"PREFECT_API_URL": "http://prefect:4200/api?of='us'&more"}
     assert json.loads(told) == {"env_vars": variables}
-    assert words[words.index("--") :] == ["--", "ontogeny", "analyze", "analysis.yaml"]
+    assert words[words.index("--") :] == ["--", "ontogeny", "analyze", "ontogeny-analysis.yaml"]
+
+
+def test_a_runtime_environment_is_merged_with_ours(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    (tmp_path / "my code").mkdir()
+    file = tmp_path / "env.yaml"
+    file.write_text("pip: [numpy]\nworking_dir: my code\nenv_vars: {THREADS: '2'}\n")
+    script = submitted("ray", config, "--runtime-env", file)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    words = shlex.split(script.partition("\nANALYSIS\n")[2])
+    (told,) = (word.partition("=")[2] for word in words if word.startswith("--runtime-env-json="))
+    variables = {"PREFECT_API_URL": "http://prefect:4200/api", "THREADS": "2"}
+    assert json.loads(told) == {"pip": ["numpy"], "env_vars": variables}
+    assert f"cp -R -- '{tmp_path}/my code'/." in script
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("pips: [numpy]", "pips: is no field of Ray's; did you mean 'pip'?"),
+        ("env_vars: {THREADS: 2}", "env_vars.THREADS: expected text"),
+        ("env_vars: {AWS_SECRET_ACCESS_KEY: abc}", "looks like a secret"),
+        ("env_vars: {URL: 'https://me:secret@host'}", "env_vars.URL: "),
+        ("env_vars: [A]", "env_vars: expected names with values"),
+        ("working_dir: nowhere", "working_dir: nowhere: expected a folder on this machine"),
+    ],
+)
+def test_a_wrong_runtime_environment_is_refused(
+    text: str, says: str, config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "env.yaml").write_text(text)
+    arguments = ["submit", "ray", str(config), "--runtime-env", str(tmp_path / "env.yaml")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and says in result.stderr and "abc" not in result.output
+
+
+def test_a_cluster_grows_to_the_most_workers(config: Path) -> None:
+    content = json.loads(config.read_text())
+    places = {"checkpoints": "s3://b/run", "store": "s3://b/s.zarr"}
+    content |= {**places, "workers": {"count": 2, "max_count": 7}}
+    config.write_text(json.dumps(content))
+    script = submitted("kuberay", config, "--image", "i:1", "--standing")
+    cluster = next(one for one in yaml.safe_load_all(script) if one["kind"] == "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    # One node has two workers; seven need four.
+    assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
+    assert cluster["spec"]["enableInTreeAutoscaling"] is True
 
 
 def test_a_preset_is_carried_with_its_paths_from_here(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class Cluster:
     environment: dict[str, str]
     head: Node
     worker: Node
+    join: Callable[[], Node]
 
     def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -108,7 +109,11 @@ def cluster() -> Iterator[Cluster]:
                 time.sleep(0.1)
             worker = start("start_worker.sh", address, first=first + 1000)
             dashboard = f"http://127.0.0.1:{first + 7}"
-            made = Cluster(address, dashboard, environment, head, worker)
+
+            def join() -> Node:
+                return start("start_worker.sh", address, first=free_ports())
+
+            made = Cluster(address, dashboard, environment, head, worker, join)
             waited = made.run(sys.executable, MACHINES / "await_nodes.py", address, "2", "120")
             assert waited.returncode == 0, waited.stderr
             assert token.stat().st_mode & 0o077 == 0
@@ -142,33 +147,104 @@ def test_the_doctor_sees_its_nodes_and_who_lacks_the_token(
         query_resources(cluster.address, seconds=60)
 
 
-def test_a_submitted_job_completes_though_a_node_is_lost(
+# Each worker enters its process id, and waits for the gate to open. The variable and the file come
+# from the job's runtime environment.
+GATE = '''
+import os, time
+from functools import cache
+from pathlib import Path
+import numpy as np
+from pipeline import Measure, Variable
+
+@cache  # nodes on one machine share the folder of the job's files, and clear it when they end
+def marker():
+    return Path("marker.txt").read_text()
+
+class Gate(Measure):
+    """The largest weight in absolute value, once the gate is open."""
+    name = "gate"
+    version = 1
+    default_input = None
+    variables = (Variable("largest", ("step",), "1", "Largest absolute weight."),)
+
+    def compute(self, context):
+        gate = Path(os.environ["GATE"])
+        (gate / marker() / str(os.getpid())).touch()
+        until = time.monotonic() + 300
+        while not (gate / "open").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        largest = max(float(w.abs().max()) for w in context.weights.values())
+        return {"largest": np.array(largest)}
+'''
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Make the gate, a working folder for jobs with its marker, and their runtime environment."""
+    (tmp_path / "gate" / "entered").mkdir(parents=True)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "marker.txt").write_text("entered")
+    (tmp_path / "gate.py").write_text(GATE)
+    variables = {"GATE": str(tmp_path / "gate")}
+    content = {"working_dir": "code", "env_vars": variables}
+    (tmp_path / "env.yaml").write_text(json.dumps(content))
+    return tmp_path / "gate"
+
+
+def wait_until(condition: Callable[[], bool], job: subprocess.Popen, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert job.poll() is None, job.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_submitted_job_uses_nodes_that_join_and_leave(
     cluster: Cluster,
     make_analysis: Callable[..., Any],
     comparable: Callable[[str], Any],
+    gate: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Two nodes have room for two of three workers; a third joins, and then one is lost."""
     from pipeline import analyze
 
-    slow = {"kind": "repeated", "block_length": 10, "sequences": 4000}
-    analysis = make_analysis(inputs={"repeated": slow}, measures=["head_scores"])
+    analysis = make_analysis(
+        measures=[f"{tmp_path / 'gate.py'}:Gate"],
+        inputs={},
+        workers={"count": 1, "max_count": 3, "dashboard": True},
+    )
     config = tmp_path / "analysis.yaml"
     config.write_text(json.dumps(analysis.model_dump(mode="json")))
     command = ["submit", "ray", str(config), "--address", cluster.dashboard, "--send"]
+    command += ["--runtime-env", str(tmp_path / "env.yaml")]
     job = subprocess.Popen(
         [sys.executable, "-m", "ontogeny", *command],
         env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    rows = "packs/*/head_scores/*"
-    while job.poll() is None and len(list(Path(analysis.store).glob(rows))) < 2:
-        time.sleep(0.05)
-    cluster.worker.kill()
-    lost_at = len(list(Path(analysis.store).glob(rows)))
-    said, _ = job.communicate(timeout=200)
-    assert job.returncode == 0, said
-    assert 2 <= lost_at < 10
-    assert "10 checkpoints: 10 computed, 0 already complete" in said
 
+    def entered(count: int) -> Callable[[], bool]:
+        return lambda: len(list((gate / "entered").iterdir())) >= count
+
+    wait_until(entered(2), job)
+    asked = cluster.run("ray", "status", "--address", cluster.address, RAY_AUTH_MODE="token")
+    # This is what an autoscaler reads.
+    assert "{'CPU': 1.0}: 1+ pending tasks/actors" in asked.stdout, asked
+    cluster.join()
+    wait_until(entered(3), job)
+    cluster.worker.kill()
+    (gate / "open").touch()
+    said, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, said
+    assert "10 checkpoints: 10 computed, 0 already complete" in said
+    assert f"Ray's dashboard: {cluster.dashboard}" in said
+    lines = ("starting…", "starting 3 workers", "10 of 10 checkpoints")
+    places = [said.index(f"analyse: {line}") for line in lines]
+    assert places == sorted(places)
+
+    monkeypatch.setenv("GATE", str(gate))
+    monkeypatch.chdir(tmp_path / "code")
     alone = analysis.model_copy(update={"store": str(tmp_path / "alone.zarr")})
     analyze(alone)
     assert comparable(analysis.store).identical(comparable(alone.store))
