@@ -41,6 +41,7 @@ from pipeline.config import Analysis
 from pipeline.measures.base import Reference
 from pipeline.progress import Progress
 from pipeline.store.objects import store_name
+from pipeline.trackers import send_results
 
 
 def run_analysis(analysis: Analysis, progress: Progress = lambda *_: None) -> Summary:
@@ -108,6 +109,8 @@ def _run(analysis: Analysis, observer: PrefectObserver) -> State:
         with refreshing(analysis.store) as observer.refresher:
             summary = carry_out(analysis, _ray_executor, observer, run_faults)
         reachable = wait_for_server()
+        if analysis.log_to.places():
+            observer.stage("trackers", lambda: send_results(analysis, summary))
         observer.stage("report", lambda: observer.report(summary))
         if reachable:
             wait_for_task_records(observer.tasks)

@@ -231,9 +231,11 @@ def _analyze_serially(analysis: "Analysis") -> "tuple[Summary, Path]":
     from flows.console import show_progress
     from flows.reporting import write_store_report
     from pipeline.analysis.run import analyze
+    from pipeline.trackers import send_results
 
     with show_progress("analyse") as progress:
         summary = analyze(analysis, progress)
+    send_results(analysis, summary)
     return summary, write_store_report(analysis.store)
 
 
@@ -278,7 +280,10 @@ def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
 def _exit_on_failure(*summaries: "Summary") -> None:
     """Print failures on stderr; exit with code 1 if there are any, or non-finite numbers."""
     for summary in summaries:
-        for _, reason in sorted(summary.failed.items()):
+        for reason in (
+            *(why for _, why in sorted(summary.failed.items())),
+            *summary.not_sent.values(),
+        ):
             say(reason, err=True)
         if not summary.worked:
             say(summary.sentence(), err=True)

@@ -2,8 +2,8 @@
 
     training  ->  supervisor (limits CPU time)  ->  worker (analyses)
 
-The supervisor needs no libraries and little memory. It ends, and kills the worker, when the training
-has ended in any way.
+The supervisor needs no libraries and little memory. It ends, and kills the worker, when the
+training has ended in any way.
 """
 
 import json
@@ -66,7 +66,10 @@ class Beside:
         return self._process.pid
 
     def look(self) -> None:
-        """Ask for an analysis of what is complete; returns at once. OSError if it has ended."""
+        """Ask for an analysis of what is complete, and return at once.
+
+        Raises ChildProcessError if the processes have ended.
+        """
         self._request(LOOK)
 
     def messages(self) -> Iterator[Message]:
@@ -102,8 +105,11 @@ class Beside:
         self._process.stdout.close()
 
     def _request(self, word: str) -> None:
-        self._requests.write(f"{word}\n".encode())
-        self._requests.flush()
+        try:
+            self._requests.write(f"{word}\n".encode())
+            self._requests.flush()
+        except OSError as error:
+            raise ChildProcessError("the process beside the training has ended") from error
 
     def _read(self) -> bytes | None:
         try:

@@ -30,9 +30,10 @@ class OntogenyCallback(TrainerCallback):
     seconds that the end of the training waits for the rest of the analysis; None for as long as it
     takes. say: called with each line of the findings at the end.
 
-    store, findings: the store's address and the findings, when the training has ended. In a training
-    of several processes, only the first one analyses. A failure of the analysis is logged, and never
-    ends the training. Raises InputError for an analysis that is not valid, before the training.
+    store, findings: the store's address and the findings, when the training has ended. In a
+    training of several processes, only the first one analyses. A failure of the analysis is logged,
+    and never ends the training. Raises InputError for an analysis that is not valid, before the
+    training.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class OntogenyCallback(TrainerCallback):
         self._wait, self._say = wait, say
         self._beside: Beside | None = None
         self._saved: set[int] = set()
+        self._folder = Path()
         self._told: set[str] = set()
         self.store, self.findings = "", list[str]()
 
@@ -60,10 +62,10 @@ class OntogenyCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         analysis = _of_folder(self._analysis, str(args.output_dir))
-        self.store, self._saved = analysis.store, set()
+        self.store, self._saved, self._folder = analysis.store, set(), Path(str(args.output_dir))
         self._end()  # of a training that has failed in this process
         with self._failing():
-            self._beside = Beside(analysis, self._limits, Path(str(args.output_dir)) / _LOG_FILE)
+            self._beside = Beside(analysis, self._limits, self._folder / _LOG_FILE)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -109,13 +111,16 @@ class OntogenyCallback(TrainerCallback):
                     self._warn(said)
 
     def _tell_missing(self, steps: set[int]) -> None:
-        if steps:
-            named = ", ".join(map(str, sorted(steps)[:_SHOWN])) + ", ..." * (len(steps) > _SHOWN)
-            self._warn(
-                f"{len(steps)} of {len(self._saved)} saved checkpoints are not in the store, at "
-                f"steps {named}: a `save_total_limit` removes checkpoints, also those that were "
-                "not analysed yet"
-            )
+        """Name the saved checkpoints that are not in the store, and why as far as it is known."""
+        removed = {step for step in steps if not (self._folder / f"checkpoint-{step}").exists()}
+        reasons = {
+            "were removed before they were analysed, by a `save_total_limit` for instance": removed,
+            f"are not in the store: {self._remedy}": steps - removed,
+        }
+        for reason, of in reasons.items():
+            if of:
+                named = ", ".join(map(str, sorted(of)[:_SHOWN])) + ", ..." * (len(of) > _SHOWN)
+                self._warn(f"of {len(self._saved)} saved checkpoints, {len(of)} ({named}) {reason}")
 
     def _warn(self, sentence: str) -> None:
         if sentence not in self._told:  # each failure once, not with every checkpoint

@@ -79,14 +79,16 @@ def _answer(task: "Callable[[Analysis], dict[str, Any]]", analysis: "Analysis") 
 def _look(analysis: "Analysis") -> dict[str, Any]:
     """Analyse all checkpoints that are complete now and not in the store."""
     from pipeline.analysis.run import analyze
+    from pipeline.trackers import send_results
 
     summary = analyze(analysis)
+    send_results(analysis, summary)
     return {
         "kind": "looked",
         "said": summary.sentence(),
         "computed": len(summary.computed),
         "failed": summary.failed,
-        "exceptions": summary.exceptions(),
+        "exceptions": [*summary.exceptions(), *summary.not_sent.values()],
     }
 
 
