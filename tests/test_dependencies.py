@@ -24,17 +24,20 @@ NOT_IMPORTED_IN_TESTS = {
     "beartype": "jaxtyping checks shapes with it",
     "h5netcdf": "xarray writes and reads netCDF with it",
     "h5py": "h5netcdf writes with it",
+    "ipykernel": "nbclient runs notebooks with it",
     "pyright": "a command",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "a command",
 }
+# Clients of experiment trackers: whoever names one in `log_to` installs it.
+TRACKERS = {"mlflow", "tensorboard", "trackio", "wandb"}
 # Benchmarks beside one another import each other by name; this one has its own requirements.
 LEFT_OUT = {"loss_space", "servers", "transformer_lens", "transitions", "workload"}
 
 
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     own = ROOT / "ontogeny.py", ROOT / "ontogeny_xarray.py"
-    imported = distributions(*own, *python_in("pipeline", "flows"))
+    imported = distributions(*own, *python_in("pipeline", "flows")) - TRACKERS
     optional = names(PROJECT["optional-dependencies"]["figures"])
     assert imported == names(PROJECT["dependencies"]) - NOT_IMPORTED.keys() | optional
 

@@ -108,10 +108,11 @@ def _write(pieces: "Iterator[pd.DataFrame]", format: str, output: Path | None) -
 
 def _open(stores: list[str], align: str, origin: list[str] | None, mixed: bool) -> "xr.DataTree":
     """Open one store as it is, several as a collection with the dimension `run`."""
-    from pipeline.query import open_run, open_runs
+    from pipeline.query import open_runs
+    from pipeline.query.trainer_log import open_with_trainer_log
 
     if len(stores) == 1:
-        return open_run(stores[0])
+        return open_with_trainer_log(stores[0])
     parsed = parse_origin(origin or [])
     return open_runs(stores, align, parsed, mixed)
 
