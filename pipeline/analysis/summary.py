@@ -110,6 +110,7 @@ class Summary:
         """Return the result in one line, with the steps that failed, were masked or not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
+        unsent = f"; not sent to {', '.join(self.not_sent)}" if self.not_sent else ""
         wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
         if self.failed:
             said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
@@ -118,4 +119,4 @@ class Summary:
                 f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
                 "complete"
             )
-        return f"{said}{masked}{wrong}{in_short(self.left_out)}"
+        return f"{said}{masked}{wrong}{unsent}{in_short(self.left_out)}"
