@@ -15,7 +15,7 @@ DISTRIBUTIONS = {
 
 
 class LogTo(Strict):
-    """Where scalars and findings are sent after an analysis; by default nowhere.
+    """Experiment trackers that receive scalars and findings after an analysis; none by default.
 
     tensorboard: a folder of event files. wandb: a project, or `entity/project`. mlflow: an
     experiment. trackio: a project. Servers and credentials are those of each client's own

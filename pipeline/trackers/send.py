@@ -27,7 +27,7 @@ from pipeline.trackers.scalars import Scalars, scalars_of
 
 @dataclass(frozen=True)
 class Sent:
-    """What one tracker received. error: why nothing more was sent; "" where all was."""
+    """The result of sending to one tracker. error: why nothing more was sent; "" where all was."""
 
     tracker: str
     place: str
