@@ -43,6 +43,7 @@ from pipeline.errors import InputError
 from pipeline.measures.base import Reference
 from pipeline.progress import Progress, Tell
 from pipeline.store.objects import store_name
+from pipeline.trackers import send_results
 
 
 def run_analysis(
@@ -125,6 +126,8 @@ def _run(analysis: Analysis, observer: PrefectObserver) -> State:
         with refreshing(analysis.store) as observer.refresher:
             summary = carry_out(analysis, _executor(observer.tell), observer, run_faults)
         reachable = wait_for_server()
+        if analysis.log_to.places():
+            observer.stage("trackers", lambda: send_results(analysis, summary))
         observer.stage("report", lambda: observer.report(summary))
         if reachable:
             observer.tell("waiting until Prefect has recorded the tasks")

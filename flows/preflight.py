@@ -8,7 +8,12 @@ from flows import environment
 from flows.prefect_server.embedded import is_embedded_server
 from flows.versions import library_faults
 from pipeline.analysis.faults import Fault
-from pipeline.analysis.machine import device_faults, gpus_here, machine_faults
+from pipeline.analysis.machine import (
+    device_faults,
+    gpus_here,
+    machine_faults,
+    tracker_faults,
+)
 from pipeline.config import Analysis, Workers
 
 HEAD_REMEDY = "check that its head runs and RAY_ADDRESS is right (flows/machines/start_head.sh)"
@@ -24,6 +29,7 @@ def run_faults(analysis: Analysis) -> Iterator[Fault]:
     if not url or is_embedded_server(url):
         yield from (Fault("versions", message) for message in library_faults())
     yield from resource_faults(analysis.workers)
+    yield from tracker_faults(analysis)  # results are sent from here, also those of a cluster
     if address := os.environ.get("RAY_ADDRESS"):
         yield from head_faults(address)
         return

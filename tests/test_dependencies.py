@@ -35,17 +35,20 @@ NOT_IMPORTED_IN_TESTS = {
     "accelerate": "transformers' Trainer needs it",
     "beartype": "jaxtyping checks shapes with it",
     "build": "a command",
+    "ipykernel": "nbclient runs notebooks with it",
     "pyright": "a command",
     "pytest-timeout": "a plugin of pytest",
     "ruff": "a command",
 }
+# Clients of experiment trackers: whoever names one in `log_to` installs it.
+TRACKERS = {"mlflow", "tensorboard", "trackio", "wandb"}
 # Benchmarks beside one another import each other by name; this one has its own requirements.
 LEFT_OUT = {"loss_space", "servers", "transformer_lens", "transitions", "workload"}
 
 
 def test_what_the_package_imports_is_declared_and_the_reverse() -> None:
     own = ROOT / "ontogeny.py", ROOT / "ontogeny_xarray.py"
-    imported = distributions(*own, *python_in("pipeline", "flows"))
+    imported = distributions(*own, *python_in("pipeline", "flows")) - TRACKERS
     assert imported == of_the_package() - NOT_IMPORTED.keys()
 
 

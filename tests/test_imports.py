@@ -29,6 +29,7 @@ ORDER = [
     ),
     *("engine", "measures", "store", "analysis", "aggregate", "query", "findings", "report"),
     "experiments",
+    *("trackers", "callback"),
 ]
 AT_THE_TOP = {
     *("__init__", "addresses", "errors", "extras", "outside", "printable", "progress", "redaction"),

@@ -110,11 +110,11 @@ def _chosen_format(format: str | None, as_json: bool, output: Path | None) -> st
 
 def _list(stores: list[str], group: str | None, format: str, output: Path | None) -> None:
     """Write the groups and variables of stores; what they leave out is said on stderr."""
-    from pipeline.query import open_run
     from pipeline.query.contents import contents, in_few_columns, notes
+    from pipeline.query.trainer_log import open_with_trainer_log
     from pipeline.store.objects import store_names
 
-    trees = {name: open_run(uri) for name, uri in store_names(stores).items()}
+    trees = {name: open_with_trainer_log(uri) for name, uri in store_names(stores).items()}
     frame = contents(trees, group)
     if format == "table":
         frame = in_few_columns(frame)
@@ -145,11 +145,12 @@ def _open(
     stores: list[str], group: str, align: str, origin: list[str] | None, mixed: bool
 ) -> "xr.DataTree":
     """Open one store as it is, a group of several as a collection with the dimension `run`."""
-    from pipeline.query import open_run, open_runs
+    from pipeline.query import open_runs
+    from pipeline.query.trainer_log import open_with_trainer_log
     from pipeline.store.objects import store_names
 
     if len(stores) == 1:
-        return open_run(stores[0])
+        return open_with_trainer_log(stores[0])
     tree = open_runs(stores, align, parse_origin(origin or []), mixed, [group])
     for run in store_names(stores).keys() - set(tree[group]["run"].values):
         say(f"note: {run} has no group {group!r}: left out", err=True)

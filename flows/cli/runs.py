@@ -256,8 +256,10 @@ def _faults_of(serial: bool) -> "FaultsOf":
 def _analyze_serially(analysis: "Analysis", progress: "Shown") -> "tuple[Summary, Path]":
     from flows.reporting import write_store_report
     from pipeline.analysis.run import STAGES, analyze
+    from pipeline.trackers import send_results
 
     summary = analyze(analysis, progress, progress.tell)
+    send_results(analysis, summary)
     progress.tell(STAGES["report"])
     return summary, write_store_report(analysis.store)
 
@@ -303,7 +305,10 @@ def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
 def _exit_on_failure(*summaries: "Summary") -> None:
     """Print failures on stderr; exit with code 1 if there are any, or non-finite numbers."""
     for summary in summaries:
-        for _, reason in sorted(summary.failed.items()):
+        for reason in (
+            *(why for _, why in sorted(summary.failed.items())),
+            *summary.not_sent.values(),
+        ):
             say(reason, err=True)
         if not summary.worked:
             say(summary.sentence(), err=True)

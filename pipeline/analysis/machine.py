@@ -19,6 +19,7 @@ def machine_faults(analysis: Analysis) -> Iterator[Fault]:
     """Yield the faults of this machine, on which an analysis is to be computed."""
     yield from device_faults(analysis.workers)
     yield from cache_faults(analysis)
+    yield from tracker_faults(analysis)
 
 
 def device_faults(workers: Workers) -> Iterator[Fault]:
@@ -75,6 +76,11 @@ def cache_faults(analysis: Analysis) -> Iterator[Fault]:
             f"{folder}: checkpoints cannot be fetched to it ({error.strerror or error}): name "
             "another folder in ONTOGENY_CACHE",
         )
+
+
+def tracker_faults(analysis: Analysis) -> Iterator[Fault]:
+    """Yield a fault for each tracker of `log_to` whose client is not installed here."""
+    yield from (Fault("log_to", sentence) for sentence in analysis.log_to.missing())
 
 
 def machine_notes(workers: Workers) -> list[str]:

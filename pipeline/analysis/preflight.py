@@ -5,8 +5,8 @@ probe of the store's place, which is removed again.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -20,11 +20,13 @@ from pipeline.analysis.weights import weight_bytes
 from pipeline.auditing import audit
 from pipeline.auditing.faults import UNREADABLE
 from pipeline.checkpoints.places import remote_place_of
+from pipeline.checkpoints.trainer_log import read_trainer_log
 from pipeline.config import Analysis
-from pipeline.errors import InputError
+from pipeline.errors import CheckpointError, InputError
 from pipeline.store import Store
 from pipeline.store.lease import require_free
 from pipeline.store.probe import existing, probe_place
+from pipeline.store.trainer_log import keep_trainer_log
 
 # The faults of the place where an analysis is to be computed; this process's machine by default.
 FaultsOf = Callable[[Analysis], Iterable[Fault]]
@@ -120,7 +122,16 @@ def prepare(analysis: Analysis, surveyed: Survey, faults_of: FaultsOf = machine_
     for made in prepared.inputs.values():
         save_input(store, made)
     store.set_verdict(surveyed.verdict and surveyed.verdict.as_json(), surveyed.masked)
-    return prepared
+    return replace(prepared, notes=(*prepared.notes, *_keep_trainer_log(store, surveyed)))
+
+
+def _keep_trainer_log(store: Store, surveyed: Survey) -> Iterator[str]:
+    """Keep the Trainer's log of the last checkpoint, if it has one; yield why it cannot be read."""
+    try:
+        if (log := read_trainer_log(surveyed.checkpoints[-1])) is not None:
+            keep_trainer_log(store.objects, log)
+    except CheckpointError as error:
+        yield f"the Trainer's log is left out: {error}"
 
 
 def _examine_all(

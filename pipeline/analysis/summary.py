@@ -21,9 +21,10 @@ class Summary:
     were not listed, each with the reason. not_finite: steps whose rows have numbers that are NaN or
     infinite because the model's are, with the variables. undefined: groups with variables that are
     NaN at every checkpoint, each with the reason. drawn_from: the token ids from which each random
-    input draws, and the reason. notes: see `pipeline.analysis.plan.Prepared`. computing, idle:
-    seconds in which the workers computed, and in which they waited because no checkpoint was
-    loaded, summed over workers.
+    input draws, and the reason. notes: see `pipeline.analysis.plan.Prepared`. not_sent: by
+    experiment tracker, why it did not receive the results. computing, idle: seconds in which the
+    workers computed, and in which they waited because no checkpoint was loaded, summed over
+    workers.
     """
 
     store: str
@@ -36,6 +37,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
     drawn_from: dict[str, str] = field(default_factory=dict)
+    not_sent: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
 
@@ -92,9 +94,10 @@ class Summary:
 
     @property
     def worked(self) -> bool:
-        """True if no checkpoint failed, was left out as non-finite, or has numbers that are."""
+        """True if no checkpoint failed, was left out as non-finite, or has numbers that are, and
+        each tracker received the results."""
         left_out = any(reason.startswith(NON_FINITE) for reason in self.masked.values())
-        return not (self.failed or self.not_finite or left_out)
+        return not (self.failed or self.not_finite or left_out or self.not_sent)
 
     def exceptions(self) -> list[str]:
         """Return a line for each step that was left out or has numbers that are not finite."""
@@ -107,6 +110,7 @@ class Summary:
         """Return the result in one line, with the steps that failed, were masked or not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
         masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
+        unsent = f"; not sent to {', '.join(self.not_sent)}" if self.not_sent else ""
         wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
         if self.failed:
             said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
@@ -115,4 +119,4 @@ class Summary:
                 f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
                 "complete"
             )
-        return f"{said}{masked}{wrong}{in_short(self.left_out)}"
+        return f"{said}{masked}{wrong}{unsent}{in_short(self.left_out)}"

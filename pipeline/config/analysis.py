@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.places import Place, require_place
+from pipeline.config.trackers import LogTo
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
 
@@ -302,7 +303,8 @@ class Analysis(Strict):
     parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
     tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`. cache:
     limit on the disk use of a remote run. trust_remote_code: allow running code that comes with a
-    checkpoint to build its model.
+    checkpoint to build its model. log_to: experiment trackers that receive scalars and findings,
+    see `LogTo`.
     """
 
     checkpoints: Place
@@ -316,6 +318,7 @@ class Analysis(Strict):
     model: dict[str, Any] = Field(default_factory=dict)
     cache: Cache = Cache()
     trust_remote_code: bool = False
+    log_to: LogTo = LogTo()
 
     @field_validator("model")
     @classmethod
@@ -419,12 +422,21 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
             "inputs": inputs,
             "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},
         }
+        | _events_from(analysis.log_to, absolute)
     )
 
 
 def measure_files(analysis: Analysis) -> list[str]:
     """Return the files of the user's own that an analysis takes measures from."""
     return [place for key in analysis.measures if (place := _file_of(key))]
+
+
+def _events_from(log_to: LogTo, absolute: Callable[[str], str]) -> dict[str, LogTo]:
+    """Return `log_to` with the path of TensorBoard's folder made absolute; {} without one."""
+    if log_to.tensorboard is None:
+        return {}
+    folder = absolute(log_to.tensorboard)
+    return {"log_to": log_to.model_copy(update={"tensorboard": folder})}
 
 
 def _measure_from(key: str, absolute: Callable[[str], str]) -> str:

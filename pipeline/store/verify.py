@@ -33,15 +33,17 @@ from pipeline.store.store import (
     decode_texts,
 )
 from pipeline.store.templates import LABELS
+from pipeline.store.trainer_log import FOLDER as TRAINER_LOG
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
 from pipeline.store.versions import FOLDER as VERSIONS
 from pipeline.store.versions import NO_OBJECT, Published, Version, key_of
 
 _SLAB = 2**24  # numbers held in memory at a time
+SENT_RECORD = "_sent.json"  # what experiment trackers have received
 _OURS = (
     VERSIONS, PACKS, LARGE, TRAJECTORIES, INPUTS, REFERENCES, LEASES,
-    NON_FINITE, RESULTS, "_probe", "_announced.json", "zarr.json",
+    NON_FINITE, RESULTS, "_probe", "_announced.json", SENT_RECORD, TRAINER_LOG, "zarr.json",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from pipeline.report.site.arrays import coloured, exact, plain
 from pipeline.report.site.blocks import Page, Section
 from pipeline.report.site.losses.curves import curve_items
 from pipeline.report.site.losses.space import space_items
+from pipeline.report.site.losses.trainer import trainer_items
 from pipeline.report.site.run_data import Run, with_numbers
 from pipeline.report.site.specs import Figure, figure, lines, series, source, y_axis
 
@@ -33,6 +34,8 @@ def losses_page(run: Run) -> Page | None:
         Section("loss-space", "Loss space", list(space_items(run, group, answers))),
         Section("learning-curves", "Learning curves of tokens",
                 list(curve_items(run, group, rows, answers))),
+        Section("trainer-log", "Beside the Trainer's own losses",
+                list(trainer_items(run, group, rows))),
     ]  # fmt: skip
     sections = [section for section in sections if section.items]
     if not sections:
