@@ -81,8 +81,8 @@ def checkpoints(
     """List the checkpoints of a run by step, and what is left out of the list."""
     from pipeline.analysis.survey import list_with_tokens
 
-    given = _parse_model(model)
-    _print_notes(uri, given)
+    given = parse_model(model)
+    print_notes(uri, given)
     listing = list_with_tokens(uri, tokens_per_step, given)
     if as_json:
         say_json({"uri": uri, **listing.as_json()})
@@ -91,10 +91,10 @@ def checkpoints(
         ["step", "tokens_seen", "uri"],
         [[str(c.step), str(c.tokens_seen or ""), c.uri] for c in listing.checkpoints],
     )
-    _print_left_out(listing.left_out)
+    print_left_out(listing.left_out)
 
 
-def _parse_model(model: list[str]) -> dict[str, Any]:
+def parse_model(model: list[str]) -> dict[str, Any]:
     """Parse the options `--model NAME=VALUE`, whose values are YAML."""
     from pipeline.config import parse_yaml, saved_model
 
@@ -106,7 +106,7 @@ def _parse_model(model: list[str]) -> dict[str, Any]:
     )
 
 
-def _print_notes(uri: str, model: dict[str, Any]) -> None:
+def print_notes(uri: str, model: dict[str, Any]) -> None:
     """Print on stderr what the conversion of a run of `.pth` files leaves out."""
     from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 
@@ -125,8 +125,8 @@ def audit(
     from flows.console import show_progress
     from pipeline.auditing import audit as run_audit
 
-    given = _parse_model(model)
-    _print_notes(uri, given)
+    given = parse_model(model)
+    print_notes(uri, given)
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given)
     if as_json:
@@ -136,7 +136,7 @@ def audit(
             rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
             print_table(["step", "kind", "detail"], rows)
         say(verdict.sentence())
-        _print_left_out(verdict.left_out)
+        print_left_out(verdict.left_out)
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -251,7 +251,7 @@ def _print_summary(summary: "Summary", page: Path) -> None:
     from pipeline.findings import findings
 
     say(summary.sentence())
-    _print_left_out(summary.left_out)
+    print_left_out(summary.left_out)
     for exception in summary.exceptions():
         say(f"  {exception}")
     for note in summary.notes:
@@ -267,7 +267,7 @@ def _print_summary(summary: "Summary", page: Path) -> None:
     say(f"Report: {page}")
 
 
-def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
+def print_left_out(left_out: "Iterable[LeftOut]") -> None:
     """Print a line for each kind of thing left out, on stderr: the result is on stdout."""
     from pipeline.checkpoints.left_out import in_lines
 
