@@ -53,6 +53,9 @@ def demo() -> None:
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps, instead of that of the file.", min=1)
+    ] = None,
 ) -> None:
     """Train a model organism and save its checkpoints; an interrupted run is continued."""
     from flows.console import loss_progress, show_progress
@@ -62,8 +65,10 @@ def train(
     trainings = load_trainings(config)
     if output and len(trainings) > 1:
         raise InputError(f"{config}: is a sweep, each run has its own folder: leave out --output")
+    given = {"output": output} if output else {}
+    given |= {"steps": steps} if steps else {}
     for training in trainings:
-        chosen = training.model_copy(update={"output": output} if output else {})
+        chosen = training.model_copy(update=given)
         with show_progress(f"train {chosen.name}") as progress:
             folder = train_organism(chosen, loss_progress(progress))
         say(str(folder))

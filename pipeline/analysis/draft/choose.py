@@ -12,6 +12,7 @@ from pipeline.config import RepeatedInput, TextInput, Workers
 from pipeline.errors import InputError
 from pipeline.inputs import text
 from pipeline.inputs.operations import COMPOSE
+from pipeline.measures.token_loss import LATE_TOKEN
 from pipeline.training import Text, held_out
 from pipeline.training.config import ModularArithmetic
 
@@ -122,7 +123,7 @@ def _for_language(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
     if seen.facts.n_layers > 1:
         measures.append(_composition(seen))
     if block:
-        measures.append(_ablation(seen))
+        measures.append(_ablation(seen, 2 * block + seen.bos))
     return inputs, measures
 
 
@@ -157,8 +158,9 @@ def _losses(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
 
 
 def _losses_without_text(seen: Seen) -> tuple[list[Entry], list[Entry]]:
-    length = min(TextInput(path="-").length, seen.facts.context or _PAPER_LENGTH)
-    value = {"kind": "text", "path": "prose.txt", "sequences": 64, "length": length}
+    usual = TextInput(path="prose.txt")
+    length = min(usual.length, seen.facts.context or usual.length)
+    value = {**usual.model_dump(exclude={"tokenizer"}), "length": length}
     why = (
         "Losses on a text of yours: give its path and switch this on with `token_loss` below, or "
         f"write this file again with --text FILE. {_tokenizer_of(seen)}"
@@ -177,9 +179,6 @@ def _losses_without_text(seen: Seen) -> tuple[list[Entry], list[Entry]]:
     return inputs, measures
 
 
-_PAPER_LENGTH = 512
-
-
 def _tokenizer_of(seen: Seen) -> str:
     if seen.tokenizer:
         return f"Add `tokenizer: FOLDER` to it: there is {seen.tokenizer}."
@@ -191,7 +190,7 @@ def _token_loss(key: str, length: int) -> Entry | None:
     if tokens is None:
         return None
     early, late = tokens
-    why = "" if length > 500 else (
+    why = "" if length > LATE_TOKEN else (
         f"The in-context score compares tokens 500 and 50 of 512 in Olsson et al. 2022; {late} and "
         f"{early} are the same shares of {length}."
     )  # fmt: skip
@@ -256,13 +255,18 @@ def _composition(seen: Seen) -> Entry:
     return measure_entry("composition", why, select={"log_spaced": chosen})
 
 
-def _ablation(seen: Seen) -> Entry:
+def _ablation(seen: Seen, length: int) -> Entry:
+    """Return the ablation of every head, at few checkpoints. length: tokens of its sequences."""
     heads = seen.facts.n_layers * seen.facts.n_heads
     chosen = max(2, min(_ABLATED_CHECKPOINTS, _MOST_ABLATIONS // (heads + 1)))
+    given: dict[str, Any] = {}
+    if tokens := compared_tokens(length):
+        given = {"early_token": tokens[0], "late_token": tokens[1]}
+    why = f"{heads + 1:,} forward passes at each checkpoint"
     if len(seen.steps) <= chosen:
-        return measure_entry("head_ablation")
-    why = f"{heads + 1:,} forward passes at each checkpoint, so {chosen} checkpoints."
-    return measure_entry("head_ablation", why, select={"log_spaced": chosen})
+        return measure_entry("head_ablation", f"{why}.", **given)
+    select = {"log_spaced": chosen}
+    return measure_entry("head_ablation", f"{why}, so {chosen} of them.", **given, select=select)
 
 
 def workers_for(machine: Machine, n_checkpoints: int, n_numbers: int) -> Entry:
