@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.analysis.draft.choose import Asked, choose
+from pipeline.analysis.draft.choose import choose
+from pipeline.analysis.draft.entries import Asked
 from pipeline.analysis.draft.seen import SEED_MEASURES, Machine, Seen, look
 from pipeline.analysis.draft.text import as_yaml
 from pipeline.analysis.draft.trial import tried

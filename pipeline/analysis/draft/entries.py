@@ -1,11 +1,28 @@
-"""A draft of an analysis: its entries, each with the reason for it."""
+"""What is asked of a draft, and its entries, each with the reason for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import cleandoc
+from pathlib import Path
 from typing import Any
 
 from pipeline.measures import measure_class
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the person asked for. text, tokenizer: as paths are to stand in the file.
+
+    text_file: the same file for this process.
+    """
+
+    checkpoints: str
+    store: str
+    text: str | None = None
+    text_file: Path | None = None
+    tokenizer: str | None = None
+    tokens_per_step: int | None = None
+    model: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
