@@ -143,6 +143,7 @@ def test_workers_are_those_of_two_cores() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # some three minutes of computing, on a machine that may be busy
 def test_a_newcomer_meets_no_error(newcomer: Newcomer) -> None:
     where = newcomer.run("python", "-c", "import pipeline, flows; print(pipeline.__file__)")
     assert where.startswith(str(newcomer.folder.parent / "environment"))

@@ -1,4 +1,4 @@
-"""What is asked of a draft, and its entries, each with the reason for it."""
+"""Draft: the entries of an analysis, each with the reason for it; and the request it answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pipeline.measures import measure_class
 
 @dataclass(frozen=True)
 class Asked:
-    """What the person asked for. text, tokenizer: as paths are to stand in the file.
+    """A request for a draft. text, tokenizer: as paths are to stand in the file.
 
     text_file: the same file for this process.
     """
