@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.analysis.draft import Machine
 from pipeline.analysis.draft.choose import workers_for
+from pipeline.analysis.draft.seen import Machine
 from pipeline.config import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from flows.cli.runs import Model, parse_model, print_left_out, print_notes
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.analysis.draft import Drafted
+    from pipeline.analysis.draft.write import Drafted
 
 
 @app.command()
@@ -38,13 +38,17 @@ def init(
 
     Reads configs and other small files, and no weights. An existing file is never overwritten.
     """
+    from pipeline.analysis.draft.place import file_for, new_file
+    from pipeline.checkpoints import list_run
+
     if tokenizer and not text:
         raise InputError("--tokenizer: is for a text: give --text too")
-    given = parse_model(model)
+    file, given = new_file(output or file_for(uri)), parse_model(model)
     print_notes(uri, given)
-    from pipeline.analysis.draft import draft_analysis
+    list_run(uri, tokens_per_step, given)  # refused before torch is imported, which takes seconds
+    from pipeline.analysis.draft.write import draft_analysis
 
-    drafted = draft_analysis(uri, output, store, text, tokenizer, tokens_per_step, given)
+    drafted = draft_analysis(uri, file, store, text, tokenizer, tokens_per_step, given)
     if as_json:
         say_json(asdict(drafted))
     else:

@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline import Checkpoint, analyze, open_run
-from pipeline.analysis.draft import Drafted, Machine, draft_analysis, file_for
 from pipeline.analysis.draft.choose import choose, workers_for
 from pipeline.analysis.draft.entries import Asked
 from pipeline.analysis.draft.lengths import block_length, compared_tokens
-from pipeline.analysis.draft.seen import look
+from pipeline.analysis.draft.place import file_for
+from pipeline.analysis.draft.seen import Machine, look
 from pipeline.analysis.draft.text import as_yaml
+from pipeline.analysis.draft.write import Drafted, draft_analysis
 from pipeline.analysis.estimate import dry_run
 from pipeline.config import Analysis, load_analysis, parse_yaml
 from pipeline.errors import InputError

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from s3fs import S3FileSystem
 
-from pipeline.analysis.draft import Machine, draft_analysis
+from pipeline.analysis.draft.seen import Machine
+from pipeline.analysis.draft.write import draft_analysis
 from pipeline.analysis.estimate import dry_run
 from pipeline.config import load_analysis, parse_yaml
 
