@@ -7,6 +7,7 @@ Ray, which take seconds to import.
 from flows.cli import (
     clusters,
     experiments,
+    init,
     losses,
     measures,
     operate,
@@ -23,6 +24,7 @@ __all__ = [
     "app",
     "clusters",
     "experiments",
+    "init",
     "losses",
     "measures",
     "operate",

@@ -57,6 +57,9 @@ def demo() -> None:
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")],
     output: Annotated[str | None, typer.Option(help="Folder of the run.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps, instead of that of the file.", min=1)
+    ] = None,
 ) -> None:
     """Train a model organism and save its checkpoints; an interrupted run is continued."""
     from flows.console import loss_progress, show_progress
@@ -66,8 +69,10 @@ def train(
     trainings = load_trainings(config)
     if output and len(trainings) > 1:
         raise InputError(f"{config}: is a sweep, each run has its own folder: leave out --output")
+    given = {"output": output} if output else {}
+    given |= {"steps": steps} if steps else {}
     for training in trainings:
-        chosen = training.model_copy(update={"output": output} if output else {})
+        chosen = training.model_copy(update=given)
         with show_progress(f"train {chosen.name}") as progress:
             folder = train_organism(chosen, loss_progress(progress))
         say(str(folder))
@@ -85,8 +90,8 @@ def checkpoints(
     """List the checkpoints of a run by step, and what is left out of the list."""
     from pipeline.analysis.listing import list_with_tokens
 
-    given = _parse_model(model)
-    _print_notes(uri, given)
+    given = parse_model(model)
+    print_notes(uri, given)
     listing = list_with_tokens(uri, tokens_per_step, given)
     if as_json:
         say_json({"uri": uri, **listing.as_json()})
@@ -95,10 +100,10 @@ def checkpoints(
         ["step", "tokens_seen", "uri"],
         [[str(c.step), str(c.tokens_seen or ""), c.uri] for c in listing.checkpoints],
     )
-    _print_left_out(listing.left_out)
+    print_left_out(listing.left_out)
 
 
-def _parse_model(model: list[str]) -> dict[str, Any]:
+def parse_model(model: list[str]) -> dict[str, Any]:
     """Parse the options `--model NAME=VALUE`, whose values are YAML."""
     from pipeline.config import parse_yaml, saved_model
 
@@ -110,7 +115,7 @@ def _parse_model(model: list[str]) -> dict[str, Any]:
     )
 
 
-def _print_notes(uri: str, model: dict[str, Any]) -> None:
+def print_notes(uri: str, model: dict[str, Any]) -> None:
     """Print on stderr what the conversion of a run of `.pth` files leaves out."""
     from pipeline.checkpoints.foreign import conversion_notes, converted_uri
 
@@ -129,8 +134,8 @@ def audit(
     from flows.console import show_progress
     from pipeline.auditing import audit as run_audit
 
-    given = _parse_model(model)
-    _print_notes(uri, given)
+    given = parse_model(model)
+    print_notes(uri, given)
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given)
     if as_json:
@@ -140,7 +145,7 @@ def audit(
             rows = [[str(fault.step), fault.kind, fault.detail] for fault in verdict.faults]
             print_table(["step", "kind", "detail"], rows)
         say(verdict.sentence())
-        _print_left_out(verdict.left_out)
+        print_left_out(verdict.left_out)
     if verdict.faults:
         raise typer.Exit(1)
 
@@ -278,7 +283,7 @@ def _print_summary(summary: "Summary", page: Path) -> None:
     from pipeline.findings import findings
 
     say(summary.sentence())
-    _print_left_out(summary.left_out)
+    print_left_out(summary.left_out)
     for exception in summary.exceptions():
         say(f"  {exception}")
     for note in summary.notes:
@@ -294,7 +299,7 @@ def _print_summary(summary: "Summary", page: Path) -> None:
     say(f"Report: {page}")
 
 
-def _print_left_out(left_out: "Iterable[LeftOut]") -> None:
+def print_left_out(left_out: "Iterable[LeftOut]") -> None:
     """Print a line for each kind of thing left out, on stderr: the result is on stdout."""
     from pipeline.checkpoints.left_out import in_lines
 

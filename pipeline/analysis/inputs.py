@@ -228,9 +228,11 @@ def _natural_matches(
 def _bos(
     spec: RepeatedInput | MatchesInput | IndirectObjectInput, run_folder: str, model: ModelFacts
 ) -> int | None:
+    return run_bos(run_folder, model) if spec.bos else None
+
+
+def run_bos(run_folder: str, model: ModelFacts) -> int | None:
     """Return the id of BOS, from the checkpoints' files or else those of the run's folder."""
-    if not spec.bos:
-        return None
     named = model.bos_token_id
     return named_special_ids(run_folder, model.vocabulary)[0] if named is None else named
 

@@ -25,7 +25,7 @@ from pipeline.config.analysis import (
 )
 from pipeline.config.faults import Strict, together, validated
 from pipeline.config.places import Place
-from pipeline.config.yaml_files import dump_yaml, parse_yaml, read_yaml
+from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "PRESETS",
@@ -47,6 +47,7 @@ __all__ = [
     "TextInput",
     "Workers",
     "dump_yaml",
+    "flow_yaml",
     "load_analysis",
     "load_preset",
     "measure_files",

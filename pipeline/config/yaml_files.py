@@ -176,10 +176,21 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 def dump_yaml(content: Any) -> str:
     """Return YAML that `read_yaml` reads as the same: printable, with one line for each value."""
-    plain = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    return _dumped(content, flow=False)
+
+
+def flow_yaml(value: Any) -> str:
+    """Return one line of YAML for a value, such as `{kind: repeated, block_length: 25}`."""
+    # A text or a number alone is followed by a line that marks the end of the document.
+    return _dumped(value, flow=True).removesuffix("...\n").rstrip("\n")
+
+
+def _dumped(content: Any, flow: bool) -> str:
+    style: dict[str, Any] = {"sort_keys": False, "width": math.inf, "default_flow_style": flow}
+    plain = yaml.dump(content, Dumper=_Dumper, allow_unicode=True, **style)
     if plain.replace("\n", "").isprintable():
         return plain
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=math.inf)
+    return yaml.dump(content, Dumper=_Dumper, **style)
 
 
 def _text_of(path: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import dump_yaml, load_analysis, parse_yaml, read_yaml
+from pipeline.config import dump_yaml, flow_yaml, load_analysis, parse_yaml, read_yaml
 from pipeline.config.yaml_files import MOST_BYTES, MOST_DEPTH, MOST_VALUES
 from pipeline.errors import InputError
 from pipeline.training import load_training
@@ -122,6 +122,13 @@ def test_what_is_written_is_read_again(content: dict[str, Any]) -> None:
     text = dump_yaml(content)
     assert parse_yaml(text, "text") == content
     assert text.replace("\n", "").isprintable()
+
+
+@given(json_values)
+def test_a_value_on_one_line_is_read_again(value: Any) -> None:
+    line = flow_yaml(value)
+    assert parse_yaml(f"key: {line}\nnext: 1\n", "text") == {"key": value, "next": 1}
+    assert line.isprintable()
 
 
 def test_no_mutated_analysis_ends_in_a_traceback(tmp_path: Path) -> None:

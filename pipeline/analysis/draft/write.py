@@ -1,0 +1,143 @@
+"""Write an analysis of a run: look at the run, choose, try the choice, write the file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.analysis.draft.choose import choose
+from pipeline.analysis.draft.entries import Asked
+from pipeline.analysis.draft.place import file_for, new_file
+from pipeline.analysis.draft.seen import SEED_MEASURES, Machine, Seen, look
+from pipeline.analysis.draft.text import as_yaml
+from pipeline.analysis.draft.trial import tried
+from pipeline.checkpoints import LeftOut
+from pipeline.config import Analysis, paths_from, validated
+from pipeline.errors import InputError
+from pipeline.writing import whole_file
+
+_MOST_STEPS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """A file that was written for a run.
+
+    seen: sentences on the run. guessed: sentences on what no file of it states. left_out: inputs
+    and measures, with the reasons. masked, failed: steps that will not be computed, with the
+    reasons. not_listed: what the listing of the checkpoints leaves out.
+    """
+
+    file: str
+    analysis: dict[str, Any]
+    seen: tuple[str, ...]
+    guessed: tuple[str, ...]
+    left_out: Mapping[str, str]
+    masked: Mapping[int, str]
+    failed: Mapping[int, str]
+    not_listed: tuple[LeftOut, ...]
+
+
+def draft_analysis(
+    uri: str,
+    file: Path | None = None,
+    store: str | None = None,
+    text: str | None = None,
+    tokenizer: str | None = None,
+    tokens_per_step: int | None = None,
+    model: Mapping[str, Any] | None = None,
+    machine: Machine | None = None,
+) -> Drafted:
+    """Write a YAML file that analyses a run as it stands; read its small files, and no weights.
+
+    file, store: by default named as the run, in the working directory and beside the file.
+    text: a file on which losses are computed, with the run's tokenizer or `tokenizer`. machine: to
+    compute on, this one by default. Raises InputError if the file exists, or the run cannot be
+    analysed.
+    """
+    target = new_file(file or file_for(uri))
+    asked = _asked(uri, target, store, text, tokenizer)
+    asked = replace(asked, tokens_per_step=tokens_per_step, model=dict(model or {}))
+    seed = {"checkpoints": asked.checkpoints, "store": asked.store, "measures": SEED_MEASURES}
+    given = {"model": asked.model, "tokens_per_step": tokens_per_step}
+    seen = look(_analysis({**seed, **given}, target))
+    draft, preflight = tried(
+        choose(seen, asked, machine or Machine.here()),
+        lambda one: _analysis(one.values(), target),
+        needed="inputs.text" if text else "",
+    )
+    masked, failed = seen.surveyed.masked, preflight.failed
+    about = _sentences(seen)
+    _write(new_file(target), as_yaml(draft, _head(about, target, masked, failed)))
+    return Drafted(
+        str(target), draft.values(), about, draft.guessed, draft.left_out, masked, failed,
+        seen.surveyed.left_out,
+    )  # fmt: skip
+
+
+def _asked(
+    uri: str, file: Path, store: str | None, text: str | None, tokenizer: str | None
+) -> Asked:
+    """Return what is asked for, with paths as they are to stand in the file: relative to it."""
+
+    def relative(place: str) -> str:
+        if "://" in place or Path(place).is_absolute():
+            return place
+        if file.parent == Path():
+            return os.path.normpath(place)
+        return os.path.relpath(place, os.path.realpath(file.parent))
+
+    own_tokenizer = (
+        str(Path(tokenizer).resolve()) if tokenizer and Path(tokenizer).exists() else None
+    )
+    return Asked(
+        checkpoints=relative(uri),
+        store=relative(store) if store else f"{file.stem}.zarr",
+        text=relative(text) if text else None,
+        text_file=Path(text) if text else None,
+        tokenizer=own_tokenizer or tokenizer,
+    )
+
+
+def _analysis(values: dict[str, Any], file: Path) -> Analysis:
+    return paths_from(validated(Analysis, values, str(file)), file.parent)
+
+
+def _sentences(seen: Seen) -> tuple[str, ...]:
+    """Return what a run is, in sentences."""
+    facts, steps = seen.facts, seen.steps
+    shown = f"{', '.join(f'{step:,}' for step in steps[:-1][:_MOST_STEPS_SHOWN])}"
+    shown += ", …" if len(steps) > _MOST_STEPS_SHOWN + 1 else ""
+    span = f"{shown} and {steps[-1]:,}" if shown else f"{steps[-1]:,}"
+    context = "any length" if facts.context is None else f"{facts.context:,} tokens"
+    task = seen.training.task.kind.replace("_", " ") if seen.training else ""
+    trained = f" A run of `ontogeny train` on {task}." if task else ""
+    return (
+        f"{len(steps):,} checkpoint{'s' if len(steps) > 1 else ''}: step {span}.",
+        f"{facts.architecture}: {facts.n_layers} layers of {facts.n_heads} heads, width "
+        f"{facts.d_model:,}, context {context}, {facts.vocabulary:,} token ids, "
+        f"{facts.n_numbers:,} parameters.{trained}",
+    )
+
+
+def _head(
+    about: tuple[str, ...], file: Path, masked: Mapping[int, str], failed: Mapping[int, str]
+) -> list[str]:
+    lost = [f"Step {step:,} is left out by the audit: {why}" for step, why in masked.items()]
+    lost += [f"Cannot be computed: {why}" for why in failed.values()]
+    more = [f"(and {len(lost) - _MOST_STEPS_SHOWN} more)"] if len(lost) > _MOST_STEPS_SHOWN else []
+    return [
+        "Written by `ontogeny init`. Change it as you like; --dry-run says what it takes.",
+        *about,
+        *lost[:_MOST_STEPS_SHOWN],
+        *more,
+    ]
+
+
+def _write(file: Path, content: str) -> None:
+    try:
+        with whole_file(file) as beside:
+            beside.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror or error})") from error
