@@ -1,4 +1,4 @@
-"""What a command is doing, on stderr: lines, and in a terminal also a bar.
+"""Show the progress of a command on stderr: lines, and in a terminal also a bar.
 
 A line is written for each thing that is begun, and another one whenever nothing was written for ten
 seconds, also while nothing is finished.

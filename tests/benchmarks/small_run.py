@@ -1,4 +1,4 @@
-"""How long a small run takes, and where the time goes: six checkpoints of two layers.
+"""Print the time that a small run takes, by phases: six checkpoints of two layers.
 
 Runs `ontogeny analyze` with a Prefect server and Ray of its own, and the same with --serial. Prints
 a line for each thing that the run says it begins: seconds since the start of the command, and

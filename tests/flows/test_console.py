@@ -1,4 +1,4 @@
-"""What a run says while it works: at once, every ten seconds, with counts and the time left."""
+"""A run tells its progress at once, every ten seconds, with counts and the time left."""
 
 import os
 import subprocess
