@@ -10,9 +10,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.analysis.estimate import dry_run
+from pipeline.analysis.listing import list_with_tokens
 from pipeline.analysis.plan import plan
 from pipeline.analysis.preflight import prepare
-from pipeline.analysis.survey import list_with_tokens, survey
+from pipeline.analysis.survey import survey
 from pipeline.auditing import audit
 from pipeline.checkpoints import Checkpoint, list_checkpoints
 from pipeline.checkpoints.fetch import Copies
