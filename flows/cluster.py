@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray.job_config import JobConfig
 
 from flows import cleanup
@@ -60,7 +60,7 @@ def is_on_cluster() -> bool:
 
 def dashboard_line() -> str:
     """Return where Ray's dashboard answers, and which token it asks for; "" if there is none."""
-    node = ray._private.worker.global_worker.node
+    node = worker.global_worker.node
     url = node and node.webui_url
     if not url:
         return ""

@@ -152,7 +152,7 @@ def _open(
     if len(stores) == 1:
         return open_with_trainer_log(stores[0])
     tree = open_runs(stores, align, parse_origin(origin or []), mixed, [group])
-    for run in store_names(stores).keys() - set(tree[group]["run"].values):
+    for run in store_names(stores).keys() - set(tree[group].to_dataset()["run"].values.tolist()):
         say(f"note: {run} has no group {group!r}: left out", err=True)
     return tree
 

@@ -109,5 +109,5 @@ def _stored(analysis: "Analysis") -> dict[str, Any]:
     from pipeline.query import open_run
 
     groups = open_run(analysis.store).children.values()
-    steps = {int(step) for group in groups for step in group["step"].values}
+    steps = {int(step) for group in groups for step in group.to_dataset()["step"].values}
     return {"findings": findings(analysis.store), "steps": sorted(steps)}

@@ -44,10 +44,9 @@ def in_few_columns(table: pd.DataFrame) -> pd.DataFrame:
             table["steps"], table["first_step"], table["last_step"], strict=True
         )
     ]
-    shown = table[[*(["run"] if "run" in table else []), "dimensions", "unit"]].assign(steps=steps)
-    shown.insert(shown.columns.get_loc("dimensions"), "variable",
-                 table["group"] + "/" + table["variable"])  # fmt: skip
-    return shown
+    variables = table["group"] + "/" + table["variable"]
+    columns = [*(["run"] if "run" in table else []), "variable", "dimensions", "unit", "steps"]
+    return table.assign(variable=variables, steps=steps).loc[:, columns]
 
 
 def notes(trees: Mapping[str, xr.DataTree]) -> list[str]:
@@ -57,7 +56,7 @@ def notes(trees: Mapping[str, xr.DataTree]) -> list[str]:
     ]
 
 
-def _sentences(attrs: Mapping[str, Any]) -> list[str]:
+def _sentences(attrs: Mapping[Any, Any]) -> list[str]:
     found = []
     if not_finite := attrs.get("not_finite"):
         found.append(f"numbers that are not finite at {_steps(not_finite)}")

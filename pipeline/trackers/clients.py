@@ -41,7 +41,7 @@ class TensorBoard:
 
     def log(self, step: int, values: Values) -> None:
         """Write scalars with the tags of the store."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         # As torch's SummaryWriter does: more readers know this form than that of newer plugins.
         each = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
@@ -58,7 +58,7 @@ class TensorBoard:
         self._writer.close()
 
     def _add(self, step: int, summary: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
 
         event = Event(wall_time=time.time(), step=step)
         event.summary.ParseFromString(summary.SerializeToString())

@@ -227,7 +227,7 @@ class Training(Strict):
 
     def fields(self) -> OrganismFields:
         """Return the fields of the model's configuration."""
-        specials: dict[str, int] = {}
+        specials: dict[str, Any] = {}
         if isinstance(self.task, Text):
             from pipeline.inputs.end_of_text import END_OF_TEXT_ID  # imports numpy
 

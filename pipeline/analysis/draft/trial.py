@@ -23,12 +23,13 @@ def tried(
     needed: a part that the person asked for. Raises RefusedError where it is refused, and for what
     concerns the whole analysis, such as the store.
     """
+    result = preflight(analysis_of(draft))
     for _ in range(_MOST_ROUNDS):
-        result = preflight(analysis_of(draft))
         lost = _refused(draft, result.faults.found, needed)
         if not lost:
             break
         draft = _without(draft, lost)
+        result = preflight(analysis_of(draft))
     result.faults.refuse()
     assert result.prepared is not None, "nothing is prepared only where there is a fault"
     return _without(draft, _undefined(result.prepared)), result
