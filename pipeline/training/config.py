@@ -179,7 +179,7 @@ _CHOICES: dict[str, Any] = {
     for field in fields(OrganismFields)
     if field.name not in _NOT_CHOSEN
 }
-Organism = create_model("Organism", __base__=Strict, __doc__=OrganismConfig.__doc__, **_CHOICES)
+Organism = create_model("Organism", __base__=Strict, __doc__=OrganismFields.__doc__, **_CHOICES)
 
 
 class Training(Strict):
