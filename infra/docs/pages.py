@@ -14,11 +14,11 @@ import settings_pages
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-_OUTSIDE = re.compile(r"\]\(\.\./(examples/[^)#]+)\)")  # a link to a file of the repository
+_OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)\)")  # a link to a file of the repository
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that are made from the code, and the examples that pages link to."""
+    """Add the pages that are made from the code, and the files outside docs/ that pages link to."""
     made = {
         "reference/commands.md": command_pages.commands(),
         "reference/python.md": command_pages.python(),
@@ -29,15 +29,15 @@ def on_files(files: Files, config: Any) -> Files:
     }
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
-    for path in sorted((ROOT / "examples").iterdir()):
-        if path.is_file():
-            name = f"examples/{path.name}"
+    pages = sorted(Path(config.docs_dir).glob("*.md"))
+    for name in sorted({name for page in pages for name in _OUTSIDE.findall(page.read_text())}):
+        if (path := ROOT / name).is_file():  # mkdocs warns of the others
             files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links to the examples lead to their copies in the site."""
+    """Let links to files outside docs/ lead to their copies in the site."""
     return _OUTSIDE.sub(r"](\1)", markdown)
 
 
