@@ -38,7 +38,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let links to files outside docs/ lead to their copies in the site."""
-    return _OUTSIDE.sub(r"](\1)", markdown)
+    made_in_a_folder = "/" in page.file.src_uri  # whose links to docs/ begin with ../
+    return markdown if made_in_a_folder else _OUTSIDE.sub(r"](\1)", markdown)
 
 
 def on_nav(nav: Any, **_: Any) -> Any:
