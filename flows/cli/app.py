@@ -98,8 +98,20 @@ class _Signals:
             os._exit(self.stopped.code)
 
 
+# Commands in the order in which they are used, for --help.
+ORDER = (
+    *("demo", "train", "init", "checkpoints", "audit", "doctor", "analyze", "watch"),
+    *("query", "transitions", "losses", "report", "sweep", "measures", "experiment", "schema"),
+    *("store", "ui", "submit", "pool", "automations"),
+)
+
+
 class Commands(Arguments):
     """A group of commands that prints errors of the user as one sentence and sets the exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of `ORDER`."""
+        return sorted(self.commands, key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; see the module for the exit codes of its errors."""

@@ -1,6 +1,7 @@
 """`ontogeny query` without a variable, and of several stores that differ elsewhere."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from flows.cli.app import ORDER
 from pipeline import InputError, open_runs
 from pipeline.query.contents import notes
 from pipeline.schema import Variable
@@ -142,3 +144,9 @@ def test_what_a_list_leaves_out_is_said() -> None:
 
 def test_the_version_is_printed() -> None:
     assert ontogeny("--version").stdout == "ontogeny 0.1.0\n"
+
+
+def test_help_lists_every_command_in_order() -> None:
+    shown = ontogeny("--help").stdout
+    listed = re.findall(r"^│ ([a-z]+)  ", shown, re.M)
+    assert listed == list(ORDER)
