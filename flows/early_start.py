@@ -51,7 +51,7 @@ def _ray_starting(workers: Workers) -> Iterator[None]:
 
     def start() -> None:
         try:
-            with suppress(InputError):
+            with suppress(InputError, OSError):
                 connect_to_ray(workers)
         finally:
             ready.set()
