@@ -1,7 +1,6 @@
 """The Prefect server that a run reports to: a persistent one, or one embedded in the run."""
 
 import os
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +47,8 @@ def may_name_server() -> bool:
 
 def _active_profile() -> dict[str, Any]:
     """Return the settings of the active profile, as `prefect config set` stores them."""
+    import tomllib  # not for the short commands
+
     file = os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"
     try:
         content = tomllib.loads(_text_of(Path(file)))
