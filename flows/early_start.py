@@ -20,8 +20,8 @@ from pipeline.progress import Tell
 def started_early(workers: Workers, tell: Tell) -> Iterator[None]:
     """Let a Prefect server and Ray of this run's own start during the block, and end Ray after it.
 
-    Starts none of them that the environment or Prefect's settings name. What cannot be started is left to the run, which
-    tries it again and says why. tell: called with what is begun.
+    Starts none of them that the environment or Prefect's settings name. A Ray that cannot be
+    started is left to the run, which tries it again and says why. tell: called with what is begun.
     """
     if environment.faults():  # told by the run, with all other faults
         yield
