@@ -44,7 +44,7 @@ def watch(
     from flows import cleanup
     from pipeline.config import load_analysis
 
-    if not every <= _LONGEST:  # also not a number
+    if every > _LONGEST:
         raise InputError(f"--every {every:g}: expected seconds, at most {_LONGEST:,}")
     analysis = load_analysis(config)
     say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
