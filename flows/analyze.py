@@ -109,7 +109,7 @@ def run_within(analysis: Analysis, allowed: frozenset[str]) -> State:
     The final state of one that is refused says why, in the words of the command line.
     """
     try:
-        # Code is allowed by the value of a variable, which who can set variables chooses.
+        # First: a file allows the code of an address, not that of a variable, which may change.
         analysis = resolve_places(analysis)
         if sentence := refusal(analysis, allowed):
             return Failed(message=sentence)

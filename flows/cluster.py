@@ -59,13 +59,14 @@ def is_on_cluster() -> bool:
 
 
 def dashboard_line() -> str:
-    """Return where Ray's dashboard answers, and which token it asks for; "" if there is none."""
+    """Return where Ray's dashboard answers, and where its token is; "" if there is none."""
     node = worker.global_worker.node
     url = node and node.webui_url
     if not url:
         return ""
-    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file or "~/.ray/auth_token"
-    return f"Ray's dashboard: http://{url}; it asks for the token in {token}"
+    if token := os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file:
+        return f"Ray's dashboard: http://{url}; it asks for the token in {token}"
+    return f"Ray's dashboard: http://{url}; if it asks for a token, it is that of the cluster"
 
 
 def connect_to_ray(workers: Workers) -> None:

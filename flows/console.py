@@ -63,7 +63,7 @@ class _Bar:
     def tell(self, text: str) -> None:
         self._bars.update(self._task, detail=printable(text))
         line = printable(f"{self._what}: {text}")
-        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
@@ -98,7 +98,8 @@ class Lines:
         """Count; write a line if the last one was long ago, or if this was the last one."""
         with self._lock:
             if self._progress is None or done < self._progress[0] or total != self._progress[1]:
-                first = self._progress is None
+                # More than one at first were done before: an interrupted training is continued.
+                first = self._progress is None and done <= 1
                 self._counted_since = (0, self._begun) if first else (done, self._clock())
             self._progress = (done, total, detail)
             if done == total or self._is_due():

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from flows import cleanup, environment
 from flows.prefect_server.embedded import launch_server
+from flows.server import may_name_server
 from pipeline.config import Workers
 from pipeline.errors import InputError
 from pipeline.progress import Tell
@@ -19,14 +20,14 @@ from pipeline.progress import Tell
 def started_early(workers: Workers, tell: Tell) -> Iterator[None]:
     """Let a Prefect server and Ray of this run's own start during the block, and end Ray after it.
 
-    Starts none of them that the environment names. What cannot be started is left to the run, which
-    tries it again and says why. tell: called with what is begun.
+    Starts none of them that the environment or Prefect's settings name. A Ray that cannot be
+    started is left to the run, which tries it again and says why. tell: called with what is begun.
     """
     if environment.faults():  # told by the run, with all other faults
         yield
         return
     with cleanup.covered():
-        if not os.environ.get("PREFECT_API_URL"):
+        if not may_name_server():
             tell("starting Prefect")
             launch_server()
         if os.environ.get("RAY_ADDRESS"):
@@ -50,7 +51,7 @@ def _ray_starting(workers: Workers) -> Iterator[None]:
 
     def start() -> None:
         try:
-            with suppress(InputError):
+            with suppress(InputError, OSError):
                 connect_to_ray(workers)
         finally:
             ready.set()

@@ -38,7 +38,7 @@ def base_job_template(
     if (kind == "process") != (image is None):
         raise InputError(
             "--image: a process has no image: leave it out"
-            if image
+            if kind == "process"
             else f"{kind} needs --image IMAGE, built from infra/docker/Dockerfile"
         )
     if kind == "process" and gpus:

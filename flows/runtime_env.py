@@ -8,7 +8,7 @@ from pipeline.addresses import faults_within
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
 
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|API_KEY|ACCESS_KEY|AUTH_STRING", re.IGNORECASE)
+_SECRET = re.compile(r"SECRET|TOKEN(?!IZ)|PASSWORD|API_KEY|ACCESS_KEY|AUTH_STRING", re.IGNORECASE)
 _FIELDS = (
     "pip", "uv", "conda", "py_modules", "working_dir", "env_vars", "excludes", "image_uri",
     "worker_process_setup_hook", "nsight", "config",

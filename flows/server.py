@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from flows.prefect_server import REPORTS, api_url
 from flows.prefect_server.embedded import (
@@ -11,6 +12,7 @@ from flows.prefect_server.embedded import (
     is_embedded_server,
     start_embedded_server,
 )
+from flows.prefect_server.records import prefect_home
 from flows.prefect_server.registry import is_own_server, persistent_port
 from flows.prefect_server.settings import client_settings
 from pipeline.errors import InputError
@@ -27,6 +29,40 @@ def use_persistent_server() -> None:
             os.environ.update(client_settings(url))
     elif port := persistent_port():
         os.environ.update(client_settings(api_url(port)))
+
+
+def may_name_server() -> bool:
+    """Return whether Prefect's settings may name a server: the environment, a profile, or a file.
+
+    Their files are looked at without Prefect, which takes seconds to import.
+    """
+    return bool(
+        os.environ.get("PREFECT_API_URL")
+        or "PREFECT_API_URL" in _active_profile()
+        or "PREFECT_" in _text_of(Path(".env"))
+        or "tool.prefect" in _text_of(Path("pyproject.toml"))
+        or Path("prefect.toml").exists()
+    )
+
+
+def _active_profile() -> dict[str, Any]:
+    """Return the settings of the active profile, as `prefect config set` stores them."""
+    import tomllib  # not for the short commands
+
+    file = os.environ.get("PREFECT_PROFILES_PATH") or prefect_home() / "profiles.toml"
+    try:
+        content = tomllib.loads(_text_of(Path(file)))
+        active = os.environ.get("PREFECT_PROFILE") or content.get("active")
+        return content.get("profiles", {}).get(active, {})
+    except (ValueError, AttributeError):  # of another form, which Prefect itself reports
+        return {}
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def report_link(page: Path) -> str:

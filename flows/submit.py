@@ -75,7 +75,8 @@ def allocate(workers: Workers, nodes: int) -> Allocation:
 
 def _most_nodes(workers: Workers, nodes: int) -> int:
     """Return how many of these nodes the workers need at most; see `Workers.max_count`."""
-    return math.ceil(workers.most / allocate(workers, nodes).workers)
+    # Full nodes may be fewer than these: five workers on four nodes are two on each.
+    return max(nodes, math.ceil(workers.most / allocate(workers, nodes).workers))
 
 
 def _whole_gpus(workers: int, each: float) -> int:

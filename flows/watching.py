@@ -60,8 +60,9 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
     """
     server = require_persistent_server("a schedule needs")
     name = deployment_name(analysis.store)
+    # First: in a container, the record of this process may have the name of one that is abandoned.
+    delete_abandoned(server)
     with recorded(name, server):
-        delete_abandoned(server)
         _delete(name)  # of a watch on another machine: its run may still take the only slot
         try:
             with told(f"{analyze.name}/{name}") as log:
@@ -72,9 +73,13 @@ def watch_run(analysis: Analysis, seconds: float) -> None:
 
 
 def delete_abandoned(server: str) -> None:
-    """Delete the deployments that watches of this user have left on a server: they were killed."""
-    for name in abandoned(server):
-        _delete(name)
+    """Delete the deployments that watches of this user have left on a server: they were killed.
+
+    If the server does not answer, the next watch tries it again.
+    """
+    with suppress(httpx.HTTPError):
+        for name in abandoned(server):
+            _delete_with_runs(name)
 
 
 def deployment_name(store: str) -> str:
@@ -135,7 +140,12 @@ def _deployment(analysis: Analysis, name: str, seconds: float) -> dict[str, Any]
 
 def _delete(name: str) -> None:
     """Delete the deployment with its waiting runs, if it is there and the server answers."""
-    gone = suppress(httpx.HTTPError, ObjectNotFound)
+    with suppress(httpx.HTTPError):
+        _delete_with_runs(name)
+
+
+def _delete_with_runs(name: str) -> None:
+    gone = suppress(ObjectNotFound)
     with gone, without_retries(), get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(f"{analyze.name}/{name}").id
         of_it = FlowRunFilter(

@@ -204,7 +204,7 @@ def start_actors(
         tell("starting Ray")
     connect_to_ray(workers)
     if workers.dashboard:
-        tell(dashboard_line() or "this cluster serves no dashboard of Ray")
+        tell(dashboard_line() or "no dashboard of Ray is served")
     # On a cluster those for which there is no room wait for nodes; an autoscaler sees them wait.
     count = workers.most if is_on_cluster() else workers.count
     tell(f"starting {count} workers, which build the model")

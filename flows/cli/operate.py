@@ -6,6 +6,9 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json, say_lines
+from pipeline.errors import InputError
+
+_LONGEST = 366 * 24 * 3600  # between two analyses of `watch`
 
 
 @app.command()
@@ -41,6 +44,8 @@ def watch(
     from flows import cleanup
     from pipeline.config import load_analysis
 
+    if every > _LONGEST:
+        raise InputError(f"--every {every:g}: expected seconds, at most {_LONGEST:,}")
     analysis = load_analysis(config)
     say(f"{analysis.checkpoints}: analysed every {every:g} s; Ctrl-C ends this")
     from flows.watching import watch_run  # imports Prefect, which takes seconds

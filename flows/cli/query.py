@@ -77,7 +77,8 @@ def query(
     by_name |= {"position": position}
     labels = {dim: text for dim, text in by_name.items() if text is not None}
     if "/" not in address:
-        if labels or at or mean or where or sort or descending or limit or origin:
+        comparing = origin or mixed or align != "step" or dask_address
+        if labels or at or mean or where or sort or descending or limit or comparing:
             raise InputError("query: options about numbers need a variable: GROUP/VARIABLE")
         _list(stores, address or None, chosen, output)
         return

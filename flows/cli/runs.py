@@ -11,6 +11,7 @@ import typer
 from flows.cli.app import Json, app
 from flows.cli.output import print_table, say, say_json
 from pipeline.errors import InputError
+from pipeline.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,18 +63,21 @@ def train(
     ] = None,
 ) -> None:
     """Train a model organism and save its checkpoints; an interrupted run is continued."""
-    from flows.console import loss_progress, show_progress
-    from pipeline.training import train as train_organism
     from pipeline.training.sweep import load_trainings
 
     trainings = load_trainings(config)
     if output and len(trainings) > 1:
         raise InputError(f"{config}: is a sweep, each run has its own folder: leave out --output")
+    require("torch")
+    say("train: starting…", err=True)  # torch is imported next, which takes seconds
+    from flows.console import loss_progress, show_progress
+    from pipeline.training import train as train_organism
+
     given = {"output": output} if output else {}
     given |= {"steps": steps} if steps else {}
     for training in trainings:
         chosen = training.model_copy(update=given)
-        with show_progress(f"train {chosen.name}") as progress:
+        with show_progress(f"train {chosen.name}", "steps") as progress:
             folder = train_organism(chosen, loss_progress(progress))
         say(str(folder))
 
@@ -180,6 +184,7 @@ def analyze(
 
     # Read before what needs torch is imported, which takes seconds: the file may be refused.
     analysis = load_analysis(config) if config else load_preset(str(preset))
+    require("torch", *(() if serial or dry_run else ("prefect", "ray")))
     if not dry_run:
         say("analyse: starting…", err=True)  # what follows may import for seconds
     from pipeline.analysis.runs import analyses_of
@@ -264,7 +269,9 @@ def _analyze_serially(analysis: "Analysis", progress: "Shown") -> "tuple[Summary
     from pipeline.trackers import send_results
 
     summary = analyze(analysis, progress, progress.tell)
-    send_results(analysis, summary)
+    if analysis.log_to.places():
+        progress.tell(STAGES["trackers"])
+        send_results(analysis, summary)
     progress.tell(STAGES["report"])
     return summary, write_store_report(analysis.store)
 

@@ -71,6 +71,10 @@ def launch_server() -> None:
     _starting.append(_Launched(server, port, log))
     _urls.add(api_url(port))
     os.environ.update(client_settings(api_url(port)))
+    _reread_settings()
+
+
+def _reread_settings() -> None:
     if "prefect" in sys.modules:  # it has read its settings when it was imported
         from prefect.context import refresh_global_settings_context
 
@@ -82,7 +86,13 @@ def await_server() -> None:
     while _starting:
         launched = _starting.pop()
         with launched.log:
-            _wait_until_ready(launched.server, launched.port, launched.log)
+            try:
+                _wait_until_ready(launched.server, launched.port, launched.log)
+            except InputError:
+                for name in client_settings(""):  # another run in this process may start one
+                    os.environ.pop(name, None)
+                _reread_settings()
+                raise
 
 
 def is_embedded_server(url: str) -> bool:

@@ -143,6 +143,7 @@ BAD_COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "analyze: no such file": (["analyze", "absent.yaml"], ["absent.yaml", "neither such a file"]),
     "analyze: a preset's name, nearly": (["analyze", "inducton"], ["did you mean 'induction'?"]),
     "train: no such preset": (["train", "inducton"], ["did you mean 'induction'?"]),
+    "watch: never": (["watch", "induction", "--every", "inf"], ["--every inf: expected seconds"]),
     "checkpoints: no such folder": (["checkpoints", "nowhere"], ["nowhere", "no such folder"]),
     "query: no store": (["query", "nowhere.zarr", "a/b"], ["nowhere.zarr", "no store"]),
     "query: unknown group": (["query", STORE, "weight_nrm/x"], ["weight_norm/"]),

@@ -16,12 +16,11 @@ from tests.flows.conftest import MakeAnalysis
 # Ends the process as soon as it imports a slow library, and says which.
 STOPPING = """
 import os, sys
-class Stop:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "prefect"):
-            print(f"imports {name}", file=sys.stderr, flush=True)
-            os._exit(3)
-sys.meta_path.insert(0, Stop())
+def stop(event, arguments):
+    if event == "import" and arguments[0] in ("torch", "prefect"):
+        print(f"imports {arguments[0]}", file=sys.stderr, flush=True)
+        os._exit(3)
+sys.addaudithook(stop)
 from ontogeny import main
 main()
 """
@@ -105,6 +104,20 @@ def test_a_second_count_has_a_time_of_its_own(
         "analyse: 2 of 4 checkpoints (step 1), about 10 s left",
         "analyse: 1 of 4 checkpoints (step 0)",
         "analyse: 2 of 4 checkpoints (step 1), about 20 s left",
+    ]
+
+
+def test_what_was_done_before_counts_for_no_speed(
+    lines: Lines, clock: Clock, written: list[str]
+) -> None:
+    lines.tell("continuing")
+    clock.now += 10
+    lines(501, 1000, "loss 1")
+    clock.now += 10
+    lines(511, 1000, "loss 1")  # ten in 10 s
+    assert written[1:] == [
+        "analyse: 501 of 1000 checkpoints (loss 1)",
+        "analyse: 511 of 1000 checkpoints (loss 1), about 8 min left",
     ]
 
 

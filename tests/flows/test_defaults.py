@@ -27,7 +27,8 @@ def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(
     shutil.copytree(organisms / "run", run)
     weights = run / f"step-{BAD}" / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
-    analysis = make_analysis(checkpoints=str(run))
+    events = tmp_path / "events"
+    analysis = make_analysis(checkpoints=str(run), log_to={"tensorboard": str(events)})
     (tmp_path / "analysis.yaml").write_text(json.dumps(analysis.model_dump(mode="json")))
 
     ended = _ontogeny("analyze", "analysis.yaml", "--json", folder=tmp_path)
@@ -38,6 +39,8 @@ def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(
     assert sorted(summary["computed"]) == others
     assert list(summary["failed"]) == [str(BAD)]
     assert str(weights) in summary["failed"][str(BAD)]
+    assert any(f"sent to tensorboard: {events}" in note for note in summary["notes"])
+    assert list(events.rglob("*tfevents*"))
     assert ended.stderr.splitlines()[-2:] == [
         summary["failed"][str(BAD)], f"1/10 checkpoints failed: [{BAD}]",
     ]  # fmt: skip
@@ -77,6 +80,6 @@ def _check_records(database: Path, computed: list[int]) -> None:
     assert set(states.values()) == {"COMPLETED"}
     kinds = {str(key).partition("-")[0] for key in artifacts}
     assert kinds == {"audit", "checkpoints", "findings", "progress", "report"}
-    others = ("audit", "prepare", "reference", "trajectories", "report")
+    others = ("audit", "prepare", "reference", "trajectories", "trackers", "report")
     assert len(tasks) == len(computed) + 1 + len(others)
     assert {count for _, _, count in tasks} == {1}

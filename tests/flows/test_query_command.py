@@ -89,6 +89,8 @@ def test_a_list_is_written_by_suffix(planted: Path, tmp_path: Path) -> None:
         (["token_loss/nothing"], ["no 'nothing' in group 'token_loss'", "in_context_score"]),
         (["--step", "3"], ["GROUP/VARIABLE"]),
         (["token_loss", "--mean", "step"], ["GROUP/VARIABLE"]),
+        (["--mixed"], ["GROUP/VARIABLE"]),
+        (["token_loss", "--align", "tokens_seen"], ["GROUP/VARIABLE"]),
         (["token_loss/mean", "--output", "table.xls"], ["'xls'", "csv, json, parquet"]),
         (["token_loss/mean", "--output", "table"], ["unknown format ''"]),
     ],

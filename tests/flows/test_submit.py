@@ -112,12 +112,12 @@ def test_a_runtime_environment_is_merged_with_ours(
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
     (tmp_path / "my code").mkdir()
     file = tmp_path / "env.yaml"
-    file.write_text("pip: [numpy]\nworking_dir: my code\nenv_vars: {THREADS: '2'}\n")
+    file.write_text("pip: [numpy]\nworking_dir: my code\nenv_vars: {TOKENIZERS_PARALLELISM: '0'}\n")
     script = submitted("ray", config, "--runtime-env", file)
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     words = shlex.split(script.partition("\nANALYSIS\n")[2])
     (told,) = (word.partition("=")[2] for word in words if word.startswith("--runtime-env-json="))
-    variables = {"PREFECT_API_URL": "http://prefect:4200/api", "THREADS": "2"}
+    variables = {"PREFECT_API_URL": "http://prefect:4200/api", "TOKENIZERS_PARALLELISM": "0"}
     assert json.loads(told) == {"pip": ["numpy"], "env_vars": variables}
     assert f"cp -R -- '{tmp_path}/my code'/." in script
 
@@ -128,6 +128,7 @@ def test_a_runtime_environment_is_merged_with_ours(
         ("pips: [numpy]", "pips: is no field of Ray's; did you mean 'pip'?"),
         ("env_vars: {THREADS: 2}", "env_vars.THREADS: expected text"),
         ("env_vars: {AWS_SECRET_ACCESS_KEY: abc}", "looks like a secret"),
+        ("env_vars: {HF_TOKEN: abc}", "looks like a secret"),
         ("env_vars: {URL: 'https://me:secret@host'}", "env_vars.URL: "),
         ("env_vars: [A]", "env_vars: expected names with values"),
         ("working_dir: nowhere", "working_dir: nowhere: expected a folder on this machine"),
@@ -153,6 +154,19 @@ def test_a_cluster_grows_to_the_most_workers(config: Path) -> None:
     # One node has two workers; seven need four.
     assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
     assert cluster["spec"]["enableInTreeAutoscaling"] is True
+
+
+@pytest.mark.parametrize("most", [None, 6])
+def test_a_cluster_has_at_least_its_nodes(config: Path, most: int | None) -> None:
+    content = json.loads(config.read_text())
+    places = {"checkpoints": "s3://b/run", "store": "s3://b/s.zarr"}
+    # Four nodes with room for two workers each: six workers would fit on three.
+    config.write_text(json.dumps({**content, **places, "workers": {"count": 5, "max_count": most}}))
+    script = submitted("kuberay", config, "--image", "i:1", "--standing", "--nodes", "4")
+    cluster = next(one for one in yaml.safe_load_all(script) if one["kind"] == "RayCluster")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (4, 4, 4)
+    assert "enableInTreeAutoscaling" not in cluster["spec"]
 
 
 def test_a_preset_is_carried_with_its_paths_from_here(tmp_path: Path) -> None:
