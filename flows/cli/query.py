@@ -96,7 +96,9 @@ def query(
 def _split(places: list[str]) -> tuple[list[str], str]:
     """Return the stores, and the group or variable that follows them; "" where none does."""
     last = places[-1]
-    is_store = "://" in last or last.rstrip("/").endswith(".zarr") or Path(last).is_dir()
+    named_so = "://" in last or last.rstrip("/").endswith(".zarr")
+    # Of the present layout, or of layout 1: any folder may have the name of a group.
+    is_store = named_so or any((Path(last) / part).is_dir() for part in ("versions", "rows"))
     return (places, "") if is_store or len(places) == 1 else (places[:-1], last)
 
 

@@ -75,6 +75,16 @@ def test_query_lists_several_stores_by_run(planted: Path, tmp_path: Path) -> Non
     }]  # fmt: skip
 
 
+def test_a_folder_of_a_groups_name_is_no_store(
+    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token_loss" / "mean").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    rows = answer("query", planted / "a.zarr", "token_loss/mean", "--step", "1", "--json")
+    assert [row["step"] for row in rows] == [1]
+    assert len(answer("query", planted / "a.zarr", "token_loss", "--json")) == 3
+
+
 def test_a_list_is_written_by_suffix(planted: Path, tmp_path: Path) -> None:
     output = tmp_path / "contents.csv"
     assert ontogeny("query", planted / "a.zarr", "--output", output).exit_code == 0
