@@ -264,7 +264,9 @@ def _analyze_serially(analysis: "Analysis", progress: "Shown") -> "tuple[Summary
     from pipeline.trackers import send_results
 
     summary = analyze(analysis, progress, progress.tell)
-    send_results(analysis, summary)
+    if analysis.log_to.places():
+        progress.tell(STAGES["trackers"])
+        send_results(analysis, summary)
     progress.tell(STAGES["report"])
     return summary, write_store_report(analysis.store)
 

@@ -36,6 +36,7 @@ STAGES = {
     "prepare": "making the inputs and checking the measures",
     "reference": "computing the reference",
     "trajectories": "writing the trajectories",
+    "trackers": "sending the results to experiment trackers",
     "report": "writing the report",
 }
 
