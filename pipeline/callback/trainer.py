@@ -23,12 +23,12 @@ _SHOWN = 5  # steps, or failures, that are named; more are counted
 class OntogenyCallback(TrainerCallback):
     """Analyses each checkpoint as it is saved, in a process beside the training.
 
-    analysis: a YAML file, or the fields of one; `checkpoints` may be left out, and is the Trainer's
-    `output_dir` in any case. share: CPU seconds that the analysis may take for each second of
-    training, at every moment; it is stopped where it would take more, so that it may be several
-    checkpoints behind. After the training there is no limit. nice: added to its niceness. wait:
-    seconds that the end of the training waits for the rest of the analysis; None for as long as it
-    takes. say: called with each line of the findings at the end.
+    analysis: a YAML file, or the fields of one, of which `checkpoints` may be left out: it is the
+    Trainer's `output_dir` in any case. share: CPU seconds that the analysis may take for each
+    second of training, at every moment; it is stopped where it would take more, so that it may be
+    several checkpoints behind. After the training there is no limit. nice: added to its niceness.
+    wait: seconds that the end of the training waits for the rest of the analysis; None for as long
+    as it takes. say: called with each line of the findings at the end.
 
     store, findings: the store's address and the findings, when the training has ended. In a
     training of several processes, only the first one analyses. A failure of the analysis is logged,
@@ -101,21 +101,30 @@ class OntogenyCallback(TrainerCallback):
     def _tell(self, messages: Iterator[Message]) -> None:
         for message in messages:
             if message["kind"] == "findings":
-                self._tell(iter([message["last"]]))
-                self.findings = message["findings"]
-                self._tell_missing(self._saved - set(message["steps"]))
+                self._tell_results(message)
             elif message["kind"] == "failed":
                 self._warn(f"the analysis failed: {message['reason']}")
             else:
                 for said in [*message["failed"].values(), *message["exceptions"]]:
                     self._warn(said)
 
+    def _tell_results(self, message: Message) -> None:
+        last = message["last"]
+        self._tell(iter([last]))
+        self.findings = message["findings"]
+        if "reason" in message and last["kind"] == "looked":
+            self._warn(f"the results cannot be read: {message['reason']}")
+            return
+        # Why the audit masks a step is among the exceptions of the last look.
+        self._tell_missing(self._saved - {*message["steps"], *last.get("masked", ())})
+
     def _tell_missing(self, steps: set[int]) -> None:
         """Name the saved checkpoints that are not in the store, and why as far as it is known."""
         removed = {step for step in steps if not (self._folder / f"checkpoint-{step}").exists()}
+        select = " (`select` leaves some out)" if self._analysis.select else ""
         reasons = {
             "were removed before they were analysed, by a `save_total_limit` for instance": removed,
-            f"are not in the store: {self._remedy}": steps - removed,
+            f"are not in the store{select}: {self._remedy}": steps - removed,
         }
         for reason, of in reasons.items():
             if of:

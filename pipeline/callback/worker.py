@@ -2,9 +2,12 @@
 
 It reads requests from stdin, one in a line, and answers each with one line of JSON on stdout:
 
-    {"kind": "looked", "said": ..., "exceptions": [...], "computed": n, "failed": {step: reason}}
+    {"kind": "looked", "said": ..., "computed": n, "failed": {step: reason}, "masked": [...],
+     "exceptions": [...]}
     {"kind": "failed", "reason": ...}
     {"kind": "findings", "findings": [...], "steps": [...], "last": the answer of the last look}
+
+The last one has a "reason", too, where the results cannot be read.
 
 A failure never ends it. Imports are inside functions, so that they count as its own CPU time.
 """
@@ -88,6 +91,7 @@ def _look(analysis: "Analysis") -> dict[str, Any]:
         "said": summary.sentence(),
         "computed": len(summary.computed),
         "failed": summary.failed,
+        "masked": sorted(summary.masked),
         "exceptions": [*summary.exceptions(), *summary.not_sent.values()],
     }
 
