@@ -7,11 +7,12 @@ from its own environment variables and files.
 import hashlib
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Values = Mapping[str, float]
 
 
+@runtime_checkable
 class Client(Protocol):
     """A run of a tracker that is being written. run: what identifies it when it is continued."""
 
@@ -79,6 +80,7 @@ class WandB:
             name=_name(store),
             id=self.run,
             resume="allow",
+            reinit="create_new",  # and leave alone a run that the caller has open in this process
             settings=wandb.Settings(silent=True, console="off"),
         )
         # W&B's own step only grows; a checkpoint may be computed after later ones.
