@@ -123,7 +123,8 @@ def write_file(
     """
     format = format or format_of(path)
     binary = require_format(format) == "parquet"
-    with whole_file(path) as draft, draft.open("wb" if binary else "w") as stream:
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    with whole_file(path) as draft, draft.open(mode, encoding=encoding) as stream:
         write(frame, format, stream)
 
 
