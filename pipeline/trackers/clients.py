@@ -138,8 +138,9 @@ class Trackio:
 
         self.run = run or f"{_name(store)}-{_identifier(place, store)[:6]}"
         self._run = trackio.init(
-            project=place, name=self.run, resume="allow", embed=False, auto_log_cpu=False
-        )
+            project=place, name=self.run, resume="allow", embed=False,
+            auto_log_cpu=False, auto_log_gpu=False,
+        )  # fmt: skip
 
     def log(self, step: int, values: Values) -> None:
         """Log numbers with the step."""
