@@ -78,6 +78,8 @@ def test_query_and_report_show_it(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     expected = [{"step": 5, "loss": 2.875}, {"step": 10, "loss": 2.5}]
     assert json.loads(result.stdout) == expected
+    beside = CliRunner().invoke(app, ["query", store, f"{store}/", "trainer_log/loss"])
+    assert beside.exit_code == 2 and "side by side: give one store" in beside.stderr
     write_report([store], tmp_path / "site")
     page = next((tmp_path / "site").rglob("loss.html"))
     assert "the Trainer's training loss" in page.read_text()
