@@ -64,6 +64,7 @@ def test_the_training_is_the_same_with_it(
     plain = trainer(tmp_path / "plain")
     plain.train()
     after = torch.get_rng_state()
+    (tmp_path / "run" / "tmp-checkpoint-9").mkdir(parents=True)  # a save that was cut off
 
     with_it = callback(tmp_path / "run")
     analysed = trainer(tmp_path / "run", [with_it])
@@ -79,7 +80,9 @@ def test_the_training_is_the_same_with_it(
     norm = sum(float(tensor.double().square().sum()) for tensor in weights.values())
     assert float(run["weight_norm"]["sum_of_squares"][-1]) == pytest.approx(norm, rel=1e-6)
     assert any("sum of squares" in sentence for sentence in with_it.findings)
-    assert all(sentence in capsys.readouterr().out for sentence in with_it.findings[:1])
+    printed = capsys.readouterr().out
+    assert all(sentence in printed for sentence in with_it.findings[:1])
+    assert "note: left out, unfinished: 1 (tmp-checkpoint-9: " in printed
     assert not children()
 
     resumed = trainer(tmp_path / "run", [callback(tmp_path / "run")], steps=8)
@@ -215,7 +218,7 @@ def test_unused_time_is_not_saved_up() -> None:
 
 
 def looked(**more: Any) -> dict[str, Any]:
-    return {"kind": "looked", "failed": {}, "masked": [], "exceptions": [], **more}
+    return {"kind": "looked", "failed": {}, "masked": [], "exceptions": [], "notes": [], **more}
 
 
 def told(of: OntogenyCallback, caplog: pytest.LogCaptureFixture, **more: Any) -> str:
