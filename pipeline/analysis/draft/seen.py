@@ -12,6 +12,7 @@ from pipeline.analysis.inputs import run_bos
 from pipeline.analysis.machine import gpus_here
 from pipeline.analysis.plan import examine
 from pipeline.analysis.survey import Survey, survey
+from pipeline.checkpoints.files import RUN_FILE
 from pipeline.checkpoints.foreign import table_facts
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
@@ -19,7 +20,6 @@ from pipeline.config import Analysis
 from pipeline.inputs.drawable import drawable_ids, run_tokenizer
 from pipeline.models.facts import ModelFacts
 from pipeline.training import Training, load_run, table_of, trained_vocabulary
-from pipeline.training.config import RUN_FILE
 
 # Reads weights only, so that a run of every kind can be examined with it.
 SEED_MEASURES: Mapping[str, Any] = {"weight_norm": {}}
