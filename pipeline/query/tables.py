@@ -130,7 +130,10 @@ def write_file(
 
 def format_of(path: Path) -> str:
     """Return the format that the suffix of a path names. Raises InputError for an unknown one."""
-    return require_format(path.suffix.removeprefix("."))
+    suffix = path.suffix.removeprefix(".").lower()
+    if not suffix:
+        raise InputError(f"{path}: its name says no format: end it in .{', .'.join(FORMATS[1:])}")
+    return require_format(suffix)
 
 
 def _name_of(array: xr.DataArray) -> str:

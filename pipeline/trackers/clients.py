@@ -107,11 +107,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient()
-        if run is None:
-            found = self._client.get_experiment_by_name(place)
-            experiment = found.experiment_id if found else self._client.create_experiment(place)
-            run = self._client.create_run(experiment, run_name=_name(store)).info.run_id
-        self.run = run
+        self.run = run or self._created(place, _name(store))
 
     def log(self, step: int, values: Values) -> None:
         """Log metrics, with the step."""
@@ -128,6 +124,11 @@ class MLflow:
     def close(self) -> None:
         """Mark the run as finished; it may be continued."""
         self._client.set_terminated(self.run)
+
+    def _created(self, place: str, name: str) -> str:
+        found = self._client.get_experiment_by_name(place)
+        experiment = found.experiment_id if found else self._client.create_experiment(place)
+        return str(self._client.create_run(experiment, run_name=name).info.run_id)
 
 
 class Trackio:

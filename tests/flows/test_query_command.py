@@ -88,7 +88,7 @@ def test_a_list_is_written_by_suffix(planted: Path, tmp_path: Path) -> None:
         (["--step", "3"], ["GROUP/VARIABLE"]),
         (["token_loss", "--mean", "step"], ["GROUP/VARIABLE"]),
         (["token_loss/mean", "--output", "table.xls"], ["'xls'", "csv, json, parquet"]),
-        (["token_loss/mean", "--output", "table"], ["unknown format ''"]),
+        (["token_loss/mean", "--output", "table"], ["its name says no format", ".csv"]),
     ],
 )
 def test_a_missing_name_is_named(planted: Path, arguments: list[str], says: list[str]) -> None:
