@@ -149,11 +149,13 @@ def _open(
 ) -> "xr.DataTree":
     """Open one store as it is, a group of several as a collection with the dimension `run`."""
     from pipeline.query import open_runs
-    from pipeline.query.trainer_log import open_with_trainer_log
+    from pipeline.query.trainer_log import GROUP, open_with_trainer_log
     from pipeline.store.objects import store_names
 
     if len(stores) == 1:
         return open_with_trainer_log(stores[0])
+    if group == GROUP:
+        raise InputError(f"query: {GROUP} is no measure, and not put side by side: give one store")
     tree = open_runs(stores, align, parse_origin(origin or []), mixed, [group])
     for run in store_names(stores).keys() - set(tree[group].to_dataset()["run"].values.tolist()):
         say(f"note: {run} has no group {group!r}: left out", err=True)

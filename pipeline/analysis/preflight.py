@@ -127,8 +127,10 @@ def prepare(analysis: Analysis, surveyed: Survey, faults_of: FaultsOf = machine_
 
 def _keep_trainer_log(store: Store, surveyed: Survey) -> Iterator[str]:
     """Keep the Trainer's log of the last checkpoint, if it has one; yield why it cannot be read."""
+    # Also of one that is not selected: its log is the longest.
+    last = [one for one in surveyed.listed if one.step not in surveyed.masked][-1]
     try:
-        if (log := read_trainer_log(surveyed.checkpoints[-1])) is not None:
+        if (log := read_trainer_log(last)) is not None:
             keep_trainer_log(store.objects, log)
     except CheckpointError as error:
         yield f"the Trainer's log is left out: {error}"

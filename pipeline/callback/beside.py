@@ -96,11 +96,14 @@ class Beside:
         """End all processes; those that do not end by themselves soon are killed."""
         with suppress(OSError):
             self._requests.close()
-        try:
-            self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # A process forked by the training may hold the other end of that pipe open. Asked to
+        # terminate, the supervisor kills the worker first; killed itself, it does so on Linux only.
+        for end in (self._process.terminate, self._process.kill):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SECONDS_TO_END)
+                break
+            end()
+        self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
 

@@ -154,7 +154,9 @@ class Supervisor:
         code = self._worker.wait()
         self._ended += self._running
         self._worker, self._busy, self._stopped, self._running = None, False, False, 0.0
-        self._closed |= self._finishing
+        self._answers = b""  # what it had not said to the end
+        # A last request that it had not been given yet starts another one, too.
+        self._closed |= self._finishing and not self._wanted
         reason = f"the process of the analysis has ended with code {code}: see the log"
         self._say(json.dumps({"kind": "failed", "reason": reason}).encode())
 

@@ -23,12 +23,12 @@ _SHOWN = 5  # steps, or failures, that are named; more are counted
 class OntogenyCallback(TrainerCallback):
     """Analyses each checkpoint as it is saved, in a process beside the training.
 
-    analysis: a YAML file, or the fields of one; `checkpoints` may be left out, and is the Trainer's
-    `output_dir` in any case. share: CPU seconds that the analysis may take for each second of
-    training, at every moment; it is stopped where it would take more, so that it may be several
-    checkpoints behind. After the training there is no limit. nice: added to its niceness. wait:
-    seconds that the end of the training waits for the rest of the analysis; None for as long as it
-    takes. say: called with each line of the findings at the end.
+    analysis: a YAML file, or the fields of one, of which `checkpoints` may be left out: it is the
+    Trainer's `output_dir` in any case. share: CPU seconds that the analysis may take for each
+    second of training, at every moment; it is stopped where it would take more, so that it may be
+    several checkpoints behind. After the training there is no limit. nice: added to its niceness.
+    wait: seconds that the end of the training waits for the rest of the analysis; None for as long
+    as it takes. say: called with each line of the findings and notes at the end.
 
     store, findings: the store's address and the findings, when the training has ended. In a
     training of several processes, only the first one analyses. A failure of the analysis is logged,
@@ -53,7 +53,7 @@ class OntogenyCallback(TrainerCallback):
         self._saved: set[int] = set()
         self._folder = Path()
         self._told: set[str] = set()
-        self.store, self.findings = "", list[str]()
+        self.store, self.findings, self._notes = "", list[str](), list[str]()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -63,6 +63,7 @@ class OntogenyCallback(TrainerCallback):
             return
         analysis = _of_folder(self._analysis, str(args.output_dir))
         self.store, self._saved, self._folder = analysis.store, set(), Path(str(args.output_dir))
+        self.findings, self._notes = [], []
         self._end()  # of a training that has failed in this process
         with self._failing():
             self._beside = Beside(analysis, self._limits, self._folder / _LOG_FILE)
@@ -81,7 +82,7 @@ class OntogenyCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Wait for the rest of the analysis, and print the findings."""
+        """Wait for the rest of the analysis, and print the findings and notes."""
         if self._beside is None:
             return
         try:
@@ -91,7 +92,7 @@ class OntogenyCallback(TrainerCallback):
             self._warn(f"not all was analysed within {self._wait} s: {self._remedy}")
         finally:
             self._end()
-        for sentence in self.findings:
+        for sentence in [*self.findings, *(f"note: {note}" for note in self._notes)]:
             self._say(sentence)
 
     @property
@@ -101,21 +102,30 @@ class OntogenyCallback(TrainerCallback):
     def _tell(self, messages: Iterator[Message]) -> None:
         for message in messages:
             if message["kind"] == "findings":
-                self._tell(iter([message["last"]]))
-                self.findings = message["findings"]
-                self._tell_missing(self._saved - set(message["steps"]))
+                self._tell_results(message)
             elif message["kind"] == "failed":
                 self._warn(f"the analysis failed: {message['reason']}")
             else:
                 for said in [*message["failed"].values(), *message["exceptions"]]:
                     self._warn(said)
 
+    def _tell_results(self, message: Message) -> None:
+        last = message["last"]
+        self._tell(iter([last]))
+        self.findings, self._notes = message["findings"], last.get("notes", [])
+        if "reason" in message and last["kind"] == "looked":
+            self._warn(f"the results cannot be read: {message['reason']}")
+            return
+        # Why the audit masks a step is among the exceptions of the last look.
+        self._tell_missing(self._saved - {*message["steps"], *last.get("masked", ())})
+
     def _tell_missing(self, steps: set[int]) -> None:
         """Name the saved checkpoints that are not in the store, and why as far as it is known."""
         removed = {step for step in steps if not (self._folder / f"checkpoint-{step}").exists()}
+        select = " (`select` leaves some out)" if self._analysis.select else ""
         reasons = {
             "were removed before they were analysed, by a `save_total_limit` for instance": removed,
-            f"are not in the store: {self._remedy}": steps - removed,
+            f"are not in the store{select}: {self._remedy}": steps - removed,
         }
         for reason, of in reasons.items():
             if of:

@@ -2,9 +2,12 @@
 
 It reads requests from stdin, one in a line, and answers each with one line of JSON on stdout:
 
-    {"kind": "looked", "said": ..., "exceptions": [...], "computed": n, "failed": {step: reason}}
+    {"kind": "looked", "failed": {step: reason}, "masked": [...], "exceptions": [...],
+     "notes": [...]}
     {"kind": "failed", "reason": ...}
     {"kind": "findings", "findings": [...], "steps": [...], "last": the answer of the last look}
+
+The last one has a "reason", too, where the results cannot be read.
 
 A failure never ends it. Imports are inside functions, so that they count as its own CPU time.
 """
@@ -79,16 +82,21 @@ def _answer(task: "Callable[[Analysis], dict[str, Any]]", analysis: "Analysis") 
 def _look(analysis: "Analysis") -> dict[str, Any]:
     """Analyse all checkpoints that are complete now and not in the store."""
     from pipeline.analysis.run import analyze
+    from pipeline.checkpoints.left_out import in_lines
     from pipeline.trackers import send_results
 
     summary = analyze(analysis)
     send_results(analysis, summary)
     return {
         "kind": "looked",
-        "said": summary.sentence(),
-        "computed": len(summary.computed),
         "failed": summary.failed,
+        "masked": sorted(summary.masked),
         "exceptions": [*summary.exceptions(), *summary.not_sent.values()],
+        "notes": [
+            *(f"left out, {line}" for line in in_lines(summary.left_out)),
+            *summary.notes,
+            *(f"{group}: {why}" for group, why in summary.undefined.items()),
+        ],
     }
 
 

@@ -22,6 +22,7 @@ from pipeline.measures.base import Measure
 from pipeline.measures.declared import FILE
 from pipeline.measures.names import measures_of_entry_points, unknown_measure
 from pipeline.measures.own import class_at, entry_point_class
+from pipeline.writing import whole_file
 
 # Cost of each measure, in forward passes over its input; see tests/benchmarks/measure_costs.py.
 COSTS = Path(__file__).parent / "costs.yaml"
@@ -98,7 +99,8 @@ def describe(measures: Iterable[type[Measure]] | None = None) -> list[dict[str, 
 def main() -> None:
     """Write what the packaged measures declare."""
     lines = ",\n".join(json.dumps(one) for one in describe(registry().values()))
-    FILE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    with whole_file(FILE) as draft:
+        draft.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import xarray as xr
 
 from pipeline.errors import InputError, suggestion
 
+_EMPTY = "nothing is stored yet: run its analysis"
+
 
 def contents(trees: Mapping[str, xr.DataTree], group: str | None = None) -> pd.DataFrame:
     """Return a row for each variable of stores, as `open_run` opens them, by the name of the run.
@@ -51,16 +53,14 @@ def in_few_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 def notes(trees: Mapping[str, xr.DataTree]) -> list[str]:
     """Return a sentence for each thing that the table of contents does not show, by run."""
-    return [
-        f"{run}: {sentence}" for run, tree in trees.items() for sentence in _sentences(tree.attrs)
-    ]
+    return [f"{run}: {sentence}" for run, tree in trees.items() for sentence in _sentences(tree)]
 
 
-def _sentences(attrs: Mapping[Any, Any]) -> list[str]:
-    found = []
-    if not_finite := attrs.get("not_finite"):
+def _sentences(tree: xr.DataTree) -> list[str]:
+    found = [] if tree.children else [_EMPTY]
+    if not_finite := tree.attrs.get("not_finite"):
         found.append(f"numbers that are not finite at {_steps(not_finite)}")
-    if masked := attrs.get("masked"):
+    if masked := tree.attrs.get("masked"):
         found.append(f"the audit masks {_steps(masked)}, not counted here")
     return found
 
@@ -78,7 +78,7 @@ def _remedy(name: str, trees: Mapping[str, xr.DataTree]) -> str:
     for group, node in nodes.items():
         if name in node.data_vars:
             return f"did you mean {f'{group}/{name}'!r}?"
-    return suggestion(name, nodes) if nodes else "nothing is stored yet: run its analysis"
+    return suggestion(name, nodes) if nodes else _EMPTY
 
 
 def _rows(group: str, dataset: xr.Dataset) -> list[dict[str, Any]]:

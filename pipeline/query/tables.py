@@ -123,13 +123,17 @@ def write_file(
     """
     format = format or format_of(path)
     binary = require_format(format) == "parquet"
-    with whole_file(path) as draft, draft.open("wb" if binary else "w") as stream:
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    with whole_file(path) as draft, draft.open(mode, encoding=encoding) as stream:
         write(frame, format, stream)
 
 
 def format_of(path: Path) -> str:
     """Return the format that the suffix of a path names. Raises InputError for an unknown one."""
-    return require_format(path.suffix.removeprefix("."))
+    suffix = path.suffix.removeprefix(".").lower()
+    if not suffix:
+        raise InputError(f"{path}: its name says no format: end it in .{', .'.join(FORMATS[1:])}")
+    return require_format(suffix)
 
 
 def _name_of(array: xr.DataArray) -> str:

@@ -9,6 +9,8 @@ Layout, under one URI:
     aggregates/            answers that need all checkpoints (see `results`)
     _inputs/, _references/ the tokens and reference values that the rows were computed from
     _non_finite/           which weights and rows are not finite (see `non_finite`)
+    trainer_log/           what transformers' Trainer logged of the run (see `trainer_log`)
+    _sent.json             what experiment trackers have received (see `pipeline.trackers.send`)
     _lease/                who is writing, as advice against doing work twice (see `lease`)
 
 Rows belong to one fingerprint variant (measure, version, parameters, input, ...; see

@@ -11,9 +11,9 @@ import math
 from contextlib import suppress
 from typing import Any
 
-from pipeline.checkpoints.trainer_log import TrainerLog
+from pipeline.checkpoints.trainer_log import FIELDS, TrainerLog
 from pipeline.errors import InputError
-from pipeline.outside import parsed_json
+from pipeline.outside import is_whole, parsed_json
 from pipeline.store.objects import Objects
 
 FOLDER = "trainer_log"
@@ -47,7 +47,12 @@ def load_trainer_log(objects: Objects) -> TrainerLog | None:
             name: [math.nan if one is None else float(one) for one in of]
             for name, of in found["values"].items()
         }
-        return TrainerLog(found["source"], found["steps"], values, found["left_out"])
+        steps = found["steps"]
+        if not all(map(is_whole, steps)) or any(len(of) != len(steps) for of in values.values()):
+            raise ValueError("its steps and numbers do not fit together")
+        if not values.keys() <= set(FIELDS):
+            raise ValueError("it has other fields")
+        return TrainerLog(found["source"], steps, values, found["left_out"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{objects.uri}/{keys[-1]}: is damaged: remove it, and run the analysis again"

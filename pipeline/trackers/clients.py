@@ -7,11 +7,12 @@ from its own environment variables and files.
 import hashlib
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Values = Mapping[str, float]
 
 
+@runtime_checkable
 class Client(Protocol):
     """A run of a tracker that is being written. run: what identifies it when it is continued."""
 
@@ -79,6 +80,7 @@ class WandB:
             name=_name(store),
             id=self.run,
             resume="allow",
+            reinit="create_new",  # and leave alone a run that the caller has open in this process
             settings=wandb.Settings(silent=True, console="off"),
         )
         # W&B's own step only grows; a checkpoint may be computed after later ones.
@@ -105,11 +107,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient()
-        if run is None:
-            found = self._client.get_experiment_by_name(place)
-            experiment = found.experiment_id if found else self._client.create_experiment(place)
-            run = self._client.create_run(experiment, run_name=_name(store)).info.run_id
-        self.run = run
+        self.run = run or self._created(place, _name(store))
 
     def log(self, step: int, values: Values) -> None:
         """Log metrics, with the step."""
@@ -127,6 +125,11 @@ class MLflow:
         """Mark the run as finished; it may be continued."""
         self._client.set_terminated(self.run)
 
+    def _created(self, place: str, name: str) -> str:
+        found = self._client.get_experiment_by_name(place)
+        experiment = found.experiment_id if found else self._client.create_experiment(place)
+        return str(self._client.create_run(experiment, run_name=name).info.run_id)
+
 
 class Trackio:
     """A run of trackio, in its local database (TRACKIO_DIR)."""
@@ -136,8 +139,9 @@ class Trackio:
 
         self.run = run or f"{_name(store)}-{_identifier(place, store)[:6]}"
         self._run = trackio.init(
-            project=place, name=self.run, resume="allow", embed=False, auto_log_cpu=False
-        )
+            project=place, name=self.run, resume="allow", embed=False,
+            auto_log_cpu=False, auto_log_gpu=False,
+        )  # fmt: skip
 
     def log(self, step: int, values: Values) -> None:
         """Log numbers with the step."""

@@ -21,7 +21,7 @@ from pipeline.outside import parsed_json
 from pipeline.redaction import redacted
 from pipeline.store import Store
 from pipeline.store.verify import SENT_RECORD as RECORD
-from pipeline.trackers.clients import CLIENTS
+from pipeline.trackers.clients import CLIENTS, Client
 from pipeline.trackers.scalars import Scalars, scalars_of
 
 
@@ -77,34 +77,33 @@ def _send(store: str, name: str, place: str, scalars: Scalars, sentences: list[s
         return Sent(name, place)
     try:
         with redirect_stdout(sys.stderr):  # clients print; our stdout may be JSON
-            run = _write(name, place, store, before.get("run"), new, sentences if told else None)
+            client = CLIENTS[name](place, store, before.get("run"))
+            _write(client, new, sentences if told else None, _last_step(scalars))
     except Exception as error:  # of a client, which may raise anything
         reason = f"{type(error).__name__}: {redacted(first_line(error))}"
         return Sent(name, place, error=reason)
     kept = {key: {str(step): value for step, value in of.items()} for key, of in scalars.items()}
-    record[f"{name}: {place}"] = {"run": run, "scalars": kept, "findings": sentences}
+    record[f"{name}: {place}"] = {"run": client.run, "scalars": kept, "findings": sentences}
     objects.put({RECORD: json.dumps(record).encode()})
     return Sent(name, place, sum(map(len, new.values())), told)
 
 
 def _write(
-    name: str,
-    place: str,
-    store: str,
-    run: str | None,
-    new: dict[int, dict[str, float]],
-    sentences: list[str] | None,
-) -> str:
-    """Write numbers by step, and the findings; return what identifies the tracker's run."""
-    client = CLIENTS[name](place, store, run)
+    client: Client, new: dict[int, dict[str, float]], sentences: list[str] | None, last: int
+) -> None:
+    """Write numbers by step, and the findings at the last step; then close the client."""
     try:
         for step, values in sorted(new.items()):
             client.log(step, values)
         if sentences is not None:
-            client.findings(max(new, default=0), sentences)
+            client.findings(last, sentences)
     finally:
         client.close()
-    return client.run
+
+
+def _last_step(scalars: Scalars) -> int:
+    """Return the last step with a number: a text of an earlier one would not replace the others."""
+    return max((step for of in scalars.values() for step in of), default=0)
 
 
 def _unsent(scalars: Scalars, sent: dict[str, Any]) -> dict[int, dict[str, float]]:
@@ -124,5 +123,14 @@ def _recorded(content: bytes | None) -> dict[str, Any]:
         record = parsed_json(content or b"{}")
     except ValueError:
         return {}
-    sound = isinstance(record, dict) and all(isinstance(one, dict) for one in record.values())
-    return record if sound else {}
+    return record if isinstance(record, dict) and all(map(_is_sound, record.values())) else {}
+
+
+def _is_sound(sent: Any) -> bool:
+    """Return whether this is the record of one tracker."""
+    return (
+        isinstance(sent, dict)
+        and isinstance(sent.get("run"), str)
+        and isinstance(sent.get("scalars"), dict)
+        and all(isinstance(of, dict) for of in sent["scalars"].values())
+    )

@@ -38,11 +38,12 @@ class ModularArithmetic(Strict):
 
     @model_validator(mode="after")
     def _table_exists(self) -> "ModularArithmetic":
-        from pipeline.inputs.operations import check  # imports numpy, which few tasks need
+        from pipeline.inputs import modular  # imports numpy, which few tasks need
+        from pipeline.inputs.operations import check
 
         # Both raise InputError, which is a ValueError, as pydantic expects of a validator.
         check(self.p, self.operation)
-        assert self.n_train_pairs
+        modular.split(*self.split)
         return self
 
     @property

@@ -159,13 +159,17 @@ def test_a_bad_config_fails_its_checkpoint_in_flow_and_loop_alike(
     (tmp_path / "run/step-2/config.json").write_text("{")
     (tmp_path / "run/step-256/config.json").unlink()
     chosen = {"checkpoints": str(tmp_path / "run"), "measures": {"weight_norm": {}}}
-    flow = make_analysis(**chosen, workers={"count": 1})
+    to = {"tensorboard": str(tmp_path / "tb")}
+    flow = make_analysis(**chosen, workers={"count": 1}, log_to=to)
     loop = make_analysis(**chosen, store=str(tmp_path / "loop"))
     by_flow, by_loop = run_analysis(flow), pipeline.analyze(loop)
     assert by_flow.failed == by_loop.failed and list(by_flow.failed) == [2, 256]
     assert comparable(flow.store).identical(comparable(loop.store))
-    run, _ = last_run()
+    run, tasks = last_run()
     assert run.state and run.state.is_failed() and "[2, 256]" in str(run.state.message)
+    assert "trackers" in {task.name for task in tasks}
+    assert any("sent to tensorboard" in note for note in by_flow.notes)
+    assert list((tmp_path / "tb").glob("events.out.tfevents.*"))
 
 
 def artifacts_of(run: FlowRun) -> set[str | None]:

@@ -102,7 +102,7 @@ def test_a_list_is_written_by_suffix(planted: Path, tmp_path: Path) -> None:
         (["--mixed"], ["GROUP/VARIABLE"]),
         (["token_loss", "--align", "tokens_seen"], ["GROUP/VARIABLE"]),
         (["token_loss/mean", "--output", "table.xls"], ["'xls'", "csv, json, parquet"]),
-        (["token_loss/mean", "--output", "table"], ["unknown format ''"]),
+        (["token_loss/mean", "--output", "table"], ["its name says no format", ".csv"]),
     ],
 )
 def test_a_missing_name_is_named(planted: Path, arguments: list[str], says: list[str]) -> None:
@@ -114,6 +114,8 @@ def test_a_missing_name_is_named(planted: Path, arguments: list[str], says: list
 def test_an_empty_store_has_nothing_to_list(tmp_path: Path) -> None:
     Store(str(tmp_path / "empty.zarr")).create_or_open({"architecture": "a"}, "a")
     assert answer("query", tmp_path / "empty.zarr", "--json") == []
+    said = ontogeny("query", tmp_path / "empty.zarr").stderr
+    assert said.strip() == "note: empty: nothing is stored yet: run its analysis"
     assert "nothing is stored yet" in refused("query", tmp_path / "empty.zarr", "token_loss")
 
 
@@ -145,13 +147,14 @@ def test_an_error_leaves_no_output(planted: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_list_leaves_out_is_said() -> None:
-    tree = xr.DataTree()
+    tree = xr.DataTree.from_dict({"weight_norm": xr.Dataset()})
+    assert notes({"run": tree}) == []
     tree.attrs = {"masked": {5: "a copy"}, "not_finite": dict.fromkeys(range(10, 18), "mean")}
     assert notes({"run": tree}) == [
         "run: numbers that are not finite at steps 10, 11, 12, 13, 14, 15 and 2 more",
         "run: the audit masks step 5, not counted here",
     ]
-    assert notes({"run": xr.DataTree()}) == []
+    assert notes({"run": xr.DataTree()}) == ["run: nothing is stored yet: run its analysis"]
 
 
 def test_the_version_is_printed() -> None:

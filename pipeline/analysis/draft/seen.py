@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.faults import Faults
@@ -10,6 +12,7 @@ from pipeline.analysis.inputs import run_bos
 from pipeline.analysis.machine import gpus_here
 from pipeline.analysis.plan import examine
 from pipeline.analysis.survey import Survey, survey
+from pipeline.checkpoints.files import RUN_FILE
 from pipeline.checkpoints.foreign import table_facts
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
@@ -17,10 +20,11 @@ from pipeline.config import Analysis
 from pipeline.inputs.drawable import drawable_ids, run_tokenizer
 from pipeline.models.facts import ModelFacts
 from pipeline.training import Training, load_run, table_of, trained_vocabulary
-from pipeline.training.config import RUN_FILE
 
 # Reads weights only, so that a run of every kind can be examined with it.
 SEED_MEASURES: Mapping[str, Any] = {"weight_norm": {}}
+
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, on Linux; "max" without one
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,7 @@ class Machine:
         """Return this machine, as far as this process may use it."""
         can_tell = hasattr(os, "sched_getaffinity")  # absent on macOS
         cores = len(os.sched_getaffinity(0)) if can_tell else os.cpu_count() or 1
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return cls(cores, memory, gpus_here())
+        return cls(cores, _memory(), gpus_here())
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,14 @@ def look(analysis: Analysis) -> Seen:
         training=load_run(folder) if (folder / RUN_FILE).is_file() else None,
         table=_table(str(folder)),
     )
+
+
+def _memory() -> int:
+    """Return the bytes of this machine's memory, or fewer where a container is limited to them."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # there is no limit
+        return min(installed, int(_LIMIT.read_text()))
+    return installed
 
 
 def _table(run_folder: str) -> Mapping[str, Any]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline import Checkpoint, analyze, open_run
+from pipeline.analysis.draft import seen as draft_seen
 from pipeline.analysis.draft.choose import choose, workers_for
 from pipeline.analysis.draft.entries import Asked
 from pipeline.analysis.draft.lengths import block_length, compared_tokens
@@ -314,6 +316,17 @@ def test_workers_fit_the_machine(
 ) -> None:
     value = workers_for(machine, n_checkpoints, n_numbers).value
     assert (value["count"], value["threads"], value.get("device")) == expected
+
+
+@pytest.mark.parametrize(("said", "limit"), [("max\n", None), ("1000000\n", 10**6), (None, None)])
+def test_memory_is_that_of_a_container(
+    said: str | None, limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        (tmp_path / "memory.max").write_text(said)
+    monkeypatch.setattr(draft_seen, "_LIMIT", tmp_path / "memory.max")
+    installed = psutil.virtual_memory().total
+    assert Machine.here().memory == pytest.approx(limit or installed, rel=1e-3)
 
 
 def test_damaged_checkpoints_are_named(tmp_path: Path, make_run: Any) -> None:

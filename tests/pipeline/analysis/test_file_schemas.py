@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FILES = [
     *sorted((ROOT / "pipeline/presets").glob("*.yaml")),
     *sorted((ROOT / "pipeline/training/presets").glob("*.yaml")),
-    *(path for path in sorted((ROOT / "examples").glob("*.yaml")) if path.stem != "automations"),
+    *sorted((ROOT / "examples").glob("*.yaml")),
 ]
 SMALL = {"checkpoints": "run", "store": "run.zarr", "measures": {"weight_norm": None}}
 FREE = {"inputs", "sweep"}  # mappings whose keys are names that the user chooses

@@ -1,5 +1,6 @@
 """The callback of transformers' Trainer: real trainings, with the real processes beside them."""
 
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline import InputError, open_run
 from pipeline.callback import OntogenyCallback
-from pipeline.callback.supervisor import Budget
+from pipeline.callback.supervisor import Budget, Supervisor
 from tests.pipeline.callback.training import ANALYSIS, trainer
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +64,7 @@ def test_the_training_is_the_same_with_it(
     plain = trainer(tmp_path / "plain")
     plain.train()
     after = torch.get_rng_state()
+    (tmp_path / "run" / "tmp-checkpoint-9").mkdir(parents=True)  # a save that was cut off
 
     with_it = callback(tmp_path / "run")
     analysed = trainer(tmp_path / "run", [with_it])
@@ -78,7 +80,9 @@ def test_the_training_is_the_same_with_it(
     norm = sum(float(tensor.double().square().sum()) for tensor in weights.values())
     assert float(run["weight_norm"]["sum_of_squares"][-1]) == pytest.approx(norm, rel=1e-6)
     assert any("sum of squares" in sentence for sentence in with_it.findings)
-    assert all(sentence in capsys.readouterr().out for sentence in with_it.findings[:1])
+    printed = capsys.readouterr().out
+    assert all(sentence in printed for sentence in with_it.findings[:1])
+    assert "note: left out, unfinished: 1 (tmp-checkpoint-9: " in printed
     assert not children()
 
     resumed = trainer(tmp_path / "run", [callback(tmp_path / "run")], steps=8)
@@ -211,3 +215,58 @@ def test_unused_time_is_not_saved_up() -> None:
     assert not budget.update(seconds=0, used=0.6)  # 0.1 s over what may be taken at once
     assert not budget.update(seconds=0.9, used=0.6)
     assert budget.update(seconds=0.2, used=0.6)
+
+
+def looked(**more: Any) -> dict[str, Any]:
+    return {"kind": "looked", "failed": {}, "masked": [], "exceptions": [], "notes": [], **more}
+
+
+def told(of: OntogenyCallback, caplog: pytest.LogCaptureFixture, **more: Any) -> str:
+    """Return what a callback says of a last answer, after three checkpoints were saved."""
+    of._saved = {2, 4, 6}
+    message = {"kind": "findings", "findings": [], "steps": [], "last": looked(), **more}
+    with caplog.at_level(logging.WARNING, "pipeline.callback"):
+        of._tell(iter([message]))
+    return caplog.text
+
+
+def test_masked_steps_are_not_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    last = looked(masked=[4], exceptions=["step 4 is left out: a copy"])
+    text = told(callback(tmp_path / "run"), caplog, steps=[2, 6], last=last)
+    assert "step 4 is left out: a copy" in text and "3 saved checkpoints" not in text
+
+
+def test_a_selection_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (2, 4, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    selecting = callback(tmp_path / "run", analysis={"select": {"every": 2}})
+    selecting._folder = tmp_path
+    text = told(selecting, caplog, steps=[2, 6])
+    assert "1 (4) are not in the store (`select` leaves some out)" in text
+
+
+def test_results_that_cannot_be_read_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = told(callback(tmp_path / "run"), caplog, reason="OSError: the disk is away")
+    assert "the results cannot be read: OSError: the disk is away" in text
+    assert "saved checkpoints" not in text  # they may well be in the store
+
+
+def test_a_last_request_outlives_a_worker(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    supervisor = Supervisor(json.dumps({"share": 1.0, "threads": 1}))
+    supervisor._worker = subprocess.Popen(
+        [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    supervisor._busy, supervisor._answers = True, b'{"kind": "loo'
+    supervisor._finishing = supervisor._wanted = True  # it dies while it answers the one before
+    supervisor._bury()
+    assert not supervisor._closed and supervisor._wanted and supervisor._answers == b""
+    assert json.loads(capsysbinary.readouterr().out)["kind"] == "failed"
+
+    supervisor._worker = subprocess.Popen(
+        [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    supervisor._wanted = False  # it dies at the last request: it is not asked again
+    supervisor._bury()
+    assert supervisor._closed

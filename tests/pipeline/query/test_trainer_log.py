@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipeline import Analysis, CheckpointError, InputError, analyze, list_checkpoints
 from pipeline.checkpoints.trainer_log import read_trainer_log
+from pipeline.config.analysis import Selection
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
 from pipeline.query.trainer_log import trainer_log
 from pipeline.report import write_report
@@ -77,6 +78,8 @@ def test_query_and_report_show_it(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     expected = [{"step": 5, "loss": 2.875}, {"step": 10, "loss": 2.5}]
     assert json.loads(result.stdout) == expected
+    beside = CliRunner().invoke(app, ["query", store, f"{store}/", "trainer_log/loss"])
+    assert beside.exit_code == 2 and "side by side: give one store" in beside.stderr
     write_report([store], tmp_path / "site")
     page = next((tmp_path / "site").rglob("loss.html"))
     assert "the Trainer's training loss" in page.read_text()
@@ -114,9 +117,21 @@ def test_the_analysis_goes_on_without_it(tmp_path: Path) -> None:
 def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "run", 10, {"log_history": HISTORY})
     store = analyze(analysis(tmp_path)).store
-    (Path(store) / "trainer_log" / "00000001.json").write_text('{"steps": 1}')
-    with pytest.raises(InputError, match=r"00000001\.json: is damaged: remove it"):
-        trainer_log(store)
+    file = Path(store) / "trainer_log" / "00000001.json"
+    sound = json.loads(file.read_text())
+    for changed in ({"steps": 1}, {"steps": [5]}, {"steps": [5, 0.5]}, {"values": {"x": [1, 2]}}):
+        file.write_text(json.dumps(sound | changed))
+        with pytest.raises(InputError, match=r"00000001\.json: is damaged: remove it"):
+            trainer_log(store)
+
+
+def test_a_selection_keeps_the_whole_log(tmp_path: Path) -> None:
+    save(tmp_path / "run", 10, {"log_history": HISTORY})
+    save(tmp_path / "run", 20, {"log_history": [*HISTORY, {"step": 20, "loss": 2.0}]})
+    selecting = {"select": Selection(steps=(10,))}
+    store = analyze(analysis(tmp_path).model_copy(update=selecting)).store
+    found = trainer_log(store)
+    assert found is not None and list(found.step) == [5, 10, 20]
 
 
 def test_odd_numbers_are_undefined(tmp_path: Path) -> None:

@@ -72,8 +72,22 @@ def test_a_changed_number_is_sent_again(store: str, tmp_path: Path) -> None:
     record[f"tensorboard: {tmp_path / 'tb'}"]["scalars"]["token_loss/mean"]["10"] = -1.0
     objects.put({"_sent.json": json.dumps(record).encode()})
     assert send(store, to)[0].numbers == 1
-    objects.put({"_sent.json": b"{damaged"})
-    assert send(store, to)[0].numbers > 1
+    place = f"tensorboard: {tmp_path / 'tb'}"
+    odd = json.dumps({place: {"run": "a", "scalars": {"token_loss/mean": 3}}})
+    for damaged in ("{", "[]", odd):
+        objects.put({"_sent.json": damaged.encode()})
+        assert send(store, to)[0].numbers > 1
+
+
+def test_changed_findings_replace_the_others(store: str, tmp_path: Path) -> None:
+    to = LogTo(tensorboard=str(tmp_path / "tb"))
+    send(store, to)
+    objects = Store(store).objects
+    record = json.loads(objects.read("_sent.json") or b"")
+    record[f"tensorboard: {tmp_path / 'tb'}"]["findings"] = ["something else"]
+    objects.put({"_sent.json": json.dumps(record).encode()})
+    assert send(store, to) == [Sent("tensorboard", str(tmp_path / "tb"), 0, True)]
+    assert {one.step for one in events(tmp_path / "tb").Tensors("findings")} == {STEPS[-1]}
 
 
 def test_undefined_numbers_are_not_sent(store: str, tmp_path: Path) -> None:
@@ -90,8 +104,14 @@ def test_wandb_receives_them_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     to = LogTo(wandb="a-project")
+    (tmp_path / "own").mkdir()
+    quiet = wandb.Settings(silent=True, console="off")
+    own = wandb.init(project="own", dir=str(tmp_path / "own"), settings=quiet)
     assert send(store, to)[0].error == ""
-    rows = list(wandb_rows(tmp_path))
+    assert wandb.run is own  # which is neither written to nor ended
+    own.finish()
+    assert not list(wandb_rows(tmp_path / "own"))
+    rows = list(wandb_rows(tmp_path / "wandb"))
     expected = open_run(store)["token_loss"]["mean"]
     assert [row["step"] for row in rows] == list(STEPS)
     np.testing.assert_allclose([row["token_loss/mean"] for row in rows], expected)
