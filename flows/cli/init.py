@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
-from flows.cli.runs import Model, parse_model, print_left_out, print_notes
+from flows.cli.runs import Model, TokensPerStep, parse_model, print_left_out, print_notes
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def init(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
     ] = None,
-    tokens_per_step: Annotated[
-        int | None, typer.Option(help="Tokens per step, if the run does not declare it.", min=1)
-    ] = None,
+    tokens_per_step: TokensPerStep = None,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:

@@ -29,6 +29,9 @@ Model = Annotated[
         metavar="NAME=VALUE", help="A field that .pth files lack, as in `model` of an analysis."
     ),
 ]
+TokensPerStep = Annotated[
+    int | None, typer.Option(help="Tokens per step, if the run does not declare it.", min=1)
+]
 
 
 @app.command()
@@ -85,9 +88,7 @@ def train(
 @app.command()
 def checkpoints(
     uri: str,
-    tokens_per_step: Annotated[
-        int | None, typer.Option(help="Tokens per step, if the run does not declare it.", min=1)
-    ] = None,
+    tokens_per_step: TokensPerStep = None,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
