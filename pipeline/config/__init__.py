@@ -3,19 +3,10 @@
 from pipeline.config.analysis import (
     PRESETS,
     Analysis,
-    ArrayInput,
     Cache,
     GroupOptions,
-    HeldOutInput,
-    IndirectObjectInput,
-    InputSpec,
-    MatchesInput,
-    NaturalMatchesInput,
-    RepeatedInput,
     SavedModel,
     Selection,
-    TableInput,
-    TextInput,
     Workers,
     load_analysis,
     load_preset,
@@ -24,6 +15,17 @@ from pipeline.config.analysis import (
     saved_model,
 )
 from pipeline.config.faults import Strict, together, validated
+from pipeline.config.inputs import (
+    ArrayInput,
+    HeldOutInput,
+    IndirectObjectInput,
+    InputSpec,
+    MatchesInput,
+    NaturalMatchesInput,
+    RepeatedInput,
+    TableInput,
+    TextInput,
+)
 from pipeline.config.places import Place
 from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 

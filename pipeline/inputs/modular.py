@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from jaxtyping import Bool, Int
 
-from pipeline.config.analysis import SplitGenerator
+from pipeline.config.inputs import SplitGenerator
 from pipeline.errors import InputError
 from pipeline.inputs.operations import answers
 

@@ -9,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 
 from pipeline.checkpoints.files import RUN_FILE
 from pipeline.config import Place, Strict, dump_yaml, read_yaml, validated
-from pipeline.config.analysis import SplitGenerator
+from pipeline.config.inputs import SplitGenerator
 from pipeline.errors import InputError, suggestion
 from pipeline.models.organism_fields import OrganismFields
 from pipeline.training.schedule import Schedule

@@ -14,12 +14,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipeline.analysis.file_schemas import analysis_schema, training_schema
 from pipeline.config import parse_yaml, read_yaml
-from pipeline.config.analysis import (
-    Cache,
-    GroupOptions,
-    RepeatedInput,
-    Selection,
-)
+from pipeline.config.analysis import Cache, GroupOptions, Selection
+from pipeline.config.inputs import RepeatedInput
 from pipeline.config.json_schema import field_descriptions, summary_of
 from pipeline.measures import registry
 from pipeline.training.config import Optimizer, Part
