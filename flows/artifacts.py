@@ -54,11 +54,12 @@ def run_name(analysis: Analysis) -> str:
 
 
 def tag(*tags: str) -> None:
-    """Add tags to the current flow run.
+    """Add tags to the current flow run, if there is one.
 
     Prefect's context manager `tags` would also tag each task run, at one request each.
     """
-    _if_reachable(_add_tags, [printable(one) for one in tags])
+    if flow_run.id:
+        _if_reachable(_add_tags, [printable(one) for one in tags])
 
 
 def _add_tags(tags: Sequence[str]) -> None:

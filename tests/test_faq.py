@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -55,9 +57,11 @@ pytestmark = pytest.mark.slow
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Go to a folder with a small run, an analysis and its store, and runs with faults."""
     made = tmp_path_factory.mktemp("faq")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.chdir(made)
+        # Prefect keeps the settings of an earlier test of this process.
         patch.delenv("PREFECT_API_URL", raising=False)
+        stack.enter_context(temporary_settings(restore_defaults={PREFECT_API_URL}))
         patch.setenv("PREFECT_HOME", str(made / "prefect"))  # in which no server is registered
         for step in (0, 1, 2):
             save(step, f"runs/my-model/step-{step}")

@@ -42,7 +42,7 @@ def lines_with_commands() -> list[tuple[str, str]]:
         (page.name, line)
         for page in PAGES
         for block in blocks.finditer(page.read_text("utf-8"))
-        for line in COMMAND.findall(block[1] or block[2])
+        for line in COMMAND.findall((block[1] or block[2]).replace("\\\n", ""))
     ]
 
 

@@ -47,6 +47,7 @@ def bucket() -> Iterator[S3FileSystem]:
     client = S3FileSystem(key=key, secret=secret, endpoint_url=f"http://{host}:{port}")
     client.mkdir("runs")
     yield client
+    client.rm("runs", recursive=True)  # all servers of a process share their buckets
     s3.stop()
 
 

@@ -185,7 +185,7 @@ def test_the_server_s_address_is_carried_as_data(
 # Commands that the scripts call, which note how they are called and pass on what they must.
 STUBS = {
     "ray": 'printf "%s\\0" "$@" >"$NOTES/ray-$1"\nfor word in "$@"; do case $word in\n'
-    '--working-dir=*) cp "${word#*=}/analysis.yaml" "$NOTES/analysis.yaml";; esac; done',
+    '--working-dir=*) cp "${word#*=}/ontogeny-analysis.yaml" "$NOTES/analysis.yaml";; esac; done',
     "ontogeny": 'cp "$2" "$NOTES/analysis.yaml"',
     "python": "until [[ -s $NOTES/ray-start ]]; do sleep 0.05; done",  # as await_nodes.py
     "scontrol": 'echo "NodeAddr=10.0.0.1 "',

@@ -20,6 +20,7 @@ from pipeline.store.lease import owned
 from pipeline.store.verify import verify
 from tests.benchmarks.killed_runs import ROOT, SECONDS, Observed, content, slow_analysis
 from tests.benchmarks.servers import free_port
+from tests.flows.test_cli import errors_in
 
 pytestmark = pytest.mark.timeout(900)  # on a busy machine each process takes a minute to start
 
@@ -135,7 +136,7 @@ def test_a_signal_ends_a_run_with_one_sentence_and_its_exit_code(
     run.process.send_signal(number)  # twice: as `timeout` does, and a shell and its terminal
     seconds, _, said = run.end(number)
     assert seconds < SECONDS and run.process.returncode == code
-    assert said == f"{how}: computed results are kept, run it again to continue\n"
+    assert errors_in(said) == [f"{how}: computed results are kept, run it again to continue"]
     store = Store(str(tmp_path / "store.zarr"))
     with owned(store):  # raises if the store is still owned
         assert sorted({commit.step for commit in store.commits()}) == [0, 1]

@@ -214,7 +214,7 @@ class TestCommand:
     def test_progress_and_an_answer(self, store: Store, tmp_path: Path) -> None:
         done = ontogeny("store", "export", store.uri, tmp_path / "plain.zarr")
         assert done.exit_code == 0, done.output
-        assert f"export {store.uri}: 2/2 (scores)" in done.stderr
+        assert f"export {store.uri}: 2 of 2 (scores)" in done.stderr
         assert f"{tmp_path / 'plain.zarr'}: 2 groups with 4 variables" in done.stdout
 
     def test_json(self, store: Store, tmp_path: Path) -> None:

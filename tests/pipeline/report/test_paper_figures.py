@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pipeline import extras
 from pipeline.aggregate.loss_space import loss_space
 from pipeline.aggregate.phases import SOLVED, phases
 from pipeline.aggregate.run_transitions import transitions_of
@@ -192,7 +193,7 @@ def test_the_same_store_gives_the_same_bytes(written, tmp_path):
 def test_without_matplotlib_or_store_nothing_is_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="absent"):
         write_figures([str(tmp_path / "absent.zarr")], tmp_path / "out")
-    monkeypatch.setattr(paper_writing, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"ontogeny\[figures\]"):
         write_figures([str(tmp_path / "absent.zarr")], tmp_path / "out")
     assert not (tmp_path / "out").exists()
