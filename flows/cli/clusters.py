@@ -57,7 +57,7 @@ def kuberay(
     nodes: Nodes = 1,
     memory: Memory = 16,
     standing: Annotated[
-        bool, typer.Option(help="A persistent Ray cluster, without the analysis.")
+        bool, typer.Option("--standing", help="A persistent Ray cluster, without the analysis.")
     ] = False,
     namespace: Annotated[str | None, typer.Option()] = None,
     secret: Annotated[

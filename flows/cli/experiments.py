@@ -43,7 +43,7 @@ def experiment(
         int | None, typer.Option(min=1, help="Runs at a time (default: one per core).")
     ] = None,
     serial: Annotated[
-        bool, typer.Option(help="Compute in this process, without Ray and Prefect.")
+        bool, typer.Option("--serial", help="Compute in this process, without Ray and Prefect.")
     ] = False,
     as_json: Json = False,
 ) -> None:

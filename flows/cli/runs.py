@@ -131,7 +131,7 @@ def print_notes(uri: str, model: dict[str, Any]) -> None:
 @app.command()
 def audit(
     uri: str,
-    deep: Annotated[bool, typer.Option(help="Also read all weights.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read all weights.")] = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
@@ -164,7 +164,7 @@ def analyze(
         str | None, typer.Option(metavar="NAME", help="A packaged analysis, instead of a file.")
     ] = None,
     serial: Annotated[
-        bool, typer.Option(help="Compute in this process, without Ray and Prefect.")
+        bool, typer.Option("--serial", help="Compute in this process, without Ray and Prefect.")
     ] = False,
     dry_run: Annotated[
         bool,
