@@ -71,6 +71,10 @@ def query(
     Labels select first; then follow means, the condition, sorting and the limit. Without --format,
     the suffix of the output's name says the format.
     """
+    with uncollected_imports():
+        from pipeline.query import Asked, ask
+        from pipeline.query.dask_client import dask_scheduler
+
     chosen = _chosen_format(format, as_json, output)
     stores, address = _split(places)
     by_name = {"step": step, "layer": layer, "head": head, "sequence": sequence}
@@ -82,10 +86,6 @@ def query(
             raise InputError("query: options about numbers need a variable: GROUP/VARIABLE")
         _list(stores, address or None, chosen, output)
         return
-    with uncollected_imports():
-        from pipeline.query import Asked, ask
-        from pipeline.query.dask_client import dask_scheduler
-
     selection = _parse_labels(labels, at or [])
     asked = Asked(mean or (), where, sort, descending, limit)
     with dask_scheduler(dask_address):
