@@ -139,7 +139,9 @@ def test_a_signal_ends_a_run_with_one_sentence_and_its_exit_code(
     assert errors_in(said) == [f"{how}: computed results are kept, run it again to continue"]
     store = Store(str(tmp_path / "store.zarr"))
     with owned(store):  # raises if the store is still owned
-        assert sorted({commit.step for commit in store.commits()}) == [0, 1]
+        # Which two depends on the thread that comes first: a step in front of them may be the slow
+        # one.
+        assert len({commit.step for commit in store.commits()}) == 2
 
 
 @pytest.mark.parametrize(
