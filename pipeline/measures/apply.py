@@ -6,7 +6,7 @@ error in a file of the user's own is reported with its line.
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.measures.base import (
     Context,
     Measure,
@@ -99,7 +99,15 @@ def _require_known_inputs(measure: Measure, setting: Setting) -> None:
 
 def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
-        values = dict(measure.compute(context))  # a copy: NaN is filled in, and it may be shared
+        try:
+            values = dict(measure.compute(context))  # a copy: NaN is filled in, may be shared
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in first_line(error):
+                raise
+            raise TypeError(
+                f"compute() of measure {measure.name!r} reads weights that its weights_read() does "
+                f"not return ({first_line(error)}): return their names too"
+            ) from error
         _require_all(measure, values)
         return values
 

@@ -1,5 +1,7 @@
 """K-, Q- and V-composition of heads, from the weights."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import MATRICES, OV, QK, STREAM, relying
-from pipeline.models.circuits import Heads
+from pipeline.models.circuits import Heads, weights_of_circuits
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -57,6 +59,10 @@ class Composition(Measure):
     def why_undefined(self, setting: Setting) -> str:
         """Return the reason that holds for models with one layer."""
         return why_no_earlier_layer(self, setting)
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the heads."""
+        return weights_of_circuits(setting.model, range(setting.model.n_layers))
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

@@ -12,6 +12,7 @@ norm (subtracting the mean, dividing by the length) is not part of these matrice
 biases and rotary positions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from pipeline.models.facts import ModelFacts
 from pipeline.models.families import Family, family_of
 from pipeline.models.weights import ModelWeights
 
@@ -44,10 +46,43 @@ def circuits(weights: ModelWeights) -> "Circuits | None":
     that a check has found to differ from the description of their family (`engine/form.py`).
     """
     family = family_of(weights.config)
-    projected = any(".project_in." in name for name in weights)
-    if family is None or projected or "matrices" in weights.facts.unmet:
+    if family is None or not _is_described(weights.facts):
         return None
     return Circuits(weights, family)
+
+
+def _is_described(facts: ModelFacts) -> bool:
+    projected = any(".project_in." in name for name in facts.parameters)
+    return not projected and "matrices" not in facts.unmet
+
+
+def weights_of_circuits(
+    facts: ModelFacts,
+    layers: Iterable[int] = (),
+    embedding: bool = False,
+    unembedding: bool = False,
+) -> frozenset[str]:
+    """Return the parameters that circuit matrices are computed from; none if these are undefined.
+
+    layers: those of which `Circuits.layer` is called. embedding, unembedding: whether W_E or W_U
+    is read (b_U is not covered).
+    """
+    family = facts.family
+    if family is None or not _is_described(facts):
+        return frozenset()
+    of_layer = (
+        family.norm, *family.qkv, family.query_norm, family.key_norm, family.output,
+        family.output_norm,
+    )  # fmt: skip
+    names = {
+        f"{family.layer.format(layer)}.{name}" for layer in layers for name in of_layer if name
+    }
+    if unembedding:
+        tied = f"{family.unembedding}.weight" not in facts.parameters
+        names |= {family.final_norm, family.embedding if tied else family.unembedding}
+    if embedding:
+        names.add(family.embedding)
+    return frozenset(f"{name}.weight" for name in names).intersection(facts.parameters)
 
 
 class Circuits:

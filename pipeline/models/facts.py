@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.models.architecture import without_memory
 from pipeline.models.assumptions import Unmet
+from pipeline.models.families import Family, family_of
 from pipeline.models.special_ids import named_special_ids
 from pipeline.outside import reading
 
@@ -22,7 +23,7 @@ class ModelFacts:
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
     of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the
     `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
-    are met or none was checked yet.
+    are met or none was checked yet. family: the names of its matrices, None if not described.
     """
 
     n_layers: int
@@ -39,6 +40,7 @@ class ModelFacts:
     d_mlp: int | None = None
     n_numbers: int = 0
     unmet: Unmet = field(default_factory=dict)
+    family: Family | None = None
 
 
 def facts_of(
@@ -80,6 +82,7 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
         special_token_ids=tuple(sorted({i for i in flat if i < unembedding.weight.shape[0]})),
         d_mlp=getattr(config, "intermediate_size", None),
         n_numbers=sum(parameter.numel() for parameter in module.parameters()),
+        family=family_of(config),
     )
 
 
