@@ -52,7 +52,7 @@ def sha256_of(file: Path) -> str:
     digest = known_sha256(state)
     if digest is None:
         refuse_misstated(file)  # a damaged file may be of any length
-        _await_next_tick(file)
+        await_next_tick(file)
         digest = read_sha256(file)
         if local_state(file) != state:
             raise ChangedError(f"{file}: was changed while it was read: wait until it is written")
@@ -74,7 +74,7 @@ def local_state(file: Path) -> str:
     return f"{file.resolve()} {status.st_size} {status.st_ino} {times}"
 
 
-def _await_next_tick(file: Path) -> None:
+def await_next_tick(file: Path) -> None:
     """Wait until any later write to a file gives it another modification time.
 
     Without the wait, a write right after the digest could leave the file's state unchanged.

@@ -7,7 +7,7 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import first_line
@@ -36,10 +36,15 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file. size: the bytes that the complete file must have."""
+    """The header of a safetensors file.
+
+    size: the bytes that the complete file must have. spans: of each tensor's bytes in the file, the
+    first and the one after the last.
+    """
 
     tensors: Mapping[str, TensorFacts]
     size: int
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> Header:
@@ -69,14 +74,17 @@ def _parsed(text: bytes) -> Header:
         content = parsed_json(text)
         content.pop("__metadata__", None)  # free text; all other keys are tensors
         tensors = {name: _facts(name, facts) for name, facts in content.items()}
-        end = _end_of_data(facts["data_offsets"] for facts in content.values())
+        offsets = {name: facts["data_offsets"] for name, facts in content.items()}
+        end = _end_of_data(offsets.values())
     except (
         ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     ) as error:  # fmt: skip
         raise ValueError(
             f"its header is not what safetensors writes ({first_line(error)[:200]})"
         ) from error
-    return Header(tensors, _PREFIX + len(text) + end)
+    data = _PREFIX + len(text)
+    spans = {name: (data + start, data + stop) for name, (start, stop) in offsets.items()}
+    return Header(tensors, data + end, spans)
 
 
 def _facts(name: str, facts: Any) -> TensorFacts:

@@ -101,7 +101,7 @@ def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
         try:
             values = dict(measure.compute(context))  # a copy: NaN is filled in, may be shared
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # NotImplementedError is one
             if "meta" not in first_line(error):
                 raise
             raise TypeError(
