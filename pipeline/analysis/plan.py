@@ -4,7 +4,7 @@ Everything that can be refused is refused here, before any weights are read.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from pipeline.analysis.architecture import Architecture, architecture_of
 from pipeline.analysis.faults import Faults
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
+from pipeline.analysis.parts import known_digest_of
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.foreign import conversion_notes
@@ -278,8 +279,9 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     for group in groups:
         of_group = (commit for commit in commits if commit.group == group.name)
         done = latest(of_group, variants[group.name])
+        read = apply.weights_read(group.measure, prepared.settings[group.name])
         for checkpoint in prepared.checkpoints_of(group):
-            if not _is_done(checkpoint, variants[group.name], done):
+            if not _is_done(checkpoint, variants[group.name], done, read):
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
@@ -463,11 +465,20 @@ def load_input(store: Store, name: str, digest: str) -> Input:
     return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
-def _is_done(checkpoint: Checkpoint, variant: str, done: Mapping[int, Commit]) -> bool:
-    """Return whether the store's row for this step and variant is of this checkpoint's weights."""
+def _is_done(
+    checkpoint: Checkpoint,
+    variant: str,
+    done: Mapping[int, Commit],
+    parameters: Collection[str] | None,
+) -> bool:
+    """Return whether the store's row for this step and variant is of this checkpoint's weights.
+
+    parameters: those that the measure reads; None for all.
+    """
     commit = done.get(checkpoint.step)
-    return (
-        commit is not None
-        and checkpoint.digest is not None
-        and commit.fingerprint == fingerprint(variant, checkpoint.digest)
-    )
+    if commit is None:
+        return False
+    known = checkpoint.digest
+    if known is None and parameters is not None:
+        known = known_digest_of(checkpoint, parameters)
+    return known is not None and commit.fingerprint == fingerprint(variant, known)

@@ -8,10 +8,12 @@ most `_EXTRA` of the wanted bytes are read beside them.
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.checkpoints.headers import Header, read_header
 from pipeline.checkpoints.placeholders import placeholder_of
-from pipeline.errors import CheckpointError, first_line
+from pipeline.errors import ChangedError, CheckpointError, first_line
+from pipeline.outside import opened
 
 _EXTRA = 0.02
 # As in `s3.py`: a single connection to S3 is limited to some 100 MB/s.
@@ -32,6 +34,23 @@ class RangedFile:
     address: str
     size: int
     read: Callable[[int, int], bytes]
+
+
+def local_ranges(path: Path) -> RangedFile:
+    """Return a file on this machine. Its `read` raises ChangedError if the file has become shorter.
+
+    Its bytes are copied and not mapped: a mapped file that is truncated would end the process.
+    """
+
+    def read(start: int, stop: int) -> bytes:
+        with opened(path, CheckpointError) as stream:
+            stream.seek(start)
+            found = stream.read(stop - start)
+        if len(found) != stop - start:
+            raise ChangedError(f"{path}: became shorter while it was read: copy it again")
+        return found
+
+    return RangedFile(str(path), path.stat().st_size, read)
 
 
 def header_of(file: RangedFile) -> Header:

@@ -30,6 +30,7 @@ def check(measure: Measure, setting: Setting) -> None:
     with located(measure.source, InputError):
         measure.check(setting)
         _require_known_inputs(measure, setting)
+        weights_read(measure, setting)
         coordinates(measure, setting)
         measure.why_undefined(setting)  # only so that an error in it is raised now
 
@@ -78,6 +79,23 @@ def compute(measure: Measure, context: Context) -> Values:
         if variable.name in missing:
             values[variable.name] = np.full(np.shape(values[variable.name]), _nothing(variable))
     return values
+
+
+def weights_read(measure: Measure, setting: Setting) -> frozenset[str] | None:
+    """Return the names of the parameters that a measure reads; None if it needs the whole model.
+
+    It does for a forward pass, and for the quantity of a reference checkpoint. Raises TypeError for
+    names that the model does not have.
+    """
+    if measure.reference_from or measure.passes(setting):
+        return None
+    names, known = frozenset(measure.weights_read(setting)), frozenset(setting.model.parameters)
+    if unknown := names - known:
+        raise TypeError(
+            f"weights_read() of measure {measure.name!r} returns {min(unknown)!r}, expected names "
+            "of the model's parameters (`setting.model.parameters`)"
+        )
+    return None if names == known else names
 
 
 def reference(measure: Measure, context: Context) -> Reference:

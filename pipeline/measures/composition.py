@@ -61,8 +61,9 @@ class Composition(Measure):
         return why_no_earlier_layer(self, setting)
 
     def weights_read(self, setting: Setting) -> Collection[str]:
-        """Return those of the heads."""
-        return weights_of_circuits(setting.model, range(setting.model.n_layers))
+        """Return those of the heads; in the first layer, which reads no other, what they write."""
+        n_layers = setting.model.n_layers
+        return weights_of_circuits(setting.model, range(1, n_layers), range(n_layers))
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
@@ -72,7 +73,7 @@ class Composition(Measure):
         writers: list[Float[Tensor, "head d_head d_model"]] = []
         for layer_to in range(model.n_layers):
             heads = model.layer(layer_to)
-            readers = readers_of(heads)
+            readers = readers_of(heads) if writers else {}
             # Heads of one layer do not read each other: only earlier layers are writers.
             for layer_from, writer in enumerate(writers):
                 for path in _PATHS:

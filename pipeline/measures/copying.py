@@ -55,9 +55,11 @@ class Copying(Measure):
     )
 
     def weights_read(self, setting: Setting) -> Collection[str]:
-        """Return those of the heads, the embedding and the unembedding."""
+        """Return those of the OV circuits, the embedding and the unembedding."""
         layers = range(setting.model.n_layers)
-        return weights_of_circuits(setting.model, layers, embedding=True, unembedding=True)
+        return weights_of_circuits(
+            setting.model, values_outputs=layers, embedding=True, unembedding=True
+        )
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

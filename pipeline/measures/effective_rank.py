@@ -45,7 +45,7 @@ class EffectiveRank(Measure):
     def weights_read(self, setting: Setting) -> Collection[str]:
         """Return those of the heads, the embedding and the unembedding."""
         layers = range(setting.model.n_layers)
-        return weights_of_circuits(setting.model, layers, embedding=True, unembedding=True)
+        return weights_of_circuits(setting.model, layers, layers, embedding=True, unembedding=True)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

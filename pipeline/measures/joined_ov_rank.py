@@ -54,9 +54,9 @@ class JoinedOVRank(Measure):
         refuse_absent(self.name, self.heads or (), setting.model)
 
     def weights_read(self, setting: Setting) -> Collection[str]:
-        """Return those of the layers with such a head."""
+        """Return those of the OV circuits in the layers with such a head."""
         layers = {layer for layer, _ in chosen_heads(self.heads, setting.model)}
-        return weights_of_circuits(setting.model, layers)
+        return weights_of_circuits(setting.model, values_outputs=layers)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         heads = dict.fromkeys(chosen_heads(self.heads, context.model))  # each once

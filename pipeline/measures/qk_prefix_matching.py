@@ -65,9 +65,11 @@ class QKPrefixMatching(Measure):
         return why_no_earlier_layer(self, setting)
 
     def weights_read(self, setting: Setting) -> Collection[str]:
-        """Return those of the heads and the embedding."""
-        layers = range(setting.model.n_layers)
-        return weights_of_circuits(setting.model, layers, embedding=True)
+        """Return those of the earlier heads' output, the later heads' scores, and the embedding."""
+        n_layers = setting.model.n_layers
+        return weights_of_circuits(
+            setting.model, range(1, n_layers), range(n_layers - 1), embedding=True
+        )
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         shape = context.model.n_layers, context.model.n_heads

@@ -58,24 +58,29 @@ def _is_described(facts: ModelFacts) -> bool:
 
 def weights_of_circuits(
     facts: ModelFacts,
-    layers: Iterable[int] = (),
+    queries_keys: Iterable[int] = (),
+    values_outputs: Iterable[int] = (),
     embedding: bool = False,
     unembedding: bool = False,
 ) -> frozenset[str]:
     """Return the parameters that circuit matrices are computed from; none if these are undefined.
 
-    layers: those of which `Circuits.layer` is called. embedding, unembedding: whether W_E or W_U
-    is read (b_U is not covered).
+    queries_keys, values_outputs: the layers whose W_Q and W_K, or W_V and W_O, are used. embedding,
+    unembedding: whether W_E or W_U is (b_U is not covered).
     """
     family = facts.family
     if family is None or not _is_described(facts):
         return frozenset()
-    of_layer = (
-        family.norm, *family.qkv, family.query_norm, family.key_norm, family.output,
-        family.output_norm,
-    )  # fmt: skip
+    q_k, v = family.qkv[:2], family.qkv[-1]  # one and the same matrix where they are fused
+    of_scores = (family.norm, *q_k, family.query_norm, family.key_norm)
+    of_outputs = (family.norm, v, family.output, family.output_norm)
+    used = ((queries_keys, of_scores), (values_outputs, of_outputs))
     names = {
-        f"{family.layer.format(layer)}.{name}" for layer in layers for name in of_layer if name
+        f"{family.layer.format(layer)}.{name}"
+        for layers, of in used
+        for layer in layers
+        for name in of
+        if name
     }
     if unembedding:
         tied = f"{family.unembedding}.weight" not in facts.parameters
@@ -245,6 +250,8 @@ def _scaled(
     factor: float = 1.0,
 ) -> Float[Tensor, "inputs outputs"]:
     """Return factor diag(rows) matrix diag(columns); `columns` of one head apply to every head."""
+    if matrix.is_meta:  # was not read, and has no numbers
+        return matrix
     if rows is not None:
         matrix = rows[:, None] * matrix
     if columns is not None:
