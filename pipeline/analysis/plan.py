@@ -129,6 +129,14 @@ class Prepared:
         """The checkpoints to compute, in order of step."""
         return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
 
+    @property
+    def weights_read(self) -> dict[str, frozenset[str] | None]:
+        """The names of the parameters that each group reads, None for all; by group."""
+        return {
+            group.name: apply.weights_read(group.measure, self.settings[group.name])
+            for group in self.job.groups
+        }
+
     def checkpoints_of(self, group: Group) -> list[Checkpoint]:
         """Return the checkpoints at which a group is to be computed.
 
@@ -275,11 +283,11 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
     missing: dict[int, list[str]] = {checkpoint.step: [] for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in missing}
-    commits = job.store.commits()
+    commits, weights_read = job.store.commits(), prepared.weights_read
     for group in groups:
         of_group = (commit for commit in commits if commit.group == group.name)
         done = latest(of_group, variants[group.name])
-        read = apply.weights_read(group.measure, prepared.settings[group.name])
+        read = weights_read[group.name]
         for checkpoint in prepared.checkpoints_of(group):
             if not _is_done(checkpoint, variants[group.name], done, read):
                 missing[checkpoint.step].append(group.name)

@@ -169,8 +169,8 @@ def _check_place(
         store = Store(analysis.store)
         if store.require_place() is not None:
             if prepared is not None:
-                chosen = prepared.checkpoints
-                check_same_run(store, analysis.checkpoints, chosen, reading)
+                chosen, reads_all = prepared.checkpoints, None in prepared.weights_read.values()
+                check_same_run(store, analysis.checkpoints, chosen, reading and reads_all)
                 store.require_place({"architecture": prepared.architecture})
             require_free(store)
         # Only where nothing else is wrong: a place that is not the right one need not be tried.
@@ -196,6 +196,8 @@ def _cache_limit(prepared: Prepared) -> Iterable[Fault]:
     analysis = prepared.job.analysis
     most = analysis.cache.bytes
     if most is None or remote_place_of(analysis.checkpoints) is None:
+        return
+    if None not in prepared.weights_read.values():  # tensors are read into memory, by ranges
         return
     sizes = dict(zip(prepared.checkpoints, weight_bytes(prepared.checkpoints), strict=True))
     if too_large := [one for one, size in sizes.items() if size > most]:

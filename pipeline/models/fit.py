@@ -1,7 +1,7 @@
 """Match a checkpoint's tensors with those of a module: by name, after renaming, and by shape."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,21 @@ def tied_groups(module: PreTrainedModel) -> list[list[str]]:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def sources(
+    module: PreTrainedModel, names: Mapping[str, str], parameters: Collection[str]
+) -> set[str]:
+    """Return those names in a file that some parameters are read from.
+
+    names: from the file to the module. Of a parameter that has several names all are returned,
+    because the tensors that a file has for them are compared.
+    """
+    wanted = set(parameters)
+    for group in tied_groups(module):
+        if not wanted.isdisjoint(group):
+            wanted.update(group)
+    return {key for key, name in names.items() if name in wanted}
 
 
 def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:

@@ -28,6 +28,7 @@ from pipeline.models.fit import (
     refuse_doubles,
     refuse_unless_fit,
     renames,
+    sources,
     tie,
     tied_groups,
 )
@@ -104,13 +105,7 @@ class Resident:
         None if they cannot be told apart, since tensors must be merged or split.
         """
         names = self._renames(frozenset(keys))
-        if names is None:
-            return None
-        wanted = set(parameters)
-        for group in tied_groups(self.module):
-            if not wanted.isdisjoint(group):  # all of them, since they are compared
-                wanted.update(group)
-        return {key for key, name in names.items() if name in wanted}
+        return None if names is None else sources(self.module, names, parameters)
 
     @property
     def most_bytes(self) -> int:

@@ -17,12 +17,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from pipeline import Analysis, Summary, analyze, open_run
 from pipeline.analysis.estimate import dry_run
+from pipeline.analysis.plan import Plan, plan
+from pipeline.analysis.preflight import prepare
+from pipeline.analysis.survey import survey
+from pipeline.analysis.worker import Worker
 from pipeline.measures import registry
 from pipeline.measures.base import Measure, Setting
 from pipeline.models.resident import Resident
+from tests.pipeline.checkpoints.conftest import hub, s3, s3_server  # noqa: F401
+from tests.pipeline.checkpoints.servers import Hub, Proxy
+from tests.pipeline.checkpoints.test_s3 import upload
 from tests.pipeline.measures.measuring import of_weights
-
-pytest_plugins = ("tests.pipeline.checkpoints.conftest",)
 
 KINDS = {
     "llama": {"hidden_size": 64, "intermediate_size": 512, "num_key_value_heads": 2},
@@ -161,3 +166,123 @@ def test_results_are_those_of_reading_all(
     assert_same(some, everything)
     # Not of the whole file, which was not read; of the whole file, which was.
     assert set(digests(some)["copying"]).isdisjoint(digests(everything)["copying"])
+
+
+def used_bytes(run: Path, names: Callable[[str], bool]) -> int:
+    """Return the bytes, in all files of a run, of the tensors with some names."""
+    total = 0
+    for file in run.glob("*/*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            for name in filter(names, opened.keys()):
+                tensor = opened.get_tensor(name)
+                total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def is_used(name: str) -> bool:
+    """Return whether `MEASURES` read a tensor of a llama: all but the MLPs and their norms."""
+    return "mlp" not in name and "post_attention" not in name
+
+
+def large_run(folder: Path, **how: object) -> Path:
+    """Write a run whose tensors are large beside what is read at the beginning of each file."""
+    shape = {"hidden_size": 256, "intermediate_size": 2048, "vocab_size": 2000}
+    return write_run(folder, "llama", **shape, **how)
+
+
+@pytest.mark.parametrize("shard", ["50MB", "6MB"])
+def test_s3_sends_no_more_than_the_used_tensors(
+    shard: str, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = large_run(tmp_path / "run", max_shard_size=shard)
+    uri = upload(run)
+    used = used_bytes(run, is_used)
+    store = tmp_path / "a.zarr"
+    # The audit and the listing have bytes of their own.
+    estimate = dry_run(analysis_of(uri, store))
+    s3.forget()
+    assert analysed(uri, store).computed == [0, 1]
+    assert used < s3.bytes_sent < 1.05 * used < used_bytes(run, lambda name: True) / 2
+    assert estimate.bytes_to_fetch == pytest.approx(used, rel=0.03)
+    assert estimate.bytes_to_fetch + estimate.bytes_skipped == sum(
+        path.stat().st_size for path in run.glob("*/*.safetensors")
+    )
+    assert "that no measure reads" in dict(estimate.rows())["to fetch"]
+    # Known by the ETags: nothing is fetched again.
+    s3.forget()
+    assert analysed(uri, store).complete == 2
+    assert s3.bytes_sent < 0.05 * used
+    with whole(monkeypatch):
+        analysed(str(run), tmp_path / "b.zarr")
+    assert_same(store, tmp_path / "b.zarr")
+
+
+def test_the_hub_sends_no_more_than_the_used_tensors(hub: Hub, tmp_path: Path) -> None:
+    run = large_run(tmp_path / "run", max_shard_size="6MB")
+    hub.add_run("some/model", run)
+    store = tmp_path / "a.zarr"
+    estimate = dry_run(analysis_of("hf://some/model", store))
+    hub.forget()
+    assert analysed("hf://some/model", store).computed == [0, 1]
+    used = used_bytes(run, is_used)
+    assert used < hub.bytes_sent + hub.cdn.bytes_sent < 1.05 * used
+    assert estimate.bytes_to_fetch == pytest.approx(used, rel=0.03)
+    # The Hub lists the sha256 of whole files, which identify the rows.
+    assert analysed(run, tmp_path / "whole.zarr", {"weight_norm": {}}).computed == [0, 1]
+    assert digests(store)["copying"] == digests(tmp_path / "whole.zarr")["weight_norm"]
+
+
+def characters_read() -> int:
+    """Return the bytes that this process has read from files and sockets so far."""
+    found = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(found["rchar"])
+
+
+def test_a_disk_reads_no_more_than_the_used_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = large_run(tmp_path / "run")
+    used = used_bytes(run, is_used)
+    analysis = analysis_of(run, tmp_path / "a.zarr")
+    worker, planned = prepared_worker(analysis)
+    before = characters_read()
+    for cell in planned.cells:
+        assert set(worker.compute(cell, planned).computed) == set(MEASURES)
+    assert used < characters_read() - before < 1.05 * used
+    assert dry_run(analysis).bytes_to_read == pytest.approx(used, rel=0.03)
+    # A second analysis knows from the files' state that nothing is missing.
+    assert analyze(analysis).complete == 2
+
+
+def prepared_worker(analysis: Analysis) -> tuple[Worker, Plan]:
+    prepared = prepare(analysis, survey(analysis))
+    return Worker(prepared.job), plan(prepared, {})
+
+
+def test_weights_that_were_not_read_have_no_values(tmp_path: Path) -> None:
+    """Nothing of the checkpoint before is left in the resident model."""
+    run = write_run(tmp_path / "run")
+    measures = {**MEASURES, "token_loss.text": {"select": {"steps": [0]}, **LOSS}}
+    analysis = analysis_of(run, tmp_path / "a.zarr", measures, inputs=INPUTS)
+    worker, planned = prepared_worker(analysis)
+    worker.compute(planned.cells[0], planned)
+    assert not any(one.is_meta for one in worker._resident.weights.values())
+    worker.compute(planned.cells[1], planned)
+    unread = {name for name, one in worker._resident.weights.items() if one.is_meta}
+    assert unread == {name for name in worker._resident.weights if not is_used(name)}
+    expected = load_file(run / "step-1/model.safetensors")
+    for name, tensor in worker._resident.weights.items():
+        assert name in unread or torch.equal(tensor, expected[name])
+
+
+def test_forward_passes_after_reading_in_part_are_those_of_the_whole_model(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(0, 1, 2))
+    losses = {"token_loss.text": {"select": {"steps": [0, 2]}, **LOSS}}
+    analysed(run, tmp_path / "both.zarr", {**MEASURES, **losses}, inputs=INPUTS)
+    analysed(run, tmp_path / "losses.zarr", losses, inputs=INPUTS)
+    both, alone = values(tmp_path / "both.zarr"), values(tmp_path / "losses.zarr")
+    assert all(array.tobytes() == both[name].tobytes() for name, array in alone.items())
+
+
+LOSS = {"early_token": 3, "late_token": 8}
+INPUTS = {"text": {"kind": "repeated", "block_length": 8, "sequences": 2}}
