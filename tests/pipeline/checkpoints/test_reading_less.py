@@ -1,7 +1,6 @@
 """Measures of the weights alone read only the tensors that they need, with the same results."""
 
-import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from s3fs import S3FileSystem
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from pipeline import Analysis, Summary, analyze, open_run
 from pipeline.analysis.estimate import dry_run
@@ -21,11 +20,15 @@ from pipeline.analysis.plan import Plan, plan
 from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
+from pipeline.checkpoints import s3 as s3_module
+from pipeline.checkpoints import tensor_ranges
+from pipeline.errors import InputError
 from pipeline.measures import registry
 from pipeline.measures.base import Measure, Setting
+from pipeline.models.architecture import without_memory
+from pipeline.models.facts import ModelFacts
 from pipeline.models.resident import Resident
-from tests.pipeline.checkpoints.conftest import hub, s3, s3_server  # noqa: F401
-from tests.pipeline.checkpoints.servers import Hub, Proxy
+from tests.pipeline.checkpoints.servers import Faults, Hub, Proxy
 from tests.pipeline.checkpoints.test_s3 import upload
 from tests.pipeline.measures.measuring import of_weights
 
@@ -286,3 +289,229 @@ def test_forward_passes_after_reading_in_part_are_those_of_the_whole_model(tmp_p
 
 LOSS = {"early_token": 3, "late_token": 8}
 INPUTS = {"text": {"kind": "repeated", "block_length": 8, "sequences": 2}}
+
+
+def test_a_pickle_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run")
+    for folder in run.iterdir():
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert analysed(run, tmp_path / "a.zarr").computed == [0, 1]
+    size = (run / "step-0/pytorch_model.bin").stat().st_size
+    estimate = dry_run(analysis_of(run, tmp_path / "a.zarr"))
+    assert (estimate.bytes_to_read, estimate.bytes_skipped) == (2 * size, 0)
+
+
+def test_experts_that_must_be_merged_are_read_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "mixtral", hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=101,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "run/step-0")
+    with safe_open(tmp_path / "run/step-0/model.safetensors", "pt") as file:
+        assert any("experts.0." in name for name in list(file.keys())), "separate, as on the Hub"
+    assert analysed(tmp_path / "run", tmp_path / "a.zarr").computed == [0]
+    assert dry_run(analysis_of(tmp_path / "run", tmp_path / "a.zarr")).bytes_skipped == 0
+
+
+def test_a_number_that_is_not_finite_is_found_where_it_is_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(0, 1, 2))
+    for step, name in ((0, "mlp.up_proj"), (1, "self_attn.v_proj")):
+        file = run / f"step-{step}/model.safetensors"
+        state = load_file(file)
+        state[f"model.layers.0.{name}.weight"][3, 2] = float("nan")
+        save_file(state, file, {"format": "pt"})
+    summary = analysed(run, tmp_path / "a.zarr")
+    assert summary.computed == [0, 2]
+    assert "model.layers.0.self_attn.v_proj.weight (1 of" in summary.masked[1]
+    # With the audit off, the step is computed and named.
+    summary = analysed(run, tmp_path / "b.zarr", audit="off")
+    assert summary.computed == [0, 1, 2]
+    assert list(summary.not_finite) == [1] and "v_proj" in summary.not_finite[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "header", "shape", "name", "pointer", "dtype"])
+def test_a_damaged_file_ends_its_own_checkpoint(damage: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(0, 1, 2))
+    file = run / "step-1/model.safetensors"
+    content, state = file.read_bytes(), load_file(file)
+    expected = "is truncated or no weight file"
+    if damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "longer":
+        file.write_bytes(content + b"\0")
+    elif damage == "header":
+        file.write_bytes(b"\0" * 5 + content[5:])
+    elif damage == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+        expected = "git-lfs pointer"
+    elif damage == "shape":  # of a tensor that is not read
+        state["model.layers.0.mlp.up_proj.weight"] = torch.zeros(3, 64)
+        save_file(state, file)
+        expected = r"of another shape: model.layers.0.mlp.up_proj.weight: \[3, 64\]"
+    elif damage == "name":
+        state["another"] = state.pop("model.layers.1.mlp.up_proj.weight")
+        save_file(state, file)
+        expected = "missing: model.layers.1.mlp.up_proj.weight; unexpected: another"
+    else:
+        state["model.layers.0.mlp.up_proj.weight"] = torch.zeros(512, 64, dtype=torch.int8)
+        save_file(state, file)
+        expected = "holds int8 for a floating-point parameter"
+    summary = analysed(run, tmp_path / "a.zarr", audit="off")
+    assert summary.computed == [0, 2]
+    assert re.search(expected, summary.failed[1]) and "step-1" in summary.failed[1]
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", steps=(0, 1))
+    other = write_run(tmp_path / "other", steps=(5,))
+    file, read = run / "step-0/model.safetensors", tensor_ranges.read_spans
+    changed: list[Path] = []
+
+    def read_and_replace(*arguments: object) -> dict[str, bytearray]:
+        found = read(*arguments)  # type: ignore[arg-type]
+        if not changed:
+            shutil.copy(other / "step-5/model.safetensors", file)
+            changed.append(file)
+        return found
+
+    monkeypatch.setattr("pipeline.models.some_weights.read_spans", read_and_replace)
+    assert analysed(run, tmp_path / "a.zarr").computed == [0, 1]
+    assert changed
+    monkeypatch.undo()
+    analysed(run, tmp_path / "b.zarr")
+    assert_same(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert digests(tmp_path / "a.zarr") == digests(tmp_path / "b.zarr")
+
+
+def test_an_object_that_is_replaced_between_two_ranges_is_read_again(
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = (
+        large_run(tmp_path / "run"),
+        write_run(
+            tmp_path / "other",
+            "llama",
+            (5,),
+            hidden_size=256,
+            intermediate_size=2048,
+            vocab_size=2000,
+        ),
+    )
+    uri = upload(run)
+    filesystem = S3FileSystem(use_listings_cache=False)
+    asked, read = [], s3_module.read_range
+
+    def read_then_replace(*arguments: object) -> bytes:
+        found = read(*arguments)  # type: ignore[arg-type]
+        asked.append(arguments)
+        if len(asked) == 2:  # after the header and one range of the first checkpoint that is read
+            name = str(arguments[0]).removeprefix("s3://")
+            filesystem.put(str(other / "step-5/model.safetensors"), f"{name}/model.safetensors")
+        return found
+
+    monkeypatch.setattr(s3_module, "read_range", read_then_replace)
+    monkeypatch.setattr(tensor_ranges, "_STREAMS", 1)
+    monkeypatch.setattr(tensor_ranges, "_PIECE", 2**18)
+    assert analysed(uri, tmp_path / "a.zarr").computed == [0, 1]
+    monkeypatch.undo()
+    replaced = str(asked[1][0])
+    shutil.copy(other / "step-5/model.safetensors", run / replaced.rpartition("/")[2])
+    analysed(run, tmp_path / "b.zarr")
+    assert_same(tmp_path / "a.zarr", tmp_path / "b.zarr")
+    assert digests(tmp_path / "a.zarr") == digests(tmp_path / "b.zarr"), "of content, not of place"
+
+
+@pytest.mark.parametrize("kinds", [(500, 503), ("cut",), ("reset",)])
+def test_interrupted_ranges_are_asked_for_again(
+    kinds: tuple, s3: Proxy, fast_retries: None, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
+    uri = upload(run)
+    s3.faults = Faults(share=0.2, seed=3, kinds=kinds)
+    assert analysed(uri, tmp_path / "a.zarr").computed == [0, 1]
+    assert s3.faults.done
+    s3.faults = Faults()
+    analysed(run, tmp_path / "b.zarr")
+    assert_same(tmp_path / "a.zarr", tmp_path / "b.zarr")
+
+
+OWN = """
+from pipeline import Measure, Variable
+
+class Gate(Measure):
+    name = "gate"
+    version = 1
+    default_input = None
+    variables = (Variable("largest", ("step",), "1", "Of an MLP's weights.", ""),)
+
+    def compute(self, context):
+        return {"largest": context.weights["model.layers.0.mlp.gate_proj.weight"].max().numpy()}
+
+class TooFew(Gate):
+    name = "too_few"
+
+    def weights_read(self, setting):
+        return ["model.norm.weight"]
+
+class Unknown(Gate):
+    name = "unknown"
+
+    def weights_read(self, setting):
+        return ["model.norm.wait"]
+"""
+
+
+def test_a_measure_of_ones_own_reads_all_unless_it_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (tmp_path / "own.py").write_text(OWN)
+    own = tmp_path / "own.py"
+    assert analysed(run, tmp_path / "a.zarr", {f"{own}:Gate": {}}).computed == [0, 1]
+    expected = load_file(run / "step-1/model.safetensors")["model.layers.0.mlp.gate_proj.weight"]
+    assert values(tmp_path / "a.zarr")["gate/largest"][1] == expected.max().item()
+    failed = analysed(run, tmp_path / "b.zarr", {f"{own}:TooFew": {}}).failed
+    assert "reads weights that its weights_read() does not return" in failed[0]
+    with pytest.raises(InputError, match=r"returns 'model\.norm\.wait', expected"):
+        analysed(run, tmp_path / "c.zarr", {f"{own}:Unknown": {}})
+
+
+def test_a_run_that_was_moved_goes_on(tmp_path: Path) -> None:
+    run, store = write_run(tmp_path / "run"), tmp_path / "a.zarr"
+    analysed(run, store)
+    moved = Path(shutil.move(run, tmp_path / "moved"))
+    summary = analysed(moved, store)
+    assert (summary.computed, summary.failed) == ([], {})
+    # The digest of the whole, which is known from now on, is not that of the rows.
+    analysed(moved, tmp_path / "b.zarr", {"weight_norm": {}})
+    again = Path(shutil.copytree(moved, tmp_path / "again"))
+    analysed(again, tmp_path / "c.zarr", {"weight_norm": {}})
+    assert analysed(again, store).failed == {}
+    other = write_run(tmp_path / "other", steps=(5, 6))
+    for step in (5, 6):
+        (other / f"step-{step}").rename(other / f"step-{step - 5}")
+    analysed(other, tmp_path / "d.zarr", {"weight_norm": {}})
+    with pytest.raises(InputError, match="choose another store"):
+        analysed(other, store)
+
+
+def test_a_part_that_a_model_lacks_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "gpt2")
+    assert analysed(run, tmp_path / "a.zarr", {"weight_norm": {"of": "embeddings"}}).computed
+    names = open_run(str(tmp_path / "a.zarr"))["weight_norm"]["parameter"].values.tolist()
+    assert names == ["transformer.wte.weight", "transformer.wpe.weight"]
+    config = AutoConfig.for_model(
+        "mamba", hidden_size=32, num_hidden_layers=1, vocab_size=101, state_size=4
+    )
+    setting = Setting(facts_without_heads(config))
+    with pytest.raises(InputError, match="has no weights of a submodule named attention or attn"):
+        registry()["weight_norm"](of="attention").check(setting)  # type: ignore[call-arg]
+
+
+def facts_without_heads(config: PreTrainedConfig) -> ModelFacts:
+    module = without_memory(config)
+    names = tuple(name for name, _ in module.named_parameters())
+    return ModelFacts(1, 1, 1, 1, 32, 101, None, names, type(module).__name__)
