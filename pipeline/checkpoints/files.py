@@ -97,11 +97,22 @@ def inside_run(folder: Path, name: str) -> Path:
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
     which save space, are allowed.
     """
-    # realpath, since `resolve` raises an error of its own for links in a circle.
     path = folder / name
+    if not _has_links(folder, name):
+        return path
+    # realpath, since `resolve` raises an error of its own for links in a circle.
     run, target = (Path(os.path.realpath(one)) for one in (folder.parent, path))
     if not target.is_relative_to(run):
         raise CheckpointError(
             f"{path}: is a link that leads out of the run, to {target}: put the file itself there"
         )
     return path
+
+
+def _has_links(folder: Path, name: str) -> bool:
+    """Return whether a folder, or a part of the path of a file in it, is a link or leads out."""
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return True
+    places = (os.path.join(folder, *parts[:count]) for count in range(len(parts) + 1))
+    return any(map(os.path.islink, places))

@@ -8,12 +8,14 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import first_line
 from pipeline.outside import is_whole, parsed_json
 
 _LARGEST = 16 * 2**20  # bytes; some 200,000 tensors. The format allows 100 MB
+_LARGEST_KEPT = 2**20  # bytes of a header that is kept in memory for the next equal one
 _PREFIX = 8
 _MOST_IN_A_BYTE = 8  # numbers: no dtype has less than one bit
 _FIRST_READ = 2**16  # bytes; most headers are shorter, and take a single request
@@ -66,7 +68,14 @@ def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> H
         first += read(len(first), stop)
     if len(first) < stop:
         raise EOFError(f"its header of {length} bytes is cut off")
-    return _parsed(first[_PREFIX:stop])
+    text = first[_PREFIX:stop]
+    return _parsed(text) if len(text) > _LARGEST_KEPT else _parsed_once(text)
+
+
+@lru_cache(maxsize=32)
+def _parsed_once(text: bytes) -> Header:
+    # All checkpoints of a run have the same headers.
+    return _parsed(text)
 
 
 def _parsed(text: bytes) -> Header:

@@ -1,7 +1,6 @@
 """List a run's checkpoints, in order, by rules that are the same for all storage."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.checkpoints.checkpoint import Checkpoint
@@ -14,6 +13,7 @@ from pipeline.checkpoints.left_out import (
     left_out_of,
 )
 from pipeline.checkpoints.names import SPELLINGS, Name, parse_name
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Entry, Folder, Place
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.errors import InputError
@@ -45,8 +45,7 @@ def described(
     place: Place, found: Sequence[Found], tokens_per_step: int | None
 ) -> list[Checkpoint]:
     """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
+    return side_by_side(lambda one: _checkpoint(place, one, tokens_per_step), found)
 
 
 def finished(place: Place, uri: str) -> Finished:
@@ -56,8 +55,7 @@ def finished(place: Place, uri: str) -> Finished:
     """
     inside = place.contents(uri)
     folders = sorted(inside.folders, key=lambda folder: folder.name)
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        reasons = list(threads.map(lambda one: unfinished_trainer_save(place, one), folders))
+    reasons = side_by_side(lambda one: unfinished_trainer_save(place, one), folders)
     judged = list(zip(folders, reasons, strict=True))
     found = _by_step(uri, [folder for folder, reason in judged if not reason])
     left_out = [LeftOut(UNFINISHED, folder.name, reason) for folder, reason in judged if reason]

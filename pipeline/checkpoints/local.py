@@ -1,10 +1,12 @@
 """Read runs from a local folder with one folder per checkpoint."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
-from pipeline.checkpoints.digests import local_state
+from pipeline.checkpoints.digests import state_of
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.formats import holds_weights
@@ -104,41 +106,68 @@ def _changed(path: Path) -> float:
 
 
 def _files(folder: Path) -> dict[str, StoredFile]:
-    if not folder.is_dir():
-        return {}
     try:
-        found = _named_files(folder.iterdir())
+        entries = _entries(folder)
+        found = _named_files(entries, _real_path(folder))
         if holds_weights(found):
             return found
-        visible = filter(_is_visible_folder, folder.iterdir())
-        inside = [path for subfolder in visible for path in subfolder.iterdir()]
-    except PermissionError:  # one checkpoint without weights, while the others are computed
+        for entry in filter(_is_visible_folder, entries):
+            found |= _named_files(
+                _entries(entry.path), os.path.realpath(entry.path), f"{entry.name}/"
+            )
+    except (PermissionError, FileNotFoundError, NotADirectoryError):
+        # One checkpoint without weights, while the others are computed.
         return {}
-    return found | _named_files(inside, folder)
-
-
-def _named_files(paths: Iterable[Path], folder: Path | None = None) -> dict[str, StoredFile]:
-    """Return the files among some paths by name; by their paths within `folder`, if it is given."""
-    found = {}
-    for path in paths:
-        name = path.name if folder is None else path.relative_to(folder).as_posix()
-        if (file := _stored(path, name)) is not None:
-            found[name] = file
     return found
 
 
-def _is_visible_folder(path: Path) -> bool:
-    return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+def _real_path(folder: Path) -> str:
+    """Return a folder's path without links."""
+    if folder.name in ("", "..") or os.path.islink(folder):
+        return os.path.realpath(folder)
+    return os.path.join(_real_parent(os.path.abspath(folder.parent)), folder.name)
 
 
-def _stored(path: Path, name: str) -> StoredFile | None:
+# Cached: a run has many folders. A path that has become another one since leads to no digest at
+# all, as these are of an inode and its times.
+@lru_cache(maxsize=8)
+def _real_parent(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _named_files(
+    entries: Iterable[os.DirEntry[str]], real_folder: str, prefix: str = ""
+) -> dict[str, StoredFile]:
+    """Return the files among the entries of a folder, by their names after a prefix."""
+    found = {}
+    for entry in entries:
+        if (file := _stored(entry, real_folder, prefix + entry.name)) is not None:
+            found[file.name] = file
+    return found
+
+
+def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+
+
+def _stored(entry: os.DirEntry[str], real_folder: str, name: str) -> StoredFile | None:
     """Return a file; None for other entries, and for one that was just renamed or removed."""
     try:
-        if not path.is_file():
+        if not entry.is_file():
             return None
-        status, sha256 = path.stat(), known_sha256(local_state(path))
+        status, is_link = entry.stat(), entry.is_symlink()
     except OSError:
         return None
+    sha256 = None
+    # Digests are of weights: a JSON file has none, and is not looked up in the cache.
+    if not name.endswith(".json"):
+        path = os.path.realpath(entry.path) if is_link else os.path.join(real_folder, entry.name)
+        sha256 = known_sha256(state_of(path, status))
     return StoredFile(name, status.st_size, sha256, sha256, status.st_mtime)
 
 

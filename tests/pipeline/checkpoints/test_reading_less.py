@@ -444,6 +444,7 @@ OWN = """
 from pipeline import Measure, Variable
 
 class Gate(Measure):
+    "The largest weight of a matrix."
     name = "gate"
     version = 1
     default_input = None
@@ -453,12 +454,14 @@ class Gate(Measure):
         return {"largest": context.weights["model.layers.0.mlp.gate_proj.weight"].max().numpy()}
 
 class TooFew(Gate):
+    "The same, declared wrongly."
     name = "too_few"
 
     def weights_read(self, setting):
         return ["model.norm.weight"]
 
 class Unknown(Gate):
+    "The same, declared wrongly."
     name = "unknown"
 
     def weights_read(self, setting):
