@@ -50,7 +50,7 @@ class Evidence:
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """Return the evidence of each checkpoint, in order."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        evidence = list(threads.map(lambda one: _of(place, one.name.step, one.folder), found))
+        evidence = list(threads.map(lambda one: _of(place, one.step, one.folder), found))
     return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -76,14 +77,14 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
     refuse_larger(f"{folder.uri}/{name}", folder.files[name].size, CheckpointError, largest(name))
     identity = folder.files[name].identity
     if identity is None:
-        return place.read(folder.uri, name)
+        return read_part(place, folder, name)
     with _READING[hash(identity) % len(_READING)]:
         found = recall("small", identity)
         if found is None:
             try:
                 found = _read_verified(place, folder, name)
             except ChangedError:  # replaced since the listing: not to be cached under the identity
-                return place.read(folder.uri, name)
+                return read_part(place, folder, name)
             remember("small", identity, found)
     return found
 
@@ -91,13 +92,33 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
 def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
     """Read a small file and verify it; once more if the bytes were damaged in transfer."""
     file = folder.files[name]
+    own = replace(file, name=file.real_name or name)
+    where, at = _place_of(place, folder, name)
     try:
-        found = place.read(folder.uri, name)
-        place.verify(folder.uri, file, found)
+        found = where.read(at, own.name)
+        where.verify(at, own, found)
     except DamagedError:
-        found = place.read(folder.uri, name)
-        place.verify(folder.uri, file, found)
+        found = where.read(at, own.name)
+        where.verify(at, own, found)
     return found
+
+
+def read_part(
+    place: Place, folder: Folder, name: str, start: int = 0, stop: int | None = None
+) -> bytes:
+    """Return bytes `start` to `stop` of a checkpoint's file, wherever it lies."""
+    where, at = _place_of(place, folder, name)
+    return where.read(at, folder.files[name].real_name or name, start, stop)
+
+
+def _place_of(place: Place, folder: Folder, name: str) -> tuple[Place, str]:
+    """Return the storage of a checkpoint's file, and the address of the folder it lies in."""
+    at = folder.files[name].at if name in folder.files else ""
+    if not at:
+        return place, folder.uri
+    from pipeline.checkpoints.places import place_of  # imports this module
+
+    return place_of(at), at
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
@@ -120,6 +141,14 @@ def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     remedy = "restore the checkpoint's config"
     config = json_object(content, path, InputError, MAY_BE_INFINITE, remedy)
     return {key: value for key, value in config.items() if key not in _VOLATILE}
+
+
+def is_config_of_a_model(place: Place, folder: Folder) -> bool:
+    """Return whether a folder's config.json names the type of a model, as transformers' do."""
+    try:
+        return isinstance(config_of(place, folder).get("model_type"), str)
+    except InputError:
+        return False
 
 
 def _no_config(path: str, names: Collection[str]) -> str:
@@ -192,7 +221,7 @@ def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
 
     Pickles of torch before 1.6 do not contain their length, and count as complete.
     """
-    read = partial(place.read, folder.uri, part.name)
+    read = partial(read_part, place, folder, part.name)
     if part.name.endswith(".safetensors"):
         try:
             return part.size < read_header(read, part.size).size

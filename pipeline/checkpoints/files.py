@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline.checkpoints.hugging_face_cache import repository_of
 from pipeline.checkpoints.layouts import contents_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.errors import CheckpointError, first_line
@@ -62,6 +63,11 @@ def main_file(place: str, names: Collection[str]) -> str:
     )
 
 
+def holds_weights(names: Collection[str]) -> bool:
+    """Return whether files of these names include a model's weights, or an index of them."""
+    return any(name in names for name in (*_WHOLE, *_INDEXED))
+
+
 def is_index(name: str) -> bool:
     """Return whether a file is an index of shards rather than a weight file."""
     return name in _INDEXED
@@ -110,12 +116,22 @@ def inside_run(path: Path) -> Path:
     """Return `path`, a file in a checkpoint's folder, after checking where it links to.
 
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
-    which save space, are allowed.
+    which save space, are allowed, and so are those of a Hugging Face cache within the repository's
+    folder.
     """
+    target = Path(os.path.realpath(path))
+    if not leads_out(path, target):
+        return path
+    raise CheckpointError(
+        f"{path}: is a link that leads out of the run, to {target}: put the file itself there, or "
+        "set `follow_links: true` in the analysis"
+    )
+
+
+def leads_out(path: Path, target: Path) -> bool:
+    """Return whether the real path of a file is outside of the run that its checkpoint is of."""
     # realpath, since `resolve` raises an error of its own for links in a circle.
-    run, target = (Path(os.path.realpath(one)) for one in (path.parent.parent, path))
-    if not target.is_relative_to(run):
-        raise CheckpointError(
-            f"{path}: is a link that leads out of the run, to {target}: put the file itself there"
-        )
-    return path
+    run = os.path.realpath(path.parent.parent)
+    cached = repository_of(path)
+    roots = (run, os.path.realpath(cached)) if cached else (run,)
+    return not any(target.is_relative_to(root) for root in roots)

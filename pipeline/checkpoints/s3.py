@@ -12,6 +12,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,16 +22,17 @@ import fsspec
 from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
-from pipeline.checkpoints.names import parse_name
+from pipeline.checkpoints.file_trees import contents_of
+from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.stored import (
     AtomicUnit,
-    Entry,
     Files,
     Folder,
     PlaceContents,
     StoredFile,
     known_sha256,
 )
+from pipeline.config import RunLayout
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import reading
 from pipeline.retrying import persistently, status_of, translated_errors
@@ -46,15 +48,9 @@ _ADVICE = ": the file was damaged on the server or in transfer, upload it again"
 _CLIENT = {"retries": {"total_max_attempts": 1}}
 
 
-def contents(uri: str) -> PlaceContents:
-    """Return the folders and files directly under `s3://bucket/prefix`, from one listing."""
-    found = _listed(uri)
-    named = {name: files for name, files in found.items() if parse_name(name) is not None}
-    folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
-    loose = [Entry(name) for name in found.get("", ())]
-    others = [Entry(name, list(found[name])) for name in found if name and name not in named]
-    run = Folder(uri.rstrip("/").rpartition("/")[2], uri, found.get("", {}))
-    return PlaceContents(folders, run, [*loose, *others])
+def contents(uri: str, layout: RunLayout) -> PlaceContents:
+    """Return the checkpoints under `s3://bucket/prefix`, by their names, from one listing."""
+    return contents_of(uri, _listed(uri), layout)
 
 
 def now(uri: str) -> float:
@@ -78,8 +74,26 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files directly in each of the folders, from one listing each."""
-    return [_listed(uri).get("", {}) for uri in uris]
+    """Return the files directly in each of the folders, from one listing each.
+
+    For the address of an object, which is a checkpoint by itself, that object.
+    """
+    return [_files_at(uri) for uri in uris]
+
+
+def _files_at(uri: str) -> Files:
+    parent, _, name = uri.rpartition("/")
+    if not is_checkpoint_file(name):
+        return _listed(uri).get("", {})
+    bucket, _, key = _checked(uri).partition("/")
+    with translated_errors(uri, "object", InputError):
+        try:
+            facts = persistently(lambda: _filesystem().info(f"{bucket}/{key}"))
+        except FileNotFoundError:
+            return {}
+    if facts["type"] != "file":
+        return _listed(uri).get("", {})
+    return {name: replace(_stored(name, facts), at=parent)}
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -217,7 +231,7 @@ def _changed(place: str) -> ChangedError:
 
 
 def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
-    """Return the files in `uri` (key "") and in each of its subfolders, from one listing."""
+    """Return the files in each folder at and below `uri`, by its path in it, from one listing."""
     root = _checked(uri)
     with translated_errors(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
@@ -225,9 +239,8 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
     with reading(f"{uri}: its listing", InputError, remedy="check AWS_ENDPOINT_URL"):
         for path, facts in objects.items():
             folder, _, name = path[len(root) + 1 :].rpartition("/")
-            top, _, deeper = folder.partition("/")
-            files = found[top]  # creates an entry also for a folder that contains only folders
-            if name and not deeper:
+            files = found[folder]  # creates an entry also for an object that stands for a folder
+            if name:
                 files[name] = _stored(name, facts)
     return dict(found)
 
