@@ -24,16 +24,18 @@ def audit(
     progress: Progress = lambda done, total, what: None,
     model: Mapping[str, Any] | None = None,
     layout: RunLayout | None = None,
+    tokens_per_step: int | None = None,
 ) -> Audit:
     """Return the faults of every kind in `KINDS` among the checkpoints of a run.
 
     Reads metadata only, unless `deep`: names, sizes, digests that the storage knows, configs,
     headers. deep: read all weights once (their sketches are cached by digest);
     progress(done, total, what) is called after each checkpoint. model: config fields that `.pth`
-    files lack, see `pipeline.config.SavedModel`. layout: see `pipeline.config.RunLayout`. Raises
-    InputError if there is no run.
+    files lack, see `pipeline.config.SavedModel`. layout: see `pipeline.config.RunLayout`.
+    tokens_per_step: gives the steps of names that give tokens. Raises InputError if there is no
+    run.
     """
-    found = finished_in(uri, layout, saved_model(model))
+    found = finished_in(uri, layout, saved_model(model), tokens_per_step)
     return audit_found(place_of(uri), uri, found, deep, progress)
 
 
@@ -58,7 +60,8 @@ def audit_found(
         unreadable = {fault.step for fault in in_files}
         readable = [one for one in evidence if one.parts and one.step not in unreadable]
         faults = deep_faults(readable, faults, progress)
-    return Audit(uri, len(evidence), tuple(sorted(set(faults))), deep, listed.left_out)
+    found = tuple(sorted(set(faults)))
+    return Audit(uri, len(evidence), found, deep, listed.left_out, listed.notes)
 
 
 def _schedule_faults(steps: Sequence[int]) -> list[Fault]:

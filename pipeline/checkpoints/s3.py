@@ -2,6 +2,7 @@
 
 botocore itself reads endpoint and credentials from the environment or from AWS's own files
 (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): no credentials are handled here.
+Without any, requests are not signed, see `s3_credentials.py`.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -22,6 +24,7 @@ import fsspec
 from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
+from pipeline.checkpoints import s3_credentials
 from pipeline.checkpoints.file_trees import contents_of
 from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.stored import (
@@ -56,7 +59,7 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
 def now(uri: str) -> float:
     """Return the server's time, in seconds since the epoch."""
     bucket, _, prefix = _checked(uri).partition("/")
-    with translated_errors(uri, "bucket or prefix", InputError):
+    with _translated(uri, "bucket or prefix", InputError):
         return time.monotonic() + _server_time(bucket, prefix.partition("/")[0])
 
 
@@ -86,7 +89,7 @@ def _files_at(uri: str) -> Files:
     if not is_checkpoint_file(name):
         return _listed(uri).get("", {})
     bucket, _, key = _checked(uri).partition("/")
-    with translated_errors(uri, "object", InputError):
+    with _translated(uri, "object", InputError):
         try:
             facts = persistently(lambda: _filesystem().info(f"{bucket}/{key}"))
         except FileNotFoundError:
@@ -102,7 +105,7 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     # max_concurrency=1 spares a request: for several streams s3fs first asks for the size.
     whole = stop is None and not start
     limits = {"max_concurrency": 1} if whole else {"start": start, "end": stop}
-    with translated_errors(place, "object", CheckpointError):
+    with _translated(place, "object", CheckpointError):
         return persistently(lambda: _filesystem().cat_file(place, **limits))
 
 
@@ -118,7 +121,7 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
     not match.
     """
     place = _join(uri, file.name)
-    with translated_errors(place, "object", CheckpointError):
+    with _translated(place, "object", CheckpointError):
         persistently(lambda: _fetch_once(place, file, target))
         persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
 
@@ -129,7 +132,7 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
     md5 = _sum_of([content], "md5")
     if file.identity != f"etag {md5} {len(content)}":
         place = _join(uri, file.name)
-        with translated_errors(place, "object", CheckpointError):
+        with _translated(place, "object", CheckpointError):
             persistently(lambda: _verify(place, file, lambda name: _sum_of([content], name)))
 
 
@@ -233,7 +236,7 @@ def _changed(place: str) -> ChangedError:
 def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
     """Return the files in each folder at and below `uri`, by its path in it, from one listing."""
     root = _checked(uri)
-    with translated_errors(uri, "bucket or prefix", InputError):
+    with _translated(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     with reading(f"{uri}: its listing", InputError, remedy="check AWS_ENDPOINT_URL"):
@@ -276,5 +279,22 @@ def _join(uri: str, name: str) -> str:
 
 def _filesystem() -> Any:
     """Return the process's S3 file system, which fsspec caches and replaces after a fork."""
+    unsigned = {"anon": True} if s3_credentials.are_absent() else {}
     # use_listings_cache=False, since a cached listing would not show new checkpoints.
-    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT)
+    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT, **unsigned)
+
+
+@contextmanager
+def _translated(
+    uri: str, what: str, refusal: type[InputError] | type[CheckpointError]
+) -> Iterator[None]:
+    """Translate errors as `translated_errors` does, with what can be done without credentials."""
+    try:
+        with translated_errors(uri, what, refusal):
+            yield
+    except (InputError, CheckpointError) as error:
+        if isinstance(error.__cause__, PermissionError) and s3_credentials.are_absent():
+            raise refusal(
+                f"{uri}: access is denied: {s3_credentials.why_absent()}"
+            ) from error.__cause__
+        raise
