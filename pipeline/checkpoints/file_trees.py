@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.left_out import NO_WEIGHTS
 from pipeline.checkpoints.names import companions, folder_inside, parse_file_name, parse_name
 from pipeline.checkpoints.nested import MOST_LEVELS, model_folders, why_none
@@ -32,6 +33,27 @@ def contents_of(uri: str, found: Mapping[str, Files], layout: RunLayout) -> Plac
     return PlaceContents(folders, run, others)
 
 
+def own_files(tree: Mapping[str, Files], folder: str = "") -> Files:
+    """Return the files of a folder, as `stored.Files` has them.
+
+    tree: the files in each folder, by its path.
+    """
+    directly = tree.get(folder, {})
+    if holds_weights(directly):
+        return directly
+    start = f"{folder}/" if folder else ""
+    below = {
+        f"{inside}/{name}": replace(file, name=f"{inside}/{name}")
+        for path, files in tree.items()
+        for name, file in files.items()
+        if path.startswith(start)
+        and (inside := path.removeprefix(start))
+        and "/" not in inside
+        and not inside.startswith(".")
+    }
+    return {**directly, **below}
+
+
 def _single(
     uri: str, name: str, beside: Files, layout: RunLayout
 ) -> Folder | Entry:
@@ -55,17 +77,18 @@ def _folder(
         return Entry(name, [*directly, *{path.partition("/")[0] for path in tree if path}])
     inner = folder_inside(layout)
     start = f"{inner}/" if inner else ""
-    files = tree.get(inner, {})
     below = {
-        path.removeprefix(start): inside
-        for path, inside in tree.items()
+        path.removeprefix(start): files
+        for path, files in tree.items()
         if path.startswith(start) and path not in ("", inner)
     }
-    near = {path: inside for path, inside in below.items() if path.count("/") < MOST_LEVELS}
+    near = {path: files for path, files in below.items() if path.count("/") < MOST_LEVELS}
+    files = tree.get(inner, {})
     found = model_folders(files, near)
     if len(found) > 1:
         return Entry(name, kind=NO_WEIGHTS, reason=why_none(found))
     if not files and not any(below.values()):
         return Entry(name, kind=NO_WEIGHTS, reason="it is empty")
-    place = "/".join(part for part in (name, inner, found[0]) if part)
-    return Folder(name, f"{uri.rstrip('/')}/{place}", near[found[0]] if found[0] else files)
+    inside = "/".join(part for part in (inner, found[0]) if part)
+    place = "/".join(part for part in (uri.rstrip("/"), name, inside) if part)
+    return Folder(name, place, own_files(tree, inside))

@@ -1,4 +1,4 @@
-"""Find the files of a checkpoint's folder that hold its weights."""
+"""Names of the files that hold a checkpoint's weights in the Hugging Face format."""
 
 import os
 from collections.abc import Collection
@@ -25,24 +25,9 @@ TABLE_FILE = "ontogeny-table.json"
 NOTES_FILE = "ontogeny-notes.json"
 
 
-def weight_files(folder: str | Path) -> list[Path]:
-    """Return the files that hold the weights of the checkpoint in `folder`, sorted by name.
-
-    Raises CheckpointError if there are none, if an index names a missing file, or if a link leads
-    out of the run that the checkpoint belongs to.
-    """
-    folder = Path(folder)
-    present = {name for name in (*_WHOLE, *_INDEXED, REFUSAL) if (folder / name).is_file()}
-    main = main_file(str(folder), present)
-    if main in _WHOLE:
-        return [inside_run(folder / main)]
-    index = inside_run(folder / main)
-    content = content_of(index, CheckpointError)
-    shards = [folder / name for name in shard_names(str(index), content)]
-    for shard in shards:
-        if not shard.is_file():
-            raise CheckpointError(f"{shard}: is missing, though {index.name} names it: restore it")
-    return [inside_run(shard) for shard in shards]
+def is_hugging_face(names: Collection[str]) -> bool:
+    """Return whether a folder has a weight file, or an index of such files, of this format."""
+    return any(name in names for name in (*_WHOLE, *_INDEXED, REFUSAL))
 
 
 def main_file(place: str, names: Collection[str]) -> str:
@@ -61,11 +46,6 @@ def main_file(place: str, names: Collection[str]) -> str:
         f"{place}: holds no weights; expected one of {', '.join(_WHOLE + _INDEXED)}; "
         f"{contents_of(place, names)}"
     )
-
-
-def holds_weights(names: Collection[str]) -> bool:
-    """Return whether files of these names include a model's weights, or an index of them."""
-    return any(name in names for name in (*_WHOLE, *_INDEXED))
 
 
 def is_index(name: str) -> bool:
@@ -112,26 +92,26 @@ def is_plain_name(name: str) -> bool:
     return bool(name) and not hidden and "/" not in name and "\\" not in name
 
 
-def inside_run(path: Path) -> Path:
-    """Return `path`, a file in a checkpoint's folder, after checking where it links to.
+def inside_run(folder: Path, name: str) -> Path:
+    """Return the path of a file in a checkpoint's folder, after checking where it links to.
 
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
     which save space, are allowed, and so are those of a Hugging Face cache within the repository's
     folder.
     """
+    path = folder / name
     target = Path(os.path.realpath(path))
-    if not leads_out(path, target):
-        return path
-    raise CheckpointError(
-        f"{path}: is a link that leads out of the run, to {target}: put the file itself there, or "
-        "set `follow_links: true` in the analysis"
-    )
+    if leads_out(folder, target):
+        raise CheckpointError(
+            f"{path}: is a link that leads out of the run, to {target}: put the file itself there, "
+            "or set `follow_links: true`"
+        )
+    return path
 
 
-def leads_out(path: Path, target: Path) -> bool:
-    """Return whether the real path of a file is outside of the run that its checkpoint is of."""
+def leads_out(folder: Path, target: Path) -> bool:
+    """Return whether a real path is outside of the run that a checkpoint's folder is in."""
     # realpath, since `resolve` raises an error of its own for links in a circle.
-    run = os.path.realpath(path.parent.parent)
-    cached = repository_of(path)
-    roots = (run, os.path.realpath(cached)) if cached else (run,)
-    return not any(target.is_relative_to(root) for root in roots)
+    cached = repository_of(folder)
+    roots = (folder.parent, cached) if cached else (folder.parent,)
+    return not any(target.is_relative_to(os.path.realpath(root)) for root in roots)

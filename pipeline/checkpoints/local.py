@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoints.digests import local_state
-from pipeline.checkpoints.files import holds_weights, inside_run, leads_out
+from pipeline.checkpoints.files import inside_run, is_hugging_face, leads_out
 from pipeline.checkpoints.foreign import ordinary_run
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hugging_face_cache import is_repository, other_snapshots, snapshots_by_ref
 from pipeline.checkpoints.left_out import NO_WEIGHTS, UNNAMED
 from pipeline.checkpoints.names import companions, folder_inside, parse_file_name, parse_name
@@ -64,8 +65,9 @@ def now(uri: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files directly in each of the folders; the file itself for that of one file."""
-    return [_files(path) if not (path := Path(uri)).is_file() else _single(path) for uri in uris]
+    """Return the files of each of the folders, see `stored.Files`; of a file, that file."""
+    paths = [Path(uri) for uri in uris]
+    return [_single(path) if path.is_file() else _files(path) for path in paths]
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -73,7 +75,7 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
 
     Raises CheckpointError for a link out of the run.
     """
-    with opened(inside_run(Path(uri) / name), CheckpointError) as stream:
+    with opened(inside_run(Path(uri), name), CheckpointError) as stream:
         stream.seek(start)
         return stream.read() if stop is None else stream.read(stop - start)
 
@@ -125,10 +127,10 @@ def _entry(path: Path, layout: RunLayout) -> Folder | Entry:
 def _named_folder(path: Path, layout: RunLayout) -> Folder | Entry:
     """Return a checkpoint's folder, or the one in it that holds the model."""
     inner = path / folder_inside(layout)
-    if layout.follow_links and leads_out(path / "any", target := Path(os.path.realpath(inner))):
+    if layout.follow_links and leads_out(path, target := Path(os.path.realpath(inner))):
         inner = target
     files = _files(inner)
-    if not holds_weights(files):
+    if not is_hugging_face(files) and "config.json" not in files:
         below = dict(_below(inner))
         found = model_folders(files, below)
         if len(found) > 1:
@@ -146,7 +148,7 @@ def _named_folder(path: Path, layout: RunLayout) -> Folder | Entry:
 def _named_file(path: Path, layout: RunLayout) -> Folder | Entry:
     """Return a checkpoint that is a single file in a run's folder."""
     # The first file's folder is the run: a link to beside it leads out.
-    leads = path.is_symlink() and leads_out(path / "any", Path(os.path.realpath(path)))
+    leads = path.is_symlink() and leads_out(path, Path(os.path.realpath(path)))
     if leads and not layout.follow_links:
         return Entry(path.name, kind=NO_WEIGHTS, reason=_LINK)
     files = _single(path)
@@ -156,7 +158,7 @@ def _named_file(path: Path, layout: RunLayout) -> Folder | Entry:
 def _single(path: Path) -> dict[str, StoredFile]:
     """Return a file that is a checkpoint by itself, and the files beside it that describe it."""
     beside = (path.with_name(name) for name in companions(path.name))
-    found = (_stored(one) for one in (path, *beside))
+    found = (_stored(one, one.name) for one in (path, *beside))
     return {one.name: replace(one, at=str(path.parent)) for one in found if one is not None}
 
 
@@ -166,11 +168,9 @@ def _followed(files: Files, folder: Path) -> dict[str, StoredFile]:
 
 
 def _target(file: StoredFile, folder: Path) -> StoredFile:
-    path = Path(file.at or folder) / file.name
-    if not path.is_symlink():
-        return file
-    target = Path(os.path.realpath(path))
-    if not leads_out(path, target):
+    place = Path(file.at or folder)
+    target = Path(os.path.realpath(place / file.name))
+    if not leads_out(place, target):
         return file
     return replace(file, at=str(target.parent), real_name=target.name)
 
@@ -215,13 +215,31 @@ def _files(folder: Path) -> dict[str, StoredFile]:
     if not folder.is_dir():
         return {}
     try:
-        found = [_stored(path) for path in folder.iterdir()]
+        found = _named_files(folder.iterdir())
+        if holds_weights(found):
+            return found
+        visible = filter(_is_visible_folder, folder.iterdir())
+        inside = [path for subfolder in visible for path in subfolder.iterdir()]
     except PermissionError:  # one checkpoint without weights, while the others are computed
         return {}
-    return {file.name: file for file in found if file is not None}
+    return found | _named_files(inside, folder)
 
 
-def _stored(path: Path) -> StoredFile | None:
+def _named_files(paths: Iterable[Path], folder: Path | None = None) -> dict[str, StoredFile]:
+    """Return the files among some paths by name; by their paths within `folder`, if it is given."""
+    found = {}
+    for path in paths:
+        name = path.name if folder is None else path.relative_to(folder).as_posix()
+        if (file := _stored(path, name)) is not None:
+            found[name] = file
+    return found
+
+
+def _is_visible_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+
+
+def _stored(path: Path, name: str) -> StoredFile | None:
     """Return a file; None for other entries, and for one that was just renamed or removed."""
     try:
         if not path.is_file():
@@ -229,4 +247,4 @@ def _stored(path: Path) -> StoredFile | None:
         status, sha256 = path.stat(), known_sha256(local_state(path))
     except OSError:
         return None
-    return StoredFile(path.name, status.st_size, sha256, sha256, status.st_mtime)
+    return StoredFile(name, status.st_size, sha256, sha256, status.st_mtime)

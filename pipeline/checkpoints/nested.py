@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from pipeline.checkpoints.files import holds_weights
+from pipeline.checkpoints.files import is_hugging_face
 from pipeline.checkpoints.left_out import first_names, may_hold_weights
 
 MOST_LEVELS = 2  # below the checkpoint's folder
@@ -15,9 +15,9 @@ def model_folders(names: Collection[str], below: Mapping[str, Collection[str]]) 
     Folders with weights count first, then those with a config.json. Folders within others that
     count do not.
     """
-    if "config.json" in names or holds_weights(names):
+    if "config.json" in names or is_hugging_face(names):
         return [""]
-    if found := _outermost(path for path, inside in below.items() if holds_weights(inside)):
+    if found := _outermost(path for path, inside in below.items() if is_hugging_face(inside)):
         return found
     if any(may_hold_weights(name) for name in names):
         return [""]

@@ -25,7 +25,7 @@ from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
 from pipeline.checkpoints import s3_credentials
-from pipeline.checkpoints.file_trees import contents_of
+from pipeline.checkpoints.file_trees import contents_of, own_files
 from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.stored import (
     AtomicUnit,
@@ -77,7 +77,7 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files directly in each of the folders, from one listing each.
+    """Return the files of each of the folders (see `stored.Files`), from one listing each.
 
     For the address of an object, which is a checkpoint by itself, that object.
     """
@@ -87,15 +87,14 @@ def files_of(uris: Sequence[str]) -> list[Files]:
 def _files_at(uri: str) -> Files:
     parent, _, name = uri.rpartition("/")
     if not is_checkpoint_file(name):
-        return _listed(uri).get("", {})
-    bucket, _, key = _checked(uri).partition("/")
+        return own_files(_listed(uri))
     with _translated(uri, "object", InputError):
         try:
-            facts = persistently(lambda: _filesystem().info(f"{bucket}/{key}"))
+            facts = persistently(lambda: _filesystem().info(_checked(uri)))
         except FileNotFoundError:
             return {}
     if facts["type"] != "file":
-        return _listed(uri).get("", {})
+        return own_files(_listed(uri))
     return {name: replace(_stored(name, facts), at=parent)}
 
 

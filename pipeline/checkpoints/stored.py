@@ -18,9 +18,9 @@ class StoredFile:
 
     identity: equal for files with the same bytes: a sha256, a git object's id or an ETag, or None
     if the storage provides none. sha256: None unless the storage provides it or the file was read
-    before. changed: seconds since the epoch, 0 if unknown. at: the address of the folder in which
-    it really lies, "" if that is the checkpoint's own. real_name: its name there, "" if it is the
-    same.
+    before. changed: seconds since the epoch, 0 if unknown. at: the address of the folder that the
+    file is in, where that is not the checkpoint's own; "" for its own. real_name: its name there,
+    where that is another one.
     """
 
     name: str
@@ -31,8 +31,14 @@ class StoredFile:
     at: str = ""
     real_name: str = ""
 
+    @property
+    def name_there(self) -> str:
+        """Its name in the folder that it is in."""
+        return self.real_name or self.name
 
-# The files directly in one folder, by name.
+
+# The files of one folder, by name. If none directly in it holds weights, those one level down are
+# included, as "folder/name".
 Files = Mapping[str, StoredFile]
 
 # The smallest unit that is written atomically.
@@ -100,7 +106,7 @@ class Place(Protocol):
         ...
 
     def files_of(self, uris: Sequence[str]) -> Sequence[Files]:
-        """Return the files directly in each of the folders."""
+        """Return the files of each of the folders, see `Files`."""
         ...
 
     def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
