@@ -17,7 +17,7 @@ from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.places import files_elsewhere, listed_folder
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis, GroupOptions, together, validated
@@ -284,10 +284,11 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
-    # Without the listed files: a worker asks for those that are there when it begins to fetch.
+    # Without the listed files, but for those elsewhere, which only the listing finds: a worker asks
+    # for those that are there when it begins to fetch.
     cells = tuple(
         Cell(
-            replace(checkpoint, files=None),
+            replace(checkpoint, files=files_elsewhere(checkpoint)),
             tuple(missing[checkpoint.step]),
             committed[checkpoint.step],
         )

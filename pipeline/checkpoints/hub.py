@@ -73,6 +73,11 @@ def _files(uri: str) -> Files:
     return hub_states.files(address) if address.path else files_in(address)
 
 
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a checkpoint; None if it is absent."""
+    return files_of([uri])[0].get(name)
+
+
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     """Return bytes `start` to `stop` of a checkpoint's file; fewer if it ends before."""
     address = parse_address(uri)

@@ -135,13 +135,17 @@ def _is_like(name: str) -> bool:
 
 
 def _remedy(name: str, layout: RunLayout) -> str:
-    """Return the advice to give the pattern of names, made from this one if it has one number."""
+    """Return the advice to give a pattern of names."""
     changed = "change" if layout.names is not None else "give"
+    return f'{changed} `names`, as in "{pattern_like(name)}"'
+
+
+def pattern_like(name: str) -> str:
+    """Return a pattern of names, made from a name if it has one number."""
     text = name.rpartition(".")[0] if _WEIGHTS.fullmatch(name) else name
     numbers = re.findall(r"\d+", text)
     usable = len(numbers) == 1 and text.isprintable() and not set("*{}/") & set(text)
-    pattern = text.replace(numbers[0], "{step}") if usable else "my-run-{step}"
-    return f'{changed} `names`, as in "{pattern}"'
+    return text.replace(numbers[0], "{step}") if usable else "my-run-{step}"
 
 
 def _line(kind: str, found: Sequence[LeftOut]) -> str:
