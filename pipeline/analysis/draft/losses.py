@@ -28,7 +28,8 @@ def losses(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
 def _losses_without_text(seen: Seen) -> tuple[list[Entry], list[Entry]]:
     usual = TextInput(path="prose.txt")
     length = min(usual.length, seen.facts.context or usual.length)
-    value = {**usual.model_dump(exclude={"tokenizer"}), "length": length}
+    given = usual.model_dump(include={"kind", "path", "bos", "sequences"})
+    value = {"kind": usual.kind, "path": usual.path, **given, "length": length}
     why = (
         "Losses on a text of yours: give its path and switch this on with `token_loss` below, or "
         f"write this file again with --text FILE. {_tokenizer_of(seen)}"
