@@ -24,7 +24,9 @@ def init(
     store: Annotated[
         str | None, typer.Option(help="Place of the results; by default, beside the file.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="A text file to compute losses on.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A text file or a data set to compute losses on.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
     ] = None,

@@ -61,15 +61,15 @@ def beginning(
     if own:
         other = named is not None and named not in own
         but = f"; the run's files name id {named:,} as BOS" if other else ""
-        return Beginning(own, f"BOS {_shown(own, tokenizer)} (as the tokenizer does{but})")
+        return Beginning(own, f"with BOS {_shown(own, tokenizer)} (as the tokenizer does{but})")
     if asked == "auto":
         return Beginning((), "without BOS (the tokenizer adds none)")
     if named is not None:
         why = "the tokenizer adds none; the run's files name it"
-        return Beginning((named,), f"BOS {_shown((named,), tokenizer)} ({why})")
+        return Beginning((named,), f"with BOS {_shown((named,), tokenizer)} ({why})")
     if isinstance(known := tokenizer.bos_token_id, int):
         why = "the tokenizer has it, but does not add it"
-        return Beginning((known,), f"BOS {_shown((known,), tokenizer)} ({why})")
+        return Beginning((known,), f"with BOS {_shown((known,), tokenizer)} ({why})")
     raise InputError(
         "`bos: true`, but neither the tokenizer nor the run's files name a BOS token: leave `bos` "
         "out, or give a tokenizer that has one as `tokenizer`"

@@ -94,8 +94,12 @@ class Documents:
         many = f"{self.read:,} document{'' if self.read == 1 else 's'}"
         places = sorted({self.files[0].name, (self.last or self.files[0]).name})
         named = f" of {' to '.join(places)}" if len(self.files) > 1 else ""
-        skipped = f" ({self.without_text:,} rows without text skipped)" if self.without_text else ""
+        skipped = _skipped(self.without_text)
         return f"{many}{named}{skipped}"
+
+
+def _skipped(count: int) -> str:
+    return f" ({count:,} row{'' if count == 1 else 's'} without text skipped)" if count else ""
 
 
 def _named(value: Any) -> str:

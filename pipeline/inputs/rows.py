@@ -4,6 +4,7 @@ Rows are read as they are asked for, so that of a large file only the beginning 
 """
 
 import gzip
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -114,19 +115,17 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _unpacked(file: Path, stream: BinaryIO) -> BinaryIO:
+def _unpacked(file: Path, stream: BinaryIO) -> io.BufferedIOBase:
     name = file.name.lower()
     if name.endswith(".gz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+        return gzip.GzipFile(fileobj=stream)
     if name.endswith(".zst"):
         require("pyarrow")
-        import io
-
         import pyarrow as pa
 
         unpacked = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
         return io.BufferedReader(cast(io.RawIOBase, unpacked))
-    return stream
+    return cast(io.BufferedIOBase, stream)
 
 
 def _parquet(file: Path, column: str) -> Iterator[Any]:
