@@ -30,6 +30,9 @@ def init(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(help='The data set\'s column of texts, if not "text".')
+    ] = None,
     tokens_per_step: TokensPerStep = None,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
@@ -43,12 +46,16 @@ def init(
 
     if tokenizer and not text:
         raise InputError("--tokenizer: is for a text: give --text too")
+    if column and not text:
+        raise InputError("--column: is for a data set: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
     print_notes(uri, given)
     list_run(uri, tokens_per_step, given)  # refused before torch is imported, which takes seconds
     from pipeline.analysis.draft.write import draft_analysis
 
-    drafted = draft_analysis(uri, file, store, text, tokenizer, tokens_per_step, given)
+    drafted = draft_analysis(
+        uri, file, store, text, tokenizer, tokens_per_step, given, column=column
+    )
     if as_json:
         say_json(asdict(drafted))
     else:

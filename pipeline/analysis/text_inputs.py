@@ -36,7 +36,7 @@ def text_input(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -
         begin = bos.beginning(spec.bos, tokenizer, run_folder, model)
     except InputError as error:
         raise InputError(f"input {name!r}: {error}") from error
-    documents = Documents(files_of(spec.path), spec.column)
+    documents = _documents(spec)
     made = sequences.cut_documents(
         documents, tokenizer, spec.sequences, spec.length, begin.ids, spec.documents == "separate"
     )
@@ -50,9 +50,26 @@ def text_input(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -
     return Input(name, spec.kind, made.tokens, attributes=attributes, said=said)
 
 
+def _documents(spec: TextInput) -> Documents:
+    """Return the documents of an input. Raises InputError for a key that they have no use for."""
+    documents = Documents(files_of(spec.path), spec.column)
+    if spec.column != TextInput.model_fields["column"].default and not any(
+        map(rows.is_rows, documents.files)
+    ):
+        raise InputError(
+            f"{spec.path}: is a text, which has no columns: leave `column` out, or give a data set"
+        )
+    if spec.documents == "separate" and documents.is_one_text:
+        raise InputError(
+            f"{spec.path}: is one text, and so one document: leave `documents: separate` out, or "
+            "give a data set or a folder of texts"
+        )
+    return documents
+
+
 def _try_to_read(spec: TextInput) -> None:
     """Read the first document. Raises InputError if that cannot be done."""
-    with closing(Documents(files_of(spec.path), spec.column).texts()) as texts:
+    with closing(_documents(spec).texts()) as texts:
         next(texts, None)
 
 
@@ -63,19 +80,17 @@ def natural_matches_input(
 
     Raises InputError where none has one, and as `text_input` does.
     """
-    begins_with: list[int] = []
-    said = ""
+    searched = None
+    if spec.path is not None:
+        shared = spec.model_dump(include=TextInput.model_fields.keys() - {"kind"})
+        searched = text_input(name, TextInput(**shared), run_folder, model)
+    begins_with = searched.attributes.get("begins_with", []) if searched else []
+    said = f"searched for probes: {searched.said}" if searched else ""
     try:
-        if spec.path is None:
-            tokens = held_out(run_folder, spec.sequences, spec.seed)
-        else:
-            shared = spec.model_dump(include=TextInput.model_fields.keys() - {"kind"})
-            searched = text_input(name, TextInput(**shared), run_folder, model)
-            tokens, said = searched.tokens, f"searched for probes: {searched.said}"
-            begins_with = searched.attributes.get("begins_with", [])
+        tokens = searched.tokens if searched else held_out(run_folder, spec.sequences, spec.seed)
         made = natural_matches.natural_matches(tokens, spec.match, spec.seed, len(begins_with))
     except InputError as error:
-        remedy = "" if spec.path else "; or give a text file as `path`"
+        remedy = "" if searched else "; or give a text file as `path`"
         raise InputError(f"input {name!r}: {error}{remedy}") from error
     chosen = {"nothing": made.clean, "earlier": made.earlier, "last": made.last}[spec.replaced]
     probes = {"probe": made.probe, "source": made.source}
@@ -90,6 +105,8 @@ def array_input(name: str, spec: ArrayInput) -> Input:
     path = Path(spec.path)
     if path.is_dir() or rows.is_rows(path):
         return _of_rows(name, spec)
+    if spec.column != ArrayInput.model_fields["column"].default:
+        raise InputError(f"{path}: is no data set, and has no columns: leave `column` out")
     found = arrays.layout_of(path, spec.dtype)
     if len(found.shape) == 1:
         ids = arrays.first_ids(path, found, spec.sequences * spec.length)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.faults import Strict
 from pipeline.config.places import Place
@@ -121,6 +121,13 @@ class NaturalMatchesInput(DocumentsInput):
     sequences: int = Field(default=256, ge=1)
     length: int = Field(default=512, ge=4)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _of_a_text(self) -> "NaturalMatchesInput":
+        given = sorted({"bos", "column", "documents"} & self.model_fields_set)
+        if given and self.path is None:
+            raise ValueError(f"{', '.join(given)}: means something with `path` alone: give a text")
+        return self
 
 
 class IndirectObjectInput(Strict):

@@ -50,7 +50,7 @@ def cut_documents(
     if separate:
         ids, said = _separate(documents, tokenizer, sequences, room)
     else:
-        ids, said = _packed(documents, tokenizer, sequences, room)
+        ids, said = _packed(documents, tokenizer, sequences, length, room)
     start = np.tile(np.array(begin, dtype=np.int64), (sequences, 1))
     return Cut(np.concatenate([start, ids], axis=1), said)
 
@@ -75,14 +75,20 @@ def packed_ids(
 
 
 def _packed(
-    documents: Documents, tokenizer: PreTrainedTokenizerBase, sequences: int, room: int
+    documents: Documents,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: int,
+    length: int,
+    room: int,
 ) -> tuple[Sequences, str]:
     wanted = sequences * room
     ids = packed_ids(documents, tokenizer, wanted)
     if len(ids) < wanted:
+        of = "" if documents.is_one_text else f" in {documents.said()}"
+        beside = " beside BOS" if room < length else ""
         raise InputError(
-            f"{_place(documents)}: holds {len(ids)} tokens{_counted(documents)}, expected at least "
-            f"{sequences} x {room} = {wanted}: lower `sequences` or `length`, or give more text"
+            f"{_place(documents)}: holds {len(ids)} tokens{of}, expected at least {sequences} x "
+            f"{room} = {wanted}{beside}: lower `sequences` or `length`, or give more text"
         )
     said = documents.said()
     if not documents.is_one_text:
@@ -127,7 +133,3 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _place(documents: Documents) -> str:
     files = documents.files
     return str(files[0] if len(files) == 1 else files[0].parent)
-
-
-def _counted(documents: Documents) -> str:
-    return "" if documents.is_one_text else f" in {documents.said()}"

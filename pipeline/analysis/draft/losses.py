@@ -90,12 +90,13 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
             f"{asked.text_file}: cannot be tokenised, there is {seen.tokenizer}: give --tokenizer "
             "FOLDER, or leave out --text"
         )
-    usual = TextInput(path=asked.text)
+    column = {"column": asked.column} if asked.column else {}
+    usual = TextInput(path=asked.text, **column)
     tokenizer = text.load_tokenizer(asked.tokenizer or seen.run_folder)
     begin = beginning(usual.bos, tokenizer, seen.run_folder, seen.facts)
     documents = Documents(files_of(asked.text_file), usual.column)
     length = min(usual.length, seen.facts.context or usual.length)
-    ids = packed_ids(documents, tokenizer, usual.sequences * length)
+    ids = packed_ids(documents, tokenizer, usual.sequences * (length - len(begin.ids)))
     length = min(length, len(begin.ids) + len(ids))
     room = length - len(begin.ids)
     if length < 3 or room < 1:
@@ -104,7 +105,7 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
             "give more text, or leave out --text"
         )
     sequences = min(usual.sequences, len(ids) // room)
-    own = {"tokenizer": asked.tokenizer} if asked.tokenizer else {}
+    own = column | ({"tokenizer": asked.tokenizer} if asked.tokenizer else {})
     value = _in_file(asked.text, own, sequences, length)
     whole = f"of the text's {len(ids):,} tokens" if documents.is_one_text else (
         f"tokens of {documents.said()}"
@@ -114,7 +115,9 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
 
 
 def _in_file(path: str, own: dict[str, str], sequences: int, length: int) -> dict[str, Any]:
-    """Return an input of text as it stands in the file. own: its tokenizer, if not the run's."""
+    """Return an input of text as it stands in the file. own: its column and
+    tokenizer where they are not the usual ones.
+    """
     shape = {"sequences": sequences, "length": length}
     return {"kind": "text", "path": path, **own, "bos": "auto", **shape}
 

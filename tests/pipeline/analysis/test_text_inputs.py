@@ -76,9 +76,7 @@ def test_auto_puts_bos_where_the_tokenizer_does(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.tokens[:, 1:].ravel(), ids[:45])
     assert made.tokens[0].tolist() == tokenizer(PROSE)["input_ids"][:16]
     assert made.attributes["begins_with"] == [BOS] and made.texts[BOS] == "<s>"
-    assert made.said == (
-        "3 sequences of 16 tokens, with BOS <s> (as the tokenizer does), one text"
-    )
+    assert made.said == ("3 sequences of 16 tokens, with BOS <s> (as the tokenizer does), one text")
     plain = built(spec.model_copy(update={"bos": False}), tmp_path / "run")
     np.testing.assert_array_equal(plain.tokens.ravel(), ids[:48])
     assert plain.digest != made.digest and "begins_with" not in plain.attributes
@@ -128,7 +126,9 @@ def test_documents_apart_leave_out_shorter_ones(tmp_path: Path) -> None:
     assert short and made.said.endswith(
         f"the beginnings of 6 of {long[-1] + 1} documents, {short} shorter ones left out"
     )
-    with pytest.raises(InputError, match=r"documents.jsonl: \d+ of 40 documents have at least 23 t"):
+    with pytest.raises(
+        InputError, match=r"documents.jsonl: \d+ of 40 documents have at least 23 t"
+    ):
         built(spec.model_copy(update={"length": 24, "sequences": 30}), tmp_path / "run")
 
 
@@ -232,9 +232,7 @@ def test_losses_are_those_of_transformers_with_bos(llama_run: Path, tmp_path: Pa
         "measures: {token_loss: {early_token: 1, late_token: 19}}\n"
     )
     analysis = load_analysis(tmp_path / "a.yaml")
-    said = (
-        "3 sequences of 20 tokens, with BOS <s> (as the tokenizer does), the beginnings of 3 of "
-    )
+    said = "3 sequences of 20 tokens, with BOS <s> (as the tokenizer does), the beginnings of 3 of "
     assert dry_run(analysis).inputs["text"].startswith(said)
     assert any(row[0] == "input text" and said in row[1] for row in dry_run(analysis).rows())
     summary = analyze(analysis)
@@ -274,6 +272,13 @@ def test_a_draft_says_how_sequences_begin(llama_run: Path, tmp_path: Path) -> No
                           machine=machine)  # fmt: skip
     assert "tokens of 40 documents" in " ".join(Path(made.file).read_text().split())
     assert dry_run(load_analysis(made.file)).faults == ()
+    renamed = Path(data_set(tmp_path)).read_text().replace('"text"', '"body"')
+    (tmp_path / "bodies.jsonl").write_text(renamed)
+    given = {"text": str(tmp_path / "bodies.jsonl"), "machine": machine}
+    with pytest.raises(InputError, match="has no column 'text', but body"):
+        draft_analysis(str(llama_run), tmp_path / "c.yaml", **given)  # type: ignore[arg-type]
+    made = draft_analysis(str(llama_run), tmp_path / "c.yaml", column="body", **given)  # type: ignore[arg-type]
+    assert load_analysis(made.file).inputs["text"].column == "body"  # type: ignore[union-attr]
 
 
 def test_a_store_without_bos_is_computed_again_only_where_bos_is_new(tmp_path: Path) -> None:
@@ -290,3 +295,20 @@ def test_a_store_without_bos_is_computed_again_only_where_bos_is_new(tmp_path: P
             "measures: {token_loss: {early_token: 1, late_token: 19}}\n"
         )
         assert len(analyze(load_analysis(tmp_path / "a.yaml")).computed) == computed, bos
+
+
+def test_keys_without_a_use_are_refused(tmp_path: Path) -> None:
+    like_gpt2(tmp_path / "run")
+    path = written(tmp_path)
+    for spec, says in (
+        (TextInput(path=path, column="body"), "prose.txt: is a text, which has no columns"),
+        (TextInput(path=path, documents="separate"), "prose.txt: is one text, and so one document"),
+        (ArrayInput(path=path, column="body"), "prose.txt: is no data set, and has no columns"),
+    ):
+        with pytest.raises(InputError, match=says):
+            built(spec, tmp_path / "run")
+    with pytest.raises(InputError, match="bos, column: means something with `path` alone"):
+        validated(NaturalMatchesInput, {"bos": True, "column": "a"}, "input")
+    with pytest.raises(InputError, match="expected at least 99 x 63 = 6237 beside BOS"):
+        like_llama(tmp_path / "llama")
+        built(TextInput(path=path, sequences=99, length=64), tmp_path / "llama")

@@ -32,7 +32,9 @@ def zstd(path: Path, content: bytes) -> None:
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "a.jsonl": lambda path: path.write_bytes(lines()),
-    "b.jsonl": lambda path: pd.DataFrame({"text": TEXTS}).to_json(path, orient="records", lines=True),
+    "b.jsonl": lambda path: pd.DataFrame({"text": TEXTS}).to_json(
+        path, orient="records", lines=True
+    ),
     "a.JSONL.gz": lambda path: path.write_bytes(gzip.compress(lines())),
     "a.json.gz": lambda path: path.write_bytes(gzip.compress(lines())),
     "a.jsonl.zst": lambda path: zstd(path, lines()),
@@ -89,7 +91,7 @@ def test_only_the_beginning_is_read(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl", lines()[:-9], "a.jsonl: line 300 is not valid JSON"),
+        ("a.jsonl", lines()[:-9], "a.jsonl: line 300: is not valid JSON"),
         ("a.jsonl", lines(["x"]) + b"\n \n[1]\n", "a.jsonl: line 4: holds no JSON object"),
         ("a.jsonl", b'{"text": "a", "text": "b"}\n', "line 1: is not valid JSON (it has the key"),
         ("a.jsonl", b'{"text": "\xff"}\n', "line 1: is not valid JSON"),
@@ -110,7 +112,7 @@ def test_damage_is_a_sentence_with_its_place(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
         list(rows.values(tmp_path / name, "text"))
-    said = str(caught.value).replace("line 300: is", "line 300 is")
+    said = str(caught.value)
     assert says in said and "\n" not in said and said.startswith(str(tmp_path))
 
 
