@@ -147,7 +147,7 @@ class Prepared:
 
     @property
     def said_of_inputs(self) -> dict[str, str]:
-        """How texts and data sets were cut into sequences, by input."""
+        """Sentences on how texts and data sets were cut into sequences, by input."""
         return {name: one.said for name, one in self.inputs.items() if one.said}
 
     @property

@@ -1,4 +1,4 @@
-"""Which tokens sequences of text begin with: as the tokenizer does, and as is asked for."""
+"""The tokens that sequences of text begin with: as the tokenizer does, and as is asked for."""
 
 from pathlib import Path
 
