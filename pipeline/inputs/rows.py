@@ -74,6 +74,8 @@ def is_rows(file: Path) -> bool:
 def values(file: Path, column: str) -> Iterator[Any]:
     """Yield the value of a column in each row of a data set's file; None where a row has none.
 
+    An empty line is a row without values.
+
     Raises InputError for a file that cannot be read, from the line or row on at which it cannot,
     and for one without the column, with the columns that it has.
     """
@@ -83,7 +85,7 @@ def values(file: Path, column: str) -> Iterator[Any]:
 def _json_lines(file: Path, column: str) -> Iterator[Any]:
     with opened(file, InputError) as stream:
         lines = _unpacked(file, stream)
-        is_first = True
+        is_checked = False
         for number in count(1):
             where = f"{file}: line {number:,}"
             with _reading(where):
@@ -95,12 +97,11 @@ def _json_lines(file: Path, column: str) -> Iterator[Any]:
                 )
             if not line:
                 return
-            if line.strip():
-                row = _row(line, where)
-                if is_first:
-                    _require_column(where, column, list(row))
-                is_first = False
-                yield row.get(column)
+            row = _row(line, where) if line.strip() else {}
+            if row and not is_checked:
+                _require_column(where, column, list(row))
+                is_checked = True
+            yield row.get(column)
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -161,11 +162,17 @@ def _of_batches(file: Path, begin: "Callable[[], Iterator[pa.RecordBatch]]") -> 
         with _reading(f"{file}: row {row:,}"):
             batches = batches or iter(begin())
             batch = next(batches, None)
-            found = [] if batch is None else batch.column(0).to_pylist()
+            found = [] if batch is None else _values_of(batch)
         if batch is None:
             return
         row += len(found)
         yield from found
+
+
+def _values_of(batch: "pa.RecordBatch") -> list[Any]:
+    # Offsets of a damaged file may point anywhere: unchecked, reading them ends the process.
+    batch.validate(full=True)
+    return batch.column(0).to_pylist()
 
 
 _READERS: dict[str, Callable[[Path, str], Iterator[Any]]] = {

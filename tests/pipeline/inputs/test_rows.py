@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -123,6 +124,34 @@ def test_an_arrow_file_that_is_cut_off_says_from_which_row(tmp_path: Path) -> No
         list(rows.values(tmp_path / "a.arrow", "text"))
 
 
+@pytest.mark.parametrize("name", ["a.arrow", "a.parquet"])
+def test_no_damage_ends_the_process(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.arrow":
+        path.write_bytes(files_of(SAVED)[0].read_bytes())
+    else:
+        pq.write_table(pa.table({"text": TEXTS}), path, row_group_size=50)
+    whole, chance, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            damaged[chance.randrange(len(whole))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            list(Documents([path], "text").texts())
+        except InputError as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("pipe.jsonl", "absent.parquet"):
+        with pytest.raises(InputError, match=name):
+            list(rows.values(tmp_path / name, "text"))
+
+
 def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", 1) as stream:
         for _ in range(70):
@@ -176,6 +205,9 @@ def test_rows_without_text_are_counted_and_not_searched_for_ever(tmp_path: Path)
     documents = Documents([path], "text")
     assert list(documents.texts()) == ["a", "b"]
     assert documents.said() == "2 documents (4 rows without text skipped)"
+    path.write_bytes(b"\n" * 10_001)
+    with pytest.raises(InputError, match=r"10,000 rows in succession .* has none"):
+        list(Documents([path], "text").texts())
     path.write_bytes(lines([7] * 10_001))
     with pytest.raises(InputError, match=r"10,000 rows in succession .* type int"):
         list(Documents([path], "text").texts())
