@@ -147,6 +147,11 @@ class Prepared:
         return {name: why for name, why in reasons.items() if why}
 
     @property
+    def said_of_inputs(self) -> dict[str, str]:
+        """Sentences on how texts and data sets were cut into sequences, by input."""
+        return {name: one.said for name, one in self.inputs.items() if one.said}
+
+    @property
     def drawn_from(self) -> dict[str, str]:
         """The token ids from which each random input draws, and the reason, by input."""
         made = self.inputs.items()

@@ -51,18 +51,24 @@ def draft_analysis(
     model: Mapping[str, Any] | None = None,
     machine: Machine | None = None,
     layout: RunLayout | None = None,
+    column: str | None = None,
 ) -> Drafted:
     """Write a YAML file that analyses a run as it stands; read its small files, and no weights.
 
     file, store: by default named as the run, in the working directory and beside the file.
-    text: a file on which losses are computed, with the run's tokenizer or `tokenizer`. machine: to
-    compute on, this one by default. layout: see `pipeline.config.RunLayout`. Raises InputError if the file exists, or the run cannot be
-    analysed.
+    text: a text file or data set on which losses are computed, with the run's tokenizer or
+    `tokenizer`. machine: to compute on, this one by default. layout: see
+    `pipeline.config.RunLayout`. column: of the data set. Raises InputError if the file exists, or
+    the run cannot be analysed.
     """
     target = new_file(file or file_for(uri))
-    asked = _asked(uri, target, store, text, tokenizer)
-    asked = replace(asked, tokens_per_step=tokens_per_step, model=dict(model or {}))
-    asked = replace(asked, layout=_layout_keys(layout))
+    asked = replace(
+        _asked(uri, target, store, text, tokenizer),
+        tokens_per_step=tokens_per_step,
+        model=dict(model or {}),
+        layout=_layout_keys(layout),
+        column=column,
+    )
     seed = {"checkpoints": asked.checkpoints, "store": asked.store, "measures": SEED_MEASURES}
     given = {"model": asked.model, "tokens_per_step": tokens_per_step, **asked.layout}
     seen = look(_analysis({**seed, **given}, target))
