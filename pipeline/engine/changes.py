@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
+from pipeline.engine.forward import Resumed, batch_size, run
 from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.partial_reads import Part
 from pipeline.engine.record import HeadChange, OutputOn, Pass, ReadFrom, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 Records = Mapping[tuple, Record]
@@ -203,9 +204,11 @@ def _of_copy(record: Record, input: Input, copy: int, copies: int) -> Record:
 def _with_layers_below(record: Record, pass_: Pass, unchanged: Record) -> Record:
     """Return the record with the outputs and streams that the change does not reach."""
     outputs, streams = pass_.below_change
+    # Layers that do not attend have no outputs of heads, also where they were asked for.
+    below = {at: of for at, of in unchanged.head_outputs.items() if at in outputs}
     return replace(
         record,
-        head_outputs={at: unchanged.head_outputs[at] for at in outputs} | {**record.head_outputs},
+        head_outputs=below | {**record.head_outputs},
         hidden_states={at: unchanged.hidden_states[at] for at in streams}
         | {**record.hidden_states},
     )

@@ -20,13 +20,13 @@ from transformers import PreTrainedConfig
 
 from pipeline.engine import attention
 from pipeline.engine.attention_hooks import hooked
-from pipeline.engine.forward import uses_interface
 from pipeline.engine.kernels import capped
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
 from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 # Relative to the largest number compared. Correct float32 sums differ by 1e-5 of it; with a norm,

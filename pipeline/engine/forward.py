@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from pipeline.engine import attention, products
 from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.causality import refuse_reading_ahead
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
 from pipeline.engine.modular import table_record
@@ -31,6 +32,7 @@ from pipeline.engine.unembedding import logit_transform, replaced_unembedding, u
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.facts import ModelFacts
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 # Part of every fingerprint: raise it whenever a change here moves stored numbers beyond rounding.
@@ -83,7 +85,10 @@ def run(
             return Record(input)
         if (made := table_record(module, input, pass_)) is not None:
             return made
-        traits = _set_up(module, resident.facts)
+        traits = _set_up(module)
+        if resident.facts.without_attention:
+            refuse_reading_ahead(module, resident.facts.vocabulary)
+            _refuse_padding_before(input)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
@@ -127,12 +132,6 @@ def batch_bytes(device: str, memory_bytes: int | None) -> int:
     return min(usual, memory_bytes or usual)
 
 
-def uses_interface(module: PreTrainedModel) -> bool:
-    """Return whether the model looks up its attention function by name."""
-    # Private to transformers, whose public setter only warns where a model cannot do it.
-    return module._can_set_attn_implementation()
-
-
 @dataclass(frozen=True)
 class _Traits:
     """The properties of a module that are determined once, by running it on a few tokens."""
@@ -146,7 +145,7 @@ class _Traits:
 _TRAITS: WeakKeyDictionary[nn.Module, _Traits] = WeakKeyDictionary()
 
 
-def _set_up(module: PreTrainedModel, facts: ModelFacts) -> _Traits:
+def _set_up(module: PreTrainedModel) -> _Traits:
     if module not in _TRAITS:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
@@ -185,7 +184,7 @@ class _Job:
         self.recorder = attention.Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
-            head_outputs={layer: [] for layer in pass_.head_outputs},
+            head_outputs={k: [] for k in pass_.head_outputs if k in facts.attention_layers},
             first_layer=resumed.layer if resumed else 0,
             edit=resumed.edit if resumed else None,
             tokens=marked(self.tokens, padding),
@@ -225,8 +224,8 @@ class _Job:
             if self.resumed is not None:
                 stack.enter_context(self._started(self.resumed, sequences))
             stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
-            stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
-            if not uses_interface(self.module):
+            stack.enter_context(attention.recording(self.recorder, self.facts.attention_layers))
+            if self.facts.attention_layers and not uses_interface(self.module):
                 stack.enter_context(hooked(self.module, self.facts.n_heads))
                 arguments["output_attentions"] = bool(self.recorder.pairs)
             self.module(**arguments)
@@ -275,6 +274,16 @@ def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
     mask = input.arrays.get("attention_mask")
     # A mask without padding would only choose slower kernels.
     return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
+
+
+def _refuse_padding_before(input: Input) -> None:
+    """Raise InputError for padding before a token, which not every recurrent layer leaves out."""
+    seen = _seen(input)
+    if seen is not None and bool((seen[:, 1:] & ~seen[:, :-1]).any()):
+        raise InputError(
+            f"input {input.name!r}: has padding before some of its tokens, which this model's "
+            "recurrent layers would read: pad after the tokens"
+        )
 
 
 def _check_tokens(input: Input, facts: ModelFacts) -> None:

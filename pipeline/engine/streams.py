@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import InputError
 from pipeline.models.families import family_of
+from pipeline.models.layers import blocks
 
 Stream = Float[Tensor, "batch position d_model"]
 
@@ -106,17 +107,6 @@ def _in_tuples(module: PreTrainedModel, n_layers: int) -> bool:
         finally:
             handle.remove()
     return _IN_TUPLES[module]
-
-
-def blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
-    """Return the outermost list of as many modules as the model has layers."""
-    lists = (m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
-    if (found := next(lists, None)) is None:
-        raise InputError(
-            f"{type(module).__name__} has no list of {n_layers} blocks: its hidden states cannot "
-            "be recorded"
-        )
-    return found
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

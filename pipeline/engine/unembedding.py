@@ -71,17 +71,26 @@ def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
     return scale, softcap
 
 
+# Names of the settings of a model's logits.
+_FACTORS = ("logit_scale", "lm_head_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
 def _said_by_config(module: PreTrainedModel) -> tuple[float, float | None]:
     """Return the scale and softcap of a config.
 
-    Cohere multiplies logits, Granite divides them, Gemma 2 and 3 cap them.
+    Cohere and Falcon-H1 multiply logits, Granite divides them; Gemma 2 and 3, RecurrentGemma and
+    xLSTM cap them.
     """
     config = module.config.get_text_config()
-    scale = getattr(config, "logit_scale", None)
-    if not isinstance(scale, int | float) or config.model_type == "mpt":
-        scale = 1.0  # no code of transformers reads MPT's setting of that name
+    scale = 1.0
+    for name in _FACTORS:
+        # No code of transformers reads MPT's setting of that name.
+        given = getattr(config, name, None) if config.model_type != "mpt" else None
+        scale *= given if isinstance(given, int | float) else 1.0
     scale /= getattr(config, "logits_scaling", None) or 1.0
-    return scale, getattr(config, "final_logit_softcapping", None)
+    caps = (getattr(config, name, None) for name in _CAPS)
+    return scale, next((cap for cap in caps if cap is not None), None)
 
 
 def _matrix(module: PreTrainedModel) -> nn.Linear:
