@@ -204,11 +204,9 @@ def _of_copy(record: Record, input: Input, copy: int, copies: int) -> Record:
 def _with_layers_below(record: Record, pass_: Pass, unchanged: Record) -> Record:
     """Return the record with the outputs and streams that the change does not reach."""
     outputs, streams = pass_.below_change
-    # Layers that do not attend have no outputs of heads, also where they were asked for.
-    below = {at: of for at, of in unchanged.head_outputs.items() if at in outputs}
     return replace(
         record,
-        head_outputs=below | {**record.head_outputs},
+        head_outputs={at: unchanged.head_outputs[at] for at in outputs} | {**record.head_outputs},
         hidden_states={at: unchanged.hidden_states[at] for at in streams}
         | {**record.hidden_states},
     )

@@ -172,7 +172,7 @@ class _Job:
         pass_: Pass,
         resumed: Resumed | None,
     ) -> None:
-        self.resumed = resumed
+        self.resumed, self.head_outputs = resumed, pass_.head_outputs
         self.module, self.traits, self.facts, self.input = module, traits, facts, input
         self.unembedding = unembedding_of(module, traits.scale, traits.softcap)
         sequences, length = input.tokens.shape
@@ -249,6 +249,13 @@ class _Job:
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments
 
+    def _head_outputs(self) -> dict[int, Float[Tensor, "sequence position head d_value"]]:
+        """Return the recorded outputs; NaN, without memory of its own, in layers without heads."""
+        blank = torch.tensor(torch.nan, dtype=wide(self.module.dtype))
+        shape = (*self.tokens.shape, self.facts.n_heads, self.facts.d_head)
+        silent = [k for k in self.head_outputs if k in self.facts.without_attention]
+        return {k: blank.expand(shape) for k in silent} | _joined(self.recorder.head_outputs)
+
     def record(self) -> Record:
         """Return the finished record."""
         if self.loss is not None and self.seen is not None:
@@ -259,7 +266,7 @@ class _Job:
             self.loss,
             self.recorder.attention,
             self.logits,
-            head_outputs=_joined(self.recorder.head_outputs),
+            head_outputs=self._head_outputs(),
             hidden_states=_joined(self.streams),
         )
 

@@ -39,6 +39,7 @@ class Composition(Measure):
     name = "composition"
     version = 2
     default_input = None
+    needs_heads = True
     variables = tuple(
         Variable(f"{path}", _PAIR, "1",
                  f"{path.upper()}-composition: how much of the later head's {reads} matrix reads "

@@ -44,6 +44,7 @@ class QKPrefixMatching(Measure):
     name = "qk_prefix_matching"
     version = 1
     default_input = None
+    needs_heads = True
     variables = (
         Variable("score", _HEAD, "1",
                  "Sum of the real parts of the eigenvalues of the QK circuit with the strongest "
