@@ -52,8 +52,8 @@ class Recorder:
 
     attention: one tensor per request, filled in place. head_outputs: the heads' outputs before W_O,
     a list of batches for each layer among its keys. layers: those that attend, ascending.
-    first_layer: the first layer that is computed. edit: the change to the heads' outputs with which the model continues. tokens: for rules on
-    tokens, see `Reads`.
+    first_layer: the first layer that is computed. edit: the change to the heads' outputs with which
+    the model continues. tokens: for rules on tokens, see `Reads`.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]

@@ -1,6 +1,6 @@
-"""A check that a model with layers that do not attend reads no later tokens, by running it.
+"""Checks that layers without attention read only the tokens that they should.
 
-The mask of attention shows whether it is causal. A recurrence or a convolution has no mask: the
+The mask of attention shows which tokens it reads. A recurrence or a convolution has no mask: the
 model runs on two sequences that differ from some token on, and must yield equal numbers before it.
 """
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.engine.defined import real_tokens
 from pipeline.engine.streams import Stream
 from pipeline.engine.unembedding import replaced_unembedding
 from pipeline.errors import InputError
+from pipeline.inputs import Input
 
 _LENGTH, _SAME = 24, 12  # tokens of the two sequences, and how many of the first ones are equal
 
@@ -40,6 +42,16 @@ def refuse_reading_ahead(module: PreTrainedModel, vocabulary: int) -> None:
             "predictions: give checkpoints of a causal decoder"
         )
     _FOUND_CAUSAL.add(module)
+
+
+def refuse_padding_before(made: Input) -> None:
+    """Raise InputError for padding before a token, which not every recurrent layer leaves out."""
+    real = real_tokens(made)
+    if (real[:, 1:] & ~real[:, :-1]).any():
+        raise InputError(
+            f"input {made.name!r}: has padding before some of its tokens, which this model's "
+            "recurrent layers would read: pad after the tokens"
+        )
 
 
 def _last_stream(module: PreTrainedModel, tokens: Tensor) -> Stream:

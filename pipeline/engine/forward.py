@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.engine import attention, products
+from pipeline.engine.activations import numbers_per_token
 from pipeline.engine.attention_hooks import hooked
-from pipeline.engine.causality import refuse_reading_ahead
+from pipeline.engine.causality import refuse_padding_before, refuse_reading_ahead
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
 from pipeline.engine.modular import table_record
@@ -88,7 +89,7 @@ def run(
         traits = _set_up(module)
         if resident.facts.without_attention:
             refuse_reading_ahead(module, resident.facts.vocabulary)
-            _refuse_padding_before(input)
+            refuse_padding_before(input)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
@@ -114,15 +115,7 @@ def batch_size(
     facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
 ) -> int:
     """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
-    config = module.config.get_text_config()
-    # GPT-2 has no such setting; its MLP has 4 d_model neurons by default.
-    d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
-    # An estimate of the numbers alive at a time in one block: those of the stream and of attention,
-    # those of a gated MLP, and in eager attention the matrix, its softmax and a copy.
-    per_token = 8 * facts.d_model + 3 * d_mlp
-    if not uses_interface(module):
-        per_token += 3 * facts.n_heads * length
-    bytes_ = per_token * length * module.dtype.itemsize
+    bytes_ = numbers_per_token(facts, module, length) * length * module.dtype.itemsize
     return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
 
 
@@ -281,16 +274,6 @@ def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:
     mask = input.arrays.get("attention_mask")
     # A mask without padding would only choose slower kernels.
     return None if mask is None or mask.all() else torch.from_numpy(mask.astype(bool))
-
-
-def _refuse_padding_before(input: Input) -> None:
-    """Raise InputError for padding before a token, which not every recurrent layer leaves out."""
-    seen = _seen(input)
-    if seen is not None and bool((seen[:, 1:] & ~seen[:, :-1]).any()):
-        raise InputError(
-            f"input {input.name!r}: has padding before some of its tokens, which this model's "
-            "recurrent layers would read: pad after the tokens"
-        )
 
 
 def _check_tokens(input: Input, facts: ModelFacts) -> None:

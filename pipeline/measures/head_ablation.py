@@ -167,8 +167,8 @@ def refuse_absent(measure: str, heads: tuple[tuple[int, int], ...], model: Model
                 "correct `heads`"
             )
         if layer in model.without_attention:
+            attending = ", ".join(map(str, model.attention_layers))
             raise InputError(
-                f"measure {measure!r}: there is no head [{layer}, {head}], since layer {layer} has "
-                f"no attention; those with attention are {', '.join(map(str, model.attention_layers))}: "
-                "correct `heads`"
+                f"measure {measure!r}: there is no head [{layer}, {head}], since of the model's "
+                f"layers only {attending} attend: correct `heads`"
             )

@@ -72,7 +72,9 @@ def _attending(module: PreTrainedModel) -> list[nn.Module]:
     """
     if not uses_interface(module):
         return attention_modules(module)
-    codes = ((m, getattr(inspect.unwrap(type(m).forward), "__code__", None)) for m in module.modules())
+    codes = (
+        (m, getattr(inspect.unwrap(type(m).forward), "__code__", None)) for m in module.modules()
+    )
     return [part for part, code in codes if code is not None and _REGISTRY in code.co_names]
 
 

@@ -116,8 +116,8 @@ def _sentences(seen: Seen) -> tuple[str, ...]:
     trained = f" A run of `ontogeny train` on {task}." if task else ""
     return (
         f"{len(steps):,} checkpoint{'s' if len(steps) > 1 else ''}: step {span}.",
-        f"{facts.architecture}: {_layers(facts)}, width {facts.d_model:,}, context {context}, {facts.vocabulary:,} token ids, "
-        f"{facts.n_numbers:,} parameters.{trained}",
+        f"{facts.architecture}: {_layers(facts)}, width {facts.d_model:,}, context {context}, "
+        f"{facts.vocabulary:,} token ids, {facts.n_numbers:,} parameters.{trained}",
     )
 
 
