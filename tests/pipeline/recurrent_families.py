@@ -114,5 +114,5 @@ def plain_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         # Not the rates of a recurrence and its convolution, which random numbers make unstable.
         if parameter.ndim > 1 and not any(part in name for part in ("A_log", "conv", "time_")):
-            parameter.add_(torch.randn_like(parameter) * 0.15)
+            parameter.add_(torch.randn_like(parameter) * 0.1)
     return model

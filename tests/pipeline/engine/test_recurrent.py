@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.architecture import without_memory
 from pipeline.models.facts import facts_of_module
+from pipeline.models.layers import blocks
 from pipeline.models.resident import Resident
 from tests.pipeline.recurrent_families import READ, REFUSED, VOCABULARY, config_of, plain_model
 
@@ -123,12 +124,10 @@ def changed(resident: Resident, made: Input, change: HeadChange) -> Record:
 
 def output_projection(model: PreTrainedModel, layer: int) -> nn.Module:
     names = ("o_proj", "out_proj", "dense")
-    attending = [
-        part for part in model.modules()
-        if "Attention" in type(part).__name__ and getattr(part, "layer_idx", layer) in (layer, -1)
-    ]  # fmt: skip
-    found = [child for part in attending for name, child in part.named_children() if name in names]
-    return found[-1]
+    block = blocks(model, model.config.num_hidden_layers)[layer]
+    attending = [part for part in block.modules() if "Attention" in type(part).__name__]
+    (found,) = [c for part in attending for name, c in part.named_children() if name in names]
+    return found
 
 
 def without_head(heads: Tensor, head: int) -> Tensor:
