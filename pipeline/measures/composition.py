@@ -78,10 +78,12 @@ class Composition(Measure):
 
 
 def why_no_earlier_layer(measure: Measure, setting: Setting) -> str:
-    """Return why variables that relate a head to an earlier layer's are NaN; "" with two layers."""
+    """Return why variables that relate a head to an earlier one are NaN; "" with two layers."""
     names = ", ".join(one.name for one in measure.variables if one.dtype.startswith("float"))
-    alone = "NaN, because the model has one layer, and so no head of an earlier layer"
-    return f"{names}: {alone}" if setting.model.n_layers == 1 else ""
+    model = setting.model
+    layer = "layer with attention" if model.without_attention else "layer"
+    alone = f"NaN, because the model has one {layer}, and so no head of an earlier layer"
+    return f"{names}: {alone}" if len(model.attention_layers) == 1 else ""
 
 
 def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:
