@@ -64,16 +64,16 @@ class Composition(Measure):
         shape = (model.n_layers, model.n_heads) * 2
         values = {variable.name: np.full(shape, np.nan) for variable in self.variables}
         baseline = model.d_model**-0.5
-        writers: list[Float[Tensor, "head d_head d_model"]] = []
-        for layer_to in range(model.n_layers):
+        writers: dict[int, Float[Tensor, "head d_head d_model"]] = {}
+        for layer_to in context.model.attention_layers:
             heads = model.layer(layer_to)
             readers = readers_of(heads)
             # Heads of one layer do not read each other: only earlier layers are writers.
-            for layer_from, writer in enumerate(writers):
+            for layer_from, writer in writers.items():
                 for path in _PATHS:
                     values[path][layer_from, :, layer_to] = ratios(writer, readers[path]).cpu()
                     values[f"{path}_baseline"][layer_from, :, layer_to] = baseline
-            writers.append(writer_of(heads))
+            writers[layer_to] = writer_of(heads)
         return values
 
 

@@ -93,10 +93,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
          "indexer_head_dim": 8, "indexer_budget": 8, "indexer_compress_ratio": 2, "hc_count": 2,
          "hc_lowrank": 4, "ngram_vocab_size_base": 101, "split_ngram_parts": 2,
          "ple_embed_dim": 8, "make_ngram_vocab_size_divisible_by": 4, "heads_per_ngram": 2},
-        "reads the attention mask itself",
+        "this model reads the attention mask itself",
     ),
-    "inkling_text": ({**_INKLING, "n_shared_experts": 1}, "position_bias"),
-    "inkling2_text": (_INKLING, "position_bias"),
+    "inkling_text": ({**_INKLING, "n_shared_experts": 1}, "passes position_bias"),
+    "inkling2_text": (_INKLING, "passes position_bias"),
 }  # fmt: skip
 
 

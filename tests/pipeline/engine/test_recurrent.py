@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.architecture import without_memory
 from pipeline.models.facts import facts_of_module
+from pipeline.models.families import RECURRENT as RECURRENT_FAMILIES
 from pipeline.models.layers import blocks
 from pipeline.models.resident import Resident
 from tests.pipeline.recurrent_families import READ, REFUSED, VOCABULARY, config_of, plain_model
@@ -115,9 +117,7 @@ def test_a_head_without_its_output_equals_the_model_with_columns_of_zeros(family
 
 def changed(resident: Resident, made: Input, change: HeadChange) -> Record:
     wanted = merge([Pass("x", losses=True, change=change)])
-    before = {
-        one.key: forward.run(resident, made, one) for one in wanted if one.change is None
-    }
+    before = {one.key: forward.run(resident, made, one) for one in wanted if one.change is None}
     of = [one for one in wanted if one.change]
     return run_changed(resident, {"x": made}, of, before)[of[0].key]
 
@@ -247,3 +247,23 @@ def most_bytes(model: PreTrainedModel, length: int) -> int:
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(np.cumsum(changes).max())
+
+
+def test_the_table_of_the_documentation_is_that_of_the_tested_families() -> None:
+    rows = [
+        f"| `{family}` | {layers_in_words(family)} | read | "
+        f"{'read' if family in RECURRENT_FAMILIES else 'not described'} |"
+        for family in READ
+    ] + [
+        f"| `{family}` | | refused: {why} | not described |" for family, (_, why) in REFUSED.items()
+    ]
+    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    found = page.partition("| model_type |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert found == rows
+
+
+def layers_in_words(family: str) -> str:
+    attending, n = READ[family].attending, config_of(family).num_hidden_layers
+    if not attending:
+        return "none"
+    return "all" if len(attending) == n else f"{len(attending)} of {n}"

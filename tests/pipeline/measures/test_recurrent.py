@@ -126,10 +126,11 @@ def test_scores_of_heads_are_those_of_the_eager_patterns(jamba: Resident) -> Non
     for row, (tokens, block) in enumerate(
         zip(made.tokens.tolist(), made.arrays["block_length"].tolist(), strict=True)
     ):
-        first = int(made.attributes.get("bos", tokens[0] == 1))
+        first = int(made.attributes["has_bos"])
         previous += [p[:, row, :, i, i - 1] for i in range(first + 1, first + block)]
-        whole = first + (len(tokens) - first) // block * block
-        following += [p[:, row, :, i, i - block + 1] for i in range(first + block, whole)]
+        later = range(first + block, first + 2 * block)
+        assert [tokens[i] for i in later] == [tokens[i - block] for i in later]
+        following += [p[:, row, :, i, i - block + 1] for i in later]
     layers = list(JAMBA)
     np.testing.assert_allclose(found["previous_token"][layers], np.mean(previous, 0), atol=1e-6)
     np.testing.assert_allclose(found["induction"][layers], np.mean(following, 0), atol=1e-6)
@@ -221,7 +222,9 @@ def test_bigrams_of_a_recurrent_model_take_its_direct_path(mamba: Resident) -> N
     found, setting = computed(Bigrams(), mamba), setting_of(Bigrams(), mamba)
     model = plain_model(config_of("mamba"))
     loss = computed(TokenLoss(**PARAMETERS["token_loss"]), mamba)["mean"]
-    assert loss == pytest.approx(float(losses_of(model, torch.from_numpy(setting.input.tokens)).mean()))
+    assert loss == pytest.approx(
+        float(losses_of(model, torch.from_numpy(setting.input.tokens)).mean())
+    )
     assert all(np.isfinite(values) for values in found.values())
 
 
