@@ -1,4 +1,4 @@
-"""What a model does to its logits after the unembedding, as its config states it."""
+"""Changes that models make to their logits after the unembedding, as their configs state them."""
 
 from transformers import PreTrainedConfig
 

@@ -16,13 +16,12 @@ from pipeline import Analysis, analyze, open_run
 from pipeline.analysis.draft.seen import Machine
 from pipeline.analysis.draft.write import draft_analysis
 from pipeline.analysis.estimate import dry_run
+from pipeline.analysis.faults import RefusedError
 from pipeline.auditing import audit
 from pipeline.config import load_analysis
-from pipeline.analysis.faults import RefusedError
 from pipeline.findings.sentences import by_measure, findings
 from pipeline.report.site.heads import heads_in
 from pipeline.report.site.run_data import Run
-from pipeline.store import Store
 from tests.pipeline.engine.test_recurrent import losses_of
 from tests.pipeline.recurrent_families import config_of, plain_model
 
@@ -129,7 +128,7 @@ def test_a_weight_of_nan_is_told_apart_from_layers_without_heads(save: Save) -> 
     assert "step 2" in sentence
 
 
-def test_parameters_of_a_recurrence_that_are_missing_or_too_short_are_named(save: Save) -> None:
+def test_missing_or_short_parameters_of_a_recurrence_are_named(save: Save) -> None:
     run = save("mamba2")
     file = run / "step-2/model.safetensors"
     weights = load_file(file)
