@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline.checkpoints.formats import (
     composer,
@@ -34,6 +34,7 @@ _OTHERS = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class Layout(Protocol):
     """What is in a file: implemented by a module of each format of one file.
 
