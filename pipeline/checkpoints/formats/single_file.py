@@ -30,7 +30,7 @@ _NANOCHAT = re.compile(r"model_(\d+)\.pt")
 # Files of torch.save beside weights that hold none, or a part of them.
 _OTHERS = (
     "optim*", "scheduler*", "rng_state*", "random_states*", "scaler*", "training_args*",
-    "consolidated.*", "*mp_rank_*", "zero_pp_*", "bf16_zero_*", "fp16_zero_*", "sampler*",
+    "consolidated.*", "*mp_rank_*", "*zero_pp_*", "sampler*", "train.pt", "other.pt", "*/*",
 )  # fmt: skip
 
 
