@@ -87,8 +87,6 @@ class SavedFile:
         with zipfile.ZipFile(stream) as archive, zipfile.ZipFile(outline, "w") as small:
             for entry in archive.infolist():
                 folder, _, name = entry.filename.partition("/")
-                if name == "constants.pkl":
-                    raise ValueError("is a program of TorchScript: save the model's state_dict()")
                 if name == "byteorder" and archive.read(entry) != b"little":
                     raise ValueError("was written on a machine of another byte order: save it here")
                 if name == "data.pkl":
