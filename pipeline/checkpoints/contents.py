@@ -165,7 +165,7 @@ class StoredSource:
 
     def described(self, name: str) -> Any:
         """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
-        from pipeline.checkpoints.described import described, named  # needs torch
+        from pipeline.checkpoints.torch_files import described, named  # needs torch
 
         file = self._folder.files[name]
         with named(f"{file.at or self.uri}/{name}"):

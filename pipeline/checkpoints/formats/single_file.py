@@ -90,7 +90,7 @@ def config(source: "Source") -> dict[str, Any]:
 
     Raises CheckpointError if the file, or those beside it, do not say which model it is of.
     """
-    from pipeline.checkpoints.described import named
+    from pipeline.checkpoints.torch_files import named
 
     name = weights(source.names)[0]
     content = source.described(name)
@@ -104,7 +104,7 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> "dict[str, 
 
     Of the file, only the weights are read: no states of optimizers. Raises CheckpointError.
     """
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     (path,) = (files[name] for name in weights(files))
     with saved_file(path) as file:

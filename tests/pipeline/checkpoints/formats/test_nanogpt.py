@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checkpoints.described import described
+from pipeline.checkpoints.torch_files import described
 from pipeline.checkpoints.formats import nanogpt
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,

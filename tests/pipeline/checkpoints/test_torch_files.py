@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints import archives
-from pipeline.checkpoints.described import SavedFile, described, saved_file
+from pipeline.checkpoints.torch_files import SavedFile, described, saved_file
 from pipeline.errors import CheckpointError
 
 STATE = {
