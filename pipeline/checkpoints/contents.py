@@ -180,10 +180,11 @@ class StoredSource:
 
     def described(self, name: str) -> Any:
         """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
-        from pipeline.checkpoints.described import described  # needs torch
+        from pipeline.checkpoints.torch_files import described, named  # needs torch
 
-        read = partial(read_bytes, self._place, self._folder, name)
-        return described(read, self._folder.files[name].size)
+        file = self._folder.files[name]
+        with named(f"{file.at or self.uri}/{name}"):
+            return described(partial(read_bytes, self._place, self._folder, name), file.size)
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
