@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.base import Source
 from pipeline.checkpoints.formats.parts import by_folder, joined, refuse_without_config
+from pipeline.checkpoints.formats.trained_names import by_transformers_names
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:  # listings are made without torch
@@ -53,6 +55,7 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
     Raises CheckpointError, naming the file, if it would run code, is damaged, or holds no model or
     several.
     """
+    from pipeline.checkpoints.described import named
     from pipeline.checkpoints.formats.dcp_metadata import read_metadata
     from pipeline.checkpoints.formats.dcp_reader import loaded
 
@@ -61,7 +64,10 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
     saved = read_metadata(metadata, {name: path.stat().st_size for name, path in shards.items()})
     names = model_tensors(saved.paths, metadata)
     read = loaded(saved, shards, list(names), metadata)
-    return {names[name]: tensor for name, tensor in read.items()}
+    state = {names[name]: tensor for name, tensor in read.items()}
+    plain = without_wrappers(state, str(metadata))
+    with named(str(metadata)):
+        return by_transformers_names({plain[name]: one for name, one in state.items()}, config)
 
 
 def model_tensors(paths: Mapping[str, tuple[str, ...]], file: Path) -> dict[str, str]:

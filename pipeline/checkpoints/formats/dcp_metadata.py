@@ -32,8 +32,12 @@ from pipeline.outside import content_of, is_whole
 _LARGEST = 256 * 2**20
 _MOST_TENSORS = 1_000_000
 
-# Before torch 2.0 the package had another name.
-_PACKAGES = ("torch.distributed.checkpoint", "torch.distributed._shard.checkpoint")
+# The second is torch's before 2.0; OLMo-core has a writer of its own, with the same fields.
+_PACKAGES = (
+    "torch.distributed.checkpoint",
+    "torch.distributed._shard.checkpoint",
+    "olmo_core.distributed.checkpoint",
+)
 _CLASSES = {
     "metadata": (
         "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
@@ -151,9 +155,7 @@ def _checked(saved: Any, file: Path, sizes: Mapping[str, int]) -> SavedTensors:
     _check_stored(tensors, stored_at, sizes)
     planned = vars(saved).get("planner_data") or {}
     paths = {name: _path(name, planned.get(name)) for name in tensors}
-    metadata = Metadata(
-        {**tensors}, planner_data=paths, storage_data=stored_at
-    )
+    metadata = Metadata({**tensors}, planner_data=paths, storage_data=stored_at)
     return SavedTensors(paths, metadata)
 
 

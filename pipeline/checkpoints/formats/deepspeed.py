@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.base import Source
-from pipeline.checkpoints.formats.parts import by_folder, joined, refuse_without_config, shown
+from pipeline.checkpoints.formats.neox import (
+    is_sequential,
+    transformers_tensors,
+    without_sequential,
+)
+from pipeline.checkpoints.formats.parts import (
+    by_folder,
+    joined,
+    refuse_without_config,
+    shown,
+    state_dict_in,
+)
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:  # listings are made without torch
@@ -60,32 +72,43 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
 
     Raises CheckpointError, naming the file, if it would run code, is damaged, or lacks a part.
     """
-    from pipeline.checkpoints.wrappers import without_wrappers
-
     paths = {Path(name).name: path for name, path in sorted(files.items())}
     first = next(iter(paths.values()))
     if any(_PART.fullmatch(name) for name in paths):
         found = _partitioned(_of_ranks(paths, _PART), _of_ranks(paths, _OPTIMIZER))
-    elif len(paths) > 1:
-        raise CheckpointError(
-            f"{first}: is one of {len(paths)} parts of a model that was split between devices "
-            "(tensor parallel): join them with the script of the training code, which knows how"
-        )
     else:
-        found = _whole(first)
+        devices = [_whole(path) for path in paths.values()]
+        if all(map(is_sequential, devices)):
+            return transformers_tensors(list(map(without_sequential, devices)), config, first)
+        _refuse_split(devices, first)
+        found = devices[0]
     names = without_wrappers(found, str(first))
     return {names[name]: tensor for name, tensor in found.items()}
+
+
+def _refuse_split(devices: Sequence[Mapping[str, Tensor]], file: Path) -> None:
+    """Raise CheckpointError for the parts of a model, of which no rule says how to join them."""
+    if len(devices) > 1:
+        raise CheckpointError(
+            f"{file}: is one of {len(devices)} parts of a model that was split between devices "
+            "(tensor parallel): join them with the script of the training code, which knows how"
+        )
+    if any(name.startswith("language_model.") for name in devices[0]):
+        raise CheckpointError(
+            f"{file}: has the names of Megatron-LM: convert it with the script of the training "
+            "code, for example Megatron-LM's tools/checkpoint/convert.py"
+        )
 
 
 def _whole(file: Path) -> dict[str, Tensor]:
     from pipeline.checkpoints.described import saved_file
 
     with saved_file(file) as saved:
-        return saved.loaded(_tensors_of(saved.content, "module", file))
+        return saved.loaded(state_dict_in(saved.content, file, "module"))
 
 
 def _of_ranks(paths: Mapping[str, Path], pattern: re.Pattern[str]) -> list[Path]:
-    """Return the files of all processes in their order. Raises CheckpointError if one is missing."""
+    """Return the files of all processes in order. Raises CheckpointError if one is missing."""
     found = {
         (int(match[1]), int(match[2])): path
         for name, path in paths.items()
@@ -118,8 +141,10 @@ def _partitioned(models: Sequence[Path], optimizers: Sequence[Path]) -> dict[str
     flat = [_flat_parameters(file, len(optimizers)) for file in optimizers]
     with saved_file(models[0]) as saved:
         content = saved.content
-        module = _tensors_of(content, "module", models[0])
-        buffers = saved.loaded({n: t for n, t in module.items() if n in _list(content, "buffer_names")})
+        module = state_dict_in(content, models[0], "module")
+        buffers = saved.loaded(
+            {n: t for n, t in module.items() if n in _list(content, "buffer_names")}
+        )
     shapes = _shapes(content, "param_shapes", models[0])
     found = _joined(shapes, flat, models[0]) | buffers
     if frozen := _shapes(content, "frozen_param_shapes", models[0]):
@@ -137,7 +162,9 @@ def _flat_parameters(file: Path, processes: int) -> Tensor:
     from pipeline.checkpoints.described import saved_file
 
     with saved_file(file) as saved:
-        state = saved.content.get("optimizer_state_dict") if isinstance(saved.content, dict) else None
+        state = (
+            saved.content.get("optimizer_state_dict") if isinstance(saved.content, dict) else None
+        )
         groups = state.get("fp32_flat_groups") if isinstance(state, dict) else None
         if not isinstance(state, dict) or not _are_rows(groups):
             raise CheckpointError(
@@ -179,32 +206,18 @@ def _frozen(shapes: Mapping[str, Sequence[int]], files: Sequence[Path]) -> dict[
     parts: list[Mapping[str, Tensor]] = []
     for file in files:
         with saved_file(file) as saved:
-            held = _tensors_of(saved.content, "frozen_param_fragments", file)
+            held = state_dict_in(saved.content, file, "frozen_param_fragments")
             parts.append(saved.loaded(held))
-    return {
-        name: found
-        for name, shape in shapes.items()
-        for found in _joined({name: shape}, [_part(p, name, files[0]) for p in parts], files[0]).values()
-    }
+    found: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        found |= _joined({name: shape}, [_part(one, name, files[0]) for one in parts], files[0])
+    return found
 
 
 def _part(held: Mapping[str, Tensor], name: str, file: Path) -> Tensor:
     if name not in held:
         raise CheckpointError(f"{file}: lacks its part of {name}: {_REMEDY}")
     return held[name].flatten()
-
-
-def _tensors_of(content: Any, key: str, file: Path) -> dict[str, Tensor]:
-    """Return the state dict under a key. Raises CheckpointError if there is none."""
-    from torch import Tensor
-
-    found = content.get(key) if isinstance(content, Mapping) else None
-    if not isinstance(found, Mapping) or not all(isinstance(t, Tensor) for t in found.values()):
-        keys = shown(list(content)) if isinstance(content, Mapping) else type(content).__name__
-        raise CheckpointError(
-            f"{file}: holds no state dict under {key!r}, found {keys}: {_REMEDY}"
-        )
-    return {str(name): tensor for name, tensor in found.items()}
 
 
 def _shapes(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Sequence[int]]:
@@ -214,11 +227,6 @@ def _shapes(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Seque
     if not all(isinstance(group, Mapping) for group in groups):
         raise CheckpointError(f"{file}: has no shapes under {key!r}: {_REMEDY}")
     return {str(name): shape for group in groups for name, shape in group.items()}
-
-
-def _list(content: Mapping[str, Any], key: str) -> Collection[Any]:
-    held = content.get(key)
-    return held if isinstance(held, list | tuple) else ()
 
 
 def _are_rows(groups: Any) -> bool:
