@@ -59,7 +59,7 @@ def _unread(metadata: Metadata, name: str) -> Tensor:
 
 
 class _Section(io.RawIOBase):
-    """Some bytes of a stream, as a stream. torch's own view of them cannot be sought from its end."""
+    """A part of a stream, as a stream. torch's own view of it cannot be sought from its end."""
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
         super().__init__()

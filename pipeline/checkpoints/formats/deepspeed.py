@@ -142,9 +142,8 @@ def _partitioned(models: Sequence[Path], optimizers: Sequence[Path]) -> dict[str
     with saved_file(models[0]) as saved:
         content = saved.content
         module = state_dict_in(content, models[0], "module")
-        buffers = saved.loaded(
-            {n: t for n, t in module.items() if n in _list(content, "buffer_names")}
-        )
+        names = content.get("buffer_names") or ()
+        buffers = saved.loaded({name: module[name] for name in names if name in module})
     shapes = _shapes(content, "param_shapes", models[0])
     found = _joined(shapes, flat, models[0]) | buffers
     if frozen := _shapes(content, "frozen_param_shapes", models[0]):
