@@ -8,7 +8,17 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
-from flows.cli.runs import Model, TokensPerStep, parse_model, print_left_out, print_notes
+from flows.cli.runs import (
+    Config,
+    FollowLinks,
+    Model,
+    Names,
+    TokensPerStep,
+    parse_model,
+    print_left_out,
+    print_notes,
+    run_layout,
+)
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +39,9 @@ def init(
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
     ] = None,
     tokens_per_step: TokensPerStep = None,
+    names: Names = None,
+    config: Config = None,
+    follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
@@ -42,11 +55,15 @@ def init(
     if tokenizer and not text:
         raise InputError("--tokenizer: is for a text: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
-    print_notes(uri, given)
-    list_run(uri, tokens_per_step, given)  # refused before torch is imported, which takes seconds
+    layout = run_layout(names, config, follow_links)
+    print_notes(uri, given, layout)
+    # Refused before torch is imported, which takes seconds.
+    list_run(uri, tokens_per_step, given, layout)
     from pipeline.analysis.draft.write import draft_analysis
 
-    drafted = draft_analysis(uri, file, store, text, tokenizer, tokens_per_step, given)
+    drafted = draft_analysis(
+        uri, file, store, text, tokenizer, tokens_per_step, given, layout=layout
+    )
     if as_json:
         say_json(asdict(drafted))
     else:
@@ -61,6 +78,8 @@ def _print(drafted: "Drafted") -> None:
     for why in drafted.failed.values():
         say(f"cannot be computed: {why}")
     print_left_out(drafted.not_listed)
+    for note in drafted.notes:
+        say(f"note: {note}")
     for guess in drafted.guessed:
         say(f"guessed: {guess}")
     for name, why in drafted.left_out.items():

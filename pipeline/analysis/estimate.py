@@ -116,7 +116,7 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     if error := faults.unreachable:
         raise error
     if surveyed is not None:
-        costs |= _reading(analysis, surveyed, tried.failed)
+        costs |= _reading(surveyed, tried.failed)
     notes = prepared.notes if prepared else ()
     return Estimate(
         **costs,
@@ -126,16 +126,17 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     )
 
 
-def _reading(analysis: Analysis, surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
+def _reading(surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
     """Return what an estimate says of the checkpoints to read."""
     read = [one for one in surveyed.checkpoints if one.step not in failed]
-    size = sum(weight_bytes(read))
+    sizes = weight_bytes(read)
+    remote = [remote_place_of(one.uri) is not None for one in read]
     return {
         "checkpoints": len(read),
         "masked": len(surveyed.masked),
         "masked_steps": surveyed.masked,
-        "bytes_to_fetch": size if remote_place_of(analysis.checkpoints) else 0,
-        "bytes_to_read": size,
+        "bytes_to_fetch": sum(s for s, is_remote in zip(sizes, remote, strict=True) if is_remote),
+        "bytes_to_read": sum(sizes),
         "left_out": surveyed.left_out,
     }
 

@@ -201,7 +201,8 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     digests = {name: made.digest for name, made in inputs.items()}
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
-    notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
+    of_inputs = (made.note for made in inputs.values() if made.note)
+    notes = (*conversion_notes(run_folder), *surveyed.notes, *of_inputs)
     job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_bytes(
 ) -> bytes:
     """Return bytes `start` to `stop` of one of a checkpoint's files; see `Place.read`."""
     storage, uri = where(place, folder, name)
-    return storage.read(uri, name, start, stop)
+    return storage.read(uri, folder.files[name].name_there, start, stop)
 
 
 def format_of_files(files: Files) -> Format | None:
@@ -69,7 +70,7 @@ def local_parts(folder: Folder | str | Path) -> LocalParts:
     """
     listed = folder if isinstance(folder, Folder) else folder_of(str(folder))
     parts = weight_parts(place_of(listed.uri), listed)
-    paths = {part.name: inside_run(Path(part.at or listed.uri), part.name) for part in parts}
+    paths = {part.name: inside_run(Path(part.at or listed.uri), part.name_there) for part in parts}
     return LocalParts(paths, format_of_files(listed.files))
 
 
@@ -143,12 +144,13 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
 def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
     """Read a small file and verify it; once more if the bytes were damaged in transfer."""
     storage, uri = where(place, folder, name)
+    file = replace(folder.files[name], name=folder.files[name].name_there)
     try:
-        found = storage.read(uri, name)
-        storage.verify(uri, folder.files[name], found)
+        found = storage.read(uri, file.name)
+        storage.verify(uri, file, found)
     except DamagedError:
-        found = storage.read(uri, name)
-        storage.verify(uri, folder.files[name], found)
+        found = storage.read(uri, file.name)
+        storage.verify(uri, file, found)
     return found
 
 
@@ -193,7 +195,8 @@ def whole_config(place: Place, folder: Folder) -> dict[str, Any]:
     """Return the content of a checkpoint's config.json; see `config_of`."""
     if "config.json" not in folder.files:
         return _made_config(place, folder)
-    path = f"{folder.files['config.json'].at or folder.uri}/config.json"
+    file = folder.files["config.json"]
+    path = f"{file.at or folder.uri}/{file.name_there}"
     try:
         content = read_small(place, folder, "config.json")
     except CheckpointError as error:
@@ -229,6 +232,14 @@ def _made_config(place: Place, folder: Folder) -> dict[str, Any]:
     if is_lasting:
         remember("configs", state, json.dumps(made).encode())
     return made
+
+
+def is_config_of_a_model(place: Place, folder: Folder) -> bool:
+    """Return whether a folder's config.json names the type of a model, as transformers' do."""
+    try:
+        return isinstance(config_of(place, folder).get("model_type"), str)
+    except InputError:
+        return False
 
 
 def _no_config(path: str, names: Collection[str]) -> str:

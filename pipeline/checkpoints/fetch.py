@@ -304,7 +304,8 @@ class Fetched:
         target = folder / part.name
         target.parent.mkdir(exist_ok=True)
         storage, uri = where(self._place, self.listed, part.name)
-        return fetch_verified(cast(RemotePlace, storage), uri, part, target)
+        there = replace(part, name=part.name_there)
+        return fetch_verified(cast(RemotePlace, storage), uri, there, target)
 
 
 Copy = Local | Fetched

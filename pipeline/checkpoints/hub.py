@@ -25,13 +25,14 @@ from pipeline.checkpoints.hub_api import (
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
+from pipeline.config import RunLayout
 from pipeline.errors import DamagedError, InputError
 
 ATOMIC_UNIT: AtomicUnit = "commit"
 _GIT = "git "  # prefix of the identity of a file that is a git object
 
 
-def contents(uri: str) -> PlaceContents:
+def contents(uri: str, layout: RunLayout) -> PlaceContents:
     """List branches and tags, with the files of those that have a checkpoint's name.
 
     Takes one request for all refs and one per checkpoint; refs of other names are not opened.
@@ -41,7 +42,7 @@ def contents(uri: str) -> PlaceContents:
     wanted = [
         ref for ref in (*found.tags, *found.branches) if fnmatchcase(ref.name, address.ref or "*")
     ]
-    commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
+    commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name, layout) is not None}
     others = [Entry(ref.name, is_ref=True) for ref in wanted if ref.name not in {*commits, "main"}]
     main = next((ref.target_commit for ref in found.branches if ref.name == "main"), None)
     run = str(Address(address.repo, main))

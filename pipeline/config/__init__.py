@@ -27,6 +27,7 @@ from pipeline.config.inputs import (
     TextInput,
 )
 from pipeline.config.places import Place
+from pipeline.config.run_layout import RunLayout, with_absolute_config
 from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "NaturalMatchesInput",
     "Place",
     "RepeatedInput",
+    "RunLayout",
     "SavedModel",
     "Selection",
     "Strict",
@@ -59,4 +61,5 @@ __all__ = [
     "saved_model",
     "together",
     "validated",
+    "with_absolute_config",
 ]

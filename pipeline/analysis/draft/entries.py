@@ -13,7 +13,8 @@ from pipeline.measures import measure_class
 class Asked:
     """A request for a draft. text, tokenizer: as paths are to stand in the file.
 
-    text_file: the same file for this process.
+    text_file: the same file for this process. layout: keys of an analysis, see
+    `pipeline.config.RunLayout`.
     """
 
     checkpoints: str
@@ -23,6 +24,7 @@ class Asked:
     tokenizer: str | None = None
     tokens_per_step: int | None = None
     model: dict[str, Any] | None = None
+    layout: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
