@@ -267,6 +267,7 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
         update={
             "checkpoints": absolute(analysis.checkpoints),
             "config": absolute(analysis.config) if analysis.config else None,
+            "base": absolute(analysis.base) if analysis.base else None,
             "store": absolute(analysis.store),
             "inputs": inputs,
             "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},
