@@ -5,6 +5,7 @@ The kinds are:
 unfinished: a checkpoint that is being written, or that a Trainer did not finish (`unfinished.py`).
 name not understood: a folder with weights, or a weight file, whose name does not give a step.
 no weights: a folder whose name resembles a checkpoint's, without weights directly in it.
+not in the local cache: what was not downloaded from the Hub before it could not be reached.
 
 Files that every run has beside its checkpoints are not reported: hidden files, configs, tokenizers,
 logs, folders without weights (`runs`, `logs`), and the final model and the states that a Trainer
@@ -20,9 +21,13 @@ from pipeline.checkpoints.names import SPELLINGS, is_temporary, parse_name
 from pipeline.checkpoints.stored import Entry
 
 UNFINISHED, UNNAMED, NO_WEIGHTS = "unfinished", "name not understood", "no weights"
+UNCACHED = "not in the local cache"
 
 _SHOWN = 4  # names in a line
-_COUNTED = {UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights"}
+_COUNTED = {
+    UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights",
+    UNCACHED: "not in the local cache",
+}  # fmt: skip
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json)")
 # The final model, and files that are part of a checkpoint or of a trainer's state.
 _BESIDE = re.compile(
@@ -86,6 +91,8 @@ def first_names(names: Iterable[str], most: int = _SHOWN, between: str = ", ") -
 def _judged(entry: Entry) -> LeftOut | None:
     if is_temporary(entry.name):
         return LeftOut(UNFINISHED, entry.name, "it has the name of a save that has not ended")
+    if entry.reason:
+        return LeftOut(entry.kind or UNNAMED, entry.name, entry.reason)
     if entry.name.startswith("."):
         return None
     like = _LIKE_A_CHECKPOINT.search(entry.name.lower()) is not None

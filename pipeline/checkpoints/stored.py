@@ -52,12 +52,15 @@ class Entry:
     """An entry of a run's folder or repository whose name is no checkpoint's.
 
     holds: the names of the files directly in it; None for a file, and for a branch or tag, whose
-    files are not listed.
+    files are not listed. kind, reason: how and why it is left out, where the storage knows it; see
+    `left_out.LeftOut`.
     """
 
     name: str
     holds: Collection[str] | None = None
     is_ref: bool = False
+    kind: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_refs_are_listed_once_and_a_commits_files_only_ever_once(hub, run):
     hub.add_run("owner/name", run)
     list_checkpoints("hf://owner/name")
     assert len(hub.paths(containing="/refs")) == 1
-    assert len(hub.paths(containing="/tree/")) == 4
+    assert len(hub.paths(containing="/tree/")) == 4 + 1  # the main branch's too
     hub.forget()
     list_checkpoints("hf://owner/name")
     assert [path.rpartition("/")[2] for _, path, _ in hub.requests] == ["refs"]
