@@ -189,6 +189,10 @@ def _folders(
         for ref in named
         if (files := listed[ref.commit]) is not None
     ]
+    if named and not folders:
+        raise InputError(
+            f"{uri}: none of its {len(named)} checkpoints has a folder {address.path}: check the path"
+        )
     reason = f"it has no folder {address.path}"
     absent = [
         Entry(ref.name, kind=NO_WEIGHTS, reason=reason)
@@ -210,11 +214,12 @@ def _files_or_none(uri: str) -> Files | None:
 
 def _with_model(folder: Folder) -> Folder:
     """Return the folder, or the only one below it that holds weights if it holds none itself."""
-    is_nested = any("/" in name for name in folder.files)
-    if not is_nested or hub_folders.has_weights(folder.files):
-        return folder
     address = parse_address(folder.uri)
     top = address.path or ""
+    if hub_folders.has_weights(folder.files) or address.is_state_dict:
+        return folder
+    if not folders_in(hub_source.tree(address, top), top):
+        return folder
     below = files_below(hub_source.tree(address, top, recursive=True), top)
     if (model := hub_folders.model_in(below)) is None:
         return folder

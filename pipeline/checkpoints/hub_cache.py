@@ -22,6 +22,7 @@ from pipeline.outside import opened
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NO_COMMIT = "0" * 40  # git's own, where it names no object
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp")
 
 
@@ -54,20 +55,24 @@ def refs(address: Address) -> list[Ref]:
             f"{address}: is not in the local cache ({place}), and HF_HUB_OFFLINE is set: unset it, "
             f"or download the repository where the Hub can be reached (hf download {address.repo})"
         )
-    return [
-        Ref(file.relative_to(place / "refs").as_posix(), commit, is_branch=True)
+    found = [
+        Ref(file.relative_to(place / "refs").as_posix(), _commit_in(file), is_branch=True)
         for file in sorted((place / "refs").rglob("*"))
-        if file.is_file() and _COMMIT.fullmatch(commit := _commit_in(file))
+        if file.is_file()
     ]
+    return [ref for ref in found if (place / "snapshots" / ref.commit).is_dir()]
 
 
 def tree(commit: Address, folder: str, recursive: bool) -> list[Row]:
     """Return the files and folders in a folder of a commit, as far as they were downloaded.
 
-    Raises CheckpointError if nothing of the commit was.
+    Of the main branch, which an address without a commit means, that may be nothing. Raises
+    CheckpointError if nothing of a commit was.
     """
     place = _snapshot(commit)
     if not place.is_dir():
+        if commit.ref is None:
+            return []
         raise CheckpointError(f"{commit}: {_not_here(place)}")
     start = place / folder
     if not start.is_dir():
@@ -124,12 +129,18 @@ def _rows(place: Path, folder: Path, recursive: bool) -> Iterator[Row]:
 
 
 def _snapshot(commit: Address) -> Path:
-    return folder_of(commit) / "snapshots" / str(commit.ref)
+    place = folder_of(commit)
+    return place / "snapshots" / (commit.ref or _commit_in(place / "refs" / "main"))
 
 
 def _commit_in(file: Path) -> str:
-    with opened(file, InputError) as stream:
-        return stream.read(100).decode("ascii", errors="replace").strip()
+    """Return the commit that a ref's file names; one that does not exist if there is none."""
+    try:
+        with opened(file, InputError) as stream:
+            commit = stream.read(100).decode("ascii", errors="replace").strip()
+    except InputError:
+        return _NO_COMMIT
+    return commit if _COMMIT.fullmatch(commit) else _NO_COMMIT
 
 
 def _not_here(path: Path) -> str:

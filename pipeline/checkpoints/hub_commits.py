@@ -1,7 +1,8 @@
 """Find checkpoints among the commits of a branch on the Hub.
 
 transformers' Trainer (`hub_strategy="every_save"`, its default) pushes the model at each save, with
-the message "Training in progress, step 500" ("..., epoch 3" if it saves by epochs). A message that
+the message "Training in progress, step 500" ("..., epoch 3" if it saves by epochs). pico-train
+pushes it with "Saving HF Model -- Step 500", before its other files of the same step. A message that
 is itself a checkpoint's name counts too.
 """
 
@@ -15,7 +16,10 @@ from pipeline.checkpoints.left_out import UNNAMED
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import Entry
 
-_TRAINERS = re.compile(r"Training in progress, (?P<unit>step|epoch) (?P<number>\d{1,15})")
+_SAVES = (
+    re.compile(r"Training in progress, (?P<unit>step|epoch) (?P<number>\d{1,15})"),
+    re.compile(r"Saving HF Model -- (?P<unit>Step) (?P<number>\d{1,15})"),
+)
 _EXPECTED = (
     'a commit whose message gives no step; expected "Training in progress, step N" or a '
     "checkpoint's name"
@@ -44,9 +48,9 @@ def saves(head: Address) -> tuple[list[Ref], list[Entry]]:
 
 def _name_in(title: str) -> str | None:
     """Return the name of a checkpoint that a commit's title gives."""
-    if match := _TRAINERS.fullmatch(title.strip()):
-        name = f"{match['unit']}-{match['number']}"
-        return name if parse_name(name) is not None else None
+    for pattern in _SAVES:
+        if match := pattern.fullmatch(title.strip()):
+            title = f"{match['unit'].lower()}-{match['number']}"
     return title if parse_name(title) is not None else None
 
 

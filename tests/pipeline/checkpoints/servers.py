@@ -283,6 +283,10 @@ class HubHandler(Handler):
                 "converts": [],
             }
             self._json(refs, fault)
+        elif what == "revision" and (files := _files(found, rest[0])) is not None:
+            siblings = [{"rfilename": name} for name in files]
+            sha = _commit(found, rest[0])
+            self._json({"id": repository, "sha": sha, "siblings": siblings}, fault)
         elif what == "commits" and (commit := _commit(found, rest[0])) in found.commits:
             self._commits(found, commit, query, fault)
         elif what == "tree" and (files := _files(found, rest[0])) is not None:
