@@ -27,8 +27,8 @@ URI = "hf://owner/name"
 @pytest.fixture
 def run(tmp_path: Path, write_large) -> Path:
     for step in (0, 1, 2):
-        write_large(tmp_path / f"run/step{step}", step, sharded=step == 2)
-    return tmp_path / "run"
+        write_large(tmp_path / f"hosted/step{step}", step, sharded=step == 2)
+    return tmp_path / "hosted"
 
 
 @pytest.fixture
