@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.inputs import ArrayInput, InputSpec, NaturalMatchesInput, TextInput
 from pipeline.config.places import Place, require_place
+from pipeline.config.suites import suite_of
 from pipeline.config.trackers import LogTo
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
@@ -222,7 +223,8 @@ def load_analysis(source: str | Path) -> Analysis:
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
     path = Path(source)
-    if path.is_file() or (path.exists() and str(source) not in _presets()):
+    is_preset = str(source) in _presets() or str(source) in suite_of()
+    if path.is_file() or (path.exists() and not is_preset):
         return paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
     return load_preset(str(source), "there is neither such a file nor such a preset")
 
@@ -230,12 +232,14 @@ def load_analysis(source: str | Path) -> Analysis:
 def load_preset(name: str, otherwise: str = "there is no such preset") -> Analysis:
     """Return a packaged analysis; its relative paths are relative to the working directory.
 
-    Raises InputError for an unknown name; `otherwise` is that message's first clause.
+    Raises InputError for an unknown name, with `otherwise` as the message's first clause, and for
+    a member of a suite that cannot be analysed.
     """
     known = _presets()
-    if name not in known:
-        raise InputError(f"{name}: {otherwise}; {suggestion(name, known)}")
-    return validated(Analysis, read_yaml(known[name]), where=f"preset {name}")
+    if name not in known and name not in suite_of():
+        raise InputError(f"{name}: {otherwise}; {suggestion(name, (*known, *suite_of()))}")
+    content = read_yaml(known[name]) if name in known else suite_of()[name].content(name)
+    return validated(Analysis, content, where=f"preset {name}")
 
 
 def _presets() -> dict[str, Path]:
