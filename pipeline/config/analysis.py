@@ -237,9 +237,22 @@ def load_preset(name: str, otherwise: str = "there is no such preset") -> Analys
     """
     known = _presets()
     if name not in known and name not in suite_of():
-        raise InputError(f"{name}: {otherwise}; {suggestion(name, (*known, *suite_of()))}")
+        raise unknown_preset(name, otherwise)
     content = read_yaml(known[name]) if name in known else suite_of()[name].content(name)
     return validated(Analysis, content, where=f"preset {name}")
+
+
+def unknown_preset(name: str, otherwise: str) -> InputError:
+    """Return the error for a name that is no preset's; `otherwise` is its first clause."""
+    advice = suggestion(name, (*_presets(), *suite_of()))
+    if advice.startswith("known are"):  # more than anyone reads
+        advice = "`ontogeny presets` lists those that are known"
+    return InputError(f"{name}: {otherwise}; {advice}")
+
+
+def own_presets() -> list[str]:
+    """Return the names of the presets for runs of `ontogeny train`."""
+    return sorted(_presets())
 
 
 def _presets() -> dict[str, Path]:
