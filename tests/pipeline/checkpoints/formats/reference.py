@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from pipeline.checkpoints.torch_files import described
 from pipeline.checkpoints.formats import meta, single_file
+from pipeline.checkpoints.torch_files import described
 from pipeline.errors import CheckpointError
 from pipeline.models.resident import Resident
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.checkpoints.torch_files import described
 from pipeline.checkpoints.formats import nanogpt
+from pipeline.checkpoints.torch_files import described
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,
     assert_same_losses,
