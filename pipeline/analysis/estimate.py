@@ -20,10 +20,10 @@ from pipeline.analysis.machine import (
     machine_notes,
     product_fault,
 )
+from pipeline.analysis.needed_bytes import needed_bytes
 from pipeline.analysis.plan import Group, Prepared
 from pipeline.analysis.preflight import FaultsOf, preflight
 from pipeline.analysis.survey import Survey
-from pipeline.analysis.needed_bytes import needed_bytes
 from pipeline.analysis.weights import weight_bytes
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.left_out import in_lines
@@ -58,8 +58,9 @@ class Estimate:
     see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
     the steps that cannot be computed, as their config.json or the headers of their weight files
     show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
-    random input draws, and the reason. faults: everything that the analysis would refuse; the
-    amounts are then those of the groups without a fault, and 0 where none is left.
+    random input draws, and the reason. inputs: how texts and data sets were cut into sequences, by
+    input. faults: everything that the analysis would refuse; the amounts are then those of the
+    groups without a fault, and 0 where none is left.
     """
 
     checkpoints: int = 0
@@ -77,6 +78,7 @@ class Estimate:
     failed: Mapping[int, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -105,6 +107,7 @@ class Estimate:
         files = f"{self.store_files:,} files"
         yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
+        yield from ((f"input {name}", said) for name, said in self.inputs.items())
 
 
 def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimate:
@@ -121,7 +124,7 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     if error := faults.unreachable:
         raise error
     if surveyed is not None:
-        costs |= _reading(analysis, surveyed, prepared, tried.failed)
+        costs |= _reading(surveyed, prepared, tried.failed)
     notes = prepared.notes if prepared else ()
     return Estimate(
         **costs,
@@ -132,26 +135,20 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
 
 
 def _reading(
-    analysis: Analysis,
-    surveyed: Survey,
-    prepared: Prepared | None,
-    failed: Mapping[int, str],
+    surveyed: Survey, prepared: Prepared | None, failed: Mapping[int, str]
 ) -> dict[str, Any]:
     """Return what an estimate says of the checkpoints to read."""
     read = [one for one in surveyed.checkpoints if one.step not in failed]
     whole = weight_bytes(read)
-    needed = whole
-    if prepared is not None:
-        # An error of a storage that does not answer has been raised before.
-        needed = needed_bytes(prepared, read, whole)
-    size = sum(needed)
+    sizes = whole if prepared is None else needed_bytes(prepared, read, whole)
+    remote = [remote_place_of(one.uri) is not None for one in read]
     return {
         "checkpoints": len(read),
         "masked": len(surveyed.masked),
         "masked_steps": surveyed.masked,
-        "bytes_to_fetch": size if remote_place_of(analysis.checkpoints) else 0,
-        "bytes_to_read": size,
-        "bytes_skipped": sum(whole) - size,
+        "bytes_to_fetch": sum(s for s, is_remote in zip(sizes, remote, strict=True) if is_remote),
+        "bytes_to_read": sum(sizes),
+        "bytes_skipped": sum(whole) - sum(sizes),
         "left_out": surveyed.left_out,
     }
 
@@ -182,6 +179,7 @@ def _costs(prepared: Prepared, faults: Faults) -> dict[str, Any]:
         "store_files": _CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
         "undefined": prepared.undefined,
         "drawn_from": prepared.drawn_from,
+        "inputs": prepared.said_of_inputs,
     }
 
 

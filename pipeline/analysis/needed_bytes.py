@@ -12,9 +12,10 @@ from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder, place_of
 from pipeline.checkpoints.stored import Folder, Place
 from pipeline.checkpoints.tensor_ranges import RangedFile, bytes_to_read, header_of
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 from pipeline.models.architecture import without_memory
-from pipeline.models.fit import renames, sources, without_wrappers
+from pipeline.models.fit import renames, sources
 
 
 def needed_bytes(

@@ -5,7 +5,6 @@ disk, which has no digests of files, samples of their bytes are compared instead
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +49,7 @@ class Evidence:
 
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """Return the evidence of each checkpoint, in order."""
-    evidence = side_by_side(lambda one: _of(place, one.name.step, one.folder), found)
+    evidence = side_by_side(lambda one: _of(place, one.step, one.folder), found)
     evidence = _with_equal_configs_shared(evidence)
     return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
 
@@ -118,7 +117,7 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
 
 
 def _path(one: Evidence, part: StoredFile) -> str:
-    return os.path.join(part.at or one.folder.uri, part.name)
+    return f"{part.at or one.folder.uri}/{part.name_there}"
 
 
 def _summed(file: str) -> str | None:

@@ -23,8 +23,7 @@ def cache_folder() -> Path:
 def recall(kind: str, key: str) -> bytes | None:
     """Return the cached content of a key; None if there is none."""
     try:
-        with open(_entry(kind, key), "rb") as entry:  # asked for each file of a listing: no Path
-            return entry.read()
+        return _entry(kind, key).read_bytes()
     except OSError:
         return None
 
@@ -34,14 +33,13 @@ def remember(kind: str, key: str, content: bytes) -> None:
 
     Errors of the file system (a full disk, a read-only home) are ignored: no result depends on it.
     """
-    entry = Path(_entry(kind, key))
+    entry = _entry(kind, key)
     with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(entry) as draft:
             draft.write_bytes(content)
 
 
-def _entry(kind: str, key: str) -> str:
+def _entry(kind: str, key: str) -> Path:
     # Hashed, since keys contain paths and URLs, which are too long for a file name.
-    folder = os.environ.get("ONTOGENY_CACHE") or str(cache_folder())
-    return os.path.join(folder, kind, hashlib.sha256(key.encode()).hexdigest())
+    return cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()

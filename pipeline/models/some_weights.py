@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.checkpoints.floats import dtype_name
 from pipeline.checkpoints.headers import Header
 from pipeline.checkpoints.tensor_ranges import RangedFile, header_of, read_spans
-from pipeline.models.fit import without_wrappers
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.models.weights import Weights
 
 # Returns the names of the tensors to read, from all tensors on the meta device; None for all.
