@@ -147,6 +147,11 @@ class Prepared:
         return {name: why for name, why in reasons.items() if why}
 
     @property
+    def said_of_inputs(self) -> dict[str, str]:
+        """Sentences on how texts and data sets were cut into sequences, by input."""
+        return {name: one.said for name, one in self.inputs.items() if one.said}
+
+    @property
     def drawn_from(self) -> dict[str, str]:
         """The token ids from which each random input draws, and the reason, by input."""
         made = self.inputs.items()
@@ -424,6 +429,7 @@ def _template(
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
+    silent = setting.model.without_attention
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -437,6 +443,8 @@ def _template(
             "device": workers.device,
         },
         "selected_steps": _selected_steps(prepared, group),
+        # Only where there are such layers: other stores keep their attributes as they are.
+        **({"layers_without_heads": list(silent)} if silent and measure.needs_heads else {}),
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)

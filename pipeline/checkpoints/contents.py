@@ -58,7 +58,9 @@ def read_bytes(
 
 def format_of_files(files: Files) -> Format | None:
     """Return the format of a checkpoint's files; None for that of Hugging Face, or if unknown."""
-    return None if is_hugging_face(files) else format_of(files)
+    # The weights of an adapter's base model are in the Hugging Face format, and elsewhere.
+    own = [name for name, file in files.items() if not file.at] if ADAPTER in files else files
+    return None if is_hugging_face(own) else format_of(files)
 
 
 def local_parts(folder: Folder | str | Path) -> LocalParts:
@@ -180,10 +182,11 @@ class StoredSource:
 
     def described(self, name: str) -> Any:
         """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
-        from pipeline.checkpoints.described import described  # needs torch
+        from pipeline.checkpoints.torch_files import described, named  # needs torch
 
-        read = partial(read_bytes, self._place, self._folder, name)
-        return described(read, self._folder.files[name].size)
+        file = self._folder.files[name]
+        with named(f"{file.at or self.uri}/{name}"):
+            return described(partial(read_bytes, self._place, self._folder, name), file.size)
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
