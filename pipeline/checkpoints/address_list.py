@@ -11,12 +11,11 @@ An address is that of a checkpoint's folder or file on any storage: a path (rela
 import csv
 import io
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,8 +32,6 @@ from pipeline.outside import content_of, is_whole, parsed_json
 ATOMIC_UNIT: AtomicUnit = "commit"
 
 _MOST = 10**15  # of a step and of a count of tokens, exclusive
-_REF = re.compile(r"(hf://[^@]+)@([^@]+)")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXPECTED = "expected a table with the columns step and address, and tokens if they are known"
 
 
@@ -177,23 +174,28 @@ def _count(where: str, key: str, given: Mapping[str, Any]) -> int:
 def _pinned(rows: list[_Row]) -> list[_Row]:
     """Return the rows with branches and tags on the Hub replaced by their commits."""
     commits: dict[str, dict[str, str]] = {}
-    pinned: list[_Row] = []
-    for row in rows:
-        match = _REF.fullmatch(row.address)
-        if match is None or _COMMIT.fullmatch(match[2]):
-            pinned.append(row)
-            continue
-        repository, ref = match.groups()
-        if repository not in commits:
-            commits[repository] = _commits(repository)
-        if (commit := commits[repository].get(ref)) is None:
-            raise InputError(f"{row.address}: there is no such branch or tag: check the list")
-        pinned.append(_Row(row.step, f"{repository}@{commit}", row.tokens))
-    return pinned
+    return [
+        replace(row, address=_pinned_address(row.address, commits))
+        if row.address.startswith("hf://")
+        else row
+        for row in rows
+    ]
 
 
-def _commits(repository: str) -> dict[str, str]:
-    from pipeline.checkpoints.hub_api import parse_address, refs  # needs huggingface_hub
+def _pinned_address(uri: str, commits: dict[str, dict[str, str]]) -> str:
+    """Return an address on the Hub with its commit; commits: by ref, of repositories seen before.
 
-    found = refs(parse_address(repository))
-    return {ref.name: ref.target_commit for ref in (*found.tags, *found.branches)}
+    Raises InputError for a branch or tag that does not exist.
+    """
+    from pipeline.checkpoints.hub_address import parse_address
+    from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
+
+    address = parse_address(uri)
+    if address.is_commit:
+        return uri
+    if address.repo not in commits:
+        commits[address.repo] = {ref.name: ref.commit for ref in refs(address)}
+    commit = commits[address.repo].get(address.ref or "main")
+    if commit is None:
+        raise InputError(f"{uri}: there is no such branch or tag: check the name after @")
+    return str(address.at(commit, address.path))
