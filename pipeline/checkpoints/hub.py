@@ -173,9 +173,7 @@ def _top(head: Address) -> tuple[Folder, list[str]]:
     return Folder(str(head), str(head), files), folders_in(rows, head.path or "")
 
 
-def _folders(
-    uri: str, address: Address, named: Sequence[Ref]
-) -> tuple[list[Folder], list[Entry]]:
+def _folders(uri: str, address: Address, named: Sequence[Ref]) -> tuple[list[Folder], list[Entry]]:
     """Return a folder for each ref or commit, with the model in the address's path of each.
 
     Those without such a path are returned as entries.
@@ -191,7 +189,8 @@ def _folders(
     ]
     if named and not folders:
         raise InputError(
-            f"{uri}: none of its {len(named)} checkpoints has a folder {address.path}: check the path"
+            f"{uri}: none of its {len(named)} checkpoints has a folder {address.path}: check the "
+            "path"
         )
     reason = f"it has no folder {address.path}"
     absent = [

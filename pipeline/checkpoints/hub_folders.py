@@ -131,4 +131,3 @@ def _by_parent(files: Files) -> dict[str, dict[str, StoredFile]]:
 
 def _one_level(files: Files) -> Files:
     return {name: file for name, file in files.items() if name.count("/") <= 1}
-

@@ -25,9 +25,7 @@ _read_locally: dict[tuple[str | None, str], str] = {}
 
 def refs(address: Address) -> list[Ref]:
     """Return the tags and branches of a repository. Raises InputError if there is none."""
-    return _either(
-        address, lambda: hub_api.refs(address), lambda: hub_cache.refs(_whole(address))
-    )
+    return _either(address, lambda: hub_api.refs(address), lambda: hub_cache.refs(_whole(address)))
 
 
 def history(commit: Address) -> list[Ref]:
@@ -80,9 +78,7 @@ def why_local(address: Address) -> str:
     return _read_locally.get(_key(address), "")
 
 
-def _either(
-    address: Address, online: Callable[[], Result], cached: Callable[[], Result]
-) -> Result:
+def _either(address: Address, online: Callable[[], Result], cached: Callable[[], Result]) -> Result:
     if hub_cache.is_offline():
         return _locally(address, "HF_HUB_OFFLINE is set", cached)
     try:

@@ -143,7 +143,7 @@ def test_a_damaged_ref_of_the_cache_is_no_checkpoint(downloaded, monkeypatch, na
 
 def test_without_a_cache_offline_mode_is_said_at_once(hub, downloaded, monkeypatch):
     offline(monkeypatch)
-    with pytest.raises(InputError, match="owner/none: is not in the local cache .*unset it, or"):
+    with pytest.raises(InputError, match=r"owner/none: is not in the local cache .*unset it, or"):
         list_checkpoints("hf://owner/none")
     with pytest.raises(InputError, match="no messages of commits"):
         list_checkpoints(f"{URI}@step0:commits")
@@ -168,7 +168,7 @@ def test_a_new_process_says_at_once_that_nobody_answers(tmp_path):
 def test_each_request_is_tried_by_one_party_only(hub, run, fast_retries):
     hub.add_run("owner/name", run)
     hub.faults = Faults(share=1.0, kinds=(503,))
-    with pytest.raises(OSError, match="owner/name: cannot be reached .*try again later"):
+    with pytest.raises(OSError, match=r"owner/name: cannot be reached .*try again later"):
         list_checkpoints(URI)
     assert len(hub.requests) == retrying.ATTEMPTS
     hub.faults = Faults()
@@ -226,7 +226,7 @@ def test_a_gated_repository_is_listed_and_its_files_need_a_token(hub, run, monke
     for token in (None, "hf_of_another_user"):
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(InputError, match="is gated: accept its terms .* set HF_TOKEN"):
+        with pytest.raises(InputError, match=r"is gated: accept its terms .* set HF_TOKEN"):
             read_config(uri)
     monkeypatch.setenv("HF_TOKEN", hub.granted)
     assert read_config(uri) == CONFIG
