@@ -23,12 +23,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.checkpoints import hub_cache, hub_commits, hub_folders, hub_source, hub_states
+from pipeline.checkpoints.file_trees import own_files
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.hub_rows import Ref, directly_in, files_below, folders_in
 from pipeline.checkpoints.left_out import NO_WEIGHTS, UNCACHED, UNNAMED
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.names import parse_name
+from pipeline.checkpoints.listing import SIDE_BY_SIDE, holds_checkpoints
+from pipeline.checkpoints.names import folder_inside, parse_name
+from pipeline.checkpoints.nested import MOST_LEVELS, model_folders, why_none
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
+from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, DamagedError, InputError
 from pipeline.retrying import status_of
 
@@ -37,7 +41,7 @@ _GIT = "git "  # prefix of the identity of a file that is a git object
 _PATTERN = "*?["
 
 
-def contents(uri: str) -> PlaceContents:
+def contents(uri: str, layout: RunLayout) -> PlaceContents:
     """List the checkpoints of a repository, with the files of each.
 
     Takes one request for all refs, one for the files of the run itself, and one for each commit
@@ -47,8 +51,11 @@ def contents(uri: str) -> PlaceContents:
     address = parse_address(uri)
     found = [] if address.is_commit else hub_source.refs(address)
     try:
-        head = _head(address, found)
-        inside = _of_refs(uri, address, found) if head is None else _of_commit(uri, address, head)
+        head = _head(address, found, layout)
+        if head is None:
+            inside = _of_refs(uri, address, found, layout)
+        else:
+            inside = _of_commit(uri, address, head, layout)
     except CheckpointError as error:
         raise InputError(str(error)) from error
     if why := hub_source.why_local(address):
@@ -68,6 +75,11 @@ def files_of(uris: Sequence[str]) -> list[Files]:
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         found = dict(zip(different, threads.map(_files, different), strict=True))
     return [found[uri] for uri in uris]
+
+
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a checkpoint; None if it is absent."""
+    return files_of([uri])[0].get(name)
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -98,7 +110,7 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
         _compare(f"{uri}/{file.name}", file, file.size, lambda digest: _update(digest, target))
 
 
-def _head(address: Address, found: Sequence[Ref]) -> Address | None:
+def _head(address: Address, found: Sequence[Ref], layout: RunLayout) -> Address | None:
     """Return the one commit in which an address lies; None for one that stands for several refs.
 
     Raises InputError for a branch that does not exist.
@@ -112,7 +124,7 @@ def _head(address: Address, found: Sequence[Ref]) -> Address | None:
     commit = _commit_of(address.ref, found)
     if commit is None:
         raise InputError(f"{address}: there is no such branch or tag: check the name after @")
-    if parse_name(address.ref) is not None and not address.commits:
+    if parse_name(address.ref, layout) is not None and not address.commits:
         return None
     return address.at(commit, address.path)
 
@@ -121,48 +133,52 @@ def _commit_of(name: str, found: Sequence[Ref]) -> str | None:
     return next((one.commit for one in found if one.name == name), None)
 
 
-def _of_refs(uri: str, address: Address, found: Sequence[Ref]) -> PlaceContents:
+def _of_refs(uri: str, address: Address, found: Sequence[Ref], layout: RunLayout) -> PlaceContents:
     """Return the refs with a checkpoint's name, or what is on the main branch if there are none."""
     wanted = [ref for ref in found if fnmatchcase(ref.name, address.ref or "*")]
-    named = [ref for ref in wanted if parse_name(ref.name) is not None]
+    named = [ref for ref in wanted if parse_name(ref.name, layout) is not None]
     others = [
         Entry(ref.name, is_ref=True) for ref in wanted if ref not in named and ref.name != "main"
     ]
     main = _commit_of("main", found)
     if main is None:
-        folders, absent = _folders(uri, address, named)
+        folders, absent = _folders(uri, address, named, layout)
         return PlaceContents(folders, str(address), [*others, *absent])
     if not named and address.ref is None:
-        on_main = _of_commit(uri, address, address.at(main))
+        on_main = _of_commit(uri, address, address.at(main), layout)
         return replace(on_main, others=[*on_main.others, *others])
     run, beside = _top(address.at(main))
-    folders, absent = _folders(uri, address, named)
+    folders, absent = _folders(uri, address, named, layout)
     if address.ref is None:
         reason = f"a folder on the main branch, beside branches: give {uri}@main for these"
-        ignored = [name for name in beside if parse_name(name) is not None]
+        ignored = [name for name in beside if parse_name(name, layout) is not None]
         absent += [Entry(name, kind=UNNAMED, reason=reason) for name in ignored]
     return PlaceContents(folders, run, [*others, *absent])
 
 
-def _of_commit(uri: str, address: Address, head: Address) -> PlaceContents:
+def _of_commit(uri: str, address: Address, head: Address, layout: RunLayout) -> PlaceContents:
     """Return the checkpoints that one commit holds, or those in the commits that lead to it."""
     run, _ = _top(head)
     if address.commits:
-        return _of_history(uri, address, head, run)
-    folders, others = hub_folders.folders(head, uri)
-    _refuse_several_stages(uri, [folder.name for folder in folders])
-    if not folders and head.path is None:
-        folders = hub_states.folders(head, run.files)
-    if not folders and head.path is None and not address.is_commit:
-        pushed = _of_history(uri, address, head, run)
+        return _of_history(uri, address, head, run, layout)
+    inside = hub_folders.contents_in(head, layout)
+    _refuse_several_stages(uri, [folder.name for folder in inside.folders], layout)
+    if inside.folders or head.path is not None:
+        return inside
+    if folders := hub_states.folders(head, run.files):
+        return replace(inside, folders=folders)
+    if not address.is_commit and not any(holds_checkpoints(e, layout) for e in inside.others):
+        pushed = _of_history(uri, address, head, run, layout)
         if pushed.folders:
-            return replace(pushed, others=[*others, *pushed.others])
-    return PlaceContents(folders, run, others)
+            return replace(pushed, others=[*inside.others, *pushed.others])
+    return inside
 
 
-def _of_history(uri: str, address: Address, head: Address, run: Folder) -> PlaceContents:
-    named, others = hub_commits.saves(head)
-    folders, absent = _folders(uri, address, named)
+def _of_history(
+    uri: str, address: Address, head: Address, run: Folder, layout: RunLayout
+) -> PlaceContents:
+    named, others = hub_commits.saves(head, layout)
+    folders, absent = _folders(uri, address, named, layout)
     return PlaceContents(folders, run, [*others, *absent])
 
 
@@ -173,32 +189,37 @@ def _top(head: Address) -> tuple[Folder, list[str]]:
     return Folder(str(head), str(head), files), folders_in(rows, head.path or "")
 
 
-def _folders(uri: str, address: Address, named: Sequence[Ref]) -> tuple[list[Folder], list[Entry]]:
+def _folders(
+    uri: str, address: Address, named: Sequence[Ref], layout: RunLayout
+) -> tuple[list[Folder], list[Entry]]:
     """Return a folder for each ref or commit, with the model in the address's path of each.
 
-    Those without such a path are returned as entries.
+    Those without such a path, or with several models, are returned as entries.
     """
-    _refuse_several_stages(uri, [ref.name for ref in named])
-    places = {ref.commit: str(address.at(ref.commit, address.path)) for ref in named}
+    _refuse_several_stages(uri, [ref.name for ref in named], layout)
+    places = {ref: str(address.at(ref.commit, _path_in(ref, address, layout))) for ref in named}
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         listed = dict(zip(places, threads.map(_files_or_none, places.values()), strict=True))
-    folders = [
-        _with_model(Folder(ref.name, places[ref.commit], files))
+    found = [
+        Entry(ref.name, kind=NO_WEIGHTS, reason="it has no such folder")
+        if (files := listed[ref]) is None
+        else _with_model(Folder(ref.name, places[ref], files))
         for ref in named
-        if (files := listed[ref.commit]) is not None
     ]
-    if named and not folders:
+    folders = [one for one in found if isinstance(one, Folder)]
+    if named and all(files is None for files in listed.values()):
+        path = parse_address(places[named[0]]).path
         raise InputError(
-            f"{uri}: none of its {len(named)} checkpoints has a folder {address.path}: check the "
-            "path"
+            f"{uri}: none of its {len(named)} checkpoints has a folder {path}: check the path"
         )
-    reason = f"it has no folder {address.path}"
-    absent = [
-        Entry(ref.name, kind=NO_WEIGHTS, reason=reason)
-        for ref in named
-        if listed[ref.commit] is None
-    ]
-    return folders, absent
+    return folders, [one for one in found if isinstance(one, Entry)]
+
+
+def _path_in(ref: Ref, address: Address, layout: RunLayout) -> str | None:
+    """Return the path of the model in a ref, as given in the address or in `names`."""
+    # A pattern for branches whose names have a slash gives no folder.
+    inner = "" if "/" in ref.name else folder_inside(layout)
+    return address.path or inner or None
 
 
 def _files_or_none(uri: str) -> Files | None:
@@ -211,19 +232,20 @@ def _files_or_none(uri: str) -> Files | None:
         return None
 
 
-def _with_model(folder: Folder) -> Folder:
-    """Return the folder, or the only one below it that holds weights if it holds none itself."""
+def _with_model(folder: Folder) -> Folder | Entry:
+    """Return the folder, or the one below it that holds the model if it holds none itself."""
     address = parse_address(folder.uri)
-    top = address.path or ""
-    if hub_folders.has_weights(folder.files) or address.is_state_dict:
+    if holds_weights(folder.files) or address.is_state_dict:
         return folder
-    if not folders_in(hub_source.tree(address, top), top):
+    tree = hub_folders.files_by_folder(address)
+    below = {path: files for path, files in tree.items() if path.count("/") < MOST_LEVELS}
+    found = model_folders(below.pop("", {}), below)
+    if len(found) > 1:
+        return Entry(folder.name, kind=NO_WEIGHTS, reason=why_none(found))
+    if not found[0]:
         return folder
-    below = files_below(hub_source.tree(address, top, recursive=True), top)
-    if (model := hub_folders.model_in(below)) is None:
-        return folder
-    place = str(address.at(str(address.ref), address.below(model)))
-    return Folder(folder.name, place, _files(place))
+    place = str(address.at(str(address.ref), address.below(found[0])))
+    return Folder(folder.name, place, own_files(tree, found[0]))
 
 
 def _without_uncached(inside: PlaceContents) -> PlaceContents:
@@ -283,8 +305,8 @@ def _where(address: Address, name: str) -> tuple[Address, str]:
     return replace(of, path=None), str(path)
 
 
-def _refuse_several_stages(uri: str, names: Sequence[str]) -> None:
-    stages = sorted({parsed.stage for name in names if (parsed := parse_name(name))})
+def _refuse_several_stages(uri: str, names: Sequence[str], layout: RunLayout) -> None:
+    stages = sorted({parsed.stage for name in names if (parsed := parse_name(name, layout))})
     if len(stages) > 1:
         raise InputError(
             f"{uri}: holds checkpoints of {len(stages)} stages ({', '.join(stages)}), each of "

@@ -15,6 +15,7 @@ from pipeline.checkpoints.hub_source import history
 from pipeline.checkpoints.left_out import UNNAMED
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import Entry
+from pipeline.config import RunLayout
 
 _SAVES = (
     re.compile(r"Training in progress, (?P<unit>step|epoch) (?P<number>\d{1,15})"),
@@ -26,7 +27,7 @@ _EXPECTED = (
 )
 
 
-def saves(head: Address) -> tuple[list[Ref], list[Entry]]:
+def saves(head: Address, layout: RunLayout) -> tuple[list[Ref], list[Entry]]:
     """Return the commits with a checkpoint, under its name, and the other ones.
 
     head: the branch's last commit. Of several commits of one name the last one counts, as in a
@@ -35,7 +36,7 @@ def saves(head: Address) -> tuple[list[Ref], list[Entry]]:
     found: dict[str, Ref] = {}
     others: list[Entry] = []
     for commit in history(head):
-        name = _name_in(commit.name)
+        name = _name_in(commit.name, layout)
         if name is None:
             others.append(Entry(commit.name, kind=UNNAMED, reason=_EXPECTED))
         elif name in found:
@@ -46,12 +47,12 @@ def saves(head: Address) -> tuple[list[Ref], list[Entry]]:
     return list(found.values()), _each_once(others)
 
 
-def _name_in(title: str) -> str | None:
+def _name_in(title: str, layout: RunLayout) -> str | None:
     """Return the name of a checkpoint that a commit's title gives."""
     for pattern in _SAVES:
         if match := pattern.fullmatch(title.strip()):
             title = f"{match['unit'].lower()}-{match['number']}"
-    return title if parse_name(title) is not None else None
+    return title if parse_name(title, layout) is not None else None
 
 
 def _each_once(entries: Iterable[Entry]) -> list[Entry]:

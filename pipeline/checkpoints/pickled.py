@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.inert import replacements, values_of
 from pipeline.checkpoints.placeholders import placeholder_in
 from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
 from pipeline.checkpoints.shapes import refuse_inflated
@@ -38,7 +38,6 @@ from pipeline.errors import InputError
 from pipeline.outside import opened, reading
 
 _REFUSED = re.compile(r"GLOBAL (\S+)")
-_CONFIG_CLASSES = {"Config", "HookedTransformerConfig"}
 _ONE = ("model", "model_state_dict", "state_dict")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("config", "cfg")
@@ -71,37 +70,6 @@ class Saved:
     train_pairs: list[int] | None = None
     train_losses: dict[int, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-
-
-class _ConfigValues:
-    """A replacement for the class of a pickled config, which keeps its values and runs no code."""
-
-
-class _NumberKind:
-    """A replacement for numpy.dtype in pickles, so that numpy scalars in a config can be read."""
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.order = str(code), "="
-
-    def __setstate__(self, state: Sequence[Any]) -> None:
-        self.order = str(state[1])
-
-
-def _number(kind: _NumberKind, raw: bytes) -> Any:
-    """Return a numpy scalar as a Python number. Raises ValueError for other types."""
-    dtype = np.dtype(kind.code).newbyteorder(kind.order)  # pyright: ignore[reportArgumentType]
-    # Only numbers: a dtype of objects would take the bytes for pointers.
-    if dtype.kind not in "biuf":
-        raise ValueError(f"a numpy scalar of type {kind.code}")
-    return np.frombuffer(raw, dtype, count=1)[0].item()
-
-
-# numpy 2 renamed its core package; pickles name the one that wrote them.
-_NUMPY = (
-    (_NumberKind, "numpy.dtype"),
-    (_number, "numpy.core.multiarray.scalar"),
-    (_number, "numpy._core.multiarray.scalar"),
-)
 
 
 def read_saved(file: Path) -> Saved:
@@ -146,7 +114,7 @@ def _unpickled(file: Path) -> Any:
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with torch.serialization.safe_globals([*_stand_ins(file)]):
+        with torch.serialization.safe_globals(_replacements(file)):
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
@@ -192,18 +160,14 @@ def _broken(file: Path, error: Exception) -> InputError:
     return InputError(f"{file}: is truncated or no file of torch.save ({reason}): copy it again")
 
 
-def _stand_ins(file: Path) -> Iterator[tuple[Any, str]]:
-    """Yield the replacement of each config class and numpy scalar that the file names."""
+def _replacements(file: Path) -> list[tuple[Any, str]]:
+    """Return the replacement of each class of settings and numpy scalar that the file names."""
     try:
         # torch warns about each global that it does not allow, which is what we ask for.
         with warnings.catch_warnings(action="ignore"):
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            return replacements(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     except (*_UNREADABLE, pickle.UnpicklingError):
-        return  # not a zip file: torch.load raises the error
-    for name in names:
-        if name.rpartition(".")[2] in _CONFIG_CLASSES:
-            yield _ConfigValues, name
-    yield from (one for one in _NUMPY if one[1] in names)
+        return []  # not a zip file: torch.load raises the error
 
 
 def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,13 +175,13 @@ def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for name in _CONFIGS:
         if name in content:
             config = content[name]
-            values = vars(config) if isinstance(config, _ConfigValues) else config
-            if not isinstance(values, Mapping):
+            values = values_of(config)
+            if values is None:
                 raise InputError(
                     f"{file}: its {name!r} is {type(config).__name__}, expected a dictionary or a "
                     "HookedTransformerConfig: save it as a dictionary"
                 )
-            return {str(key): _plain(value) for key, value in values.items()}
+            return {key: _plain(value) for key, value in values.items()}
     return {}
 
 

@@ -3,19 +3,23 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-SUFFIXES = (".pth", ".pt")
-MOST_DIGITS = 15  # of a step, as in the names of folders
+from pipeline.checkpoints.names import (
+    PTH_DIGITS,
+    PTH_SUFFIXES,
+    is_checkpoint_file,
+    is_of_another_format,
+)
+
+SUFFIXES = PTH_SUFFIXES
+MOST_DIGITS = PTH_DIGITS  # of a step, as in the names of folders
 _SHOWN = 3  # names that a message lists
 
 
 def step_in_name(file: Path) -> int | str | None:
     """Return the step in a file's name, or the name if it has a known role; None for others."""
-    if file.suffix not in SUFFIXES or not file.is_file():
+    if not is_of_another_format(file.name) or not file.is_file():
         return None
-    if file.stem in ("init", "final", "full_run_data"):
-        return file.stem
-    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= MOST_DIGITS
-    return int(file.stem) if is_step else None
+    return int(file.stem) if file.stem.isdecimal() else file.stem
 
 
 def found_in(content: Iterable[object]) -> str:
@@ -34,5 +38,8 @@ def without_step(path: Path) -> list[str]:
     return sorted(
         file.name
         for file in path.iterdir()
-        if file.suffix in SUFFIXES and file.is_file() and step_in_name(file) is None
+        if file.suffix in SUFFIXES
+        and file.is_file()
+        and step_in_name(file) is None
+        and not is_checkpoint_file(file.name)
     )

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.inputs import ArrayInput, InputSpec, NaturalMatchesInput, TextInput
 from pipeline.config.places import Place, require_place
+from pipeline.config.run_layout import RunLayout
 from pipeline.config.suites import suite_of
 from pipeline.config.trackers import LogTo
 from pipeline.config.yaml_files import read_yaml
@@ -137,11 +138,12 @@ class SavedModel(Strict):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Analysis(Strict):
+class Analysis(RunLayout):
     """An analysis: checkpoints, inputs, measures, and the store that results are written to.
 
-    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, or `hf://owner/name`. store: the
-    folder or `s3://` address that results are written to. select: a subset of the checkpoints.
+    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, `hf://owner/name`, or a CSV or JSON
+    file that lists addresses by step. store: the folder or `s3://` address that results are written
+    to. select: a subset of the checkpoints.
     workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
     anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
     ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
@@ -281,6 +283,8 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     return analysis.model_copy(
         update={
             "checkpoints": absolute(analysis.checkpoints),
+            "config": absolute(analysis.config) if analysis.config else None,
+            "base": absolute(analysis.base) if analysis.base else None,
             "store": absolute(analysis.store),
             "inputs": inputs,
             "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},

@@ -12,6 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from pipeline.checkpoints.floats import refuse_quantised
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 from pipeline.models.architecture import build
 
@@ -20,37 +21,7 @@ _COMPUTED_BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
 
-# Attributes in which wrappers keep the wrapped module, and which thus become parts of names:
-# torch.compile, FSDP, activation checkpointing, and Lightning Fabric.
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-# DDP's attribute is a common name of a submodule too: it is removed only as a common prefix.
-_OUTER_WRAPPERS = _WRAPPERS | {"module"}
-
 _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embeddings
-
-
-def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
-    """Map each name in a file to the one it has without torch.compile, DDP and FSDP.
-
-    `module` is removed only as a prefix of all names. Raises CheckpointError if two names become
-    equal.
-    """
-    plain = {name: name.split(".") for name in names}
-    while plain and _common_wrapper(list(plain.values())):
-        plain = {name: parts[1:] for name, parts in plain.items()}
-    found = {
-        name: ".".join(parts[:1] + [part for part in parts[1:] if part not in _WRAPPERS])
-        for name, parts in plain.items()
-    }
-    if len(set(found.values())) < len(found):
-        refuse_doubles(found, source)
-    return found
-
-
-def _common_wrapper(names: list[list[str]]) -> bool:
-    """Return whether all names begin with the same wrapper and have more parts after it."""
-    first = names[0][0]
-    return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)
 
 
 def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
@@ -74,17 +45,6 @@ def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | N
         if renamed in own or not ignored(module, renamed):
             names[key] = renamed
     return names
-
-
-def refuse_doubles(names: Mapping[str, str], source: str) -> None:
-    """Raise CheckpointError if two names of the file belong to one tensor of the module."""
-    came_from: dict[str, str] = {}
-    for key, name in sorted(names.items()):
-        if name in came_from:
-            raise CheckpointError(
-                f"{source}: {came_from[name]} and {key} are two names of one tensor: keep one"
-            )
-        came_from[name] = key
 
 
 def is_computed_buffer(key: str) -> bool:
@@ -117,12 +77,20 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
         return
     first = state[found[0]]
     for name in found[1:]:
-        if not torch.equal(first, state[name]):
+        if not _are_equal(first, state[name]):
             raise CheckpointError(
                 f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
                 "correct `tie_word_embeddings` in the config"
             )
     state.update(dict.fromkeys(group, first))
+
+
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same numbers, NaN being equal to NaN."""
+    if torch.equal(a, b):
+        return True
+    # Only where needed, because it takes memory.
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def check_fit(

@@ -13,8 +13,9 @@ from huggingface_hub.utils import close_session
 from pipeline import retrying
 from pipeline.analysis.estimate import dry_run
 from pipeline.checkpoints import list_checkpoints, list_run
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.fetch import Copies
-from pipeline.checkpoints.places import place_of, read_config
+from pipeline.checkpoints.places import place_of
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
@@ -70,7 +71,7 @@ def test_what_was_downloaded_is_read_without_the_hub(hub, run, downloaded, monke
         assert (one.uri, one.digest) == (online[one.step].uri, online[one.step].digest)
         assert read_config(one.uri) == CONFIG
         with Copies().of(one) as copy:
-            weights = read_weights(copy.folder)
+            weights = read_weights(copy.parts)
         expected = read_weights(run / f"step{one.step}")
         assert all(weights[name].equal(expected[name]) for name in expected)
     assert not hub.requests
@@ -119,7 +120,7 @@ def test_a_damaged_file_of_the_cache_is_refused(downloaded, monkeypatch):
     content[-1] ^= 1
     blob.write_bytes(content)
     with pytest.raises(CheckpointError, match="its sha256 is"), Copies().of(first) as copy:
-        _ = copy.folder
+        _ = copy.parts
 
 
 def test_a_link_out_of_the_cache_is_not_followed(downloaded, tmp_path, monkeypatch):
