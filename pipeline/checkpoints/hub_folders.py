@@ -5,12 +5,13 @@ Such as the folders `checkpoint-500` that transformers' Trainer pushes with
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.checkpoints.file_trees import contents_of, own_files
 from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address
-from pipeline.checkpoints.hub_rows import directly_in, files_below, folders_in
+from pipeline.checkpoints.hub_rows import Row, directly_in, files_below, folders_in
 from pipeline.checkpoints.hub_source import tree
 from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.stored import Files, PlaceContents, StoredFile
@@ -37,8 +38,11 @@ def files_of(address: Address) -> Files:
         if name in beside:
             return {name: replace(beside[name], at=str(parent))}
     top = address.path or ""
-    directly = directly_in(files_below(tree(address, top), top))
-    return directly if holds_weights(directly) else own_files(files_by_folder(address))
+    rows = tree(address, top)
+    directly = directly_in(files_below(rows, top))
+    if holds_weights(directly) or not folders_in(rows, top):
+        return directly
+    return own_files(_by_folder(tree(address, top, recursive=True), top))
 
 
 def files_by_folder(address: Address) -> dict[str, dict[str, StoredFile]]:
@@ -47,6 +51,10 @@ def files_by_folder(address: Address) -> dict[str, dict[str, StoredFile]]:
     rows = tree(address, top)
     if folders_in(rows, top):
         rows = tree(address, top, recursive=True)
+    return _by_folder(rows, top)
+
+
+def _by_folder(rows: Iterable[Row], top: str) -> dict[str, dict[str, StoredFile]]:
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     for path, file in files_below(rows, top).items():
         folder, _, name = path.rpartition("/")

@@ -305,6 +305,8 @@ def test_a_file_that_is_a_checkpoint_by_itself_is_listed_and_pinned(repository, 
     found = list_checkpoints(URI)
     assert [c.uri for c in found] == [f"{URI}@{commit}/step_{n}.safetensors" for n in (5, 6)]
     (files,) = place_of(URI).files_of([found[0].uri])
-    assert files["step_5.safetensors"].at == f"{URI}@{commit}" == next(
-        file.at for file in (found[0].files or {}).values()
+    assert (
+        files["step_5.safetensors"].at
+        == f"{URI}@{commit}"
+        == next(file.at for file in (found[0].files or {}).values())
     )
