@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # listings are made without torch
     from torch import Tensor
 
 _METADATA = ".metadata"
+_MEGATRONS = "common.pt"  # Megatron-LM saves its own kind of tensors through DCP, beside this file
 _SHARDS = "*.distcp"
 # Folders of the model, in order of preference where there are several.
 _FOLDERS = ("", "pytorch_model_fsdp_0", "model_and_optim", "model")
@@ -36,7 +37,7 @@ def weights(names: Collection[str]) -> list[str]:
     found = {
         folder: [name for name in files if name == _METADATA or fnmatchcase(name, _SHARDS)]
         for folder, files in by_folder(names).items()
-        if _METADATA in files and not folder.startswith("optim")
+        if _METADATA in files and not folder.startswith("optim") and _MEGATRONS not in files
     }
     found = {folder: files for folder, files in found.items() if len(files) > 1}
     usual = [folder for folder in _FOLDERS if folder in found]
