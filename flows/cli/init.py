@@ -35,9 +35,14 @@ def init(
     store: Annotated[
         str | None, typer.Option(help="Place of the results; by default, beside the file.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="A text file to compute losses on.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A text file or a data set to compute losses on.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help='The data set\'s column of texts, if not "text".')
     ] = None,
     tokens_per_step: TokensPerStep = None,
     names: Names = None,
@@ -56,6 +61,8 @@ def init(
 
     if tokenizer and not text:
         raise InputError("--tokenizer: is for a text: give --text too")
+    if column and not text:
+        raise InputError("--column: is for a data set: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
     layout = run_layout(names, config, follow_links, base)
     print_notes(uri, given, layout)
@@ -64,7 +71,7 @@ def init(
     from pipeline.analysis.draft.write import draft_analysis
 
     drafted = draft_analysis(
-        uri, file, store, text, tokenizer, tokens_per_step, given, layout=layout
+        uri, file, store, text, tokenizer, tokens_per_step, given, layout=layout, column=column
     )
     if as_json:
         say_json(asdict(drafted))

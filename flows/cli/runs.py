@@ -349,6 +349,8 @@ def _print_summary(summary: "Summary", page: Path) -> None:
         say(f"note: {note}")
     if summary.drawn_from:
         say(summary.drawn())
+    for name, said in summary.inputs.items():
+        say(f"Input {name}: {said}")
     if summary.computed:
         say(summary.loading())
     for group, why in summary.undefined.items():

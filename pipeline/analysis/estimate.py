@@ -56,8 +56,9 @@ class Estimate:
     see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
     the steps that cannot be computed, as their config.json or the headers of their weight files
     show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
-    random input draws, and the reason. faults: everything that the analysis would refuse; the
-    amounts are then those of the groups without a fault, and 0 where none is left.
+    random input draws, and the reason. inputs: how texts and data sets were cut into sequences, by
+    input. faults: everything that the analysis would refuse; the amounts are then those of the
+    groups without a fault, and 0 where none is left.
     """
 
     checkpoints: int = 0
@@ -74,6 +75,7 @@ class Estimate:
     failed: Mapping[int, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -100,6 +102,7 @@ class Estimate:
         files = f"{self.store_files:,} files"
         yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
+        yield from ((f"input {name}", said) for name, said in self.inputs.items())
 
 
 def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimate:
@@ -167,6 +170,7 @@ def _costs(prepared: Prepared, faults: Faults) -> dict[str, Any]:
         "store_files": _CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
         "undefined": prepared.undefined,
         "drawn_from": prepared.drawn_from,
+        "inputs": prepared.said_of_inputs,
     }
 
 

@@ -17,7 +17,7 @@ from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.places import files_elsewhere, listed_folder
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis, GroupOptions, together, validated
@@ -145,6 +145,11 @@ class Prepared:
             for group in self.job.groups
         }
         return {name: why for name, why in reasons.items() if why}
+
+    @property
+    def said_of_inputs(self) -> dict[str, str]:
+        """Sentences on how texts and data sets were cut into sequences, by input."""
+        return {name: one.said for name, one in self.inputs.items() if one.said}
 
     @property
     def drawn_from(self) -> dict[str, str]:
@@ -284,10 +289,11 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
-    # Without the listed files: a worker asks for those that are there when it begins to fetch.
+    # Without the listed files, but for those elsewhere, which only the listing finds: a worker asks
+    # for those that are there when it begins to fetch.
     cells = tuple(
         Cell(
-            replace(checkpoint, files=None),
+            replace(checkpoint, files=files_elsewhere(checkpoint)),
             tuple(missing[checkpoint.step]),
             committed[checkpoint.step],
         )
@@ -423,6 +429,7 @@ def _template(
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
+    silent = setting.model.without_attention
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -436,6 +443,8 @@ def _template(
             "device": workers.device,
         },
         "selected_steps": _selected_steps(prepared, group),
+        # Only where there are such layers: other stores keep their attributes as they are.
+        **({"layers_without_heads": list(silent)} if silent and measure.needs_heads else {}),
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)

@@ -76,6 +76,11 @@ def files_of(uris: Sequence[str]) -> list[Files]:
         return list(threads.map(lambda uri: place_of(uri).files_of([uri])[0], uris))
 
 
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a folder; None if it is absent."""
+    return place_of(uri).file_in(uri, name)
+
+
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     """Return bytes `start` to `stop` of a file in the folder `uri`; fewer if it ends before."""
     return place_of(uri).read(uri, name, start, stop)

@@ -63,6 +63,8 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    if any(one.filename.endswith("/constants.pkl") for one in entries):
+        raise ValueError("it is a program of TorchScript: save the model's state_dict()")
     if packed := next((one for one in entries if one.compress_type != zipfile.ZIP_STORED), None):
         raise ValueError(
             f"its entry {packed.filename!r} is compressed ({packed.file_size:,} bytes when read), "

@@ -72,8 +72,21 @@ def local_parts(folder: Folder | str | Path) -> LocalParts:
     """
     listed = folder if isinstance(folder, Folder) else folder_of(str(folder))
     parts = weight_parts(place_of(listed.uri), listed)
-    paths = {part.name: inside_run(Path(part.at or listed.uri), part.name_there) for part in parts}
+    paths = {part.name: _local_path(listed, part) for part in parts}
     return LocalParts(paths, format_of_files(listed.files))
+
+
+def _local_path(folder: Folder, part: StoredFile) -> Path:
+    """Return the path of a weight file, under the name that the checkpoint has it by."""
+    target = inside_run(Path(part.at or folder.uri), part.name_there)
+    if not part.real_name:
+        return target
+    # The link itself, since the suffix of a name tells how a file is read.
+    own = Path(folder.uri)
+    link = own if own.name == part.name else own / part.name
+    if not link.exists() or not link.samefile(target):
+        raise CheckpointError(f"{link}: no longer leads to {target}: analyse the run again")
+    return link
 
 
 def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
@@ -169,10 +182,11 @@ class StoredSource:
 
     def described(self, name: str) -> Any:
         """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
-        from pipeline.checkpoints.described import described  # needs torch
+        from pipeline.checkpoints.torch_files import described, named  # needs torch
 
-        read = partial(read_bytes, self._place, self._folder, name)
-        return described(read, self._folder.files[name].size)
+        file = self._folder.files[name]
+        with named(f"{file.at or self.uri}/{name}"):
+            return described(partial(read_bytes, self._place, self._folder, name), file.size)
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:

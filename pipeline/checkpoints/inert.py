@@ -58,16 +58,39 @@ def _number(kind: _NumberKind, raw: bytes) -> Any:
     return np.frombuffer(raw, dtype, count=1)[0].item()
 
 
+class _Array:
+    """A replacement for numpy.ndarray, without its numbers: those of random generators' states."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _array(*_: Any) -> _Array:
+    """Return an array's replacement; numpy makes an empty array first, and then sets its state."""
+    return _Array()
+
+
 def _path(*parts: Any) -> str:
     """Return the parts of a path as text."""
     return str(PurePosixPath(*map(str, parts)))
 
 
-# numpy 2 renamed its core package; pickles name the one that wrote them.
-_NUMPY = {
+def _arguments(*arguments: Any) -> tuple[Any, ...]:
+    """Return what an object would be made from."""
+    return arguments
+
+
+_BY_NAME: dict[str, Any] = {
     "numpy.dtype": _NumberKind,
-    "numpy.core.multiarray.scalar": _number,
-    "numpy._core.multiarray.scalar": _number,
+    "numpy.ndarray": _Array,
+    # numpy 2 renamed its core package; pickles name the one that wrote them.
+    **{
+        f"numpy.{core}.multiarray.{name}": replacement
+        for core in ("core", "_core")
+        for name, replacement in (("scalar", _number), ("_reconstruct", _array))
+    },
+    "torch.torch_version.TorchVersion": str,
+    **{f"datetime.{name}": _arguments for name in ("date", "datetime", "timedelta")},
 }
 
 
@@ -78,8 +101,8 @@ def replacements(names: Collection[str]) -> list[tuple[Any, str]]:
     """
     found = []
     for name in sorted(names):
-        if name in _NUMPY:
-            found.append((_NUMPY[name], name))
+        if name in _BY_NAME:
+            found.append((_BY_NAME[name], name))
         elif _PATHS.match(name):
             found.append((_path, name))
         elif _UNUSED.match(name):

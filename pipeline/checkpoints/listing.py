@@ -11,11 +11,13 @@ from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
 from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.left_out import (
     UNFINISHED,
+    UNNAMED,
     LeftOut,
     expected_names,
     first_names,
     in_words,
     left_out_of,
+    pattern_like,
 )
 from pipeline.checkpoints.names import Name, parse_file_name, parse_name
 from pipeline.checkpoints.numbering import numbered_names
@@ -161,11 +163,12 @@ def _nothing(
     """Return a sentence about a place without a checkpoint, with the names that were found."""
     shown = in_words(left_out) or first_names(sorted(one.name for one in others)) or "nothing"
     expected = expected_names(layout)
+    unnamed = [one.name for one in left_out if one.kind == UNNAMED] or [""]
     files = ", or files named N.pth" if layout.names is None else ""
     return (
         f"{uri}: holds no finished checkpoint; expected checkpoints named {expected}{files}; "
         f"found: {shown}; give the place that contains them, or their names, as in "
-        '`names: "my-run-{step}"`'
+        f'`names: "{pattern_like(unnamed[0])}"`'
     )
 
 

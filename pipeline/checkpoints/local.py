@@ -56,7 +56,9 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     others = [one for one in found if isinstance(one, Entry)]
     if root != Path(uri):
         others = [*others, *_not_converted(Path(uri), layout)]
-    return PlaceContents(folders, uri, others)
+    # By its address, a run whose files give no steps by themselves would be refused.
+    run = Folder(root.name, uri, _config_in(root)) if layout.names else uri
+    return PlaceContents(folders, run, others)
 
 
 def now(uri: str) -> float:
@@ -68,6 +70,11 @@ def files_of(uris: Sequence[str]) -> list[Files]:
     """Return the files of each of the folders, see `stored.Files`; of a file, that file."""
     paths = [Path(uri) for uri in uris]
     return [_single(path) if path.is_file() else _files(path) for path in paths]
+
+
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a folder, without listing the others; None if it is absent."""
+    return _stored(Path(uri) / name, name)
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -172,7 +179,8 @@ def _target(file: StoredFile, folder: Path) -> StoredFile:
     target = Path(os.path.realpath(place / file.name))
     if not leads_out(place, target):
         return file
-    return replace(file, at=str(target.parent), real_name=target.name)
+    real_name = "" if target.name == file.name else target.name
+    return replace(file, at=str(target.parent), real_name=real_name)
 
 
 def _below(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -183,6 +191,11 @@ def _below(folder: Path) -> Iterator[tuple[str, list[str]]]:
             yield inside.as_posix(), [*names, *folders]
         if len(inside.parts) >= MOST_LEVELS:
             folders.clear()
+
+
+def _config_in(root: Path) -> dict[str, StoredFile]:
+    config = file_in(str(root), "config.json")
+    return {} if config is None else {config.name: config}
 
 
 def _not_converted(run: Path, layout: RunLayout) -> list[Entry]:

@@ -63,11 +63,13 @@ def current_folder(checkpoint: Checkpoint) -> Folder:
     Of the files that are elsewhere, those that were listed.
     """
     found = dict(folder_of(checkpoint.uri).files)
-    elsewhere = [file for file in (checkpoint.files or {}).values() if file.at]
-    listed = {at: place_of(at).files_of([at])[0] for at in {file.at for file in elsewhere}}
-    for file in elsewhere:
-        if (now := listed[file.at].get(file.name_there)) is not None:
-            found[file.name] = replace(
-                now, name=file.name, at=file.at, real_name=file.real_name
-            )
+    for file in (files_elsewhere(checkpoint) or {}).values():
+        if (now := place_of(file.at).file_in(file.at, file.name_there)) is not None:
+            found[file.name] = replace(now, name=file.name, at=file.at, real_name=file.real_name)
     return folder_of(checkpoint.uri, found)
+
+
+def files_elsewhere(checkpoint: Checkpoint) -> Files | None:
+    """Return the listed files of a checkpoint that are not in its own folder; None without any."""
+    listed = checkpoint.files or {}
+    return {name: file for name, file in listed.items() if file.at} or None

@@ -86,16 +86,20 @@ def files_of(uris: Sequence[str]) -> list[Files]:
 
 def _files_at(uri: str) -> Files:
     parent, _, name = uri.rpartition("/")
-    if not is_checkpoint_file(name):
+    if not is_checkpoint_file(name) or (file := file_in(parent, name)) is None:
         return own_files(_listed(uri))
-    with _translated(uri, "object", InputError):
+    return {name: replace(file, at=parent)}
+
+
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a folder, without listing the others; None if it is absent."""
+    place = _join(uri, name)
+    with _translated(place, "object", InputError):
         try:
-            facts = persistently(lambda: _filesystem().info(_checked(uri)))
+            facts = persistently(lambda: _filesystem().info(_checked(place)))
         except FileNotFoundError:
-            return {}
-    if facts["type"] != "file":
-        return own_files(_listed(uri))
-    return {name: replace(_stored(name, facts), at=parent)}
+            return None
+    return _stored(name, facts) if facts["type"] == "file" else None
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -109,6 +109,10 @@ class Place(Protocol):
         """Return the files of each of the folders, see `Files`."""
         ...
 
+    def file_in(self, uri: str, name: str) -> StoredFile | None:
+        """Return one file of a folder, without listing the others; None if it is absent."""
+        ...
+
     def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes `start` to `stop` of a file in the folder `uri`; fewer if it ends before."""
         ...

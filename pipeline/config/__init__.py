@@ -17,6 +17,7 @@ from pipeline.config.analysis import (
 from pipeline.config.faults import Strict, together, validated
 from pipeline.config.inputs import (
     ArrayInput,
+    DocumentsInput,
     HeldOutInput,
     IndirectObjectInput,
     InputSpec,
@@ -35,6 +36,7 @@ __all__ = [
     "Analysis",
     "ArrayInput",
     "Cache",
+    "DocumentsInput",
     "GroupOptions",
     "HeldOutInput",
     "IndirectObjectInput",

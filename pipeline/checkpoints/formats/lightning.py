@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.plain import inner_names, is_state
+from pipeline.checkpoints.formats.settings import is_plain
 from pipeline.checkpoints.inert import Settings, values_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _configs(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for value in (given, *given.values()):
         values = values_of(value)
         if values is not None and (kind := _model_type(value, values)):
-            plain = {name: one for name, one in values.items() if _is_plain(one)}
+            plain = {name: one for name, one in values.items() if is_plain(one)}
             yield plain | {"model_type": kind}
 
 
@@ -71,12 +72,3 @@ def _model_type(value: Any, values: Mapping[str, Any]) -> str:
 
     name = value.class_name.rpartition(".")[2]
     return next((kind for kind, one in CONFIG_MAPPING_NAMES.items() if one == name), "")
-
-
-def _is_plain(value: Any) -> bool:
-    """Return whether a value is one that JSON has: no dtype, tensor or object."""
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_plain(one) for name, one in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)

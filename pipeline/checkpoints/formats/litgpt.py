@@ -227,8 +227,8 @@ def _refuse_other_families(settings: Mapping[str, Any]) -> None:
     if fields:
         said = " and ".join(f"{name} = {settings.get(name)!r}" for name in fields)
         raise ValueError(
-            f"says {said}: of litgpt's models those like Pythia (GptNeoxMLP, LayerNorm, biases) and "
-            "like Llama (LLaMAMLP, RMSNorm, none) are read: convert it with litgpt "
+            f"says {said}: of litgpt's models those like Pythia (GptNeoxMLP, LayerNorm, biases) "
+            "and like Llama (LLaMAMLP, RMSNorm, none) are read: convert it with litgpt "
             "convert_from_litgpt"
         )
 

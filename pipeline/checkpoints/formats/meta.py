@@ -61,7 +61,7 @@ def config(source: "Source") -> dict[str, Any]:
 
 def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, "Tensor"]:
     """Return the weights by the names of transformers' Llama, the parts of each joined."""
-    from pipeline.checkpoints.described import named, saved_file
+    from pipeline.checkpoints.torch_files import named, saved_file
 
     shards: list[dict[str, Tensor]] = []
     for name in weights(files):

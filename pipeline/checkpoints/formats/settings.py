@@ -59,5 +59,14 @@ def refuse_unknown(settings: Mapping[str, Any], known: Collection[str], model: s
             )
 
 
+def is_plain(value: Any) -> bool:
+    """Return whether a value is one that JSON has: no dtype, tensor or object."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and is_plain(one) for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
 def _shown(value: Any) -> str:
     return "nothing" if value is None else repr(value)[:60]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pipeline.checkpoints.formats import (
     composer,
@@ -30,10 +30,11 @@ _NANOCHAT = re.compile(r"model_(\d+)\.pt")
 # Files of torch.save beside weights that hold none, or a part of them.
 _OTHERS = (
     "optim*", "scheduler*", "rng_state*", "random_states*", "scaler*", "training_args*",
-    "consolidated.*", "*mp_rank_*", "zero_pp_*", "bf16_zero_*", "fp16_zero_*", "sampler*",
+    "consolidated.*", "*mp_rank_*", "*zero_pp_*", "sampler*", "train.pt", "other.pt", "*/*",
 )  # fmt: skip
 
 
+@runtime_checkable
 class Layout(Protocol):
     """What is in a file: implemented by a module of each format of one file.
 
@@ -89,7 +90,7 @@ def config(source: "Source") -> dict[str, Any]:
 
     Raises CheckpointError if the file, or those beside it, do not say which model it is of.
     """
-    from pipeline.checkpoints.described import named
+    from pipeline.checkpoints.torch_files import named
 
     name = weights(source.names)[0]
     content = source.described(name)
@@ -103,7 +104,7 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> "dict[str, 
 
     Of the file, only the weights are read: no states of optimizers. Raises CheckpointError.
     """
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     (path,) = (files[name] for name in weights(files))
     with saved_file(path) as file:

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class SavedFile:
     def __init__(self, read: Read, size: int) -> None:
         self._read, self._size = read, size
         self._records: dict[int, zipfile.ZipInfo] = {}
-        stream = _Ranges(read, size)
+        stream = cast(BinaryIO, _Ranges(read, size))
         beginning = stream.read(_BEGINNING)
         if found := placeholder_of(beginning):
             raise ValueError(found)
@@ -81,14 +81,12 @@ class SavedFile:
         refuse_inflated(found.items(), self._size)
         return found
 
-    def _outline(self, stream: io.RawIOBase) -> bytes:
+    def _outline(self, stream: BinaryIO) -> bytes:
         """Return the archive with all records but the pickle empty; note the records' places."""
         outline = io.BytesIO()
         with zipfile.ZipFile(stream) as archive, zipfile.ZipFile(outline, "w") as small:
             for entry in archive.infolist():
                 folder, _, name = entry.filename.partition("/")
-                if name == "constants.pkl":
-                    raise ValueError("is a program of TorchScript: save the model's state_dict()")
                 if name == "byteorder" and archive.read(entry) != b"little":
                     raise ValueError("was written on a machine of another byte order: save it here")
                 if name == "data.pkl":
@@ -159,8 +157,10 @@ def named(file: str) -> Iterator[None]:
         raise CheckpointError(f"{file}: {first_line(error)}") from error
 
 
-class _Ranges(io.RawIOBase):
+class _Ranges(io.BufferedIOBase):
     """A stream of a file that is read by ranges, each of them once, in blocks."""
+
+    name, mode = "", "rb"  # which streams of files have
 
     def __init__(self, read: Read, size: int) -> None:
         self._read, self._size, self._at = read, size, 0
