@@ -56,9 +56,9 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
     Raises CheckpointError, naming the file, if it would run code, is damaged, or holds no model or
     several.
     """
-    from pipeline.checkpoints.described import named
     from pipeline.checkpoints.formats.dcp_metadata import read_metadata
     from pipeline.checkpoints.formats.dcp_reader import loaded
+    from pipeline.checkpoints.torch_files import named
 
     shards = {Path(name).name: path for name, path in files.items()}
     metadata = shards.pop(_METADATA)

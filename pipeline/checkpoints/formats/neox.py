@@ -80,7 +80,7 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
 
     Raises CheckpointError, naming the file, if one is damaged or missing, or for another model.
     """
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     devices: dict[int, dict[str, Tensor]] = {}
     for name, path in sorted(files.items()):

@@ -303,7 +303,7 @@ def test_storage_errors_pass(saved: Callable[..., Path], monkeypatch: pytest.Mon
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr("pipeline.checkpoints.formats.dcp_reader._Section.readinto", fail)
+    monkeypatch.setattr("pipeline.checkpoints.formats.dcp_reader._Section.read", fail)
     with pytest.raises(OSError, match="input/output error"):
         weights_of(run)
     assert not issubclass(OSError, CheckpointError)
