@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -60,6 +60,8 @@ def _unread(metadata: Metadata, name: str) -> Tensor:
 
 class _Section(io.BufferedIOBase):
     """A part of a stream, as a stream. torch's own view of it cannot be sought from its end."""
+
+    name, mode = "", "rb"  # which streams of files have
 
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
         self._stream, self._start, self._length, self._at = stream, start, length, 0
@@ -116,5 +118,6 @@ class _Reader(FileSystemReader):
 
     def _slice_file(self, file: Any, sinfo: Any) -> Any:
         """Return the bytes of one tensor, a file of torch.save, after checking their structure."""
-        refuse_unsound(_Section(file, sinfo.offset, sinfo.length), sinfo.length)
+        section = cast(BinaryIO, _Section(file, sinfo.offset, sinfo.length))
+        refuse_unsound(section, sinfo.length)
         return super()._slice_file(file, sinfo)

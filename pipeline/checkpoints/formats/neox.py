@@ -56,7 +56,7 @@ _OUTER = {
     "first.word_embeddings.weight": "gpt_neox.embed_in.weight",
     "last.norm.weight": "gpt_neox.final_layer_norm.weight",
     "last.norm.bias": "gpt_neox.final_layer_norm.bias",
-    "last.final_linear.weight": "embed_out.weight",
+    "last.final_linear.weight": "lm_head.weight",
 }
 
 
