@@ -10,6 +10,7 @@ _MERGE = "a LoRA adapter: merge it into its base model and save the whole (merge
 _SHARDED = "a checkpoint of torch.distributed: join its shards with accelerate merge-weights"
 _DEEPSPEED = "a DeepSpeed checkpoint: join its parts with zero_to_fp32.py"
 _ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
+_SEVERAL = "files of which each may hold the weights: put each into a folder of its own"
 _UNNAMED = "of another name: rename the file with the whole model's state dict"
 
 # Patterns of file names with a description, from the most specific: the first match counts.
@@ -21,14 +22,13 @@ _LAYOUTS: tuple[tuple[str, str], ...] = (
     ("zero_to_fp32.py", _DEEPSPEED),
     ("*mp_rank_*", _DEEPSPEED),
     ("*zero_pp_rank_*", _DEEPSPEED),
-    ("lit_model.pth", "a litgpt checkpoint: convert it with litgpt convert_from_litgpt"),
-    ("consolidated.*", "Meta's own layout: convert it with convert_llama_weights_to_hf"),
-    ("*.ckpt", "a Lightning checkpoint: save the model itself with save_pretrained"),
+    ("consolidated.*", "Mistral's own layout: convert it to the Hugging Face layout"),
+    ("*.ckpt", _SEVERAL),
     ("*.gguf", _ELSEWHERE),
     ("tf_model.h5", _ELSEWHERE),
     ("flax_model*.msgpack", _ELSEWHERE),
-    ("*.pt", _UNNAMED),
-    ("*.pth", _UNNAMED),
+    ("*.pt", _SEVERAL),
+    ("*.pth", _SEVERAL),
     ("*.bin", _UNNAMED),
     ("*.safetensors", _UNNAMED),
 )

@@ -12,7 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from pipeline.checkpoints.floats import refuse_quantised
-from pipeline.checkpoints.wrappers import refuse_doubles, without_wrappers
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 from pipeline.models.architecture import build
 
