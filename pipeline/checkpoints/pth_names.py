@@ -32,14 +32,14 @@ def found_in(content: Iterable[object]) -> str:
 
 
 def without_step(path: Path) -> list[str]:
-    """Return the names of files that may be checkpoints by their suffix, but give no step."""
-    if not path.is_dir():
+    """Return the names of files that may be checkpoints by their suffix, but give no step.
+
+    [] where other files are checkpoints by themselves: these may be states of their optimizers.
+    """
+    if not path.is_dir() or any(is_checkpoint_file(file.name) for file in path.iterdir()):
         return []
     return sorted(
         file.name
         for file in path.iterdir()
-        if file.suffix in SUFFIXES
-        and file.is_file()
-        and step_in_name(file) is None
-        and not is_checkpoint_file(file.name)
+        if file.suffix in SUFFIXES and file.is_file() and step_in_name(file) is None
     )
