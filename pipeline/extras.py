@@ -13,6 +13,7 @@ _EXTRAS = {
     ),
     "s3": ("places on S3", ("botocore", "s3fs")),
     "hub": ("runs on the Hugging Face Hub", ("huggingface_hub",)),
+    "adapters": ("LoRA adapters", ("peft",)),
     "parquet": ("Parquet, Arrow and .zst files", ("pyarrow",)),
     "dask": ("Dask clusters", ("distributed",)),
     "figures": ("figures for papers", ("matplotlib",)),

@@ -9,6 +9,7 @@ import typer
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
 from flows.cli.runs import (
+    Base,
     Config,
     FollowLinks,
     Model,
@@ -46,6 +47,7 @@ def init(
     tokens_per_step: TokensPerStep = None,
     names: Names = None,
     config: Config = None,
+    base: Base = None,
     follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
@@ -62,7 +64,7 @@ def init(
     if column and not text:
         raise InputError("--column: is for a data set: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
-    layout = run_layout(names, config, follow_links)
+    layout = run_layout(names, config, follow_links, base)
     print_notes(uri, given, layout)
     # Refused before torch is imported, which takes seconds.
     list_run(uri, tokens_per_step, given, layout)

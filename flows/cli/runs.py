@@ -45,6 +45,10 @@ Config = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="A config.json for checkpoints that have none."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="The base model of LoRA adapters: a folder or address."),
+]
 FollowLinks = Annotated[
     bool, typer.Option("--follow-links", help="Read what links out of the run lead to.")
 ]
@@ -107,6 +111,7 @@ def checkpoints(
     tokens_per_step: TokensPerStep = None,
     names: Names = None,
     config: Config = None,
+    base: Base = None,
     follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
@@ -114,7 +119,7 @@ def checkpoints(
     """List the checkpoints of a run by step, and what is left out of the list."""
     from pipeline.analysis.listing import list_with_tokens
 
-    given, layout = parse_model(model), run_layout(names, config, follow_links)
+    given, layout = parse_model(model), run_layout(names, config, follow_links, base)
     print_notes(uri, given, layout)
     listing = list_with_tokens(uri, tokens_per_step, given, layout)
     for note in listing.notes:
@@ -141,14 +146,21 @@ def parse_model(model: list[str]) -> dict[str, Any]:
     )
 
 
-def run_layout(names: str | None, config: str | None, follow_links: bool) -> "RunLayout":
-    """Return the options of a run's layout, with the config's path made absolute."""
-    from pipeline.config import RunLayout, validated, with_absolute_config
+def run_layout(
+    names: str | None, config: str | None, follow_links: bool, base: str | None
+) -> "RunLayout":
+    """Return the options of a run's layout, with its paths made absolute."""
+    from pipeline.config import RunLayout, validated, with_absolute_paths
 
     # Only what was given, so that a fault is of an option that the user wrote.
-    given = {"names": names, "config": config, "follow_links": follow_links or None}
+    given = {
+        "names": names,
+        "config": config,
+        "base": base,
+        "follow_links": follow_links or None,
+    }
     options = {key: value for key, value in given.items() if value is not None}
-    return with_absolute_config(validated(RunLayout, options, "options"))
+    return with_absolute_paths(validated(RunLayout, options, "options"))
 
 
 def print_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
@@ -167,6 +179,7 @@ def audit(
     deep: Annotated[bool, typer.Option("--deep", help="Also read all weights.")] = False,
     names: Names = None,
     config: Config = None,
+    base: Base = None,
     follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
@@ -175,7 +188,7 @@ def audit(
     from flows.console import show_progress
     from pipeline.auditing import audit as run_audit
 
-    given, layout = parse_model(model), run_layout(names, config, follow_links)
+    given, layout = parse_model(model), run_layout(names, config, follow_links, base)
     print_notes(uri, given, layout)
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given, layout)

@@ -431,6 +431,7 @@ def _template(
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
+    silent = setting.model.without_attention
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -444,6 +445,8 @@ def _template(
             "device": workers.device,
         },
         "selected_steps": _selected_steps(prepared, group),
+        # Only where there are such layers: other stores keep their attributes as they are.
+        **({"layers_without_heads": list(silent)} if silent and measure.needs_heads else {}),
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)

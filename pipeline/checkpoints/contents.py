@@ -58,7 +58,9 @@ def read_bytes(
 
 def format_of_files(files: Files) -> Format | None:
     """Return the format of a checkpoint's files; None for that of Hugging Face, or if unknown."""
-    return None if is_hugging_face(files) else format_of(files)
+    # The weights of an adapter's base model are in the Hugging Face format, and elsewhere.
+    own = [name for name, file in files.items() if not file.at] if ADAPTER in files else files
+    return None if is_hugging_face(own) else format_of(files)
 
 
 def local_parts(folder: Folder | str | Path) -> LocalParts:

@@ -15,6 +15,8 @@ import numpy as np
 
 # Classes of settings, by the last part of their name: `argparse.Namespace`, `__main__.GPTConfig`.
 _SETTINGS = re.compile(r"(^|\.)\w*(Namespace|Config|Args|Arguments|Settings)$")
+# DeepSpeed's states of loss scales and optimizers; the states of numpy's random numbers.
+_UNUSED = re.compile(r"^(deepspeed\.|numpy\.ndarray$|numpy\._?core\.multiarray\._reconstruct$)")
 _PATHS = re.compile(r"^pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path$")
 
 
@@ -25,6 +27,16 @@ class Settings:
     """
 
     class_name = ""
+
+
+class Unused:
+    """A replacement for classes whose objects hold nothing of a model: of DeepSpeed, and arrays."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
 class _NumberKind:
@@ -93,6 +105,8 @@ def replacements(names: Collection[str]) -> list[tuple[Any, str]]:
             found.append((_BY_NAME[name], name))
         elif _PATHS.match(name):
             found.append((_path, name))
+        elif _UNUSED.match(name):
+            found.append((Unused, name))
         elif _SETTINGS.search(name):
             found.append((type("Settings", (Settings,), {"class_name": name}), name))
     return found

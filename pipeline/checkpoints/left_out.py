@@ -6,6 +6,7 @@ unfinished: a checkpoint that is being written, or that a Trainer did not finish
 name not understood: a folder with weights, or a weight file, whose name does not give a step.
 no weights: a folder with a checkpoint's name that is empty, or in which several folders hold a
 model; or one whose name resembles a checkpoint's, without weights directly in it.
+not in the local cache: what was not downloaded from the Hub before it could not be reached.
 
 Files that every run has beside its checkpoints are not reported: hidden files, configs, tokenizers,
 logs, folders without weights (`runs`, `logs`), and the final model and the states that a Trainer
@@ -22,10 +23,14 @@ from pipeline.checkpoints.stored import Entry
 from pipeline.config import RunLayout
 
 UNFINISHED, UNNAMED, NO_WEIGHTS = "unfinished", "name not understood", "no weights"
+UNCACHED = "not in the local cache"
 
 _SHOWN = 4  # names in a line
 _MOST_REASONS = 3  # in a line
-_COUNTED = {UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights"}
+_COUNTED = {
+    UNFINISHED: "unfinished", UNNAMED: "of other names", NO_WEIGHTS: "without weights",
+    UNCACHED: "not in the local cache",
+}  # fmt: skip
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json)")
 # The final model, and files that are part of a checkpoint or of a trainer's state.
 _BESIDE = re.compile(

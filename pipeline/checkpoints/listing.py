@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.checkpoints.bases import with_bases
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
 from pipeline.checkpoints.foreign import converted_uri
@@ -93,6 +94,7 @@ def finished(
     inside = _contents(place, uri, layout)
     folders = sorted(inside.folders, key=lambda folder: folder.name)
     folders, of_configs = with_outer_configs(folders, inside.run, layout)
+    folders, of_bases = with_bases(folders, inside.run, layout)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         reasons = list(threads.map(lambda one: unfinished_trainer_save(place, one), folders))
     judged = list(zip(folders, reasons, strict=True))
@@ -108,7 +110,7 @@ def finished(
     if not found:
         raise InputError(_nothing(uri, layout, left_out, inside.others))
     ordered = [found[step] for step in sorted(found)]
-    notes = (*inside.notes, *of_configs, *numbered.notes)
+    notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes)
     return Finished(ordered, tuple(sorted(left_out)), inside.run, notes)
 
 

@@ -28,7 +28,7 @@ from pipeline.config.inputs import (
     TextInput,
 )
 from pipeline.config.places import Place
-from pipeline.config.run_layout import RunLayout, with_absolute_config
+from pipeline.config.run_layout import RunLayout, with_absolute_paths
 from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 
 __all__ = [
@@ -63,5 +63,5 @@ __all__ = [
     "saved_model",
     "together",
     "validated",
-    "with_absolute_config",
+    "with_absolute_paths",
 ]

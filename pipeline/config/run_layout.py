@@ -25,11 +25,13 @@ class RunLayout(Strict):
     names: the names of the checkpoints, as in `my-run-{step}`, instead of the known ones; with
     `{step}`, `{epoch}` or `{tokens}` (`4B` is understood) for numbers, `*` for any text, and after
     a `/` the folder in each of them that is the model's. config: a config.json for checkpoints that
-    have none. follow_links: read the targets of links that lead out of the run.
+    have none. base: the folder or address of the base model of LoRA adapters. follow_links: read
+    the targets of links that lead out of the run.
     """
 
     names: str | None = Field(default=None, max_length=200)
     config: Place | None = None
+    base: Place | None = None
     follow_links: bool = False
 
     @field_validator("names")
@@ -41,11 +43,11 @@ class RunLayout(Strict):
         return pattern
 
 
-def with_absolute_config(layout: RunLayout) -> RunLayout:
-    """Return a layout whose path of a config does not depend on the working directory."""
-    if layout.config is None or "://" in layout.config:
-        return layout
-    return layout.model_copy(update={"config": os.path.realpath(layout.config)})
+def with_absolute_paths(layout: RunLayout) -> RunLayout:
+    """Return a layout whose paths do not depend on the working directory."""
+    given = {"config": layout.config, "base": layout.base}
+    paths = {key: path for key, path in given.items() if path and "://" not in path}
+    return layout.model_copy(update={key: os.path.realpath(path) for key, path in paths.items()})
 
 
 @lru_cache

@@ -15,6 +15,7 @@ from pipeline.analysis.draft.trial import tried
 from pipeline.checkpoints import LeftOut
 from pipeline.config import Analysis, RunLayout, paths_from, validated
 from pipeline.errors import InputError
+from pipeline.models.facts import ModelFacts
 from pipeline.writing import whole_file
 
 _MOST_STEPS_SHOWN = 5
@@ -131,10 +132,18 @@ def _sentences(seen: Seen) -> tuple[str, ...]:
     trained = f" A run of `ontogeny train` on {task}." if task else ""
     return (
         f"{len(steps):,} checkpoint{'s' if len(steps) > 1 else ''}: step {span}.",
-        f"{facts.architecture}: {facts.n_layers} layers of {facts.n_heads} heads, width "
-        f"{facts.d_model:,}, context {context}, {facts.vocabulary:,} token ids, "
-        f"{facts.n_numbers:,} parameters.{trained}",
+        f"{facts.architecture}: {_layers(facts)}, width {facts.d_model:,}, context {context}, "
+        f"{facts.vocabulary:,} token ids, {facts.n_numbers:,} parameters.{trained}",
     )
+
+
+def _layers(facts: ModelFacts) -> str:
+    if not facts.without_attention:
+        return f"{facts.n_layers} layers of {facts.n_heads} heads"
+    if not facts.attention_layers:
+        return f"{facts.n_layers} layers without attention heads"
+    attending = ", ".join(map(str, facts.attention_layers))
+    return f"{facts.n_layers} layers, of which {attending} attend with {facts.n_heads} heads"
 
 
 def _head(
