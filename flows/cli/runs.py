@@ -122,7 +122,8 @@ def parse_model(model: list[str]) -> dict[str, Any]:
 
 def print_notes(uri: str, model: dict[str, Any]) -> None:
     """Print on stderr what the conversion of a run of `.pth` files leaves out."""
-    from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+    from pipeline.checkpoints.converted import converted_uri
+    from pipeline.checkpoints.foreign import conversion_notes
 
     for note in conversion_notes(converted_uri(uri, model)):
         say(f"note: {note}", err=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.checkpoints import Listing
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.files import RUN_FILE
-from pipeline.checkpoints.foreign import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of

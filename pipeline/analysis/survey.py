@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.analysis.listing import declared_tokens_per_step
 from pipeline.auditing import Audit, audit_found
 from pipeline.checkpoints import Checkpoint, LeftOut
-from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select

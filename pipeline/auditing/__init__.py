@@ -9,7 +9,7 @@ from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
 from pipeline.auditing.files import config_faults, file_faults
 from pipeline.auditing.schedule import missing_steps
-from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.listing import Finished, finished
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.left_out import LeftOut
 from pipeline.checkpoints.listing import described, finished
 from pipeline.checkpoints.places import place_of

@@ -1,10 +1,15 @@
 """Names of `.pth` files, and steps in them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 SUFFIXES = (".pth", ".pt")
 MOST_DIGITS = 15  # of a step, as in the names of folders
+# A number, or one after a word: step_010000.pt, checkpoint_5000.pt, ckpt_1000.pt, model_1000.pt.
+_NUMBERED = re.compile(
+    rf"(?:(?:step|checkpoint|ckpt|chkpt|model|epoch|iter)[-_]?)?(\d{{1,{MOST_DIGITS}}})", re.ASCII
+)
 _SHOWN = 3  # names that a message lists
 
 
@@ -14,8 +19,13 @@ def step_in_name(file: Path) -> int | str | None:
         return None
     if file.stem in ("init", "final", "full_run_data"):
         return file.stem
-    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= MOST_DIGITS
-    return int(file.stem) if is_step else None
+    found = _NUMBERED.fullmatch(file.stem)
+    return int(found[1]) if found else None
+
+
+def is_worded(file: Path) -> bool:
+    """Return whether a file's name has a word before its step, as those of other formats have."""
+    return isinstance(step_in_name(file), int) and not file.stem.isdecimal()
 
 
 def found_in(content: Iterable[object]) -> str:

@@ -14,10 +14,11 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.shapes import refuse_inflated
+from pipeline.checkpoints.stand_ins import refusal_of
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError, first_line
 from pipeline.models.facts import ModelFacts
-from pipeline.models.fit import without_wrappers
 from pipeline.outside import is_out_of_memory
 
 Weights = Mapping[str, Tensor]
@@ -60,10 +61,9 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if is_state_dict(content):
             refuse_inflated(content.items(), file.stat().st_size)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read as plain tensors ({first_line(error)}); "
-            "files that would run code are refused: convert it to safetensors"
-        ) from error
+        if reason := refusal_of(file, error):
+            raise CheckpointError(f"{file}: {reason}") from error
+        raise misread(file, error) from error
     except OSError as error:
         if error.errno is not None:  # of the storage, and another attempt may succeed
             raise
