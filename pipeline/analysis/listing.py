@@ -14,8 +14,9 @@ from pipeline.checkpoints.stored import Folder
 
 def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, Any]) -> Listing:
     """List a run as `list_run` does, with the tokens seen according to its own training.yaml."""
-    place = place_of(uri)
-    listing = finished(place, converted_uri(uri, model))
+    read_from = converted_uri(uri, model)
+    place = place_of(read_from)
+    listing = finished(place, read_from)
     tokens = tokens_per_step or declared_tokens_per_step(listing.run)
     return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
 

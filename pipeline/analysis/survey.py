@@ -43,8 +43,9 @@ def survey(analysis: Analysis) -> Survey:
 
     Weights that earlier runs found not to be finite are known from the store, by their digests.
     """
-    place = place_of(analysis.checkpoints)
-    listing = finished(place, converted_uri(analysis.checkpoints, analysis.model))
+    read_from = converted_uri(analysis.checkpoints, analysis.model)
+    place = place_of(read_from)
+    listing = finished(place, read_from)
     tokens = analysis.tokens_per_step or declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
     # All checkpoints are audited, also those that are not selected: copies are found in pairs, and

@@ -32,8 +32,9 @@ def audit(
     progress(done, total, what) is called after each checkpoint. model: config fields that `.pth`
     files lack, see `pipeline.config.SavedModel`. Raises InputError if there is no run.
     """
-    place = place_of(uri)
-    found = finished(place, converted_uri(uri, saved_model(model)))
+    read_from = converted_uri(uri, saved_model(model))
+    place = place_of(read_from)
+    found = finished(place, read_from)
     return audit_found(place, uri, found, deep, progress)
 
 

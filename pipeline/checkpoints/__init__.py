@@ -55,6 +55,7 @@ def list_run(
     uri: str, tokens_per_step: int | None = None, model: Mapping[str, Any] | None = None
 ) -> Listing:
     """Return the result of `list_checkpoints`, and the entries left out with the reasons."""
-    place = place_of(uri)
-    listed = finished(place, converted_uri(uri, saved_model(model)))
+    read_from = converted_uri(uri, saved_model(model))
+    place = place_of(read_from)
+    listed = finished(place, read_from)
     return Listing(tuple(described(place, listed.found, tokens_per_step)), listed.left_out)

@@ -37,7 +37,7 @@ def remote(run: Path, request: pytest.FixtureRequest) -> str:
         request.getfixturevalue("s3")
         return upload(run)
     hub = request.getfixturevalue("hub")
-    hub.add_branch("owner/own", "main", run)
+    hub.add_run("owner/own", run)
     return "hf://owner/own"
 
 
