@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.floats import as_trained
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import listed_folder, read_config
+from pipeline.checkpoints.places import listed_folder
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.architecture import read_architecture
 from pipeline.models.meaning import Meaning, grouped, meanings_of, usual_group

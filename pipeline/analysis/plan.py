@@ -58,11 +58,12 @@ class Group:
 class Job:
     """The part of an analysis that every worker gets. Small: inputs are read from the store.
 
+    architecture: the checkpoint whose config.json the model is built from.
     unmet: the assumptions that the model does not meet, checked once for all workers.
     """
 
     analysis: Analysis
-    architecture: str
+    architecture: Checkpoint
     groups: tuple[Group, ...]
     input_digests: Mapping[str, str]
     unmet: Unmet = field(default_factory=dict)
@@ -201,7 +202,7 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
-    job = Job(analysis, source.uri, tuple(sound), digests, facts.unmet)
+    job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.digests import digest_of_files
-from pipeline.checkpoints.files import weight_files
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.places import remote_place_of
+from pipeline.checkpoints.places import listed_folder, remote_place_of
 from pipeline.errors import CheckpointError, InputError
 from pipeline.store import Store
 from pipeline.store.commits import Commit
@@ -61,6 +60,6 @@ def _digest(checkpoint: Checkpoint) -> str | None:
     if remote_place_of(checkpoint.uri) is not None:
         return None
     try:
-        return digest_of_files(weight_files(Path(checkpoint.uri)))
+        return digest_of_files(local_parts(listed_folder(checkpoint)).files)
     except (CheckpointError, OSError):
         return None  # a checkpoint that cannot be read ends for itself, later

@@ -26,6 +26,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies, Copy
 from pipeline.checkpoints.floats import NonFiniteError, non_finite, why_non_finite
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import listed_folder
 from pipeline.engine.changes import run_changed
 from pipeline.engine.finite import caused_by_the_model, is_finite
 from pipeline.engine.forward import batch_bytes, run
@@ -92,7 +93,10 @@ class Worker:
         torch.set_num_threads(workers.threads)
         trusted = job.analysis.trust_remote_code
         self._resident = Resident(
-            metadata_folder(job.architecture, code=trusted), workers.device, workers.dtype, trusted
+            metadata_folder(listed_folder(job.architecture), code=trusted),
+            workers.device,
+            workers.dtype,
+            trusted,
         )
         self._resident.facts = replace(self._resident.facts, unmet=job.unmet)
         self._store = job.store
@@ -159,7 +163,7 @@ class Worker:
             missing = self._missing(cell, plan, str(checkpoint.digest))
             if not missing:
                 return Outcome(checkpoint.step, (), cell.groups)
-            _ = copy.folder  # fetches it, outside the lock: threads may fetch at the same time
+            _ = copy.parts  # fetches it, outside the lock: threads may fetch at the same time
             reading = time.perf_counter() - started
             with self._reading:
                 started = time.perf_counter()
@@ -192,8 +196,9 @@ class Worker:
         only where the audit is off.
         """
         with reading(copy.checkpoint.uri, passing=TRANSIENT):
-            weights = copy.read(read_weights)
-            used = self._resident.used(weights, copy.checkpoint.uri, copy.config)
+            config = copy.config
+            weights = copy.read(lambda parts: read_weights(parts, config))
+            used = self._resident.used(weights, copy.checkpoint.uri, config)
         if found := non_finite(used):
             digest, why = str(copy.checkpoint.digest), why_non_finite(found)
             non_finite_store.keep_weights(self._store, digest, why)

@@ -78,7 +78,7 @@ def _attempt(one: Evidence, copies: Copies) -> Sketch | Fault:
     passing = (OSError,) if remote_place_of(one.folder.uri) else ()
     try:
         with reading(one.folder.uri, passing=passing):
-            return sketch_of(Checkpoint(one.step, one.folder.uri), copies)
+            return sketch_of(Checkpoint(one.step, one.folder.uri, files=one.folder.files), copies)
     except QuantisedError as error:
         return Fault(one.step, "quantised", str(error))
     except CheckpointError as error:

@@ -88,7 +88,7 @@ def _parts(
 def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
     """Give files an identity: that of their samples, or their sha256 if samples are equal."""
     samples = {
-        (one.step, part.name): _samples(Path(one.folder.uri) / part.name, part.size)
+        (one.step, part.name): _samples(_path(one, part), part.size)
         for one in evidence
         for part in one.parts
     }
@@ -97,12 +97,16 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
     def identified(one: Evidence, part: StoredFile) -> StoredFile:
         sample = samples[one.step, part.name]
         if sample and counts[sample] > 1:
-            sample = _summed(Path(one.folder.uri) / part.name)
+            sample = _summed(_path(one, part))
         return replace(part, identity=sample)
 
     return [
         replace(one, parts=tuple(identified(one, part) for part in one.parts)) for one in evidence
     ]
+
+
+def _path(one: Evidence, part: StoredFile) -> Path:
+    return Path(part.at or one.folder.uri) / part.name
 
 
 def _summed(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.contents import is_cut_off
+from pipeline.checkpoints.contents import format_of_files, is_cut_off, read_bytes
 from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation_in
 from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder
@@ -57,7 +57,9 @@ def file_faults(
         ]
         faults += wrong
         headers = [look.header for look in looked if look.header is not None]
-        if headers and len(headers) == len(one.parts) and not wrong:
+        # Tensors of other formats have other names and shapes than the model's.
+        is_plain = format_of_files(one.folder.files) is None
+        if is_plain and headers and len(headers) == len(one.parts) and not wrong:
             tensors[one.step] = {
                 name: facts for header in headers for name, facts in header.tensors.items()
             }
@@ -102,7 +104,7 @@ def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
 
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
     """Return a function that reads parts of a file; the beginning of a remote one is cached."""
-    read = partial(place.read, one.folder.uri, part.name)
+    read = partial(read_bytes, place, one.folder, part.name)
     if place.ATOMIC_UNIT == "byte" or part.identity is None:
         return read
     beginning = recall("beginnings", part.identity)

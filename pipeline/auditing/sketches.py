@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -27,7 +26,6 @@ from pipeline.checkpoints.contents import tensors_by_part
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import FLOATS, non_finite, refuse_quantised, why_non_finite
 from pipeline.checkpoints.places import place_of
-from pipeline.checkpoints.stored import Folder
 from pipeline.models.fit import is_computed_buffer
 from pipeline.models.weights import read_weights
 
@@ -63,18 +61,12 @@ def sketch_of(checkpoint: Checkpoint, copies: Copies) -> Sketch:
         with suppress(ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
             if found is not None:
                 return _unpacked(found)
-        weights = copy.read(read_weights)
+        config = copy.config
+        weights = copy.read(lambda parts: read_weights(parts, config))
         digest = copy.checkpoint.digest  # of the bytes that were read
-        sketch = _sketch(weights, _files_of_tensors(copy.folder))
+        sketch = _sketch(weights, tensors_by_part(place_of(checkpoint.uri), copy.listed))
     remember("sketches", f"{_VERSION} {digest}", _packed(sketch))
     return sketch
-
-
-def _files_of_tensors(folder: Path) -> Mapping[str, str]:
-    place = place_of(str(folder))
-    return tensors_by_part(
-        place, Folder(folder.name, str(folder), place.files_of([str(folder)])[0])
-    )
 
 
 def _sketch(weights: Mapping[str, Tensor], files: Mapping[str, str]) -> Sketch:

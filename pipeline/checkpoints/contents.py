@@ -1,17 +1,29 @@
 """The contents of a checkpoint according to its listing and small files, for any storage."""
 
+import json
 import threading
 from collections.abc import Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.digests import combined
-from pipeline.checkpoints.files import files_of_tensors, is_index, main_file, shard_names
+from pipeline.checkpoints.files import (
+    files_of_tensors,
+    inside_run,
+    is_hugging_face,
+    is_index,
+    main_file,
+    shard_names,
+)
+from pipeline.checkpoints.formats import format_of, holds_weights
+from pipeline.checkpoints.formats.base import Format, LocalParts
 from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.layouts import ADAPTER, layout_of
 from pipeline.checkpoints.placeholders import placeholder_of
-from pipeline.checkpoints.stored import Folder, Place, StoredFile
+from pipeline.checkpoints.places import folder_of, place_of
+from pipeline.checkpoints.stored import Files, Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import is_whole, json_object, largest, parsed_json, reading, refuse_larger
 
@@ -29,10 +41,42 @@ _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 22 + 2**16  # the record that ends a zip file, and the longest comment after it
 
 
+def where(place: Place, folder: Folder, name: str) -> tuple[Place, str]:
+    """Return the storage and the address of the folder that one of a checkpoint's files is in."""
+    at = folder.files[name].at
+    return (place_of(at), at) if at else (place, folder.uri)
+
+
+def read_bytes(
+    place: Place, folder: Folder, name: str, start: int = 0, stop: int | None = None
+) -> bytes:
+    """Return bytes `start` to `stop` of one of a checkpoint's files; see `Place.read`."""
+    storage, uri = where(place, folder, name)
+    return storage.read(uri, name, start, stop)
+
+
+def format_of_files(files: Files) -> Format | None:
+    """Return the format of a checkpoint's files; None for that of Hugging Face, or if unknown."""
+    return None if is_hugging_face(files) else format_of(files)
+
+
+def local_parts(folder: Folder | str | Path) -> LocalParts:
+    """Return the files that hold the weights of a checkpoint on this machine.
+
+    folder: with its files as they were listed, or its address, which is then listed. Raises
+    CheckpointError if there are none, if an index names a missing file, or if a link leads out of
+    the run that the checkpoint belongs to.
+    """
+    listed = folder if isinstance(folder, Folder) else folder_of(str(folder))
+    parts = weight_parts(place_of(listed.uri), listed)
+    paths = {part.name: inside_run(Path(part.at or listed.uri), part.name) for part in parts}
+    return LocalParts(paths, format_of_files(listed.files))
+
+
 def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
     """Return the files that hold a checkpoint's weights, by name, after reading an index if any.
 
-    Follows the rules of `files.weight_files`. Raises CheckpointError if a file is missing.
+    Raises CheckpointError if there are none, or if a file is missing.
     """
     main, names = part_names(place, folder)
     if absent := [name for name in names if name not in folder.files]:
@@ -44,6 +88,9 @@ def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
 
 def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
     """Return the name of the weight file or index, and the names of all files with weights."""
+    if known := format_of_files(folder.files):
+        names = known.weights(folder.files)
+        return names[0], names
     main = main_file(folder.uri, folder.files)
     if not is_index(main):
         return main, [main]
@@ -52,7 +99,12 @@ def part_names(place: Place, folder: Folder) -> tuple[str, list[str]]:
 
 
 def tensors_by_part(place: Place, folder: Folder) -> dict[str, str]:
-    """Return the file of each tensor of a sharded checkpoint; {} for a checkpoint of one file."""
+    """Return the file of each tensor of a sharded checkpoint; {} for a checkpoint of one file.
+
+    {} also for other formats than that of Hugging Face.
+    """
+    if format_of_files(folder.files):
+        return {}
     main = main_file(folder.uri, folder.files)
     if not is_index(main):
         return {}
@@ -76,38 +128,72 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
     refuse_larger(f"{folder.uri}/{name}", folder.files[name].size, CheckpointError, largest(name))
     identity = folder.files[name].identity
     if identity is None:
-        return place.read(folder.uri, name)
+        return read_bytes(place, folder, name)
     with _READING[hash(identity) % len(_READING)]:
         found = recall("small", identity)
         if found is None:
             try:
                 found = _read_verified(place, folder, name)
             except ChangedError:  # replaced since the listing: not to be cached under the identity
-                return place.read(folder.uri, name)
+                return read_bytes(place, folder, name)
             remember("small", identity, found)
     return found
 
 
 def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
     """Read a small file and verify it; once more if the bytes were damaged in transfer."""
-    file = folder.files[name]
+    storage, uri = where(place, folder, name)
     try:
-        found = place.read(folder.uri, name)
-        place.verify(folder.uri, file, found)
+        found = storage.read(uri, name)
+        storage.verify(uri, folder.files[name], found)
     except DamagedError:
-        found = place.read(folder.uri, name)
-        place.verify(folder.uri, file, found)
+        found = storage.read(uri, name)
+        storage.verify(uri, folder.files[name], found)
     return found
+
+
+class StoredSource:
+    """The files of a checkpoint, for the modules of `formats`; see `formats.base.Source`."""
+
+    def __init__(self, place: Place, folder: Folder) -> None:
+        self.uri, self.names = folder.uri, folder.files
+        self._place, self._folder = place, folder
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file."""
+        return read_small(self._place, self._folder, name)
+
+    def described(self, name: str) -> Any:
+        """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
+        from pipeline.checkpoints.described import described  # needs torch
+
+        read = partial(read_bytes, self._place, self._folder, name)
+        return described(read, self._folder.files[name].size)
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     """Return a checkpoint's config.json without keys that vary between equal models.
 
+    It is made from the checkpoint's own description of its model where the format has another one.
     Raises InputError, naming the file, if it is absent or not a readable JSON object.
     """
-    path = f"{folder.uri}/config.json"
+    config = whole_config(place, folder)
+    return {key: value for key, value in config.items() if key not in _VOLATILE}
+
+
+def read_config(uri: str, files: Files | None = None) -> dict[str, Any]:
+    """Return the result of `config_of` for the checkpoint at an address.
+
+    files: of its folder, as they were listed.
+    """
+    return config_of(place_of(uri), folder_of(uri, files))
+
+
+def whole_config(place: Place, folder: Folder) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json; see `config_of`."""
     if "config.json" not in folder.files:
-        raise InputError(_no_config(path, folder.files))
+        return _made_config(place, folder)
+    path = f"{folder.files['config.json'].at or folder.uri}/config.json"
     try:
         content = read_small(place, folder, "config.json")
     except CheckpointError as error:
@@ -118,8 +204,31 @@ def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     if found := placeholder_of(content):
         raise InputError(f"{path}: {found}")
     remedy = "restore the checkpoint's config"
-    config = json_object(content, path, InputError, MAY_BE_INFINITE, remedy)
-    return {key: value for key, value in config.items() if key not in _VOLATILE}
+    return json_object(content, path, InputError, MAY_BE_INFINITE, remedy)
+
+
+def _made_config(place: Place, folder: Folder) -> dict[str, Any]:
+    """Return a config made from a checkpoint's own description; kept, if its files have identities.
+
+    Raises InputError if there is no such description.
+    """
+    known = format_of_files(folder.files)
+    if known is None:
+        raise InputError(_no_config(f"{folder.uri}/config.json", folder.files))
+    identities = sorted((name, file.identity) for name, file in folder.files.items())
+    state = f"{known.__name__} {identities}"
+    is_lasting = all(identity for _, identity in identities)
+    kept = recall("configs", state) if is_lasting else None
+    if kept is not None:
+        return parsed_json(kept, finite=False)
+    try:
+        with reading(folder.uri):
+            made = known.config(StoredSource(place, folder))
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    if is_lasting:
+        remember("configs", state, json.dumps(made).encode())
+    return made
 
 
 def _no_config(path: str, names: Collection[str]) -> str:
@@ -164,15 +273,12 @@ def _first_lack(place: Place, folder: Folder, by_listing: bool) -> str:
             return f"shard {number} of {len(names)} is missing ({name})"
         if not by_listing and _is_short(place, folder, folder.files[name]):
             return f"{name} is cut off"
-    return "" if "config.json" in folder.files else "no config.json yet"
+    has_config = "config.json" in folder.files or format_of_files(folder.files) is not None
+    return "" if has_config else "no config.json yet"
 
 
 def _has_no_weights(folder: Folder) -> bool:
-    try:
-        main_file(folder.uri, folder.files)
-    except CheckpointError:
-        return True
-    return False
+    return not holds_weights(folder.files)
 
 
 def _is_short(place: Place, folder: Folder, part: StoredFile) -> bool:
@@ -192,7 +298,7 @@ def is_cut_off(place: Place, folder: Folder, part: StoredFile) -> bool:
 
     Pickles of torch before 1.6 do not contain their length, and count as complete.
     """
-    read = partial(place.read, folder.uri, part.name)
+    read = partial(read_bytes, place, folder, part.name)
     if part.name.endswith(".safetensors"):
         try:
             return part.size < read_header(read, part.size).size

@@ -7,7 +7,7 @@ restored, as by rsync or cp -p, has another one.
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.checkpoints.stated_sizes import refuse_misstated
@@ -18,14 +18,9 @@ from pipeline.errors import ChangedError
 _TICK, _COARSE_TICK = 0.02, 2.0
 
 
-def known_digest(files: list[Path]) -> str | None:
-    """Return the digest of a checkpoint if those of all files are cached, else None."""
-    return combined((file.name, known_sha256(local_state(file))) for file in files)
-
-
-def digest_of_files(files: list[Path]) -> str:
+def digest_of_files(files: Mapping[str, Path]) -> str:
     """Return the digest of a checkpoint, reading only files whose digest is not cached."""
-    return str(combined((file.name, sha256_of(file)) for file in files))
+    return str(combined((name, sha256_of(file)) for name, file in files.items()))
 
 
 def combined(digests: Iterable[tuple[str, str | None]]) -> str | None:

@@ -26,10 +26,17 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pipeline.checkpoints import local
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import config_of, known_digest, read_small, weight_parts
+from pipeline.checkpoints.contents import (
+    config_of,
+    format_of_files,
+    known_digest,
+    local_parts,
+    weight_parts,
+    where,
+)
 from pipeline.checkpoints.digests import combined, digest_of_files, local_state, read_sha256
-from pipeline.checkpoints.files import is_index, main_file, weight_files
-from pipeline.checkpoints.places import folder_of, remote_place_of
+from pipeline.checkpoints.formats.base import LocalParts
+from pipeline.checkpoints.places import current_folder, remote_place_of
 from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import reading
@@ -131,14 +138,19 @@ class Local:
         self._digested: list[str] | None = None  # the state of the files that the digest is of
 
     @property
-    def folder(self) -> Path:
-        """The folder with its files."""
-        return Path(self._checkpoint.uri)
+    def parts(self) -> LocalParts:
+        """The files that hold its weights. Raises CheckpointError if one is missing."""
+        return local_parts(self.listed)
+
+    @property
+    def listed(self) -> Folder:
+        """The checkpoint's folder, with its files as they are now."""
+        return current_folder(self._checkpoint)
 
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json; {} if it cannot be read."""
-        return _config(local, folder_of(self._checkpoint.uri))
+        return _config(local, self.listed)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -148,11 +160,11 @@ class Local:
         from the cache if the files' state is known, else the files are read.
         """
         if self._digest is None:
-            self.read(lambda folder: None)
+            self.read(lambda parts: None)
         return replace(self._checkpoint, digest=self._digest)
 
-    def read(self, reader: Callable[[Path], Content]) -> Content:
-        """Return `reader(folder)`; `checkpoint` then has the digest of the files that were read.
+    def read(self, reader: Callable[[LocalParts], Content]) -> Content:
+        """Return `reader(parts)`; `checkpoint` then has the digest of the files that were read.
 
         If the files change meanwhile, they are read again. Raises CheckpointError if they changed
         during each attempt.
@@ -164,7 +176,7 @@ class Local:
             try:
                 with reading(self._checkpoint.uri, passing=_TRANSIENT):
                     self._take_digest(before)
-                    content = reader(self.folder)
+                    content = reader(self.parts)
             except (CheckpointError, OSError):
                 if self._state() == before:
                     raise
@@ -173,13 +185,13 @@ class Local:
                     return content
             time.sleep(wait)
         raise CheckpointError(
-            f"{self.folder}: its weights were changed while they were read, {len(_WAITS)} times: "
-            "analyse it again when nothing writes to it"
+            f"{self._checkpoint.uri}: its weights were changed while they were read, {len(_WAITS)} "
+            "times: analyse it again when nothing writes to it"
         )
 
     def restated(self, message: str) -> str:
         """Return a message about its files, or another one if the folder no longer exists."""
-        return message if self.folder.is_dir() else _gone(self._checkpoint.uri)
+        return message if Path(self._checkpoint.uri).exists() else _gone(self._checkpoint.uri)
 
     def release(self) -> None:
         """Do nothing, since the folder is the user's own."""
@@ -187,15 +199,16 @@ class Local:
     def _take_digest(self, state: list[str] | None) -> None:
         """Compute the digest of the files, unless it is that of this state already."""
         if state is None or state != self._digested:
-            files = weight_files(self.folder)
-            self._copies.refuse_larger(sum(file.stat().st_size for file in files), str(self.folder))
+            files = self.parts.files
+            size = sum(file.stat().st_size for file in files.values())
+            self._copies.refuse_larger(size, self._checkpoint.uri)
             self._digest = digest_of_files(files)
             self._digested = state
 
     def _state(self) -> list[str] | None:
         """Return the state of all weight files; None if one is missing."""
         try:
-            return [local_state(file) for file in weight_files(self.folder)]
+            return [local_state(file) for file in self.parts.files.values()]
         except (CheckpointError, OSError):
             return None
 
@@ -206,24 +219,32 @@ class Fetched:
     def __init__(self, checkpoint: Checkpoint, place: RemotePlace, copies: Copies) -> None:
         self._checkpoint, self._place, self._copies = checkpoint, place, copies
         self._folder: Path | None = None
+        self._parts: LocalParts | None = None
         self._digest: str | None = None
         self._remote: Folder | None = None
 
     @property
-    def folder(self) -> Path:
-        """The folder with its weights, downloaded and verified at the first access.
+    def parts(self) -> LocalParts:
+        """The files that hold its weights, downloaded and verified at the first access.
 
         Raises CheckpointError if the checkpoint does not match its checksums, OSError if the
         storage cannot be reached.
         """
-        if self._folder is None:
+        if self._parts is None:
             self._fetch()
-        return cast(Path, self._folder)
+        return cast(LocalParts, self._parts)
+
+    @property
+    def listed(self) -> Folder:
+        """The current folder: the run may have been listed hours ago. Requested once."""
+        if self._remote is None:
+            self._remote = current_folder(self._checkpoint)
+        return self._remote
 
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json; {} if it cannot be read."""
-        return _config(self._place, self._found())
+        return _config(self._place, self.listed)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -233,16 +254,16 @@ class Fetched:
         """
         listed = self._checkpoint.digest
         if self._digest is None and listed is None:
-            listed = known_digest(self._place, self._found())
+            listed = known_digest(self._place, self.listed)
         if self._digest is None and listed is None:
             self._fetch()
         return replace(self._checkpoint, digest=self._digest or listed)
 
-    def read(self, reader: Callable[[Path], Content]) -> Content:
-        """Return `reader(folder)`."""
-        folder = self.folder
+    def read(self, reader: Callable[[LocalParts], Content]) -> Content:
+        """Return `reader(parts)`."""
+        parts = self.parts
         with reading(self._checkpoint.uri, passing=_TRANSIENT):
-            return reader(folder)
+            return reader(parts)
 
     def restated(self, message: str) -> str:
         """Return a message with the checkpoint's address in place of the copy's path."""
@@ -252,7 +273,7 @@ class Fetched:
         """Remove the copy, which must no longer be read."""
         if self._folder is not None:
             self._copies.give_back(self._folder)
-            self._folder = None
+            self._folder = self._parts = None
 
     def _fetch(self) -> None:
         """Download the current files, and again if they change meanwhile."""
@@ -265,29 +286,25 @@ class Fetched:
                 self._remote = None
         self._fetch_once()
 
-    def _found(self) -> Folder:
-        """Return the current folder: the run may have been listed hours ago. Requested once."""
-        if self._remote is None:
-            self._remote = folder_of(self._checkpoint.uri)
-        return self._remote
-
     def _fetch_once(self) -> None:
-        remote = self._found()
+        remote = self.listed
         if not remote.files:
             raise CheckpointError(_gone(remote.uri))
         parts = weight_parts(self._place, remote)
         size = sum(part.size for part in parts)
         self._copies.refuse_larger(size, remote.uri)
         target = self._folder = self._copies.make_room(size, remote.uri)
-        main = main_file(remote.uri, remote.files)
-        if is_index(main):
-            (target / main).write_bytes(read_small(self._place, remote, main))
         _check_space(target, size)
-        digests = [
-            (part.name, fetch_verified(self._place, remote.uri, part, target / part.name))
-            for part in parts
-        ]
-        self._digest = combined(digests)
+        self._digest = combined([(part.name, self._fetched(part, target)) for part in parts])
+        files = {part.name: target / part.name for part in parts}
+        self._parts = LocalParts(files, format_of_files(remote.files))
+
+    def _fetched(self, part: StoredFile, folder: Path) -> str:
+        """Download one file into a folder, and return its sha256."""
+        target = folder / part.name
+        target.parent.mkdir(exist_ok=True)
+        storage, uri = where(self._place, self.listed, part.name)
+        return fetch_verified(cast(RemotePlace, storage), uri, part, target)
 
 
 Copy = Local | Fetched

@@ -1,4 +1,4 @@
-"""Find the files of a checkpoint's folder that hold its weights."""
+"""Names of the files that hold a checkpoint's weights in the Hugging Face format."""
 
 import os
 from collections.abc import Collection
@@ -24,24 +24,9 @@ TABLE_FILE = "ontogeny-table.json"
 NOTES_FILE = "ontogeny-notes.json"
 
 
-def weight_files(folder: str | Path) -> list[Path]:
-    """Return the files that hold the weights of the checkpoint in `folder`, sorted by name.
-
-    Raises CheckpointError if there are none, if an index names a missing file, or if a link leads
-    out of the run that the checkpoint belongs to.
-    """
-    folder = Path(folder)
-    present = {name for name in (*_WHOLE, *_INDEXED, REFUSAL) if (folder / name).is_file()}
-    main = main_file(str(folder), present)
-    if main in _WHOLE:
-        return [inside_run(folder / main)]
-    index = inside_run(folder / main)
-    content = content_of(index, CheckpointError)
-    shards = [folder / name for name in shard_names(str(index), content)]
-    for shard in shards:
-        if not shard.is_file():
-            raise CheckpointError(f"{shard}: is missing, though {index.name} names it: restore it")
-    return [inside_run(shard) for shard in shards]
+def is_hugging_face(names: Collection[str]) -> bool:
+    """Return whether a folder has a weight file, or an index of such files, of this format."""
+    return any(name in names for name in (*_WHOLE, *_INDEXED, REFUSAL))
 
 
 def main_file(place: str, names: Collection[str]) -> str:
@@ -106,14 +91,15 @@ def is_plain_name(name: str) -> bool:
     return bool(name) and not hidden and "/" not in name and "\\" not in name
 
 
-def inside_run(path: Path) -> Path:
-    """Return `path`, a file in a checkpoint's folder, after checking where it links to.
+def inside_run(folder: Path, name: str) -> Path:
+    """Return the path of a file in a checkpoint's folder, after checking where it links to.
 
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
     which save space, are allowed.
     """
     # realpath, since `resolve` raises an error of its own for links in a circle.
-    run, target = (Path(os.path.realpath(one)) for one in (path.parent.parent, path))
+    path = folder / name
+    run, target = (Path(os.path.realpath(one)) for one in (folder.parent, path))
     if not target.is_relative_to(run):
         raise CheckpointError(
             f"{path}: is a link that leads out of the run, to {target}: put the file itself there"

@@ -1,12 +1,13 @@
 """Read runs from a local folder with one folder per checkpoint."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.foreign import ordinary_run
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pth_names import step_in_name
 from pipeline.checkpoints.stored import (
@@ -47,7 +48,7 @@ def now(uri: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files directly in each of the folders."""
+    """Return the files of each of the folders, see `stored.Files`."""
     return [_files(Path(uri)) for uri in uris]
 
 
@@ -56,7 +57,7 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
 
     Raises CheckpointError for a link out of the run.
     """
-    with opened(inside_run(Path(uri) / name), CheckpointError) as stream:
+    with opened(inside_run(Path(uri), name), CheckpointError) as stream:
         stream.seek(start)
         return stream.read() if stop is None else stream.read(stop - start)
 
@@ -106,13 +107,31 @@ def _files(folder: Path) -> dict[str, StoredFile]:
     if not folder.is_dir():
         return {}
     try:
-        found = [_stored(path) for path in folder.iterdir()]
+        found = _named_files(folder.iterdir())
+        if holds_weights(found):
+            return found
+        visible = filter(_is_visible_folder, folder.iterdir())
+        inside = [path for subfolder in visible for path in subfolder.iterdir()]
     except PermissionError:  # one checkpoint without weights, while the others are computed
         return {}
-    return {file.name: file for file in found if file is not None}
+    return found | _named_files(inside, folder)
 
 
-def _stored(path: Path) -> StoredFile | None:
+def _named_files(paths: Iterable[Path], folder: Path | None = None) -> dict[str, StoredFile]:
+    """Return the files among some paths by name; by their paths within `folder`, if it is given."""
+    found = {}
+    for path in paths:
+        name = path.name if folder is None else path.relative_to(folder).as_posix()
+        if (file := _stored(path, name)) is not None:
+            found[name] = file
+    return found
+
+
+def _is_visible_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+
+
+def _stored(path: Path, name: str) -> StoredFile | None:
     """Return a file; None for other entries, and for one that was just renamed or removed."""
     try:
         if not path.is_file():
@@ -120,7 +139,7 @@ def _stored(path: Path) -> StoredFile | None:
         status, sha256 = path.stat(), known_sha256(local_state(path))
     except OSError:
         return None
-    return StoredFile(path.name, status.st_size, sha256, sha256, status.st_mtime)
+    return StoredFile(name, status.st_size, sha256, sha256, status.st_mtime)
 
 
 def _sizes(files: Files) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """Provide the small files of a run or checkpoint locally: config, tokenizer, training.yaml."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
-from pipeline.checkpoints.contents import read_small
+from pipeline.checkpoints.contents import format_of_files, read_small, whole_config
 from pipeline.checkpoints.files import is_index, is_plain_name
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
@@ -21,11 +22,12 @@ def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = Fa
 
     folder: as it was listed, or its address, which is then listed. inside: checkpoints whose small
     files are put into subfolders. code: include Python files, for `trust_remote_code` only. A local
-    folder is returned as it is, or its conversion if it is in another format. Downloads are cached
-    by their content. Raises InputError if the storage denies access or a file is absent.
+    folder is returned as it is, or its conversion if it is in another format. If a checkpoint's
+    config.json is elsewhere, or must be made (see `contents.config_of`), it is a copy. Downloads
+    are cached by their content. Raises InputError if the storage denies access or a file is absent.
     """
     uri = folder if isinstance(folder, str) else folder.uri
-    if remote_place_of(uri) is None:
+    if remote_place_of(uri) is None and not (isinstance(folder, Folder) and _lacks_config(folder)):
         return ordinary_run(uri)
     try:
         folders = {"": _listed(folder)}
@@ -34,6 +36,12 @@ def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = Fa
         return _kept(folders, _SUFFIXES + ((".py",) if code else ()))
     except CheckpointError as error:
         raise InputError(str(error)) from error
+
+
+def _lacks_config(folder: Folder) -> bool:
+    """Return whether a checkpoint has a config.json, but not in its own folder."""
+    file = folder.files.get("config.json")
+    return format_of_files(folder.files) is not None if file is None else bool(file.at)
 
 
 def _listed(folder: Folder | str) -> Folder:
@@ -48,7 +56,14 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
         if _is_wanted(folder, name, suffixes)
     }
     # Identities come from the content, so that equal files of two checkpoints share a folder.
-    state = "\n".join(f"{path} {f.files[name].identity}" for path, (f, name) in wanted.items())
+    made = {
+        f"{where}/config.json".lstrip("/"): json.dumps(whole_config(place_of(folder.uri), folder))
+        for where, folder in folders.items()
+        if _lacks_config(folder)
+    }
+    state = "\n".join(
+        [f"{path} {_identity(f, name)}" for path, (f, name) in wanted.items()] + list(made.values())
+    )
     kept = cache_folder() / "metadata" / hashlib.sha256(state.encode()).hexdigest()
     if kept.is_dir():
         return kept
@@ -58,7 +73,17 @@ def _kept(folders: dict[str, Folder], suffixes: tuple[str, ...]) -> Path:
             file = draft / path
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(read_small(place_of(folder.uri), folder, name))
+        for path, config in made.items():
+            file = draft / path
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(config, encoding="utf-8")
     return kept
+
+
+def _identity(folder: Folder, name: str) -> str:
+    """Return a string that changes with a file's content."""
+    file = folder.files[name]
+    return file.identity or f"{folder.uri} {name} {file.size} {file.changed}"
 
 
 def _is_wanted(folder: Folder, name: str, suffixes: tuple[str, ...]) -> bool:

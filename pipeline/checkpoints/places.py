@@ -1,12 +1,12 @@
 """Choose the module that reads an address: `local`, `s3` or `hub`."""
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from pipeline.addresses import require_no_secret
 from pipeline.checkpoints import local
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import config_of
 from pipeline.checkpoints.stored import Files, Folder, Place, RemotePlace
 from pipeline.errors import InputError, suggestion
 
@@ -47,10 +47,15 @@ def listed_folder(checkpoint: Checkpoint) -> Folder:
     return folder_of(checkpoint.uri, checkpoint.files)
 
 
-def read_config(uri: str, files: Files | None = None) -> dict:
-    """Return a checkpoint's config.json without keys that vary between equal models.
+def current_folder(checkpoint: Checkpoint) -> Folder:
+    """Return a checkpoint's folder with its files as they are now.
 
-    files: of its folder, as they were listed. Raises InputError, naming the file, if it is absent
-    or cannot be read.
+    Of the files that are elsewhere, those that were listed.
     """
-    return config_of(place_of(uri), folder_of(uri, files))
+    found = dict(folder_of(checkpoint.uri).files)
+    elsewhere = {file.name: file.at for file in (checkpoint.files or {}).values() if file.at}
+    listed = {at: place_of(at).files_of([at])[0] for at in set(elsewhere.values())}
+    for name, at in elsewhere.items():
+        if name in listed[at]:
+            found[name] = replace(listed[at][name], at=at)
+    return folder_of(checkpoint.uri, found)

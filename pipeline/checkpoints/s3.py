@@ -11,7 +11,8 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ import fsspec
 from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.stored import (
     AtomicUnit,
@@ -78,8 +80,22 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files directly in each of the folders, from one listing each."""
-    return [_listed(uri).get("", {}) for uri in uris]
+    """Return the files of each of the folders (see `stored.Files`), from one listing each."""
+    return [_own_files(_listed(uri)) for uri in uris]
+
+
+def _own_files(found: Mapping[str, Files]) -> Files:
+    """Return a checkpoint's own files, from the listing of its folder."""
+    directly = found.get("", {})
+    if holds_weights(directly):
+        return directly
+    below = {
+        f"{folder}/{name}": replace(file, name=f"{folder}/{name}")
+        for folder, files in found.items()
+        for name, file in files.items()
+        if folder and "/" not in name and not folder.startswith(".")
+    }
+    return {**directly, **below}
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -222,6 +238,7 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
     with translated_errors(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
+    below: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     with reading(f"{uri}: its listing", InputError, remedy="check AWS_ENDPOINT_URL"):
         for path, facts in objects.items():
             folder, _, name = path[len(root) + 1 :].rpartition("/")
@@ -229,6 +246,12 @@ def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
             files = found[top]  # creates an entry also for a folder that contains only folders
             if name and not deeper:
                 files[name] = _stored(name, facts)
+            elif name and "/" not in deeper and not deeper.startswith("."):
+                inside = f"{deeper}/{name}"
+                below[top][inside] = _stored(inside, facts)
+    for top, files in found.items():
+        if not holds_weights(files):
+            files |= below[top]
     return dict(found)
 
 

@@ -17,7 +17,8 @@ class StoredFile:
 
     identity: equal for files with the same bytes: a sha256, a git object's id or an ETag, or None
     if the storage provides none. sha256: None unless the storage provides it or the file was read
-    before. changed: seconds since the epoch, 0 if unknown.
+    before. changed: seconds since the epoch, 0 if unknown. at: the address of the folder that the
+    file is in, where that is not the checkpoint's own; "" for its own.
     """
 
     name: str
@@ -25,9 +26,11 @@ class StoredFile:
     identity: str | None = None
     sha256: str | None = None
     changed: float = 0.0
+    at: str = ""
 
 
-# The files directly in one folder, by name.
+# The files of one folder, by name. If none directly in it holds weights, those one level down are
+# included, as "folder/name".
 Files = Mapping[str, StoredFile]
 
 # The smallest unit that is written atomically.
@@ -90,7 +93,7 @@ class Place(Protocol):
         ...
 
     def files_of(self, uris: Sequence[str]) -> Sequence[Files]:
-        """Return the files directly in each of the folders."""
+        """Return the files of each of the folders, see `Files`."""
         ...
 
     def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import transformerlens
-from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
+from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stand_ins import refusal_of
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
@@ -36,17 +37,26 @@ class ModelWeights(dict[str, Tensor]):
         self.facts = facts
 
 
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
+def read_weights(
+    checkpoint: str | Path | LocalParts, config: Mapping[str, Any] = {}
+) -> dict[str, Tensor]:
     """Return all tensors of a local checkpoint by the names in its files, without wrappers.
+
+    checkpoint: its folder, or the files of its weights. config: the content of its config.json,
+    which some formats need. In other formats than that of Hugging Face, the names are those of the
+    parameters that transformers gives the model.
 
     The tensors are copies, not memory maps, so that the files may change or be removed afterwards.
     Thread-safe. Raises CheckpointError, naming the file, if one is absent, truncated or of another
     format.
     """
+    parts = checkpoint if isinstance(checkpoint, LocalParts) else local_parts(checkpoint)
+    if parts.format is not None:
+        return parts.format.tensors(parts.files, config)
     weights: dict[str, Tensor] = {}
-    for file in weight_files(folder):
+    for file in parts.files.values():
         weights.update(_read_file(file))
-    names = without_wrappers(weights, str(folder))
+    names = without_wrappers(weights, str(next(iter(parts.files.values())).parent))
     return {names[name]: tensor for name, tensor in weights.items()}
 
 

@@ -12,6 +12,7 @@ from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import listed_folder
 from pipeline.errors import CheckpointError
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
@@ -53,7 +54,7 @@ def losses(file: Path, whole: bool = False) -> dict[int, float]:
         mean = open_run(analysis.store)["token_loss"]["mean"].to_series().to_dict()
         return {step: float(mean[step]) for step in summary.computed}
     prepared = resolve(analysis, survey(analysis))
-    resident = Resident(metadata_folder(prepared.job.architecture))
+    resident = Resident(metadata_folder(listed_folder(prepared.job.architecture)))
     tokens = torch.from_numpy(prepared.inputs["text"].tokens)
     found, copies = {}, Copies(largest=resident.most_bytes)
     for checkpoint in prepared.checkpoints:

@@ -85,8 +85,7 @@ def look(analysis: Analysis) -> Seen:
     faults.refuse()
     assert prepared is not None, "nothing is prepared only where there is a fault"
     facts = next(iter(prepared.settings.values())).model
-    source = next(one for one in surveyed.checkpoints if one.uri == prepared.job.architecture)
-    folder = metadata_folder(surveyed.run, listed_folder(source))
+    folder = metadata_folder(surveyed.run, listed_folder(prepared.job.architecture))
     drawn = drawable_ids(None, str(folder), trained_vocabulary(folder), facts)
     bos = run_bos(str(folder), facts)
     tokenizer = run_tokenizer(str(folder))

@@ -137,9 +137,9 @@ def test_the_next_checkpoint_is_read_while_one_computes(
     begun = [threading.Event() for _ in range(5)]
     reads, computes, overlapped = iter(begun), iter(begun[1:]), []
 
-    def reading(folder: Path) -> Any:
+    def reading(*of: Any) -> Any:
         next(reads).set()
-        return read(folder)
+        return read(*of)
 
     def computing(self: WeightNorm, *given: Any) -> Any:
         overlapped.append(next(computes).wait(timeout=20 if len(overlapped) < 3 else 0))
@@ -154,7 +154,7 @@ def test_the_next_checkpoint_is_read_while_one_computes(
 def test_waiting_for_weights_is_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = pipeline.analysis.worker.read_weights
     monkeypatch.setattr(
-        pipeline.analysis.worker, "read_weights", lambda folder: (time.sleep(0.2), read(folder))[1]
+        pipeline.analysis.worker, "read_weights", lambda *of: (time.sleep(0.2), read(*of))[1]
     )
     started = time.perf_counter()
     summary = analyze(analysis(run, measures=["weight_norm"]))

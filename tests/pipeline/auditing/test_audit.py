@@ -269,7 +269,7 @@ def test_a_deep_audit_reads_weights_once(run, monkeypatch, tmp_path):
     reads = []
     read = sketches.read_weights
     monkeypatch.setattr(
-        sketches, "read_weights", lambda folder: reads.append(folder) or read(folder)
+        sketches, "read_weights", lambda *of: reads.append(of) or read(*of)
     )
     first = audit(str(run), deep=True)
     once = len(reads)

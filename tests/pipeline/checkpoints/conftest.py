@@ -14,11 +14,17 @@ from s3fs import S3FileSystem
 from safetensors.numpy import save_file
 
 from pipeline import retrying
+from pipeline.checkpoints.fetch import Copy
 from tests.pipeline.checkpoints.servers import LARGE, Hub, Proxy
 
 WriteCheckpoint = Callable[..., Path]
 
 CONFIG = {"model_type": "known-to-nobody", "hidden_size": 4}
+
+
+def folder_of(copy: Copy) -> Path:
+    """Return the folder on this machine that the weights of a checkpoint are in."""
+    return next(iter(copy.parts.files.values())).parent
 
 
 def tensors(step: int) -> dict[str, np.ndarray]:

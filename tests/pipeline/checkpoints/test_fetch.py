@@ -17,6 +17,7 @@ from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError
 from pipeline.models.weights import read_weights
+from tests.pipeline.checkpoints.conftest import folder_of
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def on_disk() -> int:
 def test_a_local_checkpoint_is_its_own_folder(tmp_path, write_checkpoint):
     folder = write_checkpoint(tmp_path / "run/step-0")
     with Copies().of(list_checkpoints(str(tmp_path / "run"))[0]) as copy:
-        assert copy.folder == folder
+        assert folder_of(copy) == folder
     assert folder.is_dir()
 
 
@@ -43,16 +44,16 @@ def test_nothing_is_fetched_before_the_folder_is_asked_for(hub, remote):
     hub.forget()
     with Copies().of(remote[0]) as copy:
         assert not hub.requests
-        assert copy.folder == copy.folder
+        assert copy.parts == copy.parts
         asked = len(hub.requests)
-        assert copy.folder.is_dir() and len(hub.requests) == asked
+        assert folder_of(copy).is_dir() and len(hub.requests) == asked
 
 
 def test_a_copy_goes_when_it_is_released_even_after_an_error(remote):
     copies = Copies()
     for checkpoint in remote:
         with pytest.raises(ZeroDivisionError), copies.of(checkpoint) as copy:
-            assert copy.folder.is_dir() and on_disk() == 1
+            assert folder_of(copy).is_dir() and on_disk() == 1
             raise ZeroDivisionError
         assert on_disk() == 0
 
@@ -62,7 +63,7 @@ def test_there_are_never_more_copies_than_allowed(remote):
 
     def use(checkpoint: Checkpoint) -> None:
         with copies.of(checkpoint) as copy:
-            assert copy.folder.is_dir()
+            assert folder_of(copy).is_dir()
             most.append(on_disk())
             time.sleep(0.05)
 
@@ -81,7 +82,7 @@ def test_the_bytes_of_all_copies_stay_within_their_limit(remote):
 
     def use(checkpoint: Checkpoint) -> None:
         with copies.of(checkpoint) as copy:
-            assert copy.folder.is_dir()
+            assert folder_of(copy).is_dir()
             most.append(on_disk())
             time.sleep(0.05)
 
@@ -98,7 +99,7 @@ def test_a_checkpoint_beyond_the_limit_is_refused_without_delaying_others(remote
         ),
         copies.of(remote[0]) as copy,
     ):
-        _ = copy.folder
+        _ = copy.parts
 
 
 def test_an_error_about_a_copy_names_the_checkpoint(hub, remote, tmp_path):
@@ -110,7 +111,7 @@ def test_an_error_about_a_copy_names_the_checkpoint(hub, remote, tmp_path):
         pytest.raises(CheckpointError, match=rf"^{broken.uri}/model.safetensors: is truncated"),
         Copies().of(broken) as copy,
     ):
-        read_weights(copy.folder)
+        read_weights(copy.parts)
 
 
 def test_a_disk_without_room_is_said_before_anything_is_fetched(hub, remote, monkeypatch):
@@ -118,7 +119,7 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(hub, remote, mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     hub.forget()
     with pytest.raises(OSError, match="1 bytes are free, 2"), Copies().of(remote[0]) as copy:
-        _ = copy.folder
+        _ = copy.parts
     assert not hub.paths(containing="/resolve/")
 
 
@@ -128,7 +129,7 @@ from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 with Copies().of(Checkpoint(0, sys.argv[1])) as copy:
-    print(copy.folder, flush=True)
+    print(next(iter(copy.parts.files.values())).parent, flush=True)
     time.sleep(600)
 """
 
@@ -148,7 +149,7 @@ def test_what_a_killed_worker_left_is_removed_and_a_living_ones_is_not(remote):
         os.kill(holders[0].pid, signal.SIGKILL)
         holders[0].wait()
         with Copies().of(remote[1]) as copy:
-            assert copy.folder.is_dir()
+            assert folder_of(copy).is_dir()
             assert [folder.exists() for folder in folders] == [False, True]
     finally:
         for holder in holders:
@@ -163,5 +164,5 @@ def test_copies_that_an_ended_thread_made_are_not_removed_by_the_next(remote):
     thread.start()
     thread.join()
     with Copies().of(remote[0]) as copy:
-        assert copy.folder.is_dir()
+        assert folder_of(copy).is_dir()
     assert made[0].is_dir()

@@ -6,8 +6,7 @@ import pytest
 from safetensors.torch import save_file
 
 from pipeline.auditing import audit
-from pipeline.checkpoints.contents import config_of
-from pipeline.checkpoints.files import weight_files
+from pipeline.checkpoints.contents import config_of, local_parts
 from pipeline.checkpoints.local import files_of
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
@@ -62,7 +61,7 @@ def test_a_folder_without_weights_says_what_it_holds(
     for name in names:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     with pytest.raises(CheckpointError, match=r"expected one of model\.safetensors") as caught:
-        weight_files(tmp_path)
+        local_parts(tmp_path)
     assert says in str(caught.value)
 
 

@@ -8,12 +8,13 @@ from huggingface_hub.utils import close_session
 
 from pipeline import retrying
 from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import place_of, read_config
+from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
-from tests.pipeline.checkpoints.conftest import CONFIG, tensors
+from tests.pipeline.checkpoints.conftest import CONFIG, folder_of, tensors
 from tests.pipeline.checkpoints.servers import Faults
 
 
@@ -92,7 +93,7 @@ def test_fetched_weights_are_those_of_the_local_files(hub, run):
         list_checkpoints("hf://owner/name"), list_checkpoints(str(run)), strict=True
     ):
         with Copies().of(there) as copy:
-            weights, folder = read_weights(copy.folder), copy.folder
+            weights, folder = read_weights(copy.parts), folder_of(copy)
         assert not folder.exists()
         expected = read_weights(here.uri)
         assert weights.keys() == expected.keys()
@@ -105,7 +106,7 @@ def test_small_weight_files_that_have_no_sha256_work_too(hub, tmp_path, write_ch
     (found,) = list_checkpoints("hf://owner/name")
     assert found.digest is None
     with Copies().of(found) as copy:
-        assert np.array_equal(read_weights(copy.folder)["a.weight"], tensors(3)["a.weight"])
+        assert np.array_equal(read_weights(copy.parts)["a.weight"], tensors(3)["a.weight"])
         digest = copy.checkpoint.digest
     assert list_checkpoints("hf://owner/name")[0].digest == digest
 
@@ -158,7 +159,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.token)
     first = list_checkpoints("hf://owner/name")[0]
     with Copies().of(first) as copy:
-        assert copy.folder.is_dir()
+        assert folder_of(copy).is_dir()
     place_of(first.uri).read(first.uri, "model.safetensors", 0, 9)
     sent = [headers for _, _, headers in hub.cdn.requests]
     assert sent and not any("authorization" in str(headers).lower() for headers in sent)
@@ -209,7 +210,7 @@ def test_bytes_that_are_not_what_the_hub_says_are_refused(hub, run):
         pytest.raises(CheckpointError, match=rf"@{commit}/model.safetensors: its sha256 is"),
         Copies().of(first) as copy,
     ):
-        _ = copy.folder
+        _ = copy.parts
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -222,7 +223,7 @@ def test_one_request_in_three_failing_changes_nothing(hub, run, fast_retries, se
     ):
         assert read_config(there.uri) == CONFIG
         with Copies().of(there) as copy:
-            weights = read_weights(copy.folder)
+            weights = read_weights(copy.parts)
         expected = read_weights(here.uri)
         assert all(weights[name].equal(expected[name]) for name in expected)
     assert hub.faults.done > 3 and hub.cdn.faults.done > 0

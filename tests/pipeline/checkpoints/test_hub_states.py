@@ -84,7 +84,7 @@ def test_each_state_dict_computes_what_its_own_formulas_say(suite):
     for checkpoint in list_checkpoints(URI):
         resident = Resident(metadata_folder(checkpoint.uri))
         with Copies().of(checkpoint) as copy:
-            resident.swap(read_weights(copy.folder))
+            resident.swap(read_weights(copy.parts))
         made = Input("table", "table", TOKENS, attributes={"p": P})
         record = run(resident, made, Pass("table", logit_positions=(-1,), dtype="float64"))
         expected = expected_logits(attention_only(checkpoint.step), TOKENS)

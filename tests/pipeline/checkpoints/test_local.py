@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.contents import local_parts, read_config
 from pipeline.checkpoints.digests import digest_of_files
-from pipeline.checkpoints.files import weight_files
-from pipeline.checkpoints.places import read_config
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
 from pipeline.errors import InputError
 from pipeline.models.weights import read_weights
@@ -92,12 +91,12 @@ def test_a_count_of_tokens_that_cannot_be_is_not_known(tmp_path, write_checkpoin
 def test_a_digest_is_known_once_it_was_computed_and_not_after_a_change(tmp_path, write_checkpoint):
     folder = write_checkpoint(tmp_path / "step-1", 1)
     assert list_checkpoints(str(tmp_path))[0].digest is None
-    digest = digest_of_files(weight_files(folder))
+    digest = digest_of_files(local_parts(folder).files)
     assert list_checkpoints(str(tmp_path))[0].digest == digest
     other = write_checkpoint(tmp_path / "other", 2) / "model.safetensors"
     other.replace(folder / "model.safetensors")
     assert list_checkpoints(str(tmp_path))[0].digest is None
-    assert digest_of_files(weight_files(folder)) != digest
+    assert digest_of_files(local_parts(folder).files) != digest
 
 
 def test_a_missing_config_is_named(tmp_path, write_checkpoint):
@@ -154,7 +153,7 @@ def test_a_trainers_first_seconds_are_not_listed_and_an_old_stump_is(tmp_path, w
 def test_a_model_file_that_is_still_growing_is_not_listed(tmp_path, write_checkpoint, suffix):
     write_checkpoint(tmp_path / "step-1")
     folder = write_checkpoint(tmp_path / "step-2", suffix=suffix)
-    (file,) = weight_files(folder)
+    (file,) = local_parts(folder).files.values()
     content, done = file.read_bytes(), threading.Event()
     file.write_bytes(content[:50])
 

@@ -18,6 +18,7 @@ from pipeline.auditing import audit
 from pipeline.checkpoints import Checkpoint, list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.config import Analysis
+from tests.pipeline.checkpoints.conftest import folder_of
 from tests.pipeline.checkpoints.servers import Hub, Proxy
 from tests.pipeline.checkpoints.test_s3 import upload
 
@@ -117,7 +118,7 @@ def test_a_worker_lists_a_checkpoint_once_more_before_it_fetches(s3: Proxy, make
     s3.forget()
     with Copies().of(replace(first, files=None)) as copy:
         assert copy.checkpoint.digest
-        assert copy.folder.is_dir() and copy.config
+        assert folder_of(copy).is_dir() and copy.config
     assert len(s3.paths(containing="list-type")) == 1
 
 

@@ -12,12 +12,13 @@ from s3fs import S3FileSystem
 
 from pipeline.checkpoints import Checkpoint, fetch, list_checkpoints
 from pipeline.checkpoints.cache import remember
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
-from pipeline.checkpoints.places import place_of, read_config
+from pipeline.checkpoints.places import place_of
 from pipeline.errors import ChangedError, CheckpointError, InputError
 from pipeline.models.weights import read_weights
-from tests.pipeline.checkpoints.conftest import CONFIG, tensors
+from tests.pipeline.checkpoints.conftest import CONFIG, folder_of, tensors
 from tests.pipeline.checkpoints.servers import ProxyHandler
 from tests.pipeline.checkpoints.test_s3 import upload
 
@@ -348,7 +349,7 @@ def test_an_object_of_several_parts_is_put_together(s3, run, monkeypatch):
     monkeypatch.setattr(place, "_PART", 100)
     (listed,) = list_checkpoints(upload(run))
     with Copies().of(listed) as copy:
-        assert sha256(copy.folder / "model.safetensors") == sha256(weights_of(run))
+        assert sha256(folder_of(copy) / "model.safetensors") == sha256(weights_of(run))
         assert len(s3.paths(containing="model.safetensors")) > 1
 
 

@@ -7,11 +7,11 @@ import torch
 from s3fs import S3FileSystem
 
 from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.fetch import Copies
-from pipeline.checkpoints.places import read_config
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
-from tests.pipeline.checkpoints.conftest import CONFIG, tensors
+from tests.pipeline.checkpoints.conftest import CONFIG, folder_of, tensors
 from tests.pipeline.checkpoints.servers import Faults
 
 
@@ -51,8 +51,8 @@ def test_fetched_weights_and_digests_are_those_of_the_local_files(s3, run):
     for there, here in zip(list_checkpoints(upload(run)), local, strict=True):
         with copies.of(there) as copy, copies.of(here) as same:
             assert copy.checkpoint.digest == same.checkpoint.digest
-            weights = read_weights(copy.folder)
-            folder = copy.folder
+            weights = read_weights(copy.parts)
+            folder = folder_of(copy)
         assert not folder.exists()
         expected = tensors(there.step)
         assert weights.keys() == expected.keys()
@@ -124,7 +124,7 @@ def test_what_vanished_since_the_listing_is_a_bad_checkpoint(s3, run):
     first = list_checkpoints(uri)[0]
     S3FileSystem(use_listings_cache=False).rm(f"{first.uri[5:]}/model.safetensors")
     with pytest.raises(CheckpointError, match="step-0: holds no weights"), Copies().of(first) as c:
-        _ = c.folder
+        _ = c.parts
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -134,7 +134,7 @@ def test_one_request_in_three_failing_changes_nothing(s3, run, fast_retries, see
     copies = Copies()
     for checkpoint in list_checkpoints(uri):
         with copies.of(checkpoint) as copy:
-            weights = read_weights(copy.folder)
+            weights = read_weights(copy.parts)
         expected = tensors(checkpoint.step)
         assert all(np.array_equal(weights[name].numpy(), expected[name]) for name in expected)
     assert s3.faults.done > 3

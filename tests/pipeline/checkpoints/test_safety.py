@@ -73,7 +73,7 @@ def test_a_signed_address_is_not_told_when_its_place_stays_down(
     (found,) = list_checkpoints("hf://owner/name")
     hub.cdn.faults = Faults(share=1.0)
     with pytest.raises(OSError, match="cannot be reached") as failed, Copies().of(found) as copy:
-        _ = copy.folder
+        _ = copy.parts
     assert "signed" not in str(failed.value)
 
 
