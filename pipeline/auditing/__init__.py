@@ -7,7 +7,7 @@ from pipeline.auditing.copies import copies
 from pipeline.auditing.deep import deep_faults
 from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
-from pipeline.auditing.files import config_faults, file_faults
+from pipeline.auditing.files import config_faults, empty_steps, file_faults
 from pipeline.auditing.schedule import missing_steps
 from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.listing import Finished, finished
@@ -52,7 +52,8 @@ def audit_found(
         *(fault for one in evidence for fault in one.faults),
         *in_files,
         *config_faults(evidence, tensors),
-        *copies(evidence),
+        # Empty files are equal, but hold no weights that one of them could have from another.
+        *copies([one for one in evidence if one.step not in empty_steps(tensors)]),
         *_schedule_faults([one.step for one in evidence]),
     ]
     if deep:

@@ -4,13 +4,15 @@ The `.pth` and `.pt` files of a remote run are downloaded first.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
+from pipeline.checkpoints.files import is_plain_name
 from pipeline.checkpoints.foreign import Given, is_foreign, ordinary_run, without_use
 from pipeline.checkpoints.places import remote_place_of
 from pipeline.checkpoints.pth_names import SUFFIXES
-from pipeline.checkpoints.stored import Folder
+from pipeline.checkpoints.stored import Folder, StoredFile
 from pipeline.errors import InputError
 from pipeline.writing import whole_folder
 
@@ -47,26 +49,36 @@ def _downloaded(uri: str) -> Path | None:
     if place is None:
         raise ValueError(f"{uri} is no remote address")
     inside = place.contents(uri)
-    if inside.folders:
+    if any(Path(folder.name).suffix not in SUFFIXES for folder in inside.folders):
         return None
-    where = inside.run.uri if isinstance(inside.run, Folder) else inside.run
-    files = inside.run.files if isinstance(inside.run, Folder) else place.files_of([where])[0]
-    wanted = [file for name, file in sorted(files.items()) if Path(name).suffix in SUFFIXES]
+    is_listed = isinstance(inside.run, Folder)
+    run = inside.run if is_listed else Folder("", inside.run, place.files_of([inside.run])[0])
+    wanted = _state_dicts(run, inside.folders)
     if not wanted:
         raise InputError(
             f"{uri}: `model` is given for .pth and .pt files, and there are none directly in it: "
             "give the folder that contains them"
         )
-    if (size := sum(file.size for file in wanted)) > MOST_BYTES:
+    if (size := sum(file.size for file in wanted.values())) > MOST_BYTES:
         raise InputError(
             f"{uri}: its {len(wanted)} .pth and .pt files have {size:,} bytes, and at most "
             f"{MOST_BYTES:,} are downloaded to be converted: copy those that you need to a folder"
         )
-    states = "\n".join([uri, *(f"{one.name} {one.size} {one.identity}" for one in wanted)])
+    states = "\n".join([uri, *(f"{one.name} {one.size} {one.identity}" for one in wanted.values())])
     kept = cache_folder() / "downloaded" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
         with whole_folder(kept) as draft:
             draft.mkdir(parents=True, exist_ok=True)
-            for file in wanted:
-                place.fetch(where, file, draft / file.name)
+            for file in wanted.values():
+                place.fetch(file.at or run.uri, file, draft / file.name)
     return kept
+
+
+def _state_dicts(run: Folder, single: Sequence[Folder]) -> dict[str, StoredFile]:
+    """Return the .pth and .pt files of a run by name: in its folder, or each as a checkpoint."""
+    files = {**run.files, **{name: one for each in single for name, one in each.files.items()}}
+    return {
+        name: file
+        for name, file in sorted(files.items())
+        if Path(name).suffix in SUFFIXES and is_plain_name(name)
+    }

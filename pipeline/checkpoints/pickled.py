@@ -28,7 +28,7 @@ from torch import Tensor
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.name_patterns import table_of
-from pipeline.checkpoints.placeholders import placeholder_in
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stand_ins import UNREADABLE, ConfigValues, refusal_of, stand_ins
@@ -41,6 +41,7 @@ _ONE = ("model", "model_state_dict", "state_dict", "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("model_args", "model_config", "config", "cfg")
 _STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
+_BEGINNING = 128  # bytes, enough to recognise a placeholder
 _HISTORIES = ("train_losses", "test_losses")
 
 
@@ -122,8 +123,6 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
 
 
 def _unpickled(file: Path) -> Any:
-    if found := placeholder_in(file):
-        raise InputError(f"{file}: {found}")
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
@@ -146,6 +145,9 @@ def _check_structure(file: Path) -> int:
     """Return the size of a file. Raises InputError if it is not sound, see `archives`."""
     with opened(file, InputError) as stream:
         size = os.fstat(stream.fileno()).st_size
+        if found := placeholder_of(stream.read(_BEGINNING)):
+            raise InputError(f"{file}: {found}")
+        stream.seek(0)
         try:
             refuse_unsound(stream, size)
         except ValueError as error:

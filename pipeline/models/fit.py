@@ -119,8 +119,10 @@ def check_fit(
     }
     missing, unexpected = own.keys() - state.keys() - optional, state.keys() - own.keys()
     *_, prefix = common_prefixes(state) if unexpected == state.keys() else [""]
-    begin = f"; all names begin with {prefix!r}" if prefix else ""
-    refuse_unless_fit(missing, unexpected, shapes, source, begin)
+    more = f"; all names begin with {prefix!r}" if prefix else ""
+    if shapes and all(state[name].shape == (0,) for name in own.keys() & state.keys()):
+        more = "; all are empty, as DeepSpeed ZeRO-3 saves them: gather them with zero_to_fp32.py"
+    refuse_unless_fit(missing, unexpected, shapes, source, more)
 
 
 def refuse_unless_fit(
@@ -173,6 +175,7 @@ def check_shapes(
     """
     plain = without_wrappers(shapes, source)
     shapes = {plain[name]: shape for name, shape in shapes.items()}
+    dtypes = None if dtypes is None else {plain.get(n, n): dtype for n, dtype in dtypes.items()}
     with torch.device("meta"):
         module = build(architecture)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}

@@ -24,6 +24,9 @@ from pipeline.outside import is_out_of_memory
 
 Weights = Mapping[str, Tensor]
 
+# Names under which training code saves the weights beside its other states.
+_STATE_DICTS = ("state_dict", "model_state_dict", "model", "module")
+
 
 class ModelWeights(dict[str, Tensor]):
     """A model's parameters by name, tied ones once.
@@ -68,6 +71,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             # weights, and its truncation would kill the process with SIGBUS.
             return safetensors.torch.load_file(file, backend="pread")
         content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _without_a_wrapper(content)
         if is_state_dict(content):
             refuse_inflated(content.items(), file.stat().st_size)
     except pickle.UnpicklingError as error:
@@ -84,7 +88,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise misread(file, error) from error
     if not is_state_dict(content):
         raise CheckpointError(
-            f"{file}: expected a dictionary of tensors by name: save the weights alone"
+            f"{file}: expected a dictionary of tensors by name, found {_described(content)}: save "
+            "the weights alone"
         )
     refuse_unreadable(content, str(file))
     if not transformerlens.is_transformerlens(content):
@@ -95,6 +100,26 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file}: is no complete state dict of TransformerLens: {first_line(error)}"
         ) from error
+
+
+def _without_a_wrapper(content: Any) -> Any:
+    """Return the state dict under the usual name in a dictionary of training states, if it is one.
+
+    With several such names, or none, the content is returned as it is.
+    """
+    if not isinstance(content, dict) or any(isinstance(one, Tensor) for one in content.values()):
+        return content
+    found = [content[name] for name in _STATE_DICTS if is_state_dict(content.get(name))]
+    return found[0] if len(found) == 1 else content
+
+
+def _described(content: Any) -> str:
+    """Return the type of a content; of a dictionary, the first entry that is no tensor."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    many = f" and {len(others) - 1} more such" if len(others) > 1 else ""
+    return f"{str(others[0])[:80]!r} = {type(content[others[0]]).__name__}{many}"
 
 
 def is_state_dict(content: Any) -> TypeGuard[dict[str, Tensor]]:
