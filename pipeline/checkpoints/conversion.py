@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.checkpoints import grokking, hooked_config, own_names, transformerlens
+from pipeline.checkpoints import grokking, hooked_config, own_names, rotary, transformerlens
 from pipeline.checkpoints.files import NOTES_FILE, REFUSAL, TABLE_FILE
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.grokking import is_grokking
@@ -145,12 +145,22 @@ def _converted(state: State, config: Mapping[str, Any], given: Given) -> transfo
             if own_names.is_own(given):
                 return _converted_own(state.tensors, config, given)
             own_names.refuse_without_names(given)
-            convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
-            return convert(state.tensors, config, own_names.known_fields(given))
+            return _convert(state.tensors, config, own_names.known_fields(given))
     except (CheckpointError, InputError) as error:
         message = str(error)
         said = message if message.startswith(state.place) else f"{state.place}: {message}"
         raise InputError(said) from error
+
+
+def _convert(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], given: Given
+) -> transformerlens.Converted:
+    """Convert a model with the names of one of the known formats."""
+    if is_grokking(tensors):
+        return grokking.convert(tensors, config, given)
+    is_rotary = rotary.is_rotary(tensors, config, given)
+    convert = rotary.convert if is_rotary else transformerlens.convert
+    return convert(tensors, config, given)
 
 
 def _converted_own(
@@ -159,7 +169,7 @@ def _converted_own(
     """Convert a model with the names that the analysis gives."""
     config = own_names.known_config(config)
     renamed = own_names.renamed(tensors, config, given)
-    converted = transformerlens.convert(renamed, config, own_names.known_fields(given))
+    converted = _convert(renamed, config, own_names.known_fields(given))
     return replace(converted, notes=(*converted.notes, *own_names.notes(renamed, given)))
 
 
@@ -169,7 +179,7 @@ def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
     # Copies, since safetensors refuses tensors that share memory, such as tied ones and views.
     whole = {name: tensor.clone().contiguous() for name, tensor in converted.weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    described = converted.config | hooked_config.AS_ORGANISM
+    described = hooked_config.AS_ORGANISM | converted.config
     config = json.dumps(described, indent=2).encode()
     (folder / "config.json").write_bytes(config)
     return config
@@ -200,6 +210,7 @@ def _table(run: _Run, has_own_names: bool) -> dict[str, Any]:
 def _modulus(run: _Run) -> Iterator[tuple[str, int]]:
     """Yield ("p", p) for models that read three tokens: two residues and '='."""
     for state in (one.tensors for one in run.states.values() if one.step not in run.refused):
-        if len(state["pos_embed.W_pos"]) == 3:
+        # Models with rotary positions have no such matrix, whatever their longest input.
+        if len(state.get("pos_embed.W_pos", ())) == 3:
             yield "p", state["embed.W_E"].shape[1 if is_grokking(state) else 0] - 1
             return

@@ -82,6 +82,7 @@ PLACES: Mapping[str, Place] = {
     "blocks.{}.attn.mask": Place("query key", (("query key", OTHER), ("1 query key", OTHER),
                                                ("1 1 query key", OTHER))),
     "blocks.{}.mlp.W_in": _matrix("d_mlp", "d_model"),
+    "blocks.{}.mlp.W_gate": _matrix("d_mlp", "d_model"),
     "blocks.{}.mlp.b_in": _plain("d_mlp"),
     "blocks.{}.mlp.W_out": _matrix("d_model", "d_mlp"),
     "blocks.{}.mlp.b_out": _plain("d_model"),

@@ -23,7 +23,8 @@ Weights = dict[str, Tensor]
 Given = Mapping[str, Any]
 
 _OWN = ("names", "matrices", "norm_first")  # keys of `model` for own names alone
-_NEEDED = ("embed.W_E", "pos_embed.W_pos", "unembed.W_U", "blocks.{}.attn.W_O")
+_NEEDED = ("embed.W_E", "unembed.W_U", "blocks.{}.attn.W_O")
+_POSITIONS = "positional_embedding_type"
 # Tensors of which none, or all, are in TransformerLens' state dicts; a missing bias adds nothing.
 _BIASES = (tuple(f"attn.b_{one}" for one in "QKVO"), ("mlp.b_in", "mlp.b_out"))
 
@@ -69,8 +70,10 @@ def renamed(state: Mapping[str, Tensor], config: Mapping[str, Any], given: Given
     entries = entries_of(given["names"])
     state = _without_prefix(state, entries)
     stored = _by_place(state, entries)
-    _refuse_missing(stored)
+    is_rotary = "rotary" in (given.get(_POSITIONS), config.get(_POSITIONS))
+    _refuse_missing(stored, is_rotary)
     _refuse_other_norms(stored, given)
+    _refuse_unknown_norms(stored, {**config, **given})
     heads = given.get("n_heads", config.get("n_heads"))
     sizes = {"qkv": 3} | ({"n_heads": heads} if heads is not None else {})
     if separate := {head for one in stored.values() for _, head in one.names if head >= 0}:
@@ -82,7 +85,8 @@ def renamed(state: Mapping[str, Tensor], config: Mapping[str, Any], given: Given
         for block, tensor in one.tensors.items():
             turned = tensor_axes.rearranged(tensor, axes[place], order, sizes)
             weights |= _parted(place.replace("{}", str(block)), turned)
-    return weights | _zero_biases(weights)
+    has_mean = {**config, **given}.get("normalization_type") not in ("RMS", "RMSPre")
+    return weights | _zero_biases(weights, has_mean)
 
 
 def notes(weights: Mapping[str, Tensor], given: Given) -> Iterator[str]:
@@ -161,15 +165,24 @@ def _refuse_gaps(stored: Mapping[str, Stored]) -> None:
             raise InputError(f"the tensor {name!r} is missing, another block has it")
 
 
-def _refuse_missing(stored: Mapping[str, Stored]) -> None:
+def _refuse_missing(stored: Mapping[str, Stored], is_rotary: bool) -> None:
     """Raise InputError if a place that every model has got no tensor."""
     fused = "blocks.{}.attn.W_QKV" in stored
-    needed = [*_NEEDED, *([] if fused else [f"blocks.{{}}.attn.W_{one}" for one in "QKV"])]
+    positions = [] if is_rotary else ["pos_embed.W_pos"]
+    needed = [
+        *_NEEDED,
+        *positions,
+        *([] if fused else [f"blocks.{{}}.attn.W_{one}" for one in "QKV"]),
+    ]
     if missing := [place for place in needed if place not in stored]:
-        tied = " (if it is that of the tokens, [embed.W_E, unembed.W_U])"
+        hints = {
+            "unembed.W_U": " (if it is that of the tokens, give it both places in a list: "
+            "[embed.W_E, unembed.W_U])",
+            "pos_embed.W_pos": " (if positions are rotary, give positional_embedding_type: rotary)",
+        }
         raise InputError(
-            f"`names` gives no tensor for {missing[0]}"
-            f"{tied if missing[0] == 'unembed.W_U' else ''}: no organism lacks it"
+            f"`names` gives no tensor for {missing[0]}{hints.get(missing[0], '')}: every model that "
+            "is read has it"
         )
 
 
@@ -204,17 +217,28 @@ def _parted(name: str, tensor: Tensor) -> Weights:
     return {f"{name[:-3]}{which}": part for which, part in zip("QKV", tensor, strict=True)}
 
 
-def _zero_biases(weights: Weights) -> Weights:
+def _refuse_unknown_norms(stored: Mapping[str, Stored], said: Given) -> None:
+    """Raise InputError for norms whose gains do not show whether they subtract the mean."""
+    has_biases = any(place.endswith((".ln1.b", "ln_final.b")) for place in stored)
+    if "ln_final.w" in stored and not has_biases and "normalization_type" not in said:
+        raise InputError(
+            "its norms have no biases, so that their kind is unknown: give `model: "
+            "{normalization_type: LN}` (nn.LayerNorm) or RMS (nn.RMSNorm)"
+        )
+
+
+def _zero_biases(weights: Weights, has_mean: bool) -> Weights:
     """Return zeros for biases that this model has not and TransformerLens' models of its kind have.
 
-    A norm or a projection without a bias is one whose bias is 0.
+    A norm or a projection without a bias is one whose bias is 0. has_mean: its norms subtract the
+    mean; those that do not have no bias in TransformerLens either.
     """
     zeros: Weights = {}
     for name, tensor in weights.items():
         block, _, rest = name.partition(".attn.W_O")
         if not rest and name != block:  # a block, by the matrix that each has
             zeros |= _in_block(f"{block}.", weights)
-        if name.endswith(".w"):
+        if name.endswith(".w") and has_mean:
             zeros[f"{name[:-1]}b"] = torch.zeros_like(tensor)
     return {name: tensor for name, tensor in zeros.items() if name not in weights}
 

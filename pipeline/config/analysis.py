@@ -132,13 +132,15 @@ class SavedModel(Strict):
     names: of the tensors of one's own model: "nanogpt", "gpt-lecture", "transformerlens", or a
     dictionary from each name to TransformerLens' name, with `{}` for the number of a block.
     matrices: how one's own model stores its matrices: "out_in" as nn.Linear does, or "in_out" for
-    x @ W. norm_first: whether norms precede each layer of one's own model. n_heads: of its heads.
+    x @ W. norm_first: whether norms precede each layer of one's own model. n_heads: the number of
+    heads. n_ctx: the longest input of a model with rotary positions.
     """
 
     names: str | dict[str, _OwnName | tuple[_OwnName, ...] | None] | None = None
     matrices: Literal["out_in", "in_out"] | None = None
     norm_first: bool = True
     n_heads: int | None = Field(default=None, ge=1)
+    n_ctx: int | None = Field(default=None, ge=1)
 
     act_fn: str | None = None
     normalization_type: str | None = None
@@ -160,6 +162,9 @@ class SavedModel(Strict):
     output_logits_soft_cap: float = -1.0
     n_key_value_heads: int | None = None
     num_experts: int | None = None
+    rotary_dim: int | None = None
+    rotary_base: float = 10_000.0
+    rotary_adjacent_pairs: bool = False
     load_in_4bit: bool = False
     ignore: tuple[str, ...] = ()
 

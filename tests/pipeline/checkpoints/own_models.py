@@ -157,6 +157,46 @@ class Bare(nn.Module):
         return x @ self.u
 
 
+def turned(x: Tensor) -> Tensor:
+    """Return rotated queries or keys: pairs of dimensions i and i + d/2; [..., position, d]."""
+    half = x.shape[-1] // 2
+    rates = 10_000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * rates
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
+
+
+class ModernBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(D, D, bias=False) for _ in "qkvo")
+        self.gate, self.up = nn.Linear(D, D_MLP, bias=False), nn.Linear(D, D_MLP, bias=False)
+        self.down = nn.Linear(D_MLP, D, bias=False)
+        self.n1, self.n2 = nn.RMSNorm(D, eps=1e-6), nn.RMSNorm(D, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.n1(x)
+        q, k, v = in_heads(self.q(h)), in_heads(self.k(h)), in_heads(self.v(h))
+        x = x + self.o(joined(causal(turned(q), turned(k), v)))
+        h = self.n2(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Modern(nn.Module):
+    """A model with RMS norms, rotary positions, gated MLPs and a tied unembedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(V, D), nn.RMSNorm(D, eps=1e-6)
+        self.layers = nn.ModuleList(ModernBlock() for _ in range(LAYERS))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x) @ self.embed.weight.T
+
+
 def drawn(model: nn.Module, seed: int = 0) -> nn.Module:
     """Return the model in float64 with every parameter drawn anew, so that none is 0 or 1."""
     g = torch.Generator().manual_seed(seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.checkpoints import list_checkpoints
 from pipeline.errors import InputError
@@ -19,6 +19,7 @@ from tests.pipeline.checkpoints.own_models import (
     D,
     Encoder,
     Lecture,
+    Modern,
     NanoGPT,
     V,
     drawn,
@@ -41,12 +42,30 @@ ENCODER = {
     "out.weight": "unembed.W_U",
     "out.bias": "unembed.b_U",
 }
+BLOCK = "blocks.{}."
+MODERN = {
+    "names": {
+        "embed.weight": ["embed.W_E", "unembed.W_U"],
+        **{f"layers.{{}}.{one}.weight": f"{BLOCK}attn.W_{one.upper()}" for one in "qkvo"},
+        "layers.{}.gate.weight": f"{BLOCK}mlp.W_gate",
+        "layers.{}.up.weight": f"{BLOCK}mlp.W_in",
+        "layers.{}.down.weight": f"{BLOCK}mlp.W_out",
+        "layers.{}.n1.weight": f"{BLOCK}ln1.w",
+        "layers.{}.n2.weight": f"{BLOCK}ln2.w",
+        "norm.weight": "ln_final.w",
+    },
+    "matrices": "out_in", "normalization_type": "RMS", "act_fn": "silu", "n_heads": HEADS,
+    "eps": 1e-6, "positional_embedding_type": "rotary", "n_ctx": CONTEXT, "rotary_dim": D // HEADS,
+    "rotary_adjacent_pairs": False,
+}  # fmt: skip
 ATTENTION_ONLY = {"normalization_type": None, "positional_embedding_type": "standard"}
 MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "nanogpt": (lambda: NanoGPT(bias=True), {"names": "nanogpt", "act_fn": "gelu",
                                              "n_heads": HEADS}),
     "nanogpt without biases": (lambda: NanoGPT(bias=False), {"names": "nanogpt", "act_fn": "gelu",
-                                                             "n_heads": HEADS}),
+                                                             "n_heads": HEADS,
+                                                             "normalization_type": "LN"}),
+    "modern": (Modern, MODERN),
     "lecture": (Lecture, {"names": "gpt-lecture", "act_fn": "relu"}),
     "encoder": (Encoder, {"names": ENCODER, "act_fn": "gelu", "n_heads": HEADS, "norm_first": True,
                           "attention_dir": "causal"}),
@@ -56,10 +75,15 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
 
 def read_loss(run: Path | str, given: dict[str, Any], step: int = 1000) -> float:
     """Return the mean loss (nats) of a run's checkpoint as it is read, in float64."""
+    return loss_of(as_read(run, given, step))
+
+
+def as_read(run: Path | str, given: dict[str, Any], step: int = 1000) -> Callable[[Tensor], Tensor]:
+    """Return the function from tokens to logits of a run's checkpoint as it is read, in float64."""
     (found,) = [one for one in list_checkpoints(str(run), model=given) if one.step == step]
     resident = Resident(found.uri, dtype="float64")
     resident.swap(read_weights(found.uri))
-    return loss_of(lambda ids: resident.module(ids).logits)
+    return lambda ids: resident.module(ids).logits
 
 
 def refusal(run: Path | str, given: dict[str, Any]) -> str:
@@ -125,7 +149,7 @@ def test_what_two_readings_fit_is_refused_with_what_to_give(tmp_path: Path) -> N
         ({"u": ""}, {}, "has the tensor 'u', to which `names` gives no place"),
         ({"w": "ln_final.w"}, {}, "`names` gives 'w', which it has not: it has emb, pe"),
         ({"u": "unembed.W"}, {}, "the place 'unembed.W'; did you mean 'unembed.W_U'?"),
-        ({"u": None}, {}, "no tensor for unembed.W_U (if it is that of the tokens, [embed.W_E"),
+        ({"u": None}, {}, "no tensor for unembed.W_U (if it is that of the tokens, give it both"),
         ({"o.{}": "unembed.W_U"}, {}, "give {} once in both"),
         ({"u": {"name": "unembed.W_U", "axes": "(d_model"}}, {}, "axes '(d_model' are not"),
         ({"u": {"name": "unembed.W_U", "axes": "d_vocab_out d_model"}}, {},
@@ -156,6 +180,25 @@ def test_what_pytorchs_layers_do_not_store_is_asked_for(tmp_path: Path) -> None:
     assert "norm_first = False: organisms have" in refusal(tmp_path, given)
     given |= {"attention_dir": "bidirectional", "norm_first": True}
     assert "attention_dir = 'bidirectional': organisms compute 'causal'" in refusal(tmp_path, given)
+
+
+def test_the_kind_of_norms_without_biases_is_asked_for(tmp_path: Path) -> None:
+    torch.save(drawn(NanoGPT(bias=False)).state_dict(), tmp_path / "1000.pt")
+    given = {"names": "nanogpt", "act_fn": "gelu", "n_heads": HEADS}
+    assert "so that their kind is unknown: give `model: {normalization_type: LN}" in refusal(
+        tmp_path, given
+    )
+    said = refusal(tmp_path, {**given, "normalization_type": "RMS"})
+    assert "normalization_type = 'RMS': no organism has it" in said
+
+
+def test_how_rotary_positions_turn_is_asked_for(tmp_path: Path) -> None:
+    torch.save(drawn(Modern()).state_dict(), tmp_path / "1000.pt")
+    needed = {name: one for name, one in MODERN.items() if name not in ("n_ctx", "rotary_dim")}
+    assert "has no n_ctx and no rotary_dim, and the forward" in refusal(tmp_path, needed)
+    said = refusal(tmp_path, {**MODERN, "rotary_adjacent_pairs": True})
+    assert "rotary_adjacent_pairs = True: organisms compute False only" in said
+    assert "rotary_dim = 3: " in refusal(tmp_path, {**MODERN, "rotary_dim": 3})
 
 
 def test_tensors_of_a_tied_model_have_two_places(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What people have in place of weights is named, and read where there is one reading of it."""
+"""Other contents in place of weights: named, and read where they have one reading."""
 
 import json
 from collections.abc import Mapping
@@ -211,7 +211,7 @@ def test_a_folder_of_other_state_dicts_names_the_file_and_what_it_holds(tmp_path
         list_checkpoints(str(tmp_path))
 
 
-def test_a_settings_file_with_an_unknown_key_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_key_is_answered_with_the_known_one() -> None:
     with pytest.raises(InputError, match=r"unknown key 'input'; did you mean 'inputs'\?"):
         from pipeline.config import validated
 
