@@ -181,8 +181,8 @@ def _refuse_missing(stored: Mapping[str, Stored], is_rotary: bool) -> None:
             "pos_embed.W_pos": " (if positions are rotary, give positional_embedding_type: rotary)",
         }
         raise InputError(
-            f"`names` gives no tensor for {missing[0]}{hints.get(missing[0], '')}: every model that "
-            "is read has it"
+            f"`names` gives no tensor for {missing[0]}{hints.get(missing[0], '')}: every model "
+            "that is read has it"
         )
 
 
