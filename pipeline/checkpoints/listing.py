@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.checkpoints.bases import with_bases
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
-from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.left_out import (
     UNFINISHED,
     UNNAMED,
@@ -49,21 +49,24 @@ class Found:
 class Finished:
     """The finished checkpoints of a run, ordered by step, and the entries that are left out.
 
-    run: the run's own folder, see `PlaceContents`. notes: sentences on what was assumed.
+    run: the run's own folder, see `PlaceContents`. place: the storage that they are in, this
+    machine for a remote run that was converted. notes: sentences on what was assumed.
     """
 
     found: Sequence[Found]
     left_out: tuple[LeftOut, ...]
     run: Folder | str
+    place: Place
     notes: tuple[str, ...] = ()
 
 
-def described(
-    place: Place, found: Sequence[Found], tokens_per_step: int | None
-) -> list[Checkpoint]:
+def described(listing: Finished, tokens_per_step: int | None) -> list[Checkpoint]:
     """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
+    place = listing.place
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
+        return list(
+            threads.map(lambda one: _checkpoint(place, one, tokens_per_step), listing.found)
+        )
 
 
 def finished_in(
@@ -79,7 +82,7 @@ def finished_in(
     layout = layout or RunLayout()
     # Files whose names are given are read as they are.
     address = uri if layout.names and not model else converted_uri(uri, model)
-    return finished(place_of(uri), address, layout, tokens_per_step)
+    return finished(place_of(address), address, layout, tokens_per_step)
 
 
 def finished(
@@ -111,7 +114,7 @@ def finished(
         raise InputError(_nothing(uri, layout, left_out, inside.others))
     ordered = [found[step] for step in sorted(found)]
     notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes)
-    return Finished(ordered, tuple(sorted(left_out)), inside.run, notes)
+    return Finished(ordered, tuple(sorted(left_out)), inside.run, place, notes)
 
 
 def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
