@@ -140,7 +140,7 @@ def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
         try:
             values = dict(measure.compute(context))  # a copy: NaN is filled in, may be shared
-        except RuntimeError as error:  # NotImplementedError is one
+        except (RuntimeError, TypeError) as error:  # of torch, for a tensor without data
             if "meta" not in first_line(error):
                 raise
             raise TypeError(
