@@ -155,15 +155,6 @@ def _note_on_nested(uri: str, inside: PlaceContents) -> list[str]:
     return [f"the models are in folders within those of the checkpoints: {first_names(nested)}"]
 
 
-def _holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
-    if entry.name.startswith(".") or entry.holds is None or entry.is_ref:
-        return False
-    return any(
-        parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
-        for name in entry.holds
-    )
-
-
 def _parsed(name: str, layout: RunLayout) -> Name:
     return parse_name(name, layout) or parse_file_name(name, layout) or Name()
 
@@ -183,7 +174,9 @@ def _nothing(
     )
 
 
-def _by_step(uri: str, folders: Sequence[Folder], names: Mapping[str, Name]) -> dict[int, Found]:
+def _by_step(
+    uri: str, folders: Sequence[Folder], names: Mapping[str, Name]
+) -> dict[int, Found]:
     """Return the checkpoints by step; names: of those that are finished, with their steps."""
     found: dict[int, Found] = {}
     for folder in folders:
