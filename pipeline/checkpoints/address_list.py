@@ -53,7 +53,9 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     pairs = list(zip(rows, found, strict=True))
     folders = [Folder(_name(row), row.address, files) for row, files in pairs if files]
     others = [
-        Entry(row.address, kind=NO_WEIGHTS, reason="there is no such folder or file, or it is empty")
+        Entry(
+            row.address, kind=NO_WEIGHTS, reason="there is no such folder or file, or it is empty"
+        )
         for row, files in pairs
         if not files
     ]

@@ -153,6 +153,8 @@ def _holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
         parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
         for name in entry.holds
     )
+
+
 def _parsed(name: str, layout: RunLayout) -> Name:
     return parse_name(name, layout) or parse_file_name(name, layout) or Name()
 
@@ -172,9 +174,7 @@ def _nothing(
     )
 
 
-def _by_step(
-    uri: str, folders: Sequence[Folder], names: Mapping[str, Name]
-) -> dict[int, Found]:
+def _by_step(uri: str, folders: Sequence[Folder], names: Mapping[str, Name]) -> dict[int, Found]:
     """Return the checkpoints by step; names: of those that are finished, with their steps."""
     found: dict[int, Found] = {}
     for folder in folders:

@@ -111,9 +111,7 @@ def _cached_contents(repository: Path, layout: RunLayout) -> PlaceContents:
     named = {ref: path for ref, path in snapshots.items() if parse_name(ref, layout) is not None}
     if not named and main is not None:
         return contents(str(main), layout)
-    folders = [
-        Folder(ref, str(path), _files(path), _changed(path)) for ref, path in named.items()
-    ]
+    folders = [Folder(ref, str(path), _files(path), _changed(path)) for ref, path in named.items()]
     others = [Entry(ref, is_ref=True) for ref in snapshots if ref not in {*named, "main"}]
     for path in other_snapshots(repository, snapshots):
         why = "no branch or tag in this cache leads to the commit: download it by its branch"

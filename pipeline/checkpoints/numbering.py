@@ -59,9 +59,7 @@ def _by_steps(names: Names, tokens_per_step: int | None) -> Numbered:
     )
     if tokens_per_step is None:
         why = "it gives tokens, and other names give steps: give `tokens_per_step`"
-        return Numbered(
-            stepped, (*epochs, *_left_out(with_tokens, why)), _note_on_saves(stepped)
-        )
+        return Numbered(stepped, (*epochs, *_left_out(with_tokens, why)), _note_on_saves(stepped))
     placed = _by_tokens(with_tokens, tokens_per_step) if with_tokens else Numbered({})
     return Numbered({**stepped, **placed.names}, epochs, placed.notes)
 
@@ -72,7 +70,9 @@ def _by_epochs(names: Names, tokens_per_step: int | None) -> Numbered:
         for name, one in names.items()
         if one.epoch is not None
     }
-    others = _left_out(names.keys() - counted.keys(), "it gives tokens, and other names give epochs")
+    others = _left_out(
+        names.keys() - counted.keys(), "it gives tokens, and other names give epochs"
+    )
     notes = ["the names give epochs and no steps: each step is an epoch"]
     if tokens_per_step is not None:
         notes.append("tokens_per_step is not used, since the names give no steps")

@@ -88,9 +88,7 @@ def test_names_are_not_given_with_a_list(tmp_path):
         list_run(str(tmp_path / "list.csv"), layout=RunLayout(names="a-{step}"))
 
 
-def test_checkpoints_of_three_storages_are_listed_and_audited(
-    hub, s3, tmp_path, write_checkpoint
-):
+def test_checkpoints_of_three_storages_are_listed_and_audited(hub, s3, tmp_path, write_checkpoint):
     write_checkpoint(tmp_path / "local", 1)
     write_checkpoint(tmp_path / "bucket/any", 2)
     write_checkpoint(tmp_path / "hub/mine", 3)

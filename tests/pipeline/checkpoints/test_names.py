@@ -141,7 +141,9 @@ def test_nanochats_description_belongs_to_its_model():
 
 
 def test_names_of_saves_that_have_not_ended():
-    assert all(map(is_temporary, ["tmp-checkpoint-5", ".step-5", "ckpt_5.pt.tmp", "iter_5.partial"]))
+    assert all(
+        map(is_temporary, ["tmp-checkpoint-5", ".step-5", "ckpt_5.pt.tmp", "iter_5.partial"])
+    )
     assert not any(map(is_temporary, ["step-5", ".1000", "1000.tmp", ".cache", "ckpt_5.pt"]))
 
 
@@ -168,7 +170,9 @@ def test_a_given_pattern_replaces_the_known_names(pattern, name, parsed):
 
 @pytest.mark.parametrize("name", ["x100.pt", "x100"])
 def test_a_given_pattern_is_of_files_too(name):
-    assert parse_file_name(name + ".pt", RunLayout(names=name.replace("100", "{step}"))) == Name(100)
+    assert parse_file_name(name + ".pt", RunLayout(names=name.replace("100", "{step}"))) == Name(
+        100
+    )
 
 
 @pytest.mark.parametrize(

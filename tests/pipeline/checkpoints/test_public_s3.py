@@ -1,11 +1,14 @@
-"""Buckets that anyone may read: without credentials, requests are not signed."""
+"""Buckets that anyone may read: without credentials, requests are not signed.
+
+moto allows requests without a signature to read what its ACL makes public, as S3 does.
+"""
 
 import pytest
 from s3fs import S3FileSystem
 
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
-from pipeline.errors import InputError
+from pipeline.errors import CheckpointError, InputError
 from tests.pipeline.checkpoints.servers import Faults
 from tests.pipeline.checkpoints.test_s3 import upload
 
@@ -17,7 +20,9 @@ def public(s3, tmp_path, write_checkpoint, monkeypatch):
     """Start a server with a run, and take all credentials away."""
     for step in (1, 2):
         write_checkpoint(tmp_path / f"run/step-{step}", step)
-    uri = upload(tmp_path / "run")
+    public = S3FileSystem(use_listings_cache=False, s3_additional_kwargs={"ACL": "public-read"})
+    public.put(str(tmp_path / "run"), "runs/a", recursive=True)
+    upload(tmp_path / "run", "runs/private")
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
@@ -25,7 +30,7 @@ def public(s3, tmp_path, write_checkpoint, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     S3FileSystem.clear_instance_cache()
     s3.forget()
-    return s3, uri
+    return s3, "s3://runs/a"
 
 
 def signed(server) -> set[bool]:
@@ -43,6 +48,10 @@ def test_a_public_bucket_is_read_without_credentials(public):
 
 def test_a_bucket_that_denies_is_one_sentence_on_credentials(public):
     server, uri = public
+    private, _ = list_checkpoints("s3://runs/private")  # moto allows anyone to list
+    expected = r"model.safetensors: access is denied: no credentials were found"
+    with pytest.raises(CheckpointError, match=expected), Copies().of(private) as copy:
+        _ = copy.parts
     server.faults = Faults(first=[403])
     with pytest.raises(InputError, match=r"access is denied: no credentials were found.*AWS_PROF"):
         list_checkpoints(uri)

@@ -277,9 +277,7 @@ def test_a_file_that_is_a_link_out_of_the_run_is_left_out_or_followed(tmp_path):
     assert followed.files["ckpt_2.pt"].real_name == "weights.pt"
 
 
-def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(
-    hub, tmp_path, write_checkpoint
-):
+def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(hub, tmp_path, write_checkpoint):
     for step in (1, 2):
         write_checkpoint(tmp_path / f"run/step{step}", step)
     hub.add_run("owner/name", tmp_path / "run")
