@@ -33,9 +33,7 @@ def drawn(module: nn.Module, seed: int) -> None:
 
 
 def tokens() -> torch.Tensor:
-    return torch.randint(
-        VOCABULARY, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
-    )
+    return torch.randint(VOCABULARY, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0))
 
 
 def write_losses(folder: Path, logits: torch.Tensor) -> None:

@@ -150,8 +150,7 @@ def test_a_file_that_is_cut_off_is_refused(kept: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\n", b"x" * 90],
+    "content", [b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\n", b"x" * 90]
 )
 def test_what_is_no_file_of_torch_is_said(content: bytes) -> None:
     assert reason(content).startswith(("is a web page", "is a git-lfs pointer", "is no file"))
@@ -191,10 +190,9 @@ def test_another_byte_order_is_refused() -> None:
 
 def test_a_view_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(10**9)}, tmp_path / "a.pt")
-    with (
-        pytest.raises(CheckpointError, match="larger than the whole"),
-        saved_file(tmp_path / "a.pt") as saved,
-    ):
+    with pytest.raises(CheckpointError, match="larger than the whole"), saved_file(
+        tmp_path / "a.pt"
+    ) as saved:
         saved.loaded(saved.content)
 
 

@@ -76,9 +76,7 @@ def refusal(folder: Path, config: Mapping[str, Any] | None = None) -> str:
 
 
 def tokens(vocabulary: int = VOCABULARY) -> Tensor:
-    return torch.randint(
-        vocabulary, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(5)
-    )
+    return torch.randint(vocabulary, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(5))
 
 
 def losses(logits: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
