@@ -66,6 +66,15 @@ def file_faults(
     return faults, tensors
 
 
+def empty_steps(tensors: Mapping[int, Tensors]) -> set[int]:
+    """Return the steps whose tensors have no elements, as DeepSpeed ZeRO-3 may save them."""
+    return {
+        step
+        for step, found in tensors.items()
+        if found and all(0 in facts.shape for facts in found.values())
+    }
+
+
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
     """Check a file; of remote files of the same name and size, only the first one is read."""
     if place.ATOMIC_UNIT == "byte":

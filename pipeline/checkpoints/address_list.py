@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.left_out import NO_WEIGHTS
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.places import place_of
@@ -53,9 +54,7 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     pairs = list(zip(rows, found, strict=True))
     folders = [Folder(_name(row), row.address, files) for row, files in pairs if files]
     others = [
-        Entry(
-            row.address, kind=NO_WEIGHTS, reason="there is no such folder or file, or it is empty"
-        )
+        Entry(row.address, kind=NO_WEIGHTS, reason="no such folder or file, or it is empty")
         for row, files in pairs
         if not files
     ]
@@ -189,15 +188,19 @@ def _pinned_address(uri: str, commits: dict[str, dict[str, str]]) -> str:
 
     Raises InputError for a branch or tag that does not exist.
     """
-    from pipeline.checkpoints.hub_address import parse_address
-    from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
-
     address = parse_address(uri)
     if address.is_commit:
         return uri
-    if address.repo not in commits:
-        commits[address.repo] = {ref.name: ref.commit for ref in refs(address)}
-    commit = commits[address.repo].get(address.ref or "main")
+    repository = str(Address(address.repo, kind=address.kind))
+    if repository not in commits:
+        commits[repository] = _commits(repository)
+    commit = commits[repository].get(address.ref or "main")
     if commit is None:
         raise InputError(f"{uri}: there is no such branch or tag: check the name after @")
     return str(address.at(commit, address.path))
+
+
+def _commits(repository: str) -> dict[str, str]:
+    from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
+
+    return {ref.name: ref.commit for ref in refs(parse_address(repository))}

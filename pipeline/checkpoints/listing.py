@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.checkpoints.bases import with_bases
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
-from pipeline.checkpoints.foreign import converted_uri
+from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.left_out import (
     UNFINISHED,
     UNNAMED,
@@ -49,21 +49,24 @@ class Found:
 class Finished:
     """The finished checkpoints of a run, ordered by step, and the entries that are left out.
 
-    run: the run's own folder, see `PlaceContents`. notes: sentences on what was assumed.
+    run: the run's own folder, see `PlaceContents`. place: the storage that they are in, this
+    machine for a remote run that was converted. notes: sentences on what was assumed.
     """
 
     found: Sequence[Found]
     left_out: tuple[LeftOut, ...]
     run: Folder | str
+    place: Place
     notes: tuple[str, ...] = ()
 
 
-def described(
-    place: Place, found: Sequence[Found], tokens_per_step: int | None
-) -> list[Checkpoint]:
+def described(listing: Finished, tokens_per_step: int | None) -> list[Checkpoint]:
     """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
+    place = listing.place
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
+        return list(
+            threads.map(lambda one: _checkpoint(place, one, tokens_per_step), listing.found)
+        )
 
 
 def finished_in(
@@ -79,7 +82,7 @@ def finished_in(
     layout = layout or RunLayout()
     # Files whose names are given are read as they are.
     address = uri if layout.names and not model else converted_uri(uri, model)
-    return finished(place_of(uri), address, layout, tokens_per_step)
+    return finished(place_of(address), address, layout, tokens_per_step)
 
 
 def finished(
@@ -111,7 +114,7 @@ def finished(
         raise InputError(_nothing(uri, layout, left_out, inside.others))
     ordered = [found[step] for step in sorted(found)]
     notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes)
-    return Finished(ordered, tuple(sorted(left_out)), inside.run, notes)
+    return Finished(ordered, tuple(sorted(left_out)), inside.run, place, notes)
 
 
 def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
@@ -122,7 +125,7 @@ def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
     inside = place.contents(uri, layout)
     if inside.folders:
         return replace(inside, notes=(*inside.notes, *_note_on_nested(uri, inside)))
-    below = sorted(entry.name for entry in inside.others if _holds_checkpoints(entry, layout))
+    below = sorted(entry.name for entry in inside.others if holds_checkpoints(entry, layout))
     if len(below) > 1:
         raise InputError(
             f"{uri}: holds no checkpoint itself, and {len(below)} folders in it do: "
@@ -137,6 +140,16 @@ def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
     return PlaceContents(found.folders, inside.run, found.others, notes)
 
 
+def holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
+    """Return whether a folder of a run holds entries with the names of checkpoints."""
+    if entry.name.startswith(".") or entry.holds is None or entry.is_ref:
+        return False
+    return any(
+        parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
+        for name in entry.holds
+    )
+
+
 def _note_on_nested(uri: str, inside: PlaceContents) -> list[str]:
     """Return a sentence if the models are in folders within the checkpoints' own."""
     paths = [one.uri.partition(f"{uri.rstrip('/')}/{one.name}/")[2] for one in inside.folders]
@@ -144,15 +157,6 @@ def _note_on_nested(uri: str, inside: PlaceContents) -> list[str]:
     if not nested:
         return []
     return [f"the models are in folders within those of the checkpoints: {first_names(nested)}"]
-
-
-def _holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
-    if entry.name.startswith(".") or entry.holds is None or entry.is_ref:
-        return False
-    return any(
-        parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
-        for name in entry.holds
-    )
 
 
 def _parsed(name: str, layout: RunLayout) -> Name:

@@ -13,6 +13,7 @@ Each of these is said in a note, and so is what may be a count of saves.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pipeline.checkpoints.left_out import UNNAMED, LeftOut
 from pipeline.checkpoints.names import Name
@@ -120,7 +121,7 @@ def _note_on_saves(names: Names) -> tuple[str, ...]:
     As in `ckpt_358`, the last of 359 that Amber has.
     """
     steps = sorted(one.step for one in names.values() if one.step is not None)
-    consecutive = all(later == one + 1 for one, later in zip(steps, steps[1:], strict=False))
+    consecutive = all(later == one + 1 for one, later in pairwise(steps))
     if len(steps) < _FEWEST_SAVES or not consecutive or any(map(_SAYS_STEP.search, names)):
         return ()
     return (

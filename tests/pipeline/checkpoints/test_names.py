@@ -88,8 +88,8 @@ def test_a_checkpoints_name_tells_step_epoch_tokens_and_stage(name, parsed):
         "version_0", "v1", "seed-1", "seed1", "run-3", "job_1234", "fold_1", "exp3", "part-00001",
         "epoch", "last", "best", "checkpoint-final", "checkpoint-400-merged", "checkpoint-best",
         "lc-4k-to-32k-step-4000", "ep0-ba1000-rank1", "tokens", "tokenizer", "shard_0", "x1000",
-        "-1", "1_000", "1.5", "0x10", "iter", "epoch_3.5", "step-0.5", "step-1.0001k", "latest-rank0",
-        "v0-20240501-123000", "lr_0.001", "tokens1.23456789B", "",
+        "-1", "1_000", "1.5", "0x10", "iter", "epoch_3.5", "step-0.5", "step-1.0001k",
+        "latest-rank0", "v0-20240501-123000", "lr_0.001", "tokens1.23456789B", "",
     ],
 )  # fmt: skip
 def test_other_names_are_no_checkpoints(name):

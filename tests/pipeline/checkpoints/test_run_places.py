@@ -250,7 +250,7 @@ def test_links_out_of_a_run_are_followed_if_that_is_asked_for(tmp_path, write_ch
     (run / "step-2/config.json").symlink_to(other / "config.json")
     (run / "step-2/model.safetensors").symlink_to(other / "SHA256-abc")
     for checkpoint in list_checkpoints(str(run)):
-        with pytest.raises(CheckpointError, match="leads out of the run.*`follow_links: true`"):
+        with pytest.raises(CheckpointError, match=r"leads out of the run.*`follow_links: true`"):
             local_parts(listed_folder(checkpoint))
     first, second = list_checkpoints(str(run), layout=RunLayout(follow_links=True))
     assert first.uri == str(whole)
@@ -292,7 +292,7 @@ def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(hub, tmp_path, 
     (file,) = local_parts(listed_folder(first)).files.values()
     assert file.is_symlink() and read_config(first.uri, first.files) == CONFIG
     assert not audit(str(repository)).faults
-    os.remove(repository / "refs/step2")
+    (repository / "refs/step2").unlink()
     (told,) = list_run(str(repository)).left_out
     assert "no branch or tag in this cache leads to the commit" in told.reason
 
