@@ -43,9 +43,7 @@ def survey(analysis: Analysis) -> Survey:
 
     Weights that earlier runs found not to be finite are known from the store, by their digests.
     """
-    listing = finished_in(
-        analysis.checkpoints, analysis, analysis.model, analysis.tokens_per_step
-    )
+    listing = finished_in(analysis.checkpoints, analysis, analysis.model, analysis.tokens_per_step)
     tokens = analysis.tokens_per_step or declared_tokens_per_step(listing.run)
     listed = described(listing, tokens)
     # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
@@ -57,9 +55,7 @@ def survey(analysis: Analysis) -> Survey:
         read = {one.step: known[one.digest] for one in listed if one.digest in known}
         verdict = verdict.with_non_finite(read)
     chosen = tuple(_chosen(analysis, listed, verdict))
-    return Survey(
-        chosen, verdict, listing.run, listing.left_out, tuple(listed), listing.notes
-    )
+    return Survey(chosen, verdict, listing.run, listing.left_out, tuple(listed), listing.notes)
 
 
 def _chosen(
