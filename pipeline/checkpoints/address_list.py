@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,18 +175,29 @@ def _count(where: str, key: str, given: Mapping[str, Any]) -> int:
 def _pinned(rows: list[_Row]) -> list[_Row]:
     """Return the rows with branches and tags on the Hub replaced by their commits."""
     commits: dict[str, dict[str, str]] = {}
-    pinned: list[_Row] = []
-    for row in rows:
-        if not row.address.startswith("hf://") or (address := parse_address(row.address)).is_commit:
-            pinned.append(row)
-            continue
-        repository = str(Address(address.repo, kind=address.kind))
-        if repository not in commits:
-            commits[repository] = _commits(repository)
-        if (commit := commits[repository].get(address.ref or "main")) is None:
-            raise InputError(f"{row.address}: there is no such branch or tag: check the list")
-        pinned.append(_Row(row.step, str(address.at(commit, address.path)), row.tokens))
-    return pinned
+    return [
+        replace(row, address=_pinned_address(row.address, commits))
+        if row.address.startswith("hf://")
+        else row
+        for row in rows
+    ]
+
+
+def _pinned_address(uri: str, commits: dict[str, dict[str, str]]) -> str:
+    """Return an address on the Hub with its commit; commits: by ref, of repositories seen before.
+
+    Raises InputError for a branch or tag that does not exist.
+    """
+    address = parse_address(uri)
+    if address.is_commit:
+        return uri
+    repository = str(Address(address.repo, kind=address.kind))
+    if repository not in commits:
+        commits[repository] = _commits(repository)
+    commit = commits[repository].get(address.ref or "main")
+    if commit is None:
+        raise InputError(f"{uri}: there is no such branch or tag: check the name after @")
+    return str(address.at(commit, address.path))
 
 
 def _commits(repository: str) -> dict[str, str]:

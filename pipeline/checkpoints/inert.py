@@ -15,8 +15,8 @@ import numpy as np
 
 # Classes of settings, by the last part of their name: `argparse.Namespace`, `__main__.GPTConfig`.
 _SETTINGS = re.compile(r"(^|\.)\w*(Namespace|Config|Args|Arguments|Settings)$")
-# DeepSpeed's states of loss scales and optimizers; the states of numpy's random numbers.
-_UNUSED = re.compile(r"^(deepspeed\.|numpy\.ndarray$|numpy\._?core\.multiarray\._reconstruct$)")
+# Among the states of optimizers: loss scales, and the stages of ZeRO.
+_UNUSED = re.compile(r"^deepspeed\.")
 _PATHS = re.compile(r"^pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path$")
 
 
@@ -30,7 +30,7 @@ class Settings:
 
 
 class Unused:
-    """A replacement for classes whose objects hold nothing of a model: of DeepSpeed, and arrays."""
+    """A replacement for classes of DeepSpeed whose objects hold nothing of a model."""
 
     def __init__(self, *values: Any) -> None:
         self.values = values

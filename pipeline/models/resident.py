@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig
 
 from pipeline.checkpoints.floats import refuse_quantised
+from pipeline.checkpoints.wrappers import refuse_doubles
 from pipeline.models.architecture import build, torch_dtype
 from pipeline.models.facts import facts_of_module
 from pipeline.models.fit import (
@@ -25,7 +26,6 @@ from pipeline.models.fit import (
     complete_tied,
     floating_names,
     ignored,
-    refuse_doubles,
     refuse_unless_fit,
     renames,
     tie,

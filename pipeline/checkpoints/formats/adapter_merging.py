@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from pipeline.checkpoints.described import saved_file
 from pipeline.checkpoints.floats import refuse_quantised
 from pipeline.checkpoints.formats.parts import shown, state_dict_in
 from pipeline.checkpoints.stated_sizes import refuse_misstated
+from pipeline.checkpoints.torch_files import saved_file
 from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import is_out_of_memory, reading

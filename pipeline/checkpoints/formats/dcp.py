@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # listings are made without torch
     from torch import Tensor
 
 _METADATA = ".metadata"
+_MEGATRONS = "common.pt"  # Megatron-LM saves its own kind of tensors through DCP, beside this file
 _SHARDS = "*.distcp"
 # Folders of the model, in order of preference where there are several.
 _FOLDERS = ("", "pytorch_model_fsdp_0", "model_and_optim", "model")
@@ -36,7 +37,7 @@ def weights(names: Collection[str]) -> list[str]:
     found = {
         folder: [name for name in files if name == _METADATA or fnmatchcase(name, _SHARDS)]
         for folder, files in by_folder(names).items()
-        if _METADATA in files and not folder.startswith("optim")
+        if _METADATA in files and not folder.startswith("optim") and _MEGATRONS not in files
     }
     found = {folder: files for folder, files in found.items() if len(files) > 1}
     usual = [folder for folder in _FOLDERS if folder in found]
@@ -55,9 +56,9 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
     Raises CheckpointError, naming the file, if it would run code, is damaged, or holds no model or
     several.
     """
-    from pipeline.checkpoints.described import named
     from pipeline.checkpoints.formats.dcp_metadata import read_metadata
     from pipeline.checkpoints.formats.dcp_reader import loaded
+    from pipeline.checkpoints.torch_files import named
 
     shards = {Path(name).name: path for name, path in files.items()}
     metadata = shards.pop(_METADATA)

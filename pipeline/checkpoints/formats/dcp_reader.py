@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -58,11 +58,12 @@ def _unread(metadata: Metadata, name: str) -> Tensor:
     return torch.full(described.size, math.nan if dtype.is_floating_point else 0, dtype=dtype)
 
 
-class _Section(io.RawIOBase):
+class _Section(io.BufferedIOBase):
     """A part of a stream, as a stream. torch's own view of it cannot be sought from its end."""
 
+    name, mode = "", "rb"  # which streams of files have
+
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
-        super().__init__()
         self._stream, self._start, self._length, self._at = stream, start, length, 0
 
     def readable(self) -> bool:
@@ -73,19 +74,23 @@ class _Section(io.RawIOBase):
         """Return True."""
         return True
 
+    def tell(self) -> int:
+        """Return the position in the section."""
+        return self._at
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a position of the section, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, at most to the section's end, and return the number of bytes."""
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes, at most to the section's end."""
+        left = max(0, self._length - self._at)
         self._stream.seek(self._start + self._at)
-        found = self._stream.read(max(0, min(len(buffer), self._length - self._at)))
-        buffer[: len(found)] = found
+        found = self._stream.read(left if size is None or size < 0 else min(left, size))
         self._at += len(found)
-        return len(found)
+        return found
 
 
 class _Files(FileSystem):
@@ -113,5 +118,6 @@ class _Reader(FileSystemReader):
 
     def _slice_file(self, file: Any, sinfo: Any) -> Any:
         """Return the bytes of one tensor, a file of torch.save, after checking their structure."""
-        refuse_unsound(io.BufferedReader(_Section(file, sinfo.offset, sinfo.length)), sinfo.length)
+        section = cast(BinaryIO, _Section(file, sinfo.offset, sinfo.length))
+        refuse_unsound(section, sinfo.length)
         return super()._slice_file(file, sinfo)

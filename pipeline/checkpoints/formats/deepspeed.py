@@ -101,7 +101,7 @@ def _refuse_split(devices: Sequence[Mapping[str, Tensor]], file: Path) -> None:
 
 
 def _whole(file: Path) -> dict[str, Tensor]:
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     with saved_file(file) as saved:
         return saved.loaded(state_dict_in(saved.content, file, "module"))
@@ -131,7 +131,7 @@ def _of_ranks(paths: Mapping[str, Path], pattern: re.Pattern[str]) -> list[Path]
 
 def _partitioned(models: Sequence[Path], optimizers: Sequence[Path]) -> dict[str, Tensor]:
     """Return the parameters and buffers of a model of ZeRO stage 3."""
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     if len(models) != len(optimizers):
         raise CheckpointError(
@@ -158,7 +158,7 @@ def _flat_parameters(file: Path, processes: int) -> Tensor:
     """Return the float32 parameters of one process, in one row."""
     import torch
 
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     with saved_file(file) as saved:
         state = (
@@ -200,7 +200,7 @@ def _joined(
 
 def _frozen(shapes: Mapping[str, Sequence[int]], files: Sequence[Path]) -> dict[str, Tensor]:
     """Return the parameters that were not trained, of which the model's files hold the parts."""
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     parts: list[Mapping[str, Tensor]] = []
     for file in files:

@@ -31,7 +31,7 @@ def config(source: Source) -> dict[str, Any]:
 
 def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the model's tensors by their names. Raises CheckpointError for a damaged file."""
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     with saved_file(files[_FILE]) as saved:
         found = saved.loaded(state_dict_in(saved.content, files[_FILE]))

@@ -56,7 +56,7 @@ _OUTER = {
     "first.word_embeddings.weight": "gpt_neox.embed_in.weight",
     "last.norm.weight": "gpt_neox.final_layer_norm.weight",
     "last.norm.bias": "gpt_neox.final_layer_norm.bias",
-    "last.final_linear.weight": "embed_out.weight",
+    "last.final_linear.weight": "lm_head.weight",
 }
 
 
@@ -80,7 +80,7 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
 
     Raises CheckpointError, naming the file, if one is damaged or missing, or for another model.
     """
-    from pipeline.checkpoints.described import saved_file
+    from pipeline.checkpoints.torch_files import saved_file
 
     devices: dict[int, dict[str, Tensor]] = {}
     for name, path in sorted(files.items()):
