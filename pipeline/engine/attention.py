@@ -102,7 +102,7 @@ class Recorder:
     def take_scores(self, layer: int, scored: "Scored") -> None:
         """Fill in the requested attention of one layer."""
         for request, pairs in self.pairs.items():
-            target = self.attention[request][layer, self.sequences]
+            target = self._target(request, layer, scored.q.shape[1])
             if not isinstance(pairs, Pairs):
                 self._fill_reduced(target, pairs, scored)
                 continue
@@ -114,7 +114,7 @@ class Recorder:
     def take_weights(self, layer: int, weights: Float[Tensor, "batch head query key"]) -> None:
         """Fill in the requested attention of one layer from its whole matrix."""
         for request, pairs in self.pairs.items():
-            target = self.attention[request][layer, self.sequences]
+            target = self._target(request, layer, weights.shape[1])
             if not isinstance(pairs, Pairs):
                 self._fill_reduced(target, pairs, FromMatrix(weights))
                 continue
@@ -148,6 +148,18 @@ class Recorder:
             return None
         assert self.tokens is not None
         return Reads(scored, value, self.tokens[self.sequences].to(value.device))
+
+    def _target(
+        self, request: AttentionRequest, layer: int, heads: int
+    ) -> Float[Tensor, "sequence head _"]:
+        """Return the part of the record to fill. Raises InputError for another number of heads."""
+        target = self.attention[request][layer, self.sequences]
+        if target.shape[1] != heads:
+            raise InputError(
+                f"layer {layer} attends with {heads} heads, and the model's config names "
+                f"{target.shape[1]}: its attention cannot be recorded exactly"
+            )
+        return target
 
     def _fill_reduced(
         self, target: Float[Tensor, "sequence head _"], request: Reduced, attention: Attention
