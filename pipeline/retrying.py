@@ -180,8 +180,8 @@ def translated_errors(
             ) from error
         if is_one_of(error, _HUB, "GatedRepoError"):  # a kind of RepositoryNotFoundError
             raise refusal(
-                f"{uri}: the repository is gated: accept its terms on its page, and set HF_TOKEN to "
-                "a token of that account (or run hf auth login)"
+                f"{uri}: the repository is gated: accept its terms on its page, and set HF_TOKEN "
+                "to a token of that account (or run hf auth login)"
             ) from error
         if is_one_of(error, _HUB, "RepositoryNotFoundError"):
             raise refusal(

@@ -15,9 +15,10 @@ from pipeline.analysis.faults import Faults
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.contents import assumed_of_model
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import files_elsewhere, listed_folder
+from pipeline.checkpoints.places import files_elsewhere, listed_folder, place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis, GroupOptions, together, validated
@@ -207,7 +208,8 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     of_inputs = (made.note for made in inputs.values() if made.note)
-    notes = (*conversion_notes(run_folder), *surveyed.notes, *of_inputs)
+    of_model = assumed_of_model(place_of(source.uri), source)
+    notes = (*conversion_notes(run_folder), *surveyed.notes, *of_model, *of_inputs)
     job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 

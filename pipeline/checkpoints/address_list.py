@@ -11,15 +11,15 @@ An address is that of a checkpoint's folder or file on any storage: a path (rela
 import csv
 import io
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.left_out import NO_WEIGHTS
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.places import place_of
@@ -33,8 +33,6 @@ from pipeline.outside import content_of, is_whole, parsed_json
 ATOMIC_UNIT: AtomicUnit = "commit"
 
 _MOST = 10**15  # of a step and of a count of tokens, exclusive
-_REF = re.compile(r"(hf://[^@]+)@([^@]+)")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXPECTED = "expected a table with the columns step and address, and tokens if they are known"
 
 
@@ -56,7 +54,7 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     pairs = list(zip(rows, found, strict=True))
     folders = [Folder(_name(row), row.address, files) for row, files in pairs if files]
     others = [
-        Entry(row.address, kind=NO_WEIGHTS, reason="there is no such folder or file, or it is empty")
+        Entry(row.address, kind=NO_WEIGHTS, reason="no such folder or file, or it is empty")
         for row, files in pairs
         if not files
     ]
@@ -177,23 +175,32 @@ def _count(where: str, key: str, given: Mapping[str, Any]) -> int:
 def _pinned(rows: list[_Row]) -> list[_Row]:
     """Return the rows with branches and tags on the Hub replaced by their commits."""
     commits: dict[str, dict[str, str]] = {}
-    pinned: list[_Row] = []
-    for row in rows:
-        match = _REF.fullmatch(row.address)
-        if match is None or _COMMIT.fullmatch(match[2]):
-            pinned.append(row)
-            continue
-        repository, ref = match.groups()
-        if repository not in commits:
-            commits[repository] = _commits(repository)
-        if (commit := commits[repository].get(ref)) is None:
-            raise InputError(f"{row.address}: there is no such branch or tag: check the list")
-        pinned.append(_Row(row.step, f"{repository}@{commit}", row.tokens))
-    return pinned
+    return [
+        replace(row, address=_pinned_address(row.address, commits))
+        if row.address.startswith("hf://")
+        else row
+        for row in rows
+    ]
+
+
+def _pinned_address(uri: str, commits: dict[str, dict[str, str]]) -> str:
+    """Return an address on the Hub with its commit; commits: by ref, of repositories seen before.
+
+    Raises InputError for a branch or tag that does not exist.
+    """
+    address = parse_address(uri)
+    if address.is_commit:
+        return uri
+    repository = str(Address(address.repo, kind=address.kind))
+    if repository not in commits:
+        commits[repository] = _commits(repository)
+    commit = commits[repository].get(address.ref or "main")
+    if commit is None:
+        raise InputError(f"{uri}: there is no such branch or tag: check the name after @")
+    return str(address.at(commit, address.path))
 
 
 def _commits(repository: str) -> dict[str, str]:
-    from pipeline.checkpoints.hub_api import parse_address, refs  # needs huggingface_hub
+    from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
 
-    found = refs(parse_address(repository))
-    return {ref.name: ref.target_commit for ref in (*found.tags, *found.branches)}
+    return {ref.name: ref.commit for ref in refs(parse_address(repository))}

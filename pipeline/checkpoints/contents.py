@@ -19,7 +19,7 @@ from pipeline.checkpoints.files import (
     shard_names,
 )
 from pipeline.checkpoints.formats import format_of, holds_weights
-from pipeline.checkpoints.formats.base import Format, LocalParts
+from pipeline.checkpoints.formats.base import AssumingFormat, Format, LocalParts
 from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.layouts import ADAPTER, layout_of
 from pipeline.checkpoints.placeholders import placeholder_of
@@ -256,6 +256,14 @@ def is_config_of_a_model(place: Place, folder: Folder) -> bool:
         return isinstance(config_of(place, folder).get("model_type"), str)
     except InputError:
         return False
+
+
+def assumed_of_model(place: Place, folder: Folder) -> list[str]:
+    """Return what no file of a checkpoint says of its model, and is assumed, as sentences."""
+    known = None if "config.json" in folder.files else format_of_files(folder.files)
+    if not isinstance(known, AssumingFormat):
+        return []
+    return known.assumed(StoredSource(place, folder))
 
 
 def _no_config(path: str, names: Collection[str]) -> str:

@@ -23,11 +23,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.checkpoints import hub_cache, hub_commits, hub_folders, hub_source, hub_states
+from pipeline.checkpoints.file_trees import own_files
+from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.hub_rows import Ref, directly_in, files_below, folders_in
 from pipeline.checkpoints.left_out import NO_WEIGHTS, UNCACHED, UNNAMED
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.names import parse_name
+from pipeline.checkpoints.listing import SIDE_BY_SIDE, holds_checkpoints
+from pipeline.checkpoints.names import folder_inside, parse_name
+from pipeline.checkpoints.nested import MOST_LEVELS, model_folders, why_none
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, DamagedError, InputError
@@ -158,15 +161,17 @@ def _of_commit(uri: str, address: Address, head: Address, layout: RunLayout) -> 
     run, _ = _top(head)
     if address.commits:
         return _of_history(uri, address, head, run, layout)
-    folders, others = hub_folders.folders(head, uri, layout)
-    _refuse_several_stages(uri, [folder.name for folder in folders], layout)
-    if not folders and head.path is None:
-        folders = hub_states.folders(head, run.files)
-    if not folders and head.path is None and not address.is_commit:
+    inside = hub_folders.contents_in(head, layout)
+    _refuse_several_stages(uri, [folder.name for folder in inside.folders], layout)
+    if inside.folders or head.path is not None:
+        return inside
+    if folders := hub_states.folders(head, run.files):
+        return replace(inside, folders=folders)
+    if not address.is_commit and not any(holds_checkpoints(e, layout) for e in inside.others):
         pushed = _of_history(uri, address, head, run, layout)
         if pushed.folders:
-            return replace(pushed, others=[*others, *pushed.others])
-    return PlaceContents(folders, run, others)
+            return replace(pushed, others=[*inside.others, *pushed.others])
+    return inside
 
 
 def _of_history(
@@ -189,28 +194,32 @@ def _folders(
 ) -> tuple[list[Folder], list[Entry]]:
     """Return a folder for each ref or commit, with the model in the address's path of each.
 
-    Those without such a path are returned as entries.
+    Those without such a path, or with several models, are returned as entries.
     """
     _refuse_several_stages(uri, [ref.name for ref in named], layout)
-    places = {ref.commit: str(address.at(ref.commit, address.path)) for ref in named}
+    places = {ref: str(address.at(ref.commit, _path_in(ref, address, layout))) for ref in named}
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         listed = dict(zip(places, threads.map(_files_or_none, places.values()), strict=True))
-    folders = [
-        _with_model(Folder(ref.name, places[ref.commit], files))
+    found = [
+        Entry(ref.name, kind=NO_WEIGHTS, reason="it has no such folder")
+        if (files := listed[ref]) is None
+        else _with_model(Folder(ref.name, places[ref], files))
         for ref in named
-        if (files := listed[ref.commit]) is not None
     ]
-    if named and not folders:
+    folders = [one for one in found if isinstance(one, Folder)]
+    if named and all(files is None for files in listed.values()):
+        path = parse_address(places[named[0]]).path
         raise InputError(
-            f"{uri}: none of its {len(named)} checkpoints has a folder {address.path}: check the path"
+            f"{uri}: none of its {len(named)} checkpoints has a folder {path}: check the path"
         )
-    reason = f"it has no folder {address.path}"
-    absent = [
-        Entry(ref.name, kind=NO_WEIGHTS, reason=reason)
-        for ref in named
-        if listed[ref.commit] is None
-    ]
-    return folders, absent
+    return folders, [one for one in found if isinstance(one, Entry)]
+
+
+def _path_in(ref: Ref, address: Address, layout: RunLayout) -> str | None:
+    """Return the path of the model in a ref, as given in the address or in `names`."""
+    # A pattern for branches whose names have a slash gives no folder.
+    inner = "" if "/" in ref.name else folder_inside(layout)
+    return address.path or inner or None
 
 
 def _files_or_none(uri: str) -> Files | None:
@@ -223,19 +232,20 @@ def _files_or_none(uri: str) -> Files | None:
         return None
 
 
-def _with_model(folder: Folder) -> Folder:
-    """Return the folder, or the only one below it that holds weights if it holds none itself."""
+def _with_model(folder: Folder) -> Folder | Entry:
+    """Return the folder, or the one below it that holds the model if it holds none itself."""
     address = parse_address(folder.uri)
-    top = address.path or ""
-    if hub_folders.has_weights(folder.files) or address.is_state_dict:
+    if holds_weights(folder.files) or address.is_state_dict:
         return folder
-    if not folders_in(hub_source.tree(address, top), top):
+    tree = hub_folders.files_by_folder(address)
+    below = {path: files for path, files in tree.items() if path.count("/") < MOST_LEVELS}
+    found = model_folders(below.pop("", {}), below)
+    if len(found) > 1:
+        return Entry(folder.name, kind=NO_WEIGHTS, reason=why_none(found))
+    if not found[0]:
         return folder
-    below = files_below(hub_source.tree(address, top, recursive=True), top)
-    if (model := hub_folders.model_in(below)) is None:
-        return folder
-    place = str(address.at(str(address.ref), address.below(model)))
-    return Folder(folder.name, place, _files(place))
+    place = str(address.at(str(address.ref), address.below(found[0])))
+    return Folder(folder.name, place, own_files(tree, found[0]))
 
 
 def _without_uncached(inside: PlaceContents) -> PlaceContents:

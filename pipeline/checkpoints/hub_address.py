@@ -41,12 +41,12 @@ class Address:
 
     @property
     def is_commit(self) -> bool:
-        """Whether it is pinned to one commit."""
+        """Return whether it is pinned to one commit."""
         return self.ref is not None and _COMMIT.fullmatch(self.ref) is not None
 
     @property
     def is_state_dict(self) -> bool:
-        """Whether it is that of a state dict of `hub_states.py`."""
+        """Return whether it is that of a state dict of `hub_states.py`."""
         return self.path is not None and self.path.endswith(".pth")
 
     def at(self, commit: str, path: str | None = None) -> "Address":
@@ -61,7 +61,7 @@ class Address:
 def parse_address(uri: str) -> Address:
     """Parse a URI. Raises InputError if it is no address of a repository.
 
-    A slash in the name of a branch is written `%2F`. A path without a ref is one on the main branch.
+    A slash in the name of a branch is written `%2F`. A path without a ref is on the main branch.
     """
     match = _URI.fullmatch(uri)
     if match is None:

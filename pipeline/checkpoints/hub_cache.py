@@ -102,7 +102,8 @@ def fetch_file(commit: Address, path: str, size: int, target: Path) -> None:
     file = path_of(commit, path)
     if (found := file.stat().st_size) != size:
         raise CheckpointError(
-            f"{commit}/{path}: has {found} bytes in the local cache, expected {size}: download it again"
+            f"{commit}/{path}: has {found} bytes in the local cache, expected {size}: download it "
+            "again"
         )
     shutil.copyfile(file, target)
 
@@ -118,7 +119,7 @@ def _rows(place: Path, folder: Path, recursive: bool) -> Iterator[Row]:
         if path.is_file():
             # A cache on a file system without links has the file itself here, which is not
             # identified by its name.
-            target = os.path.basename(os.path.realpath(path)) if path.is_symlink() else ""
+            target = Path(os.path.realpath(path)).name if path.is_symlink() else ""
             blob = target if _COMMIT.fullmatch(target) else None
             sha256 = target if _SHA256.fullmatch(target) else None
             yield Row(name, path.stat().st_size, blob, sha256)

@@ -2,8 +2,8 @@
 
 transformers' Trainer (`hub_strategy="every_save"`, its default) pushes the model at each save, with
 the message "Training in progress, step 500" ("..., epoch 3" if it saves by epochs). pico-train
-pushes it with "Saving HF Model -- Step 500", before its other files of the same step. A message that
-is itself a checkpoint's name counts too.
+pushes it with "Saving HF Model -- Step 500", before its other files of the same step. A message
+that is itself a checkpoint's name counts too.
 """
 
 import re

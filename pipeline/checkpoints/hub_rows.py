@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds: refs, and the files and folders of a commit."""
+"""Types of the contents of a repository on the Hub: refs, and files and folders of a commit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

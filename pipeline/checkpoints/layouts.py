@@ -30,6 +30,7 @@ _NO_MODEL = (
 _GGUF = "a GGUF file of llama.cpp, usually quantised: give the unquantised checkpoint"
 _JAX = "a checkpoint of JAX (Orbax): export it to the Hugging Face layout with its own code"
 _ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
+_SEVERAL = "files of which each may hold the weights: put each into a folder of its own"
 _UNNAMED = "of another name: rename the file with the whole model's state dict"
 
 # Patterns of file names with a description, from the most specific: the first match counts.
@@ -51,16 +52,15 @@ _LAYOUTS: tuple[tuple[str, str], ...] = (
     ("*model*tp[0-9]*.safetensors", _SPLIT),
     ("*model*rank[_-][0-9]*.safetensors", _SPLIT),
     ("shard-*-model-*.safetensors", "shards of torch.distributed: consolidate its safetensors"),
-    ("lit_model.pth", "a litgpt checkpoint: convert it with litgpt convert_from_litgpt"),
-    ("consolidated.*", "Meta's own layout: convert it with convert_llama_weights_to_hf"),
-    ("*.ckpt", "a Lightning checkpoint: save the model itself with save_pretrained"),
+    ("consolidated.*", "Mistral's own layout: convert it to the Hugging Face layout"),
+    ("*.ckpt", _SEVERAL),
     ("*.gguf", _GGUF),
     ("manifest.ocdbt", _JAX),
     ("_CHECKPOINT_METADATA", _JAX),
     ("tf_model.h5", _ELSEWHERE),
     ("flax_model*.msgpack", _ELSEWHERE),
-    ("*.pt", _UNNAMED),
-    ("*.pth", _UNNAMED),
+    ("*.pt", _SEVERAL),
+    ("*.pth", _SEVERAL),
     ("*.bin", _UNNAMED),
     ("*.safetensors", _UNNAMED),
 )

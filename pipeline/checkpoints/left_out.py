@@ -36,7 +36,7 @@ _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json
 _BESIDE = re.compile(
     r"(adapter_)?(model|pytorch_model|consolidated)([-.]\d+)?(-of-\d+)?\.(safetensors|bin|pth|pt)"
     r"|.*\.index\.json|(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*"
-    r"|rng_state_\d+\.pth|(train|val|test|data|tokenizer|vocab|tokens)\.(bin|pt)"
+    r"|rng_state_\d+\.pth|optim_\d+_rank\d+\.pt|(train|val|test|data|tokenizer|vocab|tokens)\.(bin|pt)"
 )
 _LIKE_A_CHECKPOINT = re.compile(
     r"ckpt|chck|check|step|epoch|snapshot|\d.*tokens|tokens.*\d|(^|[^a-z])(iter|init|best|last|final)([^a-z]|$)"

@@ -122,7 +122,7 @@ def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
     inside = place.contents(uri, layout)
     if inside.folders:
         return replace(inside, notes=(*inside.notes, *_note_on_nested(uri, inside)))
-    below = sorted(entry.name for entry in inside.others if _holds_checkpoints(entry, layout))
+    below = sorted(entry.name for entry in inside.others if holds_checkpoints(entry, layout))
     if len(below) > 1:
         raise InputError(
             f"{uri}: holds no checkpoint itself, and {len(below)} folders in it do: "
@@ -137,6 +137,16 @@ def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
     return PlaceContents(found.folders, inside.run, found.others, notes)
 
 
+def holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
+    """Return whether a folder of a run holds entries with the names of checkpoints."""
+    if entry.name.startswith(".") or entry.holds is None or entry.is_ref:
+        return False
+    return any(
+        parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
+        for name in entry.holds
+    )
+
+
 def _note_on_nested(uri: str, inside: PlaceContents) -> list[str]:
     """Return a sentence if the models are in folders within the checkpoints' own."""
     paths = [one.uri.partition(f"{uri.rstrip('/')}/{one.name}/")[2] for one in inside.folders]
@@ -146,13 +156,6 @@ def _note_on_nested(uri: str, inside: PlaceContents) -> list[str]:
     return [f"the models are in folders within those of the checkpoints: {first_names(nested)}"]
 
 
-def _holds_checkpoints(entry: Entry, layout: RunLayout) -> bool:
-    if entry.name.startswith(".") or entry.holds is None or entry.is_ref:
-        return False
-    return any(
-        parse_name(name, layout) is not None or parse_file_name(name, layout) is not None
-        for name in entry.holds
-    )
 def _parsed(name: str, layout: RunLayout) -> Name:
     return parse_name(name, layout) or parse_file_name(name, layout) or Name()
 

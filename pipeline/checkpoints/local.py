@@ -154,12 +154,13 @@ def _named_folder(path: Path, layout: RunLayout) -> Folder | Entry:
 
 def _named_file(path: Path, layout: RunLayout) -> Folder | Entry:
     """Return a checkpoint that is a single file in a run's folder."""
-    # The first file's folder is the run: a link to beside it leads out.
-    leads = path.is_symlink() and leads_out(path, Path(os.path.realpath(path)))
-    if leads and not layout.follow_links:
-        return Entry(path.name, kind=NO_WEIGHTS, reason=_LINK)
     files = _single(path)
-    return Folder(path.name, str(path), _followed(files, path) if leads else files, _changed(path))
+    # Only a file that is there is listed, and it may be gone by now.
+    if path.name in files and leads_out(path, target := Path(os.path.realpath(path))):
+        if not layout.follow_links:
+            return Entry(path.name, kind=NO_WEIGHTS, reason=_LINK)
+        files[path.name] = _moved(files[path.name], target)
+    return Folder(path.name, str(path), files, _changed(path))
 
 
 def _single(path: Path) -> dict[str, StoredFile]:
@@ -171,14 +172,15 @@ def _single(path: Path) -> dict[str, StoredFile]:
 
 def _followed(files: Files, folder: Path) -> dict[str, StoredFile]:
     """Return the files of a folder, links out of the run as what they lead to."""
-    return {name: _target(file, folder) for name, file in files.items()}
+    targets = {name: Path(os.path.realpath(folder / name)) for name in files}
+    return {
+        name: _moved(file, targets[name]) if leads_out(folder, targets[name]) else file
+        for name, file in files.items()
+    }
 
 
-def _target(file: StoredFile, folder: Path) -> StoredFile:
-    place = Path(file.at or folder)
-    target = Path(os.path.realpath(place / file.name))
-    if not leads_out(place, target):
-        return file
+def _moved(file: StoredFile, target: Path) -> StoredFile:
+    """Return a file that lies at another path."""
     real_name = "" if target.name == file.name else target.name
     return replace(file, at=str(target.parent), real_name=real_name)
 

@@ -175,11 +175,12 @@ def _by_pattern(name: str, pattern: str) -> Name | None:
         return None
     found = match.groupdict()
     step, epoch, tokens = (found.get(key) for key in ("step", "epoch", "tokens"))
-    if (step, epoch, tokens) == (None, None, None):
+    seen = None if tokens is None else _number(tokens)
+    if tokens is not None and seen is None:
         return None
     return Name(
         step=None if step is None else int(step),
-        tokens_seen=None if tokens is None else _number(tokens),
+        tokens_seen=seen,
         epoch=None if epoch is None else int(epoch),
     )
 

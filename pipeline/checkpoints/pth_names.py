@@ -32,14 +32,13 @@ def found_in(content: Iterable[object]) -> str:
 
 
 def without_step(path: Path) -> list[str]:
-    """Return the names of files that may be checkpoints by their suffix, but give no step."""
+    """Return the names of files that may be checkpoints by their suffix, but give no step.
+
+    [] if others in the folder are checkpoints by themselves, see `names.py`.
+    """
     if not path.is_dir():
         return []
-    return sorted(
-        file.name
-        for file in path.iterdir()
-        if file.suffix in SUFFIXES
-        and file.is_file()
-        and step_in_name(file) is None
-        and not is_checkpoint_file(file.name)
-    )
+    files = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    if any(is_checkpoint_file(file.name) for file in files):
+        return []
+    return sorted(file.name for file in files if step_in_name(file) is None)

@@ -15,7 +15,7 @@ _MOST_WILD = 4
 NUMBERS = {
     "step": r"\d{1,15}",
     "epoch": r"\d{1,15}",
-    "tokens": r"\d{1,15}(?:\.\d{1,9})?(?:[kKmMbB]T?|[tT])?",
+    "tokens": r"\d{1,15}(?:\.\d{1,9})?(?:[kK]|[mMbB]T?|[tT])?",
 }
 
 

@@ -1,6 +1,6 @@
 """The documents of a place on disk: a text file, a data set's file, or a folder of either."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Documents:
         """True for a text file, which is one document."""
         return len(self.files) == 1 and not rows.is_rows(self.files[0])
 
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> Generator[str, None, None]:
         """Yield the texts one after another. Raises InputError for a file that cannot be read."""
         in_succession = 0
         for value in self._values():

@@ -5,7 +5,7 @@ Rows are read as they are asked for, so that of a large file only the beginning 
 
 import gzip
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -49,15 +49,17 @@ def saved_files(folder: Path) -> list[Path]:
             "did: load it there, and save it again with save_to_disk"
         )
     listed = state.get("_data_files")
-    entries = cast("list[Any]", listed) if isinstance(listed, list) else []
-    names = [one.get("filename") if isinstance(one, dict) else None for one in entries]
-    for name in names:
-        # A name in a file must not lead out of the folder.
-        if not isinstance(name, str) or not name.endswith(".arrow") or Path(name).name != name:
-            raise InputError(f"{file}: names {name!r} where a file is expected: restore it")
-    if not names:
+    if not isinstance(listed, list) or not listed:
         raise InputError(f"{file}: names no data files: restore it")
-    return [folder / name for name in names]
+    return [folder / _file_name(entry, file) for entry in cast("list[object]", listed)]
+
+
+def _file_name(entry: object, file: Path) -> str:
+    """Return the name in an entry of state.json. Raises InputError if it could lead elsewhere."""
+    name = cast("dict[str, object]", entry).get("filename") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not name.endswith(".arrow") or Path(name).name != name:
+        raise InputError(f"{file}: names {name!r} where a file is expected: restore it")
+    return name
 
 
 def ending(file: Path) -> str:
@@ -71,7 +73,7 @@ def is_rows(file: Path) -> bool:
     return ending(file) in _READERS
 
 
-def values(file: Path, column: str) -> Iterator[Any]:
+def values(file: Path, column: str) -> Generator[Any, None, None]:
     """Yield the value of a column in each row of a data set's file; None where a row has none.
 
     An empty line is a row without values.

@@ -1,6 +1,6 @@
 """Cut documents into sequences of tokens: packed one after the other, or one a sequence."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -120,14 +120,15 @@ def _separate(
 
 def _ids(
     documents: Documents, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Int[np.ndarray, " token"]]:
+) -> Generator[Int[np.ndarray, " token"], None, None]:
     with closing(documents.texts()) as texts:
         for one in texts:
             yield ids_of(one, tokenizer)
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = tokenizer.eos_token_id
+    return [end] if isinstance(end, int) else []
 
 
 def _place(documents: Documents) -> str:

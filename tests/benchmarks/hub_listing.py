@@ -16,7 +16,9 @@ from pathlib import Path
 from tests.pipeline.checkpoints.servers import Hub, Repository
 
 BRANCHES, COMMITS = 154, 5000
-_HEAD = "| run | requests | seconds | requests of the next listing | seconds |\n|---|---|---|---|---|"
+_HEAD = (
+    "| run | requests | seconds | requests of the next listing | seconds |\n|---|---|---|---|---|"
+)
 
 
 def main() -> None:

@@ -90,11 +90,11 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
             f"{asked.text_file}: cannot be tokenised, there is {seen.tokenizer}: give --tokenizer "
             "FOLDER, or leave out --text"
         )
-    column = {"column": asked.column} if asked.column else {}
-    usual = TextInput(path=asked.text, **column)
+    usual = TextInput(path=asked.text)
+    column = asked.column or usual.column
     tokenizer = text.load_tokenizer(asked.tokenizer or seen.run_folder)
     begin = beginning(usual.bos, tokenizer, seen.run_folder, seen.facts)
-    documents = Documents(files_of(asked.text_file), usual.column)
+    documents = Documents(files_of(asked.text_file), column)
     length = min(usual.length, seen.facts.context or usual.length)
     ids = packed_ids(documents, tokenizer, usual.sequences * (length - len(begin.ids)))
     length = min(length, len(begin.ids) + len(ids))
@@ -105,7 +105,8 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
             "give more text, or leave out --text"
         )
     sequences = min(usual.sequences, len(ids) // room)
-    own = column | ({"tokenizer": asked.tokenizer} if asked.tokenizer else {})
+    own = {"column": column} if asked.column else {}
+    own |= {"tokenizer": asked.tokenizer} if asked.tokenizer else {}
     value = _in_file(asked.text, own, sequences, length)
     whole = f"of the text's {len(ids):,} tokens" if documents.is_one_text else (
         f"tokens of {documents.said()}"

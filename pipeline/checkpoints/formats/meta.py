@@ -59,6 +59,19 @@ def config(source: "Source") -> dict[str, Any]:
         raise CheckpointError(f"{where}: {error}") from error
 
 
+def assumed(source: "Source") -> list[str]:
+    """Return the values that params.json lacks and `config` takes for them."""
+    params = json_object(source.read(CONFIG), f"{source.uri}/{CONFIG}", CheckpointError)
+    made = config(source)
+    rotations = made["rope_parameters"]
+    found = {
+        "max_seq_len": made["max_position_embeddings"],
+        "rope_theta": rotations["rope_theta"],
+    } | ({"rope_scaling_factor": rotations["factor"]} if "factor" in rotations else {})
+    taken = [f"{name} = {value:g}" for name, value in found.items() if params.get(name) is None]
+    return [f"{CONFIG} does not say {', '.join(taken)}: taken from Meta's code"] if taken else []
+
+
 def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, "Tensor"]:
     """Return the weights by the names of transformers' Llama, the parts of each joined."""
     from pipeline.checkpoints.torch_files import named, saved_file

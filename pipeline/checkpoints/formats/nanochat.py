@@ -106,6 +106,11 @@ def tensors(state: Mapping[str, "Tensor"], config: Mapping[str, Any]) -> dict[st
     return found
 
 
+def assumed(content: Mapping[str, Any]) -> list[str]:
+    """Return how the rotations that are computed differ from those of the training."""
+    return ["nanochat rounds cosines and sines of rotations to bfloat16; here they are float32"]
+
+
 def _settings(beside: Mapping[str, bytes]) -> Mapping[str, Any]:
     names = [name for name in beside if _META.fullmatch(name)]
     if not names:

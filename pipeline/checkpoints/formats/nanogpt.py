@@ -87,8 +87,9 @@ def tensors(state: Mapping[str, "Tensor"], config: Mapping[str, Any]) -> dict[st
     return found
 
 
-def assumed(content: Mapping[str, Any]) -> str:
-    """Return what no part of the file says, and is assumed of it."""
+def assumed(content: Mapping[str, Any]) -> list[str]:
+    """Return the activation that is assumed."""
     if "bias" in (values_of(content["model_args"]) or {}):
-        return "the activation is torch's exact GELU (nanoGPT before June 2023 had gelu_new)"
-    return "the activation is gelu_new, as in nanoGPT before 2023"
+        exact = "torch's exact GELU, as in nanoGPT since June 2023"
+        return [f"nanoGPT's files do not name the activation: {exact}; before, it was gelu_new"]
+    return ["nanoGPT's files do not name the activation: gelu_new, as without `bias` in model_args"]

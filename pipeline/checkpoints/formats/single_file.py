@@ -4,7 +4,6 @@ The format of such a file is not in its name: it is recognised by its content, w
 not read for it.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.checkpoints.formats import (
     nanogpt,
     plain,
 )
+from pipeline.checkpoints.names import companions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipeline.checkpoints.formats.base import Source
 
 _SUFFIXES = (".pt", ".pth", ".ckpt")
-_NANOCHAT = re.compile(r"model_(\d+)\.pt")
 # Files of torch.save beside weights that hold none, or a part of them.
 _OTHERS = (
     "optim*", "scheduler*", "rng_state*", "random_states*", "scaler*", "training_args*",
@@ -36,17 +35,17 @@ _OTHERS = (
 
 @runtime_checkable
 class Layout(Protocol):
-    """What is in a file: implemented by a module of each format of one file.
+    """The content of a file: implemented by a module of each format of one file.
 
     All of its functions but `matches` raise ValueError with the reason for another content.
     """
 
     def matches(self, content: Any) -> bool:
-        """Return whether the content of a file, with or without the tensors' bytes, is of it."""
+        """Return whether the content of a file, with or without the tensors' bytes, is such."""
         ...
 
     def config(self, content: Mapping[str, Any], beside: Mapping[str, bytes]) -> dict[str, Any]:
-        """Return the content of config.json. beside: the files of `companions`, as far as there."""
+        """Return the content of config.json. beside: small files that may describe the model."""
         ...
 
     def state(self, content: Mapping[str, Any]) -> "dict[str, Tensor]":
@@ -57,6 +56,15 @@ class Layout(Protocol):
         self, state: "Mapping[str, Tensor]", config: Mapping[str, Any]
     ) -> "dict[str, Tensor]":
         """Return the weights, with their numbers, by the names of transformers' parameters."""
+        ...
+
+
+@runtime_checkable
+class AssumingLayout(Layout, Protocol):
+    """A layout whose files lack facts about the model."""
+
+    def assumed(self, content: Mapping[str, Any]) -> list[str]:
+        """Return sentences on the facts that are assumed."""
         ...
 
 
@@ -74,12 +82,6 @@ def weights(names: Collection[str]) -> list[str]:
     return found if len(found) == 1 else []
 
 
-def companions(name: str) -> tuple[str, ...]:
-    """Return the names of files beside a file of this name that may describe its model."""
-    step = _NANOCHAT.fullmatch(name)
-    return (litgpt.CONFIG, *((f"meta_{step[1]}.json",) if step else ()))
-
-
 def recognises(content: Any) -> bool:
     """Return whether the content of a file of torch.save, as `described` gives it, can be read."""
     return _layout(content) is not None
@@ -94,9 +96,18 @@ def config(source: "Source") -> dict[str, Any]:
 
     name = weights(source.names)[0]
     content = source.described(name)
-    beside = {one: source.read(one) for one in companions(name) if one in source.names}
-    with named(f"{source.uri}/{name}"):
+    described_by = (*companions(name), litgpt.CONFIG)
+    beside = {one: source.read(one) for one in described_by if one in source.names}
+    # The address of a checkpoint that is one file is the file's.
+    with named(source.uri if source.uri.endswith(f"/{name}") else f"{source.uri}/{name}"):
         return _known(content).config(content, beside)
+
+
+def assumed(source: "Source") -> list[str]:
+    """Return what neither the file nor those beside it say of the model, and is assumed of it."""
+    content = source.described(weights(source.names)[0])
+    layout = _layout(content)
+    return layout.assumed(content) if isinstance(layout, AssumingLayout) else []
 
 
 def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> "dict[str, Tensor]":

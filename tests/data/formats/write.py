@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 HERE = Path(__file__).parent
 VOCABULARY, SEQUENCES, LENGTH = 64, 3, 24
@@ -33,13 +33,15 @@ def drawn(module: nn.Module, seed: int) -> None:
 
 
 def tokens() -> torch.Tensor:
-    return torch.randint(VOCABULARY, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        VOCABULARY, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
 
 
 def write_losses(folder: Path, logits: torch.Tensor) -> None:
     """Write the tokens and the loss (nats) of predicting each but the first."""
     ids = tokens()
-    losses = F.cross_entropy(
+    losses = functional.cross_entropy(
         logits[:, :-1].double().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
     )
     content = {"tokens": ids.tolist(), "losses": losses.view(SEQUENCES, LENGTH - 1).tolist()}
@@ -77,7 +79,8 @@ def meta(name: str, rank: int, devices: int, port: int, **settings: object) -> N
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     params = {"dim": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": VOCABULARY,
-              "multiple_of": 8, "ffn_dim_multiplier": 1.3, "norm_eps": 1e-5, **settings}  # fmt: skip
+              "multiple_of": 8, "ffn_dim_multiplier": 1.3, "norm_eps": 1e-5}  # fmt: skip
+    params |= settings
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=devices, rank=rank)
     parallel.initialize_model_parallel(devices)
     model = Transformer(ModelArgs(**params, max_batch_size=SEQUENCES, max_seq_len=64))

@@ -17,8 +17,8 @@ import types
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import torchmetrics  # noqa: F401 (before the empty modules, which it would take for real ones)
+from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 HERE = Path(__file__).parent / "composer"
@@ -68,6 +68,6 @@ if __name__ == "__main__":
     (HERE / "latest-rank0.pt").unlink()
     with torch.no_grad():
         logits = model.eval()(ids).logits[:, :-1].double()
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     content = {"tokens": ids.tolist(), "losses": losses.view(4, -1).tolist()}
     (HERE / "losses.json").write_text(json.dumps(content))

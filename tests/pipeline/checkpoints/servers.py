@@ -205,8 +205,8 @@ class Hub(Server):
 
     token: what requests must carry, None for a public hub. granted: the token of a user with access
     to gated repositories. Large files are served by `cdn`, another host, as the Hub does. page: the
-    most entries of a tree in one answer; most_commits: those of commits. per_window: requests to the
-    API after which status 429 is answered, until `window` seconds have passed.
+    most entries of a tree in one answer; most_commits: those of commits. per_window: requests to
+    the API after which status 429 is answered, until `window` seconds have passed.
     """
 
     def __init__(self) -> None:

@@ -248,4 +248,3 @@ def test_nobody_at_the_address_is_said_at_once(monkeypatch, caplog, tmp_path):
     with pytest.raises(OSError, match=r"hf://owner/name: cannot be reached .*check the address"):
         list_checkpoints("hf://owner/name")
     assert "Retrying" not in caplog.text
-

@@ -13,8 +13,9 @@ from huggingface_hub.utils import close_session
 from pipeline import retrying
 from pipeline.analysis.estimate import dry_run
 from pipeline.checkpoints import list_checkpoints, list_run
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.fetch import Copies
-from pipeline.checkpoints.places import place_of, read_config
+from pipeline.checkpoints.places import place_of
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
@@ -70,7 +71,7 @@ def test_what_was_downloaded_is_read_without_the_hub(hub, run, downloaded, monke
         assert (one.uri, one.digest) == (online[one.step].uri, online[one.step].digest)
         assert read_config(one.uri) == CONFIG
         with Copies().of(one) as copy:
-            weights = read_weights(copy.folder)
+            weights = read_weights(copy.parts)
         expected = read_weights(run / f"step{one.step}")
         assert all(weights[name].equal(expected[name]) for name in expected)
     assert not hub.requests
@@ -119,7 +120,7 @@ def test_a_damaged_file_of_the_cache_is_refused(downloaded, monkeypatch):
     content[-1] ^= 1
     blob.write_bytes(content)
     with pytest.raises(CheckpointError, match="its sha256 is"), Copies().of(first) as copy:
-        _ = copy.folder
+        _ = copy.parts
 
 
 def test_a_link_out_of_the_cache_is_not_followed(downloaded, tmp_path, monkeypatch):
@@ -143,7 +144,7 @@ def test_a_damaged_ref_of_the_cache_is_no_checkpoint(downloaded, monkeypatch, na
 
 def test_without_a_cache_offline_mode_is_said_at_once(hub, downloaded, monkeypatch):
     offline(monkeypatch)
-    with pytest.raises(InputError, match="owner/none: is not in the local cache .*unset it, or"):
+    with pytest.raises(InputError, match=r"owner/none: is not in the local cache .*unset it, or"):
         list_checkpoints("hf://owner/none")
     with pytest.raises(InputError, match="no messages of commits"):
         list_checkpoints(f"{URI}@step0:commits")
@@ -168,7 +169,7 @@ def test_a_new_process_says_at_once_that_nobody_answers(tmp_path):
 def test_each_request_is_tried_by_one_party_only(hub, run, fast_retries):
     hub.add_run("owner/name", run)
     hub.faults = Faults(share=1.0, kinds=(503,))
-    with pytest.raises(OSError, match="owner/name: cannot be reached .*try again later"):
+    with pytest.raises(OSError, match=r"owner/name: cannot be reached .*try again later"):
         list_checkpoints(URI)
     assert len(hub.requests) == retrying.ATTEMPTS
     hub.faults = Faults()
@@ -226,7 +227,7 @@ def test_a_gated_repository_is_listed_and_its_files_need_a_token(hub, run, monke
     for token in (None, "hf_of_another_user"):
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(InputError, match="is gated: accept its terms .* set HF_TOKEN"):
+        with pytest.raises(InputError, match=r"is gated: accept its terms .* set HF_TOKEN"):
             read_config(uri)
     monkeypatch.setenv("HF_TOKEN", hub.granted)
     assert read_config(uri) == CONFIG

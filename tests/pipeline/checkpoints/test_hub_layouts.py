@@ -7,10 +7,12 @@ import pytest
 
 from pipeline import audit
 from pipeline.checkpoints import list_checkpoints, list_run
+from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.hub_address import parse_address
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import place_of, read_config
+from pipeline.checkpoints.places import place_of
+from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import CONFIG
@@ -39,7 +41,7 @@ def assert_same_weights(remote: str, local: Path) -> None:
     for one, other in zip(there, here, strict=True):
         with Copies().of(one) as copy, Copies().of(other) as mine:
             assert one.digest == mine.checkpoint.digest
-            weights, expected = read_weights(copy.folder), read_weights(mine.folder)
+            weights, expected = read_weights(copy.parts), read_weights(mine.parts)
         assert weights.keys() == expected.keys()
         assert all(weights[name].equal(expected[name]) for name in expected)
         assert read_config(one.uri) == CONFIG
@@ -73,7 +75,7 @@ def test_folders_may_lie_in_one_of_the_branchs_folders(repository, run):
 def test_several_runs_of_one_branch_must_be_told_apart(repository, run, write_checkpoint):
     write_checkpoint(run.parent / "other/step-1")
     repository.commit_folders(run.parent, "main")
-    with pytest.raises(InputError, match=rf"in 2 folders \(other, run\).*such as {URI}/other"):
+    with pytest.raises(InputError, match=rf"2 folders in it do: other, run; give one of them"):
         list_checkpoints(URI)
     assert [c.step for c in list_checkpoints(f"{URI}/other")] == [1]
 
@@ -118,7 +120,7 @@ def test_the_model_may_lie_deeper_in_a_folder_unless_there_are_several(repositor
     listed = list_run(URI)
     assert [c.step for c in listed.checkpoints] == [5, 10]
     (left_out,) = listed.left_out
-    assert left_out.name == "checkpoint-15" and "several models" in left_out.reason
+    assert left_out.name == "checkpoint-15" and "2 folders in it hold a model" in left_out.reason
 
 
 def test_folders_beside_branches_are_left_out_and_said(repository, run, write_checkpoint):
@@ -247,7 +249,7 @@ def test_a_folder_without_weights_is_listed_and_fails_by_itself(repository, run)
     found = list_checkpoints(URI)
     assert [c.step for c in found] == [5, 10, 15]
     with pytest.raises(CheckpointError, match="checkpoint-10"), Copies().of(found[1]) as copy:
-        _ = copy.folder
+        _ = copy.parts
 
 
 def test_shards_of_one_level_down_are_listed_with_their_path(repository, run):
@@ -257,3 +259,54 @@ def test_shards_of_one_level_down_are_listed_with_their_path(repository, run):
     assert found.files is not None and "global_step5/model.safetensorsx" in found.files
     content = place_of(found.uri).read(found.uri, "global_step5/config.jsonx")
     assert json.loads(content) == CONFIG
+
+
+def test_names_of_the_users_own_are_those_of_branches_folders_and_commits(repository, run):
+    def steps(uri: str, names: str) -> list[int]:
+        return [c.step for c in list_run(uri, layout=RunLayout(names=names)).checkpoints]
+
+    files = {file.name: file for file in (run / "checkpoint-5").iterdir()}
+    repository.commit_files(files, "main", title="loss 2.5 after 70 updates")
+    for step in (7, 8):
+        inside = {f"model/{name}": file for name, file in files.items()}
+        repository.commit_files(inside, f"my/run-{step}")
+        repository.commit_files(inside, f"mine-{step}")
+    assert steps(URI, "my/run-{step}") == [7, 8]
+    assert steps(URI, "mine-{step}/model") == [7, 8]
+    assert steps(f"{URI}@main:commits", "loss * after {step} updates") == [70]
+    repository.commit_files({f"a{n}b/x/{k}": f for n in (1, 2) for k, f in files.items()}, "other")
+    assert steps(f"{URI}@other", "a{step}b/x") == [1, 2]
+
+
+def test_a_list_names_checkpoints_in_repositories_branches_and_folders(hub, run, tmp_path):
+    for name, branch, path in (("a", "main", ""), ("b", "step7", ""), ("c", "main", "x/y/")):
+        made = hub.repositories.setdefault(f"owner/{name}", Repository())
+        files = {f"{path}{file.name}": file for file in (run / "checkpoint-5").iterdir()}
+        made.commit_files(files, branch)
+    rows = [
+        {"step": 1, "address": "hf://owner/a", "tokens": 5},
+        {"step": 2, "address": "hf://owner/b@step7"},
+        {"step": 3, "address": "hf://owner/c@main/x/y"},
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    found = list_checkpoints(str(tmp_path / "list.json"))
+    assert [(c.step, c.tokens_seen) for c in found] == [(1, 5), (2, None), (3, None)]
+    for one in found:
+        assert parse_address(one.uri).is_commit and read_config(one.uri) == CONFIG
+        with Copies().of(one) as copy:
+            assert read_weights(copy.parts)
+
+
+def test_a_file_that_is_a_checkpoint_by_itself_is_listed_and_pinned(repository, run):
+    weights = run / "checkpoint-5/model.safetensors"
+    commit = repository.commit_files(
+        {"step_5.safetensors": weights, "step_6.safetensors": weights}, "main"
+    )
+    found = list_checkpoints(URI)
+    assert [c.uri for c in found] == [f"{URI}@{commit}/step_{n}.safetensors" for n in (5, 6)]
+    (files,) = place_of(URI).files_of([found[0].uri])
+    assert (
+        files["step_5.safetensors"].at
+        == f"{URI}@{commit}"
+        == next(file.at for file in (found[0].files or {}).values())
+    )

@@ -1,4 +1,4 @@
-"""What transformers' Trainer itself pushes to the Hub, by its strategies."""
+"""Read what transformers' Trainer itself pushes to the Hub, by its strategies."""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -10,6 +10,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,6 +44,10 @@ def written(content: object, **settings: Any) -> bytes:
 
 def of_bytes(content: bytes) -> Any:
     return described(lambda start, stop: content[start:stop], len(content))
+
+
+def saved_in(content: bytes) -> SavedFile:
+    return SavedFile(lambda start, stop: content[start:stop], len(content))
 
 
 def reason(content: bytes) -> str:
@@ -136,10 +141,8 @@ def test_a_class_named_as_settings_is_not_called(monkeypatch: pytest.MonkeyPatch
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("archive/data.pkl", content)
         file.writestr("archive/version", "3")
-    try:
+    with suppress(ValueError):
         of_bytes(archive.getvalue())
-    except ValueError:
-        pass
     assert not called
 
 
@@ -150,7 +153,8 @@ def test_a_file_that_is_cut_off_is_refused(kept: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\n", b"x" * 90]
+    "content",
+    [b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\n", b"x" * 90],
 )
 def test_what_is_no_file_of_torch_is_said(content: bytes) -> None:
     assert reason(content).startswith(("is a web page", "is a git-lfs pointer", "is no file"))
@@ -190,9 +194,10 @@ def test_another_byte_order_is_refused() -> None:
 
 def test_a_view_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(10**9)}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="larger than the whole"), saved_file(
-        tmp_path / "a.pt"
-    ) as saved:
+    with (
+        pytest.raises(CheckpointError, match="larger than the whole"),
+        saved_file(tmp_path / "a.pt") as saved,
+    ):
         saved.loaded(saved.content)
 
 
@@ -204,7 +209,7 @@ def test_random_damage_is_met_with_a_reason() -> None:
         for place in random.integers(len(content), size=random.integers(1, 20)):
             content[place] = random.integers(256)
         try:
-            saved = SavedFile(lambda start, stop: bytes(content[start:stop]), len(content))
+            saved = saved_in(bytes(content))
             tensors = saved.content["model"]
             saved.loaded({n: one for n, one in tensors.items() if isinstance(one, Tensor)})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -248,7 +253,7 @@ def test_a_record_that_is_cut_off_is_refused() -> None:
     saved = SavedFile(lambda first, stop: whole[: ends[0]][first:stop], len(whole))
     for end in ends[1:]:
         ends[0] = end
-        with pytest.raises(ValueError, match="is cut off|is missing"):
+        with pytest.raises(ValueError, match=r"is (cut off|missing)"):
             saved.loaded(saved.content)
 
 

@@ -1,4 +1,4 @@
-"""What tests of file formats share: losses of two models on the same tokens, and local files."""
+"""Losses of two models on the same tokens, and local files, for tests of file formats."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoConfig
 
 from pipeline.checkpoints.formats import meta, single_file
@@ -76,14 +76,16 @@ def refusal(folder: Path, config: Mapping[str, Any] | None = None) -> str:
 
 
 def tokens(vocabulary: int = VOCABULARY) -> Tensor:
-    return torch.randint(vocabulary, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(5))
+    return torch.randint(
+        vocabulary, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(5)
+    )
 
 
 def losses(logits: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
     """Return the loss (nats) of each token but the first."""
     with torch.no_grad():
         found = logits(ids)[:, :-1].double()
-    flat = F.cross_entropy(found.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    flat = functional.cross_entropy(found.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return flat.view(len(ids), -1)
 
 

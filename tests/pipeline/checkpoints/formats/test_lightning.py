@@ -59,6 +59,7 @@ def fitted(folder: Path, module: Trained) -> Path:
         max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
+    module.train()
     trainer.fit(module, DataLoader(list(tokens()), batch_size=1))
     trainer.save_checkpoint(folder / "epoch=0-step=2.ckpt")
     module.eval()

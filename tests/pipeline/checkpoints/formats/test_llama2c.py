@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         v = self.wv(x).view(batch, length, self.kv, self.size)
         k, v = (one.repeat_interleave(ARGS["n_heads"] // self.kv, dim=2) for one in (k, v))
         q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.wo(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -70,7 +70,7 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(HIDDEN, ARGS["dim"], bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return self.w2(functional.silu(self.w1(x)) * self.w3(x))
 
 
 class Block(nn.Module):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,
@@ -28,7 +28,7 @@ SIZE = 8
 
 
 def norm(x: Tensor) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],))
+    return functional.rms_norm(x, (x.shape[-1],))
 
 
 def rotated(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         q, k, v = (one(x).view(batch, length, -1, SIZE) for one in (self.c_q, self.c_k, self.c_v))
         q, k = norm(rotated(q)), norm(rotated(k))
         q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -62,7 +62,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(128, 32, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.relu(self.c_fc(x)).square())
+        return self.c_proj(functional.relu(self.c_fc(x)).square())
 
 
 class Block(nn.Module):

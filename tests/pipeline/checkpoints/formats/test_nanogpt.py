@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
-from pipeline.checkpoints.formats import nanogpt
+from pipeline.checkpoints.formats import single_file
 from pipeline.checkpoints.torch_files import described
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,
+    LocalSource,
     assert_same_losses,
     drawn,
     read,
@@ -36,7 +37,7 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
 
 
 class Attention(nn.Module):
@@ -54,7 +55,7 @@ class Attention(nn.Module):
             part.view(batch, length, self.heads, -1).transpose(1, 2)
             for part in self.c_attn(x).split(width, dim=2)
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -136,10 +137,10 @@ def test_without_bias_in_its_settings_it_has_gelu_new_and_a_mask(tmp_path: Path)
 
 
 def test_what_is_assumed_of_the_activation_is_said(tmp_path: Path) -> None:
-    content = torch.load(saved(tmp_path, GPT()) / "ckpt.pt", weights_only=True)
-    assert "exact GELU" in nanogpt.assumed(content)
-    del content["model_args"]["bias"]
-    assert "gelu_new" in nanogpt.assumed(content)
+    saved(tmp_path, GPT())
+    assert "torch's exact GELU" in single_file.assumed(LocalSource(tmp_path))[0]
+    saved(tmp_path, GPT(), bias="absent")
+    assert "gelu_new, as without" in single_file.assumed(LocalSource(tmp_path))[0]
 
 
 def test_settings_may_be_a_namespace(tmp_path: Path) -> None:

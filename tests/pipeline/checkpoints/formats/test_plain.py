@@ -93,8 +93,3 @@ def test_other_contents_are_refused(tmp_path: Path, content: object) -> None:
 )
 def test_the_file_with_weights_is_told_from_others(names: list[str], found: list[str]) -> None:
     assert single_file.weights(names) == found
-
-
-def test_files_beside_it_are_named_by_its_step() -> None:
-    assert "meta_001000.json" in single_file.companions("model_001000.pt")
-    assert single_file.companions("lit_model.pth") == ("model_config.yaml",)

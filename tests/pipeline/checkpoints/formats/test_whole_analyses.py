@@ -15,8 +15,9 @@ from tests.pipeline.checkpoints.conftest import *  # noqa: F403 (its fixtures)
 from tests.pipeline.checkpoints.formats import test_llama2c as llama2c
 from tests.pipeline.checkpoints.formats import test_nanochat as nanochat
 from tests.pipeline.checkpoints.formats import test_nanogpt as nanogpt
+from tests.pipeline.checkpoints.formats import test_plain as plain
 from tests.pipeline.checkpoints.formats.reference import drawn, losses, tokens
-from tests.pipeline.checkpoints.formats.test_written_by_libraries import DATA, FOLDERS
+from tests.pipeline.checkpoints.formats.test_written_by_libraries import DATA
 from tests.pipeline.checkpoints.servers import Hub, Proxy
 
 MEASURES = {"token_loss": {"early_token": 3, "late_token": 20}, "weight_norm": {}}
@@ -78,7 +79,29 @@ def test_a_run_on_the_hub(tmp_path: Path, name: str, hub: Hub) -> None:
     assert_losses(analysed("hf://owner/name", tokens(), tmp_path / "store.zarr"), expected)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+def test_a_run_of_single_files_of_nanochat(tmp_path: Path) -> None:
+    """Its own folder: the files of all steps side by side, with the states of optimizers."""
+    folders, expected = two_steps(tmp_path / "folders", "nanochat")
+    run = tmp_path / "run"
+    run.mkdir()
+    for step in (100, 200):
+        for file in (folders / f"step-{step}").iterdir():
+            file.rename(run / file.name.replace("001000", f"{step:06}"))
+    assert [one.step for one in list_checkpoints(str(run))] == [100, 200]
+    assert_losses(analysed(str(run), tokens(), tmp_path / "store.zarr"), expected)
+
+
+def test_a_run_of_single_files_with_one_config(tmp_path: Path) -> None:
+    expected = []
+    for step in (100, 200):
+        llama = drawn(plain.model(), step)
+        torch.save({"model": plain.state_of(llama)}, tmp_path / f"checkpoint_{step}.pt")
+        expected.append(losses(lambda ids, of=llama: of(ids).logits, tokens()))
+    (tmp_path / "config.json").write_text(json.dumps(plain.LLAMA))
+    assert_losses(analysed(str(tmp_path), tokens(), tmp_path / "store.zarr"), expected)
+
+
+@pytest.mark.parametrize("name", ["meta-two-files", "composer"])
 def test_files_of_their_libraries(tmp_path: Path, name: str) -> None:
     shutil.copytree(DATA / name, tmp_path / "run" / "step-1")
     written = json.loads((DATA / name / "losses.json").read_text())

@@ -95,7 +95,7 @@ def test_a_damaged_model_config_is_refused(copied: Path, text: str) -> None:
 
 @pytest.mark.parametrize("copied", ["meta-one-file"], indirect=True)
 def test_llama_2_divides_the_columns_of_the_embedding(copied: Path) -> None:
-    """Its code (ParallelEmbedding of fairscale) is no longer published; the axes are given there."""
+    """fairscale's ParallelEmbedding, which Meta had for it, says the same."""
     file = copied / "consolidated.00.pth"
     whole = torch.load(file, weights_only=True)
     by_columns = ("wo.weight", "w2.weight", "tok_embeddings.weight")
