@@ -175,9 +175,7 @@ def _nothing(
     )
 
 
-def _by_step(
-    uri: str, folders: Sequence[Folder], names: Mapping[str, Name]
-) -> dict[int, Found]:
+def _by_step(uri: str, folders: Sequence[Folder], names: Mapping[str, Name]) -> dict[int, Found]:
     """Return the checkpoints by step; names: of those that are finished, with their steps."""
     found: dict[int, Found] = {}
     for folder in folders:
