@@ -202,8 +202,8 @@ def test_no_module_that_an_adapter_names_is_imported(adapted: Write, tmp_path: P
 
 def test_a_damaged_adapter_is_named(adapted: Write) -> None:
     run = adapted()
-    config, weights = (run / "step-1" / f"adapter_{name}" for name in ("config.json",
-                                                                      "model.safetensors"))  # fmt: skip
+    config = run / "step-1" / "adapter_config.json"
+    weights = run / "step-1" / "adapter_model.safetensors"
     settings = config.read_text()
     config.write_text("{")
     assert "adapter_config.json: is not valid JSON" in failure_of(run)
