@@ -56,8 +56,9 @@ class Estimate:
     see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
     the steps that cannot be computed, as their config.json or the headers of their weight files
     show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
-    random input draws, and the reason. faults: everything that the analysis would refuse; the
-    amounts are then those of the groups without a fault, and 0 where none is left.
+    random input draws, and the reason. inputs: how texts and data sets were cut into sequences, by
+    input. faults: everything that the analysis would refuse; the amounts are then those of the
+    groups without a fault, and 0 where none is left.
     """
 
     checkpoints: int = 0
@@ -74,6 +75,7 @@ class Estimate:
     failed: Mapping[int, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -100,6 +102,7 @@ class Estimate:
         files = f"{self.store_files:,} files"
         yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
+        yield from ((f"input {name}", said) for name, said in self.inputs.items())
 
 
 def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimate:
@@ -116,7 +119,7 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     if error := faults.unreachable:
         raise error
     if surveyed is not None:
-        costs |= _reading(analysis, surveyed, tried.failed)
+        costs |= _reading(surveyed, tried.failed)
     notes = prepared.notes if prepared else ()
     return Estimate(
         **costs,
@@ -126,16 +129,17 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     )
 
 
-def _reading(analysis: Analysis, surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
+def _reading(surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
     """Return what an estimate says of the checkpoints to read."""
     read = [one for one in surveyed.checkpoints if one.step not in failed]
-    size = sum(weight_bytes(read))
+    sizes = weight_bytes(read)
+    remote = [remote_place_of(one.uri) is not None for one in read]
     return {
         "checkpoints": len(read),
         "masked": len(surveyed.masked),
         "masked_steps": surveyed.masked,
-        "bytes_to_fetch": size if remote_place_of(analysis.checkpoints) else 0,
-        "bytes_to_read": size,
+        "bytes_to_fetch": sum(s for s, is_remote in zip(sizes, remote, strict=True) if is_remote),
+        "bytes_to_read": sum(sizes),
         "left_out": surveyed.left_out,
     }
 
@@ -166,6 +170,7 @@ def _costs(prepared: Prepared, faults: Faults) -> dict[str, Any]:
         "store_files": _CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
         "undefined": prepared.undefined,
         "drawn_from": prepared.drawn_from,
+        "inputs": prepared.said_of_inputs,
     }
 
 

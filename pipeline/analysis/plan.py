@@ -15,9 +15,10 @@ from pipeline.analysis.faults import Faults
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.contents import assumed_of_model
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.places import files_elsewhere, listed_folder, place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis, GroupOptions, together, validated
@@ -147,6 +148,11 @@ class Prepared:
         return {name: why for name, why in reasons.items() if why}
 
     @property
+    def said_of_inputs(self) -> dict[str, str]:
+        """Sentences on how texts and data sets were cut into sequences, by input."""
+        return {name: one.said for name, one in self.inputs.items() if one.said}
+
+    @property
     def drawn_from(self) -> dict[str, str]:
         """The token ids from which each random input draws, and the reason, by input."""
         made = self.inputs.items()
@@ -201,7 +207,9 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     digests = {name: made.digest for name, made in inputs.items()}
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
-    notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
+    of_inputs = (made.note for made in inputs.values() if made.note)
+    of_model = assumed_of_model(place_of(source.uri), source)
+    notes = (*conversion_notes(run_folder), *surveyed.notes, *of_model, *of_inputs)
     job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
@@ -283,10 +291,11 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
-    # Without the listed files: a worker asks for those that are there when it begins to fetch.
+    # Without the listed files, but for those elsewhere, which only the listing finds: a worker asks
+    # for those that are there when it begins to fetch.
     cells = tuple(
         Cell(
-            replace(checkpoint, files=None),
+            replace(checkpoint, files=files_elsewhere(checkpoint)),
             tuple(missing[checkpoint.step]),
             committed[checkpoint.step],
         )
@@ -422,6 +431,7 @@ def _template(
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
+    silent = setting.model.without_attention
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -435,6 +445,8 @@ def _template(
             "device": workers.device,
         },
         "selected_steps": _selected_steps(prepared, group),
+        # Only where there are such layers: other stores keep their attributes as they are.
+        **({"layers_without_heads": list(silent)} if silent and measure.needs_heads else {}),
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pipeline.analysis.listing import declared_tokens_per_step
 from pipeline.auditing import Audit, audit_found
 from pipeline.checkpoints import Checkpoint, LeftOut
-from pipeline.checkpoints.converted import converted_uri
-from pipeline.checkpoints.listing import described, finished
+from pipeline.checkpoints.listing import described, finished_in
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
@@ -23,7 +22,8 @@ class Survey:
     checkpoints: those to compute, selected and not masked, in order of step. verdict: the result of
     the audit of all checkpoints of the run; None without an audit. left_out: files and folders that
     may be checkpoints but were not listed. listed: all checkpoints of the run. run: the run's own
-    folder, see `pipeline.checkpoints.stored.PlaceContents`.
+    folder, see `pipeline.checkpoints.stored.PlaceContents`. notes: sentences on what the listing
+    assumed.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -31,6 +31,7 @@ class Survey:
     run: Folder | str
     left_out: tuple[LeftOut, ...] = ()
     listed: tuple[Checkpoint, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -43,9 +44,8 @@ def survey(analysis: Analysis) -> Survey:
 
     Weights that earlier runs found not to be finite are known from the store, by their digests.
     """
-    read_from = converted_uri(analysis.checkpoints, analysis.model)
-    place = place_of(read_from)
-    listing = finished(place, read_from)
+    listing = finished_in(analysis.checkpoints, analysis, analysis.model, analysis.tokens_per_step)
+    place = place_of(listing.address)
     tokens = analysis.tokens_per_step or declared_tokens_per_step(listing.run)
     listed = described(place, listing.found, tokens)
     # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
@@ -57,7 +57,7 @@ def survey(analysis: Analysis) -> Survey:
         read = {one.step: known[one.digest] for one in listed if one.digest in known}
         verdict = verdict.with_non_finite(read)
     chosen = tuple(_chosen(analysis, listed, verdict))
-    return Survey(chosen, verdict, listing.run, listing.left_out, tuple(listed))
+    return Survey(chosen, verdict, listing.run, listing.left_out, tuple(listed), listing.notes)
 
 
 def _chosen(

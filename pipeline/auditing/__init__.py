@@ -9,11 +9,10 @@ from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
 from pipeline.auditing.files import config_faults, empty_steps, file_faults
 from pipeline.auditing.schedule import missing_steps
-from pipeline.checkpoints.converted import converted_uri
-from pipeline.checkpoints.listing import Finished, finished
+from pipeline.checkpoints.listing import Finished, finished_in
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Place
-from pipeline.config import saved_model
+from pipeline.config import RunLayout, saved_model
 from pipeline.progress import Progress
 
 __all__ = ["KINDS", "Audit", "Fault", "audit", "audit_found"]
@@ -24,18 +23,20 @@ def audit(
     deep: bool = False,
     progress: Progress = lambda done, total, what: None,
     model: Mapping[str, Any] | None = None,
+    layout: RunLayout | None = None,
+    tokens_per_step: int | None = None,
 ) -> Audit:
     """Return the faults of every kind in `KINDS` among the checkpoints of a run.
 
     Reads metadata only, unless `deep`: names, sizes, digests that the storage knows, configs,
     headers. deep: read all weights once (their sketches are cached by digest);
     progress(done, total, what) is called after each checkpoint. model: config fields that `.pth`
-    files lack, see `pipeline.config.SavedModel`. Raises InputError if there is no run.
+    files lack, see `pipeline.config.SavedModel`. layout: see `pipeline.config.RunLayout`.
+    tokens_per_step: gives the steps of names that give tokens. Raises InputError if there is no
+    run.
     """
-    read_from = converted_uri(uri, saved_model(model))
-    place = place_of(read_from)
-    found = finished(place, read_from)
-    return audit_found(place, uri, found, deep, progress)
+    found = finished_in(uri, layout, saved_model(model), tokens_per_step)
+    return audit_found(place_of(found.address), uri, found, deep, progress)
 
 
 def audit_found(
@@ -60,7 +61,8 @@ def audit_found(
         unreadable = {fault.step for fault in in_files}
         readable = [one for one in evidence if one.parts and one.step not in unreadable]
         faults = deep_faults(readable, faults, progress)
-    return Audit(uri, len(evidence), tuple(sorted(set(faults))), deep, listed.left_out)
+    found = tuple(sorted(set(faults)))
+    return Audit(uri, len(evidence), found, deep, listed.left_out, listed.notes)
 
 
 def _schedule_faults(steps: Sequence[int]) -> list[Fault]:

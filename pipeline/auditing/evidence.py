@@ -50,7 +50,7 @@ class Evidence:
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """Return the evidence of each checkpoint, in order."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        evidence = list(threads.map(lambda one: _of(place, one.name.step, one.folder), found))
+        evidence = list(threads.map(lambda one: _of(place, one.step, one.folder), found))
     return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
 
 
@@ -106,7 +106,7 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
 
 
 def _path(one: Evidence, part: StoredFile) -> Path:
-    return Path(part.at or one.folder.uri) / part.name
+    return Path(part.at or one.folder.uri) / part.name_there
 
 
 def _summed(file: Path) -> str | None:

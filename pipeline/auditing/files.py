@@ -104,6 +104,8 @@ def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
         return Looked(kind="empty-file", detail="it holds zeros where its header should be")
     if part.name.endswith(".safetensors"):
         return _look_at_header(read, part)
+    if part.name.endswith(".json"):  # the config of an adapter, which is read with its weights
+        return Looked()
     # torch.save writes a zip file, and before torch 1.6 a bare pickle (opcode PROTO, 0x80).
     if start[:2] != b"PK" and start[:1] != b"\x80":
         return Looked(kind="unreadable-file", detail="it is not what torch.save writes")

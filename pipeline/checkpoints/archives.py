@@ -35,7 +35,8 @@ _INFLATING = "bytearray"
 def refuse_unsound(stream: BinaryIO, size: int) -> None:
     """Raise ValueError with the reason if a file that torch.save may have written is not sound.
 
-    Reads the table of contents and the pickle; a file of another format is left to torch.
+    Reads the table of contents and the pickle; a file of another format is left to torch. Errors of
+    the storage (OSError) pass.
     """
     if stream.read(2) == b"PK":
         _check_archive(stream, size)
@@ -69,11 +70,17 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
             for entry in entries:
                 if entry.filename.endswith("data.pkl"):
                     _check_pickle(archive.read(entry))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
+    except OSError as error:
+        if error.errno is not None:  # of the storage, which says nothing about the file
+            raise
+        raise ValueError(first_line(error)) from error
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
         raise ValueError(first_line(error)) from error
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    if any(one.filename.endswith("/constants.pkl") for one in entries):
+        raise ValueError("it is a program of TorchScript: save the model's state_dict()")
     if packed := next((one for one in entries if one.compress_type != zipfile.ZIP_STORED), None):
         raise ValueError(
             f"its entry {packed.filename!r} is compressed ({packed.file_size:,} bytes when read), "

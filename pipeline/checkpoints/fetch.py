@@ -34,9 +34,16 @@ from pipeline.checkpoints.contents import (
     weight_parts,
     where,
 )
-from pipeline.checkpoints.digests import combined, digest_of_files, local_state, read_sha256
+from pipeline.checkpoints.digests import (
+    combined,
+    digest_of_files,
+    local_state,
+    read_sha256,
+    sha256_of,
+)
+from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.formats.base import LocalParts
-from pipeline.checkpoints.places import current_folder, remote_place_of
+from pipeline.checkpoints.places import current_folder, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import reading
@@ -76,8 +83,7 @@ class Copies:
 
         Errors about its files are raised as CheckpointError with the checkpoint's address.
         """
-        place = remote_place_of(checkpoint.uri)
-        copy = Local(checkpoint, self) if place is None else Fetched(checkpoint, place, self)
+        copy = Fetched(checkpoint, self) if _is_remote(checkpoint) else Local(checkpoint, self)
         try:
             yield copy
         except CheckpointError as error:  # type(error), since callers handle subclasses differently
@@ -214,10 +220,11 @@ class Local:
 
 
 class Fetched:
-    """A remote checkpoint, downloaded at the first access."""
+    """A checkpoint with files that are not on this machine, downloaded at the first access."""
 
-    def __init__(self, checkpoint: Checkpoint, place: RemotePlace, copies: Copies) -> None:
-        self._checkpoint, self._place, self._copies = checkpoint, place, copies
+    def __init__(self, checkpoint: Checkpoint, copies: Copies) -> None:
+        self._checkpoint, self._copies = checkpoint, copies
+        self._place = place_of(checkpoint.uri)
         self._folder: Path | None = None
         self._parts: LocalParts | None = None
         self._digest: str | None = None
@@ -295,19 +302,33 @@ class Fetched:
         self._copies.refuse_larger(size, remote.uri)
         target = self._folder = self._copies.make_room(size, remote.uri)
         _check_space(target, size)
-        self._digest = combined([(part.name, self._fetched(part, target)) for part in parts])
-        files = {part.name: target / part.name for part in parts}
+        found = {part.name: self._fetched(part, target) for part in parts}
+        self._digest = combined([(name, digest) for name, (_, digest) in found.items()])
+        files = {name: path for name, (path, _) in found.items()}
         self._parts = LocalParts(files, format_of_files(remote.files))
 
-    def _fetched(self, part: StoredFile, folder: Path) -> str:
-        """Download one file into a folder, and return its sha256."""
+    def _fetched(self, part: StoredFile, folder: Path) -> tuple[Path, str]:
+        """Download one file into a folder, and return its path and its sha256.
+
+        A file on this machine, of an adapter's base model, is read where it is.
+        """
+        storage, uri = where(self._place, self.listed, part.name)
+        if not isinstance(storage, RemotePlace):
+            path = inside_run(Path(uri), part.name_there)
+            return path, str(sha256_of(path))
         target = folder / part.name
         target.parent.mkdir(exist_ok=True)
-        storage, uri = where(self._place, self.listed, part.name)
-        return fetch_verified(cast(RemotePlace, storage), uri, part, target)
+        there = replace(part, name=part.name_there)
+        return target, fetch_verified(storage, uri, there, target)
 
 
 Copy = Local | Fetched
+
+
+def _is_remote(checkpoint: Checkpoint) -> bool:
+    """Return whether any of a checkpoint's files is not on this machine."""
+    places = {file.at or checkpoint.uri for file in (checkpoint.files or {}).values()}
+    return any(remote_place_of(one) is not None for one in {checkpoint.uri, *places})
 
 
 def _config(place: Place, folder: Folder) -> dict[str, Any]:

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.inert import replacements, values_of
 from pipeline.checkpoints.name_patterns import table_of
+from pipeline.checkpoints.pickle_globals import UNREADABLE, globals_of, refusal_of
 from pipeline.checkpoints.placeholders import placeholder_of
-from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
+from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_any_name
 from pipeline.checkpoints.shapes import refuse_inflated
-from pipeline.checkpoints.stand_ins import UNREADABLE, ConfigValues, refusal_of, stand_ins
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
 from pipeline.errors import InputError
@@ -126,7 +127,7 @@ def _unpickled(file: Path) -> Any:
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with torch.serialization.safe_globals([*stand_ins(file)]):
+        with torch.serialization.safe_globals(replacements(globals_of(file))):
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
@@ -177,13 +178,13 @@ def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for name in _CONFIGS:
         if name in content:
             config = content[name]
-            values = vars(config) if isinstance(config, ConfigValues) else config
-            if not isinstance(values, Mapping):
+            values = values_of(config)
+            if values is None:
                 raise InputError(
                     f"{file}: its {name!r} is {type(config).__name__}, expected a dictionary or a "
                     "HookedTransformerConfig: save it as a dictionary"
                 )
-            return {str(key): _plain(value) for key, value in values.items()}
+            return {key: _plain(value) for key, value in values.items()}
     return {}
 
 
@@ -240,7 +241,7 @@ def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
 
 def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
-    named = step_in_name(file)
+    named = step_in_any_name(file)
     by_name = 0 if named == "init" else named if isinstance(named, int) else None
     inside = next((key for key in _STEPS if key in content), None)
     if inside is None:

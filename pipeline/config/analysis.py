@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.inputs import ArrayInput, InputSpec, NaturalMatchesInput, TextInput
 from pipeline.config.places import Place, require_place
+from pipeline.config.run_layout import RunLayout
+from pipeline.config.suites import suite_of
 from pipeline.config.trackers import LogTo
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
@@ -191,11 +193,12 @@ class SavedModel(Strict):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Analysis(Strict):
+class Analysis(RunLayout):
     """An analysis: checkpoints, inputs, measures, and the store that results are written to.
 
-    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, or `hf://owner/name`. store: the
-    folder or `s3://` address that results are written to. select: a subset of the checkpoints.
+    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, `hf://owner/name`, or a CSV or JSON
+    file that lists addresses by step. store: the folder or `s3://` address that results are written
+    to. select: a subset of the checkpoints.
     workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
     anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
     ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
@@ -277,7 +280,8 @@ def load_analysis(source: str | Path) -> Analysis:
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
     path = Path(source)
-    if path.is_file() or (path.exists() and str(source) not in _presets()):
+    is_preset = str(source) in _presets() or str(source) in suite_of()
+    if path.is_file() or (path.exists() and not is_preset):
         return paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
     return load_preset(str(source), "there is neither such a file nor such a preset")
 
@@ -285,12 +289,27 @@ def load_analysis(source: str | Path) -> Analysis:
 def load_preset(name: str, otherwise: str = "there is no such preset") -> Analysis:
     """Return a packaged analysis; its relative paths are relative to the working directory.
 
-    Raises InputError for an unknown name; `otherwise` is that message's first clause.
+    Raises InputError for an unknown name, with `otherwise` as the message's first clause, and for
+    a member of a suite that cannot be analysed.
     """
     known = _presets()
-    if name not in known:
-        raise InputError(f"{name}: {otherwise}; {suggestion(name, known)}")
-    return validated(Analysis, read_yaml(known[name]), where=f"preset {name}")
+    if name not in known and name not in suite_of():
+        raise unknown_preset(name, otherwise)
+    content = read_yaml(known[name]) if name in known else suite_of()[name].content(name)
+    return validated(Analysis, content, where=f"preset {name}")
+
+
+def unknown_preset(name: str, otherwise: str) -> InputError:
+    """Return the error for a name that is no preset's; `otherwise` is its first clause."""
+    advice = suggestion(name, (*_presets(), *suite_of()))
+    if advice.startswith("known are"):  # more than anyone reads
+        advice = "`ontogeny presets` lists those that are known"
+    return InputError(f"{name}: {otherwise}; {advice}")
+
+
+def own_presets() -> list[str]:
+    """Return the names of the presets for runs of `ontogeny train`."""
+    return sorted(_presets())
 
 
 def _presets() -> dict[str, Path]:
@@ -319,6 +338,8 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     return analysis.model_copy(
         update={
             "checkpoints": absolute(analysis.checkpoints),
+            "config": absolute(analysis.config) if analysis.config else None,
+            "base": absolute(analysis.base) if analysis.base else None,
             "store": absolute(analysis.store),
             "inputs": inputs,
             "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},

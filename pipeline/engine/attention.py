@@ -10,7 +10,7 @@ shifted queries and keys. The model's own code runs unchanged; only the attentio
 transformers looks up by name is this module's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -51,9 +51,9 @@ class Recorder:
     """A collector of what the attention layers of one model yield, batch by batch.
 
     attention: one tensor per request, filled in place. head_outputs: the heads' outputs before W_O,
-    a list of batches for each layer among its keys. first_layer: the first layer that is computed.
-    edit: the change to the heads' outputs with which the model continues. tokens: for rules on
-    tokens, see `Reads`.
+    a list of batches for each layer among its keys. layers: those that attend, ascending.
+    first_layer: the first layer that is computed. edit: the change to the heads' outputs with which
+    the model continues. tokens: for rules on tokens, see `Reads`.
     """
 
     pairs: Mapping[AttentionRequest, Pairs | Reduced]
@@ -61,6 +61,7 @@ class Recorder:
     head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]] = field(
         default_factory=dict
     )
+    layers: Sequence[int] = ()
     first_layer: int = 0
     edit: Edit | None = None
     tokens: Int[Tensor, "sequence position"] | None = None
@@ -72,18 +73,31 @@ class Recorder:
     def layer_of(self, module: nn.Module) -> int:
         """Return the index of the calling layer, which follows from the order of calls.
 
-        Raises InputError where the module states another index.
+        Raises InputError where the module states another index, or more layers attend than
+        expected.
         """
-        layer, self.layers_seen = self.layers_seen, self.layers_seen + 1
+        if self.layers_seen >= len(self.layers):
+            raise InputError(
+                f"{type(module).__name__} attends where {len(self.layers)} layers were expected "
+                "to, which have all attended: a model whose layers do not each attend once cannot "
+                "be recorded exactly"
+            )
+        layer, self.layers_seen = self.next_layer, self.layers_seen + 1
         # Most attention modules state their layer; the comparison finds models that share one
         # module between layers, or call them in another order.
         claimed = getattr(module, "layer_idx", None)
-        if claimed is not None and claimed != layer:
+        # Zamba2 says -1, because its layers share their attention's weights.
+        if claimed is not None and claimed >= 0 and claimed != layer:
             raise InputError(
                 f"attention layer {claimed} called as number {layer} of one forward pass: a model "
                 "whose layers do not each attend once, in order, cannot be recorded exactly"
             )
         return layer
+
+    @property
+    def next_layer(self) -> int:
+        """The layer that attends next."""
+        return self.layers[self.layers_seen]
 
     def take_scores(self, layer: int, scored: "Scored") -> None:
         """Fill in the requested attention of one layer."""
@@ -191,27 +205,31 @@ _RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 @contextmanager
-def recording(recorder: Recorder, n_layers: int) -> Iterator[None]:
+def recording(recorder: Recorder, layers: Sequence[int]) -> Iterator[None]:
     """Record the attention of the one forward pass that runs within the block.
 
-    Raises InputError unless every layer attends exactly once.
+    layers: those that attend, ascending. Raises InputError unless each of them attends exactly
+    once, and no other one does.
     """
+    recorder.layers = layers
     # A resumed pass skips the layers below `first_layer`, which therefore make no calls.
-    recorder.layers_seen = recorder.outputs_seen = recorder.first_layer
+    skipped = sum(layer < recorder.first_layer for layer in layers)
+    recorder.layers_seen = recorder.outputs_seen = skipped
     token = _RECORDER.set(recorder)
     try:
         yield
     finally:
         _RECORDER.reset(token)
-    if recorder.layers_seen != n_layers:
+    if recorder.layers_seen != len(layers):
         raise InputError(
             f"{recorder.layers_seen} attention layers could be observed where the model has "
-            f"{n_layers}: a model whose layers do not each attend once cannot be recorded exactly"
+            f"{len(layers)}: a model whose layers do not each attend once cannot be recorded "
+            "exactly"
         )
-    if recorder.outputs_seen != n_layers and (recorder.head_outputs or recorder.edit):
+    if recorder.outputs_seen != len(layers) and (recorder.head_outputs or recorder.edit):
         raise InputError(
             f"the outputs of the heads of {recorder.outputs_seen} layers could be observed where "
-            f"the model has {n_layers}: its heads can be neither recorded nor changed"
+            f"the model has {len(layers)}: its heads can be neither recorded nor changed"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.engine.attention import current_recorder
 from pipeline.errors import InputError
+from pipeline.models.layers import attention_modules
 
 # Names of the projection W_O inside the attention modules of these families.
 _OUTPUT_PROJECTIONS = ("out_proj", "dense")
@@ -30,17 +31,6 @@ def hooked(module: nn.Module, n_heads: int) -> Iterator[None]:
             handle = projection.register_forward_pre_hook(_on_head_outputs(n_heads))
             stack.callback(handle.remove)
         yield
-
-
-def attention_modules(module: nn.Module) -> list[nn.Module]:
-    """Return the innermost modules whose class is named Attention, in order.
-
-    A family may wrap its attention (GPT-Neo's `GPTNeoAttention` holds `GPTNeoSelfAttention`);
-    hooks on both would count a layer twice.
-    """
-    # transformers has no common base class of attention modules, only this convention.
-    named = [m for m in module.modules() if "Attention" in type(m).__name__]
-    return [m for m in named if not any(inner in named for inner in list(m.modules())[1:])]
 
 
 def _output_projection(attention: nn.Module) -> nn.Module:
@@ -61,7 +51,7 @@ def _on_head_outputs(n_heads: int) -> Callable[[nn.Module, tuple[Any, ...]], tup
             return args
         heads = args[0].unflatten(-1, (n_heads, -1))
         # W_O runs within its attention module, whose own hook counts the layer afterwards.
-        return (recorder.take_output(recorder.layers_seen, heads).flatten(-2), *args[1:])
+        return (recorder.take_output(recorder.next_layer, heads).flatten(-2), *args[1:])
 
     return hook
 

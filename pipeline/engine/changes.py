@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.engine.forward import Resumed, batch_size, run, uses_interface
+from pipeline.engine.forward import Resumed, batch_size, run
 from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.partial_reads import Part
 from pipeline.engine.record import HeadChange, OutputOn, Pass, ReadFrom, Record
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 Records = Mapping[tuple, Record]

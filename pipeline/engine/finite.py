@@ -63,7 +63,8 @@ def is_finite(records: Sequence[Record], weights: ModelWeights) -> bool:
 def _any(
     wrong: Callable[[Tensor], Tensor], records: Sequence[Record], weights: ModelWeights
 ) -> bool:
-    parts = (part for record in records for part in _parts(record))
+    silent = weights.facts.without_attention
+    parts = (part for record in records for part in _parts(record, silent))
     return any((wrong(tensor) & ~undefined).any() for tensor, undefined in parts) or any(
         wrong(tensor).any() for tensor in weights.values()
     )
@@ -78,15 +79,18 @@ def _undefined_anyway(
     bounded = copy.copy(weights)
     bounded.update({name: _bounded(tensor, random) for name, tensor in weights.items()})
     try:
-        values = compute(tuple(_bounded_record(record, random) for record in records), bounded)
+        silent = weights.facts.without_attention
+        values = compute(
+            tuple(_bounded_record(record, random, silent) for record in records), bounded
+        )
     # Random numbers in place of some weights may be no valid model (a matrix without an inverse).
     except (ArithmeticError, ValueError, RuntimeError):
         return {}
     return {name: np.isnan(value) for name, value in values.items() if _is_float(value)}
 
 
-def _bounded_record(record: Record, random: torch.Generator) -> Record:
-    parts = iter(_parts(record))
+def _bounded_record(record: Record, random: torch.Generator, silent: Sequence[int]) -> Record:
+    parts = iter(_parts(record, silent))
     found: dict[str, Any] = {}
 
     def next_one() -> Tensor:
@@ -103,10 +107,12 @@ def _bounded_record(record: Record, random: torch.Generator) -> Record:
     return replace(record, **found)
 
 
-def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "..."]]]:
+def _parts(
+    record: Record, silent: Sequence[int]
+) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "..."]]]:
     """Return all tensors of a record, each with a mask of what is undefined by definition.
 
-    `_bounded_record` relies on the order.
+    silent: the layers without attention. `_bounded_record` relies on the order.
     """
     seen, nowhere = _seen(record), torch.tensor(False)
     parts = []
@@ -116,9 +122,11 @@ def _parts(record: Record) -> list[tuple[Float[Tensor, "..."], Bool[Tensor, "...
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
     for request, tensor in record.attention.items():
-        parts.append((tensor, _undefined(request, record, seen)[:, None]))
+        layers = torch.tensor([k in silent for k in range(len(tensor))])[:, None, None, None]
+        parts.append((tensor, layers | _undefined(request, record, seen)[:, None]))
     parts += [(tensor, nowhere) for tensor in record.logits.values()]
-    parts += [(tensor, ~seen[..., None, None]) for tensor in record.head_outputs.values()]
+    for layer, tensor in record.head_outputs.items():
+        parts.append((tensor, ~seen[..., None, None] | (layer in silent)))
     parts += [(tensor, ~seen[..., None]) for tensor in record.hidden_states.values()]
     return parts
 

@@ -20,13 +20,13 @@ from transformers import PreTrainedConfig
 
 from pipeline.engine import attention
 from pipeline.engine.attention_hooks import hooked
-from pipeline.engine.forward import uses_interface
 from pipeline.engine.kernels import capped
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
 from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 # Relative to the largest number compared. Correct float32 sums differ by 1e-5 of it; with a norm,
@@ -101,7 +101,8 @@ class _Check:
         self.model: Circuits = made
         norm = FinalNorm.of_blocks(resident.weights.config)
         self.norm: Callable[[Stream], Stream] = norm if family.norm else lambda stream: stream
-        self.layers = range(made.n_layers)
+        # Those that attend; of others only the streams around them are compared.
+        self.layers = resident.facts.attention_layers
         # Different tokens: equal ones would have equal streams, whose differences are 0.
         self.tokens = torch.randperm(resident.facts.vocabulary)[:_TOKENS]
         if uses_interface(self.module):
@@ -126,20 +127,21 @@ class _Check:
             yield "embedding", "the stream does not begin as the rows of W_E times a known factor"
         if not logits_hold:
             yield "unembedding", "final norm, W_U and biases do not give the model's own logits"
-        queries = [pairs[k] if pairs else self._queries_hold(whole, bare, k) for k in self.layers]
-        values = [self._values_hold(whole, bare, k) for k in self.layers]
-        streams = [self._stream_holds(silent, bare, k) for k in self.layers]
+        queries = {
+            k: pairs[k] if pairs else self._queries_hold(whole, bare, k) for k in self.layers
+        }
+        values = {k: self._values_hold(whole, bare, k) for k in self.layers}
+        streams = {k: self._stream_holds(silent, bare, k) for k in self.layers}
         for name, holds, what in (
             ("queries_keys", queries, "W_Q and W_K do not give the queries and keys"),
             ("values_outputs", values, "W_V and W_O do not give the heads' outputs"),
             ("stream", streams, "the heads' outputs are not what attention adds to the stream"),
         ):
-            if not all(holds):
-                wrong = [k for k in self.layers if not holds[k]]
+            if wrong := [k for k in self.layers if not holds[k]]:
                 yield name, f"{what} of layer {', '.join(map(str, wrong))}"
 
     def _observed(self) -> _Pass:
-        n, module = len(self.layers), self.module
+        n, module = self.model.n_layers, self.module
         streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
             k: [] for k in range(n + 1)
         }
@@ -148,8 +150,8 @@ class _Check:
         written: dict[int, Float[Tensor, "token d_model"]] = {}
         with ExitStack() as stack:
             stack.enter_context(watched_stream(module, n, streams))
-            stack.enter_context(attention.recording(recorder, n))
-            if not uses_interface(module):
+            stack.enter_context(attention.recording(recorder, self.layers))
+            if self.layers and not uses_interface(module):
                 stack.enter_context(hooked(module, self.model.n_heads))
             for k in self.layers:
                 stack.callback(self._watch_output(k, written).remove)
@@ -194,7 +196,7 @@ class _Check:
         return close(_differences(seen.streams[0]), added)
 
     def _unembedding_holds(self, seen: _Pass) -> bool:
-        last = len(self.layers)
+        last = self.model.n_layers
         if not close(self._logits(seen.streams[last]), seen.logits):
             return False
         for scale in _SCALES if last else ():
@@ -226,7 +228,7 @@ class _Check:
                 return False
         return True
 
-    def _scores_hold_in_matrices(self) -> list[bool]:
+    def _scores_hold_in_matrices(self) -> dict[int, bool]:
         """Make the comparison of `_queries_hold` from attention matrices, for each layer.
 
         For models whose queries and keys cannot be observed. With all tokens at position 0 nothing
@@ -235,7 +237,7 @@ class _Check:
 
             factor (x_i - x_k) W_Q ((x_j - x_0) W_K)^T
         """
-        n = len(self.layers)
+        n = self.model.n_layers
         tokens = torch.randint(self.resident.facts.vocabulary, (_TOKENS, 3))
         streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
             k: [] for k in range(n)
@@ -248,7 +250,7 @@ class _Check:
                 use_cache=False,
                 output_attentions=True,
             )
-        holds = []
+        holds: dict[int, bool] = {}
         for k in self.layers:
             log = out.attentions[k].log()
             own = log[:, :, 2, 1] - log[:, :, 2, 0] - log[:, :, 1, 1] + log[:, :, 1, 0]
@@ -256,7 +258,7 @@ class _Check:
             heads = self.model.layer(k)
             q = torch.einsum("tm,hmd->thd", x[:, 2] - x[:, 1], heads.W_Q)
             key = torch.einsum("tm,hmd->thd", x[:, 1] - x[:, 0], heads.W_K)
-            holds.append(proportional(own, torch.linalg.vecdot(q, key)))
+            holds[k] = proportional(own, torch.linalg.vecdot(q, key))
         return holds
 
     def _values_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:

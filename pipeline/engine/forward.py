@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.engine import attention, products
+from pipeline.engine.activations import numbers_per_token
 from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.causality import refuse_padding_before, refuse_reading_ahead
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
 from pipeline.engine.modular import table_record
@@ -31,6 +33,7 @@ from pipeline.engine.unembedding import logit_transform, replaced_unembedding, u
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.facts import ModelFacts
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 
 # Part of every fingerprint: raise it whenever a change here moves stored numbers beyond rounding.
@@ -83,7 +86,10 @@ def run(
             return Record(input)
         if (made := table_record(module, input, pass_)) is not None:
             return made
-        traits = _set_up(module, resident.facts)
+        traits = _set_up(module)
+        if resident.facts.without_attention:
+            refuse_reading_ahead(module, resident.facts.vocabulary)
+            refuse_padding_before(input)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
@@ -109,15 +115,7 @@ def batch_size(
     facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
 ) -> int:
     """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
-    config = module.config.get_text_config()
-    # GPT-2 has no such setting; its MLP has 4 d_model neurons by default.
-    d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
-    # An estimate of the numbers alive at a time in one block: those of the stream and of attention,
-    # those of a gated MLP, and in eager attention the matrix, its softmax and a copy.
-    per_token = 8 * facts.d_model + 3 * d_mlp
-    if not uses_interface(module):
-        per_token += 3 * facts.n_heads * length
-    bytes_ = per_token * length * module.dtype.itemsize
+    bytes_ = numbers_per_token(facts, module, length) * length * module.dtype.itemsize
     return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
 
 
@@ -125,12 +123,6 @@ def batch_bytes(device: str, memory_bytes: int | None) -> int:
     """Return the bytes of activations of one batch, of which the caller allows `memory_bytes`."""
     usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
     return min(usual, memory_bytes or usual)
-
-
-def uses_interface(module: PreTrainedModel) -> bool:
-    """Return whether the model looks up its attention function by name."""
-    # Private to transformers, whose public setter only warns where a model cannot do it.
-    return module._can_set_attn_implementation()
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ class _Traits:
 _TRAITS: WeakKeyDictionary[nn.Module, _Traits] = WeakKeyDictionary()
 
 
-def _set_up(module: PreTrainedModel, facts: ModelFacts) -> _Traits:
+def _set_up(module: PreTrainedModel) -> _Traits:
     if module not in _TRAITS:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
@@ -173,7 +165,7 @@ class _Job:
         pass_: Pass,
         resumed: Resumed | None,
     ) -> None:
-        self.resumed = resumed
+        self.resumed, self.head_outputs = resumed, pass_.head_outputs
         self.module, self.traits, self.facts, self.input = module, traits, facts, input
         self.unembedding = unembedding_of(module, traits.scale, traits.softcap)
         sequences, length = input.tokens.shape
@@ -185,7 +177,7 @@ class _Job:
         self.recorder = attention.Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=attention.blank(pass_.attention, shape, dtype),
-            head_outputs={layer: [] for layer in pass_.head_outputs},
+            head_outputs={k: [] for k in pass_.head_outputs if k in facts.attention_layers},
             first_layer=resumed.layer if resumed else 0,
             edit=resumed.edit if resumed else None,
             tokens=marked(self.tokens, padding),
@@ -225,8 +217,8 @@ class _Job:
             if self.resumed is not None:
                 stack.enter_context(self._started(self.resumed, sequences))
             stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
-            stack.enter_context(attention.recording(self.recorder, self.facts.n_layers))
-            if not uses_interface(self.module):
+            stack.enter_context(attention.recording(self.recorder, self.facts.attention_layers))
+            if self.facts.attention_layers and not uses_interface(self.module):
                 stack.enter_context(hooked(self.module, self.facts.n_heads))
                 arguments["output_attentions"] = bool(self.recorder.pairs)
             self.module(**arguments)
@@ -250,6 +242,13 @@ class _Job:
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments
 
+    def _head_outputs(self) -> dict[int, Float[Tensor, "sequence position head d_value"]]:
+        """Return the recorded outputs; NaN, without memory of its own, in layers without heads."""
+        blank = torch.tensor(torch.nan, dtype=wide(self.module.dtype))
+        shape = (*self.tokens.shape, self.facts.n_heads, self.facts.d_head)
+        silent = [k for k in self.head_outputs if k in self.facts.without_attention]
+        return {k: blank.expand(shape) for k in silent} | _joined(self.recorder.head_outputs)
+
     def record(self) -> Record:
         """Return the finished record."""
         if self.loss is not None and self.seen is not None:
@@ -260,7 +259,7 @@ class _Job:
             self.loss,
             self.recorder.attention,
             self.logits,
-            head_outputs=_joined(self.recorder.head_outputs),
+            head_outputs=self._head_outputs(),
             hidden_states=_joined(self.streams),
         )
 

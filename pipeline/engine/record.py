@@ -245,7 +245,8 @@ class Record:
     """The result of one forward pass, with nothing averaged.
 
     loss[s, t]: -log p(token t+1 | tokens 0..t) in nats (None where not requested).
-    attention: per request, see the request's class.
+    attention: per request, see the request's class. In layers that do not attend, attention and
+    head_outputs are NaN.
     logits: per requested position, under the number in the request. neurons: the inputs of W_out.
     head_outputs, hidden_states: per requested layer.
     """

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from pipeline.engine.streams import blocks
 from pipeline.models.architecture import read_architecture
+from pipeline.models.layers import blocks
 from pipeline.models.resident import Resident
 
 LAYERS, NEURONS, EXPERTS, IDS = 2, 64, 4, 64

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import InputError
 from pipeline.models.families import family_of
+from pipeline.models.layers import blocks
 
 Stream = Float[Tensor, "batch position d_model"]
 
@@ -75,7 +76,8 @@ def started_at(
         yield
         return
     assert stream is not None
-    returned = (stream, None) if _in_tuples(module, n_layers) else stream
+    others = _returned_beside(module, n_layers)
+    returned = stream if others is None else (stream, *[None] * others)
     for block in skipped:
         # On the instance, where it shadows the method of the class until it is deleted.
         vars(block)["forward"] = lambda *_, **__: returned
@@ -86,37 +88,28 @@ def started_at(
             del vars(block)["forward"]
 
 
-_IN_TUPLES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_BESIDE: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 
 
-def _in_tuples(module: PreTrainedModel, n_layers: int) -> bool:
-    """Return whether blocks return a tuple of their stream and, on request, their attention.
+def _returned_beside(module: PreTrainedModel, n_layers: int) -> int | None:
+    """Return how many values blocks return in a tuple with their stream; None for no tuple.
 
-    This depends on family and version of transformers; it is observed in a forward pass of one
-    token through the body of the model.
+    They are attention, on request, and states. This depends on family and version of transformers;
+    it is observed in a forward pass of one token through the body of the model.
     """
-    if module not in _IN_TUPLES:
+    if module not in _BESIDE:
         first = blocks(module, n_layers)[0]
-        handle = first.register_forward_hook(
-            lambda _, __, output: _IN_TUPLES.update({module: isinstance(output, tuple)})
-        )
+
+        def observe(_: nn.Module, __: Any, output: Any) -> None:
+            _BESIDE[module] = len(output) - 1 if isinstance(output, tuple) else None
+
+        handle = first.register_forward_hook(observe)
         try:
             token = torch.zeros(1, 1, dtype=torch.long, device=module.device)
             module.base_model(input_ids=token, use_cache=False)
         finally:
             handle.remove()
-    return _IN_TUPLES[module]
-
-
-def blocks(module: nn.Module, n_layers: int) -> nn.ModuleList:
-    """Return the outermost list of as many modules as the model has layers."""
-    lists = (m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers)
-    if (found := next(lists, None)) is None:
-        raise InputError(
-            f"{type(module).__name__} has no list of {n_layers} blocks: its hidden states cannot "
-            "be recorded"
-        )
-    return found
+    return _BESIDE[module]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -11,6 +11,7 @@ from pipeline.engine.cross_entropy import Unembedding
 from pipeline.engine.kernels import capped
 from pipeline.engine.streams import Stream
 from pipeline.errors import InputError
+from pipeline.models.logit_settings import logit_factor, logit_softcap
 
 
 @contextmanager
@@ -58,7 +59,8 @@ def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
     tokens = torch.zeros(1, 2, dtype=torch.long, device=module.device)
     with replaced_unembedding(module, lambda h: probe.clone()):
         found = module(input_ids=tokens, use_cache=False).logits
-    scale, softcap = _said_by_config(module)
+    config = module.config.get_text_config()
+    scale, softcap = logit_factor(config), logit_softcap(config)
     expected = capped(probe.float() * scale, softcap)
     tolerance = 1e-2 if module.dtype.itemsize < 4 else 1e-4  # bfloat16 has 8 bits: 0.004
     if found.shape != probe.shape or not torch.allclose(
@@ -69,19 +71,6 @@ def logit_transform(module: PreTrainedModel) -> tuple[float, float | None]:
             "not known here: its losses cannot be computed exactly"
         )
     return scale, softcap
-
-
-def _said_by_config(module: PreTrainedModel) -> tuple[float, float | None]:
-    """Return the scale and softcap of a config.
-
-    Cohere multiplies logits, Granite divides them, Gemma 2 and 3 cap them.
-    """
-    config = module.config.get_text_config()
-    scale = getattr(config, "logit_scale", None)
-    if not isinstance(scale, int | float) or config.model_type == "mpt":
-        scale = 1.0  # no code of transformers reads MPT's setting of that name
-    scale /= getattr(config, "logits_scaling", None) or 1.0
-    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def _matrix(module: PreTrainedModel) -> nn.Linear:

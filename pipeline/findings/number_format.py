@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-_NEXT_NAMES = re.compile(r"; (?=\w+(?:, \w+)*: (?:NaN|empty), because )")
+_NEXT_NAMES = re.compile(r"; (?=\w+(?:, \w+)*: (?:(?:NaN|empty), because |NaN in layer))")
 MOST_STEPS = 3  # non-finite steps that are listed; more are counted
 
 
@@ -119,6 +119,9 @@ def why_undefined(group: xr.Dataset, name: str) -> str:
     The attribute `undefined` reads "a, b: NaN, because …; c: NaN, because …".
     """
     for said in _NEXT_NAMES.split(str(group.attrs.get("undefined") or "")):
+        # That some layers have no heads is no reason for a variable to be undefined as a whole.
+        if ": NaN in layer" in said:
+            continue
         # A whole word, because one name may be part of another ("loss" of "repeated_loss").
         if re.search(rf"\b{re.escape(name)}\b", said):
             return said.partition("because ")[2] or said

@@ -21,15 +21,18 @@ from pipeline.models.facts import ModelFacts
 from pipeline.schema import Value, Values, Variable
 
 _LAYERS = frozenset({"layer", "layer_from", "layer_to"})
+_HEADS = frozenset({"head", "head_from", "head_to"})
 
 
 def check(measure: Measure, setting: Setting) -> None:
     """Raise InputError where a measure cannot be computed in a setting."""
+    if measure.needs_heads:
+        _require_heads(measure, setting.model)
     if measure.input_kind:
         require_kind(measure.name, setting.input, measure.input_kind)
     with located(measure.source, InputError):
         measure.check(setting)
-        _require_known_inputs(measure, setting)
+        _require_passes(measure, setting)
         coordinates(measure, setting)
         measure.why_undefined(setting)  # only so that an error in it is raised now
 
@@ -48,6 +51,12 @@ def why_undefined(measure: Measure, setting: Setting) -> str:
     found = unmet(measure, setting.model)
     by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
     said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
+    of_heads = [
+        one.name for one in measure.variables if _HEADS & set(one.dims) and one.name not in found
+    ]
+    if of_heads and (layers := setting.model.without_attention):
+        where = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        said.append(f"{', '.join(of_heads)}: NaN in {where}, without attention heads")
     of_layers = [one.name for one in measure.variables if not _LAYERS.isdisjoint(one.dims)]
     if of_layers and not setting.model.n_layers:
         said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
@@ -86,7 +95,16 @@ def reference(measure: Measure, context: Context) -> Reference:
         return measure.reference(context)
 
 
-def _require_known_inputs(measure: Measure, setting: Setting) -> None:
+def _require_heads(measure: Measure, model: ModelFacts) -> None:
+    # A model without layers has empty results.
+    if model.n_layers and not model.attention_layers:
+        raise InputError(
+            f"measure {measure.name!r} needs attention heads, and this model "
+            f"({model.architecture}) has none: leave it out"
+        )
+
+
+def _require_passes(measure: Measure, setting: Setting) -> None:
     own = () if setting.own_input is None else (setting.own_input,)
     known = {one.name for one in (*own, *setting.others.values())}
     for wanted in measure.passes(setting):
@@ -95,6 +113,9 @@ def _require_known_inputs(measure: Measure, setting: Setting) -> None:
                 f"passes() of measure {measure.name!r} names the input {wanted.input!r}, expected "
                 f"one of those that it reads: {sorted(known)}"
             )
+        # A user's measure may ask for attention without having declared that it needs heads.
+        if wanted.attention or wanted.change:
+            _require_heads(measure, setting.model)
 
 
 def _computed(measure: Measure, context: Context) -> dict[str, Value]:
@@ -141,7 +162,7 @@ def _undefined(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
 
 def _is_of_heads(variable: Variable) -> bool:
     dims = set(variable.dims)
-    return bool(dims & _LAYERS) and dims <= _LAYERS | {"step", "head", "head_from", "head_to"}
+    return bool(dims & _LAYERS) and dims <= _LAYERS | _HEADS | {"step"}
 
 
 def _nothing(variable: Variable) -> float | int:

@@ -33,6 +33,7 @@ class AttentionPatterns(Measure):
     name = "attention_patterns"
     version = 1
     default_input = "text"
+    needs_heads = True
     variables = (
         Variable("attention", ("step", "sequence", "layer", "head", "query", "key"), "1",
                  "Attention of each query to each key, in the first tokens of a few sequences."),

@@ -58,6 +58,7 @@ class Backup(Measure):
     name = "backup"
     version = 1
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("direct", _BY_HEAD, "nats",
                  "Change of a head's direct effect without the ablated one, final norm frozen.",

@@ -108,6 +108,8 @@ class Measure(Strict):
     default_input: the input it reads unless the configuration says `<measure>.<input>`;
     None where it reads weights only.
     input_kind: the one kind of input on which it is defined; "" where any will do.
+    needs_heads: True where nothing of it is defined without attention heads. A model that has none
+    is refused; in a model of which some layers do not attend, its numbers of those layers are NaN.
     reference_from: "last" where `compute` needs a quantity of the last checkpoint.
     relies_on: for each variable that assumes a form of the model, its assumptions, by the names of
     `ASSUMPTIONS`. Where a model was found not to have that form, the variable is NaN.
@@ -119,6 +121,7 @@ class Measure(Strict):
     default_input: ClassVar[str | None]
     variables: ClassVar[tuple[Variable, ...]]
     input_kind: ClassVar[str] = ""
+    needs_heads: ClassVar[bool] = False
     reference_from: ClassVar[Literal["last"] | None] = None
     relies_on: ClassVar[Mapping[str, frozenset[str]]] = {}
     source: ClassVar[Source | None] = None

@@ -40,6 +40,7 @@ class BehaviouralCopying(Measure):
     version = 1
     default_input = "repeated"
     input_kind = "repeated"
+    needs_heads = True
     variables = (
         Variable("score", _HEAD, "nats",
                  "Mean centred logit that a head adds to the tokens it attends to.", _OLSSON),

@@ -39,6 +39,7 @@ class Composition(Measure):
     name = "composition"
     version = 2
     default_input = None
+    needs_heads = True
     variables = tuple(
         Variable(f"{path}", _PAIR, "1",
                  f"{path.upper()}-composition: how much of the later head's {reads} matrix reads "
@@ -63,24 +64,26 @@ class Composition(Measure):
         shape = (model.n_layers, model.n_heads) * 2
         values = {variable.name: np.full(shape, np.nan) for variable in self.variables}
         baseline = model.d_model**-0.5
-        writers: list[Float[Tensor, "head d_head d_model"]] = []
-        for layer_to in range(model.n_layers):
+        writers: dict[int, Float[Tensor, "head d_head d_model"]] = {}
+        for layer_to in context.model.attention_layers:
             heads = model.layer(layer_to)
             readers = readers_of(heads)
             # Heads of one layer do not read each other: only earlier layers are writers.
-            for layer_from, writer in enumerate(writers):
+            for layer_from, writer in writers.items():
                 for path in _PATHS:
                     values[path][layer_from, :, layer_to] = ratios(writer, readers[path]).cpu()
                     values[f"{path}_baseline"][layer_from, :, layer_to] = baseline
-            writers.append(writer_of(heads))
+            writers[layer_to] = writer_of(heads)
         return values
 
 
 def why_no_earlier_layer(measure: Measure, setting: Setting) -> str:
-    """Return why variables that relate a head to an earlier layer's are NaN; "" with two layers."""
+    """Return why variables that relate a head to an earlier one are NaN; "" with two layers."""
     names = ", ".join(one.name for one in measure.variables if one.dtype.startswith("float"))
-    alone = "NaN, because the model has one layer, and so no head of an earlier layer"
-    return f"{names}: {alone}" if setting.model.n_layers == 1 else ""
+    model = setting.model
+    layer = "layer with attention" if model.without_attention else "layer"
+    alone = f"NaN, because the model has one {layer}, and so no head of an earlier layer"
+    return f"{names}: {alone}" if len(model.attention_layers) == 1 else ""
 
 
 def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:

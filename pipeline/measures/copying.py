@@ -40,6 +40,7 @@ class Copying(Measure):
     name = "copying"
     version = 2
     default_input = None
+    needs_heads = True
     variables = (
         Variable("ov_copying", _HEAD, "1",
                  "Sum of the real parts of the OV circuit's eigenvalues over the sum of their "

@@ -32,6 +32,7 @@ class CorpusAgreement(Measure):
     name = "corpus_agreement"
     version = 2
     default_input = "text"
+    needs_heads = True
     variables = (
         Variable("here", _BY_HEAD, "1", "The score on the measure's own input (entropy in nats)."),
         Variable("there", _BY_HEAD, "1", "The score on the other input (entropy in nats)."),
@@ -59,11 +60,13 @@ class CorpusAgreement(Measure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         here, there = (_scores(record) for record in context.records)
+        layers = list(context.model.attention_layers)
+        x, y = here[:, layers], there[:, layers]
         return {
             "here": here,
             "there": there,
-            "correlation": np.array([correlation(a, b) for a, b in zip(here, there, strict=True)]),
-            "difference": np.abs(here - there).mean(axis=(1, 2)),
+            "correlation": np.array([correlation(a, b) for a, b in zip(x, y, strict=True)]),
+            "difference": np.abs(x - y).mean(axis=(1, 2)),
         }
 
 

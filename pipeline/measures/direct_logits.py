@@ -81,7 +81,9 @@ class DirectLogits(Measure):
             z, W_O = record.head_outputs[layer][:, :-1][counted], model.layer(layer).W_O
             heads[layer] = head_shares(z, W_O, directions, scale).double().mean(0)
         bias = readout.biases(targets).double().mean()
-        of_heads = 0.0 if model.heads_are_normed else heads.sum(axis=1)
+        silent = [k in context.model.without_attention for k in range(model.n_layers)]
+        # All that a layer without heads adds is the rest.
+        of_heads = np.where(model.heads_are_normed or np.array(silent), 0.0, heads.sum(axis=1))
         return {
             "by_head": heads,
             "rest": streams.diff().numpy() - of_heads,

@@ -33,6 +33,7 @@ class EffectiveRank(Measure):
     name = "effective_rank"
     version = 2
     default_input = None
+    needs_heads = True
     variables = (
         Variable("ov", _HEAD, "1", "Effective rank of W_V W_O.", _ROY),
         Variable("qk", _HEAD, "1", "Effective rank of W_Q W_K^T.", _ROY),

@@ -30,6 +30,7 @@ class FullStop(Measure):
     name = "full_stop"
     version = 2
     default_input = "text"
+    needs_heads = True
     variables = (
         Variable("most_recent", _HEAD, "1", "Mean attention to the last full stop before a query."),
         Variable("null", _HEAD, "1",

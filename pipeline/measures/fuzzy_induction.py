@@ -31,6 +31,7 @@ class FuzzyInduction(Measure):
     version = 1
     default_input = "matches"
     input_kind = "matches"
+    needs_heads = True
     variables = (
         Variable("attention", _BY_LENGTH, "1",
                  "Mean attention to the successor of the earlier match."),

@@ -50,6 +50,7 @@ class HeadAblation(Measure):
     name = "head_ablation"
     version = 3
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("loss", _HEAD, "nats", "Increase of the mean loss without the head.", _OLSSON),
         Variable("repeated_loss", _HEAD, "nats",
@@ -150,10 +151,10 @@ def mean_losses(record: Record) -> dict[str, float]:
 def chosen_heads(
     heads: tuple[tuple[int, int], ...] | None, model: ModelFacts
 ) -> tuple[tuple[int, int], ...]:
-    """Return the named heads, or all (layer, head) of a model."""
+    """Return the named heads, or all (layer, head) of a model's layers that attend."""
     if heads is not None:
         return heads
-    return tuple(product(range(model.n_layers), range(model.n_heads)))
+    return tuple(product(model.attention_layers, range(model.n_heads)))
 
 
 def refuse_absent(measure: str, heads: tuple[tuple[int, int], ...], model: ModelFacts) -> None:
@@ -164,4 +165,10 @@ def refuse_absent(measure: str, heads: tuple[tuple[int, int], ...], model: Model
                 f"measure {measure!r}: there is no head [{layer}, {head}], since the model has "
                 f"{model.n_layers} layers of {model.n_heads} heads, counted from 0: "
                 "correct `heads`"
+            )
+        if layer in model.without_attention:
+            attending = ", ".join(map(str, model.attention_layers))
+            raise InputError(
+                f"measure {measure!r}: there is no head [{layer}, {head}], since of the model's "
+                f"layers only {attending} attend: correct `heads`"
             )

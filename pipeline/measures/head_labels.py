@@ -53,6 +53,7 @@ class HeadLabels(Measure):
     version = 2
     default_input = "repeated"
     input_kind = "repeated"
+    needs_heads = True
     variables = tuple(
         Variable(label, _HEAD, "1", f"1 where the head {what}.")
         for label, what in _LABELS.items()

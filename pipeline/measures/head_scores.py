@@ -58,6 +58,7 @@ class HeadScores(Measure):
     version = 2
     default_input = "repeated"
     input_kind = "repeated"
+    needs_heads = True
     variables = (
         Variable("previous_token", _HEAD, "1", "Mean attention to the token before.", _OLSSON),
         Variable("duplicate_token", _HEAD, "1",

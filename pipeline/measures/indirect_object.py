@@ -53,6 +53,7 @@ class IndirectObject(Measure):
     version = 2
     default_input = "indirect_object"
     input_kind = "indirect_object"
+    needs_heads = True
     variables = (
         Variable("logit_difference", ("step",), "nats",
                  "Mean logit of the indirect object minus that of the subject.", _WANG),

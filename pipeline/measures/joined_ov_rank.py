@@ -38,6 +38,7 @@ class JoinedOVRank(Measure):
     name = "joined_ov_rank"
     version = 1
     default_input = None
+    needs_heads = True
     variables = (
         Variable("sum", ("step",), "1", "Effective rank of the sum of W_V W_O.", _ROY),
         Variable("stacked", ("step",), "1", "Effective rank of all W_V W_O, stacked.", _ROY),

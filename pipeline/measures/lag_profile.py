@@ -27,6 +27,7 @@ class LagProfile(Measure):
     name = "lag_profile"
     version = 1
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("profile", ("step", "layer", "head", "lag"), "1",
                  "Mean attention to the key at each distance before the query.", _OLSSON),

@@ -11,6 +11,7 @@ from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.direct_logits import counted_predictions
 from pipeline.models.assumptions import LOGITS, relying
 from pipeline.models.circuits import Circuits
+from pipeline.models.logit_settings import logit_softcap
 from pipeline.models.weights import ModelWeights
 from pipeline.schema import Variable
 
@@ -71,7 +72,7 @@ class Lens:
     @classmethod
     def of(cls, model: Circuits, weights: ModelWeights) -> "Lens":
         """Return the lens of a model, with its logit softcap."""
-        return cls(model, getattr(weights.config, "final_logit_softcapping", None))
+        return cls(model, logit_softcap(weights.config))
 
     def log_probabilities(
         self, stream: Float[Tensor, "token d_model"]

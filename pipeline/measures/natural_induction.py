@@ -45,6 +45,7 @@ class NaturalInduction(Measure):
     name = "natural_induction"
     version = 1
     default_input = "text"
+    needs_heads = True
     variables = (
         Variable("induction", _HEAD, "1",
                  "Mean attention to the token after the latest earlier match."),

@@ -46,6 +46,7 @@ class PathAblation(Measure):
     name = "path_ablation"
     version = 1
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("loss", _HEAD_PATH, "nats",
                  "Increase of the mean loss without the head, on some paths.", _OLSSON),

@@ -44,6 +44,7 @@ class QKPrefixMatching(Measure):
     name = "qk_prefix_matching"
     version = 1
     default_input = None
+    needs_heads = True
     variables = (
         Variable("score", _HEAD, "1",
                  "Sum of the real parts of the eigenvalues of the QK circuit with the strongest "
@@ -68,12 +69,14 @@ class QKPrefixMatching(Measure):
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
         model = context.circuits
         middles = matches_of_embeddings(model.W_E)
-        earlier = [model.layer(0)]
-        for layer in range(1, model.n_layers):
+        first, *others = layers = context.model.attention_layers
+        earlier = [model.layer(first)]
+        for layer in others:
             heads = model.layer(layer)
             partners = strongest_partners(earlier, heads)
             found = partners.cpu().numpy()
-            values["partner_layer"][layer] = np.where(found < 0, -1, found // model.n_heads)
+            of_layers = np.array(layers)[found // model.n_heads]
+            values["partner_layer"][layer] = np.where(found < 0, -1, of_layers)
             values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
             W_V = torch.cat([one.W_V for one in earlier])[partners]
             W_O = torch.cat([one.W_O for one in earlier])[partners]
@@ -98,7 +101,7 @@ def matches_of_embeddings(
 
 
 def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
-    """Return for each head the earlier one (layer * n_heads + head) of largest K-composition.
+    """Return for each head the earlier one of largest K-composition, counted through `earlier`.
 
     Heads without output have none. -1 for a head without queries or keys, where all earlier heads
     are without output, and where the largest is unknown because a number is not finite.

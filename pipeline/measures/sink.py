@@ -39,6 +39,7 @@ class Sink(Measure):
     name = "sink"
     version = 2
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("first_token", _HEAD, "1", "Mean attention to the first token."),
         Variable("entropy", _HEAD, "nats", "Mean entropy of a query's attention over its keys."),

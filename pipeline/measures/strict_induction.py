@@ -85,6 +85,7 @@ class StrictInduction(Measure):
     name = "strict_induction"
     version = 1
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("clean_loss", ("step",), "nats", "Mean loss on repeats.", dtype="float64"),
         Variable("ablated_loss", ("step",), "nats", "Mean loss on repeats without the heads.",
@@ -138,7 +139,8 @@ class StrictInduction(Measure):
     def _heads(self, model: ModelFacts) -> tuple[tuple[int, int], ...]:
         if self.heads is not None:
             return self.heads
-        return tuple(product(range(1, model.n_layers), range(model.n_heads)))
+        later = [layer for layer in model.attention_layers if layer > 0]
+        return tuple(product(later, range(model.n_heads)))
 
 
 def counted_repeats(made: Input) -> Bool[np.ndarray, "sequence prediction"]:

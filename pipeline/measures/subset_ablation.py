@@ -46,6 +46,7 @@ class SubsetAblation(Measure):
     name = "subset_ablation"
     version = 1
     default_input = "repeated"
+    needs_heads = True
     variables = (
         Variable("loss", _SUBSET, "nats", "Increase of the mean loss without the heads."),
         Variable("repeated_loss", _SUBSET, "nats",

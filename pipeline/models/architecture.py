@@ -83,6 +83,10 @@ def build(
         else read_architecture(architecture, trust_remote_code)
     )
     config.use_cache = False  # every pass is over whole sequences: keys are never read again
+    if config.model_type == "rwkv":
+        # Else its first forward pass divides weights in place, once, for the sake of float16: a
+        # checkpoint that is loaded later would be computed otherwise than the first.
+        config.rescale_every = 0
     source = str(config.model_type)
     if not isinstance(architecture, PreTrainedConfig):
         source = f"{Path(architecture) / 'config.json'}: {source}"

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from pipeline.models.families import Family, family_of
+from pipeline.models.logit_settings import logit_factor, logit_softcap
 from pipeline.models.weights import ModelWeights
 
 Stream = Float[Tensor, "*batch d_model"]
@@ -65,7 +66,7 @@ class Circuits:
         self.d_model, self.d_head = weights.facts.d_model, weights.facts.d_head
         self.heads_are_normed = bool(family.output_norm) or family.norms_stream
         self.final_norm = FinalNorm.of(weights.config)
-        self.softcap: float | None = getattr(weights.config, "final_logit_softcapping", None)
+        self.softcap = logit_softcap(weights.config)
 
     @property
     def W_E(self) -> Float[Tensor, "vocabulary d_model"]:
@@ -96,7 +97,12 @@ class Circuits:
         return bias * self._logit_factor
 
     def layer(self, layer: int) -> Heads:
-        """Return the matrices of one layer's heads, with the gains of norms folded in."""
+        """Return the matrices of one layer's heads, with the gains of norms folded in.
+
+        NaN in a layer that does not attend.
+        """
+        if layer in self._weights.facts.without_attention:
+            return self._no_heads()
         family, prefix = self._family, f"{self._family.layer.format(layer)}."
         gain = self._gain(prefix + family.norm) if family.norm else None
         q, k, v = (_scaled(m, rows=gain) for m in self._queries_keys_values(prefix))
@@ -110,9 +116,13 @@ class Circuits:
             W_O=W_O.unflatten(0, (self.n_heads, self.d_head)),
         )
 
+    def _no_heads(self) -> Heads:
+        nan = torch.full((self.n_heads, self.d_model, self.d_head), torch.nan)
+        return Heads(nan, nan, nan, nan.mT)
+
     @property
     def _logit_factor(self) -> float:
-        return 1.0 / getattr(self._weights.config, "logits_scaling", 1.0)
+        return logit_factor(self._weights.config)
 
     def _unembedding(self) -> Float[Tensor, "d_model vocabulary"]:
         tied = f"{self._family.unembedding}.weight" not in self._weights
@@ -183,6 +193,8 @@ class FinalNorm:
         """
         if not getattr(config, "layer_norm", True):
             return cls(False, None)
+        if (family := family_of(config)) is not None and family.rms_epsilon:
+            return cls(False, getattr(config, family.rms_epsilon))
         if (epsilon := getattr(config, "rms_norm_eps", None)) is not None:
             return cls(False, epsilon)
         names = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")

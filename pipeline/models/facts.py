@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.models.architecture import without_memory
 from pipeline.models.assumptions import Unmet
+from pipeline.models.layers import layers_without_attention
 from pipeline.models.special_ids import named_special_ids
 from pipeline.outside import reading
 
@@ -22,7 +23,8 @@ class ModelFacts:
     names of its weight tensors, tied ones once. architecture: the name of its class. d_mlp: neurons
     of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the
     `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
-    are met or none was checked yet.
+    are met or none was checked yet. without_attention: the layers that do not attend; n_heads,
+    n_key_value_heads and d_head are those of the others, and 0 where there are none.
     """
 
     n_layers: int
@@ -39,6 +41,12 @@ class ModelFacts:
     d_mlp: int | None = None
     n_numbers: int = 0
     unmet: Unmet = field(default_factory=dict)
+    without_attention: tuple[int, ...] = ()
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The layers that attend, ascending."""
+        return tuple(k for k in range(self.n_layers) if k not in self.without_attention)
 
 
 def facts_of(
@@ -61,16 +69,19 @@ def facts_of(
 def facts_of_module(module: PreTrainedModel) -> ModelFacts:
     """Return the facts of a module, with the special ids that its config names."""
     config = module.config.get_text_config()
-    n_heads = config.num_attention_heads
+    without_attention = layers_without_attention(module)
+    n_layers = config.num_hidden_layers
+    attends = not n_layers or len(without_attention) < n_layers
+    n_heads = config.num_attention_heads if attends else 0
     unembedding = cast(nn.Linear, module.get_output_embeddings())
     specials = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")]
     flat = [i for s in specials if s is not None for i in (s if isinstance(s, list) else [s])]
     bos = specials[0]
     return ModelFacts(
-        n_layers=config.num_hidden_layers,
+        n_layers=n_layers,
         n_heads=n_heads,
-        n_key_value_heads=_key_value_heads(config),
-        d_head=getattr(config, "head_dim", None) or config.hidden_size // n_heads,
+        n_key_value_heads=_key_value_heads(config) if attends else 0,
+        d_head=_width_of_heads(config) if attends else 0,
         d_model=config.hidden_size,
         vocabulary=unembedding.weight.shape[0],
         context=_context(config),
@@ -80,7 +91,12 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
         special_token_ids=tuple(sorted({i for i in flat if i < unembedding.weight.shape[0]})),
         d_mlp=getattr(config, "intermediate_size", None),
         n_numbers=sum(parameter.numel() for parameter in module.parameters()),
+        without_attention=without_attention,
     )
+
+
+def _width_of_heads(config: PreTrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _key_value_heads(config: PreTrainedConfig) -> int:

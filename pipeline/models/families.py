@@ -16,6 +16,7 @@ class Family:
     rows_are_inputs: matrices are stored as [inputs, outputs], as by transformers' Conv1D, and not
     transposed as by nn.Linear. norms_stream: a norm after attention normalises the stream itself,
     not what is added to it. embedding_scaled: embeddings are multiplied by sqrt(d_model).
+    rms_epsilon: the setting with the epsilon of an RMS norm, where its name is that of a LayerNorm.
     """
 
     embedding: str = "model.embed_tokens"
@@ -33,6 +34,7 @@ class Family:
     rows_are_inputs: bool = False
     norms_stream: bool = False
     embedding_scaled: bool = False
+    rms_epsilon: str = ""
 
 
 _LLAMA = Family()
@@ -91,9 +93,70 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_MAMBA = Family(
+    embedding="backbone.embeddings",
+    layer="backbone.layers.{}",
+    norm="norm",
+    final_norm="backbone.norm_f",
+    rms_epsilon="layer_norm_epsilon",
+)
+_JAMBA = Family(final_norm="model.final_layernorm")
+_LFM2 = Family(
+    norm="operator_norm",
+    query_norm="self_attn.q_layernorm",
+    key_norm="self_attn.k_layernorm",
+    output="self_attn.out_proj",
+    final_norm="model.embedding_norm",
+    rms_epsilon="norm_eps",
+)
+
+# Those of which some layers do not attend, or none does: such layers have no matrices of heads.
+RECURRENT: dict[str, Family] = {
+    "mamba": _MAMBA,
+    "mamba2": _MAMBA,
+    "falcon_mamba": _MAMBA,
+    "rwkv": Family(
+        embedding="rwkv.embeddings",
+        layer="rwkv.blocks.{}",
+        norm="ln1",
+        final_norm="rwkv.ln_out",
+        unembedding="head",
+    ),
+    "xlstm": Family(
+        embedding="backbone.embeddings",
+        layer="backbone.blocks.{}",
+        norm="norm_mlstm",
+        final_norm="backbone.out_norm",
+        rms_epsilon="norm_eps",
+    ),
+    "jamba": _JAMBA,
+    "bamba": _JAMBA,
+    "falcon_h1": _JAMBA,
+    "granitemoehybrid": _LLAMA,
+    "nemotron_h": Family(
+        embedding="model.embeddings",
+        norm="norm",
+        qkv=("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"),
+        output="mixer.o_proj",
+        final_norm="model.norm_f",
+        rms_epsilon="layer_norm_epsilon",
+    ),
+    "recurrent_gemma": Family(
+        norm="temporal_pre_norm",
+        qkv=("temporal_block.q_proj", "temporal_block.k_proj", "temporal_block.v_proj"),
+        output="temporal_block.o_proj",
+        final_norm="model.final_norm",
+        offset=1.0,
+        embedding_scaled=True,
+    ),
+    "lfm2": _LFM2,
+    "lfm2_moe": _LFM2,
+}
+
+
 def family_of(config: PreTrainedConfig) -> Family | None:
     """Return the names of a model's matrices by its config; None for families not described."""
-    family = FAMILIES.get(config.model_type)
+    family = FAMILIES.get(config.model_type) or RECURRENT.get(config.model_type)
     if family is not None and not getattr(config, "do_layer_norm_before", True):
         # OPT-350m's config: norms follow each block, and there is no final one.
         return replace(family, norm="", norms_stream=True)

@@ -100,12 +100,20 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
         return
     first = state[found[0]]
     for name in found[1:]:
-        if not torch.equal(first, state[name]):
+        if not _are_equal(first, state[name]):
             raise CheckpointError(
                 f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
                 "correct `tie_word_embeddings` in the config"
             )
     state.update(dict.fromkeys(group, first))
+
+
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same numbers, NaN being equal to NaN."""
+    if torch.equal(a, b):
+        return True
+    # Only where needed, because it takes memory.
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def check_fit(

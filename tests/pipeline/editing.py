@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.engine.attention_hooks import attention_modules
+from pipeline.models.layers import attention_modules
 
 
 def projections(model: nn.Module) -> list[nn.Module]:

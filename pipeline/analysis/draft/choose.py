@@ -21,7 +21,8 @@ _LARGE_MODEL = 10**7  # numbers; products of smaller ones gain little from a sec
 # Measures of modular arithmetic; those that its operation does not define are left out.
 _OF_TABLES = ("modular_addition", "restricted_loss", "excluded_loss", "key_frequencies",
               "logit_waves")  # fmt: skip
-_OF_HEADS = ("head_scores", "head_labels", "repeat_loss")
+_ON_REPEATS = ("head_scores", "head_labels", "repeat_loss")
+_WITHOUT_HEADS = ("repeat_loss",)
 
 
 def choose(seen: Seen, asked: Asked, machine: Machine) -> Draft:
@@ -44,6 +45,7 @@ def _is_modular(seen: Seen) -> bool:
 
 def _top(seen: Seen, asked: Asked) -> tuple[Entry, ...]:
     entries = [Entry("checkpoints", asked.checkpoints), Entry("store", asked.store)]
+    entries += [Entry(key, value) for key, value in asked.layout.items()]
     if asked.model:
         entries.append(Entry("model", asked.model, "Fields that the run's own files lack."))
     if asked.tokens_per_step:
@@ -95,7 +97,10 @@ def _for_language(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
     if not seen.facts.n_layers:
         return inputs, measures
     if block:
-        measures += [measure_entry(name) for name in _OF_HEADS]
+        attends = bool(seen.facts.attention_layers)
+        measures += [measure_entry(name) for name in (_ON_REPEATS if attends else _WITHOUT_HEADS)]
+    if not seen.facts.attention_layers:
+        return inputs, measures
     measures.append(measure_entry("copying"))
     if seen.facts.n_layers > 1:
         measures.append(_composition(seen))
@@ -107,6 +112,8 @@ def _for_language(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
 def _without_layers(seen: Seen) -> dict[str, str]:
     if not seen.facts.n_layers:
         return {"measures of heads": "the model has no layers"}
+    if not seen.facts.attention_layers:
+        return {"measures of heads": "the model has no attention heads"}
     return {} if seen.facts.n_layers > 1 else {"composition": "the model has one layer"}
 
 
@@ -122,7 +129,7 @@ def _composition(seen: Seen) -> Entry:
 
 def _ablation(seen: Seen, length: int) -> Entry:
     """Return the ablation of every head, at few checkpoints. length: tokens of its sequences."""
-    heads = seen.facts.n_layers * seen.facts.n_heads
+    heads = len(seen.facts.attention_layers) * seen.facts.n_heads
     chosen = max(2, min(_ABLATED_CHECKPOINTS, _MOST_ABLATIONS // (heads + 1)))
     given: dict[str, Any] = {}
     if tokens := compared_tokens(length):

@@ -22,6 +22,7 @@ from pipeline.engine.record import (
 )
 from pipeline.errors import InputError
 from pipeline.inputs import Input
+from pipeline.models import layers
 from pipeline.models.resident import Resident
 from tests.pipeline.families import FAMILIES, eager_model, matrices
 
@@ -273,8 +274,8 @@ def test_memory_grows_with_the_context_and_not_with_its_square(kind: str, more: 
 def test_the_shapes_of_organisms_and_of_trained_models_share_one_path() -> None:
     """Models of `GPT2Config`, `LlamaConfig` and the organism's own need no case of their own."""
     for config in (FAMILIES["gpt2"](), FAMILIES["llama"](), FAMILIES["organism"]()):
-        assert forward.uses_interface(Resident(config).module)
-    assert not forward.uses_interface(Resident(hf.GPTJConfig(**_SMALL)).module)
+        assert layers.uses_interface(Resident(config).module)
+    assert not layers.uses_interface(Resident(hf.GPTJConfig(**_SMALL)).module)
 
 
 _SMALL = {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 96, "rotary_dim": 4}

@@ -1,0 +1,48 @@
+"""An estimate of the activations that are in memory while a model runs, from shapes alone."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.models.facts import ModelFacts
+from pipeline.models.layers import uses_interface
+
+# Tokens that a gated delta rule takes together in transformers' code, a default argument there.
+_CHUNK = 64
+
+# The parameter by which recurrences name the rates of their decay: of each channel and state
+# (Mamba), or of each head (Mamba 2, gated delta rules).
+_RATES = "A_log"
+
+
+def numbers_per_token(facts: ModelFacts, module: PreTrainedModel, length: int) -> int:
+    """Return about how many numbers are alive at a time for each token of a sequence."""
+    config = module.config.get_text_config()
+    # GPT-2 has no such setting; its MLP has 4 d_model neurons by default.
+    d_mlp = getattr(config, "intermediate_size", None) or 4 * facts.d_model
+    # Those of the stream and of attention, those of a gated MLP, and in eager attention the matrix,
+    # its softmax and a copy.
+    found = 8 * facts.d_model + 3 * d_mlp
+    if not uses_interface(module):
+        found += 3 * facts.n_heads * length
+    return found + max(map(_of_recurrence, module.modules()), default=0)
+
+
+def _of_recurrence(part: nn.Module) -> int:
+    """Return the numbers for each token in a recurrence that is computed without kernels.
+
+    transformers' own code is used where kernels (mamba-ssm, flash-linear-attention) are not
+    installed; it keeps the states or decays of many tokens at a time. The factors are those of the
+    memory that it was seen to take.
+    """
+    rates = vars(part).get("_parameters", {}).get(_RATES)
+    if rates is None:
+        return 0
+    n = rates.numel()
+    if rates.ndim in (2, 3):  # Mamba: a state of each channel at every token
+        return 4 * n
+    chunk: int = getattr(part, "chunk_size", _CHUNK)
+    state: int | None = getattr(part, "ssm_state_size", None) or getattr(part, "head_k_dim", None)
+    if state is not None:  # decays and scores of each pair of tokens in a chunk
+        return n * (4 * chunk + 8 * state)
+    # Kimi's delta attention: such decays are of each channel of a head.
+    return 3 * n * chunk * int(getattr(part, "head_dim", 1))
