@@ -13,6 +13,7 @@ from pipeline.checkpoints.foreign import Given, is_foreign, ordinary_run, withou
 from pipeline.checkpoints.places import remote_place_of
 from pipeline.checkpoints.pth_names import SUFFIXES
 from pipeline.checkpoints.stored import Folder, StoredFile
+from pipeline.config import RunLayout
 from pipeline.errors import InputError
 from pipeline.writing import whole_folder
 
@@ -48,7 +49,7 @@ def _downloaded(uri: str) -> Path | None:
     place = remote_place_of(uri)
     if place is None:
         raise ValueError(f"{uri} is no remote address")
-    inside = place.contents(uri)
+    inside = place.contents(uri, RunLayout())
     if any(Path(folder.name).suffix not in SUFFIXES for folder in inside.folders):
         return None
     is_listed = isinstance(inside.run, Folder)
