@@ -15,7 +15,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
-from pipeline.checkpoints.pickled_classes import refusal_of
+from pipeline.checkpoints.pickle_globals import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
 from pipeline.checkpoints.wrappers import without_wrappers
