@@ -34,7 +34,7 @@ _COUNTED = {
 _WEIGHTS = re.compile(r".*\.(safetensors|bin|pt|pth|ckpt|distcp|gguf|index\.json)")
 # The final model, and files that are part of a checkpoint or of a trainer's state.
 _BESIDE = re.compile(
-    r"(adapter_)?(model|pytorch_model|consolidated)([-.]\d+)?(-of-\d+)?\.(safetensors|bin|pth|pt)"
+    r"(adapter_)?(model|pytorch_model|consolidated)(-\d+-of-\d+|\.\d+)?\.(safetensors|bin|pth|pt)"
     r"|.*\.index\.json|(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b.*"
     r"|rng_state_\d+\.pth|optim_\d+_rank\d+\.pt|(train|val|test|data|tokenizer|vocab|tokens)\.(bin|pt)"
 )
