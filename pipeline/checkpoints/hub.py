@@ -50,6 +50,17 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     return hub_source.read_part(*_where(address, name), start, stop)
 
 
+def read_range(uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+    """Return bytes `start` to `stop` of a file; see `stored.RemotePlace`. Commits never change."""
+    found = read(uri, file.name, start, stop)
+    if len(found) != stop - start:
+        raise OSError(
+            f"{uri}/{file.name}: received {len(found)} bytes, expected {stop - start}: try again "
+            "later"
+        )
+    return found
+
+
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
     """Raise DamagedError if a content does not match the file's git object or sha256."""
     _compare(f"{uri}/{file.name}", file, len(content), lambda digest: digest.update(content))
