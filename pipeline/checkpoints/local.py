@@ -245,7 +245,8 @@ def _real_path(folder: Path) -> str:
     """Return a folder's path without links."""
     if folder.name in ("", "..") or folder.is_symlink():
         return os.path.realpath(folder)
-    return f"{_real_parent(str(folder.parent.absolute()))}/{folder.name}"
+    parent = folder.parent if folder.is_absolute() else folder.parent.absolute()
+    return f"{_real_parent(str(parent))}/{folder.name}"
 
 
 # Cached: a run has many folders. A path that has become another one since leads to no digest at
