@@ -5,15 +5,19 @@ some errors themselves; those that remain are handled here.
 """
 
 import errno
+import logging
 import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import CheckpointError, InputError, first_line
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 Result = TypeVar("Result")
 
@@ -23,6 +27,14 @@ Result = TypeVar("Result")
 ATTEMPTS = 6
 FIRST_WAIT = 0.5  # seconds; the upper bound, which doubles with each attempt
 LONGEST_WAIT = 30.0
+# A server that counts requests may state after how many seconds it answers again: the Hub counts
+# them for five minutes (Hub documentation, "Rate limits").
+LONGEST_STATED_WAIT = 300.0
+_TOLD_FROM = 5.0  # seconds; shorter waits are not worth a line
+
+# In the Hub's header RateLimit, "api";r=0;t=55: no request is left, and the seconds until more are.
+_LIMIT = re.compile(r"\br=0\s*;\s*t=(\d{1,6})\b")
+_logger = logging.getLogger(__name__)
 
 _QUERY = re.compile(r"\?[^\s'\")]+")
 
@@ -62,21 +74,55 @@ def persistently(call: Callable[[], Result]) -> Result:
     """Return the result of `call`, retried with exponential backoff after transient errors.
 
     Permanent errors (absent, denied, a full disk) are raised at once; so is a refused connection
-    as long as no server has ever answered. Others are raised after the last attempt.
+    as long as no server has ever answered. Others are raised after the last attempt. Where the
+    server states how long to wait, that is waited, up to `LONGEST_STATED_WAIT`.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+    own = wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
     attempts = Retrying(
         retry=retry_if_exception(
             lambda error: may_pass(error) and (_answered.is_set() or not is_absent(error))
         ),
-        wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        wait=lambda state: max(own(state), _stated_wait(state)),
         stop=stop_after_attempt(ATTEMPTS),
         reraise=True,
     )
     result = attempts(call)
     _answered.set()
     return result
+
+
+def _stated_wait(state: "RetryCallState") -> float:
+    """Return the seconds after which a server that is asked too often answers again; 0 if unknown.
+
+    By the headers Retry-After (in seconds) and RateLimit of an answer with status 429 or 503.
+    """
+    error = state.outcome.exception() if state.outcome else None
+    if error is None or status_of(error) not in (429, 503):
+        return 0.0
+    headers = {name.lower(): value for name, value in _headers_of(error).items()}
+    match = _LIMIT.search(str(headers.get("ratelimit", "")))
+    stated = match[1] if match else str(headers.get("retry-after", "")).strip()
+    if not (stated.isascii() and stated.isdecimal()) or not int(stated):
+        return 0.0
+    # A second more, since the server rounds.
+    wait = min(int(stated) + 1.0, LONGEST_STATED_WAIT)
+    if wait >= _TOLD_FROM:
+        _logger.warning("too many requests: waiting %.0f s, as the server asks", wait)
+    return wait
+
+
+def _headers_of(error: BaseException | None) -> Mapping[str, Any]:
+    """Return the headers of the answer that an error, or one that caused it, is of."""
+    while error is not None:
+        response: Any = getattr(error, "response", None)
+        if isinstance(response, dict):  # botocore's
+            return response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if isinstance(headers := getattr(response, "headers", None), Mapping):
+            return headers
+        error = error.__cause__
+    return {}
 
 
 def is_absent(error: BaseException | None) -> bool:
@@ -132,11 +178,15 @@ def translated_errors(
             raise refusal(
                 f"{uri}: HF_HUB_OFFLINE is set: unset it, or give a local copy of the run"
             ) from error
-        gated = is_one_of(error, _HUB, "GatedRepoError")  # a kind of RepositoryNotFoundError
-        if is_one_of(error, _HUB, "RepositoryNotFoundError") and not gated:
+        if is_one_of(error, _HUB, "GatedRepoError"):  # a kind of RepositoryNotFoundError
             raise refusal(
-                f"{uri}: there is no such repository, or it is private: check the address, or set "
-                "HF_TOKEN"
+                f"{uri}: the repository is gated: accept its terms on its page, and set HF_TOKEN "
+                "to a token of that account (or run hf auth login)"
+            ) from error
+        if is_one_of(error, _HUB, "RepositoryNotFoundError"):
+            raise refusal(
+                f"{uri}: there is no such repository, or it is private: check the name, or log in "
+                "with hf auth login or HF_TOKEN"
             ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
             raise refusal(f"{uri}: there is no such {what}: check the address") from error

@@ -102,7 +102,7 @@ class _Signals:
 ORDER = (
     *("demo", "train", "init", "checkpoints", "audit", "doctor", "analyze", "watch"),
     *("query", "transitions", "losses", "report", "sweep", "measures", "experiment", "schema"),
-    *("store", "ui", "submit", "pool", "automations"),
+    *("presets", "store", "ui", "submit", "pool", "automations"),
 )
 
 

@@ -8,7 +8,18 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
-from flows.cli.runs import Model, TokensPerStep, parse_model, print_left_out, print_notes
+from flows.cli.runs import (
+    Base,
+    Config,
+    FollowLinks,
+    Model,
+    Names,
+    TokensPerStep,
+    parse_model,
+    print_left_out,
+    print_notes,
+    run_layout,
+)
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,11 +35,20 @@ def init(
     store: Annotated[
         str | None, typer.Option(help="Place of the results; by default, beside the file.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="A text file to compute losses on.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="A text file or a data set to compute losses on.")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub name, if the run has no tokenizer.")
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(help='The data set\'s column of texts, if not "text".')
+    ] = None,
     tokens_per_step: TokensPerStep = None,
+    names: Names = None,
+    config: Config = None,
+    base: Base = None,
+    follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
@@ -41,12 +61,18 @@ def init(
 
     if tokenizer and not text:
         raise InputError("--tokenizer: is for a text: give --text too")
+    if column and not text:
+        raise InputError("--column: is for a data set: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
-    print_notes(uri, given)
-    list_run(uri, tokens_per_step, given)  # refused before torch is imported, which takes seconds
+    layout = run_layout(names, config, follow_links, base)
+    print_notes(uri, given, layout)
+    # Refused before torch is imported, which takes seconds.
+    list_run(uri, tokens_per_step, given, layout)
     from pipeline.analysis.draft.write import draft_analysis
 
-    drafted = draft_analysis(uri, file, store, text, tokenizer, tokens_per_step, given)
+    drafted = draft_analysis(
+        uri, file, store, text, tokenizer, tokens_per_step, given, layout=layout, column=column
+    )
     if as_json:
         say_json(asdict(drafted))
     else:
@@ -61,6 +87,8 @@ def _print(drafted: "Drafted") -> None:
     for why in drafted.failed.values():
         say(f"cannot be computed: {why}")
     print_left_out(drafted.not_listed)
+    for note in drafted.notes:
+        say(f"note: {note}")
     for guess in drafted.guessed:
         say(f"guessed: {guess}")
     for name, why in drafted.left_out.items():

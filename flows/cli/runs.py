@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.preflight import FaultsOf
     from pipeline.analysis.summary import Summary
     from pipeline.checkpoints import LeftOut
-    from pipeline.config import Analysis
+    from pipeline.config import Analysis, RunLayout
 
 Model = Annotated[
     list[str],
@@ -31,6 +31,26 @@ Model = Annotated[
 ]
 TokensPerStep = Annotated[
     int | None, typer.Option(help="Tokens per step, if the run does not declare it.", min=1)
+]
+
+
+Names = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Names of the checkpoints, as in my-run-{step}; also {epoch}, {tokens}.",
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A config.json for checkpoints that have none."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="The base model of LoRA adapters: a folder or address."),
+]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Read what links out of the run lead to.")
 ]
 
 
@@ -89,15 +109,21 @@ def train(
 def checkpoints(
     uri: str,
     tokens_per_step: TokensPerStep = None,
+    names: Names = None,
+    config: Config = None,
+    base: Base = None,
+    follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
     """List the checkpoints of a run by step, and what is left out of the list."""
     from pipeline.analysis.listing import list_with_tokens
 
-    given = parse_model(model)
-    print_notes(uri, given)
-    listing = list_with_tokens(uri, tokens_per_step, given)
+    given, layout = parse_model(model), run_layout(names, config, follow_links, base)
+    print_notes(uri, given, layout)
+    listing = list_with_tokens(uri, tokens_per_step, given, layout)
+    for note in listing.notes:
+        say(f"note: {note}", err=True)
     if as_json:
         say_json({"uri": uri, **listing.as_json()})
         return
@@ -120,10 +146,30 @@ def parse_model(model: list[str]) -> dict[str, Any]:
     )
 
 
-def print_notes(uri: str, model: dict[str, Any]) -> None:
-    """Print on stderr what the conversion of a run of `.pth` files leaves out."""
-    from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+def run_layout(
+    names: str | None, config: str | None, follow_links: bool, base: str | None
+) -> "RunLayout":
+    """Return the options of a run's layout, with its paths made absolute."""
+    from pipeline.config import RunLayout, validated, with_absolute_paths
 
+    # Only what was given, so that a fault is of an option that the user wrote.
+    given = {
+        "names": names,
+        "config": config,
+        "base": base,
+        "follow_links": follow_links or None,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    return with_absolute_paths(validated(RunLayout, options, "options"))
+
+
+def print_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
+    """Print on stderr what the conversion of a run of `.pth` files leaves out."""
+    from pipeline.checkpoints.converted import converted_uri
+    from pipeline.checkpoints.foreign import conversion_notes
+
+    if layout.names is not None:  # then nothing is converted
+        return
     for note in conversion_notes(converted_uri(uri, model)):
         say(f"note: {note}", err=True)
 
@@ -132,6 +178,10 @@ def print_notes(uri: str, model: dict[str, Any]) -> None:
 def audit(
     uri: str,
     deep: Annotated[bool, typer.Option("--deep", help="Also read all weights.")] = False,
+    names: Names = None,
+    config: Config = None,
+    base: Base = None,
+    follow_links: FollowLinks = False,
     model: Model = [],  # noqa: B006 (typer copies it)
     as_json: Json = False,
 ) -> None:
@@ -139,10 +189,12 @@ def audit(
     from flows.console import show_progress
     from pipeline.auditing import audit as run_audit
 
-    given = parse_model(model)
-    print_notes(uri, given)
+    given, layout = parse_model(model), run_layout(names, config, follow_links, base)
+    print_notes(uri, given, layout)
     with show_progress("audit") as progress:
-        verdict = run_audit(uri, deep, progress, given)
+        verdict = run_audit(uri, deep, progress, given, layout)
+    for note in verdict.notes:
+        say(f"note: {note}", err=True)
     if as_json:
         say_json(verdict.as_json())
     else:
@@ -298,6 +350,8 @@ def _print_summary(summary: "Summary", page: Path) -> None:
         say(f"note: {note}")
     if summary.drawn_from:
         say(summary.drawn())
+    for name, said in summary.inputs.items():
+        say(f"Input {name}: {said}")
     if summary.computed:
         say(summary.loading())
     for group, why in summary.undefined.items():

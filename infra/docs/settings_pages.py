@@ -5,8 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.analysis.file_schemas import analysis_schema, training_schema
 from pipeline.config import PRESETS
+from pipeline.config.suites import suites
 from pipeline.training.config import PRESETS as TRAINING_PRESETS
 
 ANALYSIS = """# Analysis file
@@ -44,6 +47,13 @@ Packaged files, which are given by their name. Copy one to change it.
 `ontogeny analyze --preset NAME` carries one out; its paths are relative to the working folder.
 """
 
+SUITES = """## Analyses of public suites
+
+`ontogeny presets NAME` describes one ([table](../checkpoints.md#public-suites)). The analysis that
+is shown is that of a suite's first member; those of others have another address, and larger models
+fewer measures.
+"""
+
 TRAINING_RUNS = """## Training runs
 
 `ontogeny train NAME` carries one out.
@@ -64,8 +74,20 @@ def training() -> str:
 
 
 def presets() -> str:
-    """Return the page of the packaged files."""
-    return "\n".join([PRESET_PAGE, *_files(PRESETS), TRAINING_RUNS, *_files(TRAINING_PRESETS)])
+    """Return the page of the packaged files, and of the analyses of public suites."""
+    pages = [PRESET_PAGE, *_files(PRESETS), SUITES, *_suites()]
+    return "\n".join([*pages, TRAINING_RUNS, *_files(TRAINING_PRESETS)])
+
+
+def _suites() -> Iterator[str]:
+    for suite in suites():
+        names = ", ".join(f"`{name}`" for name in suite.members)
+        yield f"### {suite.suite}\n\n{suite.about}\n\n{names}\n"
+        if suite.refused:
+            yield f"Not analysed: {suite.refused}.\n"
+            continue
+        content = yaml.safe_dump(suite.content(next(iter(suite.members))), sort_keys=False)
+        yield f"```yaml\n{content.strip()}\n```\n"
 
 
 def _files(folder: Path) -> Iterator[str]:

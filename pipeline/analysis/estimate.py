@@ -20,6 +20,7 @@ from pipeline.analysis.machine import (
     machine_notes,
     product_fault,
 )
+from pipeline.analysis.needed_bytes import needed_bytes
 from pipeline.analysis.plan import Group, Prepared
 from pipeline.analysis.preflight import FaultsOf, preflight
 from pipeline.analysis.survey import Survey
@@ -48,7 +49,8 @@ class Estimate:
     """The cost of a first run of an analysis, with an empty store.
 
     left_out: files and folders that may be checkpoints but were not listed, with the reasons.
-    bytes_to_fetch: over the network; 0 for a local run. forward_passes: over one input each.
+    bytes_to_fetch: over the network; 0 for a local run. bytes_skipped: of the weights that no
+    measure reads, and which are not fetched or read. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures add to it where they
     take longer; None where this machine lacks the workers' device. store_bytes, store_files: of the
@@ -56,8 +58,9 @@ class Estimate:
     see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
     the steps that cannot be computed, as their config.json or the headers of their weight files
     show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
-    random input draws, and the reason. faults: everything that the analysis would refuse; the
-    amounts are then those of the groups without a fault, and 0 where none is left.
+    random input draws, and the reason. inputs: how texts and data sets were cut into sequences, by
+    input. faults: everything that the analysis would refuse; the amounts are then those of the
+    groups without a fault, and 0 where none is left.
     """
 
     checkpoints: int = 0
@@ -65,6 +68,7 @@ class Estimate:
     masked_steps: Mapping[int, str] = field(default_factory=dict)
     bytes_to_fetch: int = 0
     bytes_to_read: int = 0
+    bytes_skipped: int = 0
     forward_passes: int = 0
     hours: float | None = None
     store_bytes: int = 0
@@ -74,6 +78,7 @@ class Estimate:
     failed: Mapping[int, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     drawn_from: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -90,8 +95,10 @@ class Estimate:
             yield "left out", line
         for step, reason in self.masked_steps.items():
             yield f"step {step:,}", f"is left out: {reason}"
-        yield "to fetch", decimal(self.bytes_to_fetch)
-        yield "to read", decimal(self.bytes_to_read)
+        skipped = f" (without {decimal(self.bytes_skipped)} that no measure reads)"
+        skipped = skipped if self.bytes_skipped else ""
+        yield "to fetch", f"{decimal(self.bytes_to_fetch)}{skipped if self.bytes_to_fetch else ''}"
+        yield "to read", f"{decimal(self.bytes_to_read)}{skipped}"
         if not self.store_files:
             return
         yield "forward passes", str(self.forward_passes)
@@ -100,6 +107,7 @@ class Estimate:
         files = f"{self.store_files:,} files"
         yield "store", f"{decimal(self.store_bytes)} before compression, in {files}"
         yield from ((f"tokens of {name}", source) for name, source in self.drawn_from.items())
+        yield from ((f"input {name}", said) for name, said in self.inputs.items())
 
 
 def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimate:
@@ -116,7 +124,7 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     if error := faults.unreachable:
         raise error
     if surveyed is not None:
-        costs |= _reading(analysis, surveyed, tried.failed)
+        costs |= _reading(surveyed, prepared, tried.failed)
     notes = prepared.notes if prepared else ()
     return Estimate(
         **costs,
@@ -126,16 +134,21 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     )
 
 
-def _reading(analysis: Analysis, surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
+def _reading(
+    surveyed: Survey, prepared: Prepared | None, failed: Mapping[int, str]
+) -> dict[str, Any]:
     """Return what an estimate says of the checkpoints to read."""
     read = [one for one in surveyed.checkpoints if one.step not in failed]
-    size = sum(weight_bytes(read))
+    whole = weight_bytes(read)
+    sizes = whole if prepared is None else needed_bytes(prepared, read, whole)
+    remote = [remote_place_of(one.uri) is not None for one in read]
     return {
         "checkpoints": len(read),
         "masked": len(surveyed.masked),
         "masked_steps": surveyed.masked,
-        "bytes_to_fetch": size if remote_place_of(analysis.checkpoints) else 0,
-        "bytes_to_read": size,
+        "bytes_to_fetch": sum(s for s, is_remote in zip(sizes, remote, strict=True) if is_remote),
+        "bytes_to_read": sum(sizes),
+        "bytes_skipped": sum(whole) - sum(sizes),
         "left_out": surveyed.left_out,
     }
 
@@ -166,6 +179,7 @@ def _costs(prepared: Prepared, faults: Faults) -> dict[str, Any]:
         "store_files": _CONTROL_FILES + len(prepared.inputs) + sum(size.files for size in sizes),
         "undefined": prepared.undefined,
         "drawn_from": prepared.drawn_from,
+        "inputs": prepared.said_of_inputs,
     }
 
 

@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer
-from transformers import PreTrainedTokenizerBase
+from jaxtyping import Bool, Int
 
-from pipeline.analysis.faults import Fault, Faults, RefusedError
+from pipeline.analysis.text_inputs import (
+    array_input,
+    check_tokenizer,
+    natural_matches_input,
+    text_input,
+)
 from pipeline.checkpoints.foreign import is_converted, table_facts
 from pipeline.config import (
     ArrayInput,
+    DocumentsInput,
     HeldOutInput,
     IndirectObjectInput,
     InputSpec,
@@ -23,20 +27,12 @@ from pipeline.config import (
     TextInput,
 )
 from pipeline.errors import InputError
-from pipeline.inputs import (
-    arrays,
-    indirect_objects,
-    matches,
-    modular,
-    natural_matches,
-    repeats,
-    text,
-)
+from pipeline.inputs import indirect_objects, matches, modular, repeats, text
 from pipeline.inputs.batch import Input
+from pipeline.inputs.bos import run_bos
 from pipeline.inputs.drawable import Drawable, drawable_ids, run_tokenizer
 from pipeline.inputs.token_texts import texts_of
 from pipeline.models.facts import ModelFacts
-from pipeline.models.special_ids import named_special_ids
 from pipeline.models.trained_split import split_told_by_losses
 from pipeline.outside import reading
 from pipeline.training import held_out, table_of, trained_vocabulary
@@ -82,7 +78,7 @@ def _texts(spec: InputSpec, made: Input, run_folder: str) -> dict[int, str]:
     """Return the texts of an input's ids; empty where no tokenizer is known."""
     if isinstance(spec, TableInput):
         return {made.attributes["p"]: "="}  # residues are their own texts
-    has_own = isinstance(spec, TextInput | IndirectObjectInput | NaturalMatchesInput)
+    has_own = isinstance(spec, DocumentsInput | IndirectObjectInput)
     own = spec.tokenizer if has_own else None
     tokenizer = text.load_tokenizer(own) if own else run_tokenizer(run_folder)
     return {} if isinstance(tokenizer, str) else texts_of(made.tokens, tokenizer)
@@ -105,15 +101,15 @@ def _tokens_asked(spec: InputSpec) -> int:
 def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Input:
     match spec:
         case TextInput():
-            return _text(name, spec, run_folder, model)
+            return text_input(name, spec, run_folder, model)
         case ArrayInput():
-            return _array(name, spec)
+            return array_input(name, spec)
         case RepeatedInput():
             return _repeated(name, spec, run_folder, model)
         case MatchesInput():
             return _matches(name, spec, run_folder, model)
         case NaturalMatchesInput():
-            return _natural_matches(name, spec, run_folder, model)
+            return natural_matches_input(name, spec, run_folder, model)
         case IndirectObjectInput():
             return _indirect_object(name, spec, run_folder, model)
         case HeldOutInput():
@@ -121,50 +117,6 @@ def _made(name: str, spec: InputSpec, run_folder: str, model: ModelFacts) -> Inp
             return Input(name, spec.kind, tokens, attributes={"seed": spec.seed})
         case TableInput():
             return _table(name, spec, run_folder)
-
-
-def _text(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
-    try:
-        tokenizer = text.load_tokenizer(spec.tokenizer or run_folder)
-    except InputError as error:
-        faults = Faults()
-        faults.add(Fault(f"inputs.{name}", str(error)))
-        with faults.gathered(f"inputs.{name}"):
-            text.read(Path(spec.path))  # only to tell its fault at once too
-        raise RefusedError(faults.found) from error
-    ids = text.tokenise(Path(spec.path), tokenizer)
-    attributes = {"full_stop_ids": text.full_stops(tokenizer)}
-    tokens = _cut(ids, spec.sequences, spec.length, spec.path)
-    # Of the ids in use, because tokenizers and embeddings may be padded to different sizes.
-    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
-    return Input(name, spec.kind, tokens, attributes=attributes)
-
-
-def _array(name: str, spec: ArrayInput) -> Input:
-    path = Path(spec.path)
-    found = arrays.layout_of(path, spec.dtype)
-    if len(found.shape) == 1:
-        ids = arrays.first_ids(path, found, spec.sequences * spec.length)
-        return Input(name, spec.kind, _cut(ids, spec.sequences, spec.length, spec.path))
-    rows, columns = found.shape
-    if rows < spec.sequences or columns < spec.length:
-        raise InputError(
-            f"{path}: holds {rows} sequences of {columns} tokens, expected at least "
-            f"{spec.sequences} of {spec.length}: lower `sequences` or `length` of input {name!r}"
-        )
-    ids = arrays.first_ids(path, found, spec.sequences, spec.length)
-    return Input(name, spec.kind, ids)
-
-
-def _cut(
-    ids: Integer[np.ndarray, " token"], sequences: int, length: int, path: str
-) -> Int[np.ndarray, "sequence position"]:
-    if len(ids) < sequences * length:
-        raise InputError(
-            f"{path}: holds {len(ids)} tokens, expected at least {sequences} x {length} = "
-            f"{sequences * length}: lower `sequences` or `length`, or give more text"
-        )
-    return np.asarray(ids[: sequences * length], dtype=np.int64).reshape(sequences, length)
 
 
 def _repeated(name: str, spec: RepeatedInput, run_folder: str, model: ModelFacts) -> Input:
@@ -206,35 +158,10 @@ def _matches(name: str, spec: MatchesInput, run_folder: str, model: ModelFacts) 
     return Input(name, spec.kind, made.tokens, arrays, attributes)
 
 
-def _natural_matches(
-    name: str, spec: NaturalMatchesInput, run_folder: str, model: ModelFacts
-) -> Input:
-    try:
-        if spec.path is None:
-            tokens = held_out(run_folder, spec.sequences, spec.seed)
-        else:
-            text_of = spec.model_dump(include={"path", "tokenizer", "sequences", "length"})
-            tokens = _text(name, TextInput(**text_of), run_folder, model).tokens
-        made = natural_matches.natural_matches(tokens, spec.match, spec.seed)
-    except InputError as error:
-        remedy = "" if spec.path else "; or give a text file as `path`"
-        raise InputError(f"input {name!r}: {error}{remedy}") from error
-    chosen = {"nothing": made.clean, "earlier": made.earlier, "last": made.last}[spec.replaced]
-    arrays = {"probe": made.probe, "source": made.source}
-    attributes = {"replaced": spec.replaced, "match": spec.match, "seed": spec.seed}
-    return Input(name, spec.kind, chosen, arrays, attributes)
-
-
 def _bos(
     spec: RepeatedInput | MatchesInput | IndirectObjectInput, run_folder: str, model: ModelFacts
 ) -> int | None:
     return run_bos(run_folder, model) if spec.bos else None
-
-
-def run_bos(run_folder: str, model: ModelFacts) -> int | None:
-    """Return the id of BOS, from the checkpoints' files or else those of the run's folder."""
-    named = model.bos_token_id
-    return named_special_ids(run_folder, model.vocabulary)[0] if named is None else named
 
 
 def _drawable(
@@ -261,26 +188,8 @@ def _indirect_object(
     }
     attributes = {"corrupted": spec.corrupted, "seed": spec.seed}
     tokens = (made.corrupted if spec.corrupted else made.clean).astype(np.int64)
-    _check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
+    check_tokenizer(name, tokens, tokenizer, spec.tokenizer, model)
     return Input(name, spec.kind, tokens, arrays, attributes)
-
-
-def _check_tokenizer(
-    name: str,
-    tokens: Int[np.ndarray, "sequence position"],
-    tokenizer: PreTrainedTokenizerBase,
-    given: str | None,
-    model: ModelFacts,
-) -> None:
-    """Raise InputError where a tokenizer returned ids beyond the model's embedding."""
-    if tokens.max(initial=-1) < model.vocabulary:
-        return
-    whose = f"the tokenizer {given}" if given else "the run's tokenizer"
-    raise InputError(
-        f"input {name!r}: {whose} has {len(tokenizer):,} ids, the model {model.vocabulary:,} rows, "
-        f"and the text uses id {tokens.max()}: give the one that the model was trained with as "
-        "`tokenizer`"
-    )
 
 
 def _table(name: str, spec: TableInput, run_folder: str) -> Input:

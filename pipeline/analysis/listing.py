@@ -5,19 +5,23 @@ from typing import Any
 
 from pipeline.checkpoints import Listing
 from pipeline.checkpoints.files import RUN_FILE
-from pipeline.checkpoints.foreign import converted_uri
-from pipeline.checkpoints.listing import described, finished
+from pipeline.checkpoints.listing import described, finished_in
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
+from pipeline.config import RunLayout
 
 
-def list_with_tokens(uri: str, tokens_per_step: int | None, model: Mapping[str, Any]) -> Listing:
+def list_with_tokens(
+    uri: str,
+    tokens_per_step: int | None,
+    model: Mapping[str, Any],
+    layout: RunLayout | None = None,
+) -> Listing:
     """List a run as `list_run` does, with the tokens seen according to its own training.yaml."""
-    place = place_of(uri)
-    listing = finished(place, converted_uri(uri, model))
+    listing = finished_in(uri, layout, model, tokens_per_step)
     tokens = tokens_per_step or declared_tokens_per_step(listing.run)
-    return Listing(tuple(described(place, listing.found, tokens)), listing.left_out)
+    checkpoints = described(listing, tokens)
+    return Listing(tuple(checkpoints), listing.left_out, listing.notes)
 
 
 def declared_tokens_per_step(run: Folder | str) -> int | None:

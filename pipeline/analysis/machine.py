@@ -9,7 +9,7 @@ import torch
 
 from pipeline.analysis.faults import Fault
 from pipeline.checkpoints.cache import cache_folder
-from pipeline.checkpoints.places import remote_place_of
+from pipeline.checkpoints.places import is_address_list, remote_place_of
 from pipeline.config import Analysis, Workers
 from pipeline.errors import first_line
 from pipeline.models.architecture import torch_dtype
@@ -63,7 +63,8 @@ def product_fault(workers: Workers) -> Fault | None:
 
 def cache_faults(analysis: Analysis) -> Iterator[Fault]:
     """Yield a fault where checkpoints have to be fetched and their folder cannot be written."""
-    if remote_place_of(analysis.checkpoints) is None:
+    run = analysis.checkpoints
+    if remote_place_of(run) is None and not is_address_list(run):
         return
     folder = cache_folder() / "copies"
     try:

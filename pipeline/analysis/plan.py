@@ -4,7 +4,7 @@ Everything that can be refused is refused here, before any weights are read.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from pipeline.analysis.architecture import Architecture, architecture_of
 from pipeline.analysis.faults import Faults
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
+from pipeline.analysis.parts import known_digest_of
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
+from pipeline.checkpoints.contents import assumed_of_model
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.places import files_elsewhere, listed_folder, place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis, GroupOptions, together, validated
@@ -128,6 +130,14 @@ class Prepared:
         """The checkpoints to compute, in order of step."""
         return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
 
+    @property
+    def weights_read(self) -> dict[str, frozenset[str] | None]:
+        """The names of the parameters that each group reads, None for all; by group."""
+        return {
+            group.name: apply.weights_read(group.measure, self.settings[group.name])
+            for group in self.job.groups
+        }
+
     def checkpoints_of(self, group: Group) -> list[Checkpoint]:
         """Return the checkpoints at which a group is to be computed.
 
@@ -145,6 +155,11 @@ class Prepared:
             for group in self.job.groups
         }
         return {name: why for name, why in reasons.items() if why}
+
+    @property
+    def said_of_inputs(self) -> dict[str, str]:
+        """Sentences on how texts and data sets were cut into sequences, by input."""
+        return {name: one.said for name, one in self.inputs.items() if one.said}
 
     @property
     def drawn_from(self) -> dict[str, str]:
@@ -201,7 +216,9 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     digests = {name: made.digest for name, made in inputs.items()}
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
-    notes = (*conversion_notes(run_folder), *(made.note for made in inputs.values() if made.note))
+    of_inputs = (made.note for made in inputs.values() if made.note)
+    of_model = assumed_of_model(place_of(source.uri), source)
+    notes = (*conversion_notes(run_folder), *surveyed.notes, *of_model, *of_inputs)
     job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)
 
@@ -274,19 +291,21 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
     missing: dict[int, list[str]] = {checkpoint.step: [] for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in missing}
-    commits = job.store.commits()
+    commits, weights_read = job.store.commits(), prepared.weights_read
     for group in groups:
         of_group = (commit for commit in commits if commit.group == group.name)
         done = latest(of_group, variants[group.name])
+        read = weights_read[group.name]
         for checkpoint in prepared.checkpoints_of(group):
-            if not _is_done(checkpoint, variants[group.name], done):
+            if not _is_done(checkpoint, variants[group.name], done, read):
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
-    # Without the listed files: a worker asks for those that are there when it begins to fetch.
+    # Without the listed files, but for those elsewhere, which only the listing finds: a worker asks
+    # for those that are there when it begins to fetch.
     cells = tuple(
         Cell(
-            replace(checkpoint, files=None),
+            replace(checkpoint, files=files_elsewhere(checkpoint)),
             tuple(missing[checkpoint.step]),
             committed[checkpoint.step],
         )
@@ -466,11 +485,20 @@ def load_input(store: Store, name: str, digest: str) -> Input:
     return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
-def _is_done(checkpoint: Checkpoint, variant: str, done: Mapping[int, Commit]) -> bool:
-    """Return whether the store's row for this step and variant is of this checkpoint's weights."""
+def _is_done(
+    checkpoint: Checkpoint,
+    variant: str,
+    done: Mapping[int, Commit],
+    parameters: Collection[str] | None,
+) -> bool:
+    """Return whether the store's row for this step and variant is of this checkpoint's weights.
+
+    parameters: those that the measure reads; None for all.
+    """
     commit = done.get(checkpoint.step)
-    return (
-        commit is not None
-        and checkpoint.digest is not None
-        and commit.fingerprint == fingerprint(variant, checkpoint.digest)
-    )
+    if commit is None:
+        return False
+    known = checkpoint.digest
+    if known is None and parameters is not None:
+        known = known_digest_of(checkpoint, parameters)
+    return known is not None and commit.fingerprint == fingerprint(variant, known)

@@ -67,7 +67,12 @@ def preflight(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Prefl
 
 def _unreadable(analysis: Analysis, surveyed: Survey) -> dict[int, str]:
     """Return the steps to compute whose weight files cannot be read, by their headers, and why."""
-    verdict = surveyed.verdict or audit(analysis.checkpoints, model=analysis.model)
+    verdict = surveyed.verdict or audit(
+        analysis.checkpoints,
+        model=analysis.model,
+        layout=analysis,
+        tokens_per_step=analysis.tokens_per_step,
+    )
     chosen = {one.step for one in surveyed.checkpoints}
     return {
         fault.step: f"step {fault.step}: {fault.kind}: {fault.detail}"
@@ -169,8 +174,8 @@ def _check_place(
         store = Store(analysis.store)
         if store.require_place() is not None:
             if prepared is not None:
-                chosen = prepared.checkpoints
-                check_same_run(store, analysis.checkpoints, chosen, reading)
+                chosen, reads_all = prepared.checkpoints, None in prepared.weights_read.values()
+                check_same_run(store, analysis.checkpoints, chosen, reading and reads_all)
                 store.require_place({"architecture": prepared.architecture})
             require_free(store)
         # Only where nothing else is wrong: a place that is not the right one need not be tried.
@@ -195,9 +200,12 @@ def _cache_limit(prepared: Prepared) -> Iterable[Fault]:
     """Yield a fault where `cache.bytes` is too small for a checkpoint that has to be fetched."""
     analysis = prepared.job.analysis
     most = analysis.cache.bytes
-    if most is None or remote_place_of(analysis.checkpoints) is None:
+    if most is None:
         return
-    sizes = dict(zip(prepared.checkpoints, weight_bytes(prepared.checkpoints), strict=True))
+    if None not in prepared.weights_read.values():  # tensors are read into memory, by ranges
+        return
+    remote = [one for one in prepared.checkpoints if remote_place_of(one.uri) is not None]
+    sizes = dict(zip(remote, weight_bytes(remote), strict=True))
     if too_large := [one for one, size in sizes.items() if size > most]:
         first = too_large[0]
         yield Fault(

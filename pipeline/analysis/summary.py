@@ -21,7 +21,8 @@ class Summary:
     were not listed, each with the reason. not_finite: steps whose rows have numbers that are NaN or
     infinite because the model's are, with the variables. undefined: groups with variables that are
     NaN at every checkpoint, each with the reason. drawn_from: the token ids from which each random
-    input draws, and the reason. notes: see `pipeline.analysis.plan.Prepared`. not_sent: by
+    input draws, and the reason. inputs: how texts and data sets were cut into sequences, by input.
+    notes: see `pipeline.analysis.plan.Prepared`. not_sent: by
     experiment tracker, why it did not receive the results. computing, idle: seconds in which the
     workers computed, and in which they waited because no checkpoint was loaded, summed over
     workers.
@@ -37,6 +38,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
     drawn_from: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
     not_sent: dict[str, str] = field(default_factory=dict)
     computing: float = 0.0
     idle: float = 0.0
@@ -53,6 +55,7 @@ class Summary:
             notes=list(prepared.notes),
             undefined=prepared.undefined,
             drawn_from=prepared.drawn_from,
+            inputs=prepared.said_of_inputs,
         )
 
     def settle(self, step: int, result: Outcome | Exception) -> None:

@@ -10,11 +10,9 @@ from pipeline.errors import CheckpointError
 
 def weight_bytes(checkpoints: Sequence[Checkpoint]) -> list[int]:
     """Return the bytes of each checkpoint's weights; 0 for those that are broken."""
-    if not checkpoints:
-        return []
-    place = place_of(checkpoints[0].uri)
     sizes = []
     for checkpoint in checkpoints:
+        place = place_of(checkpoint.uri)
         try:
             sizes.append(sum(part.size for part in weight_parts(place, listed_folder(checkpoint))))
         except CheckpointError:

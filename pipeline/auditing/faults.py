@@ -57,7 +57,8 @@ class Fault:
 class Audit:
     """The result of an audit: the number of checkpoints that were checked, and their faults.
 
-    deep: their weights were read. left_out: entries that are not listed as checkpoints.
+    deep: their weights were read. left_out: entries that are not listed as checkpoints. notes:
+    sentences on what the listing assumed.
     """
 
     uri: str
@@ -65,6 +66,7 @@ class Audit:
     faults: tuple[Fault, ...]
     deep: bool = False
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def masked(self) -> dict[int, str]:
@@ -103,4 +105,5 @@ class Audit:
             "checkpoints": self.checkpoints,
             "faults": [asdict(fault) for fault in self.faults],
             "left_out": [asdict(one) for one in self.left_out],
+            "notes": list(self.notes),
         }

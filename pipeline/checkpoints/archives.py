@@ -9,6 +9,7 @@ the file, nor pickles that build millions of objects.
 import pickletools
 import struct
 import zipfile
+import zlib
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -34,7 +35,8 @@ _INFLATING = "bytearray"
 def refuse_unsound(stream: BinaryIO, size: int) -> None:
     """Raise ValueError with the reason if a file that torch.save may have written is not sound.
 
-    Reads the table of contents and the pickle; a file of another format is left to torch.
+    Reads the table of contents and the pickle; a file of another format is left to torch. Errors of
+    the storage (OSError) pass.
     """
     if stream.read(2) == b"PK":
         _check_archive(stream, size)
@@ -42,6 +44,21 @@ def refuse_unsound(stream: BinaryIO, size: int) -> None:
         stream.seek(0)
         _check_bare_pickles(stream)
     stream.seek(0)
+
+
+def mentions(stream: BinaryIO, name: bytes) -> bool:
+    """Return whether the pickle of a file of torch.save holds a text; False if it is not sound."""
+    try:
+        if stream.read(2) != b"PK":
+            stream.seek(0)
+            return name in stream.read(_SCANNED_FROM)
+        with zipfile.ZipFile(stream) as archive:
+            pickles = [one for one in archive.infolist() if one.filename.endswith("data.pkl")]
+            small = [one for one in pickles if one.file_size <= _MOST_PICKLE]
+            return any(name in archive.read(one) for one in small)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError,
+            struct.error, zlib.error):  # fmt: skip
+        return False
 
 
 def _check_archive(stream: BinaryIO, size: int) -> None:
@@ -53,11 +70,17 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
             for entry in entries:
                 if entry.filename.endswith("data.pkl"):
                     _check_pickle(archive.read(entry))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
+    except OSError as error:
+        if error.errno is not None:  # of the storage, which says nothing about the file
+            raise
+        raise ValueError(first_line(error)) from error
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:
         raise ValueError(first_line(error)) from error
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
+    if any(one.filename.endswith("/constants.pkl") for one in entries):
+        raise ValueError("it is a program of TorchScript: save the model's state_dict()")
     if packed := next((one for one in entries if one.compress_type != zipfile.ZIP_STORED), None):
         raise ValueError(
             f"its entry {packed.filename!r} is compressed ({packed.file_size:,} bytes when read), "

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.checkpoints.files import (
     shard_names,
 )
 from pipeline.checkpoints.formats import format_of, holds_weights
-from pipeline.checkpoints.formats.base import Format, LocalParts
+from pipeline.checkpoints.formats.base import AssumingFormat, Format, LocalParts
 from pipeline.checkpoints.headers import read_header
 from pipeline.checkpoints.layouts import ADAPTER, layout_of
 from pipeline.checkpoints.placeholders import placeholder_of
@@ -52,12 +53,14 @@ def read_bytes(
 ) -> bytes:
     """Return bytes `start` to `stop` of one of a checkpoint's files; see `Place.read`."""
     storage, uri = where(place, folder, name)
-    return storage.read(uri, name, start, stop)
+    return storage.read(uri, folder.files[name].name_there, start, stop)
 
 
 def format_of_files(files: Files) -> Format | None:
     """Return the format of a checkpoint's files; None for that of Hugging Face, or if unknown."""
-    return None if is_hugging_face(files) else format_of(files)
+    # The weights of an adapter's base model are in the Hugging Face format, and elsewhere.
+    own = [name for name, file in files.items() if not file.at] if ADAPTER in files else files
+    return None if is_hugging_face(own) else format_of(files)
 
 
 def local_parts(folder: Folder | str | Path) -> LocalParts:
@@ -69,8 +72,21 @@ def local_parts(folder: Folder | str | Path) -> LocalParts:
     """
     listed = folder if isinstance(folder, Folder) else folder_of(str(folder))
     parts = weight_parts(place_of(listed.uri), listed)
-    paths = {part.name: inside_run(Path(part.at or listed.uri), part.name) for part in parts}
+    paths = {part.name: _local_path(listed, part) for part in parts}
     return LocalParts(paths, format_of_files(listed.files))
+
+
+def _local_path(folder: Folder, part: StoredFile) -> Path:
+    """Return the path of a weight file, under the name that the checkpoint has it by."""
+    target = inside_run(Path(part.at or folder.uri), part.name_there)
+    if not part.real_name:
+        return target
+    # The link itself, since the suffix of a name tells how a file is read.
+    own = Path(folder.uri)
+    link = own if own.name == part.name else own / part.name
+    if not link.exists() or not link.samefile(target):
+        raise CheckpointError(f"{link}: no longer leads to {target}: analyse the run again")
+    return link
 
 
 def weight_parts(place: Place, folder: Folder) -> list[StoredFile]:
@@ -143,12 +159,13 @@ def read_small(place: Place, folder: Folder, name: str) -> bytes:
 def _read_verified(place: Place, folder: Folder, name: str) -> bytes:
     """Read a small file and verify it; once more if the bytes were damaged in transfer."""
     storage, uri = where(place, folder, name)
+    file = replace(folder.files[name], name=folder.files[name].name_there)
     try:
-        found = storage.read(uri, name)
-        storage.verify(uri, folder.files[name], found)
+        found = storage.read(uri, file.name)
+        storage.verify(uri, file, found)
     except DamagedError:
-        found = storage.read(uri, name)
-        storage.verify(uri, folder.files[name], found)
+        found = storage.read(uri, file.name)
+        storage.verify(uri, file, found)
     return found
 
 
@@ -165,10 +182,11 @@ class StoredSource:
 
     def described(self, name: str) -> Any:
         """Return what torch.save wrote in a file, its tensors on the meta device, without data."""
-        from pipeline.checkpoints.described import described  # needs torch
+        from pipeline.checkpoints.torch_files import described, named  # needs torch
 
-        read = partial(read_bytes, self._place, self._folder, name)
-        return described(read, self._folder.files[name].size)
+        file = self._folder.files[name]
+        with named(f"{file.at or self.uri}/{name}"):
+            return described(partial(read_bytes, self._place, self._folder, name), file.size)
 
 
 def config_of(place: Place, folder: Folder) -> dict[str, Any]:
@@ -193,7 +211,8 @@ def whole_config(place: Place, folder: Folder) -> dict[str, Any]:
     """Return the content of a checkpoint's config.json; see `config_of`."""
     if "config.json" not in folder.files:
         return _made_config(place, folder)
-    path = f"{folder.files['config.json'].at or folder.uri}/config.json"
+    file = folder.files["config.json"]
+    path = f"{file.at or folder.uri}/{file.name_there}"
     try:
         content = read_small(place, folder, "config.json")
     except CheckpointError as error:
@@ -229,6 +248,22 @@ def _made_config(place: Place, folder: Folder) -> dict[str, Any]:
     if is_lasting:
         remember("configs", state, json.dumps(made).encode())
     return made
+
+
+def is_config_of_a_model(place: Place, folder: Folder) -> bool:
+    """Return whether a folder's config.json names the type of a model, as transformers' do."""
+    try:
+        return isinstance(config_of(place, folder).get("model_type"), str)
+    except InputError:
+        return False
+
+
+def assumed_of_model(place: Place, folder: Folder) -> list[str]:
+    """Return what no file of a checkpoint says of its model, and is assumed, as sentences."""
+    known = None if "config.json" in folder.files else format_of_files(folder.files)
+    if not isinstance(known, AssumingFormat):
+        return []
+    return known.assumed(StoredSource(place, folder))
 
 
 def _no_config(path: str, names: Collection[str]) -> str:

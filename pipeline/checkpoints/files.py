@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline.checkpoints.hugging_face_cache import repository_of
 from pipeline.checkpoints.layouts import contents_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.errors import CheckpointError, first_line
@@ -95,13 +96,32 @@ def inside_run(folder: Path, name: str) -> Path:
     """Return the path of a file in a checkpoint's folder, after checking where it links to.
 
     Raises CheckpointError for a link out of the run's folder. Links between checkpoints of one run,
-    which save space, are allowed.
+    which save space, are allowed, and so are those of a Hugging Face cache within the repository's
+    folder.
     """
-    # realpath, since `resolve` raises an error of its own for links in a circle.
     path = folder / name
-    run, target = (Path(os.path.realpath(one)) for one in (folder.parent, path))
-    if not target.is_relative_to(run):
+    if not _has_links(folder, name):
+        return path
+    target = Path(os.path.realpath(path))
+    if leads_out(folder, target):
         raise CheckpointError(
-            f"{path}: is a link that leads out of the run, to {target}: put the file itself there"
+            f"{path}: is a link that leads out of the run, to {target}: put the file itself there, "
+            "or set `follow_links: true`"
         )
     return path
+
+
+def _has_links(folder: Path, name: str) -> bool:
+    """Return whether a folder, or a part of the path of a file in it, is a link or leads out."""
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return True
+    return any(folder.joinpath(*parts[:count]).is_symlink() for count in range(len(parts) + 1))
+
+
+def leads_out(folder: Path, target: Path) -> bool:
+    """Return whether a real path is outside of the run that a checkpoint's folder is in."""
+    # realpath, since `resolve` raises an error of its own for links in a circle.
+    cached = repository_of(folder)
+    roots = (folder.parent, cached) if cached else (folder.parent,)
+    return not any(target.is_relative_to(os.path.realpath(root)) for root in roots)

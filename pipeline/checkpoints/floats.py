@@ -21,14 +21,19 @@ _IN_HEADERS = {
 }  # fmt: skip
 _FLOAT_NAMES = frozenset(str(dtype).removeprefix("torch.") for dtype in FLOATS)
 
-# Tensors that bitsandbytes, GPTQ, AWQ, FP8 and HQQ save beside (or instead of) a weight.
+# Tensors that bitsandbytes, GPTQ, AWQ, FP8, HQQ, AQLM, torchao and MXFP4 save beside (or instead
+# of) a weight.
 _QUANTISED = re.compile(
     r"(^|\.)(SCB|weight_format|absmax|nested_absmax|quant_map|nested_quant_map"
-    r"|quant_state(\..+)?|qweight|qzeros|scales|g_idx|weight_packed|weight_shape"
+    r"|quant_state(\..+)?|qweight|qzeros|scales|g_idx|weight_packed|weight_shape|weight_scales"
+    r"|W_q|codes|codebooks|_?weight(_|:_?)(qdata|data|scale|zero_point)"
+    r"|(gate_up_proj|down_proj)_(blocks|scales)"
     r"|(weight|input|activation|k|v)_(scale|scale_inv|scale_2|zero_point|g_idx))$"
 )
 
 _CONFIG_KEYS = ("quantization_config", "compression_config")
+# Methods whose models transformers dequantises: `from_pretrained(...).dequantize()`.
+_DEQUANTISED = ("bitsandbytes", "compressed-tensors", "fp8", "mxfp4")
 _REMEDY = "give the unquantised checkpoint, or restore the file if it should hold floating point"
 
 
@@ -101,6 +106,8 @@ def refuse_quantised(
         parts.append(f"config.json says {said}")
     if parts:
         remedy = _REMEDY if not said else "give the unquantised checkpoint"
+        if any(f": {method}" in said for method in _DEQUANTISED):
+            remedy += ", or what transformers' dequantize() and save_pretrained make of it"
         raise QuantisedError(f"{source}: {'; '.join(parts)}: {remedy}")
 
 

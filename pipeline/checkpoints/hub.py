@@ -1,59 +1,27 @@
-"""Read runs from the Hugging Face Hub: a repository with a branch or tag per checkpoint.
-
-`hf://owner/name` stands for all branches and tags with a checkpoint's name,
-`hf://owner/name@stage1-*` for those that match the pattern. The address of a checkpoint,
-`hf://owner/name@<commit>`, always refers to the same bytes. A repository without such refs may have
-all checkpoints on its main branch, see `hub_states.py`.
-"""
+"""Read checkpoints from the Hugging Face Hub; `hub_contents.py` lists those of a run."""
 
 import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.checkpoints import hub_states
-from pipeline.checkpoints.hub_api import (
-    Address,
-    fetch_file,
-    files_in,
-    parse_address,
-    read_part,
-    refs,
-)
+from pipeline.checkpoints import hub_contents, hub_source, hub_states
+from pipeline.checkpoints.hub_address import Address, parse_address
+from pipeline.checkpoints.hub_contents import files_at, of_run
 from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
-from pipeline.errors import DamagedError, InputError
+from pipeline.checkpoints.stored import AtomicUnit, Files, Folder, PlaceContents, StoredFile
+from pipeline.config import RunLayout
+from pipeline.errors import DamagedError
 
 ATOMIC_UNIT: AtomicUnit = "commit"
 _GIT = "git "  # prefix of the identity of a file that is a git object
 
 
-def contents(uri: str) -> PlaceContents:
-    """List branches and tags, with the files of those that have a checkpoint's name.
-
-    Takes one request for all refs and one per checkpoint; refs of other names are not opened.
-    """
-    address = parse_address(uri)
-    found = refs(address)
-    wanted = [
-        ref for ref in (*found.tags, *found.branches) if fnmatchcase(ref.name, address.ref or "*")
-    ]
-    commits = {ref.name: ref.target_commit for ref in wanted if parse_name(ref.name) is not None}
-    others = [Entry(ref.name, is_ref=True) for ref in wanted if ref.name not in {*commits, "main"}]
-    main = next((ref.target_commit for ref in found.branches if ref.name == "main"), None)
-    run = str(Address(address.repo, main))
-    if not commits and main and address.ref is None:
-        return PlaceContents(hub_states.folders(Address(address.repo, main)), run, others)
-    _refuse_several_stages(uri, list(commits))
-    places = [f"hf://{address.repo}@{commit}" for commit in commits.values()]
-    folders = [
-        Folder(name, place, files)
-        for name, place, files in zip(commits, places, files_of(places), strict=True)
-    ]
-    return PlaceContents(folders, run, others)
+def contents(uri: str, layout: RunLayout) -> PlaceContents:
+    """List the checkpoints of a repository, with the files of each; see `hub_contents.py`."""
+    return hub_contents.contents(uri, layout)
 
 
 def now(uri: str) -> float:
@@ -62,22 +30,35 @@ def now(uri: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files of each checkpoint."""
+    """Return the files of each checkpoint, each of which is listed once."""
+    different = list(dict.fromkeys(uris))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(_files, uris))
+        found = dict(zip(different, threads.map(files_at, different), strict=True))
+    return [found[uri] for uri in uris]
 
 
-def _files(uri: str) -> Files:
-    address = parse_address(uri)
-    return hub_states.files(address) if address.path else files_in(address)
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a checkpoint; None if it is absent."""
+    return files_of([uri])[0].get(name)
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     """Return bytes `start` to `stop` of a checkpoint's file; fewer if it ends before."""
     address = parse_address(uri)
-    if address.path and name == "config.json":
+    if address.is_state_dict and name == "config.json":
         return hub_states.config(address)[start:stop]
-    return read_part(*_where(address, name), start, stop)
+    return hub_source.read_part(*_where(address, name), start, stop)
+
+
+def read_range(uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+    """Return bytes `start` to `stop` of a file; see `stored.RemotePlace`. Commits never change."""
+    found = read(uri, file.name, start, stop)
+    if len(found) != stop - start:
+        raise OSError(
+            f"{uri}/{file.name}: received {len(found)} bytes, expected {stop - start}: try again "
+            "later"
+        )
+    return found
 
 
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
@@ -95,7 +76,7 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
 
     The sha256 of a large file is verified by `fetch.fetch_verified`, which computes it anyway.
     """
-    fetch_file(*_where(parse_address(uri), file.name), file.size, target)
+    hub_source.fetch_file(*_where(parse_address(uri), file.name), file.size, target)
     if file.identity is not None and file.identity.startswith(_GIT):
         _compare(f"{uri}/{file.name}", file, file.size, lambda digest: _update(digest, target))
 
@@ -127,13 +108,6 @@ def _update(digest: "hashlib._Hash", file: Path) -> None:
 
 def _where(address: Address, name: str) -> tuple[Address, str]:
     """Return the commit of a checkpoint's file and the path in it."""
-    return Address(address.repo, address.ref), address.path or name
-
-
-def _refuse_several_stages(uri: str, names: list[str]) -> None:
-    stages = sorted({parsed.stage for name in names if (parsed := parse_name(name))})
-    if len(stages) > 1:
-        raise InputError(
-            f"{uri}: holds checkpoints of {len(stages)} stages ({', '.join(stages)}), each of "
-            f"which counts its own steps: choose one, such as {uri}@{stages[-1]}-*"
-        )
+    of = of_run(address)
+    path = of.path if of.is_state_dict else of.below(name)
+    return replace(of, path=None), str(path)

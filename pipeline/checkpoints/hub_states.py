@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.checkpoints import hooked_config
-from pipeline.checkpoints.hub_api import Address, files_in, read_part
+from pipeline.checkpoints.hub_address import Address
+from pipeline.checkpoints.hub_rows import directly_in, files_below
+from pipeline.checkpoints.hub_source import read_part, tree
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import is_whole, json_object
@@ -29,9 +31,11 @@ _INITIAL = re.compile(r"(.*_)?init\.pth")
 _MOST_STEPS = 10**9  # as in get_checkpoint_labels
 
 
-def folders(commit: Address) -> list[Folder]:
-    """Return a folder for each state dict; [] if the repository is not of this layout."""
-    at_top = files_in(commit)
+def folders(commit: Address, at_top: Files) -> list[Folder]:
+    """Return a folder for each state dict; [] if the repository is not of this layout.
+
+    at_top: the files directly in the commit.
+    """
     numbers = _numbered(commit) if "config.json" in at_top else {}
     if not numbers:
         return []
@@ -39,15 +43,15 @@ def folders(commit: Address) -> list[Folder]:
     initial = [name for name in at_top if _INITIAL.fullmatch(name)]
     if initial and "step0" not in named:
         named["step0"] = initial[0]
-    places = {name: Address(commit.repo, commit.ref, path) for name, path in named.items()}
+    places = {name: commit.at(str(commit.ref), path) for name, path in named.items()}
     return [Folder(name, str(place), files(place)) for name, place in places.items()]
 
 
 def files(address: Address) -> Files:
     """Return the two files that a state dict is presented as."""
     folder, _, name = str(address.path).rpartition("/")
-    commit = Address(address.repo, address.ref)
-    state, described = files_in(commit, folder).get(name), files_in(commit).get("config.json")
+    commit = address.at(str(address.ref))
+    state, described = _files_in(commit, folder).get(name), _files_in(commit).get("config.json")
     shown: dict[str, StoredFile] = {}
     if state is not None:
         shown[_WEIGHTS] = StoredFile(_WEIGHTS, state.size, state.identity, state.sha256)
@@ -59,7 +63,7 @@ def files(address: Address) -> Files:
 
 def config(address: Address) -> bytes:
     """Return an organism's config.json. Raises InputError if no organism has the architecture."""
-    commit = Address(address.repo, address.ref)
+    commit = address.at(str(address.ref))
     try:
         described = _described_by(_said(commit))
     except (InputError, LookupError, TypeError, AttributeError) as error:
@@ -98,9 +102,13 @@ def _described_by(config: Mapping[str, Any]) -> dict[str, Any]:
     } | hooked_config.scale_field(config, config["d_head"])
 
 
+def _files_in(commit: Address, folder: str = "") -> Files:
+    return directly_in(files_below(tree(commit, folder), folder))
+
+
 def _numbered(commit: Address) -> dict[int, str]:
     try:
-        names = list(files_in(commit, _FOLDER))
+        names = list(_files_in(commit, _FOLDER))
     except CheckpointError:  # no such folder
         return {}
     matches = {name: _NUMBERED.fullmatch(name) for name in names}

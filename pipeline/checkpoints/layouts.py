@@ -1,4 +1,4 @@
-"""Recognise folders of other layouts than a complete model's, with advice on converting them."""
+"""Recognise folders of layouts that are not read, with advice on converting them."""
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
@@ -6,29 +6,61 @@ from pathlib import Path
 
 ADAPTER = "adapter_config.json"
 
-_MERGE = "a LoRA adapter: merge it into its base model and save the whole (merge_and_unload)"
-_SHARDED = "a checkpoint of torch.distributed: join its shards with accelerate merge-weights"
-_DEEPSPEED = "a DeepSpeed checkpoint: join its parts with zero_to_fp32.py"
+_MEGATRON = (
+    "a checkpoint of Megatron-LM: export it to the Hugging Face layout with Megatron Bridge, or "
+    "with the script of the training code"
+)
+_NO_METADATA = (
+    "shards of torch.distributed.checkpoint without their .metadata, which is written last: the "
+    "save was cut off, or a hidden file was not copied"
+)
+_OF_EACH_PROCESS = (
+    "the parts of each process of FSDP: save with fsdp_state_dict_type SHARDED_STATE_DICT or "
+    "FULL_STATE_DICT"
+)
+_SPLIT = (
+    "the parts of a model that was split between devices (tensor parallel): join them with the "
+    "script of the code that saved them"
+)
+_EXPERTS = "a DeepSpeed checkpoint of a mixture of experts: convert it with DeepSpeed's scripts"
+_NO_MODEL = (
+    "a DeepSpeed checkpoint without its *_model_states.pt, or of several steps: give a folder with "
+    "the files of one step, or join them with zero_to_fp32.py"
+)
+_GGUF = "a GGUF file of llama.cpp, usually quantised: give the unquantised checkpoint"
+_JAX = "a checkpoint of JAX (Orbax): export it to the Hugging Face layout with its own code"
 _ELSEWHERE = "weights of another framework: convert them to the Hugging Face layout"
+_SEVERAL = "files of which each may hold the weights: put each into a folder of its own"
 _UNNAMED = "of another name: rename the file with the whole model's state dict"
 
 # Patterns of file names with a description, from the most specific: the first match counts.
 _LAYOUTS: tuple[tuple[str, str], ...] = (
-    (ADAPTER, _MERGE),
-    ("adapter_model.*", _MERGE),
-    ("*.distcp", _SHARDED),
-    ("pytorch_model_fsdp*", _SHARDED),
-    ("zero_to_fp32.py", _DEEPSPEED),
-    ("*mp_rank_*", _DEEPSPEED),
-    ("*zero_pp_rank_*", _DEEPSPEED),
-    ("lit_model.pth", "a litgpt checkpoint: convert it with litgpt convert_from_litgpt"),
-    ("consolidated.*", "Meta's own layout: convert it with convert_llama_weights_to_hf"),
-    ("*.ckpt", "a Lightning checkpoint: save the model itself with save_pretrained"),
-    ("*.gguf", _ELSEWHERE),
+    (ADAPTER, "an adapter without its adapter_model.safetensors: restore it"),
+    ("adapter_model.*", f"an adapter without its {ADAPTER}: restore it"),
+    ("*model_optim_rng.pt", _MEGATRON),
+    ("*distrib_optim.pt", _MEGATRON),
+    ("mp_rank_[0-9][0-9]*_000", _MEGATRON),
+    ("mp_rank_[0-9][0-9]", _MEGATRON),
+    ("*common.pt", _MEGATRON),
+    ("*.nemo", "a NeMo archive: export it with NeMo's own connector to Hugging Face"),
+    ("*.distcp", _NO_METADATA),
+    ("*pytorch_model_fsdp*rank*.bin", _OF_EACH_PROCESS),
+    ("*_expert_*_model_states.pt", _EXPERTS),
+    ("*zero_pp_rank_*", _NO_MODEL),
+    ("*mp_rank_*", _NO_MODEL),
+    ("zero_to_fp32.py", _NO_MODEL),
+    ("*model*tp[0-9]*.safetensors", _SPLIT),
+    ("*model*rank[_-][0-9]*.safetensors", _SPLIT),
+    ("shard-*-model-*.safetensors", "shards of torch.distributed: consolidate its safetensors"),
+    ("consolidated.*", "Mistral's own layout: convert it to the Hugging Face layout"),
+    ("*.ckpt", _SEVERAL),
+    ("*.gguf", _GGUF),
+    ("manifest.ocdbt", _JAX),
+    ("_CHECKPOINT_METADATA", _JAX),
     ("tf_model.h5", _ELSEWHERE),
     ("flax_model*.msgpack", _ELSEWHERE),
-    ("*.pt", _UNNAMED),
-    ("*.pth", _UNNAMED),
+    ("*.pt", _SEVERAL),
+    ("*.pth", _SEVERAL),
     ("*.bin", _UNNAMED),
     ("*.safetensors", _UNNAMED),
 )
@@ -52,7 +84,7 @@ def contents_of(place: str, names: Collection[str]) -> str:
     """Return a clause on the contents of a folder without weights: names, and their layout."""
     if (folder := Path(place)).is_dir():  # names of subfolders may identify the layout too
         try:
-            names = [inside.name + "/" * inside.is_dir() for inside in folder.iterdir()]
+            names = {*names, *(inside.name + "/" * inside.is_dir() for inside in folder.iterdir())}
         except OSError as error:
             return f"the folder cannot be read ({error.strerror or error})"
     if not names:

@@ -23,12 +23,12 @@ def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = Fa
     folder: as it was listed, or its address, which is then listed. inside: checkpoints whose small
     files are put into subfolders. code: include Python files, for `trust_remote_code` only. A local
     folder is returned as it is, or its conversion if it is in another format. If a checkpoint's
-    config.json is elsewhere, or must be made (see `contents.config_of`), it is a copy. Downloads
-    are cached by their content. Raises InputError if the storage denies access or a file is absent.
+    config.json is elsewhere, or must be made (see `contents.config_of`), or a checkpoint is not
+    directly in the run's folder, it is a copy. Downloads are cached by their content. Raises
+    InputError if the storage denies access or a file is absent.
     """
-    uri = folder if isinstance(folder, str) else folder.uri
-    if remote_place_of(uri) is None and not (isinstance(folder, Folder) and _lacks_config(folder)):
-        return ordinary_run(uri)
+    if (local := _local_folder(folder)) is not None and all(_is_in(local, one) for one in inside):
+        return local
     try:
         folders = {"": _listed(folder)}
         for number, one in enumerate(inside):
@@ -36,6 +36,18 @@ def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = Fa
         return _kept(folders, _SUFFIXES + ((".py",) if code else ()))
     except CheckpointError as error:
         raise InputError(str(error)) from error
+
+
+def _local_folder(folder: Folder | str) -> Path | None:
+    """Return a folder on this machine that holds its own config.json; None for others."""
+    if isinstance(folder, str):
+        return None if remote_place_of(folder) else ordinary_run(folder)
+    return None if remote_place_of(folder.uri) or _lacks_config(folder) else Path(folder.uri)
+
+
+def _is_in(run: Path, checkpoint: Folder | str) -> bool:
+    uri = checkpoint if isinstance(checkpoint, str) else checkpoint.uri
+    return remote_place_of(uri) is None and Path(uri).parent == run
 
 
 def _lacks_config(folder: Folder) -> bool:

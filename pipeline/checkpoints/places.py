@@ -1,4 +1,4 @@
-"""Choose the module that reads an address: `local`, `s3` or `hub`."""
+"""Choose the module that reads an address: `local`, `s3`, `hub` or `address_list`."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +16,14 @@ _REMOTE = {"s3": "s3", "hf": "hub"}
 
 def place_of(uri: str) -> Place:
     """Return the module that reads a URI. Raises InputError for an unknown scheme."""
+    if is_address_list(uri):
+        return _module("address_list")
     return remote_place_of(uri) or local
+
+
+def is_address_list(uri: str) -> bool:
+    """Return whether a run's address is that of a file that lists the addresses of checkpoints."""
+    return "://" not in uri and uri.endswith((".csv", ".json"))
 
 
 def remote_place_of(uri: str) -> RemotePlace | None:
@@ -32,8 +39,11 @@ def remote_place_of(uri: str) -> RemotePlace | None:
             f"{uri}: checkpoints cannot be read from {scheme}://; give a local folder, "
             f"s3://bucket/prefix or hf://owner/name ({suggestion(scheme, _REMOTE)})"
         )
-    place: Any = import_module(f"pipeline.checkpoints.{_REMOTE[scheme]}")
-    return place
+    return _module(_REMOTE[scheme])
+
+
+def _module(name: str) -> Any:
+    return import_module(f"pipeline.checkpoints.{name}")
 
 
 def folder_of(uri: str, files: Files | None = None) -> Folder:
@@ -53,9 +63,13 @@ def current_folder(checkpoint: Checkpoint) -> Folder:
     Of the files that are elsewhere, those that were listed.
     """
     found = dict(folder_of(checkpoint.uri).files)
-    elsewhere = {file.name: file.at for file in (checkpoint.files or {}).values() if file.at}
-    listed = {at: place_of(at).files_of([at])[0] for at in set(elsewhere.values())}
-    for name, at in elsewhere.items():
-        if name in listed[at]:
-            found[name] = replace(listed[at][name], at=at)
+    for file in (files_elsewhere(checkpoint) or {}).values():
+        if (now := place_of(file.at).file_in(file.at, file.name_there)) is not None:
+            found[file.name] = replace(now, name=file.name, at=file.at, real_name=file.real_name)
     return folder_of(checkpoint.uri, found)
+
+
+def files_elsewhere(checkpoint: Checkpoint) -> Files | None:
+    """Return the listed files of a checkpoint that are not in its own folder; None without any."""
+    listed = checkpoint.files or {}
+    return {name: file for name, file in listed.items() if file.at} or None

@@ -3,8 +3,16 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-SUFFIXES = (".pth", ".pt")
-MOST_DIGITS = 15  # of a step, as in the names of folders
+from pipeline.checkpoints.names import (
+    PTH_DIGITS,
+    PTH_SUFFIXES,
+    is_checkpoint_file,
+    is_of_another_format,
+    parse_file_name,
+)
+
+SUFFIXES = PTH_SUFFIXES
+MOST_DIGITS = PTH_DIGITS  # of a step, as in the names of folders
 _SHOWN = 3  # names that a message lists
 
 
@@ -12,10 +20,21 @@ def step_in_name(file: Path) -> int | str | None:
     """Return the step in a file's name, or the name if it has a known role; None for others."""
     if file.suffix not in SUFFIXES or not file.is_file():
         return None
-    if file.stem in ("init", "final", "full_run_data"):
-        return file.stem
-    is_step = file.stem.isdecimal() and file.stem.isascii() and len(file.stem) <= MOST_DIGITS
-    return int(file.stem) if is_step else None
+    return int(file.stem) if file.stem.isdecimal() else file.stem
+
+
+def step_in_any_name(file: Path) -> int | str | None:
+    """Return the same, also of a name with a word before its step, such as step_010000.pt.
+
+    Such files may be of other formats too, see `names.py`.
+    """
+    found = step_in_name(file)
+    if found is not None or file.suffix not in SUFFIXES or not file.is_file():
+        return found
+    name = parse_file_name(file.name)
+    if name is None:
+        return None
+    return name.epoch if name.step is None else name.step
 
 
 def found_in(content: Iterable[object]) -> str:
@@ -28,11 +47,13 @@ def found_in(content: Iterable[object]) -> str:
 
 
 def without_step(path: Path) -> list[str]:
-    """Return the names of files that may be checkpoints by their suffix, but give no step."""
+    """Return the names of files that may be checkpoints by their suffix, but give no step.
+
+    [] if others in the folder are checkpoints by themselves, see `names.py`.
+    """
     if not path.is_dir():
         return []
-    return sorted(
-        file.name
-        for file in path.iterdir()
-        if file.suffix in SUFFIXES and file.is_file() and step_in_name(file) is None
-    )
+    files = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    if any(is_checkpoint_file(file.name) for file in files):
+        return []
+    return sorted(file.name for file in files if step_in_name(file) is None)

@@ -2,6 +2,7 @@
 
 botocore itself reads endpoint and credentials from the environment or from AWS's own files
 (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, ...): no credentials are handled here.
+Without any, requests are not signed, see `s3_credentials.py`.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import re
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -22,17 +24,18 @@ import fsspec
 from botocore.exceptions import FlexibleChecksumError
 from fsspec.asyn import sync
 
-from pipeline.checkpoints.formats import holds_weights
-from pipeline.checkpoints.names import parse_name
+from pipeline.checkpoints import s3_credentials
+from pipeline.checkpoints.file_trees import contents_of, own_files
+from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.stored import (
     AtomicUnit,
-    Entry,
     Files,
     Folder,
     PlaceContents,
     StoredFile,
     known_sha256,
 )
+from pipeline.config import RunLayout
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import reading
 from pipeline.retrying import persistently, status_of, translated_errors
@@ -48,21 +51,15 @@ _ADVICE = ": the file was damaged on the server or in transfer, upload it again"
 _CLIENT = {"retries": {"total_max_attempts": 1}}
 
 
-def contents(uri: str) -> PlaceContents:
-    """Return the folders and files directly under `s3://bucket/prefix`, from one listing."""
-    found = _listed(uri)
-    named = {name: files for name, files in found.items() if parse_name(name) is not None}
-    folders = [Folder(name, _join(uri, name), files) for name, files in named.items()]
-    loose = [Entry(name) for name in found.get("", ())]
-    others = [Entry(name, list(found[name])) for name in found if name and name not in named]
-    run = Folder(uri.rstrip("/").rpartition("/")[2], uri, found.get("", {}))
-    return PlaceContents(folders, run, [*loose, *others])
+def contents(uri: str, layout: RunLayout) -> PlaceContents:
+    """Return the checkpoints under `s3://bucket/prefix`, by their names, from one listing."""
+    return contents_of(uri, _listed(uri), layout)
 
 
 def now(uri: str) -> float:
     """Return the server's time, in seconds since the epoch."""
     bucket, _, prefix = _checked(uri).partition("/")
-    with translated_errors(uri, "bucket or prefix", InputError):
+    with _translated(uri, "bucket or prefix", InputError):
         return time.monotonic() + _server_time(bucket, prefix.partition("/")[0])
 
 
@@ -80,22 +77,29 @@ def _server_time(bucket: str, prefix: str) -> float:
 
 
 def files_of(uris: Sequence[str]) -> list[Files]:
-    """Return the files of each of the folders (see `stored.Files`), from one listing each."""
-    return [_own_files(_listed(uri)) for uri in uris]
+    """Return the files of each of the folders (see `stored.Files`), from one listing each.
+
+    For the address of an object, which is a checkpoint by itself, that object.
+    """
+    return [_files_at(uri) for uri in uris]
 
 
-def _own_files(found: Mapping[str, Files]) -> Files:
-    """Return a checkpoint's own files, from the listing of its folder."""
-    directly = found.get("", {})
-    if holds_weights(directly):
-        return directly
-    below = {
-        f"{folder}/{name}": replace(file, name=f"{folder}/{name}")
-        for folder, files in found.items()
-        for name, file in files.items()
-        if folder and "/" not in name and not folder.startswith(".")
-    }
-    return {**directly, **below}
+def _files_at(uri: str) -> Files:
+    parent, _, name = uri.rpartition("/")
+    if not is_checkpoint_file(name) or (file := file_in(parent, name)) is None:
+        return own_files(_listed(uri))
+    return {name: replace(file, at=parent)}
+
+
+def file_in(uri: str, name: str) -> StoredFile | None:
+    """Return one file of a folder, without listing the others; None if it is absent."""
+    place = _join(uri, name)
+    with _translated(place, "object", InputError):
+        try:
+            facts = persistently(lambda: _filesystem().info(_checked(place)))
+        except FileNotFoundError:
+            return None
+    return _stored(name, facts) if facts["type"] == "file" else None
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -104,7 +108,7 @@ def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
     # max_concurrency=1 spares a request: for several streams s3fs first asks for the size.
     whole = stop is None and not start
     limits = {"max_concurrency": 1} if whole else {"start": start, "end": stop}
-    with translated_errors(place, "object", CheckpointError):
+    with _translated(place, "object", CheckpointError):
         return persistently(lambda: _filesystem().cat_file(place, **limits))
 
 
@@ -120,9 +124,25 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
     not match.
     """
     place = _join(uri, file.name)
-    with translated_errors(place, "object", CheckpointError):
+    with _translated(place, "object", CheckpointError):
         persistently(lambda: _fetch_once(place, file, target))
         persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
+
+
+def read_range(uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+    """Return bytes `start` to `stop` of the object as it was listed; see `stored.RemotePlace`."""
+    place = _join(uri, file.name)
+    with translated_errors(place, "object", CheckpointError):
+        return persistently(lambda: _range_once(place, file, start, stop))
+
+
+def _range_once(place: str, file: StoredFile, start: int, stop: int) -> bytes:
+    filesystem = _filesystem()
+    with _unchanged(place):
+        found = sync(filesystem.loop, _range, filesystem, _asked(place, file), start, stop)
+    if len(found) != stop - start:
+        raise OSError(f"{place}: received {len(found)} bytes, expected {stop - start}")
+    return found
 
 
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
@@ -131,26 +151,46 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
     md5 = _sum_of([content], "md5")
     if file.identity != f"etag {md5} {len(content)}":
         place = _join(uri, file.name)
-        with translated_errors(place, "object", CheckpointError):
+        with _translated(place, "object", CheckpointError):
             persistently(lambda: _verify(place, file, lambda name: _sum_of([content], name)))
 
 
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     filesystem = _filesystem()
-    bucket, key, _ = filesystem.split_path(place)
-    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
-    asked = {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
     target.write_bytes(b"")  # created here, since the parts open it with "r+b"
-    try:
+    with _unchanged(place):
+        asked = _asked(place, file)
         sync(filesystem.loop, _download, filesystem, asked, file.size, target)
+    if (size := target.stat().st_size) != file.size:
+        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
+
+
+def _asked(place: str, file: StoredFile) -> dict[str, str]:
+    """Return the arguments of a request for the listed object, and for no other one."""
+    bucket, key, _ = _filesystem().split_path(place)
+    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
+    return {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
+
+
+@contextmanager
+def _unchanged(place: str) -> Iterator[None]:
+    """Translate the errors of a request for an object that was replaced or damaged."""
+    try:
+        yield
     except FlexibleChecksumError as error:  # botocore verifies checksums in the response's headers
         raise DamagedError(f"{place}: {error}{_ADVICE}") from error
     except Exception as error:
         if status_of(error) == 412:  # precondition failed: the ETag has changed
             raise _changed(place) from error
         raise
-    if (size := target.stat().st_size) != file.size:
-        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
+
+
+async def _range(filesystem: Any, asked: dict[str, str], start: int, stop: int) -> bytes:
+    """Return a part of an object; the server refuses it if the ETag is not the listed one."""
+    # Private, because the public _cat_file of s3fs does not accept IfMatch.
+    answer = await filesystem._call_s3("get_object", **asked, Range=f"bytes={start}-{stop - 1}")
+    async with answer["Body"] as body:
+        return await body.read()
 
 
 async def _download(filesystem: Any, asked: dict[str, str], size: int, target: Path) -> None:
@@ -159,11 +199,7 @@ async def _download(filesystem: Any, asked: dict[str, str], size: int, target: P
 
     async def part(start: int) -> None:
         async with streams:
-            range_ = f"bytes={start}-{min(start + _PART, size) - 1}"
-            # Private, because the public _cat_file of s3fs does not accept IfMatch.
-            answer = await filesystem._call_s3("get_object", **asked, Range=range_)
-            async with answer["Body"] as body:
-                content = await body.read()
+            content = await _range(filesystem, asked, start, min(start + _PART, size))
             with target.open("r+b") as stream:
                 stream.seek(start)
                 stream.write(content)
@@ -233,25 +269,17 @@ def _changed(place: str) -> ChangedError:
 
 
 def _listed(uri: str) -> dict[str, dict[str, StoredFile]]:
-    """Return the files in `uri` (key "") and in each of its subfolders, from one listing."""
+    """Return the files in each folder at and below `uri`, by its path in it, from one listing."""
     root = _checked(uri)
-    with translated_errors(uri, "bucket or prefix", InputError):
+    with _translated(uri, "bucket or prefix", InputError):
         objects = persistently(lambda: _filesystem().find(root, detail=True))
     found: dict[str, dict[str, StoredFile]] = defaultdict(dict)
-    below: dict[str, dict[str, StoredFile]] = defaultdict(dict)
     with reading(f"{uri}: its listing", InputError, remedy="check AWS_ENDPOINT_URL"):
         for path, facts in objects.items():
             folder, _, name = path[len(root) + 1 :].rpartition("/")
-            top, _, deeper = folder.partition("/")
-            files = found[top]  # creates an entry also for a folder that contains only folders
-            if name and not deeper:
+            files = found[folder]  # creates an entry also for an object that stands for a folder
+            if name:
                 files[name] = _stored(name, facts)
-            elif name and "/" not in deeper and not deeper.startswith("."):
-                inside = f"{deeper}/{name}"
-                below[top][inside] = _stored(inside, facts)
-    for top, files in found.items():
-        if not holds_weights(files):
-            files |= below[top]
     return dict(found)
 
 
@@ -286,5 +314,22 @@ def _join(uri: str, name: str) -> str:
 
 def _filesystem() -> Any:
     """Return the process's S3 file system, which fsspec caches and replaces after a fork."""
+    unsigned = {"anon": True} if s3_credentials.are_absent() else {}
     # use_listings_cache=False, since a cached listing would not show new checkpoints.
-    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT)
+    return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=_CLIENT, **unsigned)
+
+
+@contextmanager
+def _translated(
+    uri: str, what: str, refusal: type[InputError] | type[CheckpointError]
+) -> Iterator[None]:
+    """Translate errors as `translated_errors` does, with what can be done without credentials."""
+    try:
+        with translated_errors(uri, what, refusal):
+            yield
+    except (InputError, CheckpointError) as error:
+        if isinstance(error.__cause__, PermissionError) and s3_credentials.are_absent():
+            raise refusal(
+                f"{uri}: access is denied: {s3_credentials.why_absent()}"
+            ) from error.__cause__
+        raise

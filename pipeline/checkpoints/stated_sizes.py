@@ -14,6 +14,8 @@ from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import opened, reading
 
+# Of other formats: the parts of torch.distributed.checkpoint, its `.metadata`, and configs.
+_OTHERS = (".distcp", "", ".json")
 _BEGINNING = 128  # bytes, enough to recognise a placeholder
 
 
@@ -27,7 +29,7 @@ def refuse_misstated(file: Path) -> None:
         try:
             if file.suffix == ".safetensors":
                 _refuse_another_size(_header(stream, size), size)
-            else:
+            elif file.suffix not in _OTHERS:
                 refuse_unsound(stream, size)
         except (ValueError, EOFError) as error:
             raise misread(file, error) from error

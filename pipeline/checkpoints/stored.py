@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from pipeline.checkpoints.cache import recall, remember
+from pipeline.config import RunLayout
 
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 
@@ -18,7 +19,8 @@ class StoredFile:
     identity: equal for files with the same bytes: a sha256, a git object's id or an ETag, or None
     if the storage provides none. sha256: None unless the storage provides it or the file was read
     before. changed: seconds since the epoch, 0 if unknown. at: the address of the folder that the
-    file is in, where that is not the checkpoint's own; "" for its own.
+    file is in, where that is not the checkpoint's own; "" for its own. real_name: its name there,
+    where that is another one.
     """
 
     name: str
@@ -27,6 +29,12 @@ class StoredFile:
     sha256: str | None = None
     changed: float = 0.0
     at: str = ""
+    real_name: str = ""
+
+    @property
+    def name_there(self) -> str:
+        """Its name in the folder that it is in."""
+        return self.real_name or self.name
 
 
 # The files of one folder, by name. If none directly in it holds weights, those one level down are
@@ -52,27 +60,32 @@ class Folder:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of a run's folder or repository whose name is no checkpoint's.
+    """An entry of a run's folder or repository that is no checkpoint.
 
-    holds: the names of the files directly in it; None for a file, and for a branch or tag, whose
-    files are not listed.
+    holds: the names of what is directly in it; None for a file, and for a branch or tag, whose
+    files are not listed. kind, reason: how and why it is left out, where the storage knows it; see
+    `left_out.LeftOut`.
     """
 
     name: str
     holds: Collection[str] | None = None
     is_ref: bool = False
+    kind: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class PlaceContents:
     """The contents of a run's address: folders with a checkpoint's name, and all other entries.
 
-    run: the run's own folder, or its address if its files were not listed with the others.
+    run: the run's own folder, or its address if its files were not listed with the others. notes:
+    sentences on what was assumed.
     """
 
     folders: Sequence[Folder]
     run: Folder | str
     others: Sequence[Entry] = ()
+    notes: Sequence[str] = ()
 
 
 @runtime_checkable
@@ -84,7 +97,7 @@ class Place(Protocol):
 
     ATOMIC_UNIT: AtomicUnit
 
-    def contents(self, uri: str) -> PlaceContents:
+    def contents(self, uri: str, layout: RunLayout) -> PlaceContents:
         """Return the contents of the run at `uri`. Raises InputError if it is absent."""
         ...
 
@@ -94,6 +107,10 @@ class Place(Protocol):
 
     def files_of(self, uris: Sequence[str]) -> Sequence[Files]:
         """Return the files of each of the folders, see `Files`."""
+        ...
+
+    def file_in(self, uri: str, name: str) -> StoredFile | None:
+        """Return one file of a folder, without listing the others; None if it is absent."""
         ...
 
     def read(self, uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -122,6 +139,15 @@ class RemotePlace(Place, Protocol):
 
         Raises ChangedError if the file was replaced since it was listed, DamagedError if its
         checksum does not match, and OSError for errors that may be transient.
+        """
+        ...
+
+    def read_range(self, uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop` of one file of the folder `uri`.
+
+        They are of the file as it was listed. No storage has a checksum of a part of a file: only
+        their number is checked. Raises ChangedError if the file was replaced since it was listed,
+        and OSError for errors that may be transient.
         """
         ...
 

@@ -17,6 +17,7 @@ from pipeline.config.analysis import (
 from pipeline.config.faults import Strict, together, validated
 from pipeline.config.inputs import (
     ArrayInput,
+    DocumentsInput,
     HeldOutInput,
     IndirectObjectInput,
     InputSpec,
@@ -27,6 +28,7 @@ from pipeline.config.inputs import (
     TextInput,
 )
 from pipeline.config.places import Place
+from pipeline.config.run_layout import RunLayout, with_absolute_paths
 from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Analysis",
     "ArrayInput",
     "Cache",
+    "DocumentsInput",
     "GroupOptions",
     "HeldOutInput",
     "IndirectObjectInput",
@@ -42,6 +45,7 @@ __all__ = [
     "NaturalMatchesInput",
     "Place",
     "RepeatedInput",
+    "RunLayout",
     "SavedModel",
     "Selection",
     "Strict",
@@ -59,4 +63,5 @@ __all__ = [
     "saved_model",
     "together",
     "validated",
+    "with_absolute_paths",
 ]

@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pipeline.config.faults import Strict, faults_of, shown, validated
 from pipeline.config.inputs import ArrayInput, InputSpec, NaturalMatchesInput, TextInput
 from pipeline.config.places import Place, require_place
+from pipeline.config.run_layout import RunLayout
+from pipeline.config.suites import suite_of
 from pipeline.config.trackers import LogTo
 from pipeline.config.yaml_files import read_yaml
 from pipeline.errors import InputError, suggestion
@@ -99,6 +101,28 @@ class GroupOptions(Strict):
     float16: tuple[str, ...] = ()
 
 
+class OwnTensor(Strict):
+    """The place of a tensor of one's own model, and its axes.
+
+    name: TransformerLens' name, with `{}` for the number of a block. axes: in the order of the
+    file, those that are joined in parentheses, as in `(n_heads d_head) d_model`.
+    """
+
+    name: str
+    axes: str | None = None
+
+
+_OwnName = str | OwnTensor
+
+
+def _is_place(value: Any) -> bool:
+    """Return whether a value can be the place of a tensor; None is that of one without a use."""
+    if not isinstance(value, dict):
+        return value is None or isinstance(value, str | OwnTensor)
+    is_named = isinstance(value.get("name"), str) and value.keys() <= {"name", "axes"}
+    return is_named and isinstance(value.get("axes"), str | None)
+
+
 class SavedModel(Strict):
     """Fields of a model's config that its `.pth` and `.pt` files lack, named as in TransformerLens.
 
@@ -106,7 +130,19 @@ class SavedModel(Strict):
     `normalization_type` (null: no norm) have no default and must be given if no file has them. A
     value that contradicts a file is an error. ignore: fields of the files' own config that are
     known not to affect the forward pass.
+
+    names: of the tensors of one's own model: "nanogpt", "gpt-lecture", "transformerlens", or a
+    dictionary from each name to TransformerLens' name, with `{}` for the number of a block.
+    matrices: how one's own model stores its matrices: "out_in" as nn.Linear does, or "in_out" for
+    x @ W. norm_first: whether norms precede each layer of one's own model. n_heads: the number of
+    heads. n_ctx: the longest input of a model with rotary positions.
     """
+
+    names: str | dict[str, _OwnName | tuple[_OwnName, ...] | None] | None = None
+    matrices: Literal["out_in", "in_out"] | None = None
+    norm_first: bool = True
+    n_heads: int | None = Field(default=None, ge=1)
+    n_ctx: int | None = Field(default=None, ge=1)
 
     act_fn: str | None = None
     normalization_type: str | None = None
@@ -128,29 +164,51 @@ class SavedModel(Strict):
     output_logits_soft_cap: float = -1.0
     n_key_value_heads: int | None = None
     num_experts: int | None = None
+    rotary_dim: int | None = None
+    rotary_base: float = 10_000.0
+    rotary_adjacent_pairs: bool = False
     load_in_4bit: bool = False
     ignore: tuple[str, ...] = ()
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _names_have_places(cls, names: Any) -> Any:
+        """Refuse what is no table or dictionary of names, in one sentence for all its types."""
+        if names is None or isinstance(names, str):
+            return names
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{shown(names)} is neither a table's name nor a dictionary of names")
+        for name, given in names.items():
+            places = given if isinstance(given, list | tuple) else [given]
+            is_nothing = not places or (places is given and None in places)
+            if is_nothing or not all(_is_place(one) for one in places):
+                raise ValueError(
+                    f"{str(name)[:100]!r} has {shown(given)}, expected TransformerLens' name of "
+                    "it, {name: ..., axes: ...}, a list of these, or null if it is not used"
+                )
+        return names
 
     def given(self) -> dict[str, Any]:
         """Return the fields that were given, without defaults."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class Analysis(Strict):
+class Analysis(RunLayout):
     """An analysis: checkpoints, inputs, measures, and the store that results are written to.
 
-    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, or `hf://owner/name`. store: the
-    folder or `s3://` address that results are written to. select: a subset of the checkpoints.
-    workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
-    anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
-    ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
-    default input unless its key is `<measure>.<input>`. measures: by group name, or as
-    `<path>.py:<Class>` for one of the user's own (see `pipeline.measures.own`), each with its
-    parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
-    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`. cache:
-    limit on the disk use of a remote run. trust_remote_code: allow running code that comes with a
-    checkpoint to build its model. log_to: experiment trackers that receive scalars and findings,
-    see `LogTo`.
+    checkpoints: a folder of checkpoints, `s3://bucket/prefix`, `hf://owner/name`, or a CSV or JSON
+    file that lists addresses by step. store: the folder or `s3://` address that results are written
+    to. names, config, follow_links: how the checkpoints are named and where their parts lie, if it
+    is not recognised, see `RunLayout`. select: a subset of the checkpoints. workers: how many
+    compute in parallel, and on what. audit: how checkpoints are checked before anything is
+    computed, so that faulty ones are excluded: by their metadata, by their bytes too ("deep": reads
+    all of them once), or not at all ("off"). inputs: by name; a measure reads its default input
+    unless its key is `<measure>.<input>`. measures: by group name, or as `<path>.py:<Class>` for
+    one of the user's own (see `pipeline.measures.own`), each with its parameters and
+    `GroupOptions`. tokens_per_step: for checkpoints that do not record how many tokens they have
+    seen. model: config fields that `.pth` files lack, see `SavedModel`. cache: limit on the disk
+    use of a remote run. trust_remote_code: allow running code that comes with a checkpoint to build
+    its model. log_to: experiment trackers that receive scalars and findings, see `LogTo`.
     """
 
     checkpoints: Place
@@ -222,7 +280,8 @@ def load_analysis(source: str | Path) -> Analysis:
     Relative paths in a file are relative to that file; in a preset, to the working directory.
     """
     path = Path(source)
-    if path.is_file() or (path.exists() and str(source) not in _presets()):
+    is_preset = str(source) in _presets() or str(source) in suite_of()
+    if path.is_file() or (path.exists() and not is_preset):
         return paths_from(validated(Analysis, read_yaml(path), where=str(path)), path.parent)
     return load_preset(str(source), "there is neither such a file nor such a preset")
 
@@ -230,12 +289,27 @@ def load_analysis(source: str | Path) -> Analysis:
 def load_preset(name: str, otherwise: str = "there is no such preset") -> Analysis:
     """Return a packaged analysis; its relative paths are relative to the working directory.
 
-    Raises InputError for an unknown name; `otherwise` is that message's first clause.
+    Raises InputError for an unknown name, with `otherwise` as the message's first clause, and for
+    a member of a suite that cannot be analysed.
     """
     known = _presets()
-    if name not in known:
-        raise InputError(f"{name}: {otherwise}; {suggestion(name, known)}")
-    return validated(Analysis, read_yaml(known[name]), where=f"preset {name}")
+    if name not in known and name not in suite_of():
+        raise unknown_preset(name, otherwise)
+    content = read_yaml(known[name]) if name in known else suite_of()[name].content(name)
+    return validated(Analysis, content, where=f"preset {name}")
+
+
+def unknown_preset(name: str, otherwise: str) -> InputError:
+    """Return the error for a name that is no preset's; `otherwise` is its first clause."""
+    advice = suggestion(name, (*_presets(), *suite_of()))
+    if advice.startswith("known are"):  # more than anyone reads
+        advice = "`ontogeny presets` lists those that are known"
+    return InputError(f"{name}: {otherwise}; {advice}")
+
+
+def own_presets() -> list[str]:
+    """Return the names of the presets for runs of `ontogeny train`."""
+    return sorted(_presets())
 
 
 def _presets() -> dict[str, Path]:
@@ -264,6 +338,8 @@ def paths_from(analysis: Analysis, folder: Path) -> Analysis:
     return analysis.model_copy(
         update={
             "checkpoints": absolute(analysis.checkpoints),
+            "config": absolute(analysis.config) if analysis.config else None,
+            "base": absolute(analysis.base) if analysis.base else None,
             "store": absolute(analysis.store),
             "inputs": inputs,
             "measures": {_measure_from(key, absolute): of for key, of in analysis.measures.items()},

@@ -2,34 +2,56 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.faults import Strict
 from pipeline.config.places import Place
 
 
-class TextInput(Strict):
-    """A text file, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences.
+class DocumentsInput(Strict):
+    """The fields of inputs that read documents: the tokenizer, BOS, and how documents are cut.
 
-    path: of the file, in UTF-8. sequences: how many are read. length: tokens of each.
+    tokenizer: a folder or the name of one on the Hub; by default the run's own. column: of a data
+    set, the one that holds the texts. documents: "packed", one after the other with the end-of-text
+    token after each, cut into sequences; or "separate", each sequence the beginning of another
+    document, without the documents that are shorter. bos: whether each sequence begins with the
+    token BOS, as one of its `length` tokens; "auto" as the tokenizer does where it adds special
+    tokens (see `pipeline.inputs.bos`).
+    """
+
+    tokenizer: Place | None = None
+    column: str = Field(default="text", min_length=1)
+    documents: Literal["packed", "separate"] = "packed"
+    bos: Literal[True, False, "auto"] = "auto"
+
+
+class TextInput(DocumentsInput):
+    """Texts, tokenised with the run's own tokenizer (or `tokenizer`), cut into sequences.
+
+    path: a text file in UTF-8; or a data set: a `.parquet` or `.jsonl` file (`.jsonl` and `.json`
+    also with `.gz` or `.zst`), a folder that `datasets` saved with `save_to_disk`, or a folder of
+    such files or of `.txt` files. Of a data set only as many documents are read as are needed.
+    sequences: how many are made. length: tokens of each, with BOS.
     """
 
     kind: Literal["text"] = "text"
     path: Place
-    tokenizer: Place | None = None
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=512, ge=2)
 
 
 class ArrayInput(Strict):
-    """Token ids prepared elsewhere: a `.npy` array, or a flat `.bin` file of `dtype`.
+    """Token ids prepared elsewhere: a `.npy` array, a flat `.bin` file of `dtype`, or a data set.
 
-    path: of the file. sequences: how many are read. length: tokens of each.
+    path: of the file, or of a data set as in `text`. dtype: of the ids in a flat file. column: of a
+    data set, the one that holds the ids; each row is a sequence, or longer. sequences: how many are
+    read. length: tokens of each.
     """
 
     kind: Literal["array"] = "array"
     path: Place
     dtype: Literal["uint16", "uint32", "int32", "int64"] = "uint16"
+    column: str = Field(default="input_ids", min_length=1)
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=512, ge=2)
 
@@ -81,11 +103,11 @@ class MatchesInput(Strict):
     ids: tuple[int, int] | None = None
 
 
-class NaturalMatchesInput(Strict):
+class NaturalMatchesInput(DocumentsInput):
     """Sequences of text in which the last `match` tokens up to a probe, one in each sequence,
     occurred exactly once before, followed by the same token.
 
-    path: a text file, tokenised with the run's own tokenizer (or `tokenizer`) and cut into
+    path: texts, as in `text`, tokenised with the run's own tokenizer (or `tokenizer`) and cut into
     sequences of `length`; without it, held-out sequences of a model organism. sequences: how many
     are searched; those without a probe are left out. replaced: the tokens of the earlier occurrence
     that are replaced by others: all but its last ("earlier"), or its last one ("last"). seed: of
@@ -96,10 +118,16 @@ class NaturalMatchesInput(Strict):
     replaced: Literal["nothing", "earlier", "last"] = "nothing"
     match: int = Field(default=5, ge=2)
     path: Place | None = None
-    tokenizer: Place | None = None
     sequences: int = Field(default=256, ge=1)
     length: int = Field(default=512, ge=4)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _of_a_text(self) -> "NaturalMatchesInput":
+        given = sorted({"bos", "column", "documents"} & self.model_fields_set)
+        if given and self.path is None:
+            raise ValueError(f"{', '.join(given)}: means something with `path` alone: give a text")
+        return self
 
 
 class IndirectObjectInput(Strict):

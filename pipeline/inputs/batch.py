@@ -17,7 +17,8 @@ class Input:
 
     tokens: the ids that every checkpoint reads. arrays: further data for measures (labels, the
     train/test split). attributes: JSON values that describe how the batch was made. texts: the
-    text of each id, where a tokenizer has one; only shown, and therefore no part of the digest.
+    text of each id, where a tokenizer has one. said: how texts were cut into the batch, for people.
+    Both are only shown, and therefore no part of the digest.
     """
 
     name: str
@@ -26,10 +27,11 @@ class Input:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[int, str] = field(default_factory=dict)
+    said: str = ""
 
     @cached_property
     def digest(self) -> str:
-        """The sha256 of the batch without its name and texts."""
+        """The sha256 of tokens, arrays, kind and attributes."""
         state = hashlib.sha256(json.dumps([self.kind, self.attributes], sort_keys=True).encode())
         for key, array in sorted({"tokens": self.tokens, **self.arrays}.items()):
             # Arrays of different dtype or shape may have the same bytes.

@@ -69,13 +69,16 @@ class NaturalMatches:
     source: Int[np.ndarray, " sequence"]
 
 
-def natural_matches(tokens: Positions, length: int, seed: int) -> NaturalMatches:
+def natural_matches(
+    tokens: Positions, length: int, seed: int, n_special: int = 0
+) -> NaturalMatches:
     """Return the sequences that have a probe, with one of their probes, chosen at random.
 
     A probe's last `length` tokens occurred exactly once before in its sequence, without an overlap,
     and the same token follows both times. A new token is drawn at the frequency of all tokens among
-    those that are neither in the string nor the one that follows. Raises InputError where no
-    sequence has a probe, or where no other token is left.
+    those that are neither in the string nor the one that follows. n_special: tokens at the start of
+    each sequence, such as BOS, that are not counted. Raises InputError where no sequence has a
+    probe, or where no other token is left.
     """
     generator = np.random.default_rng(seed)
     is_probe, source = _probes(tokens, length)
@@ -88,7 +91,7 @@ def natural_matches(tokens: Positions, length: int, seed: int) -> NaturalMatches
     probe = np.array([generator.choice(np.flatnonzero(is_probe[row])) for row in chosen])
     clean, source = tokens[chosen], source[chosen, probe]
     earlier, last = clean.copy(), clean.copy()
-    ids, counts = np.unique(tokens, return_counts=True)
+    ids, counts = np.unique(tokens[:, n_special:], return_counts=True)
     for row, end in enumerate(source):
         string = clean[row, end - length + 1 : end + 2]
         # Tokens of the string would leave, or make, matches of fewer tokens.

@@ -123,20 +123,16 @@ def full_stops(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted(i for token, i in tokenizer.get_vocab().items() if token.strip(spaces) == ".")
 
 
-def tokenise(path: Path, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
-    """Return the token ids of one text file, without special tokens."""
-    return _ids(read(path), tokenizer)
-
-
 def tokenise_corpus(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> Int[np.ndarray, " token"]:
     """Return the token ids of all texts in order, with the end-of-text token after each."""
     end = np.array([tokenizer.eos_token_id])
-    return np.concatenate([part for text in texts for part in (_ids(text, tokenizer), end)])
+    return np.concatenate([part for text in texts for part in (ids_of(text, tokenizer), end)])
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
+def ids_of(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " token"]:
+    """Return the token ids of a text, without special tokens."""
     # verbose=False: no warning about the model's context, since the tokens are cut later
     encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     return np.asarray(encoded["input_ids"], dtype=np.int64)

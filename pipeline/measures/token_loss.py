@@ -22,6 +22,10 @@ class TokenLoss(Measure):
         loss[s, t] = -log p(x[s, t+1] | x[s, 0..t])   in nats, t = 0 .. T-2
 
     Position t is the loss of predicting token t+1, so "the loss at token 500" is position 499.
+    Tokens are those of the sequence, counted from 0, with BOS among them: where the sequences of
+    an input begin with BOS, it is token 0, and position 0 is the loss of the text's first token,
+    given BOS alone. Without BOS the first token of a text is token 0, of which there is no loss.
+
     `mean_by_position` averages over sequences; `mean` over all predictions;
     `in_context_score` is the mean over sequences of the loss at token `late_token` minus the loss
     at token `early_token`: more negative is more in-context learning. Sums are taken in float64.

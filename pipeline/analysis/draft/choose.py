@@ -45,6 +45,7 @@ def _is_modular(seen: Seen) -> bool:
 
 def _top(seen: Seen, asked: Asked) -> tuple[Entry, ...]:
     entries = [Entry("checkpoints", asked.checkpoints), Entry("store", asked.store)]
+    entries += [Entry(key, value) for key, value in asked.layout.items()]
     if asked.model:
         entries.append(Entry("model", asked.model, "Fields that the run's own files lack."))
     if asked.tokens_per_step:

@@ -13,7 +13,8 @@ from pipeline.measures import measure_class
 class Asked:
     """A request for a draft. text, tokenizer: as paths are to stand in the file.
 
-    text_file: the same file for this process.
+    text_file: the same file for this process. column: of a data set given as text. layout: keys of
+    an analysis, see `pipeline.config.RunLayout`.
     """
 
     checkpoints: str
@@ -21,8 +22,10 @@ class Asked:
     text: str | None = None
     text_file: Path | None = None
     tokenizer: str | None = None
+    column: str | None = None
     tokens_per_step: int | None = None
     model: dict[str, Any] | None = None
+    layout: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
 """Choose the input on which losses are computed, and the tokens that are compared."""
 
+from typing import Any
+
 from pipeline.analysis.draft.entries import Asked, Entry, measure_entry
 from pipeline.analysis.draft.lengths import block_length, compared_tokens
 from pipeline.analysis.draft.seen import Seen
 from pipeline.config import RepeatedInput, TextInput
 from pipeline.errors import InputError
 from pipeline.inputs import text
+from pipeline.inputs.bos import beginning
+from pipeline.inputs.documents import Documents, files_of
+from pipeline.inputs.sequences import packed_ids
 from pipeline.measures.token_loss import LATE_TOKEN
 from pipeline.training import Text, held_out
 
@@ -28,7 +33,7 @@ def losses(seen: Seen, asked: Asked) -> tuple[list[Entry], list[Entry]]:
 def _losses_without_text(seen: Seen) -> tuple[list[Entry], list[Entry]]:
     usual = TextInput(path="prose.txt")
     length = min(usual.length, seen.facts.context or usual.length)
-    value = {**usual.model_dump(exclude={"tokenizer"}), "length": length}
+    value = _in_file(usual.path, {}, usual.sequences, length)
     why = (
         "Losses on a text of yours: give its path and switch this on with `token_loss` below, or "
         f"write this file again with --text FILE. {_tokenizer_of(seen)}"
@@ -85,19 +90,37 @@ def _text(seen: Seen, asked: Asked) -> tuple[Entry, int]:
             f"{asked.text_file}: cannot be tokenised, there is {seen.tokenizer}: give --tokenizer "
             "FOLDER, or leave out --text"
         )
-    ids = text.tokenise(asked.text_file, text.load_tokenizer(asked.tokenizer or seen.run_folder))
     usual = TextInput(path=asked.text)
-    length = min(usual.length, seen.facts.context or usual.length, len(ids))
-    if length < 3:
+    column = asked.column or usual.column
+    tokenizer = text.load_tokenizer(asked.tokenizer or seen.run_folder)
+    begin = beginning(usual.bos, tokenizer, seen.run_folder, seen.facts)
+    documents = Documents(files_of(asked.text_file), column)
+    length = min(usual.length, seen.facts.context or usual.length)
+    ids = packed_ids(documents, tokenizer, usual.sequences * (length - len(begin.ids)))
+    length = min(length, len(begin.ids) + len(ids))
+    room = length - len(begin.ids)
+    if length < 3 or room < 1:
         raise InputError(
             f"{asked.text_file}: {len(ids)} tokens in sequences of {length}, expected at least 3: "
             "give more text, or leave out --text"
         )
-    sequences = min(usual.sequences, len(ids) // length)
-    own = {"tokenizer": asked.tokenizer} if asked.tokenizer else {}
-    value = {"kind": "text", "path": asked.text, **own, "sequences": sequences, "length": length}
-    why = f"The first {sequences * length:,} of the text's {len(ids):,} tokens."
+    sequences = min(usual.sequences, len(ids) // room)
+    own = {"column": column} if asked.column else {}
+    own |= {"tokenizer": asked.tokenizer} if asked.tokenizer else {}
+    value = _in_file(asked.text, own, sequences, length)
+    whole = f"of the text's {len(ids):,} tokens" if documents.is_one_text else (
+        f"tokens of {documents.said()}"
+    )  # fmt: skip
+    why = f"The first {sequences * room:,} {whole}, {begin.said}."
     return Entry("text", value, why), length
+
+
+def _in_file(path: str, own: dict[str, str], sequences: int, length: int) -> dict[str, Any]:
+    """Return an input of text as it stands in the file. own: its column and
+    tokenizer where they are not the usual ones.
+    """
+    shape = {"sequences": sequences, "length": length}
+    return {"kind": "text", "path": path, **own, "bos": "auto", **shape}
 
 
 def _held_out(seen: Seen) -> tuple[Entry, int]:

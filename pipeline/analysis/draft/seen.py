@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.faults import Faults
-from pipeline.analysis.inputs import run_bos
 from pipeline.analysis.machine import gpus_here
 from pipeline.analysis.plan import examine
 from pipeline.analysis.survey import Survey, survey
@@ -17,6 +16,7 @@ from pipeline.checkpoints.foreign import table_facts
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
 from pipeline.config import Analysis
+from pipeline.inputs.bos import run_bos
 from pipeline.inputs.drawable import drawable_ids, run_tokenizer
 from pipeline.models.facts import ModelFacts
 from pipeline.training import Training, load_run, table_of, trained_vocabulary

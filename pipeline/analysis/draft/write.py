@@ -13,7 +13,7 @@ from pipeline.analysis.draft.seen import SEED_MEASURES, Machine, Seen, look
 from pipeline.analysis.draft.text import as_yaml
 from pipeline.analysis.draft.trial import tried
 from pipeline.checkpoints import LeftOut
-from pipeline.config import Analysis, paths_from, validated
+from pipeline.config import Analysis, RunLayout, paths_from, validated
 from pipeline.errors import InputError
 from pipeline.models.facts import ModelFacts
 from pipeline.writing import whole_file
@@ -27,7 +27,8 @@ class Drafted:
 
     seen: sentences on the run. guessed: sentences on what no file of it states. left_out: inputs
     and measures, with the reasons. masked, failed: steps that will not be computed, with the
-    reasons. not_listed: what the listing of the checkpoints leaves out.
+    reasons. not_listed: what the listing of the checkpoints leaves out. notes: sentences on what
+    the listing assumed.
     """
 
     file: str
@@ -38,6 +39,7 @@ class Drafted:
     masked: Mapping[int, str]
     failed: Mapping[int, str]
     not_listed: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
 
 
 def draft_analysis(
@@ -49,19 +51,27 @@ def draft_analysis(
     tokens_per_step: int | None = None,
     model: Mapping[str, Any] | None = None,
     machine: Machine | None = None,
+    layout: RunLayout | None = None,
+    column: str | None = None,
 ) -> Drafted:
     """Write a YAML file that analyses a run as it stands; read its small files, and no weights.
 
     file, store: by default named as the run, in the working directory and beside the file.
-    text: a file on which losses are computed, with the run's tokenizer or `tokenizer`. machine: to
-    compute on, this one by default. Raises InputError if the file exists, or the run cannot be
-    analysed.
+    text: a text file or data set on which losses are computed, with the run's tokenizer or
+    `tokenizer`. machine: to compute on, this one by default. layout: see
+    `pipeline.config.RunLayout`. column: of the data set. Raises InputError if the file exists, or
+    the run cannot be analysed.
     """
     target = new_file(file or file_for(uri))
-    asked = _asked(uri, target, store, text, tokenizer)
-    asked = replace(asked, tokens_per_step=tokens_per_step, model=dict(model or {}))
+    asked = replace(
+        _asked(uri, target, store, text, tokenizer),
+        tokens_per_step=tokens_per_step,
+        model=dict(model or {}),
+        layout=_layout_keys(layout),
+        column=column,
+    )
     seed = {"checkpoints": asked.checkpoints, "store": asked.store, "measures": SEED_MEASURES}
-    given = {"model": asked.model, "tokens_per_step": tokens_per_step}
+    given = {"model": asked.model, "tokens_per_step": tokens_per_step, **asked.layout}
     seen = look(_analysis({**seed, **given}, target))
     draft, preflight = tried(
         choose(seen, asked, machine or Machine.here()),
@@ -73,8 +83,14 @@ def draft_analysis(
     _write(new_file(target), as_yaml(draft, _head(about, target, masked, failed)))
     return Drafted(
         str(target), draft.values(), about, draft.guessed, draft.left_out, masked, failed,
-        seen.surveyed.left_out,
+        seen.surveyed.left_out, seen.surveyed.notes,
     )  # fmt: skip
+
+
+def _layout_keys(layout: RunLayout | None) -> dict[str, Any]:
+    """Return the keys of an analysis that say how the run is laid out."""
+    given = (layout or RunLayout()).model_dump(exclude_defaults=True)
+    return {key: given[key] for key in RunLayout.model_fields if key in given}
 
 
 def _asked(

@@ -8,7 +8,9 @@ from pipeline.checkpoints.files import is_hugging_face
 from pipeline.checkpoints.formats.base import Format
 
 # The modules, from the most specific names of files: the first that recognises a folder reads it.
-_MODULES: tuple[str, ...] = ()
+_MODULES: tuple[str, ...] = (
+    "adapter", "dcp", "fsdp_full", "neox", "deepspeed", "meta", "single_file",
+)  # fmt: skip
 
 
 def format_of(names: Collection[str]) -> Format | None:

@@ -55,6 +55,15 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class AssumingFormat(Format, Protocol):
+    """A format whose files may lack facts about the model that `config` fills in."""
+
+    def assumed(self, source: Source) -> list[str]:
+        """Return sentences on the facts that are assumed, for a checkpoint without config.json."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalParts:
     """The files on this machine that hold a checkpoint's weights, by name, and their format.

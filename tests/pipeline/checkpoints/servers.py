@@ -149,40 +149,77 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Repository:
-    """A repository: commits by their hash, each a folder's files by name; refs by name."""
+    """A repository: commits by their hash, each with its files by path; refs by name.
+
+    titles: the first line of each commit's message. parents: the commit before each. is_gated:
+    whether files are refused to those without the hub's `granted` token.
+    """
 
     commits: dict[str, dict[str, Path]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str | None] = field(default_factory=dict)
+    is_gated: bool = False
 
     def commit(self, folder: Path, name: str, tag: bool = False) -> str:
         """Make a branch (or tag) of a folder's files; return its commit hash."""
         files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
         return self.commit_files(files, name, tag)
 
-    def commit_files(self, files: dict[str, Path], name: str, tag: bool = False) -> str:
-        """Make a branch (or tag) of files by their paths in the repository; return its commit."""
-        state = name + "".join(f"{key} {_sha256(path)}" for key, path in files.items())
+    def commit_folders(self, folder: Path, name: str, title: str = "") -> str:
+        """Add a commit to a branch, of all files below a folder; return its hash."""
+        files = {
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        return self.commit_files(files, name, title=title)
+
+    def commit_files(
+        self, files: dict[str, Path], name: str, tag: bool = False, title: str = ""
+    ) -> str:
+        """Add a commit to a branch (or make a tag), of files by their paths; return its hash."""
+        parent = None if tag else self.branches.get(name)
+        state = f"{name}{parent or ''}" if title else name
+        state += "".join(f"{key} {_sha256(path)}" for key, path in files.items())
         commit = hashlib.sha1(state.encode()).hexdigest()
         self.commits[commit] = files
+        self.titles[commit] = title or "Upload folder using huggingface_hub"
+        self.parents.setdefault(commit, parent if parent != commit else None)
         (self.tags if tag else self.branches)[name] = commit
         return commit
 
+    def history(self, commit: str | None) -> list[str]:
+        """Return a commit and those before it, newest first."""
+        found: list[str] = []
+        while commit is not None:
+            found.append(commit)
+            commit = self.parents.get(commit)
+        return found
+
 
 class Hub(Server):
-    """The part of the Hub's API that reads models; `repositories` by owner/name.
+    """The part of the Hub's API that reads repositories; `repositories` by owner/name, those of
+    datasets by datasets/owner/name.
 
-    token: what requests must carry, None for a public hub. Large files are served by `cdn`, another
-    host, as the Hub does.
+    token: what requests must carry, None for a public hub. granted: the token of a user with access
+    to gated repositories. Large files are served by `cdn`, another host, as the Hub does. page: the
+    most entries of a tree in one answer; most_commits: those of commits. per_window: requests to
+    the API after which status 429 is answered, until `window` seconds have passed.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.token: str | None = None
-        self.page = 1000
+        self.granted = "hf_granted"
+        self.page = self.most_commits = 1000
+        self.per_window: int | None = None
+        self.window = 1.0
+        self.window_began, self.in_window = 0.0, 0
         self.cdn = Server(CdnHandler)
         self.cdn.blobs = {}  # type: ignore[attr-defined]
-        self.hashes: dict[Path, str] = {}
+        self.lock = threading.Lock()
         super().__init__(HubHandler)
 
     def __exit__(self, *details: object) -> None:
@@ -220,8 +257,12 @@ class HubHandler(Handler):
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         if self.owner.token and self.headers.get("Authorization") != f"Bearer {self.owner.token}":
             self._refuse(401, "RepoNotFound", fault)
-        elif parts[:2] == ["api", "models"] and len(parts) >= 5:
-            self._api("/".join(parts[2:4]), parts[4], parts[5:], parse_qs(url.query), fault)
+        elif parts[0] == "api" and len(parts) >= 5:
+            kind = "datasets/" if parts[1] == "datasets" else ""
+            name = f"{kind}{'/'.join(parts[2:4])}"
+            self._api(name, parts[4], parts[5:], parse_qs(url.query), fault)
+        elif parts[0] == "datasets" and len(parts) >= 6 and parts[3] == "resolve":
+            self._resolve("/".join(parts[:3]), parts[4], "/".join(parts[5:]), fault)
         elif len(parts) >= 5 and parts[2] == "resolve":
             self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]), fault)
         else:
@@ -229,36 +270,87 @@ class HubHandler(Handler):
 
     def _api(self, repository: str, what: str, rest: list[str], query: dict, fault) -> None:
         found = self.owner.repositories.get(repository)
-        if found is None:
-            self._refuse(404, "RepoNotFound", fault)
+        if (seconds := self._limited()) is not None:
+            headers = {"RateLimit": f'"api";r=0;t={seconds}', "Retry-After": str(seconds)}
+            self.answer(429, b"", headers, fault)
+        elif found is None:
+            # Without a token the Hub does not say whether a repository is absent or private.
+            self._refuse(404 if "Authorization" in self.headers else 401, "RepoNotFound", fault)
         elif what == "refs":
             refs = {
                 "branches": _refs(found.branches, "heads"),
                 "tags": _refs(found.tags, "tags"),
                 "converts": [],
             }
-            self.answer(200, json.dumps(refs).encode(), {"Content-Type": "application/json"}, fault)
+            self._json(refs, fault)
+        elif what == "revision" and (files := _files(found, rest[0])) is not None:
+            siblings = [{"rfilename": name} for name in files]
+            sha = _commit(found, rest[0])
+            self._json({"id": repository, "sha": sha, "siblings": siblings}, fault)
+        elif what == "commits" and (commit := _commit(found, rest[0])) in found.commits:
+            self._commits(found, commit, query, fault)
         elif what == "tree" and (files := _files(found, rest[0])) is not None:
-            self._tree(_inside(files, "/".join(rest[1:])), query, fault)
+            recursive = query.get("recursive", ["false"])[0].lower() == "true"
+            self._tree(_inside(files, "/".join(rest[1:]), recursive), query, fault)
         else:
             self._refuse(404, "RevisionNotFound", fault)
 
-    def _tree(self, files: dict[str, Path], query: dict, fault) -> None:
-        start, page = int(query.get("cursor", ["0"])[0]), self.owner.page
-        rows = [_row(name, path) for name, path in list(files.items())[start : start + page]]
-        headers = {"Content-Type": "application/json"}
-        if start + page < len(files):
-            address = f"{self.owner.url}{urlsplit(self.path).path}?cursor={start + page}"
+    def _limited(self) -> int | None:
+        """Return the seconds until requests are answered again; None if this one is."""
+        hub = self.owner
+        if hub.per_window is None:
+            return None
+        with hub.lock:
+            passed = time.monotonic() - hub.window_began
+            if passed >= hub.window:
+                hub.window_began, hub.in_window, passed = time.monotonic(), 0, 0.0
+            hub.in_window += 1
+            return None if hub.in_window <= hub.per_window else int(hub.window - passed) + 1
+
+    def _commits(self, found: Repository, commit: str, query: dict, fault) -> None:
+        # The Hub's own default is 50, and 1,000 the most.
+        asked = min(int(query.get("limit", ["50"])[0]), self.owner.most_commits)
+        number = int(query.get("p", ["0"])[0])
+        every = found.history(commit)
+        rows = [
+            {"id": one, "title": found.titles[one], "message": "", "authors": [{"user": "owner"}],
+             "date": "2024-01-01T00:00:00.000Z"}
+            for one in every[number * asked : (number + 1) * asked]
+        ]  # fmt: skip
+        headers = {"X-Total-Count": str(len(every))}
+        if (number + 1) * asked < len(every):
+            address = f"{self.owner.url}{urlsplit(self.path).path}?limit={asked}&p={number + 1}"
             headers["Link"] = f'<{address}>; rel="next"'
-        self.answer(200, json.dumps(rows).encode(), headers, fault)
+        self._json(rows, fault, headers)
+
+    def _json(self, value: object, fault, headers: Mapping[str, str] | None = None) -> None:
+        given = {"Content-Type": "application/json", **(headers or {})}
+        self.answer(200, json.dumps(value).encode(), given, fault)
+
+    def _tree(self, rows: list[dict] | None, query: dict, fault) -> None:
+        if rows is None:
+            self._refuse(404, "EntryNotFound", fault)
+            return
+        start, page = int(query.get("cursor", ["0"])[0]), self.owner.page
+        headers = {}
+        if start + page < len(rows):
+            recursive = query.get("recursive", ["false"])[0]
+            more = f"recursive={recursive}&cursor={start + page}"
+            address = f"{self.owner.url}{urlsplit(self.path).path}?{more}"
+            headers["Link"] = f'<{address}>; rel="next"'
+        self._json(rows[start : start + page], fault, headers)
 
     def _resolve(self, repository: str, revision: str, name: str, fault) -> None:
         found = self.owner.repositories.get(repository)
         files = _files(found, revision) if found else None
+        granted = self.headers.get("Authorization") == f"Bearer {self.owner.granted}"
+        if found and found.is_gated and not granted:
+            self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo", fault)
+            return
         if files is None or name not in files:
             self._refuse(404, "EntryNotFound", fault)
             return
-        path, commit = files[name], found.branches.get(revision, revision)  # type: ignore[union-attr]
+        path, commit = files[name], _commit(found, revision)  # type: ignore[arg-type]
         sha256, size = _sha256(path), path.stat().st_size
         headers = {"X-Repo-Commit": commit}
         if size >= LARGE:
@@ -296,17 +388,37 @@ def _refs(refs: Mapping[str, str], kind: str) -> list[dict]:
     ]
 
 
+def _commit(repository: Repository, revision: str) -> str:
+    return repository.branches.get(revision) or repository.tags.get(revision) or revision
+
+
 def _files(repository: Repository, revision: str) -> dict[str, Path] | None:
-    commit = repository.branches.get(revision) or repository.tags.get(revision) or revision
-    return repository.commits.get(commit)
+    return repository.commits.get(_commit(repository, revision))
 
 
-def _inside(files: dict[str, Path], folder: str) -> dict[str, Path]:
-    """Return the files directly in a folder of a commit; a hostile path is at the top."""
-    if not folder:
-        return {name: path for name, path in files.items() if "/" not in name or ".." in name}
-    start = f"{folder}/"
-    return {n: p for n, p in files.items() if n.startswith(start) and "/" not in n[len(start) :]}
+def _inside(files: dict[str, Path], folder: str, recursive: bool) -> list[dict] | None:
+    """Return rows of the files and folders in a folder of a commit, None if there is no such one.
+
+    A hostile path is at the top.
+    """
+    start = f"{folder}/" if folder else ""
+    below = {name: path for name, path in files.items() if name.startswith(start)}
+    if folder and not below:
+        return None
+    folders: dict[str, None] = {}
+    rows = []
+    for name, path in below.items():
+        rest = name[len(start) :]
+        if ".." not in rest:
+            parents = [rest[:i] for i, letter in enumerate(rest) if letter == "/"]
+            folders |= dict.fromkeys(parents if recursive else parents[:1])
+        if recursive or ".." in rest or "/" not in rest:
+            rows.append(_row(name, path))
+    return [
+        *({"type": "directory", "oid": "0" * 40, "size": 0, "path": f"{start}{name}"}
+          for name in folders),
+        *rows,
+    ]  # fmt: skip
 
 
 def _row(name: str, path: Path) -> dict:

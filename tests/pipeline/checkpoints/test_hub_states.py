@@ -122,7 +122,7 @@ def test_tokens_without_a_step_size_are_refused(hub, suite):
         list_checkpoints(URI)
 
 
-@pytest.mark.parametrize("path", ["../../x.pth", "a/../x.pth", ".hidden/x.pth", "x.txt"])
+@pytest.mark.parametrize("path", ["../../x.pth", "a/../x.pth", ".hidden/x.pth", "x@y.pth"])
 def test_a_path_out_of_the_commit_is_no_address(hub, path):
     with pytest.raises(InputError, match="is no repository's address"):
         list_checkpoints(f"{URI}@{'0' * 40}/{path}")

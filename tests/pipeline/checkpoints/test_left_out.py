@@ -59,13 +59,14 @@ def test_an_unfinished_checkpoint_is_named_with_what_it_lacks(run, write_checkpo
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("ckpt-300", "name not understood"),
+        ("save-300", "name not understood"),
         ("checkpoint-final", "name not understood"),
         ("checkpoint-400-merged", "name not understood"),
         ("lc-4k-to-32k-step-4000", "name not understood"),
         ("whatever", "name not understood"),
         ("iter_0001000", "no weights"),
         ("100ba", "no weights"),
+        ("1000", "no weights"),
         ("checkpoints", "no weights"),
         ("runs", None),
         (".step-9", "unfinished"),
@@ -83,8 +84,8 @@ def test_a_folder_of_another_name_is_told_by_kind(run, write_checkpoint, name, k
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("ckpt_1000.pt", True), ("final.pth", True), ("step-7", True), ("model_001000.pt", True),
-        ("epoch=1-step=10.ckpt", True), ("model.safetensors", False), ("optimizer.pt", False),
+        ("mine_1000.pt", True), ("final.pth", True), ("step-7", True), ("model-1000.pt", True),
+        ("epoch.ckpt", True), ("model.safetensors", False), ("optimizer.pt", False),
         ("model-00001-of-00002.safetensors", False), ("rng_state_0.pth", False),
         ("training.yaml", False), ("README.md", False), ("tokenizer.json", False),
     ],
@@ -96,19 +97,20 @@ def test_a_file_is_told_if_it_may_be_a_checkpoint(run, name, told):
 
 def test_one_line_a_kind_with_counts_and_first_names(run, write_checkpoint):
     for number in (1, 2, 10, 20, 100):
-        write_checkpoint(run / f"ckpt-{number}")
+        write_checkpoint(run / f"save-{number}")
     (run / "iter_1").mkdir()
     found = list_run(str(run)).left_out
     assert in_short(found) == "; left out: 5 of other names, 1 without weights"
     names, weights = in_lines(found)
     assert names.startswith(
-        "name not understood: 5 (ckpt-1, ckpt-2, ckpt-10, ckpt-20, and 1 more): expected step-N"
+        "name not understood: 5 (save-1, save-2, save-10, save-20, and 1 more): expected step-N"
     )
-    assert weights == "no weights: 1 (iter_1): none directly in it"
+    assert names.endswith('give `names`, as in "save-{step}"')
+    assert weights == "no weights: 1 (iter_1): it is empty"
 
 
 def test_a_name_with_control_characters_is_shown_escaped(run, write_checkpoint):
-    write_checkpoint(run / "ckpt-\x1b]0;1")
+    write_checkpoint(run / "save-\x1b]0;1")
     (line,) = in_lines(list_run(str(run)).left_out)
     assert "\x1b" not in line and "\\x1b" in line
 
@@ -151,7 +153,7 @@ def test_on_s3_a_trainers_folder_is_listed_once_settled(s3, run, write_checkpoin
     cut = torn / "model-00001-of-00002.safetensors"
     cut.write_bytes(cut.read_bytes()[:-4])
     write_checkpoint(run / "checkpoint-final")
-    (run / "ckpt_7.pt").write_bytes(b"x")
+    (run / "mine_7.pt").write_bytes(b"x")
     uri = upload(run)
     assert [c.step for c in list_checkpoints(uri)] == [1]
     now = place.now(uri)
@@ -161,14 +163,14 @@ def test_on_s3_a_trainers_folder_is_listed_once_settled(s3, run, write_checkpoin
     found = left_out(uri)
     assert "is cut off" in found["checkpoint-3"][1]
     assert {name for name, (kind, _) in found.items() if kind == "name not understood"} == {
-        "checkpoint-final", "ckpt_7.pt",
+        "checkpoint-final", "mine_7.pt",
     }  # fmt: skip
 
 
 def test_on_a_hub_refs_of_other_names_are_told(hub, run, write_checkpoint):
-    write_checkpoint(run / "ckpt-300")
+    write_checkpoint(run / "checkpoint-final")
     write_checkpoint(run / "develop")
     hub.add_run("owner/name", run)
     (told,) = left_out("hf://owner/name").items()
-    assert told[0] == "ckpt-300" and told[1][0] == "name not understood"
-    assert left_out("hf://owner/name@checkpoint-*") == {}
+    assert told[0] == "checkpoint-final" and told[1][0] == "name not understood"
+    assert left_out("hf://owner/name@checkpoint-1") == {}

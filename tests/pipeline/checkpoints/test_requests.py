@@ -103,11 +103,10 @@ def test_a_run_on_the_hub_is_listed_once_and_each_content_read_once(
         monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / command.__name__))
         hub.forget()
         command("hf://owner/name", tmp_path / "a.zarr")
-        main = command is not audited  # which looks at nothing but checkpoints
         assert len(hub.paths(containing="/refs")) == 1, command.__name__
-        assert len(hub.paths(containing="/tree/")) == COUNT + main, command.__name__
+        assert len(hub.paths(containing="/tree/")) == COUNT + 1, command.__name__
         asked = Counter((verb, path, facts.get("Range")) for verb, path, facts in hub.requests)
-        assert asked.total() == len(asked) == 1 + COUNT + main + reads, command.__name__
+        assert asked.total() == len(asked) == 1 + COUNT + 1 + reads, command.__name__
     hub.forget()
     planned("hf://owner/name", tmp_path / "b.zarr")
     assert len(hub.requests) == 1  # for the refs: a commit never changes

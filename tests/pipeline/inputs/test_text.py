@@ -34,10 +34,9 @@ def test_encoding_and_decoding_gives_the_text_back(tokenizer):
     assert decoded == sample
 
 
-def test_a_corpus_is_its_texts_with_an_end_after_each(tokenizer, tmp_path):
+def test_a_corpus_is_its_texts_with_an_end_after_each(tokenizer):
     ids = text.tokenise_corpus(["a = 1\n", "b"], tokenizer)
-    (tmp_path / "a.py").write_text("a = 1\n")
-    first = text.tokenise(tmp_path / "a.py", tokenizer)
+    first = text.ids_of("a = 1\n", tokenizer)
     assert np.array_equal(ids[: len(first)], first) and ids[len(first)] == 0
     assert tokenizer.decode(ids[len(first) + 1 :]) == "b" + text.END_OF_TEXT
 

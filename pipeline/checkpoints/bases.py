@@ -1,0 +1,118 @@
+"""Find the base models of adapters: as given, beside the run, or where the adapter says.
+
+An adapter's `base_model_name_or_path` is the folder or the name on the Hub from which its training
+read the model. Its weights, config and tokenizer become files of the checkpoint, which are
+elsewhere, so that the digest of a checkpoint is of both.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.checkpoints.contents import format_of_files, read_small, weight_parts
+from pipeline.checkpoints.formats.adapter import weights
+from pipeline.checkpoints.layouts import ADAPTER
+from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
+from pipeline.checkpoints.stored import Files, Folder, StoredFile
+from pipeline.config import RunLayout
+from pipeline.errors import CheckpointError, InputError, first_line
+from pipeline.outside import json_object
+
+# Small files of a model that an adapter's folder may lack.
+_SMALL = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json",
+)  # fmt: skip
+_ON_THE_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def with_bases(
+    folders: Sequence[Folder], run: Folder | str, layout: RunLayout
+) -> tuple[list[Folder], list[str]]:
+    """Return the folders, those of adapters with the files of their base models, and notes.
+
+    An adapter whose base model is not found stays as it is, and cannot be read. Raises InputError
+    if there is no model at the address of the layout's `base`.
+    """
+    outer = run if isinstance(run, str) else run.uri
+    known: dict[str, Files | str] = {}
+    used: Counter[str] = Counter()
+    completed: list[Folder] = []
+    for folder in folders:
+        address = _address(folder, outer, layout) if _is_adapter(folder) else None
+        if address is not None:
+            if address not in known:
+                known[address] = _files_of(address, is_given=layout.base is not None)
+            used[address] += 1
+            if not isinstance(found := known[address], str):
+                folder = replace(folder, files={**found, **folder.files})
+        completed.append(folder)
+    return completed, [_note(address, count, known[address]) for address, count in used.items()]
+
+
+def _note(address: str, count: int, found: Files | str) -> str:
+    if isinstance(found, str):
+        return f"the base model of adapters cannot be read: {found} (checkpoints: {count:,})"
+    return f"adapters are merged into the model in {address} (checkpoints: {count:,})"
+
+
+def _is_adapter(folder: Folder) -> bool:
+    return bool(weights(folder.files)) and format_of_files(folder.files) is not None
+
+
+def _address(folder: Folder, run: str, layout: RunLayout) -> str | None:
+    """Return the address of an adapter's base model; None if it is not found."""
+    return layout.base or _said(folder, run)
+
+
+def _said(folder: Folder, run: str) -> str | None:
+    """Return the address of the base model that an adapter names; None if it is not found."""
+    try:
+        content = read_small(place_of(folder.uri), folder, ADAPTER)
+        said = json_object(content, f"{folder.uri}/{ADAPTER}", CheckpointError)
+    except CheckpointError:
+        return None  # ends the checkpoint when it is read
+    name, revision = said.get("base_model_name_or_path"), said.get("revision")
+    if not isinstance(name, str) or not name or "\0" in name:
+        return None
+    # A remote run says nothing of folders on this machine.
+    if remote_place_of(folder.uri) is None:
+        for path in (Path(run) / name, Path(name)):
+            if path.is_absolute() and (path / "config.json").is_file():
+                return str(path)
+    if not _ON_THE_HUB.fullmatch(name):
+        return None
+    return f"hf://{name}" + (f"@{revision}" if isinstance(revision, str) else "")
+
+
+def _files_of(address: str, is_given: bool) -> Files | str:
+    """Return the files of a base model, each with where it is; the reason if it cannot be read.
+
+    Raises InputError with the reason for an address that was given.
+    """
+    try:
+        at = _pinned(address)
+        folder = folder_of(at)
+        parts = weight_parts(place_of(at), folder)
+    except (CheckpointError, InputError, OSError) as error:
+        reason = f"{address}: {first_line(error).removeprefix(f'{address}: ')}"
+        if is_given:
+            raise InputError(f"base: {reason}") from error
+        return reason
+    small = [folder.files[name] for name in _SMALL if name in folder.files]
+    found: list[StoredFile] = [*parts, *small]
+    return {file.name: replace(file, at=at) for file in found}
+
+
+def _pinned(address: str) -> str:
+    """Return an address that always refers to the same bytes, if its storage has such addresses."""
+    if not address.startswith("hf://"):
+        return address.rstrip("/")
+    from pipeline.checkpoints.hub_api import Address, parse_address, refs
+
+    asked = parse_address(address)
+    found = refs(asked)
+    commits = {ref.name: ref.target_commit for ref in (*found.tags, *found.branches)}
+    return str(Address(asked.repo, commits.get(asked.ref or "main", asked.ref)))

@@ -1,0 +1,72 @@
+"""Check the settings of a model in a file: which there are, and of which types."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pipeline.errors import suggestion
+from pipeline.outside import is_whole
+
+_MOST = 2**31  # of a model's sizes; products of two of them are still exact
+
+
+def whole(settings: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """Return a size. Raises ValueError if it is missing or no positive integer."""
+    value = settings.get(name)
+    if value is None and default is not None:
+        return default
+    if not is_whole(value, least=1, most=_MOST):
+        raise ValueError(f"says {name} = {_shown(value)}, expected a positive integer")
+    return value
+
+
+def number(settings: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Return a positive number. Raises ValueError if it is missing or something else."""
+    value = settings.get(name)
+    if value is None and default is not None:
+        return default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise ValueError(f"says {name} = {_shown(value)}, expected a positive number")
+    return float(value)
+
+
+def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return a setting that is true or false. Raises ValueError for another value."""
+    value = settings.get(name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"says {name} = {_shown(value)}, expected true or false")
+    return value
+
+
+def divided(whole: int, name: str, parts: int, of: str) -> int:
+    """Return a size divided by another. Raises ValueError if a remainder is left."""
+    if whole % parts:
+        raise ValueError(f"says {name} = {whole}, which {of} = {parts} does not divide")
+    return whole // parts
+
+
+def refuse_unknown(settings: Mapping[str, Any], known: Collection[str], model: str) -> None:
+    """Raise ValueError for a setting that the model does not have: it may change what it computes.
+
+    A setting that is switched off (null or false) is none.
+    """
+    for name, value in settings.items():
+        if name not in known and value is not None and value is not False:
+            raise ValueError(
+                f"says {name} = {_shown(value)}, which {model} does not have "
+                f"({suggestion(name, known)}): this is another model, and cannot be read as one"
+            )
+
+
+def is_plain(value: Any) -> bool:
+    """Return whether a value is one that JSON has: no dtype, tensor or object."""
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and is_plain(one) for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:60]
