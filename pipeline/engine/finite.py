@@ -127,7 +127,8 @@ def _parts(
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
     for request, tensor in record.attention.items():
-        layers = torch.tensor([k in silent for k in range(len(tensor))])[:, None, None, None]
+        of_layers = [k in silent for k in range(len(tensor))]
+        layers = torch.tensor(of_layers, dtype=torch.bool)[:, None, None, None]
         parts.append((tensor, layers | _undefined(request, record, seen)[:, None]))
     parts += [(tensor, nowhere) for tensor in record.logits.values()]
     for layer, tensor in record.head_outputs.items():
