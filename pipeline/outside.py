@@ -33,13 +33,23 @@ _LASTING = {
     errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EINVAL,
 }  # fmt: skip
 
+# Pointers that stand for files whose content was not fetched: how they begin, and the remedy.
+_POINTERS = (
+    (b"version https://git-lfs.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
+    (b"version https://hawser.github.com/spec/", "is a git-lfs pointer", "run git lfs pull"),
+    (b"/annex/objects/", "is a git-annex pointer", "run git annex get"),
+)
+_LARGEST_POINTER = 2**12  # bytes; git-lfs itself takes no larger file for one of its pointers
+_ENOUGH = 64  # bytes
+
 
 @contextmanager
 def opened(path: str | Path, refusal: Refusal, most: int | None = None) -> Iterator[BinaryIO]:
     """Yield a stream of a regular file of at most `most` bytes (None: any number).
 
     Raises `refusal` for another file (opening a named pipe would wait for ever), one that is
-    larger, absent or denied; OSError for errors that may pass.
+    larger, absent or denied, and for a pointer of git-lfs or git-annex whose content was not
+    fetched; OSError for errors that may pass.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer. Regular files ignore it.
@@ -53,7 +63,19 @@ def opened(path: str | Path, refusal: Refusal, most: int | None = None) -> Itera
     with os.fdopen(descriptor, "rb") as stream:
         if most is not None and status.st_size > most:
             raise refusal(_too_large(path, status.st_size, most))
+        if status.st_size <= _LARGEST_POINTER and (found := pointer_of(stream.read(_ENOUGH))):
+            raise refusal(f"{path}: {found}")
+        stream.seek(0)
         yield stream
+
+
+def pointer_of(start: bytes) -> str | None:
+    """Return a description of the pointer to another file that begins so, None if it is none."""
+    beginning = start.lstrip()
+    for mark, what, remedy in _POINTERS:
+        if beginning.startswith(mark):
+            return f"{what}, not the file: {remedy}"
+    return None
 
 
 def content_of(path: str | Path, refusal: Refusal, most: int = LARGEST) -> bytes:

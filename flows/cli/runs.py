@@ -165,7 +165,8 @@ def run_layout(
 
 def print_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
     """Print on stderr what the conversion of a run of `.pth` files leaves out."""
-    from pipeline.checkpoints.foreign import conversion_notes, converted_uri
+    from pipeline.checkpoints.converted import converted_uri
+    from pipeline.checkpoints.foreign import conversion_notes
 
     if layout.names is not None:  # then nothing is converted
         return

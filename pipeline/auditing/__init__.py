@@ -7,11 +7,9 @@ from pipeline.auditing.copies import copies
 from pipeline.auditing.deep import deep_faults
 from pipeline.auditing.evidence import gather
 from pipeline.auditing.faults import KINDS, Audit, Fault
-from pipeline.auditing.files import config_faults, file_faults
+from pipeline.auditing.files import config_faults, empty_steps, file_faults
 from pipeline.auditing.schedule import missing_steps
 from pipeline.checkpoints.listing import Finished, finished_in
-from pipeline.checkpoints.places import place_of
-from pipeline.checkpoints.stored import Place
 from pipeline.config import RunLayout, saved_model
 from pipeline.progress import Progress
 
@@ -36,24 +34,24 @@ def audit(
     run.
     """
     found = finished_in(uri, layout, saved_model(model), tokens_per_step)
-    return audit_found(place_of(uri), uri, found, deep, progress)
+    return audit_found(uri, found, deep, progress)
 
 
 def audit_found(
-    place: Place,
     uri: str,
     listed: Finished,
     deep: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Audit:
     """Audit a run that is listed already; changes since the listing are not seen."""
-    evidence = gather(place, listed.found)
-    in_files, tensors = file_faults(place, evidence)
+    evidence = gather(listed.place, listed.found)
+    in_files, tensors = file_faults(listed.place, evidence)
     faults = [
         *(fault for one in evidence for fault in one.faults),
         *in_files,
         *config_faults(evidence, tensors),
-        *copies(evidence),
+        # Empty files are equal, but hold no weights that one of them could have from another.
+        *copies([one for one in evidence if one.step not in empty_steps(tensors)]),
         *_schedule_faults([one.step for one in evidence]),
     ]
     if deep:

@@ -9,6 +9,7 @@ the file, nor pickles that build millions of objects.
 import pickletools
 import struct
 import zipfile
+import zlib
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -43,6 +44,21 @@ def refuse_unsound(stream: BinaryIO, size: int) -> None:
         stream.seek(0)
         _check_bare_pickles(stream)
     stream.seek(0)
+
+
+def mentions(stream: BinaryIO, name: bytes) -> bool:
+    """Return whether the pickle of a file of torch.save holds a text; False if it is not sound."""
+    try:
+        if stream.read(2) != b"PK":
+            stream.seek(0)
+            return name in stream.read(_SCANNED_FROM)
+        with zipfile.ZipFile(stream) as archive:
+            pickles = [one for one in archive.infolist() if one.filename.endswith("data.pkl")]
+            small = [one for one in pickles if one.file_size <= _MOST_PICKLE]
+            return any(name in archive.read(one) for one in small)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError,
+            struct.error, zlib.error):  # fmt: skip
+        return False
 
 
 def _check_archive(stream: BinaryIO, size: int) -> None:

@@ -1,29 +1,29 @@
 """Convert the state dicts in `.pth` files to a folder of ordinary checkpoints.
 
-`pickled.py` reads the files; `grokking.py` and `transformerlens.py` convert the weights. A file
+`pickled.py` reads the files; `grokking.py` and `transformerlens.py` convert the weights, after
+`own_names.py` has renamed those of one's own models. A file
 that cannot be read, but whose name gives its step, becomes a checkpoint without weights whose
 folder contains the reason; if no file can be read, the run is refused.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from pipeline.checkpoints import grokking, hooked_config, transformerlens
+from pipeline.checkpoints import grokking, hooked_config, own_names, rotary, transformerlens
 from pipeline.checkpoints.files import NOTES_FILE, REFUSAL, TABLE_FILE
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.pickled import (
     Saved,
     State,
-    is_known,
     read_saved,
     same_tensors,
-    unknown_format,
 )
 from pipeline.checkpoints.pth_names import found_in, step_in_name, without_step
 from pipeline.errors import CheckpointError, InputError
@@ -82,18 +82,18 @@ def convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
     none can be read, or if two have the same step.
     """
     with whole_folder(kept) as draft:
-        run = _read_all(files)
+        run = _read_all(files, own_names.is_own(given))
         _write_all(draft, run, given, list(_left_out(path, run)))
 
 
-def _read_all(files: list[Path]) -> _Run:
+def _read_all(files: list[Path], has_own_names: bool) -> _Run:
     """Read all files of one run. Raises InputError for one without a step and for equal steps."""
     run = _Run()
     for file in files:
         named = step_in_name(file)
         step = 0 if named == "init" else named
         try:
-            saved = read_saved(file)
+            saved = read_saved(file, has_own_names)
         except InputError as error:
             if not isinstance(step, int):
                 raise
@@ -132,22 +132,45 @@ def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:
         raise InputError(f"{refused[min(refused)]}{more}")
     for step, reason in refused.items():
         _write_refusal(draft / f"step-{step}", config, reason)
-    (draft / TABLE_FILE).write_text(json.dumps(_table(run)), encoding="utf-8")
+    (draft / TABLE_FILE).write_text(
+        json.dumps(_table(run, own_names.is_own(given))), encoding="utf-8"
+    )
     (draft / NOTES_FILE).write_text(json.dumps(notes), encoding="utf-8")
 
 
 def _converted(state: State, config: Mapping[str, Any], given: Given) -> transformerlens.Converted:
-    if not is_known(state.tensors):
-        raise unknown_format(state.place, state.tensors)
-    convert = grokking.convert if is_grokking(state.tensors) else transformerlens.convert
     try:
         with reading(state.place, InputError, passing=()):
             refuse_unreadable(state.tensors, state.place)
-            return convert(state.tensors, config, given)
+            if own_names.is_own(given):
+                return _converted_own(state.tensors, config, given)
+            own_names.refuse_without_names(given)
+            return _convert(state.tensors, config, own_names.known_fields(given))
     except (CheckpointError, InputError) as error:
         message = str(error)
         said = message if message.startswith(state.place) else f"{state.place}: {message}"
         raise InputError(said) from error
+
+
+def _convert(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], given: Given
+) -> transformerlens.Converted:
+    """Convert a model with the names of one of the known formats."""
+    if is_grokking(tensors):
+        return grokking.convert(tensors, config, given)
+    is_rotary = rotary.is_rotary(tensors, config, given)
+    convert = rotary.convert if is_rotary else transformerlens.convert
+    return convert(tensors, config, given)
+
+
+def _converted_own(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], given: Given
+) -> transformerlens.Converted:
+    """Convert a model with the names that the analysis gives."""
+    config = own_names.known_config(config)
+    renamed = own_names.renamed(tensors, config, given)
+    converted = _convert(renamed, config, own_names.known_fields(given))
+    return replace(converted, notes=(*converted.notes, *own_names.notes(renamed, given)))
 
 
 def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
@@ -156,7 +179,7 @@ def _write(folder: Path, converted: transformerlens.Converted) -> bytes:
     # Copies, since safetensors refuses tensors that share memory, such as tied ones and views.
     whole = {name: tensor.clone().contiguous() for name, tensor in converted.weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    described = converted.config | hooked_config.AS_ORGANISM
+    described = hooked_config.AS_ORGANISM | converted.config
     config = json.dumps(described, indent=2).encode()
     (folder / "config.json").write_bytes(config)
     return config
@@ -169,21 +192,25 @@ def _write_refusal(folder: Path, config: bytes, reason: str) -> None:
     (folder / REFUSAL).write_text(reason, encoding="utf-8")
 
 
-def _table(run: _Run) -> dict[str, Any]:
+def _table(run: _Run, has_own_names: bool) -> dict[str, Any]:
+    """Return the facts on a table of two operands that the files of a run hold, or show."""
     facts: dict[str, Any] = {}
     for saved in run.saved:
         facts |= grokking.table(saved.config)
-    if not all(is_grokking(state.tensors) for state in run.states.values()):
+    if has_own_names or not all(is_grokking(state.tensors) for state in run.states.values()):
         facts.pop("split_generator", None)  # known for the code of Nanda et al. only
     for pairs in (saved.train_pairs for saved in run.saved if saved.train_pairs is not None):
         facts["train_pairs"] = pairs
     losses = {step: loss for saved in run.saved for step, loss in saved.train_losses.items()}
-    return {**dict(_modulus(run)), **facts} | ({"train_losses": losses} if losses else {})
+    # The tokens of one's own model may be others than the residues and '='.
+    modulus = {} if has_own_names else dict(_modulus(run))
+    return {**modulus, **facts} | ({"train_losses": losses} if losses else {})
 
 
 def _modulus(run: _Run) -> Iterator[tuple[str, int]]:
     """Yield ("p", p) for models that read three tokens: two residues and '='."""
     for state in (one.tensors for one in run.states.values() if one.step not in run.refused):
-        if len(state["pos_embed.W_pos"]) == 3:
+        # Models with rotary positions have no such matrix, whatever their longest input.
+        if len(state.get("pos_embed.W_pos", ())) == 3:
             yield "p", state["embed.W_E"].shape[1 if is_grokking(state) else 0] - 1
             return

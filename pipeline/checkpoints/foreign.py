@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.checkpoints.archives import mentions
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import NOTES_FILE, TABLE_FILE
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.pth_names import SUFFIXES, found_in, step_in_name, without_step
+from pipeline.checkpoints.pth_names import SUFFIXES, found_in, is_worded, step_in_name, without_step
 from pipeline.errors import InputError, first_line
-from pipeline.outside import content_of, parsed_json
+from pipeline.outside import content_of, opened, parsed_json
 
 # bytes: the pairs of a table of 2,000 residues, and the losses of a million steps
 _LARGEST_FACTS = 64 * 2**20
 
-_VERSION = 2  # raised when the conversion changes
+_VERSION = 3  # raised when the conversion changes
 
 Given = Mapping[str, Any]
 
@@ -36,13 +37,10 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
     there is nothing to convert.
     """
     path = Path(uri)
-    files = _foreign_files(path)
+    files = _foreign_files(path, bool(model))
     if not files:
         if model and path.exists():
-            raise InputError(
-                f"{uri}: `model` is given for .pth and .pt files, and this run has a config.json "
-                "for each checkpoint: leave `model` out"
-            )
+            raise without_use(uri)
         return path
     given, before = dict(model or {}), [local_state(file) for file in files]
     states = "\n".join([json.dumps([_VERSION, given], sort_keys=True), *before])
@@ -58,19 +56,17 @@ def ordinary_run(uri: str, model: Given | None = None) -> Path:
     return kept
 
 
-def converted_uri(uri: str, model: Given | None = None) -> str:
-    """Return the address that a run's checkpoints are read from: its conversion, or `uri` itself.
+def is_foreign(uri: str) -> bool:
+    """Return whether a local run must be converted, by the names of its files."""
+    return bool(_foreign_files(Path(uri), has_model=False))
 
-    Raises InputError as `ordinary_run` does, and if `model` is given for a remote run.
-    """
-    if "://" not in uri:
-        return str(ordinary_run(uri, model)) if _foreign_files(Path(uri)) or model else uri
-    if model:
-        raise InputError(
-            f"{uri}: `model` is given for local .pth and .pt files: leave it out, or copy the "
-            "files here"
-        )
-    return uri
+
+def without_use(uri: str) -> InputError:
+    """Return the error for `model` of an analysis whose run needs no conversion."""
+    return InputError(
+        f"{uri}: `model` is given for .pth and .pt files, and this run has a config.json "
+        "for each checkpoint: leave `model` out"
+    )
 
 
 def table_facts(folder: str | Path) -> dict[str, Any]:
@@ -108,12 +104,19 @@ def _read(folder: str | Path, name: str) -> Any:
         raise InputError(f"{file}: is not valid JSON ({first_line(error)}): remove it") from error
 
 
-def _foreign_files(path: Path) -> list[Path]:
+def _foreign_files(path: Path, has_model: bool) -> list[Path]:
+    """Return the files of a run to be converted, [] if there are none.
+
+    has_model: whether the analysis describes the model. Otherwise files with a word before their
+    step, such as ckpt_1000.pt, are of a known format or left to other readers.
+    """
     if path.is_file():
         return [path] if path.suffix in SUFFIXES else []
     if not path.is_dir() or any(parse_name(inside.name) for inside in path.iterdir()):
         return []
     files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
+    if files and all(map(is_worded, files)) and not (has_model or _has_known_names(files[0])):
+        return []
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := without_step(path)):
         raise InputError(
@@ -122,3 +125,12 @@ def _foreign_files(path: Path) -> list[Path]:
             "contains its step"
         )
     return files
+
+
+def _has_known_names(file: Path) -> bool:
+    """Return whether the tensors of a file have TransformerLens' names, without reading them."""
+    try:
+        with opened(file, InputError) as stream:
+            return mentions(stream, b"embed.W_E")
+    except (InputError, OSError):
+        return False

@@ -135,6 +135,21 @@ def says_something(*descriptions: Mapping[str, Any]) -> bool:
     return any(changing & description.keys() for description in descriptions)
 
 
+def refuse_unknown_forms(found: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the field, for norms, positions or neurons that no organism has.
+
+    Checked before the tensors, whose names then differ too.
+    """
+    one_of("normalization_type", found.get("normalization_type"), NORMS)
+    one_of("positional_embedding_type", found.get("positional_embedding_type", "standard"),
+           POSITIONS)  # fmt: skip
+    if found.get("act_fn") is not None:
+        one_of("act_fn", found["act_fn"], ACTIVATIONS)
+    for name in ("gated_mlp", "num_experts"):
+        if found.get(name):
+            raise uncomputable(name, found[name], repr(DEFAULTS[name]))
+
+
 def require_given(found: Mapping[str, Any], needed: Mapping[str, Collection[Any]]) -> None:
     """Raise InputError, naming what to give, if a needed field is unknown.
 
@@ -170,23 +185,23 @@ def refuse_uncomputable(found: Mapping[str, Any], sizes: Mapping[str, int]) -> N
     for name in _DEFAULT_ALONE:
         value = found.get(name, DEFAULTS[name])
         if value != DEFAULTS[name] and not (value is None and DEFAULTS[name] is False):
-            raise _uncomputable(name, value, repr(DEFAULTS[name]))
+            raise uncomputable(name, value, repr(DEFAULTS[name]))
     for name, default in DEFAULTS.items():
         if isinstance(default, bool) and not isinstance(found.get(name), bool | None):
-            raise _uncomputable(name, found[name], "True or False")
+            raise uncomputable(name, found[name], "True or False")
     for name in _SOFT_CAPS:
         value = found.get(name)
         if value is not None and not (_is_number(value) and value <= 0):
-            raise _uncomputable(name, value, "none (-1.0)")
+            raise uncomputable(name, value, "none (-1.0)")
     shared = found.get("n_key_value_heads")
     if shared is not None and shared != sizes.get("n_heads"):
-        raise _uncomputable("n_key_value_heads", shared, "one key and value for each head")
+        raise uncomputable("n_key_value_heads", shared, "one key and value for each head")
     said = found.get("attn_types")
     types = said if said and isinstance(said, list | tuple) else ["local"]
     if found.get("use_local_attn") and any(one != "global" for one in types):
-        raise _uncomputable("use_local_attn", True, "False, or attn_types that are all 'global'")
+        raise uncomputable("use_local_attn", True, "False, or attn_types that are all 'global'")
     if found.get("scale_attn_by_inverse_layer_idx") and sizes.get("n_layers", 2) > 1:
-        raise _uncomputable("scale_attn_by_inverse_layer_idx", True, "False")
+        raise uncomputable("scale_attn_by_inverse_layer_idx", True, "False")
 
 
 def scale_field(found: Mapping[str, Any], d_head: int) -> dict[str, float]:
@@ -203,7 +218,7 @@ def _attention_scale(found: Mapping[str, Any], d_head: int) -> float | None:
     if divisor is None or divisor == -1.0:
         return None
     if not _is_number(divisor) or not math.isfinite(divisor) or divisor <= 0:
-        raise _uncomputable("attn_scale", divisor, "a positive number")
+        raise uncomputable("attn_scale", divisor, "a positive number")
     return None if math.isclose(divisor, math.sqrt(d_head), rel_tol=1e-6) else 1.0 / divisor
 
 
@@ -211,7 +226,7 @@ def epsilon(found: Mapping[str, Any]) -> float:
     """Return the number that norms add to the variance. Raises InputError if it is not valid."""
     eps = found.get("eps", DEFAULTS["eps"])
     if not _is_number(eps) or not math.isfinite(eps) or eps < 0:
-        raise _uncomputable("eps", eps, "a number that is not negative")
+        raise uncomputable("eps", eps, "a number that is not negative")
     return float(eps)
 
 
@@ -228,7 +243,8 @@ def unsaid(found: Mapping[str, Any]) -> list[str]:
     return [f"{name} = {value}" for name, value in DEFAULTS.items() if name not in found]
 
 
-def _uncomputable(name: str, value: Any, computed: str) -> InputError:
+def uncomputable(name: str, value: Any, computed: str) -> InputError:
+    """Return the error for a field whose value no organism computes."""
     return InputError(
         f"{name} = {value!r}: organisms compute {computed} only, and this changes the forward "
         "pass: this model cannot be read"

@@ -6,7 +6,8 @@
     TransformerLens' demo       {"checkpoints": [...], "checkpoint_epochs": [...], "config": ...}
     a state dict                the tensors alone
 
-"model_state_dict" and "state_dict" are accepted for "model", and "cfg" for "config". A checkpoint's
+"model_state_dict", "model_state" and "state_dict" are accepted for "model"; "model_args",
+"model_config" and "cfg" for "config". A checkpoint's
 step is the `step` or else the `epoch` in its file, which must equal the file's name if that is a
 number; else that number; 0 for init.pth; else the step that the file's own history of losses
 proves. Files without any of these are refused. Unpickling is weights-only: a file that would run
@@ -15,12 +16,9 @@ code is refused, and the class of a config is replaced by one without code.
 
 import os
 import pickle
-import re
-import struct
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +28,22 @@ from torch import Tensor
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.inert import replacements, values_of
-from pipeline.checkpoints.placeholders import placeholder_in
+from pipeline.checkpoints.name_patterns import table_of
+from pipeline.checkpoints.pickled_classes import UNREADABLE, globals_of, refusal_of
+from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.transformerlens import is_transformerlens
+from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
 from pipeline.errors import InputError
 from pipeline.outside import opened, reading
 
-_REFUSED = re.compile(r"GLOBAL (\S+)")
-_ONE = ("model", "model_state_dict", "state_dict")
+_ONE = ("model", "model_state_dict", "state_dict", "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
-_CONFIGS = ("config", "cfg")
+_CONFIGS = ("model_args", "model_config", "config", "cfg")
+_STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
+_BEGINNING = 128  # bytes, enough to recognise a placeholder
 _HISTORIES = ("train_losses", "test_losses")
-# Errors of unpickling for files that torch.save did not write, or that were damaged.
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-               AssertionError, ArithmeticError, struct.error)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,16 @@ class Saved:
     left_out: tuple[str, ...] = ()
 
 
-def read_saved(file: Path) -> Saved:
-    """Read one file. Raises InputError, naming the file, if it cannot be read."""
+def read_saved(file: Path, has_own_names: bool = False) -> Saved:
+    """Read one file. Raises InputError, naming the file, if it cannot be read.
+
+    has_own_names: its tensors have names other than those of the known formats.
+    """
     with reading(str(file), InputError, passing=(), remedy="copy it again"):
-        return _saved(file, _unpickled(file))
+        return _saved(file, _unpickled(file), has_own_names)
 
 
-def _saved(file: Path, content: Any) -> Saved:
+def _saved(file: Path, content: Any, has_own_names: bool) -> Saved:
     if not isinstance(content, dict):
         length = f" of {len(content)}" if isinstance(content, Sized) else ""
         raise InputError(
@@ -87,34 +89,45 @@ def _saved(file: Path, content: Any) -> Saved:
         )
     config = _config(file, content)
     states = tuple(_states(file, content, config))
+    if not has_own_names:
+        states = tuple(replace(one, tensors=_known(one)) for one in states)
     return Saved(
         states, config, _train_pairs(file, content), _losses(content, states),
         tuple(_left_out(file, content, states)),
     )  # fmt: skip
 
 
-def is_known(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a state dict is of a format that can be converted."""
-    return is_grokking(tensors) or is_transformerlens(tensors)
+def _known(state: State) -> Mapping[str, Tensor]:
+    """Return the tensors of a state without wrappers and what all names begin with.
+
+    Raises InputError for a state dict that is of no known format.
+    """
+    plain = without_wrappers(state.tensors, state.place)
+    for prefix in common_prefixes(plain.values()):
+        tensors = {new[len(prefix) :]: state.tensors[old] for old, new in plain.items()}
+        if is_grokking(tensors) or is_transformerlens(tensors):
+            return tensors
+    raise _unknown_format(state.place, state.tensors)
 
 
-def unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
+def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
     """Return the error for a state dict of another format."""
+    table = table_of(list(tensors))
+    names = f"{{names: {table}}}" if table else "{names: ...}"
+    known = f" (they are those of {table})" if table else ""
     return InputError(
-        f"{place}: holds no weights of a known format, found {found_in(tensors)}; expected "
+        f"{place}: holds no weights of a known format, found {found_in(tensors)}{known}; expected "
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
-        "TransformerLens: save such a state dict, or a folder step-N with config.json and "
-        "safetensors"
+        f"TransformerLens: give the names of this model, `model: {names}` in the analysis, see "
+        "docs/checkpoints.md"
     )
 
 
 def _unpickled(file: Path) -> Any:
-    if found := placeholder_in(file):
-        raise InputError(f"{file}: {found}")
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with torch.serialization.safe_globals(_replacements(file)):
+        with torch.serialization.safe_globals(replacements(globals_of(file))):
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )
@@ -122,13 +135,10 @@ def _unpickled(file: Path) -> Any:
         return content
     except pickle.UnpicklingError as error:
         # torch gives the refused global in the message only.
-        if found := _REFUSED.search(str(error)):
-            raise InputError(
-                f"{file}: names {found[1]}, and files that could run code are refused: save its "
-                "state dicts on their own"
-            ) from error
+        if reason := refusal_of(file, error):
+            raise InputError(f"{file}: {reason}") from error
         raise _broken(file, error) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _broken(file, error) from error
 
 
@@ -136,6 +146,9 @@ def _check_structure(file: Path) -> int:
     """Return the size of a file. Raises InputError if it is not sound, see `archives`."""
     with opened(file, InputError) as stream:
         size = os.fstat(stream.fileno()).st_size
+        if found := placeholder_of(stream.read(_BEGINNING)):
+            raise InputError(f"{file}: {found}")
+        stream.seek(0)
         try:
             refuse_unsound(stream, size)
         except ValueError as error:
@@ -158,16 +171,6 @@ def _tensors_in(content: Any, name: str = "it", levels: int = 4) -> Iterator[tup
 def _broken(file: Path, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[-1]
     return InputError(f"{file}: is truncated or no file of torch.save ({reason}): copy it again")
-
-
-def _replacements(file: Path) -> list[tuple[Any, str]]:
-    """Return the replacement of each class of settings and numpy scalar that the file names."""
-    try:
-        # torch warns about each global that it does not allow, which is what we ask for.
-        with warnings.catch_warnings(action="ignore"):
-            return replacements(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    except (*_UNREADABLE, pickle.UnpicklingError):
-        return []  # not a zip file: torch.load raises the error
 
 
 def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,8 +210,6 @@ def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -
             f"{file}: holds no state dict, found {found_in(content)}: give files with the weights, "
             "as torch.save(model.state_dict(), ...) writes them"
         )
-    if not is_known(tensors):
-        raise unknown_format(str(file), tensors)
     yield State(_step(file, content, config), tensors, str(file))
 
 
@@ -242,14 +243,16 @@ def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> 
     """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
     named = step_in_name(file)
     by_name = 0 if named == "init" else named if isinstance(named, int) else None
-    inside = next((key for key in ("step", "epoch") if key in content), None)
+    inside = next((key for key in _STEPS if key in content), None)
     if inside is None:
         proven = _proven_by_losses(content, config) if by_name is None else by_name
         if proven is None:
             raise _unknown_step(file, content)
         return proven
     said = _whole(content[inside], f"{file}: its {inside}")
-    if by_name is not None and said != by_name:
+    # epoch_5.pt gives its epoch, also where its step is inside.
+    is_epoch = file.stem.startswith("epoch") and by_name == content.get("epoch")
+    if by_name is not None and said != by_name and not is_epoch:
         raise InputError(
             f"{file}: its name gives step {by_name}, its {inside} is {said}: rename the file to "
             f"{said}{file.suffix}, or correct the {inside}"

@@ -30,7 +30,7 @@ class Converted:
 
 
 # Constants that TransformerLens saves with the weights.
-_CONSTANTS = re.compile(r"\.(attn\.(mask|IGNORE)|hook_\w+)$")
+_CONSTANTS = re.compile(r"\.(attn\.(mask|IGNORE|rotary_(sin|cos))|hook_\w+)$")
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
@@ -72,7 +72,7 @@ _PLACES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 # The axes of all tensors, those of attention first.
-_AXES = {
+AXES = {
     "blocks.#.attn.W_Q": "n_heads d_model d_head",
     "blocks.#.attn.W_K": "n_heads d_model d_head",
     "blocks.#.attn.W_V": "n_heads d_model d_head",
@@ -118,18 +118,55 @@ def convert(
     outputs are the residues only (`d_vocab_out` one less than `d_vocab`) gets a row of zeros for
     '='. Raises InputError for models that no organism computes, see `hooked_config`.
     """
-    weights = {name: tensor for name, tensor in state.items() if not _CONSTANTS.search(f".{name}")}
+    weights, answers = without_constants(state), answers_in(given)
+    found = described(state, config, given)
+    hooked_config.refuse_unknown_forms(found)
     sizes = _sizes(weights)
-    hooked_config.refuse_unknown(config, (), given.get("ignore", ()))
-    answers = {name: value for name, value in given.items() if name != "ignore"}
-    shown = {"normalization_type": "LN"} if "ln_final.w" in state else {}
-    found = hooked_config.merged(config, answers, shown)
     _check(state, found, sizes, hooked_config.says_something(config, answers))
-    described = _architecture(state, found, sizes)
+    architecture = _architecture(state, found, sizes)
     converted = _renamed(weights)
-    if described["layer_norm"]:
-        converted |= _unit_norms(converted, described)
-    return Converted(described, converted, tuple(_notes(config, found, sizes)))
+    if architecture["layer_norm"]:
+        converted |= _unit_norms(converted, architecture)
+    return Converted(architecture, converted, tuple(notes(config, found, sizes)))
+
+
+def without_constants(state: Mapping[str, Tensor]) -> Weights:
+    """Return a state dict without the constants that TransformerLens saves in it."""
+    return {name: tensor for name, tensor in state.items() if not _CONSTANTS.search(f".{name}")}
+
+
+def answers_in(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of TransformerLens' config that the analysis gives."""
+    return {name: value for name, value in given.items() if name != "ignore"}
+
+
+def described(
+    state: Mapping[str, Tensor], config: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the fields of a model from its file, the analysis and its tensors.
+
+    Raises InputError for fields that are unknown or contradict each other, and for a kind of
+    neurons that only the tensors show.
+    """
+    hooked_config.refuse_unknown(config, (), given.get("ignore", ()))
+    found = hooked_config.merged(config, answers_in(given), dict(_shown(state)))
+    if "blocks.0.mlp.ln.w" in state and "act_fn" not in found:
+        raise InputError(
+            "has the tensor 'blocks.0.mlp.ln.w', so that act_fn is solu_ln or gelu_ln: no organism "
+            "has it, this model cannot be read"
+        )
+    return found
+
+
+def _shown(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that tensors show: norms without biases are taken to be RMS norms."""
+    if "ln_final.w" in state:
+        has_bias = any(re.search(r"(^|\.)ln(1|2|_final)\.b$", name) for name in state)
+        yield "normalization_type", "LN" if has_bias else "RMS"
+    if "blocks.0.attn.rotary_sin" in state:
+        yield "positional_embedding_type", "rotary"
+    if "blocks.0.mlp.W_gate" in state:
+        yield "gated_mlp", True
 
 
 def renamed(state: Mapping[str, Tensor]) -> Weights:
@@ -150,7 +187,7 @@ def _renamed(state: Mapping[str, Tensor]) -> Weights:
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """Return the model's sizes. Raises InputError if tensors are missing or have other shapes."""
-    sizes = sizes_of(weights, _AXES)
+    sizes = sizes_of(weights, AXES)
     require(weights, (*_ALWAYS, *_ATTENTION))
     for group in (_ATTENTION_BIASES, _MLP, _MLP_BIASES):
         if any(name.replace("#", "0") in weights for name in group):
@@ -192,10 +229,10 @@ def _check(
         require(state, ("ln_final.w", "ln_final.b", *parts))
     elif any(".ln" in name for name in state):
         raise InputError("has norms in its blocks and no ln_final: save the whole model")
-    _check_masks(state)
+    check_masks(state)
 
 
-def _check_masks(state: Mapping[str, Tensor]) -> None:
+def check_masks(state: Mapping[str, Tensor]) -> None:
     """Raise InputError for a mask that is not causal, such as the band of local attention."""
     for name, mask in state.items():
         if name.endswith(".attn.mask") and not torch.equal(mask.bool(), mask.bool().tril()):
@@ -234,7 +271,7 @@ def _architecture(
     } | hooked_config.scale_field(found, sizes["d_head"])
 
 
-def _notes(
+def notes(
     config: Mapping[str, Any], found: Mapping[str, Any], sizes: Mapping[str, int]
 ) -> Iterator[str]:
     """Yield sentences on what was assumed, and on what the results do not cover."""

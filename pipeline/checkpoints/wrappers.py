@@ -1,6 +1,7 @@
-"""Remove the prefixes that wrappers of a module (torch.compile, DDP, FSDP) put before names."""
+"""Remove from names of tensors what wrappers of a module put before and into them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 from pipeline.errors import CheckpointError
 
@@ -29,12 +30,6 @@ def without_wrappers(names: Iterable[str], source: str) -> dict[str, str]:
     return found
 
 
-def _common_wrapper(names: list[list[str]]) -> bool:
-    """Return whether all names begin with the same wrapper and have more parts after it."""
-    first = names[0][0]
-    return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)
-
-
 def refuse_doubles(names: Mapping[str, str], source: str) -> None:
     """Raise CheckpointError if two names of the file belong to one tensor of the module."""
     came_from: dict[str, str] = {}
@@ -44,3 +39,37 @@ def refuse_doubles(names: Mapping[str, str], source: str) -> None:
                 f"{source}: {came_from[name]} and {key} are two names of one tensor: keep one"
             )
         came_from[name] = key
+
+
+def common_prefixes(names: Iterable[str]) -> Iterator[str]:
+    """Yield what all names begin with: "", then the prefixes that end in a dot, shortest first."""
+    yield ""
+    parts = [name.split(".")[:-1] for name in names]
+    # Of one name alone, every part would be shared.
+    shared = (
+        []
+        if len(parts) < 2
+        else [one[0] for one in takewhile(_are_equal, zip(*parts, strict=False))]
+    )
+    for length in range(1, len(shared) + 1):
+        yield ".".join(shared[:length]) + "."
+
+
+def fitting_prefix(names: Collection[str], fits: Callable[[list[str]], bool]) -> str | None:
+    """Return the shortest common prefix without which the names fit; None if there is none.
+
+    The prefix is that of an attribute in which a module keeps the model, such as `model.` or `net.`
+    """
+    return next(
+        (one for one in common_prefixes(names) if fits([name[len(one) :] for name in names])), None
+    )
+
+
+def _are_equal(parts: Sequence[str]) -> bool:
+    return len(set(parts)) == 1
+
+
+def _common_wrapper(names: list[list[str]]) -> bool:
+    """Return whether all names begin with the same wrapper and have more parts after it."""
+    first = names[0][0]
+    return first in _OUTER_WRAPPERS and all(len(n) > 1 and n[0] == first for n in names)

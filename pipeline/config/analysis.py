@@ -101,6 +101,28 @@ class GroupOptions(Strict):
     float16: tuple[str, ...] = ()
 
 
+class OwnTensor(Strict):
+    """The place of a tensor of one's own model, and its axes.
+
+    name: TransformerLens' name, with `{}` for the number of a block. axes: in the order of the
+    file, those that are joined in parentheses, as in `(n_heads d_head) d_model`.
+    """
+
+    name: str
+    axes: str | None = None
+
+
+_OwnName = str | OwnTensor
+
+
+def _is_place(value: Any) -> bool:
+    """Return whether a value can be the place of a tensor; None is that of one without a use."""
+    if not isinstance(value, dict):
+        return value is None or isinstance(value, str | OwnTensor)
+    is_named = isinstance(value.get("name"), str) and value.keys() <= {"name", "axes"}
+    return is_named and isinstance(value.get("axes"), str | None)
+
+
 class SavedModel(Strict):
     """Fields of a model's config that its `.pth` and `.pt` files lack, named as in TransformerLens.
 
@@ -108,7 +130,19 @@ class SavedModel(Strict):
     `normalization_type` (null: no norm) have no default and must be given if no file has them. A
     value that contradicts a file is an error. ignore: fields of the files' own config that are
     known not to affect the forward pass.
+
+    names: of the tensors of one's own model: "nanogpt", "gpt-lecture", "transformerlens", or a
+    dictionary from each name to TransformerLens' name, with `{}` for the number of a block.
+    matrices: how one's own model stores its matrices: "out_in" as nn.Linear does, or "in_out" for
+    x @ W. norm_first: whether norms precede each layer of one's own model. n_heads: the number of
+    heads. n_ctx: the longest input of a model with rotary positions.
     """
+
+    names: str | dict[str, _OwnName | tuple[_OwnName, ...] | None] | None = None
+    matrices: Literal["out_in", "in_out"] | None = None
+    norm_first: bool = True
+    n_heads: int | None = Field(default=None, ge=1)
+    n_ctx: int | None = Field(default=None, ge=1)
 
     act_fn: str | None = None
     normalization_type: str | None = None
@@ -130,8 +164,29 @@ class SavedModel(Strict):
     output_logits_soft_cap: float = -1.0
     n_key_value_heads: int | None = None
     num_experts: int | None = None
+    rotary_dim: int | None = None
+    rotary_base: float = 10_000.0
+    rotary_adjacent_pairs: bool = False
     load_in_4bit: bool = False
     ignore: tuple[str, ...] = ()
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _names_have_places(cls, names: Any) -> Any:
+        """Refuse what is no table or dictionary of names, in one sentence for all its types."""
+        if names is None or isinstance(names, str):
+            return names
+        if not isinstance(names, dict) or not names:
+            raise ValueError(f"{shown(names)} is neither a table's name nor a dictionary of names")
+        for name, given in names.items():
+            places = given if isinstance(given, list | tuple) else [given]
+            is_nothing = not places or (places is given and None in places)
+            if is_nothing or not all(_is_place(one) for one in places):
+                raise ValueError(
+                    f"{str(name)[:100]!r} has {shown(given)}, expected TransformerLens' name of "
+                    "it, {name: ..., axes: ...}, a list of these, or null if it is not used"
+                )
+        return names
 
     def given(self) -> dict[str, Any]:
         """Return the fields that were given, without defaults."""
@@ -143,17 +198,17 @@ class Analysis(RunLayout):
 
     checkpoints: a folder of checkpoints, `s3://bucket/prefix`, `hf://owner/name`, or a CSV or JSON
     file that lists addresses by step. store: the folder or `s3://` address that results are written
-    to. select: a subset of the checkpoints.
-    workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
-    anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
-    ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
-    default input unless its key is `<measure>.<input>`. measures: by group name, or as
-    `<path>.py:<Class>` for one of the user's own (see `pipeline.measures.own`), each with its
-    parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
-    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`. cache:
-    limit on the disk use of a remote run. trust_remote_code: allow running code that comes with a
-    checkpoint to build its model. log_to: experiment trackers that receive scalars and findings,
-    see `LogTo`.
+    to. names, config, follow_links: how the checkpoints are named and where their parts lie, if it
+    is not recognised, see `RunLayout`. select: a subset of the checkpoints. workers: how many
+    compute in parallel, and on what. audit: how checkpoints are checked before anything is
+    computed, so that faulty ones are excluded: by their metadata, by their bytes too ("deep": reads
+    all of them once), or not at all ("off"). inputs: by name; a measure reads its default input
+    unless its key is `<measure>.<input>`. measures: by group name, or as `<path>.py:<Class>` for
+    one of the user's own (see `pipeline.measures.own`), each with its parameters and
+    `GroupOptions`. tokens_per_step: for checkpoints that do not record how many tokens they have
+    seen. model: config fields that `.pth` files lack, see `SavedModel`. cache: limit on the disk
+    use of a remote run. trust_remote_code: allow running code that comes with a checkpoint to build
+    its model. log_to: experiment trackers that receive scalars and findings, see `LogTo`.
     """
 
     checkpoints: Place

@@ -1,7 +1,7 @@
 """Match a checkpoint's tensors with those of a module: by name, after renaming, and by shape."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from pipeline.checkpoints.floats import refuse_quantised
-from pipeline.checkpoints.wrappers import without_wrappers
+from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
 from pipeline.errors import CheckpointError
 from pipeline.models.architecture import build
 
@@ -27,8 +27,31 @@ _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embedd
 def renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
     """Map names in a file to names in the module, by transformers' own rules for its family.
 
-    Buffers that are computed are left out. Returns None if tensors must be merged or split too.
+    Buffers that are computed are left out. A prefix that all names have, and without which they are
+    exactly those of the module, is removed: a module of one's own may hold the model as `model` or
+    `net`. Returns None if tensors must be merged or split too.
     """
+    names = _renames(module, keys)
+    if names is None or _is_whole(module, names):
+        return names
+    for prefix in [one for one in common_prefixes(keys) if one]:
+        plain = {key: key[len(prefix) :] for key in keys}
+        inner = _renames(module, frozenset(plain.values()))
+        if inner is not None and _is_whole(module, inner):
+            return {key: inner[name] for key, name in plain.items() if name in inner}
+    return names
+
+
+def _is_whole(module: PreTrainedModel, names: Mapping[str, str]) -> bool:
+    """Return whether renamed tensors are all parameters of a module, tied ones once or more."""
+    found, own = set(names.values()), module.state_dict().keys()
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    tied = [set(group) for group in tied_groups(module)]
+    missing = parameters - found - {one for group in tied if group & found for one in group}
+    return found <= own and not missing
+
+
+def _renames(module: PreTrainedModel, keys: frozenset[str]) -> dict[str, str] | None:
     own = module.state_dict()
     mapping = get_model_conversion_mapping(module)
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -67,6 +90,21 @@ def tied_groups(module: PreTrainedModel) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+def sources(
+    module: PreTrainedModel, names: Mapping[str, str], parameters: Collection[str]
+) -> set[str]:
+    """Return those names in a file that some parameters are read from.
+
+    names: from the file to the module. Of a parameter that has several names all are returned,
+    because the tensors that a file has for them are compared.
+    """
+    wanted = set(parameters)
+    for group in tied_groups(module):
+        if not wanted.isdisjoint(group):
+            wanted.update(group)
+    return {key for key, name in names.items() if name in wanted}
+
+
 def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
     """Give every name of a tied group the tensor that the file has for one of them.
 
@@ -77,7 +115,7 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
         return
     first = state[found[0]]
     for name in found[1:]:
-        if not _are_equal(first, state[name]):
+        if not (first.is_meta or _are_equal(first, state[name])):  # on meta: were not read
             raise CheckpointError(
                 f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
                 "correct `tie_word_embeddings` in the config"
@@ -102,19 +140,26 @@ def check_fit(
         for name in own.keys() & state.keys()
         if state[name].shape != own[name].shape
     }
-    missing = own.keys() - state.keys() - optional
-    refuse_unless_fit(missing, state.keys() - own.keys(), shapes, source)
+    missing, unexpected = own.keys() - state.keys() - optional, state.keys() - own.keys()
+    *_, prefix = common_prefixes(state) if unexpected == state.keys() else [""]
+    more = f"; all names begin with {prefix!r}" if prefix else ""
+    if shapes and all(state[name].shape == (0,) for name in own.keys() & state.keys()):
+        more = "; all are empty, as DeepSpeed ZeRO-3 saves them: gather them with zero_to_fp32.py"
+    refuse_unless_fit(missing, unexpected, shapes, source, more)
 
 
 def refuse_unless_fit(
-    missing: set[str], unexpected: set[str], shapes: set[str], source: str
+    missing: set[str], unexpected: set[str], shapes: set[str], source: str, more: str = ""
 ) -> None:
-    """Raise CheckpointError if there are any such tensors, and list them."""
+    """Raise CheckpointError if there are any such tensors, and list them.
+
+    more: a further clause on what was found.
+    """
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     parts = [f"{what}: {_listed(names)}" for what, names in found.items() if names]
     if parts:
         raise CheckpointError(
-            f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}): "
+            f"{source}: its tensors are not those of its config.json ({'; '.join(parts)}{more}): "
             f"restore the checkpoint or its config{_or_tie(missing)}"
         )
 
@@ -153,6 +198,7 @@ def check_shapes(
     """
     plain = without_wrappers(shapes, source)
     shapes = {plain[name]: shape for name, shape in shapes.items()}
+    dtypes = None if dtypes is None else {plain.get(n, n): dtype for n, dtype in dtypes.items()}
     with torch.device("meta"):
         module = build(architecture)
         tensors = {name: torch.empty(shape) for name, shape in shapes.items()}

@@ -1,7 +1,8 @@
 """Read the weights of a checkpoint's files; ModelWeights: those of a model, by parameter name."""
 
+import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,26 +15,39 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
+from pipeline.checkpoints.pickled_classes import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
+from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError, first_line
 from pipeline.models.facts import ModelFacts
-from pipeline.models.fit import without_wrappers
 from pipeline.outside import is_out_of_memory
 
 Weights = Mapping[str, Tensor]
+
+# Names under which training code saves the weights beside its other states.
+_STATE_DICTS = ("state_dict", "model_state_dict", "model", "module")
 
 
 class ModelWeights(dict[str, Tensor]):
     """A model's parameters by name, tied ones once.
 
     config: the architecture's config, that of the language model if it has several. facts: sizes.
+    Those that were not read from the checkpoint's files are on the meta device, without data, so
+    that torch refuses to compute a number from them.
     """
 
     def __init__(self, module: PreTrainedModel, facts: ModelFacts):
         super().__init__(module.named_parameters())
         self.config = module.config.get_text_config()
         self.facts = facts
+
+    def only(self, names: Container[str]) -> "ModelWeights":
+        """Return the same weights, of which those of other names have no data."""
+        chosen = copy.copy(self)  # keeps config and facts
+        others = {name: one for name, one in self.items() if name not in names}
+        chosen.update({name: torch.empty_like(one, device="meta") for name, one in others.items()})
+        return chosen
 
 
 def read_weights(
@@ -67,13 +81,13 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             # weights, and its truncation would kill the process with SIGBUS.
             return safetensors.torch.load_file(file, backend="pread")
         content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _without_a_wrapper(content)
         if is_state_dict(content):
             refuse_inflated(content.items(), file.stat().st_size)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: cannot be read as plain tensors ({first_line(error)}); "
-            "files that would run code are refused: convert it to safetensors"
-        ) from error
+        if reason := refusal_of(file, error):
+            raise CheckpointError(f"{file}: {reason}") from error
+        raise misread(file, error) from error
     except OSError as error:
         if error.errno is not None:  # of the storage, and another attempt may succeed
             raise
@@ -84,7 +98,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise misread(file, error) from error
     if not is_state_dict(content):
         raise CheckpointError(
-            f"{file}: expected a dictionary of tensors by name: save the weights alone"
+            f"{file}: expected a dictionary of tensors by name, found {_described(content)}: save "
+            "the weights alone"
         )
     refuse_unreadable(content, str(file))
     if not transformerlens.is_transformerlens(content):
@@ -95,6 +110,26 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file}: is no complete state dict of TransformerLens: {first_line(error)}"
         ) from error
+
+
+def _without_a_wrapper(content: Any) -> Any:
+    """Return the state dict under the usual name in a dictionary of training states, if it is one.
+
+    With several such names, or none, the content is returned as it is.
+    """
+    if not isinstance(content, dict) or any(isinstance(one, Tensor) for one in content.values()):
+        return content
+    found = [content[name] for name in _STATE_DICTS if is_state_dict(content.get(name))]
+    return found[0] if len(found) == 1 else content
+
+
+def _described(content: Any) -> str:
+    """Return the type of a content; of a dictionary, the first entry that is no tensor."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    many = f" and {len(others) - 1} more such" if len(others) > 1 else ""
+    return f"{str(others[0])[:80]!r} = {type(content[others[0]]).__name__}{many}"
 
 
 def is_state_dict(content: Any) -> TypeGuard[dict[str, Tensor]]:

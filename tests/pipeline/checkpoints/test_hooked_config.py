@@ -257,7 +257,11 @@ def test_a_config_object_with_numbers_of_numpy_is_read(tmp_path: Path):
         ("embed.W_E", torch.zeros(D, V), r"'embed.W_E' has the shape \[12, 17\], expected"),
         ("blocks.1.mlp.W_in", torch.zeros(D_MLP, D), r"'blocks.1.mlp.W_in' has the shape"),
         ("unembed.W_U", torch.zeros(D, V).int(), r"'unembed.W_U' is of torch.int32"),
-        ("blocks.0.mlp.W_gate", torch.zeros(D, D_MLP), r"has the tensor 'blocks.0.mlp.W_gate'"),
+        (
+            "blocks.0.mlp.W_gate",
+            torch.zeros(D, D_MLP),
+            "show gated_mlp = True, but its config says",
+        ),
         ("blocks.0.attn._W_K", torch.zeros(1, D, D_HEAD), "has the tensor 'blocks.0.attn._W_K'"),
         ("blocks.2.ln1.w", torch.zeros(D), "'blocks.1...' is missing|'blocks.2.attn"),
         ("pos_embed.W_pos", None, "'pos_embed.W_pos' is missing"),
