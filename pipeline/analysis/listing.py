@@ -7,7 +7,6 @@ from pipeline.checkpoints import Listing
 from pipeline.checkpoints.files import RUN_FILE
 from pipeline.checkpoints.listing import described, finished_in
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import RunLayout
 
@@ -21,7 +20,7 @@ def list_with_tokens(
     """List a run as `list_run` does, with the tokens seen according to its own training.yaml."""
     listing = finished_in(uri, layout, model, tokens_per_step)
     tokens = tokens_per_step or declared_tokens_per_step(listing.run)
-    checkpoints = described(place_of(listing.address), listing.found, tokens)
+    checkpoints = described(listing, tokens)
     return Listing(tuple(checkpoints), listing.left_out, listing.notes)
 
 

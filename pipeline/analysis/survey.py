@@ -6,7 +6,6 @@ from pipeline.analysis.listing import declared_tokens_per_step
 from pipeline.auditing import Audit, audit_found
 from pipeline.checkpoints import Checkpoint, LeftOut
 from pipeline.checkpoints.listing import described, finished_in
-from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.selection import select
 from pipeline.checkpoints.stored import Folder
 from pipeline.config import Analysis
@@ -45,14 +44,13 @@ def survey(analysis: Analysis) -> Survey:
     Weights that earlier runs found not to be finite are known from the store, by their digests.
     """
     listing = finished_in(analysis.checkpoints, analysis, analysis.model, analysis.tokens_per_step)
-    place = place_of(listing.address)
     tokens = analysis.tokens_per_step or declared_tokens_per_step(listing.run)
-    listed = described(place, listing.found, tokens)
+    listed = described(listing, tokens)
     # All checkpoints are audited, also those that are not selected: copies are found in pairs, and
     # missing steps from the whole schedule.
     verdict = None
     if analysis.audit != "off":
-        verdict = audit_found(place, analysis.checkpoints, listing, deep=analysis.audit == "deep")
+        verdict = audit_found(analysis.checkpoints, listing, deep=analysis.audit == "deep")
         known = known_weights(Store(analysis.store))
         read = {one.step: known[one.digest] for one in listed if one.digest in known}
         verdict = verdict.with_non_finite(read)

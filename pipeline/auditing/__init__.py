@@ -10,8 +10,6 @@ from pipeline.auditing.faults import KINDS, Audit, Fault
 from pipeline.auditing.files import config_faults, empty_steps, file_faults
 from pipeline.auditing.schedule import missing_steps
 from pipeline.checkpoints.listing import Finished, finished_in
-from pipeline.checkpoints.places import place_of
-from pipeline.checkpoints.stored import Place
 from pipeline.config import RunLayout, saved_model
 from pipeline.progress import Progress
 
@@ -36,19 +34,18 @@ def audit(
     run.
     """
     found = finished_in(uri, layout, saved_model(model), tokens_per_step)
-    return audit_found(place_of(found.address), uri, found, deep, progress)
+    return audit_found(uri, found, deep, progress)
 
 
 def audit_found(
-    place: Place,
     uri: str,
     listed: Finished,
     deep: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Audit:
     """Audit a run that is listed already; changes since the listing are not seen."""
-    evidence = gather(place, listed.found)
-    in_files, tensors = file_faults(place, evidence)
+    evidence = gather(listed.place, listed.found)
+    in_files, tensors = file_faults(listed.place, evidence)
     faults = [
         *(fault for one in evidence for fault in one.faults),
         *in_files,

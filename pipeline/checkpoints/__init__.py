@@ -7,7 +7,6 @@ from typing import Any
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.left_out import LeftOut
 from pipeline.checkpoints.listing import described, finished_in
-from pipeline.checkpoints.places import place_of
 from pipeline.config import RunLayout, saved_model
 
 __all__ = ["Checkpoint", "LeftOut", "Listing", "RunLayout", "list_checkpoints", "list_run"]
@@ -65,5 +64,5 @@ def list_run(
 ) -> Listing:
     """Return the result of `list_checkpoints`, the entries left out, and notes."""
     listed = finished_in(uri, layout, saved_model(model), tokens_per_step)
-    checkpoints = described(place_of(listed.address), listed.found, tokens_per_step)
+    checkpoints = described(listed, tokens_per_step)
     return Listing(tuple(checkpoints), listed.left_out, listed.notes)

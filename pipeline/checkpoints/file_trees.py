@@ -54,9 +54,7 @@ def own_files(tree: Mapping[str, Files], folder: str = "") -> Files:
     return {**directly, **below}
 
 
-def _single(
-    uri: str, name: str, beside: Files, layout: RunLayout
-) -> Folder | Entry:
+def _single(uri: str, name: str, beside: Files, layout: RunLayout) -> Folder | Entry:
     """Return an object in the run itself, as a checkpoint if its name is that of one."""
     if parse_file_name(name, layout) is None:
         return Entry(name)
@@ -65,9 +63,7 @@ def _single(
     return Folder(name, f"{uri.rstrip('/')}/{name}", at)
 
 
-def _folder(
-    uri: str, name: str, tree: Mapping[str, Files], layout: RunLayout
-) -> Folder | Entry:
+def _folder(uri: str, name: str, tree: Mapping[str, Files], layout: RunLayout) -> Folder | Entry:
     """Return a folder of a run, as a checkpoint if its name is that of one.
 
     tree: the files in it and in all folders below, by their paths in it.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # Classes of settings, by the last part of their name: `argparse.Namespace`, `__main__.GPTConfig`.
-_SETTINGS = re.compile(r"(^|\.)\w*(Namespace|Config|Args|Arguments|Settings)$")
+_SETTINGS = re.compile(r"(^|\.)\w*(Namespace|Config|Args|Arguments|HParams|Params|Settings)$")
 # Among the states of optimizers: loss scales, and the stages of ZeRO.
 _UNUSED = re.compile(r"^deepspeed\.")
 _PATHS = re.compile(r"^pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path$")

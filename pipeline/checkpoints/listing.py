@@ -1,7 +1,6 @@
 """List a run's checkpoints, in order, by rules that are the same for all storage."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from pipeline.checkpoints.names import Name, parse_file_name, parse_name
 from pipeline.checkpoints.numbering import numbered_names
 from pipeline.checkpoints.outer_configs import with_outer_configs
 from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Entry, Folder, Place, PlaceContents
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.config import RunLayout
@@ -49,23 +49,21 @@ class Found:
 class Finished:
     """The finished checkpoints of a run, ordered by step, and the entries that are left out.
 
-    run: the run's own folder, see `PlaceContents`. notes: sentences on what was assumed. address:
-    the one that was listed, which is that of its conversion for a run of another format.
+    run: the run's own folder, see `PlaceContents`. place: the storage that they are in, this
+    machine for a remote run that was converted. notes: sentences on what was assumed.
     """
 
     found: Sequence[Found]
     left_out: tuple[LeftOut, ...]
     run: Folder | str
+    place: Place
     notes: tuple[str, ...] = ()
-    address: str = ""
 
 
-def described(
-    place: Place, found: Sequence[Found], tokens_per_step: int | None
-) -> list[Checkpoint]:
+def described(listing: Finished, tokens_per_step: int | None) -> list[Checkpoint]:
     """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda one: _checkpoint(place, one, tokens_per_step), found))
+    place = listing.place
+    return side_by_side(lambda one: _checkpoint(place, one, tokens_per_step), listing.found)
 
 
 def finished_in(
@@ -97,8 +95,7 @@ def finished(
     folders = sorted(inside.folders, key=lambda folder: folder.name)
     folders, of_configs = with_outer_configs(folders, inside.run, layout)
     folders, of_bases = with_bases(folders, inside.run, layout)
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        reasons = list(threads.map(lambda one: unfinished_trainer_save(place, one), folders))
+    reasons = side_by_side(lambda one: unfinished_trainer_save(place, one), folders)
     judged = list(zip(folders, reasons, strict=True))
     left_out = [LeftOut(UNFINISHED, folder.name, reason) for folder, reason in judged if reason]
     numbered = numbered_names(
@@ -113,7 +110,7 @@ def finished(
         raise InputError(_nothing(uri, layout, left_out, inside.others))
     ordered = [found[step] for step in sorted(found)]
     notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes)
-    return Finished(ordered, tuple(sorted(left_out)), inside.run, notes, uri)
+    return Finished(ordered, tuple(sorted(left_out)), inside.run, place, notes)
 
 
 def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:

@@ -13,6 +13,7 @@ Each of these is said in a note, and so is what may be a count of saves.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from pipeline.checkpoints.left_out import UNNAMED, LeftOut
 from pipeline.checkpoints.names import Name
@@ -59,9 +60,7 @@ def _by_steps(names: Names, tokens_per_step: int | None) -> Numbered:
     )
     if tokens_per_step is None:
         why = "it gives tokens, and other names give steps: give `tokens_per_step`"
-        return Numbered(
-            stepped, (*epochs, *_left_out(with_tokens, why)), _note_on_saves(stepped)
-        )
+        return Numbered(stepped, (*epochs, *_left_out(with_tokens, why)), _note_on_saves(stepped))
     placed = _by_tokens(with_tokens, tokens_per_step) if with_tokens else Numbered({})
     return Numbered({**stepped, **placed.names}, epochs, placed.notes)
 
@@ -72,7 +71,9 @@ def _by_epochs(names: Names, tokens_per_step: int | None) -> Numbered:
         for name, one in names.items()
         if one.epoch is not None
     }
-    others = _left_out(names.keys() - counted.keys(), "it gives tokens, and other names give epochs")
+    others = _left_out(
+        names.keys() - counted.keys(), "it gives tokens, and other names give epochs"
+    )
     notes = ["the names give epochs and no steps: each step is an epoch"]
     if tokens_per_step is not None:
         notes.append("tokens_per_step is not used, since the names give no steps")
@@ -120,7 +121,7 @@ def _note_on_saves(names: Names) -> tuple[str, ...]:
     As in `ckpt_358`, the last of 359 that Amber has.
     """
     steps = sorted(one.step for one in names.values() if one.step is not None)
-    consecutive = all(later == one + 1 for one, later in zip(steps, steps[1:], strict=False))
+    consecutive = all(later == one + 1 for one, later in pairwise(steps))
     if len(steps) < _FEWEST_SAVES or not consecutive or any(map(_SAYS_STEP.search, names)):
         return ()
     return (

@@ -198,17 +198,17 @@ class Analysis(RunLayout):
 
     checkpoints: a folder of checkpoints, `s3://bucket/prefix`, `hf://owner/name`, or a CSV or JSON
     file that lists addresses by step. store: the folder or `s3://` address that results are written
-    to. select: a subset of the checkpoints.
-    workers: how many compute in parallel, and on what. audit: how checkpoints are checked before
-    anything is computed, so that faulty ones are excluded: by their metadata, by their bytes too
-    ("deep": reads all of them once), or not at all ("off"). inputs: by name; a measure reads its
-    default input unless its key is `<measure>.<input>`. measures: by group name, or as
-    `<path>.py:<Class>` for one of the user's own (see `pipeline.measures.own`), each with its
-    parameters and `GroupOptions`. tokens_per_step: for checkpoints that do not record how many
-    tokens they have seen. model: config fields that `.pth` files lack, see `SavedModel`. cache:
-    limit on the disk use of a remote run. trust_remote_code: allow running code that comes with a
-    checkpoint to build its model. log_to: experiment trackers that receive scalars and findings,
-    see `LogTo`.
+    to. names, config, follow_links: how the checkpoints are named and where their parts lie, if it
+    is not recognised, see `RunLayout`. select: a subset of the checkpoints. workers: how many
+    compute in parallel, and on what. audit: how checkpoints are checked before anything is
+    computed, so that faulty ones are excluded: by their metadata, by their bytes too ("deep": reads
+    all of them once), or not at all ("off"). inputs: by name; a measure reads its default input
+    unless its key is `<measure>.<input>`. measures: by group name, or as `<path>.py:<Class>` for
+    one of the user's own (see `pipeline.measures.own`), each with its parameters and
+    `GroupOptions`. tokens_per_step: for checkpoints that do not record how many tokens they have
+    seen. model: config fields that `.pth` files lack, see `SavedModel`. cache: limit on the disk
+    use of a remote run. trust_remote_code: allow running code that comes with a checkpoint to build
+    its model. log_to: experiment trackers that receive scalars and findings, see `LogTo`.
     """
 
     checkpoints: Place

@@ -1,4 +1,4 @@
-"""How the checkpoints of a run are named and where their parts lie: keys of an analysis."""
+"""The names of a run's checkpoints, and the places of their parts: keys of an analysis."""
 
 import os
 import re
@@ -20,7 +20,7 @@ NUMBERS = {
 
 
 class RunLayout(Strict):
-    """How the checkpoints of a run are named and where their parts lie, if it is not recognised.
+    """The names of a run's checkpoints and the places of their parts, if they are not recognised.
 
     names: the names of the checkpoints, as in `my-run-{step}`, instead of the known ones; with
     `{step}`, `{epoch}` or `{tokens}` (`4B` is understood) for numbers, `*` for any text, and after

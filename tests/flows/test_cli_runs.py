@@ -46,6 +46,38 @@ def test_tokens_seen_are_listed_where_the_step_size_is_given(organisms: Path) ->
     assert told["checkpoints"][1]["tokens_seen"] is None and told["left_out"] == []
 
 
+def test_names_a_config_and_links_are_given_as_options(organisms: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (0, 8, 16):
+        shutil.copytree(organisms / f"run/step-{step}", run / f"my-{step}-x")
+        shutil.move(run / f"my-{step}-x/config.json", tmp_path / "mine.json")
+    assert 'as in `names: "my-{step}-x"`' in refused("checkpoints", run)
+    options = ("--names", "my-{step}-x", "--config", tmp_path / "mine.json")
+    told = answer("checkpoints", run, *options, "--json")
+    assert [one["step"] for one in told["checkpoints"]] == [0, 8, 16]
+    assert told["notes"] == [f"3 checkpoints without a config.json use {tmp_path}/mine.json"]
+    assert answer("audit", run, *options, "--json")["notes"] == told["notes"]
+    assert "expected one or more of {step}" in refused("audit", run, "--names", "my")
+    link = tmp_path / "links/step-0"
+    link.parent.mkdir()
+    link.symlink_to(organisms / "run/step-0")
+    (one,) = answer("checkpoints", link.parent, "--follow-links", "--json")["checkpoints"]
+    assert one["uri"] == str((organisms / "run/step-0").resolve())
+
+
+def test_init_writes_the_options_of_a_run_into_the_file(organisms: Path, tmp_path: Path) -> None:
+    for step in (0, 8):
+        shutil.copytree(organisms / f"run/step-{step}", tmp_path / f"run/my-{step}")
+        (tmp_path / f"run/my-{step}/config.json").rename(tmp_path / "mine.json")
+    file = tmp_path / "a.yaml"
+    told = answer("init", tmp_path / "run", "--output", file, "--names", "my-{step}",
+                  "--config", tmp_path / "mine.json", "--json")  # fmt: skip
+    assert told["analysis"]["names"] == "my-{step}"
+    assert told["analysis"]["config"] == str(tmp_path / "mine.json")
+    assert "without a config.json" in told["notes"][0]
+    assert answer("analyze", file, "--dry-run", "--json")["checkpoints"] == 2
+
+
 def test_every_command_says_what_it_leaves_out(
     make_analysis: MakeAnalysis, organisms: Path, tmp_path: Path
 ) -> None:

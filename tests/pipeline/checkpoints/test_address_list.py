@@ -88,9 +88,7 @@ def test_names_are_not_given_with_a_list(tmp_path):
         list_run(str(tmp_path / "list.csv"), layout=RunLayout(names="a-{step}"))
 
 
-def test_checkpoints_of_three_storages_are_listed_and_audited(
-    hub, s3, tmp_path, write_checkpoint
-):
+def test_checkpoints_of_three_storages_are_listed_and_audited(hub, s3, tmp_path, write_checkpoint):
     write_checkpoint(tmp_path / "local", 1)
     write_checkpoint(tmp_path / "bucket/any", 2)
     write_checkpoint(tmp_path / "hub/mine", 3)
@@ -102,9 +100,9 @@ def test_checkpoints_of_three_storages_are_listed_and_audited(
     found = list_checkpoints(str(file))
     assert [c.uri.partition("://")[0] for c in found[1:3]] == ["s3", "hf"]
     assert len(found[2].uri.rpartition("@")[2]) == 40
-    assert [(one.step, one.kind) for one in audit(str(file)).faults] == [
-        (1, "byte-identical"), (4, "byte-identical"),
-    ] or {one.kind for one in audit(str(file)).faults} <= {"byte-identical", "final-weights"}  # fmt: skip
+    faults = audit(str(file)).faults
+    assert {one.kind for one in faults} == {"final-weights"}  # step 4 is a copy of step 1
+    assert [one.step for one in faults] == [1]
     file.write_text("step,address\n3,hf://owner/name@absent\n")
     with pytest.raises(InputError, match="no such branch or tag"):
         list_checkpoints(str(file))

@@ -75,7 +75,7 @@ def test_folders_may_lie_in_one_of_the_branchs_folders(repository, run):
 def test_several_runs_of_one_branch_must_be_told_apart(repository, run, write_checkpoint):
     write_checkpoint(run.parent / "other/step-1")
     repository.commit_folders(run.parent, "main")
-    with pytest.raises(InputError, match=rf"2 folders in it do: other, run; give one of them"):
+    with pytest.raises(InputError, match=r"2 folders in it do: other, run; give one of them"):
         list_checkpoints(URI)
     assert [c.step for c in list_checkpoints(f"{URI}/other")] == [1]
 

@@ -88,8 +88,8 @@ def test_a_checkpoints_name_tells_step_epoch_tokens_and_stage(name, parsed):
         "version_0", "v1", "seed-1", "seed1", "run-3", "job_1234", "fold_1", "exp3", "part-00001",
         "epoch", "last", "best", "checkpoint-final", "checkpoint-400-merged", "checkpoint-best",
         "lc-4k-to-32k-step-4000", "ep0-ba1000-rank1", "tokens", "tokenizer", "shard_0", "x1000",
-        "-1", "1_000", "1.5", "0x10", "iter", "epoch_3.5", "step-0.5", "step-1.0001k", "latest-rank0",
-        "v0-20240501-123000", "lr_0.001", "tokens1.23456789B", "",
+        "-1", "1_000", "1.5", "0x10", "iter", "epoch_3.5", "step-0.5", "step-1.0001k",
+        "latest-rank0", "v0-20240501-123000", "lr_0.001", "tokens1.23456789B", "",
     ],
 )  # fmt: skip
 def test_other_names_are_no_checkpoints(name):
@@ -141,7 +141,9 @@ def test_nanochats_description_belongs_to_its_model():
 
 
 def test_names_of_saves_that_have_not_ended():
-    assert all(map(is_temporary, ["tmp-checkpoint-5", ".step-5", "ckpt_5.pt.tmp", "iter_5.partial"]))
+    assert all(
+        map(is_temporary, ["tmp-checkpoint-5", ".step-5", "ckpt_5.pt.tmp", "iter_5.partial"])
+    )
     assert not any(map(is_temporary, ["step-5", ".1000", "1000.tmp", ".cache", "ckpt_5.pt"]))
 
 
@@ -168,7 +170,9 @@ def test_a_given_pattern_replaces_the_known_names(pattern, name, parsed):
 
 @pytest.mark.parametrize("name", ["x100.pt", "x100"])
 def test_a_given_pattern_is_of_files_too(name):
-    assert parse_file_name(name + ".pt", RunLayout(names=name.replace("100", "{step}"))) == Name(100)
+    assert parse_file_name(name + ".pt", RunLayout(names=name.replace("100", "{step}"))) == Name(
+        100
+    )
 
 
 @pytest.mark.parametrize(

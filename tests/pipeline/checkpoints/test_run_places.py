@@ -250,7 +250,7 @@ def test_links_out_of_a_run_are_followed_if_that_is_asked_for(tmp_path, write_ch
     (run / "step-2/config.json").symlink_to(other / "config.json")
     (run / "step-2/model.safetensors").symlink_to(other / "SHA256-abc")
     for checkpoint in list_checkpoints(str(run)):
-        with pytest.raises(CheckpointError, match="leads out of the run.*`follow_links: true`"):
+        with pytest.raises(CheckpointError, match=r"leads out of the run.*`follow_links: true`"):
             local_parts(listed_folder(checkpoint))
     first, second = list_checkpoints(str(run), layout=RunLayout(follow_links=True))
     assert first.uri == str(whole)
@@ -277,9 +277,7 @@ def test_a_file_that_is_a_link_out_of_the_run_is_left_out_or_followed(tmp_path):
     assert followed.files["ckpt_2.pt"].real_name == "weights.pt"
 
 
-def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(
-    hub, tmp_path, write_checkpoint
-):
+def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(hub, tmp_path, write_checkpoint):
     for step in (1, 2):
         write_checkpoint(tmp_path / f"run/step{step}", step)
     hub.add_run("owner/name", tmp_path / "run")
@@ -294,7 +292,7 @@ def test_a_cache_of_the_hub_is_read_as_huggingface_hub_writes_it(
     (file,) = local_parts(listed_folder(first)).files.values()
     assert file.is_symlink() and read_config(first.uri, first.files) == CONFIG
     assert not audit(str(repository)).faults
-    os.remove(repository / "refs/step2")
+    (repository / "refs/step2").unlink()
     (told,) = list_run(str(repository)).left_out
     assert "no branch or tag in this cache leads to the commit" in told.reason
 
