@@ -17,7 +17,7 @@ _SHOWN = 3  # names that a message lists
 
 def step_in_name(file: Path) -> int | str | None:
     """Return the step in a file's name, or the name if it has a known role; None for others."""
-    if file.suffix not in SUFFIXES or not file.is_file():
+    if not is_of_another_format(file.name) or not file.is_file():
         return None
     return int(file.stem) if file.stem.isdecimal() else file.stem
 
