@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.checkpoints.contents import format_of_files, read_small, weight_parts
 from pipeline.checkpoints.formats.adapter import weights
+from pipeline.checkpoints.hub_address import parse_address
 from pipeline.checkpoints.layouts import ADAPTER
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
@@ -110,9 +111,12 @@ def _pinned(address: str) -> str:
     """Return an address that always refers to the same bytes, if its storage has such addresses."""
     if not address.startswith("hf://"):
         return address.rstrip("/")
-    from pipeline.checkpoints.hub_api import Address, parse_address, refs
+    from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
 
     asked = parse_address(address)
-    found = refs(asked)
-    commits = {ref.name: ref.target_commit for ref in (*found.tags, *found.branches)}
-    return str(Address(asked.repo, commits.get(asked.ref or "main", asked.ref)))
+    if asked.is_commit:
+        return str(asked)
+    commits = {ref.name: ref.commit for ref in refs(asked)}
+    if (commit := commits.get(asked.ref or "main")) is None:
+        raise InputError(f"{address}: there is no such branch or tag")
+    return str(asked.at(commit, asked.path))
