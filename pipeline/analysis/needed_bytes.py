@@ -41,7 +41,10 @@ def _parameters_by_step(prepared: Prepared) -> dict[int, frozenset[str] | None]:
         names = prepared.weights_read[group.name]
         for checkpoint in prepared.checkpoints_of(group):
             others = found.get(checkpoint.step, frozenset())
-            found[checkpoint.step] = None if None in (names, others) else (names or set()) | others
+            if names is None or others is None:
+                found[checkpoint.step] = None
+            else:
+                found[checkpoint.step] = names | others
     return found
 
 

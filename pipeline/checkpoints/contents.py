@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 
 # Keys whose numbers may be infinite: the bounds of time steps in the configs of Mamba 2.
 MAY_BE_INFINITE = ("time_step_limit",)
+
+_CONFIGS_VERSION = 1  # of cached configs; to be raised when a format makes other ones
 
 # Threads that need the same content at once request it once. A fixed number of locks is shared by
 # all identities, since one lock for each would have to be removed again.
@@ -235,11 +238,12 @@ def _made_config(place: Place, folder: Folder) -> dict[str, Any]:
     if known is None:
         raise InputError(_no_config(f"{folder.uri}/config.json", folder.files))
     identities = sorted((name, file.identity) for name, file in folder.files.items())
-    state = f"{known.__name__} {identities}"
+    state = f"{_CONFIGS_VERSION} {identities}"
     is_lasting = all(identity for _, identity in identities)
     kept = recall("configs", state) if is_lasting else None
-    if kept is not None:
-        return parsed_json(kept, finite=False)
+    with suppress(ValueError):  # an entry that was damaged on disk is made again
+        if kept is not None:
+            return parsed_json(kept, finite=False)
     try:
         with reading(folder.uri):
             made = known.config(StoredSource(place, folder))

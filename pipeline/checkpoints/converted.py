@@ -52,8 +52,9 @@ def _downloaded(uri: str) -> Path | None:
     inside = place.contents(uri, RunLayout())
     if any(Path(folder.name).suffix not in SUFFIXES for folder in inside.folders):
         return None
-    is_listed = isinstance(inside.run, Folder)
-    run = inside.run if is_listed else Folder("", inside.run, place.files_of([inside.run])[0])
+    run = inside.run
+    if not isinstance(run, Folder):
+        run = Folder("", run, place.files_of([run])[0])
     wanted = _state_dicts(run, inside.folders)
     if not wanted:
         raise InputError(

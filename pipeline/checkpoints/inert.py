@@ -99,7 +99,7 @@ def replacements(names: Collection[str]) -> list[tuple[Any, str]]:
 
     In the form that `torch.serialization.safe_globals` takes.
     """
-    found = []
+    found: list[tuple[Any, str]] = []
     for name in sorted(names):
         if name in _BY_NAME:
             found.append((_BY_NAME[name], name))

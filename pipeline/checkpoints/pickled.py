@@ -127,7 +127,7 @@ def _unpickled(file: Path) -> Any:
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with torch.serialization.safe_globals(replacements(globals_of(file))):
+        with torch.serialization.safe_globals([*replacements(globals_of(file))]):
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )

@@ -140,8 +140,8 @@ def _range_once(place: str, file: StoredFile, start: int, stop: int) -> bytes:
     filesystem = _filesystem()
     with _unchanged(place):
         found = sync(filesystem.loop, _range, filesystem, _asked(place, file), start, stop)
-    if len(found) != stop - start:
-        raise OSError(f"{place}: received {len(found)} bytes, expected {stop - start}")
+    if found is None or len(found) != stop - start:
+        raise OSError(f"{place}: received {len(found or b'')} bytes, expected {stop - start}")
     return found
 
 

@@ -223,7 +223,7 @@ def _unpickled(archive: bytes) -> Any:
             f"names {refused[0]}, and files that could run code are refused: save its weights and "
             "its settings as plain dictionaries (of whole models, their state_dict())"
         )
-    with _UNPICKLING, torch.serialization.safe_globals(known):
+    with _UNPICKLING, torch.serialization.safe_globals([*known]):
         return torch.load(io.BytesIO(archive), map_location="meta", weights_only=True)
 
 

@@ -18,8 +18,15 @@ class Source(Protocol):
     uri: the checkpoint's address. names: of its files; of those one level down as "folder/name".
     """
 
-    uri: str
-    names: Collection[str]
+    @property
+    def uri(self) -> str:
+        """The address."""
+        ...
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of its files."""
+        ...
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file."""

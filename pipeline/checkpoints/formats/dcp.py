@@ -100,7 +100,7 @@ def _outer(path: tuple[str, ...]) -> tuple[str, ...]:
     if len(path) > 1:
         # The state of an optimizer is nested further, by parameter.
         return path[:-1]
-    parts = path[0].split(".")
+    parts = ".".join(path).split(".")
     if parts[0].lower().startswith(_OTHERS):
         return (parts[0],)
     return ()

@@ -32,7 +32,7 @@ def loaded(
     try:
         # torch warns that no process group was started.
         with warnings.catch_warnings(action="ignore"):
-            dcp.load(
+            dcp.load(  # pyright: ignore[reportPrivateImportUsage]
                 tensors,
                 storage_reader=_Reader(saved.metadata, shards, file.parent),
                 planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pipeline.checkpoints.formats.base import Source
 from pipeline.checkpoints.formats.neox import (
@@ -228,7 +228,7 @@ def _shapes(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Seque
     return {str(name): shape for group in groups for name, shape in group.items()}
 
 
-def _are_rows(groups: Any) -> bool:
+def _are_rows(groups: Any) -> TypeGuard[list[Tensor]]:
     from torch import Tensor
 
     return (

@@ -68,7 +68,9 @@ def _model_type(value: Any, values: Mapping[str, Any]) -> str:
         return kind
     if not isinstance(value, Settings) or not value.class_name.startswith(_OURS):
         return ""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import (
+        CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
     name = value.class_name.rpartition(".")[2]
     return next((kind for kind, one in CONFIG_MAPPING_NAMES.items() if one == name), "")

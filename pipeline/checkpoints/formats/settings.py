@@ -26,9 +26,10 @@ def number(settings: Mapping[str, Any], name: str, default: float | None = None)
     if value is None and default is not None:
         return default
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"says {name} = {_shown(value)}, expected a positive number")
-    return float(value)
+    found = float(value) if value is not None and is_number else math.nan
+    if math.isfinite(found) and found > 0:
+        return found
+    raise ValueError(f"says {name} = {_shown(value)}, expected a positive number")
 
 
 def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
