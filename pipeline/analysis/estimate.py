@@ -20,6 +20,7 @@ from pipeline.analysis.machine import (
     machine_notes,
     product_fault,
 )
+from pipeline.analysis.needed_bytes import needed_bytes
 from pipeline.analysis.plan import Group, Prepared
 from pipeline.analysis.preflight import FaultsOf, preflight
 from pipeline.analysis.survey import Survey
@@ -48,7 +49,8 @@ class Estimate:
     """The cost of a first run of an analysis, with an empty store.
 
     left_out: files and folders that may be checkpoints but were not listed, with the reasons.
-    bytes_to_fetch: over the network; 0 for a local run. forward_passes: over one input each.
+    bytes_to_fetch: over the network; 0 for a local run. bytes_skipped: of the weights that no
+    measure reads, and which are not fetched or read. forward_passes: over one input each.
     hours: of computing on the configured workers, from the matrix products of the forward passes
     and their speed on this machine now; fetching, reading and the measures add to it where they
     take longer; None where this machine lacks the workers' device. store_bytes, store_files: of the
@@ -66,6 +68,7 @@ class Estimate:
     masked_steps: Mapping[int, str] = field(default_factory=dict)
     bytes_to_fetch: int = 0
     bytes_to_read: int = 0
+    bytes_skipped: int = 0
     forward_passes: int = 0
     hours: float | None = None
     store_bytes: int = 0
@@ -92,8 +95,10 @@ class Estimate:
             yield "left out", line
         for step, reason in self.masked_steps.items():
             yield f"step {step:,}", f"is left out: {reason}"
-        yield "to fetch", decimal(self.bytes_to_fetch)
-        yield "to read", decimal(self.bytes_to_read)
+        skipped = f" (without {decimal(self.bytes_skipped)} that no measure reads)"
+        skipped = skipped if self.bytes_skipped else ""
+        yield "to fetch", f"{decimal(self.bytes_to_fetch)}{skipped if self.bytes_to_fetch else ''}"
+        yield "to read", f"{decimal(self.bytes_to_read)}{skipped}"
         if not self.store_files:
             return
         yield "forward passes", str(self.forward_passes)
@@ -119,7 +124,7 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     if error := faults.unreachable:
         raise error
     if surveyed is not None:
-        costs |= _reading(surveyed, tried.failed)
+        costs |= _reading(surveyed, prepared, tried.failed)
     notes = prepared.notes if prepared else ()
     return Estimate(
         **costs,
@@ -129,10 +134,13 @@ def dry_run(analysis: Analysis, faults_of: FaultsOf = machine_faults) -> Estimat
     )
 
 
-def _reading(surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
+def _reading(
+    surveyed: Survey, prepared: Prepared | None, failed: Mapping[int, str]
+) -> dict[str, Any]:
     """Return what an estimate says of the checkpoints to read."""
     read = [one for one in surveyed.checkpoints if one.step not in failed]
-    sizes = weight_bytes(read)
+    whole = weight_bytes(read)
+    sizes = whole if prepared is None else needed_bytes(prepared, read, whole)
     remote = [remote_place_of(one.uri) is not None for one in read]
     return {
         "checkpoints": len(read),
@@ -140,6 +148,7 @@ def _reading(surveyed: Survey, failed: Mapping[int, str]) -> dict[str, Any]:
         "masked_steps": surveyed.masked,
         "bytes_to_fetch": sum(s for s, is_remote in zip(sizes, remote, strict=True) if is_remote),
         "bytes_to_read": sum(sizes),
+        "bytes_skipped": sum(whole) - sum(sizes),
         "left_out": surveyed.left_out,
     }
 

@@ -4,7 +4,7 @@ Everything that can be refused is refused here, before any weights are read.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from pipeline.analysis.architecture import Architecture, architecture_of
 from pipeline.analysis.faults import Faults
 from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
+from pipeline.analysis.parts import known_digest_of
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.contents import assumed_of_model
@@ -128,6 +129,14 @@ class Prepared:
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """The checkpoints to compute, in order of step."""
         return tuple(one for one in self.surveyed.checkpoints if one.step not in self.failed)
+
+    @property
+    def weights_read(self) -> dict[str, frozenset[str] | None]:
+        """The names of the parameters that each group reads, None for all; by group."""
+        return {
+            group.name: apply.weights_read(group.measure, self.settings[group.name])
+            for group in self.job.groups
+        }
 
     def checkpoints_of(self, group: Group) -> list[Checkpoint]:
         """Return the checkpoints at which a group is to be computed.
@@ -282,12 +291,13 @@ def plan(prepared: Prepared, references: Mapping[str, Reference]) -> Plan:
     variants = {group.name: variant_of(job, group, references.get(group.name)) for group in groups}
     missing: dict[int, list[str]] = {checkpoint.step: [] for checkpoint in prepared.checkpoints}
     committed: dict[int, dict[str, str]] = {step: {} for step in missing}
-    commits = job.store.commits()
+    commits, weights_read = job.store.commits(), prepared.weights_read
     for group in groups:
         of_group = (commit for commit in commits if commit.group == group.name)
         done = latest(of_group, variants[group.name])
+        read = weights_read[group.name]
         for checkpoint in prepared.checkpoints_of(group):
-            if not _is_done(checkpoint, variants[group.name], done):
+            if not _is_done(checkpoint, variants[group.name], done, read):
                 missing[checkpoint.step].append(group.name)
                 if checkpoint.step in done:
                     committed[checkpoint.step][group.name] = done[checkpoint.step].fingerprint
@@ -475,11 +485,20 @@ def load_input(store: Store, name: str, digest: str) -> Input:
     return Input(name, about["kind"], tokens, arrays, about["attributes"])
 
 
-def _is_done(checkpoint: Checkpoint, variant: str, done: Mapping[int, Commit]) -> bool:
-    """Return whether the store's row for this step and variant is of this checkpoint's weights."""
+def _is_done(
+    checkpoint: Checkpoint,
+    variant: str,
+    done: Mapping[int, Commit],
+    parameters: Collection[str] | None,
+) -> bool:
+    """Return whether the store's row for this step and variant is of this checkpoint's weights.
+
+    parameters: those that the measure reads; None for all.
+    """
     commit = done.get(checkpoint.step)
-    return (
-        commit is not None
-        and checkpoint.digest is not None
-        and commit.fingerprint == fingerprint(variant, checkpoint.digest)
-    )
+    if commit is None:
+        return False
+    known = checkpoint.digest
+    if known is None and parameters is not None:
+        known = known_digest_of(checkpoint, parameters)
+    return known is not None and commit.fingerprint == fingerprint(variant, known)

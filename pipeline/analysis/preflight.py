@@ -174,8 +174,8 @@ def _check_place(
         store = Store(analysis.store)
         if store.require_place() is not None:
             if prepared is not None:
-                chosen = prepared.checkpoints
-                check_same_run(store, analysis.checkpoints, chosen, reading)
+                chosen, reads_all = prepared.checkpoints, None in prepared.weights_read.values()
+                check_same_run(store, analysis.checkpoints, chosen, reading and reads_all)
                 store.require_place({"architecture": prepared.architecture})
             require_free(store)
         # Only where nothing else is wrong: a place that is not the right one need not be tried.
@@ -201,6 +201,8 @@ def _cache_limit(prepared: Prepared) -> Iterable[Fault]:
     analysis = prepared.job.analysis
     most = analysis.cache.bytes
     if most is None:
+        return
+    if None not in prepared.weights_read.values():  # tensors are read into memory, by ranges
         return
     remote = [one for one in prepared.checkpoints if remote_place_of(one.uri) is not None]
     sizes = dict(zip(remote, weight_bytes(remote), strict=True))

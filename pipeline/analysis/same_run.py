@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from pipeline.analysis.parts import DIGEST_OF
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.digests import digest_of_files
@@ -21,32 +22,40 @@ def check_same_run(
     A run may be copied, renamed or mounted elsewhere: it is known by its architecture and by the
     digests of its weights. At the address that the store knows, weights may change: they are
     computed again. Files on this machine whose digests are not known are read for it: they would be
-    read by the workers otherwise, and are remembered. reading: False leaves them out.
+    read by the workers otherwise, and are remembered. reading: False leaves them out. Rows with the
+    digest of some weights only are not compared: the workers compare them.
     """
     if store.versions.newest_number() == 0:
         return
     snapshot = store.snapshot()
     if snapshot.version.address in ("", address):
         return
-    stored = _weights(snapshot.commits)
+    stored = _by_step(snapshot.commits)
     common = [one for one in checkpoints if one.step in stored]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         digests = threads.map(_digest if reading else _known_digest, common)
     for one, digest in zip(common, digests, strict=True):
-        if digest and not any(digest.startswith(weights) for weights in stored[one.step]):
+        rows = stored[one.step]
+        if digest is None or any(row.is_of(digest) for row in rows):
+            continue
+        if weights := {row.weights for row in rows if not _is_of_some_weights(store, row)}:
             raise InputError(
                 f"{store.uri}: the store is of the run at {snapshot.version.address}, whose "
-                f"weights at step {one.step} are {min(stored[one.step])}, and those at {address} "
+                f"weights at step {one.step} are {min(weights)}, and those at {address} "
                 f"are {digest[:16]}: choose another store"
             )
 
 
-def _weights(commits: Iterable[Commit]) -> dict[int, set[str]]:
-    """Return by step the beginnings of the digests of all weights that were ever analysed."""
-    found: dict[int, set[str]] = {}
+def _by_step(commits: Iterable[Commit]) -> dict[int, list[Commit]]:
+    """Return by step the rows of all weights that were ever analysed."""
+    found: dict[int, list[Commit]] = {}
     for commit in commits:
-        found.setdefault(commit.step, set()).add(commit.weights)
+        found.setdefault(commit.step, []).append(commit)
     return found
+
+
+def _is_of_some_weights(store: Store, commit: Commit) -> bool:
+    return DIGEST_OF.items() <= store.pack(commit).header.get("details", {}).items()
 
 
 def _known_digest(checkpoint: Checkpoint) -> str | None:

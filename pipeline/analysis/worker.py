@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pipeline.analysis.parts import DIGEST_OF
 from pipeline.analysis.plan import (
     Cell,
     Group,
@@ -21,10 +22,10 @@ from pipeline.analysis.plan import (
     reference_key,
     setting_of,
 )
+from pipeline.analysis.reading import Loaded, Reader
 from pipeline.analysis.transient import OUT_OF_MEMORY, TRANSIENT
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.fetch import Copies, Copy
-from pipeline.checkpoints.floats import NonFiniteError, non_finite, why_non_finite
+from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
 from pipeline.engine.changes import run_changed
@@ -35,7 +36,6 @@ from pipeline.errors import CheckpointError, first_line
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.resident import Resident
-from pipeline.models.weights import read_weights
 from pipeline.outside import reading
 from pipeline.schema import Values
 from pipeline.store import Row
@@ -112,7 +112,12 @@ class Worker:
         }
         cache = job.analysis.cache
         self._copies = Copies(cache.checkpoints, cache.bytes, self._resident.most_bytes)
-        self._non_finite = non_finite_store.known_weights(self._store)
+        parameters = {
+            name: apply.weights_read(self._groups[name].measure, setting)
+            for name, setting in self._settings.items()
+        }
+        self._reader = Reader(self._resident, self._store, parameters, job.analysis.audit == "off")
+        self._parameters = parameters
         self._by_definition: dict[str, set] = defaultdict(set)  # patterns of NaN, by group
         self._written_for: int | None = None
         self._free_since: float | None = None  # end of the last computation, or first call
@@ -124,13 +129,12 @@ class Worker:
 
         Raises CheckpointError where it cannot be read, or its numbers are not finite.
         """
-        with self._copies.of(checkpoint) as copy:
-            weights = self._read(copy)
-            checkpoint = copy.checkpoint
         groups = self.job.needing_reference()
+        with self._copies.of(checkpoint) as copy:
+            loaded = self._reader.read(copy, [group.name for group in groups])
         found = {}
         with self._computing, torch.inference_mode():
-            self._swap(weights, checkpoint)
+            self._swap(loaded.weights, checkpoint)
             records = self._records(groups)
             for group in groups:
                 context = self._context(group, records)
@@ -142,7 +146,7 @@ class Worker:
                     )
                 found[group.name] = apply.reference(group.measure, context)
         for group in groups:
-            key = reference_key(self.job, group, str(checkpoint.digest))
+            key = reference_key(self.job, group, loaded.digests[group.name])
             self._store.save_reference(group.name, key, found[group.name])
         return found
 
@@ -156,74 +160,62 @@ class Worker:
         """
         if self._free_since is None:  # idle time counts from the first call
             self._free_since = time.perf_counter()
-        with self._copies.of(cell.checkpoint) as copy:
+        checkpoint = cell.checkpoint
+        with self._copies.of(checkpoint) as copy:
             started = time.perf_counter()
-            checkpoint = copy.checkpoint
-            self._leave_out_if_known(str(checkpoint.digest))
-            missing = self._missing(cell, plan, str(checkpoint.digest))
+            missing = self._missing(cell, plan, self._reader.known_digests(copy, cell.groups))
+            names = [group.name for group in missing]
             if not missing:
                 return Outcome(checkpoint.step, (), cell.groups)
-            _ = copy.parts  # fetches it, outside the lock: threads may fetch at the same time
+            if self._reader.reads_all(names):
+                _ = copy.parts  # fetches it, outside the lock: threads may fetch at the same time
             reading = time.perf_counter() - started
             with self._reading:
                 started = time.perf_counter()
-                weights = self._read(copy)
+                loaded = self._reader.read(copy, names)
                 reading += time.perf_counter() - started
-            checkpoint = copy.checkpoint  # with the digest of the bytes that were read
-            missing = self._missing(cell, plan, str(checkpoint.digest))
+            # By the digests of the bytes that were read.
+            missing = [one for one in self._missing(cell, plan, loaded.digests) if one in missing]
         with self._computing, torch.inference_mode():
             # The setting of torch is per thread, and this one may not be that of `__init__`.
             torch.set_num_threads(self.job.analysis.workers.threads)
-            self._swap(weights, checkpoint)
-            del weights  # the other thread may now read the next checkpoint into memory
+            self._swap(loaded.weights, checkpoint)
+            loaded = replace(loaded, weights={})  # the other thread may now read into memory
             started = time.perf_counter()
             idle = started - self._free_since
-            halved = self._commit_in_memory(checkpoint, missing, plan)
+            halved = self._commit_in_memory(checkpoint, loaded, missing, plan)
             self._free_since = time.perf_counter()
             computing = self._free_since - started
         names = tuple(group.name for group in missing)
         present = tuple(name for name in cell.groups if name not in names)
         return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
 
-    def _leave_out_if_known(self, digest: str) -> None:
-        if digest in self._non_finite and self.job.analysis.audit != "off":
-            raise NonFiniteError(self._non_finite[digest])
-
-    def _read(self, copy: Copy) -> dict[str, torch.Tensor]:
-        """Read a checkpoint's weights, and check that they are floating-point and finite.
-
-        Raises CheckpointError. Weights that are not finite are recorded in the store, and returned
-        only where the audit is off.
-        """
-        with reading(copy.checkpoint.uri, passing=TRANSIENT):
-            config = copy.config
-            weights = copy.read(lambda parts: read_weights(parts, config))
-            used = self._resident.used(weights, copy.checkpoint.uri, config)
-        if found := non_finite(used):
-            digest, why = str(copy.checkpoint.digest), why_non_finite(found)
-            non_finite_store.keep_weights(self._store, digest, why)
-            self._non_finite[digest] = why
-            self._leave_out_if_known(digest)
-        return weights
-
     def _swap(self, weights: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> None:
         with reading(checkpoint.uri, passing=TRANSIENT):
             self._resident.swap(weights, checkpoint.uri)
 
-    def _missing(self, cell: Cell, plan: Plan, digest: str) -> list[Group]:
-        """Return the groups whose committed row is not of these weights."""
+    def _missing(self, cell: Cell, plan: Plan, digests: Mapping[str, str]) -> list[Group]:
+        """Return the groups whose committed row is not of the weights with these digests.
+
+        Those without a digest, which is not known yet, are among them.
+        """
         return [
             self._groups[name]
             for name in self._groups
             if name in cell.groups
-            and cell.committed.get(name) != fingerprint(plan.variants[name], digest)
+            and not (
+                name in digests
+                and cell.committed.get(name) == fingerprint(plan.variants[name], digests[name])
+            )
         ]
 
-    def _commit_in_memory(self, checkpoint: Checkpoint, groups: list[Group], plan: Plan) -> bool:
+    def _commit_in_memory(
+        self, checkpoint: Checkpoint, loaded: Loaded, groups: list[Group], plan: Plan
+    ) -> bool:
         """Commit; if memory runs out, retry with half the batch size. Return whether it did."""
         done: set[str] = set()
         try:
-            self._commit(checkpoint, groups, plan, done)
+            self._commit(checkpoint, loaded, groups, plan, done)
             return False
         except OUT_OF_MEMORY as error:
             reason = first_line(error)
@@ -234,7 +226,7 @@ class Worker:
             torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]
         try:
-            self._commit(checkpoint, left, plan, done, halved=True)
+            self._commit(checkpoint, loaded, left, plan, done, halved=True)
             return True
         except OUT_OF_MEMORY as error:
             raise CheckpointError(
@@ -246,6 +238,7 @@ class Worker:
     def _commit(
         self,
         checkpoint: Checkpoint,
+        loaded: Loaded,
         groups: list[Group],
         plan: Plan,
         done: set[str],
@@ -263,7 +256,7 @@ class Worker:
         try:
             for group in groups:
                 try:
-                    rows.append(self._row(checkpoint, group, plan, records, deviation))
+                    rows.append(self._row(checkpoint, loaded, group, plan, records, deviation))
                 except TRANSIENT:
                     raise  # the whole checkpoint is tried again
                 # Any other error ends this measure only: the others are still committed.
@@ -289,6 +282,7 @@ class Worker:
     def _row(
         self,
         checkpoint: Checkpoint,
+        loaded: Loaded,
         group: Group,
         plan: Plan,
         records: Mapping[tuple, Record],
@@ -300,15 +294,17 @@ class Worker:
         context = self._context(group, records, reference)
         values = apply.compute(group.measure, context)
         values = {name: np.asarray(value) for name, value in values.items()}
+        digest = loaded.digests[group.name]
         row = Row(
             step=checkpoint.step,
-            fingerprint=fingerprint(plan.variants[group.name], str(checkpoint.digest)),
-            digest=str(checkpoint.digest),
+            fingerprint=fingerprint(plan.variants[group.name], digest),
+            digest=digest,
             uri=checkpoint.uri,
             tokens_seen=checkpoint.tokens_seen,
             details={
                 **fingerprint_parts(self.job, group),
                 "reference_values": reference,
+                **(DIGEST_OF if group.name in loaded.in_part else {}),
                 **deviation,
             },
         )
@@ -363,4 +359,7 @@ class Worker:
     ) -> Context:
         """Return the arguments of a group's measure for the resident checkpoint."""
         own = tuple(records[wanted.key] for wanted in self._passes[group.name])
-        return Context(self._settings[group.name], self._resident.weights, own, reference)
+        weights, names = self._resident.weights, self._parameters[group.name]
+        if names is not None:  # also where all were read, so that no result depends on that
+            weights = weights.only(names)
+        return Context(self._settings[group.name], weights, own, reference)

@@ -7,7 +7,6 @@ disk, which has no digests of files, samples of their bytes are compared instead
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.contents import config_of, part_names
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.files import REFUSAL
-from pipeline.checkpoints.listing import SIDE_BY_SIDE, Found
+from pipeline.checkpoints.listing import Found
 from pipeline.checkpoints.places import remote_place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import opened, reading
@@ -50,9 +50,19 @@ class Evidence:
 
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """Return the evidence of each checkpoint, in order."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        evidence = list(threads.map(lambda one: _of(place, one.step, one.folder), found))
-    return _identified_on_disk(evidence)
+    evidence = side_by_side(lambda one: _of(place, one.step, one.folder), found)
+    return _identified_on_disk(_with_equal_configs_shared(evidence))
+
+
+def _with_equal_configs_shared(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Let checkpoints with equal configs, in the same order of keys, share one object."""
+    known: dict[str, Mapping[str, Any]] = {}
+    return [
+        one
+        if one.config is None
+        else replace(one, config=known.setdefault(repr(one.config), one.config))
+        for one in evidence
+    ]
 
 
 def _of(place: Place, step: int, folder: Folder) -> Evidence:
@@ -109,27 +119,32 @@ def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
     ]
 
 
-def _path(one: Evidence, part: StoredFile) -> Path:
-    return Path(part.at or one.folder.uri) / part.name_there
+def _path(one: Evidence, part: StoredFile) -> str:
+    return f"{part.at or one.folder.uri}/{part.name_there}"
 
 
-def _summed(file: Path) -> str | None:
+def _summed(file: str) -> str | None:
     """Return the sha256 of a file; None if it is being written or was removed."""
     try:
-        return sha256_of(file)
+        return sha256_of(Path(file))
     except (CheckpointError, OSError):
         return None
 
 
-def _samples(file: Path, size: int) -> str | None:
+def _samples(file: str, size: int) -> str | None:
     """Return a digest of a file's size and samples of its bytes; None if it cannot be read."""
     digest = hashlib.sha256(f"samples {size}".encode())
     last = max(size - _SAMPLE, 0)
     try:
         with opened(file, CheckpointError) as stream:
-            for number in range(_SAMPLES):
-                # From the first to the last bytes of the file, evenly.
-                stream.seek(last * number // (_SAMPLES - 1))
+            # From the first to the last bytes of the file, evenly.
+            starts = [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
+            if size <= _SAMPLES * _SAMPLE:  # in one read
+                content = stream.read()
+                digest.update(b"".join(content[at : at + _SAMPLE] for at in starts))
+                return digest.hexdigest()
+            for at in starts:
+                stream.seek(at)
                 digest.update(stream.read(_SAMPLE))
     except (CheckpointError, OSError):
         return None

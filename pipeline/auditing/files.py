@@ -49,6 +49,7 @@ def file_faults(
     faults: list[Fault] = []
     tensors: dict[int, Tensors] = {}
     seen: dict[object, Looked] = {}
+    shared = _Shared()
     for one in evidence:
         looked = [_look_once(place, one, part, seen) for part in one.parts]
         wrong = [
@@ -61,10 +62,27 @@ def file_faults(
         # Tensors of other formats have other names and shapes than the model's.
         is_plain = format_of_files(one.folder.files) is None
         if is_plain and headers and len(headers) == len(one.parts) and not wrong:
-            tensors[one.step] = {
-                name: facts for header in headers for name, facts in header.tensors.items()
-            }
+            tensors[one.step] = shared.tensors_of(headers)
     return faults, tensors
+
+
+class _Shared:
+    """The tensors of all files of a checkpoint; one object for all checkpoints with the same."""
+
+    def __init__(self) -> None:
+        self._by_headers: dict[tuple[int, ...], Tensors] = {}
+        self._by_content: dict[object, Tensors] = {}
+        self._headers: list[Sequence[Header]] = []  # kept, since an id is of a living object
+
+    def tensors_of(self, headers: Sequence[Header]) -> Tensors:
+        """Return the tensors in some headers."""
+        key = tuple(map(id, headers))
+        if key not in self._by_headers:
+            found = {name: facts for header in headers for name, facts in header.tensors.items()}
+            content = tuple(sorted(found.items(), key=lambda pair: pair[0]))
+            self._by_headers[key] = self._by_content.setdefault(content, found)
+            self._headers.append(headers)
+        return self._by_headers[key]
 
 
 def empty_steps(tensors: Mapping[int, Tensors]) -> set[int]:
@@ -117,12 +135,14 @@ def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:
     """Return a function that reads parts of a file; the beginning of a remote one is cached."""
     read = partial(read_bytes, place, one.folder, part.name)
-    if place.ATOMIC_UNIT == "byte" or part.identity is None:
+    is_local = place.ATOMIC_UNIT == "byte"
+    if part.identity is None and not is_local:
         return read
-    beginning = recall("beginnings", part.identity)
+    beginning = None if is_local else recall("beginnings", str(part.identity))
     if beginning is None:
-        beginning = _beginning(read, part)
-        remember("beginnings", part.identity, beginning)
+        beginning = read(0, _START) if is_local else _beginning(read, part)
+        if not is_local:
+            remember("beginnings", str(part.identity), beginning)
     return lambda start, stop: beginning[start:stop] if stop <= _START else read(start, stop)
 
 
@@ -154,15 +174,18 @@ def _look_at_header(read: Callable[[int, int], bytes], part: StoredFile) -> Look
 def config_faults(evidence: Sequence[Evidence], tensors: Mapping[int, Tensors]) -> list[Fault]:
     """Return faults of tensors that do not fit their config, and of configs unlike the others."""
     configured = [(one, one.config) for one in evidence if one.config is not None]
-    meanings = meanings_of([as_trained(config) for _, config in configured])
+    distinct = {id(config): config for _, config in configured}
+    trained = {key: as_trained(config) for key, config in distinct.items()}
+    quantised = {key: _quantised(config) for key, config in distinct.items()}
+    meanings = meanings_of([trained[id(config)] for _, config in configured])
     groups = grouped(meanings)
     usual = usual_group(meanings, groups) if groups else 0
     checked: dict[object, tuple[str, str]] = {}
     faults = []
     for (one, config), meaning, group in zip(configured, meanings, groups, strict=True):
-        kind, wrong = "quantised", _quantised(config)
+        kind, wrong = "quantised", quantised[id(config)]
         if one.step in tensors:
-            key = _frozen(config), tuple(sorted(tensors[one.step].items()))
+            key = id(config), id(tensors[one.step])  # equal ones are shared
             if key not in checked:
                 checked[key] = _misfit(one, tensors[one.step])
             kind, wrong = checked[key]
@@ -194,7 +217,3 @@ def _misfit(one: Evidence, tensors: Tensors) -> tuple[str, str]:
 def _quantised(config: Mapping[str, Any]) -> str:
     said = quantisation_in(config)
     return f"config.json says {said}: give the unquantised checkpoint" if said else ""
-
-
-def _frozen(config: Mapping[str, Any]) -> str:
-    return repr(sorted(config.items()))

@@ -54,8 +54,8 @@ def with_bases(
 
 def _note(address: str, count: int, found: Files | str) -> str:
     if isinstance(found, str):
-        return f"{count:,} adapters have a base model that cannot be read: {found}"
-    return f"{count:,} adapters are merged into the model in {address}"
+        return f"the base model of adapters cannot be read: {found} (checkpoints: {count:,})"
+    return f"adapters are merged into the model in {address} (checkpoints: {count:,})"
 
 
 def _is_adapter(folder: Folder) -> bool:

@@ -22,8 +22,11 @@ def cache_folder() -> Path:
 
 def recall(kind: str, key: str) -> bytes | None:
     """Return the cached content of a key; None if there is none."""
+    # Without a Path, since a listing asks for each of its files.
     try:
-        return _entry(kind, key).read_bytes()
+        descriptor = os.open(_entry(kind, key), os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            return stream.read()
     except OSError:
         return None
 
@@ -33,13 +36,14 @@ def remember(kind: str, key: str, content: bytes) -> None:
 
     Errors of the file system (a full disk, a read-only home) are ignored: no result depends on it.
     """
-    entry = _entry(kind, key)
+    entry = Path(_entry(kind, key))
     with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(entry) as draft:
             draft.write_bytes(content)
 
 
-def _entry(kind: str, key: str) -> Path:
+def _entry(kind: str, key: str) -> str:
+    folder = os.environ.get("ONTOGENY_CACHE") or str(cache_folder())
     # Hashed, since keys contain paths and URLs, which are too long for a file name.
-    return cache_folder() / kind / hashlib.sha256(key.encode()).hexdigest()
+    return f"{folder}/{kind}/{hashlib.sha256(key.encode()).hexdigest()}"

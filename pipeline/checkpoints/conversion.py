@@ -25,7 +25,7 @@ from pipeline.checkpoints.pickled import (
     read_saved,
     same_tensors,
 )
-from pipeline.checkpoints.pth_names import found_in, step_in_name, without_step
+from pipeline.checkpoints.pth_names import found_in, step_in_any_name, without_step
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import reading
 from pipeline.writing import whole_folder
@@ -90,7 +90,7 @@ def _read_all(files: list[Path], has_own_names: bool) -> _Run:
     """Read all files of one run. Raises InputError for one without a step and for equal steps."""
     run = _Run()
     for file in files:
-        named = step_in_name(file)
+        named = step_in_any_name(file)
         step = 0 if named == "init" else named
         try:
             saved = read_saved(file, has_own_names)

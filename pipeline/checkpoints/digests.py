@@ -6,6 +6,7 @@ restored, as by rsync or cp -p, has another one.
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ def sha256_of(file: Path) -> str:
     digest = known_sha256(state)
     if digest is None:
         refuse_misstated(file)  # a damaged file may be of any length
-        _await_next_tick(file)
+        await_next_tick(file)
         digest = read_sha256(file)
         if local_state(file) != state:
             raise ChangedError(f"{file}: was changed while it was read: wait until it is written")
@@ -63,13 +64,17 @@ def read_sha256(file: Path) -> str:
 
 def local_state(file: Path) -> str:
     """Return a string that changes whenever the content of a local file may have changed."""
-    status = file.stat()
+    return state_of(str(file.resolve()), file.stat())
+
+
+def state_of(real_path: str, status: os.stat_result) -> str:
+    """Return the `local_state` of a file by its path without links, and its status."""
     times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
     # The inode, since another file that is renamed to this name may have equal size and times.
-    return f"{file.resolve()} {status.st_size} {status.st_ino} {times}"
+    return f"{real_path} {status.st_size} {status.st_ino} {times}"
 
 
-def _await_next_tick(file: Path) -> None:
+def await_next_tick(file: Path) -> None:
     """Wait until any later write to a file gives it another modification time.
 
     Without the wait, a write right after the digest could leave the file's state unchanged.

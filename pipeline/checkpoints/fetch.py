@@ -15,9 +15,10 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,6 +36,7 @@ from pipeline.checkpoints.contents import (
     where,
 )
 from pipeline.checkpoints.digests import (
+    await_next_tick,
     combined,
     digest_of_files,
     local_state,
@@ -42,13 +44,15 @@ from pipeline.checkpoints.digests import (
     sha256_of,
 )
 from pipeline.checkpoints.files import inside_run
-from pipeline.checkpoints.formats.base import LocalParts
+from pipeline.checkpoints.formats.base import Format, LocalParts
 from pipeline.checkpoints.places import current_folder, place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
+from pipeline.checkpoints.tensor_ranges import RangedFile, local_ranges
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import reading
 
 Content = TypeVar("Content")
+RangeReader = Callable[[Sequence[RangedFile]], Content]
 
 _LOCK = "in-use"
 # Locks that are held until the process ends. The references keep them from being collected, which
@@ -175,20 +179,52 @@ class Local:
         If the files change meanwhile, they are read again. Raises CheckpointError if they changed
         during each attempt.
         """
-        # The state is compared before and after, because the digest and the weights come from two
+
+        def work(state: list[str] | None) -> Content:
+            self._take_digest(state)
+            return reader(self.parts)
+
+        return self._unchanged(work)[0]
+
+    @property
+    def known_digest(self) -> str | None:
+        """The digest of the files as they are now; None if they would have to be read for it."""
+        return known_digest(local, self.listed)
+
+    def read_ranges(self, reader: RangeReader[Content]) -> tuple[Content, str | None] | None:
+        """Return `reader(files)`, and the identity of the weights that it read ranges of.
+
+        None if the files cannot be read in part. Reads again as `read` does.
+        """
+        if not _have_ranges(self.parts.files, self.parts.format):
+            return None
+
+        def work(state: list[str] | None) -> Content:
+            files = self.parts.files.values()
+            for file in files:
+                await_next_tick(file)
+            return reader([local_ranges(file) for file in files])
+
+        content, state = self._unchanged(work)
+        return content, _joined(state)
+
+    def _unchanged(
+        self, work: Callable[[list[str] | None], Content]
+    ) -> tuple[Content, list[str] | None]:
+        """Return the result of reading the files in one state, and that state."""
+        # The state is compared before and after, because the digest and the weights come from
         # separate reads of the files.
         for wait in _WAITS:
             before = self._state()
             try:
                 with reading(self._checkpoint.uri, passing=_TRANSIENT):
-                    self._take_digest(before)
-                    content = reader(self.parts)
+                    content = work(before)
             except (CheckpointError, OSError):
                 if self._state() == before:
                     raise
             else:
                 if self._state() == before:
-                    return content
+                    return content, before
             time.sleep(wait)
         raise CheckpointError(
             f"{self._checkpoint.uri}: its weights were changed while they were read, {len(_WAITS)} "
@@ -272,6 +308,43 @@ class Fetched:
         with reading(self._checkpoint.uri, passing=_TRANSIENT):
             return reader(parts)
 
+    @property
+    def known_digest(self) -> str | None:
+        """The digest of the current files; None if they would have to be downloaded for it."""
+        return known_digest(self._place, self.listed)
+
+    def read_ranges(self, reader: RangeReader[Content]) -> tuple[Content, str | None] | None:
+        """Return `reader(files)`, and the identity of the weights that it read ranges of.
+
+        None if the files cannot be read in part. Nothing is downloaded to the disk. If the files
+        are replaced meanwhile, those in their place are read.
+        """
+        for last in [False] * (_TRIES - 1) + [True]:
+            if not self.listed.files:
+                raise CheckpointError(_gone(self.listed.uri))
+            parts = weight_parts(self._place, self.listed)
+            files = [self._ranges(part) for part in parts]
+            known = _have_ranges([part.name for part in parts], format_of_files(self.listed.files))
+            if not known or None in files:
+                return None
+            try:
+                with reading(self._checkpoint.uri, passing=_TRANSIENT):
+                    content = reader([file for file in files if file is not None])
+                return content, identity_of(self.listed)
+            except ChangedError:
+                if last:
+                    raise
+                self._remote = None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ranges(self, part: StoredFile) -> RangedFile | None:
+        """Return a file of the storage; None for one on this machine."""
+        storage, uri = where(self._place, self.listed, part.name)
+        if not isinstance(storage, RemotePlace):
+            return None
+        there = replace(part, name=part.name_there)
+        return RangedFile(f"{uri}/{part.name}", part.size, partial(storage.read_range, uri, there))
+
     def restated(self, message: str) -> str:
         """Return a message with the checkpoint's address in place of the copy's path."""
         return message.replace(str(self._folder), self._checkpoint.uri)
@@ -323,6 +396,27 @@ class Fetched:
 
 
 Copy = Local | Fetched
+
+
+def _have_ranges(names: Iterable[str], format_: Format | None) -> bool:
+    """Return whether tensors can be read alone: from safetensors files in Hugging Face's format."""
+    return format_ is None and all(name.endswith(".safetensors") for name in names)
+
+
+def identity_of(folder: Folder) -> str | None:
+    """Return what changes whenever the bytes of a checkpoint's weights may; None if unknown."""
+    try:
+        if remote_place_of(folder.uri) is None:
+            return _joined([local_state(file) for file in local_parts(folder).files.values()])
+        place = place_of(folder.uri)
+        return _joined([part.identity for part in weight_parts(place, folder)])
+    except (CheckpointError, OSError):
+        return None
+
+
+def _joined(identities: Sequence[str | None] | None) -> str | None:
+    found = [one for one in identities or () if one is not None]
+    return "\n".join(found) if found and len(found) == len(identities or ()) else None
 
 
 def _is_remote(checkpoint: Checkpoint) -> bool:

@@ -100,6 +100,8 @@ def inside_run(folder: Path, name: str) -> Path:
     folder.
     """
     path = folder / name
+    if not _has_links(folder, name):
+        return path
     target = Path(os.path.realpath(path))
     if leads_out(folder, target):
         raise CheckpointError(
@@ -107,6 +109,14 @@ def inside_run(folder: Path, name: str) -> Path:
             "or set `follow_links: true`"
         )
     return path
+
+
+def _has_links(folder: Path, name: str) -> bool:
+    """Return whether a folder, or a part of the path of a file in it, is a link or leads out."""
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return True
+    return any(folder.joinpath(*parts[:count]).is_symlink() for count in range(len(parts) + 1))
 
 
 def leads_out(folder: Path, target: Path) -> bool:

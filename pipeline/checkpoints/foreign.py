@@ -17,7 +17,13 @@ from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import NOTES_FILE, TABLE_FILE
 from pipeline.checkpoints.names import parse_name
-from pipeline.checkpoints.pth_names import SUFFIXES, found_in, is_worded, step_in_name, without_step
+from pipeline.checkpoints.pth_names import (
+    SUFFIXES,
+    found_in,
+    step_in_any_name,
+    step_in_name,
+    without_step,
+)
 from pipeline.errors import InputError, first_line
 from pipeline.outside import content_of, opened, parsed_json
 
@@ -115,8 +121,9 @@ def _foreign_files(path: Path, has_model: bool) -> list[Path]:
     if not path.is_dir() or any(parse_name(inside.name) for inside in path.iterdir()):
         return []
     files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
-    if files and all(map(is_worded, files)) and not (has_model or _has_known_names(files[0])):
-        return []
+    worded = sorted(file for file in path.iterdir() if step_in_any_name(file) is not None)
+    if worded and (has_model or (not files and _has_known_names(worded[0]))):
+        return worded
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := without_step(path)):
         raise InputError(

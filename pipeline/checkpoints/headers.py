@@ -7,13 +7,15 @@ n bytes of JSON, `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`; the
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import first_line
 from pipeline.outside import is_whole, parsed_json
 
 _LARGEST = 16 * 2**20  # bytes; some 200,000 tensors. The format allows 100 MB
+_LARGEST_KEPT = 2**20  # bytes of a header that is kept in memory for the next equal one
 _PREFIX = 8
 _MOST_IN_A_BYTE = 8  # numbers: no dtype has less than one bit
 _FIRST_READ = 2**16  # bytes; most headers are shorter, and take a single request
@@ -36,10 +38,15 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file. size: the bytes that the complete file must have."""
+    """The header of a safetensors file.
+
+    size: the bytes that the complete file must have. spans: of each tensor's bytes in the file, the
+    first and the one after the last.
+    """
 
     tensors: Mapping[str, TensorFacts]
     size: int
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> Header:
@@ -61,7 +68,14 @@ def read_header(read: Callable[[int, int], bytes], size: int | None = None) -> H
         first += read(len(first), stop)
     if len(first) < stop:
         raise EOFError(f"its header of {length} bytes is cut off")
-    return _parsed(first[_PREFIX:stop])
+    text = first[_PREFIX:stop]
+    return _parsed(text) if len(text) > _LARGEST_KEPT else _parsed_once(text)
+
+
+@lru_cache(maxsize=32)
+def _parsed_once(text: bytes) -> Header:
+    # All checkpoints of a run have the same headers.
+    return _parsed(text)
 
 
 def _parsed(text: bytes) -> Header:
@@ -69,14 +83,17 @@ def _parsed(text: bytes) -> Header:
         content = parsed_json(text)
         content.pop("__metadata__", None)  # free text; all other keys are tensors
         tensors = {name: _facts(name, facts) for name, facts in content.items()}
-        end = _end_of_data(facts["data_offsets"] for facts in content.values())
+        offsets = {name: facts["data_offsets"] for name, facts in content.items()}
+        end = _end_of_data(offsets.values())
     except (
         ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError,
     ) as error:  # fmt: skip
         raise ValueError(
             f"its header is not what safetensors writes ({first_line(error)[:200]})"
         ) from error
-    return Header(tensors, _PREFIX + len(text) + end)
+    data = _PREFIX + len(text)
+    spans = {name: (data + start, data + stop) for name, (start, stop) in offsets.items()}
+    return Header(tensors, data + end, spans)
 
 
 def _facts(name: str, facts: Any) -> TensorFacts:

@@ -1,7 +1,6 @@
 """List a run's checkpoints, in order, by rules that are the same for all storage."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from pipeline.checkpoints.names import Name, parse_file_name, parse_name
 from pipeline.checkpoints.numbering import numbered_names
 from pipeline.checkpoints.outer_configs import with_outer_configs
 from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Entry, Folder, Place, PlaceContents
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.config import RunLayout
@@ -63,10 +63,7 @@ class Finished:
 def described(listing: Finished, tokens_per_step: int | None) -> list[Checkpoint]:
     """Return the checkpoints in the folders that were found; see `list_checkpoints`."""
     place = listing.place
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(
-            threads.map(lambda one: _checkpoint(place, one, tokens_per_step), listing.found)
-        )
+    return side_by_side(lambda one: _checkpoint(place, one, tokens_per_step), listing.found)
 
 
 def finished_in(
@@ -98,8 +95,7 @@ def finished(
     folders = sorted(inside.folders, key=lambda folder: folder.name)
     folders, of_configs = with_outer_configs(folders, inside.run, layout)
     folders, of_bases = with_bases(folders, inside.run, layout)
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        reasons = list(threads.map(lambda one: unfinished_trainer_save(place, one), folders))
+    reasons = side_by_side(lambda one: unfinished_trainer_save(place, one), folders)
     judged = list(zip(folders, reasons, strict=True))
     left_out = [LeftOut(UNFINISHED, folder.name, reason) for folder, reason in judged if reason]
     numbered = numbered_names(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.checkpoints.contents import is_config_of_a_model
+from pipeline.checkpoints.contents import format_of_files, is_config_of_a_model
 from pipeline.checkpoints.layouts import ADAPTER
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder, StoredFile
@@ -32,7 +32,7 @@ def with_outer_configs(
     used: Counter[str] = Counter()
     for folder in folders:
         config = None
-        if folder.files and not {CONFIG, ADAPTER} & folder.files.keys():
+        if folder.files and _lacks_config(folder):
             config = given or around.config_for(folder)
         if config is not None:
             used[f"{config.at}/{config.real_name or CONFIG}"] += 1
@@ -40,6 +40,19 @@ def with_outer_configs(
         completed.append(folder)
     notes = [f"{count:,} checkpoints without a {CONFIG} use {path}" for path, count in used.items()]
     return completed, notes
+
+
+def _lacks_config(folder: Folder) -> bool:
+    """Return whether a checkpoint that is no adapter has no config.json that is of a model.
+
+    Trainers with formats of their own, such as OLMo-core, save their settings under that name.
+    """
+    if ADAPTER in folder.files:
+        return False
+    if CONFIG not in folder.files:
+        return True
+    is_own_format = format_of_files(folder.files) is not None
+    return is_own_format and not is_config_of_a_model(place_of(folder.uri), folder)
 
 
 def _given(address: str) -> StoredFile:

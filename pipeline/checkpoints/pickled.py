@@ -29,9 +29,9 @@ from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.inert import replacements, values_of
 from pipeline.checkpoints.name_patterns import table_of
-from pipeline.checkpoints.pickled_classes import UNREADABLE, globals_of, refusal_of
+from pipeline.checkpoints.pickle_globals import UNREADABLE, globals_of, refusal_of
 from pipeline.checkpoints.placeholders import placeholder_of
-from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_name
+from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_any_name
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
@@ -241,7 +241,7 @@ def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
 
 def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> int:
     """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
-    named = step_in_name(file)
+    named = step_in_any_name(file)
     by_name = 0 if named == "init" else named if isinstance(named, int) else None
     inside = next((key for key in _STEPS if key in content), None)
     if inside is None:

@@ -1,33 +1,39 @@
 """Names of `.pth` files, and steps in them."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.checkpoints.names import PTH_DIGITS, PTH_SUFFIXES, is_checkpoint_file
+from pipeline.checkpoints.names import (
+    PTH_DIGITS,
+    PTH_SUFFIXES,
+    is_checkpoint_file,
+    parse_file_name,
+)
 
 SUFFIXES = PTH_SUFFIXES
 MOST_DIGITS = PTH_DIGITS  # of a step, as in the names of folders
-# A number, or one after a word: step_010000.pt, checkpoint_5000.pt, ckpt_1000.pt, model_1000.pt.
-_NUMBERED = re.compile(
-    rf"(?:(?:step|checkpoint|ckpt|chkpt|model|epoch|iter)[-_]?)?(\d{{1,{MOST_DIGITS}}})", re.ASCII
-)
 _SHOWN = 3  # names that a message lists
 
 
 def step_in_name(file: Path) -> int | str | None:
     """Return the step in a file's name, or the name if it has a known role; None for others."""
-    if file.suffix not in SUFFIXES or not file.is_file():
+    if not is_of_another_format(file.name) or not file.is_file():
         return None
-    if file.stem in ("init", "final", "full_run_data"):
-        return file.stem
-    found = _NUMBERED.fullmatch(file.stem)
-    return int(found[1]) if found else None
+    return int(file.stem) if file.stem.isdecimal() else file.stem
 
 
-def is_worded(file: Path) -> bool:
-    """Return whether a file's name has a word before its step, as those of other formats have."""
-    return isinstance(step_in_name(file), int) and not file.stem.isdecimal()
+def step_in_any_name(file: Path) -> int | str | None:
+    """Return the same, also of a name with a word before its step, such as step_010000.pt.
+
+    Such files may be of other formats too, see `names.py`.
+    """
+    found = step_in_name(file)
+    if found is not None or file.suffix not in SUFFIXES or not file.is_file():
+        return found
+    name = parse_file_name(file.name)
+    if name is None:
+        return None
+    return name.epoch if name.step is None else name.step
 
 
 def found_in(content: Iterable[object]) -> str:

@@ -129,6 +129,22 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
         persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
 
 
+def read_range(uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+    """Return bytes `start` to `stop` of the object as it was listed; see `stored.RemotePlace`."""
+    place = _join(uri, file.name)
+    with translated_errors(place, "object", CheckpointError):
+        return persistently(lambda: _range_once(place, file, start, stop))
+
+
+def _range_once(place: str, file: StoredFile, start: int, stop: int) -> bytes:
+    filesystem = _filesystem()
+    with _unchanged(place):
+        found = sync(filesystem.loop, _range, filesystem, _asked(place, file), start, stop)
+    if len(found) != stop - start:
+        raise OSError(f"{place}: received {len(found)} bytes, expected {stop - start}")
+    return found
+
+
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
     """Verify the content of a small file; see `stored.Place`."""
     # Most ETags are the MD5 of the content, so that no request is needed.
@@ -141,20 +157,40 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
 
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
     filesystem = _filesystem()
-    bucket, key, _ = filesystem.split_path(place)
-    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
-    asked = {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
     target.write_bytes(b"")  # created here, since the parts open it with "r+b"
-    try:
+    with _unchanged(place):
+        asked = _asked(place, file)
         sync(filesystem.loop, _download, filesystem, asked, file.size, target)
+    if (size := target.stat().st_size) != file.size:
+        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
+
+
+def _asked(place: str, file: StoredFile) -> dict[str, str]:
+    """Return the arguments of a request for the listed object, and for no other one."""
+    bucket, key, _ = _filesystem().split_path(place)
+    # IfMatch: all parts must come from the listed object, even if it is replaced meanwhile.
+    return {"Bucket": bucket, "Key": key, "IfMatch": f'"{_etag(file)}"'}
+
+
+@contextmanager
+def _unchanged(place: str) -> Iterator[None]:
+    """Translate the errors of a request for an object that was replaced or damaged."""
+    try:
+        yield
     except FlexibleChecksumError as error:  # botocore verifies checksums in the response's headers
         raise DamagedError(f"{place}: {error}{_ADVICE}") from error
     except Exception as error:
         if status_of(error) == 412:  # precondition failed: the ETag has changed
             raise _changed(place) from error
         raise
-    if (size := target.stat().st_size) != file.size:
-        raise OSError(f"{place}: received {size} bytes, expected {file.size}")
+
+
+async def _range(filesystem: Any, asked: dict[str, str], start: int, stop: int) -> bytes:
+    """Return a part of an object; the server refuses it if the ETag is not the listed one."""
+    # Private, because the public _cat_file of s3fs does not accept IfMatch.
+    answer = await filesystem._call_s3("get_object", **asked, Range=f"bytes={start}-{stop - 1}")
+    async with answer["Body"] as body:
+        return await body.read()
 
 
 async def _download(filesystem: Any, asked: dict[str, str], size: int, target: Path) -> None:
@@ -163,11 +199,7 @@ async def _download(filesystem: Any, asked: dict[str, str], size: int, target: P
 
     async def part(start: int) -> None:
         async with streams:
-            range_ = f"bytes={start}-{min(start + _PART, size) - 1}"
-            # Private, because the public _cat_file of s3fs does not accept IfMatch.
-            answer = await filesystem._call_s3("get_object", **asked, Range=range_)
-            async with answer["Body"] as body:
-                content = await body.read()
+            content = await _range(filesystem, asked, start, min(start + _PART, size))
             with target.open("r+b") as stream:
                 stream.seek(start)
                 stream.write(content)

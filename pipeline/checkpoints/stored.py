@@ -142,6 +142,15 @@ class RemotePlace(Place, Protocol):
         """
         ...
 
+    def read_range(self, uri: str, file: StoredFile, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop` of one file of the folder `uri`.
+
+        They are of the file as it was listed. No storage has a checksum of a part of a file: only
+        their number is checked. Raises ChangedError if the file was replaced since it was listed,
+        and OSError for errors that may be transient.
+        """
+        ...
+
 
 def known_sha256(identity: str) -> str | None:
     """Return the sha256 of a file of this identity from the cache; None if it is not there."""

@@ -66,8 +66,13 @@ def _any(
     silent = weights.facts.without_attention
     parts = (part for record in records for part in _parts(record, silent))
     return any((wrong(tensor) & ~undefined).any() for tensor, undefined in parts) or any(
-        wrong(tensor).any() for tensor in weights.values()
+        wrong(tensor).any() for tensor in _read(weights).values()
     )
+
+
+def _read(weights: ModelWeights) -> dict[str, Tensor]:
+    """Return the weights without those that were not read, which have no data."""
+    return {name: tensor for name, tensor in weights.items() if not tensor.is_meta}
 
 
 def _undefined_anyway(
@@ -77,7 +82,7 @@ def _undefined_anyway(
     random = torch.Generator().manual_seed(0)
     # A shallow copy keeps the class, and with it the config that measures read beside the weights.
     bounded = copy.copy(weights)
-    bounded.update({name: _bounded(tensor, random) for name, tensor in weights.items()})
+    bounded.update({name: _bounded(one, random) for name, one in _read(weights).items()})
     try:
         silent = weights.facts.without_attention
         values = compute(
@@ -122,7 +127,8 @@ def _parts(
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
     for request, tensor in record.attention.items():
-        layers = torch.tensor([k in silent for k in range(len(tensor))])[:, None, None, None]
+        of_layers = [k in silent for k in range(len(tensor))]
+        layers = torch.tensor(of_layers, dtype=torch.bool)[:, None, None, None]
         parts.append((tensor, layers | _undefined(request, record, seen)[:, None]))
     parts += [(tensor, nowhere) for tensor in record.logits.values()]
     for layer, tensor in record.head_outputs.items():

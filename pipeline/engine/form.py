@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig
 from pipeline.engine import attention
 from pipeline.engine.attention_hooks import hooked
 from pipeline.engine.kernels import capped
+from pipeline.engine.recorder import Recorder, Scored
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
@@ -59,13 +60,13 @@ def unmet_assumptions(
 
 
 @dataclass
-class _Seen(attention.Recorder):
+class _Seen(Recorder):
     """A recorder that also keeps queries and keys, of models that use `attention_function`."""
 
     queries: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
     keys: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
 
-    def take_scores(self, layer: int, scored: attention.Scored) -> None:
+    def take_scores(self, layer: int, scored: Scored) -> None:
         # One key per query head, as circuits have them, also where heads share keys.
         repeated = scored.k.repeat_interleave(scored.q.shape[1] // scored.k.shape[1], dim=1)
         self.queries[layer], self.keys[layer] = scored.q[:, :, 0], repeated[:, :, 0]

@@ -28,6 +28,7 @@ from pipeline.engine.modular import table_record
 from pipeline.engine.pairs import resolve
 from pipeline.engine.partial_reads import marked
 from pipeline.engine.record import Pass, Record
+from pipeline.engine.recorder import Recorder, blank
 from pipeline.engine.streams import Stream, started_at, watched_stream, wide
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
 from pipeline.errors import InputError
@@ -174,9 +175,9 @@ class _Job:
         dtype = wide(module.dtype)
         shape = (facts.n_layers, sequences, facts.n_heads, length)
         padding = None if self.seen is None else ~self.seen
-        self.recorder = attention.Recorder(
+        self.recorder = Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
-            attention=attention.blank(pass_.attention, shape, dtype),
+            attention=blank(pass_.attention, shape, dtype),
             head_outputs={k: [] for k in pass_.head_outputs if k in facts.attention_layers},
             first_layer=resumed.layer if resumed else 0,
             edit=resumed.edit if resumed else None,

@@ -6,7 +6,7 @@ error in a file of the user's own is reported with its line.
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, first_line
 from pipeline.measures.base import (
     Context,
     Measure,
@@ -33,6 +33,7 @@ def check(measure: Measure, setting: Setting) -> None:
     with located(measure.source, InputError):
         measure.check(setting)
         _require_passes(measure, setting)
+        weights_read(measure, setting)
         coordinates(measure, setting)
         measure.why_undefined(setting)  # only so that an error in it is raised now
 
@@ -89,6 +90,23 @@ def compute(measure: Measure, context: Context) -> Values:
     return values
 
 
+def weights_read(measure: Measure, setting: Setting) -> frozenset[str] | None:
+    """Return the names of the parameters that a measure reads; None if it needs the whole model.
+
+    It does for a forward pass, and for the quantity of a reference checkpoint. Raises TypeError for
+    names that the model does not have.
+    """
+    if measure.reference_from or measure.passes(setting):
+        return None
+    names, known = frozenset(measure.weights_read(setting)), frozenset(setting.model.parameters)
+    if unknown := names - known:
+        raise TypeError(
+            f"weights_read() of measure {measure.name!r} returns {min(unknown)!r}, expected names "
+            "of the model's parameters (`setting.model.parameters`)"
+        )
+    return None if names == known else names
+
+
 def reference(measure: Measure, context: Context) -> Reference:
     """Return the quantity that a measure computes from the reference checkpoint, as JSON values."""
     with located(measure.source, RuntimeError):
@@ -120,7 +138,15 @@ def _require_passes(measure: Measure, setting: Setting) -> None:
 
 def _computed(measure: Measure, context: Context) -> dict[str, Value]:
     with located(measure.source, RuntimeError, passing=(NotDefinedError,)):
-        values = dict(measure.compute(context))  # a copy: NaN is filled in, and it may be shared
+        try:
+            values = dict(measure.compute(context))  # a copy: NaN is filled in, may be shared
+        except (RuntimeError, TypeError) as error:  # of torch, for a tensor without data
+            if "meta" not in first_line(error):
+                raise
+            raise TypeError(
+                f"compute() of measure {measure.name!r} reads weights that its weights_read() does "
+                f"not return ({first_line(error)}): return their names too"
+            ) from error
         _require_all(measure, values)
         return values
 

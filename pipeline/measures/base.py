@@ -9,7 +9,7 @@ The code that all measures share is in `pipeline.measures.apply`, which calls th
 class: none of them needs `super()`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -152,6 +152,15 @@ class Measure(Strict):
     def passes(self, setting: Setting) -> tuple[Pass, ...]:
         """Return the forward passes whose records `compute` receives, in this order."""
         return ()
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return the names of the parameters that `compute` reads; all of them by default.
+
+        `compute` receives no others where the measure needs no forward pass, and an analysis of
+        such measures alone fetches no others: a measure that reads a part of a large model should
+        name that part.
+        """
+        return setting.model.parameters
 
     def coordinates(self, setting: Setting) -> dict[str, np.ndarray]:
         """Return the coordinates of dimensions whose size does not follow from model or input."""

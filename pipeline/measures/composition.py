@@ -1,5 +1,7 @@
 """K-, Q- and V-composition of heads, from the weights."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import MATRICES, OV, QK, STREAM, relying
-from pipeline.models.circuits import Heads
+from pipeline.models.circuits import Heads, weights_of_circuits
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -59,6 +61,11 @@ class Composition(Measure):
         """Return the reason that holds for models with one layer."""
         return why_no_earlier_layer(self, setting)
 
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the heads; in the first layer, which reads no other, what they write."""
+        n_layers = setting.model.n_layers
+        return weights_of_circuits(setting.model, range(1, n_layers), range(n_layers))
+
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
         shape = (model.n_layers, model.n_heads) * 2
@@ -67,7 +74,7 @@ class Composition(Measure):
         writers: dict[int, Float[Tensor, "head d_head d_model"]] = {}
         for layer_to in context.model.attention_layers:
             heads = model.layer(layer_to)
-            readers = readers_of(heads)
+            readers = readers_of(heads) if writers else {}
             # Heads of one layer do not read each other: only earlier layers are writers.
             for layer_from, writer in writers.items():
                 for path in _PATHS:

@@ -1,12 +1,15 @@
 """Copying in a head's weights: the eigenvalue score of its OV circuit."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.measures.base import Context, Measure
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
+from pipeline.models.circuits import weights_of_circuits
 from pipeline.models.decompositions import eigenvalues
 from pipeline.schema import Variable
 
@@ -51,6 +54,13 @@ class Copying(Measure):
     relies_on = dict.fromkeys(
         ("ov_copying", "ov_copying_centred"), EMBEDDING | OV | STREAM | LOGITS
     )
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the OV circuits, the embedding and the unembedding."""
+        layers = range(setting.model.n_layers)
+        return weights_of_circuits(
+            setting.model, values_outputs=layers, embedding=True, unembedding=True
+        )
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

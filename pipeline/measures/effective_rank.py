@@ -1,15 +1,17 @@
 """Effective rank: the number of directions that the circuits of each head use."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.measures.base import Context, Measure
+from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.composition import triangle
 from pipeline.models import decompositions
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, QK, relying
-from pipeline.models.circuits import Circuits
+from pipeline.models.circuits import Circuits, weights_of_circuits
 from pipeline.schema import Variable
 
 _ROY = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality"
@@ -40,6 +42,11 @@ class EffectiveRank(Measure):
         Variable("embedding_unembedding", ("step",), "1", "Effective rank of W_E W_U.", _ROY),
     )
     relies_on = relying(ov=OV, qk=QK, embedding_unembedding=EMBEDDING | LOGITS)
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the heads, the embedding and the unembedding."""
+        layers = range(setting.model.n_layers)
+        return weights_of_circuits(setting.model, layers, layers, embedding=True, unembedding=True)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

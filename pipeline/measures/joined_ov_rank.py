@@ -1,5 +1,7 @@
 """Effective rank of the OV circuits of several heads together."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -12,7 +14,7 @@ from pipeline.measures.effective_rank import effective_rank
 from pipeline.measures.head_ablation import chosen_heads, refuse_absent
 from pipeline.models import decompositions
 from pipeline.models.assumptions import OV, relying
-from pipeline.models.circuits import Circuits
+from pipeline.models.circuits import Circuits, weights_of_circuits
 from pipeline.schema import Variable
 
 _ROY = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality"
@@ -51,6 +53,11 @@ class JoinedOVRank(Measure):
     def check(self, setting: Setting) -> None:
         """Raise InputError for heads that the model lacks."""
         refuse_absent(self.name, self.heads or (), setting.model)
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the OV circuits in the layers with such a head."""
+        layers = {layer for layer, _ in chosen_heads(self.heads, setting.model)}
+        return weights_of_circuits(setting.model, values_outputs=layers)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         heads = dict.fromkeys(chosen_heads(self.heads, context.model))  # each once

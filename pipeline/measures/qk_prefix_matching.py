@@ -1,5 +1,7 @@
 """Prefix matching in the weights: the eigenvalue score of the QK circuit of a pair of heads."""
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +11,7 @@ from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.composition import ratios, readers_of, why_no_earlier_layer, writer_of
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
-from pipeline.models.circuits import Heads
+from pipeline.models.circuits import Heads, weights_of_circuits
 from pipeline.schema import Variable
 
 _ELHAGE = "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits"
@@ -62,6 +64,13 @@ class QKPrefixMatching(Measure):
     def why_undefined(self, setting: Setting) -> str:
         """Return the reason that holds for models with one layer."""
         return why_no_earlier_layer(self, setting)
+
+    def weights_read(self, setting: Setting) -> Collection[str]:
+        """Return those of the earlier heads' output, the later heads' scores, and the embedding."""
+        n_layers = setting.model.n_layers
+        return weights_of_circuits(
+            setting.model, range(1, n_layers), range(n_layers - 1), embedding=True
+        )
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         shape = context.model.n_layers, context.model.n_heads

@@ -12,6 +12,7 @@ norm (subtracting the mean, dividing by the length) is not part of these matrice
 biases and rotary positions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from pipeline.models.facts import ModelFacts
 from pipeline.models.families import Family, family_of
 from pipeline.models.logit_settings import logit_factor, logit_softcap
 from pipeline.models.weights import ModelWeights
@@ -45,10 +47,48 @@ def circuits(weights: ModelWeights) -> "Circuits | None":
     that a check has found to differ from the description of their family (`engine/form.py`).
     """
     family = family_of(weights.config)
-    projected = any(".project_in." in name for name in weights)
-    if family is None or projected or "matrices" in weights.facts.unmet:
+    if family is None or not _is_described(weights.facts):
         return None
     return Circuits(weights, family)
+
+
+def _is_described(facts: ModelFacts) -> bool:
+    projected = any(".project_in." in name for name in facts.parameters)
+    return not projected and "matrices" not in facts.unmet
+
+
+def weights_of_circuits(
+    facts: ModelFacts,
+    queries_keys: Iterable[int] = (),
+    values_outputs: Iterable[int] = (),
+    embedding: bool = False,
+    unembedding: bool = False,
+) -> frozenset[str]:
+    """Return the parameters that circuit matrices are computed from; none if these are undefined.
+
+    queries_keys, values_outputs: the layers whose W_Q and W_K, or W_V and W_O, are used. embedding,
+    unembedding: whether W_E or W_U is (b_U is not covered).
+    """
+    family = facts.family
+    if family is None or not _is_described(facts):
+        return frozenset()
+    q_k, v = family.qkv[:2], family.qkv[-1]  # one and the same matrix where they are fused
+    of_scores = (family.norm, *q_k, family.query_norm, family.key_norm)
+    of_outputs = (family.norm, v, family.output, family.output_norm)
+    used = ((queries_keys, of_scores), (values_outputs, of_outputs))
+    names = {
+        f"{family.layer.format(layer)}.{name}"
+        for layers, of in used
+        for layer in layers
+        for name in of
+        if name
+    }
+    if unembedding:
+        tied = f"{family.unembedding}.weight" not in facts.parameters
+        names |= {family.final_norm, family.embedding if tied else family.unembedding}
+    if embedding:
+        names.add(family.embedding)
+    return frozenset(f"{name}.weight" for name in names).intersection(facts.parameters)
 
 
 class Circuits:
@@ -222,6 +262,8 @@ def _scaled(
     factor: float = 1.0,
 ) -> Float[Tensor, "inputs outputs"]:
     """Return factor diag(rows) matrix diag(columns); `columns` of one head apply to every head."""
+    if matrix.is_meta:  # was not read, and has no numbers
+        return matrix
     if rows is not None:
         matrix = rows[:, None] * matrix
     if columns is not None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pipeline.errors import InputError
 from pipeline.models.architecture import without_memory
 from pipeline.models.assumptions import Unmet
+from pipeline.models.families import Family, family_of
 from pipeline.models.layers import layers_without_attention
 from pipeline.models.special_ids import named_special_ids
 from pipeline.outside import reading
@@ -24,7 +25,8 @@ class ModelFacts:
     of each MLP, None if the config does not say. n_numbers: in all parameters. unmet: the
     `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
     are met or none was checked yet. without_attention: the layers that do not attend; n_heads,
-    n_key_value_heads and d_head are those of the others, and 0 where there are none.
+    n_key_value_heads and d_head are those of the others, and 0 where there are none. family: the
+    names of its matrices, None if not described.
     """
 
     n_layers: int
@@ -42,6 +44,7 @@ class ModelFacts:
     n_numbers: int = 0
     unmet: Unmet = field(default_factory=dict)
     without_attention: tuple[int, ...] = ()
+    family: Family | None = None
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -92,6 +95,7 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
         d_mlp=getattr(config, "intermediate_size", None),
         n_numbers=sum(parameter.numel() for parameter in module.parameters()),
         without_attention=without_attention,
+        family=family_of(config),
     )
 
 

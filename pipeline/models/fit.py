@@ -1,7 +1,7 @@
 """Match a checkpoint's tensors with those of a module: by name, after renaming, and by shape."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,21 @@ def tied_groups(module: PreTrainedModel) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
+def sources(
+    module: PreTrainedModel, names: Mapping[str, str], parameters: Collection[str]
+) -> set[str]:
+    """Return those names in a file that some parameters are read from.
+
+    names: from the file to the module. Of a parameter that has several names all are returned,
+    because the tensors that a file has for them are compared.
+    """
+    wanted = set(parameters)
+    for group in tied_groups(module):
+        if not wanted.isdisjoint(group):
+            wanted.update(group)
+    return {key for key, name in names.items() if name in wanted}
+
+
 def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> None:
     """Give every name of a tied group the tensor that the file has for one of them.
 
@@ -100,7 +115,7 @@ def complete_tied(state: dict[str, Tensor], group: list[str], source: str) -> No
         return
     first = state[found[0]]
     for name in found[1:]:
-        if not _are_equal(first, state[name]):
+        if not (first.is_meta or _are_equal(first, state[name])):  # on meta: were not read
             raise CheckpointError(
                 f"{source}: {found[0]} and {name} differ, but its config.json ties them: "
                 "correct `tie_word_embeddings` in the config"

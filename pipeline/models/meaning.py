@@ -148,13 +148,14 @@ class Meaning:
 def meanings_of(configs: Sequence[Mapping[str, Any]], trusted: bool = False) -> list[Meaning]:
     """Return the meaning of each config; configs that are equal as JSON share one object."""
     known: dict[str, Meaning] = {}
-    found = []
+    by_id: dict[int, Meaning] = {}  # most runs have one object for all checkpoints
     for config in configs:
-        key = repr(sorted(config.items()))
-        if key not in known:
-            known[key] = Meaning(config, _read(config), trusted)
-        found.append(known[key])
-    return found
+        if id(config) not in by_id:
+            key = repr(sorted(config.items()))
+            if key not in known:
+                known[key] = Meaning(config, _read(config), trusted)
+            by_id[id(config)] = known[key]
+    return [by_id[id(config)] for config in configs]
 
 
 def grouped(meanings: Sequence[Meaning]) -> list[int]:

@@ -5,7 +5,7 @@ whose names and shapes must be exactly the architecture's.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from pipeline.models.fit import (
     ignored,
     refuse_unless_fit,
     renames,
+    sources,
     tie,
     tied_groups,
 )
@@ -83,6 +84,29 @@ class Resident:
         refuse_quantised({n: t.dtype for n, t in weights.items()}, floats, source, config)
         return {name: weights[name] for name in weights if name in floats}
 
+    def check(
+        self,
+        described: Weights,
+        source: str = "this checkpoint",
+        config: Mapping[str, Any] = {},
+    ) -> None:
+        """Raise what `used` and `swap` raise for tensors of such names, dtypes and shapes.
+
+        described: all tensors, on the meta device. Those that must be merged are not compared.
+        """
+        self.used(described, source, config)
+        if (names := self._renames(frozenset(described))) is not None:
+            refuse_doubles(names, source)
+            self._fitting({names[key]: described[key] for key in described if key in names}, source)
+
+    def sources(self, keys: Iterable[str], parameters: Collection[str]) -> set[str] | None:
+        """Return those names in a checkpoint's files that some parameters are read from.
+
+        None if they cannot be told apart, since tensors must be merged or split.
+        """
+        names = self._renames(frozenset(keys))
+        return None if names is None else sources(self.module, names, parameters)
+
     @property
     def most_bytes(self) -> int:
         """The most bytes that a checkpoint of the model may have; larger ones are not read."""
@@ -96,7 +120,8 @@ class Resident:
         """Replace the weights by a checkpoint's; tensors are not copied if device and dtype match.
 
         Infinite weights, and those that overflow in the resident's dtype, become NaN, so that every
-        number that depends on them is NaN in every measure.
+        number that depends on them is NaN in every measure. Tensors on the meta device, which were
+        not read, leave parameters without data: none keeps a former checkpoint's.
 
         Raises CheckpointError if names or shapes are not those of the architecture. The former
         weights are then kept, except in models whose tensors must be merged (separate experts).
@@ -120,7 +145,8 @@ class Resident:
         for parameter in self.module.parameters():
             # One reduction instead of a mask as large as the weights. A finite tensor whose sum
             # overflows is only treated needlessly: nan_to_num leaves its numbers as they are.
-            if parameter.is_floating_point() and not parameter.sum().isfinite():
+            is_read = parameter.is_floating_point() and not parameter.is_meta
+            if is_read and not parameter.sum().isfinite():
                 nan = torch.nan
                 parameter.data = parameter.nan_to_num(nan=nan, posinf=nan, neginf=nan)
 
@@ -163,15 +189,21 @@ class Resident:
             self._names[keys] = renames(self.module, keys)
         return self._names[keys]
 
-    def _assign(self, state: dict[str, Tensor], source: str) -> None:
+    def _fitting(self, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+        """Return the module's own tensors, after checking that `state`, completed, fits them."""
         own = self.module.state_dict()
-        groups = tied_groups(self.module)
-        for group in groups:
+        for group in tied_groups(self.module):
             complete_tied(state, group, source)
         buffers = {name for name, _ in self.module.named_buffers()}
         check_fit(own, state, optional=buffers, source=source)
+        return own
+
+    def _assign(self, state: dict[str, Tensor], source: str) -> None:
+        own = self._fitting(state, source)
+        groups = tied_groups(self.module)
         converted = {
-            name: tensor.to(self.device, own[name].dtype) for name, tensor in state.items()
+            name: tensor.to("meta" if tensor.is_meta else self.device, own[name].dtype)
+            for name, tensor in state.items()
         }
         # assign=True takes the tensors over instead of copying into the old ones, and by that
         # breaks ties: each name of a tied group would then have a parameter of its own.

@@ -1,7 +1,8 @@
 """Read the weights of a checkpoint's files; ModelWeights: those of a model, by parameter name."""
 
+import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,7 +15,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
-from pipeline.checkpoints.pickled_classes import refusal_of
+from pipeline.checkpoints.pickle_globals import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
 from pipeline.checkpoints.wrappers import without_wrappers
@@ -32,12 +33,21 @@ class ModelWeights(dict[str, Tensor]):
     """A model's parameters by name, tied ones once.
 
     config: the architecture's config, that of the language model if it has several. facts: sizes.
+    Those that were not read from the checkpoint's files are on the meta device, without data, so
+    that torch refuses to compute a number from them.
     """
 
     def __init__(self, module: PreTrainedModel, facts: ModelFacts):
         super().__init__(module.named_parameters())
         self.config = module.config.get_text_config()
         self.facts = facts
+
+    def only(self, names: Container[str]) -> "ModelWeights":
+        """Return the same weights, of which those of other names have no data."""
+        chosen = copy.copy(self)  # keeps config and facts
+        others = {name: one for name, one in self.items() if name not in names}
+        chosen.update({name: torch.empty_like(one, device="meta") for name, one in others.items()})
+        return chosen
 
 
 def read_weights(

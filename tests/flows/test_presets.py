@@ -8,7 +8,8 @@ import pytest
 from flows.cli.presets import table
 from pipeline.analysis.file_schemas import analysis_schema
 from pipeline.checkpoints.hub_address import parse_address
-from pipeline.config import load_analysis, load_preset
+from pipeline.checkpoints.names import parse_name
+from pipeline.config import RunLayout, load_analysis, load_preset
 from pipeline.config.suites import FOLDER, Suite, suite_of, suites
 from pipeline.errors import InputError
 from tests.flows.test_cli import ontogeny
@@ -99,3 +100,23 @@ def test_the_schema_accepts_every_suites_analysis() -> None:
     validator = jsonschema.Draft202012Validator(analysis_schema())
     for preset in ANALYSED:
         assert validator.is_valid(json.loads(json.dumps(suite_of()[preset].content(preset))))
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "tokens"),
+    [("step512", 512, None), ("checkpoint-400000", 400_000, None), ("ckpt_000", 0, None),
+     ("step1200000-tokens5033B", 1_200_000, 5033 * 10**9), ("stage1-step0", 0, None),
+     ("stage1-step928646-tokens3896B", 928_646, 3896 * 10**9), ("global_step1000", 1000, None),
+     ("stage1-step-40000", 40_000, None), ("step-125000", 125_000, None),
+     ("step-001000-2BT", 1000, 2 * 10**9), ("step2627139-tokens15T", 2_627_139, 15 * 10**12)],
+)  # fmt: skip
+def test_names_of_the_suites_are_understood(name: str, step: int, tokens: int | None) -> None:
+    found = parse_name(name)
+    assert found is not None and (found.step, found.tokens_seen) == (step, tokens)
+
+
+def test_the_branches_of_crystalcoder_are_named_by_the_pattern_that_is_advised() -> None:
+    layout = RunLayout(names="CrystalCoder_phase1_checkpoint_{step}")
+    found = parse_name("CrystalCoder_phase1_checkpoint_055500", layout)
+    assert found is not None and found.step == 55_500
+    assert layout.names and layout.names in suite_of()["crystalcoder"].refused

@@ -1,4 +1,4 @@
-"""What formats of many files share: their folders, state dicts, and that none says its model."""
+"""Folders and state dicts of formats of many files, none of which says which model it is of."""
 
 from __future__ import annotations
 

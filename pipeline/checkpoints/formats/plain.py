@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.renaming import without_prefix
+from pipeline.checkpoints.name_patterns import table_of
+from pipeline.checkpoints.pth_names import found_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,9 +29,14 @@ def matches(content: Any) -> bool:
 
 def config(content: Mapping[str, Any], beside: Mapping[str, bytes]) -> dict[str, Any]:
     """Raise ValueError: nothing in such a file says which model it is of."""
+    names = list(next((content[key] for key in KEYS if is_state(content.get(key))), content))
+    table = table_of([str(name) for name in names])
+    known = f" ({table} has them)" if table else ""
     raise ValueError(
-        "holds a state dict, and no config.json says which model it is of: put the model's "
-        "config.json beside it or in the run's folder, or give its path as `config`"
+        f"holds a state dict of {found_in(names)}, and no config.json says which model it is of: "
+        "put the model's config.json beside it or in the run's folder, give its path as `config`, "
+        f"or, for a model of one's own, the names of its tensors{known}: `model: {{names: "
+        f"{table or '...'}}}`"
     )
 
 

@@ -29,7 +29,8 @@ _SUFFIXES = (".pt", ".pth", ".ckpt")
 # Files of torch.save beside weights that hold none, or a part of them.
 _OTHERS = (
     "optim*", "scheduler*", "rng_state*", "random_states*", "scaler*", "training_args*",
-    "consolidated.*", "*mp_rank_*", "*zero_pp_*", "sampler*", "train.pt", "other.pt", "*/*",
+    "consolidated.*", "common.pt", "*mp_rank_*", "*zero_pp_*", "sampler*", "train.pt", "other.pt",
+    "*/*",
 )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""Write the files in this folder with DeepSpeed 0.19.8, whose own weights become `weights.pt`.
+"""Write a folder `deepspeed/zeroN-...` of ../sharded.tar.xz with DeepSpeed 0.19.8.
 
-    DS_ACCELERATOR=cpu python -m torch.distributed.run --nproc_per_node 2 write.py STAGE DTYPE FOLDER
+    DS_ACCELERATOR=cpu python -m torch.distributed.run --nproc_per_node 2 write_deepspeed.py \\
+        STAGE DTYPE FOLDER
 
-DTYPE: fp32, bf16 or fp16. DeepSpeed is no dependency of the tests: it is built from source.
+DTYPE: fp32, bf16 or fp16. DeepSpeed's own weights become `weights.pt`. It is no dependency of the
+tests, since it is built from source.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Write the files in this folder with ai2-olmo-core 3.0.0: `python write.py`.
+"""Write the folder `olmo_core` of ../sharded.tar.xz with ai2-olmo-core 3.0.0.
 
 A model of the shape of OLMo 2 (norms after each part, and of queries and keys), its optimizer's
 state beside it, the config.json by which transformers builds it, and OLMo-core's own losses.
@@ -13,7 +13,8 @@ from olmo_core.nn.attention import AttentionBackendName
 from olmo_core.nn.hf.config import get_hf_config
 from olmo_core.nn.transformer import TransformerBlockType, TransformerConfig
 
-folder = Path(__file__).parent
+folder = Path("olmo_core")
+folder.mkdir()
 torch.manual_seed(0)
 config = TransformerConfig.llama_like(
     vocab_size=31, d_model=16, n_layers=2, n_heads=2, hidden_size_multiplier=1.0,

@@ -253,7 +253,7 @@ def test_a_verdict_is_json_and_masks_what_would_look_right(run):
     truncated_file(run)
     verdict = audit(str(run))
     content = json.loads(json.dumps(verdict.as_json()))
-    assert content.keys() == {"uri", "checkpoints", "faults", "left_out"}
+    assert content.keys() == {"uri", "checkpoints", "faults", "left_out", "notes"}
     assert content["checkpoints"] == 25
     assert [(f["step"], f["kind"]) for f in content["faults"]] == [
         (32, "final-weights"), (220, "truncated-file"),
@@ -268,9 +268,7 @@ def test_a_deep_audit_reads_weights_once(run, monkeypatch, tmp_path):
     monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "cache"))
     reads = []
     read = sketches.read_weights
-    monkeypatch.setattr(
-        sketches, "read_weights", lambda *of: reads.append(of) or read(*of)
-    )
+    monkeypatch.setattr(sketches, "read_weights", lambda *of: reads.append(of) or read(*of))
     first = audit(str(run), deep=True)
     once = len(reads)
     assert once in (24, 25)  # steps 0 and 1 have the same weights: both are read if at once

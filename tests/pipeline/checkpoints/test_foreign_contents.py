@@ -43,10 +43,16 @@ def test_a_placeholder_is_named(name: str, content: str, says: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["adapter_model.safetensors"], "a LoRA adapter: merge it"),
-        (["pytorch_model_fsdp_0/", "scheduler.pt"], "pytorch_model_fsdp_0/, scheduler.pt (a check"),
-        (["__0_0.distcp", ".metadata"], "torch.distributed"),
-        (["global_step5/", "zero_to_fp32.py"], "zero_to_fp32.py"),
+        (["adapter_model.safetensors"], "an adapter without its adapter_config.json"),
+        (["adapter_config.json"], "an adapter without its adapter_model.safetensors"),
+        (["__0_0.distcp"], "torch.distributed.checkpoint without their .metadata"),
+        (["pytorch_model_fsdp_0_rank0.bin"], "the parts of each process of FSDP"),
+        (["global_step5/", "zero_to_fp32.py"], "without its *_model_states.pt"),
+        (["mp_rank_00/", "mp_rank_01/"], "a checkpoint of Megatron-LM: export it"),
+        ([".metadata", "__0_0.distcp", "common.pt", "metadata.json"], "of Megatron-LM"),
+        (["model.tp0.safetensors", "model.tp1.safetensors"], "(tensor parallel): join them"),
+        (["model-q4_k_m.gguf"], "a GGUF file of llama.cpp, usually quantised"),
+        (["manifest.ocdbt", "d/"], "a checkpoint of JAX (Orbax)"),
         (["best.ckpt", "last.ckpt"], "each may hold the weights: put each into a folder"),
         (["consolidated.safetensors", "params.json"], "Mistral's own layout"),
         (["optimizer.pt"], "found optimizer.pt"),
@@ -68,5 +74,5 @@ def test_an_adapter_without_config_is_named_as_one(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     save_file({}, tmp_path / "adapter_model.safetensors")
     folder = Folder("step-1", str(tmp_path), files_of([str(tmp_path)])[0])
-    with pytest.raises(InputError, match=r"is missing; found adapter_config.json, a LoRA adapter"):
+    with pytest.raises(InputError, match=r"its base model 'None' is not found: give its folder"):
         config_of(place_of(str(tmp_path)), folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline import Analysis, analyze
 from pipeline.checkpoints import list_checkpoints
 from pipeline.errors import InputError
 from pipeline.models.resident import Resident
@@ -244,3 +245,15 @@ def refusal_of_lens(tmp_path: Path) -> str:
     (tmp_path / "1000.pt").unlink()
     torch.save(lens(0), tmp_path / "5.pt")
     return refusal(tmp_path, {"act_fn": "relu", "matrices": "out_in"})
+
+
+def test_a_file_of_ones_own_that_is_read_as_a_checkpoint_says_what_to_give(tmp_path: Path) -> None:
+    torch.save({"model_state_dict": drawn(NanoGPT(bias=True)).state_dict(), "step": 1000},
+               tmp_path / "step_001000.pt")  # fmt: skip
+    analysis = {"checkpoints": str(tmp_path), "store": str(tmp_path / "a.zarr"),
+                "measures": ["weight_norm"]}  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        analyze(Analysis.model_validate(analysis))
+    said = str(caught.value)
+    assert "step_001000.pt: holds a state dict of transformer.wte.weight, " in said
+    assert "(nanogpt has them): `model: {names: nanogpt}`" in said

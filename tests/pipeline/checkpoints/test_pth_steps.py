@@ -58,7 +58,7 @@ def test_a_history_with_a_loss_for_each_epoch_proves_the_last_step(tmp_path: Pat
         steps(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.pt", "ckpt_1000.pt", "best.pth"])
+@pytest.mark.parametrize("name", ["model.pt", "best.pth"])
 def test_a_folder_of_other_names_is_told_what_was_found(tmp_path: Path, name):
     save(tmp_path, name)
     with pytest.raises(InputError, match=rf"found {name}, whose names do not give their step"):
@@ -160,8 +160,6 @@ def test_model_is_refused_where_every_checkpoint_has_a_config(tmp_path: Path):
     (tmp_path / "step-0").mkdir()
     with pytest.raises(InputError, match="`model` is given for"):
         list_checkpoints(str(tmp_path), model=RELU)
-    with pytest.raises(InputError, match="`model` is given for local"):
-        list_checkpoints("s3://bucket/run", model=RELU)
 
 
 def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path):

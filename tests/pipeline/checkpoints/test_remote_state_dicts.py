@@ -8,7 +8,6 @@ from s3fs import S3FileSystem
 
 from pipeline.auditing import audit
 from pipeline.checkpoints import converted, list_checkpoints
-from pipeline.errors import InputError
 from tests.pipeline.checkpoints.own_models import Bare, drawn, loss_of
 from tests.pipeline.checkpoints.test_own_names import MODELS, read_loss, refusal
 
@@ -56,8 +55,6 @@ def test_what_is_not_downloaded_is_said(remote: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(converted, "MOST_BYTES", 1000)
     said = refusal(remote, GIVEN)
     assert "its 2 .pth and .pt files have " in said and "at most 1,000 are downloaded" in said
-    with pytest.raises(InputError, match="holds no finished checkpoint"):
-        list_checkpoints(remote)
 
 
 @pytest.mark.parametrize("remote", ["s3"], indirect=True)

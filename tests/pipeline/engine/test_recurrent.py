@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
@@ -191,6 +193,21 @@ def test_attention_that_is_not_known_is_refused_with_the_reason(family: str) -> 
     resident = resident_of(plain_model(config_of(family)))
     with pytest.raises(InputError, match=REFUSED[family][1]):
         forward.run(resident, given(tokens_of()), Pass("x", losses=True))
+
+
+def test_other_numbers_of_heads_than_the_config_names_are_refused() -> None:
+    # JetMoE has a head for each of the experts that it chooses.
+    config = hf.JetMoeConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_key_value_heads=2,
+        kv_channels=8, intermediate_size=64, num_local_experts=4, pad_token_id=0,
+    )  # fmt: skip
+    model, tokens = plain_model(config), tokens_of()
+    resident = resident_of(model)
+    found = forward.run(resident, given(tokens), Pass("x", losses=True)).kept_loss
+    torch.testing.assert_close(found, losses_of(model, tokens), atol=1e-5, rtol=0)
+    resident.facts = replace(resident.facts, n_heads=3)
+    with pytest.raises(InputError, match="attends with 4 heads, and the model's config names 3"):
+        forward.run(resident, given(tokens), Pass("x", attention=frozenset({Lag(1)})))
 
 
 def test_rwkv_is_computed_without_the_rescaling_for_half_precision() -> None:

@@ -114,7 +114,7 @@ def test_the_base_model_is_found_beside_the_run_or_given(adapted: Write, tmp_pat
         given = RunLayout(base=str(tmp_path / "base"))
         assert_same(weights_of(run, given), expected)
         assert list_run(str(run), layout=given).notes == (
-            f"1 adapters are merged into the model in {tmp_path / 'base'}",
+            f"adapters are merged into the model in {tmp_path / 'base'} (checkpoints: 1)",
         )
 
 
@@ -202,10 +202,14 @@ def test_no_module_that_an_adapter_names_is_imported(adapted: Write, tmp_path: P
 
 def test_a_damaged_adapter_is_named(adapted: Write) -> None:
     run = adapted()
-    (run / "step-1/adapter_model.safetensors").write_bytes(b"\0" * 20)
-    assert "adapter_model.safetensors: " in failure_of(run)
-    (run / "step-1/adapter_config.json").write_text("{")
+    config = run / "step-1" / "adapter_config.json"
+    weights = run / "step-1" / "adapter_model.safetensors"
+    settings = config.read_text()
+    config.write_text("{")
     assert "adapter_config.json: is not valid JSON" in failure_of(run)
+    config.write_text(settings)
+    weights.write_bytes(b"\0" * 20)
+    assert "adapter_model.safetensors: " in failure_of(run)
 
 
 def test_a_base_model_of_another_shape_is_refused(adapted: Write, tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_s3_gives_the_same(written: Path, s3: object) -> None:
 
 def test_a_checkpoint_of_olmo_core_has_its_own_losses(tmp_path: Path) -> None:
     run = unpacked(tmp_path) / "olmo_core"
+    # Its Trainer saves settings of its own under this name, which are not those of transformers.
+    (run / "step1" / "config.json").write_text('{"model": {"d_model": 16}}')
     losses = losses_of(run, tmp_path / "store.zarr")
     expected = json.loads((run / "losses.json").read_text())  # from OLMo-core's forward pass
     np.testing.assert_allclose(losses[0].flatten(), expected, atol=1e-5)

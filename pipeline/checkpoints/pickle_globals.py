@@ -1,4 +1,4 @@
-"""The classes that files of torch.save name, and why torch refuses to unpickle them."""
+"""The classes and functions that files of torch.save name, and what to say of those refused."""
 
 import pickle
 import pickletools
