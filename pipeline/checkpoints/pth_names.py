@@ -7,6 +7,7 @@ from pipeline.checkpoints.names import (
     PTH_DIGITS,
     PTH_SUFFIXES,
     is_checkpoint_file,
+    is_of_another_format,
     parse_file_name,
 )
 
