@@ -16,6 +16,7 @@ from pipeline.checkpoints.contents import config_of, part_names
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.files import REFUSAL
 from pipeline.checkpoints.listing import Found
+from pipeline.checkpoints.places import remote_place_of
 from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
@@ -50,8 +51,7 @@ class Evidence:
 def gather(place: Place, found: Sequence[Found]) -> list[Evidence]:
     """Return the evidence of each checkpoint, in order."""
     evidence = side_by_side(lambda one: _of(place, one.step, one.folder), found)
-    evidence = _with_equal_configs_shared(evidence)
-    return _identified_on_disk(evidence) if place.ATOMIC_UNIT == "byte" else evidence
+    return _identified_on_disk(_with_equal_configs_shared(evidence))
 
 
 def _with_equal_configs_shared(evidence: Sequence[Evidence]) -> list[Evidence]:
@@ -97,15 +97,18 @@ def _parts(
 
 
 def _identified_on_disk(evidence: list[Evidence]) -> list[Evidence]:
-    """Give files an identity: that of their samples, or their sha256 if samples are equal."""
+    """Give files on disk an identity: that of samples, or their sha256 if samples are equal."""
     samples = {
         (one.step, part.name): _samples(_path(one, part), part.size)
         for one in evidence
         for part in one.parts
+        if not remote_place_of(part.at or one.folder.uri)
     }
     counts = Counter(samples.values())
 
     def identified(one: Evidence, part: StoredFile) -> StoredFile:
+        if (one.step, part.name) not in samples:
+            return part
         sample = samples[one.step, part.name]
         if sample and counts[sample] > 1:
             sample = _summed(_path(one, part))

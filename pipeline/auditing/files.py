@@ -17,6 +17,7 @@ from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation
 from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.places import remote_place_of
 from pipeline.checkpoints.stored import Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.fit import check_shapes
@@ -95,7 +96,7 @@ def empty_steps(tensors: Mapping[int, Tensors]) -> set[int]:
 
 def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object, Looked]) -> Looked:
     """Check a file; of remote files of the same name and size, only the first one is read."""
-    if place.ATOMIC_UNIT == "byte":
+    if not remote_place_of(part.at or one.folder.uri):
         return _look(place, one, part)
     key = part.name, part.size
     if key not in seen:

@@ -253,7 +253,7 @@ def test_a_verdict_is_json_and_masks_what_would_look_right(run):
     truncated_file(run)
     verdict = audit(str(run))
     content = json.loads(json.dumps(verdict.as_json()))
-    assert content.keys() == {"uri", "checkpoints", "faults", "left_out"}
+    assert content.keys() == {"uri", "checkpoints", "faults", "left_out", "notes"}
     assert content["checkpoints"] == 25
     assert [(f["step"], f["kind"]) for f in content["faults"]] == [
         (32, "final-weights"), (220, "truncated-file"),
