@@ -46,12 +46,13 @@ def audit_found(
     """Audit a run that is listed already; changes since the listing are not seen."""
     evidence = gather(listed.place, listed.found)
     in_files, tensors = file_faults(listed.place, evidence)
+    empty = empty_steps(tensors)
     faults = [
         *(fault for one in evidence for fault in one.faults),
         *in_files,
         *config_faults(evidence, tensors),
         # Empty files are equal, but hold no weights that one of them could have from another.
-        *copies([one for one in evidence if one.step not in empty_steps(tensors)]),
+        *copies([one for one in evidence if one.step not in empty]),
         *_schedule_faults([one.step for one in evidence]),
     ]
     if deep:
