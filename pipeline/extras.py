@@ -12,7 +12,7 @@ _EXTRAS = {
         ("fastapi", "httpx", "prefect", "ray", "sqlalchemy", "starlette", "uvicorn"),
     ),
     "s3": ("places on S3", ("botocore", "s3fs")),
-    "hub": ("runs on the Hugging Face Hub", ("huggingface_hub",)),
+    "hub": ("runs on the Hugging Face Hub", ("huggingface_hub", "httpx2")),
     "adapters": ("LoRA adapters", ("peft",)),
     "parquet": ("Parquet, Arrow and .zst files", ("pyarrow",)),
     "dask": ("Dask clusters", ("distributed",)),

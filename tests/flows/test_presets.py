@@ -115,7 +115,7 @@ def test_names_of_the_suites_are_understood(name: str, step: int, tokens: int | 
     assert found is not None and (found.step, found.tokens_seen) == (step, tokens)
 
 
-def test_the_branches_of_crystalcoder_are_named_by_the_pattern_that_is_advised() -> None:
+def test_the_advised_pattern_names_the_branches_of_crystalcoder() -> None:
     layout = RunLayout(names="CrystalCoder_phase1_checkpoint_{step}")
     found = parse_name("CrystalCoder_phase1_checkpoint_055500", layout)
     assert found is not None and found.step == 55_500
