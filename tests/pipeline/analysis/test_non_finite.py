@@ -10,10 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import pipeline.analysis.worker
+import pipeline.analysis.reading
 from flows.cli import app
 from pipeline import Analysis, Summary, analyze, open_run
 from pipeline.analysis.estimate import dry_run
+from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.store import Store
 from tests.pipeline.modular_organisms import config
@@ -59,13 +60,13 @@ def content(run: Path) -> dict[str, Any]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record the names of the folders whose weights are read."""
     seen: list[str] = []
-    real = pipeline.analysis.worker.read_weights
+    real = pipeline.analysis.reading.read_weights
 
-    def reading(folder: Path) -> Any:
-        seen.append(folder.name)
-        return real(folder)
+    def reading(parts: LocalParts, config: dict[str, Any]) -> Any:
+        seen.append(parts.files["model.safetensors"].parent.name)
+        return real(parts, config)
 
-    monkeypatch.setattr(pipeline.analysis.worker, "read_weights", reading)
+    monkeypatch.setattr(pipeline.analysis.reading, "read_weights", reading)
     return seen
 
 

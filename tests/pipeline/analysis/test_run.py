@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from transformers import AutoModelForCausalLM
 
+import pipeline.analysis.reading
 import pipeline.analysis.worker
 from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.analysis.preflight import prepare
@@ -133,7 +134,7 @@ def _repeated(run: Path) -> Input:
 def test_the_next_checkpoint_is_read_while_one_computes(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, norms = pipeline.analysis.worker.read_weights, WeightNorm.compute
+    read, norms = pipeline.analysis.reading.read_weights, WeightNorm.compute
     begun = [threading.Event() for _ in range(5)]
     reads, computes, overlapped = iter(begun), iter(begun[1:]), []
 
@@ -145,16 +146,16 @@ def test_the_next_checkpoint_is_read_while_one_computes(
         overlapped.append(next(computes).wait(timeout=20 if len(overlapped) < 3 else 0))
         return norms(self, *given)
 
-    monkeypatch.setattr(pipeline.analysis.worker, "read_weights", reading)
+    monkeypatch.setattr(pipeline.analysis.reading, "read_weights", reading)
     monkeypatch.setattr(WeightNorm, "compute", computing)
     analyze(analysis(run, measures=["weight_norm"]))
     assert overlapped == [True, True, True, False]
 
 
 def test_waiting_for_weights_is_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = pipeline.analysis.worker.read_weights
+    read = pipeline.analysis.reading.read_weights
     monkeypatch.setattr(
-        pipeline.analysis.worker, "read_weights", lambda *of: (time.sleep(0.2), read(*of))[1]
+        pipeline.analysis.reading, "read_weights", lambda *of: (time.sleep(0.2), read(*of))[1]
     )
     started = time.perf_counter()
     summary = analyze(analysis(run, measures=["weight_norm"]))
