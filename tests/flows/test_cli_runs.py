@@ -83,7 +83,7 @@ def test_every_command_says_what_it_leaves_out(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(organisms / "run", run)
-    for name in ("ckpt-300", "checkpoint-final"):
+    for name in ("my-run-300", "checkpoint-final"):
         shutil.copytree(run / "step-8", run / name)
     (run / "checkpoint-400").mkdir()
     (run / "checkpoint-400/config.json").write_text("{}")
@@ -93,7 +93,7 @@ def test_every_command_says_what_it_leaves_out(
     expected = {
         ("checkpoint-400", "unfinished"),
         ("checkpoint-final", "name not understood"),
-        ("ckpt-300", "name not understood"),
+        ("my-run-300", "name not understood"),
     }
     for command in (
         ("checkpoints", run),
@@ -103,7 +103,7 @@ def test_every_command_says_what_it_leaves_out(
     ):
         said = ontogeny(*command)
         assert said.exit_code == 0, said.output
-        assert "name not understood: 2 (checkpoint-final, ckpt-300)" in said.output
+        assert "name not understood: 2 (checkpoint-final, my-run-300)" in said.output
         assert "unfinished: 1 (checkpoint-400: no weights yet; changed " in said.output
         told = answer(*command, "--json")["left_out"]
         assert {(one["name"], one["kind"]) for one in told} == expected

@@ -265,14 +265,14 @@ def test_a_flow_logs_what_it_leaves_out(
 ) -> None:
     run, log = tmp_path / "run", logging.getLogger("of-a-flow")
     shutil.copytree(organisms / "run", run)
-    shutil.copytree(run / "step-8", run / "ckpt-8")
+    shutil.copytree(run / "step-8", run / "my-run-8")
     said: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
     monkeypatch.setattr("flows.observer.get_run_logger", lambda: log)
     surveyed = survey(make_analysis(checkpoints=str(run), audit="off"))
     PrefectObserver("s").surveyed(surveyed)
-    assert [one.name for one in surveyed.left_out] == ["ckpt-8"]
-    assert said[0].startswith("left out, name not understood: 1 (ckpt-8): expected step-N")
+    assert [one.name for one in surveyed.left_out] == ["my-run-8"]
+    assert said[0].startswith("left out, name not understood: 1 (my-run-8): expected step-N")
 
 
 @pytest.mark.parametrize("name", ["analyze", "reanalyze", "verify"])

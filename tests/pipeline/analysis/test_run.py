@@ -409,9 +409,9 @@ def test_a_checkpoint_that_vanishes_is_said_to_be_gone(
 
 
 def test_what_is_left_out_is_in_the_summary(run: Path) -> None:
-    shutil.copytree(run / "step-1", run / "ckpt-5")
+    shutil.copytree(run / "step-1", run / "best-5")
     summary = analyze(analysis(run, measures={"weight_norm": {}}))
-    assert [(one.name, one.kind) for one in summary.left_out] == [("ckpt-5", "name not understood")]
+    assert [(one.name, one.kind) for one in summary.left_out] == [("best-5", "name not understood")]
     assert summary.sentence().endswith("; left out: 1 of other names")
 
 
