@@ -105,8 +105,17 @@ def fetch_file(address: Address, path: str, size: int, target: Path) -> None:
 
 
 def endpoint() -> str | None:
-    """Return the endpoint that is not the public Hub's; None for that one."""
-    return os.environ.get("HF_ENDPOINT") or None
+    """Return the endpoint that is not the public Hub's; None for that one.
+
+    Raises InputError if `HF_ENDPOINT` is no address.
+    """
+    given = os.environ.get("HF_ENDPOINT") or None
+    if given is not None and not given.startswith(("http://", "https://")):
+        raise InputError(
+            "HF_ENDPOINT: expected an address that begins with https:// or http://, such as "
+            "https://huggingface.co"
+        )
+    return given
 
 
 def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
@@ -165,7 +174,10 @@ def _sound_answer(place: str, refusal: type[InputError] | type[CheckpointError])
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        if status_of(error) is not None or isinstance(error, OSError | InputError):
+        # UnicodeEncodeError: of a header of the request, see `hub_client.py`.
+        if status_of(error) is not None or isinstance(
+            error, OSError | InputError | UnicodeEncodeError
+        ):
             raise
         raise refusal(
             f"{place}: the hub's answer is not understood ({type(error).__name__}: "
