@@ -5,6 +5,7 @@ Listings of a commit are kept in our own cache: a commit never changes.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,11 +88,10 @@ def _either(address: Address, online: Callable[[], Result], cached: Callable[[],
         # Nobody answers: what was downloaded earlier is read, if anything.
         if not is_absent(error) or not hub_cache.holds(address):
             raise
-        try:
+        # What the cache lacks, the Hub may give once it answers: no checkpoint is damaged.
+        with suppress(CheckpointError, InputError):
             return _locally(address, f"the Hub cannot be reached ({first_line(error)})", cached)
-        except (CheckpointError, InputError):
-            # What the cache lacks, the Hub may give once it answers: no checkpoint is damaged.
-            raise error from None
+        raise
     _read_locally.pop(_key(address), None)
     return found
 
