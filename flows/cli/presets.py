@@ -98,7 +98,7 @@ def _row(suite: "Suite") -> str:
     tokens = dict.fromkeys(each.values())
     if len(tokens) > 1:
         known = [f"`{name}` {_tokens(count)}" for name, count in each.items() if count]
-        counted = ", ".join(known)
+        counted = ", ".join([*known, *[f"others {_tokens(None)}"] * (None in tokens)])
     else:
         counted = "" if suite.refused else _tokens(next(iter(tokens)))
     members = ", ".join(f"`{name}`" for name in _with_ranges(list(suite.members)))

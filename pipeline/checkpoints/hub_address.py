@@ -15,7 +15,7 @@ _URI = re.compile(
     rf"(?:@(?P<ref>[^/@:.][^/@:]*)(?P<commits>:commits)?(?:/(?P<inside>{_PATH}))?"
     rf"|/(?P<on_main>{_PATH}))?/?"
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+GIT_ID = re.compile(r"[0-9a-f]{40}")  # of a commit, or another object
 _EXPECTED = "hf://owner/name, hf://owner/name@branch or hf://owner/name@branch/folder"
 
 
@@ -42,7 +42,7 @@ class Address:
     @property
     def is_commit(self) -> bool:
         """Return whether it is pinned to one commit."""
-        return self.ref is not None and _COMMIT.fullmatch(self.ref) is not None
+        return self.ref is not None and GIT_ID.fullmatch(self.ref) is not None
 
     @property
     def is_state_dict(self) -> bool:

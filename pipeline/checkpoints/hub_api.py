@@ -5,7 +5,6 @@ no token is handled here. The endpoint is that of `HF_ENDPOINT`.
 """
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from huggingface_hub.utils._pagination import paginate
 
-from pipeline.checkpoints.hub_address import Address
+from pipeline.checkpoints.hub_address import GIT_ID, Address
 from pipeline.checkpoints.hub_client import asked
 from pipeline.checkpoints.hub_rows import Ref, Row
 from pipeline.errors import CheckpointError, InputError, first_line
@@ -27,7 +26,6 @@ from pipeline.retrying import status_of, translated_errors
 # Entries of one listing; a page has 1,000. Runs have some 10 files for each checkpoint.
 MOST_ENTRIES = 200_000
 _PAGE = 1000  # commits; the Hub's own default is a twentieth of that
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def refs(address: Address) -> list[Ref]:
@@ -105,8 +103,17 @@ def fetch_file(address: Address, path: str, size: int, target: Path) -> None:
 
 
 def endpoint() -> str | None:
-    """Return the endpoint that is not the public Hub's; None for that one."""
-    return os.environ.get("HF_ENDPOINT") or None
+    """Return the endpoint that is not the public Hub's; None for that one.
+
+    Raises InputError if `HF_ENDPOINT` is no address.
+    """
+    given = os.environ.get("HF_ENDPOINT") or None
+    if given is not None and not given.startswith(("http://", "https://")):
+        raise InputError(
+            "HF_ENDPOINT: expected an address that begins with https:// or http://, such as "
+            "https://huggingface.co"
+        )
+    return given
 
 
 def _fetch_once(address: Address, path: str, size: int, target: Path) -> None:
@@ -154,7 +161,7 @@ def _tree(commit: Address, folder: str, recursive: bool) -> list[Row]:
 def _checked(found: list[Ref]) -> list[Ref]:
     """Return refs. Raises TypeError where one has no name or no commit."""
     for one in found:
-        if not isinstance(one.name, str) or not _COMMIT.fullmatch(str(one.commit)):
+        if not isinstance(one.name, str) or not GIT_ID.fullmatch(str(one.commit)):
             raise TypeError(f"the ref {one.name!r} has the commit {one.commit!r}")
     return found
 
@@ -165,7 +172,10 @@ def _sound_answer(place: str, refusal: type[InputError] | type[CheckpointError])
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        if status_of(error) is not None or isinstance(error, OSError | InputError):
+        # UnicodeEncodeError: of a header of the request, see `hub_client.py`.
+        if status_of(error) is not None or isinstance(
+            error, OSError | InputError | UnicodeEncodeError
+        ):
             raise
         raise refusal(
             f"{place}: the hub's answer is not understood ({type(error).__name__}: "

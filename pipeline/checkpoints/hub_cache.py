@@ -15,12 +15,11 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from pipeline.checkpoints.hub_address import Address
+from pipeline.checkpoints.hub_address import GIT_ID, Address
 from pipeline.checkpoints.hub_rows import Ref, Row
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import opened
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NO_COMMIT = "0" * 40  # git's own, where it names no object
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp")
@@ -120,7 +119,7 @@ def _rows(place: Path, folder: Path, recursive: bool) -> Iterator[Row]:
             # A cache on a file system without links has the file itself here, which is not
             # identified by its name.
             target = Path(os.path.realpath(path)).name if path.is_symlink() else ""
-            blob = target if _COMMIT.fullmatch(target) else None
+            blob = target if GIT_ID.fullmatch(target) else None
             sha256 = target if _SHA256.fullmatch(target) else None
             yield Row(name, path.stat().st_size, blob, sha256)
         elif path.is_dir() and not path.is_symlink():
@@ -141,7 +140,7 @@ def _commit_in(file: Path) -> str:
             commit = stream.read(100).decode("ascii", errors="replace").strip()
     except InputError:
         return _NO_COMMIT
-    return commit if _COMMIT.fullmatch(commit) else _NO_COMMIT
+    return commit if GIT_ID.fullmatch(commit) else _NO_COMMIT
 
 
 def _not_here(path: Path) -> str:

@@ -15,6 +15,7 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.utils import hf_raise_for_status
 from huggingface_hub.utils._http import default_client_factory
 
+from pipeline.errors import InputError
 from pipeline.retrying import is_absent, persistently
 
 Result = TypeVar("Result")
@@ -35,6 +36,11 @@ def _without_library_retries(call: Callable[[], Result]) -> Result:
     before = _is_ours.set(True)
     try:
         return call()
+    except UnicodeEncodeError as error:  # of a header; addresses are quoted
+        raise InputError(
+            "the token of the Hub holds a character that is not ASCII: set HF_TOKEN again, or log "
+            "in with hf auth login"
+        ) from error
     finally:
         _is_ours.reset(before)
 

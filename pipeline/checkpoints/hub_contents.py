@@ -24,7 +24,7 @@ from pipeline.checkpoints.file_trees import own_files
 from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.hub_rows import Ref, directly_in, files_below, folders_in
-from pipeline.checkpoints.left_out import NO_WEIGHTS, UNCACHED, UNNAMED
+from pipeline.checkpoints.left_out import NO_WEIGHTS, UNCACHED, UNNAMED, first_names
 from pipeline.checkpoints.listing import SIDE_BY_SIDE, holds_checkpoints
 from pipeline.checkpoints.names import folder_inside, parse_name
 from pipeline.checkpoints.nested import MOST_LEVELS, model_folders, why_none
@@ -54,8 +54,7 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     except CheckpointError as error:
         raise InputError(str(error)) from error
     if why := hub_source.why_local(address):
-        others = [*inside.others, Entry(uri, kind=UNCACHED, reason=why)]
-        return _without_uncached(replace(inside, others=others))
+        return _without_uncached(address, inside, why)
     return inside
 
 
@@ -210,13 +209,24 @@ def _with_model(folder: Folder) -> Folder | Entry:
     return Folder(folder.name, place, own_files(tree, found[0]))
 
 
-def _without_uncached(inside: PlaceContents) -> PlaceContents:
-    """Return the contents without checkpoints whose weights the local cache does not hold."""
+def _without_uncached(address: Address, inside: PlaceContents, why: str) -> PlaceContents:
+    """Return the contents without checkpoints whose weights the local cache does not hold.
+
+    why: it is read, which is added to the notes. Raises InputError, or OSError if the Hub may
+    answer later, if it holds the weights of no checkpoint.
+    """
     absent = [one for one in inside.folders if not any(map(hub_cache.may_be_weights, one.files))]
+    here = [one for one in inside.folders if one not in absent]
+    if absent and not here:
+        names = [one.name for one in absent]
+        raise (InputError if hub_cache.is_offline() else OSError)(
+            f"{address}: the weights of its {len(names)} checkpoints ({first_names(names)}) were "
+            f"not downloaded; {why}; download them where the Hub can be reached"
+        )
     reason = "its weights were not downloaded"
     left_out = [Entry(one.name, kind=UNCACHED, reason=reason) for one in absent]
-    here = [one for one in inside.folders if one not in absent]
-    return replace(inside, folders=here, others=[*inside.others, *left_out])
+    others = [*inside.others, *left_out]
+    return replace(inside, folders=here, others=others, notes=(*inside.notes, why))
 
 
 def _is_pattern(address: Address) -> bool:

@@ -5,6 +5,7 @@ Listings of a commit are kept in our own cache: a commit never changes.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from pipeline.checkpoints import hub_api, hub_cache
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.hub_address import Address
 from pipeline.checkpoints.hub_rows import Ref, Row
-from pipeline.errors import InputError, first_line
+from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.outside import parsed_json
 from pipeline.retrying import is_absent
 
@@ -84,10 +85,13 @@ def _either(address: Address, online: Callable[[], Result], cached: Callable[[],
     try:
         found = online()
     except OSError as error:
-        # The Hub has not answered any request: what was downloaded earlier is read, if anything.
+        # Nobody answers: what was downloaded earlier is read, if anything.
         if not is_absent(error) or not hub_cache.holds(address):
             raise
-        return _locally(address, f"the Hub cannot be reached ({first_line(error)})", cached)
+        # What the cache lacks, the Hub may give once it answers: no checkpoint is damaged.
+        with suppress(CheckpointError, InputError):
+            return _locally(address, f"the Hub cannot be reached ({first_line(error)})", cached)
+        raise
     _read_locally.pop(_key(address), None)
     return found
 

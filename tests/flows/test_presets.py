@@ -45,7 +45,12 @@ def test_what_was_known_before_is_still_known_by_its_name() -> None:
 
 
 def test_a_suite_that_cannot_be_analysed_is_refused_with_the_reason() -> None:
-    for name, reason in (("multiberts", "later tokens"), ("crystalcoder", "code of its own")):
+    reasons = {
+        "multiberts": "later tokens",
+        "crystalcoder": "code of its own",
+        "pico-decoder-tiny": "trust_remote_code: true",
+    }
+    for name, reason in reasons.items():
         with pytest.raises(InputError, match=f"{name}: .*{reason}"):
             load_preset(name)
 
@@ -58,6 +63,40 @@ def test_a_list_of_addresses_is_packaged_with_its_suite() -> None:
     for row in rows:  # a batch has 2,097,152 tokens; the names round
         parse_address(row["address"])
         assert row["tokens"] == pytest.approx(row["step"] * 2_097_152, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("preset", "branch"),
+    [
+        ("olmo-1b", "step20000-tokens84B"),
+        ("olmo-1b", "step700000-tokens2936B"),
+        ("olmo-2-1b", "stage1-step10000-tokens21B"),
+        ("olmo-2-1b", "stage1-step1907359-tokens4001B"),
+        ("olmo-2-7b", "stage1-step50000-tokens210B"),
+        ("olmo-2-7b", "stage1-step928646-tokens3896B"),
+        ("olmo-2-13b", "stage1-step102500-tokens860B"),
+        ("olmo-2-13b", "stage1-step596057-tokens5001B"),
+        ("olmo-2-32b", "stage1-step467000-tokens3918B"),
+        ("olmo-2-32b", "stage1-step721901-tokens6056B"),
+        ("olmoe-1b-7b", "step5000-tokens21B"),
+        ("olmoe-1b-7b", "step1200000-tokens5033B"),
+    ],
+)
+def test_tokens_of_a_step_agree_with_the_names_of_branches(preset: str, branch: str) -> None:
+    named, each = parse_name(branch), suite_of()[preset].tokens_of(preset)
+    assert named and named.step and named.tokens_seen and each
+    # The names give billions, rounded to the nearest or up.
+    assert -0.5e9 <= named.tokens_seen - named.step * each < 1e9
+
+
+def test_where_the_batch_grew_no_number_of_tokens_a_step_is_claimed() -> None:
+    for preset in ("bloom-560m", "bloom-7b1", "bloom", "apertus-8b", "olmo-7b-0424"):
+        assert suite_of()[preset].tokens_of(preset) is None
+
+
+def test_members_of_unknown_tokens_a_step_are_not_left_out_of_the_table() -> None:
+    (row,) = (line for line in table(suites()).splitlines() if line.startswith("| SmolLM2 "))
+    assert "`smollm2-1.7b` 2,097,152, others in the names, or unknown" in row
 
 
 def test_facts_have_sources_and_faults_have_members() -> None:
@@ -83,7 +122,7 @@ def test_presets_are_listed_described_and_written_as_json() -> None:
     assert "pythia/issues/206" in described and "pythia/issues/205" not in described
     assert "refused: BERT" in described
     (one,) = json.loads(ontogeny("presets", "pythia-12b", "--json").stdout)
-    assert one["checkpoints"] == "hf://EleutherAI/pythia-12b" and len(one["faults"]) == 2
+    assert one["checkpoints"] == "hf://EleutherAI/pythia-12b" and len(one["faults"]) == 3
     assert len(json.loads(ontogeny("presets", "--json").stdout)) == len(suite_of())
     assert ontogeny("presets", "--format", "markdown").stdout.strip() == table(suites())
 

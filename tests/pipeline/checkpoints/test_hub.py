@@ -240,6 +240,24 @@ def test_a_repository_that_does_not_exist_is_said_to(hub):
             ask("hf://owner/nobody")
 
 
+def test_an_endpoint_that_is_no_address_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setenv("HF_ENDPOINT", "huggingface.co")
+    with pytest.raises(InputError, match="HF_ENDPOINT: expected an address that begins with https"):
+        list_checkpoints("hf://owner/name")
+
+
+def test_a_token_that_no_header_takes_is_said_and_not_shown(hub, run, monkeypatch):
+    hub.add_run("owner/name", run)
+    uri = list_checkpoints("hf://owner/name")[0].uri
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setenv("HF_TOKEN", "hf_secr\u00e9t")
+    for ask in (lambda: list_checkpoints("hf://owner/name"), lambda: place_of(uri).read(uri, "a")):
+        with pytest.raises(InputError, match="holds a character that is not ASCII") as raised:
+            ask()
+        assert "hf_secr" not in str(raised.value)
+
+
 def test_nobody_at_the_address_is_said_at_once(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(retrying, "_answered", threading.Event())

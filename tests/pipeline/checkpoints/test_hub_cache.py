@@ -77,8 +77,34 @@ def test_what_was_downloaded_is_read_without_the_hub(hub, run, downloaded, monke
     assert not hub.requests
     reasons = {one.name: one.reason for one in listed.left_out}
     assert reasons["step1"] == "its weights were not downloaded"
-    assert str(downloaded / "models--owner--name") in reasons[URI]
-    assert ("HF_HUB_OFFLINE is set" if cut is offline else "cannot be reached") in reasons[URI]
+    assert list(reasons) == ["step1"]
+    (note,) = (one for one in listed.notes if str(downloaded / "models--owner--name") in one)
+    assert ("HF_HUB_OFFLINE is set" if cut is offline else "cannot be reached") in note
+
+
+@pytest.mark.parametrize(("cut", "kind"), [(offline, InputError), (unreachable, OSError)])
+def test_configs_without_any_weights_are_said(hub, run, tmp_path, monkeypatch, cut, kind):
+    hub.add_run("owner/name", run)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    given = {"endpoint": hub.url, "cache_dir": tmp_path / "hub"}
+    for step in (0, 1):
+        hf_hub_download("owner/name", "config.json", revision=f"step{step}", **given)
+    cut(monkeypatch)
+    with pytest.raises(kind, match=r"weights of its 2 checkpoints \(step0, step1\) were not down"):
+        list_checkpoints(URI)
+
+
+def test_what_the_cache_lacks_is_no_damage_while_nobody_answers(hub, run, downloaded, monkeypatch):
+    uris = {one.step: one.uri for one in list_checkpoints(URI)}
+    place = place_of(URI)
+    unreachable(monkeypatch)
+    assert place.read(uris[0], "model.safetensors", 0, 5)
+    with pytest.raises(OSError, match=r"model\.safetensors: cannot be reached") as raised:
+        place.read(uris[1], "model.safetensors", 0, 5)
+    assert retrying.is_absent(raised.value) and retrying.may_pass(raised.value)
+    offline(monkeypatch)
+    with pytest.raises(CheckpointError, match="is not in the local cache"):
+        place.read(uris[1], "model.safetensors", 0, 5)
 
 
 def test_offline_what_is_here_counts_and_not_what_was_listed_before(
