@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from s3fs import S3FileSystem
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.checkpoints.formats.deepspeed import weights
@@ -41,6 +42,13 @@ def test_the_weights_are_deepspeeds_own(kind: str, written: Path) -> None:
     """Stage 3 has a frozen and a tied parameter, and sizes that two processes cannot share."""
     expected = torch.load(written / kind / "weights.pt", weights_only=True)
     assert_same(weights_of(written / kind), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_s3_gives_the_same(kind: str, written: Path, s3: object) -> None:
+    S3FileSystem().put(str(written / kind), "runs/here", recursive=True)
+    expected = torch.load(written / kind / "weights.pt", weights_only=True)
+    assert_same(weights_of("s3://runs/here"), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
