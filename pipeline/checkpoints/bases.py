@@ -5,6 +5,7 @@ read the model. Its weights, config and tokenizer become files of the checkpoint
 elsewhere, so that the digest of a checkpoint is of both.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from pipeline.checkpoints.contents import format_of_files, read_small, weight_parts
 from pipeline.checkpoints.formats.adapter import weights
 from pipeline.checkpoints.hub_address import parse_address
+from pipeline.checkpoints.hugging_face_cache import is_repository, snapshots_by_ref
 from pipeline.checkpoints.layouts import ADAPTER
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
@@ -50,7 +52,12 @@ def with_bases(
             if not isinstance(found := known[address], str):
                 folder = replace(folder, files={**found, **folder.files})
         completed.append(folder)
-    return completed, [_note(address, count, known[address]) for address, count in used.items()]
+    notes = [_note(address, count, known[address]) for address, count in used.items()]
+    if beside := sum(map(_has_whole_model, folders)):
+        notes.append(
+            f"adapters beside a whole model are not merged into it (checkpoints: {beside:,})"
+        )
+    return completed, notes
 
 
 def _note(address: str, count: int, found: Files | str) -> str:
@@ -61,6 +68,10 @@ def _note(address: str, count: int, found: Files | str) -> str:
 
 def _is_adapter(folder: Folder) -> bool:
     return bool(weights(folder.files)) and format_of_files(folder.files) is not None
+
+
+def _has_whole_model(folder: Folder) -> bool:
+    return bool(weights(folder.files)) and format_of_files(folder.files) is None
 
 
 def _address(folder: Folder, run: str, layout: RunLayout) -> str | None:
@@ -109,6 +120,8 @@ def _files_of(address: str, is_given: bool) -> Files | str:
 
 def _pinned(address: str) -> str:
     """Return an address that always refers to the same bytes, if its storage has such addresses."""
+    if "://" not in address:
+        return _real_folder(Path(address))
     if not address.startswith("hf://"):
         return address.rstrip("/")
     from pipeline.checkpoints.hub_source import refs  # needs huggingface_hub
@@ -120,3 +133,19 @@ def _pinned(address: str) -> str:
     if (commit := commits.get(asked.ref or "main")) is None:
         raise InputError(f"{address}: there is no such branch or tag")
     return str(asked.at(commit, asked.path))
+
+
+def _real_folder(folder: Path) -> str:
+    """Return a model's folder on this machine without links; of a Hugging Face cache, a snapshot's.
+
+    Raises InputError if there is none.
+    """
+    if is_repository(folder):
+        snapshots = snapshots_by_ref(folder)
+        if "main" not in snapshots:
+            raise InputError(f"{folder}: has no snapshot of the main branch: give a snapshot's")
+        return str(snapshots["main"])
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    # The files of a snapshot are links within its repository, to which a link may lead.
+    return os.path.realpath(folder) if folder.is_symlink() else str(folder)

@@ -35,7 +35,7 @@ _VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 # Keys whose numbers may be infinite: the bounds of time steps in the configs of Mamba 2.
 MAY_BE_INFINITE = ("time_step_limit",)
 
-_CONFIGS_VERSION = 1  # of cached configs; to be raised when a format makes other ones
+_CONFIGS_VERSION = 2  # of cached configs; to be raised when a format makes other ones
 
 # Threads that need the same content at once request it once. A fixed number of locks is shared by
 # all identities, since one lock for each would have to be removed again.

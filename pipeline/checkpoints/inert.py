@@ -7,11 +7,17 @@ the values that the file states, and runs nothing.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+
+# torch knows the replacements in all threads of the process while one of them reads a pickle.
+# Another one would not count their names among those that its own file needs replaced.
+_UNPICKLING = threading.Lock()
 
 # Classes of settings, by the last part of their name: `argparse.Namespace`, `__main__.GPTConfig`.
 _SETTINGS = re.compile(r"(^|\.)\w*(Namespace|Config|Args|Arguments|HParams|Params|Settings)$")
@@ -94,7 +100,23 @@ _BY_NAME: dict[str, Any] = {
 }
 
 
-def replacements(names: Collection[str]) -> list[tuple[Any, str]]:
+@contextmanager
+def unpickling(names_in_file: Callable[[], Collection[str]]) -> Iterator[list[str]]:
+    """Let torch's weights-only reader know the replacements of what a file names, in the context.
+
+    names_in_file: returns the names that torch does not allow by itself. Yields those of them for
+    which there is no replacement. One thread at a time is in the context.
+    """
+    import torch
+
+    with _UNPICKLING:
+        names = names_in_file()
+        known = _replacements(names)
+        with torch.serialization.safe_globals([*known]):
+            yield sorted(set(names) - {name for _, name in known})
+
+
+def _replacements(names: Collection[str]) -> list[tuple[Any, str]]:
     """Return the replacement of each of the names for which there is one, with the name.
 
     In the form that `torch.serialization.safe_globals` takes.

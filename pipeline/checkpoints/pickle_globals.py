@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupErro
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 
 
-def globals_of(file: Path) -> list[str]:
+def globals_of(file: Path | BytesIO) -> list[str]:
     """Return the classes and functions that a file names and that torch does not allow."""
     try:
         # torch warns about each of them, which is what we ask for.

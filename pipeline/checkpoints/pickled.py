@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.grokking import is_grokking
-from pipeline.checkpoints.inert import replacements, values_of
+from pipeline.checkpoints.inert import unpickling, values_of
 from pipeline.checkpoints.name_patterns import table_of
 from pipeline.checkpoints.pickle_globals import UNREADABLE, globals_of, refusal_of
 from pipeline.checkpoints.placeholders import placeholder_of
@@ -127,7 +127,7 @@ def _unpickled(file: Path) -> Any:
     size = _check_structure(file)
     try:
         # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with torch.serialization.safe_globals([*replacements(globals_of(file))]):
+        with unpickling(lambda: globals_of(file)):
             content = torch.load(
                 file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
             )

@@ -10,8 +10,6 @@ import io
 import os
 import pickle
 import struct
-import threading
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +20,8 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
-from pipeline.checkpoints.inert import replacements
+from pipeline.checkpoints.inert import unpickling
+from pipeline.checkpoints.pickle_globals import globals_of
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.errors import CheckpointError, first_line
@@ -35,9 +34,6 @@ _BLOCK = 2**16  # bytes of one request; a table of contents and a pickle mostly 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a record in a zip file, before its name
 _VERSION = "3"  # of torch's archives, as it has been since torch 1.6
 _BEGINNING = 128  # bytes, enough to recognise a placeholder
-
-# The replacements are known to all threads of the process while one of them reads a pickle.
-_UNPICKLING = threading.Lock()
 
 
 def described(read: Read, size: int) -> Any:
@@ -215,15 +211,12 @@ def _no_zip(beginning: bytes) -> str:
 
 
 def _unpickled(archive: bytes) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # torch warns of each class that it refuses
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(archive))
-    known = replacements(names)
-    if refused := sorted(set(names) - {name for _, name in known}):
-        raise ValueError(
-            f"names {refused[0]}, and files that could run code are refused: save its weights and "
-            "its settings as plain dictionaries (of whole models, their state_dict())"
-        )
-    with _UNPICKLING, torch.serialization.safe_globals([*known]):
+    with unpickling(lambda: globals_of(io.BytesIO(archive))) as refused:
+        if refused:
+            raise ValueError(
+                f"names {refused[0]}, and files that could run code are refused: save its weights "
+                "and its settings as plain dictionaries (of whole models, their state_dict())"
+            )
         return torch.load(io.BytesIO(archive), map_location="meta", weights_only=True)
 
 

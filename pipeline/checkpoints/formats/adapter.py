@@ -33,10 +33,10 @@ _USED = (
 )  # fmt: skip
 # Keys that do not change what the finished model computes.
 _UNUSED = (
-    "alora_invocation_tokens", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying",
-    "enable_lora", "inference_mode", "init_lora_weights", "lora_dropout", "loftq_config",
-    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "task_type",
-    "eva_config", "corda_config", "lora_ga_config", "runtime_config",
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "inference_mode",
+    "init_lora_weights", "lora_dropout", "loftq_config", "megatron_core", "peft_type",
+    "peft_version", "qalora_group_size", "revision", "task_type", "eva_config", "corda_config",
+    "lora_ga_config", "runtime_config",
 )  # fmt: skip
 # With any other initialisation, the base model's own weights are changed before training.
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")

@@ -33,7 +33,7 @@ def config(content: Mapping[str, Any], beside: Mapping[str, bytes]) -> dict[str,
     for key in _CONFIG:
         found = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(found, Mapping) or not is_plain(found):
-        return plain.config(content, beside)  # which raises
+        return plain.config(content["state"], beside)  # which raises
     return dict(found)
 
 

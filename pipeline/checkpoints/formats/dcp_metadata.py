@@ -87,7 +87,8 @@ def _unpickled(content: bytes) -> Any:
     """Return what a pickle holds, its objects as ones of empty classes."""
     for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
         # A pickle reserves memory for the highest index under which it keeps an object.
-        if operation.name.endswith("BINPUT") and isinstance(argument, int) and argument > number:
+        keeps = operation.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if keeps and isinstance(argument, int) and argument > number:
             raise ValueError(f"it keeps an object under the index {argument:,}")
     return _Unpickler(BytesIO(content)).load()
 

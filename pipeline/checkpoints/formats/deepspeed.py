@@ -75,7 +75,8 @@ def tensors(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, T
     paths = {Path(name).name: path for name, path in sorted(files.items())}
     first = next(iter(paths.values()))
     if any(_PART.fullmatch(name) for name in paths):
-        found = _partitioned(_of_ranks(paths, _PART), _of_ranks(paths, _OPTIMIZER))
+        models = _of_ranks(paths, _PART, "parts of the model")
+        found = _partitioned(models, _of_ranks(paths, _OPTIMIZER, "states of the optimizer"))
     else:
         devices = [_whole(path) for path in paths.values()]
         if all(map(is_sequential, devices)):
@@ -107,7 +108,7 @@ def _whole(file: Path) -> dict[str, Tensor]:
         return saved.loaded(state_dict_in(saved.content, file, "module"))
 
 
-def _of_ranks(paths: Mapping[str, Path], pattern: re.Pattern[str]) -> list[Path]:
+def _of_ranks(paths: Mapping[str, Path], pattern: re.Pattern[str], what: str) -> list[Path]:
     """Return the files of all processes in order. Raises CheckpointError if one is missing."""
     found = {
         (int(match[1]), int(match[2])): path
@@ -123,10 +124,14 @@ def _of_ranks(paths: Mapping[str, Path], pattern: re.Pattern[str]) -> list[Path]
     ranks = sorted(rank for rank, _ in found)
     if ranks != list(range(len(ranks))) or not ranks:
         raise CheckpointError(
-            f"{first.parent}: has the parts {shown(ranks)} of {pattern.pattern}, expected one for "
-            "each process from 0 on: restore the others"
+            f"{first.parent}: has the {what} of {_listed(ranks)}, expected those of all "
+            "from 0 on: restore the others"
         )
     return [found[rank, 0] for rank in ranks]
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return f"the processes {shown(ranks)}" if ranks else "no process"
 
 
 def _partitioned(models: Sequence[Path], optimizers: Sequence[Path]) -> dict[str, Tensor]:

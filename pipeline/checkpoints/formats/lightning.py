@@ -58,8 +58,13 @@ def _configs(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for value in (given, *given.values()):
         values = values_of(value)
         if values is not None and (kind := _model_type(value, values)):
-            plain = {name: one for name, one in values.items() if is_plain(one)}
-            yield plain | {"model_type": kind}
+            yield _plain(values) | {"model_type": kind}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a config.json can hold: no dtype; of inner settings, their values."""
+    inner = {name: values_of(value) or value for name, value in values.items()}
+    return {name: value for name, value in inner.items() if is_plain(value)}
 
 
 def _model_type(value: Any, values: Mapping[str, Any]) -> str:

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.renaming import renamed, shape_of, without_prefix
-from pipeline.checkpoints.formats.settings import divided, flag, number, refuse_unknown, whole
+from pipeline.checkpoints.formats.settings import (
+    divided,
+    flag,
+    is_plain,
+    number,
+    refuse_unknown,
+    shown_value,
+    whole,
+)
 from pipeline.errors import first_line
 
 if TYPE_CHECKING:
@@ -176,8 +184,8 @@ def _rotations(settings: Mapping[str, Any], share: float) -> dict[str, Any]:
         names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
         if not isinstance(adjusted, Mapping) or set(adjusted) != set(names):
             raise ValueError(
-                f"says rope_adjustments = {adjusted}, expected {', '.join(names)}: other "
-                "adjustments are not read"
+                f"says rope_adjustments = {shown_value(adjusted)}, expected {', '.join(names)}: "
+                "other adjustments are not read"
             )
         found |= {name: number(adjusted, name) for name in names[:3]}
         found["original_max_position_embeddings"] = whole(adjusted, "original_max_seq_len")
@@ -197,9 +205,10 @@ def _settings(beside: Mapping[str, bytes]) -> Mapping[str, Any]:
         settings = yaml.safe_load(beside[CONFIG])
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"has a {CONFIG} that is no YAML ({first_line(error)})") from error
-    if not isinstance(settings, dict):
+    # References within a file of YAML can make a value of any size of a few lines.
+    if not isinstance(settings, dict) or not is_plain(settings):
         raise ValueError(f"has a {CONFIG} that is no mapping of settings: restore it")
-    return {str(name): value for name, value in settings.items()}
+    return settings
 
 
 def _refuse_other_families(settings: Mapping[str, Any]) -> None:
@@ -225,7 +234,7 @@ def _refuse_other_families(settings: Mapping[str, Any]) -> None:
     if not is_neox and not is_llama:
         fields = ["mlp_class_name", "norm_class_name"]
     if fields:
-        said = " and ".join(f"{name} = {settings.get(name)!r}" for name in fields)
+        said = " and ".join(f"{name} = {shown_value(settings.get(name))}" for name in fields)
         raise ValueError(
             f"says {said}: of litgpt's models those like Pythia (GptNeoxMLP, LayerNorm, biases) "
             "and like Llama (LLaMAMLP, RMSNorm, none) are read: convert it with litgpt "

@@ -14,7 +14,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoints.formats.meta_names import EMBEDDING, UP, are_meta_names, renamed_llama
+from pipeline.checkpoints.formats.meta_names import (
+    EMBEDDING,
+    QUERY,
+    UP,
+    are_meta_names,
+    renamed_llama,
+)
 from pipeline.checkpoints.formats.renaming import shape_of
 from pipeline.checkpoints.formats.settings import divided, flag, number, refuse_unknown, whole
 from pipeline.errors import CheckpointError
@@ -90,6 +96,7 @@ def _config(params: Mapping[str, Any], first: Any, count: int) -> dict[str, Any]
     _refuse_other_names(first)
     heads, width = whole(params, "n_heads"), whole(params, "dim")
     rows, columns = shape_of(first, EMBEDDING)
+    _refuse_missing(shape_of(first, QUERY)[0], count, width)
     scaled = flag(params, "use_scaled_rope", False)
     theta = number(params, "rope_theta", 10000.0)
     rotations: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
@@ -118,6 +125,15 @@ def _config(params: Mapping[str, Any], first: Any, count: int) -> dict[str, Any]
         "bos_token_id": None,
         "eos_token_id": None,
     }
+
+
+def _refuse_missing(rows: int, count: int, width: int) -> None:
+    """Raise ValueError unless the rows of W_Q in so many files are those of a whole model."""
+    if rows * count != width:
+        raise ValueError(
+            f"says dim = {width}, and {count} files with {rows} rows of W_Q each are there: "
+            "restore the other consolidated files"
+        )
 
 
 def _context(params: Mapping[str, Any], theta: float, scaled: bool) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EMBEDDING = "tok_embeddings.weight"
+QUERY = "layers.0.attention.wq.weight"
 UP = "layers.0.feed_forward.w1.weight"
 
 _NAMES = {
@@ -36,7 +37,7 @@ _COMPUTED = r"(^|\.)(rope\.freqs|freqs_cos|freqs_sin|freqs_cis|attention\.mask)$
 
 def are_meta_names(names: Mapping[str, Any]) -> bool:
     """Return whether tensors have the names of Meta's Llama code."""
-    return EMBEDDING in names and "layers.0.attention.wq.weight" in names
+    return EMBEDDING in names and QUERY in names
 
 
 def renamed_llama(

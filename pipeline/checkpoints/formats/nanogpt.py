@@ -8,7 +8,7 @@ torch's exact one since June 2023. `bias` became one of `model_args` in January 
 it are of the first kind; all others are taken for the second, as most are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoints.formats.renaming import each, renamed, without_prefix
@@ -78,13 +78,17 @@ def tensors(state: Mapping[str, "Tensor"], config: Mapping[str, Any]) -> dict[st
     """Return the weights by GPT-2's names; a model without biases is one whose biases are 0."""
     plain = renamed(without_prefix(state, ()), _NAMES, _MODEL, _MASK)
     found = each(plain, _TRANSPOSED, lambda matrix: matrix.T)
-    for name in list(found):
-        bias = name.removesuffix("weight") + "bias"
-        generic = any(name.endswith(one.rpartition("#")[2] + ".weight")
-                      for one in (*_NORMS, *_MATRICES))  # fmt: skip
-        if name.endswith(".weight") and generic and bias not in found:
-            found[bias] = found[name].new_zeros(found[name].shape[-1])
-    return found
+    # Of a model that has biases, one that is missing was lost.
+    has_biases = any(name.endswith(".bias") for name in found)
+    return found if has_biases else found | dict(_zeros(found))
+
+
+def _zeros(state: Mapping[str, "Tensor"]) -> "Iterator[tuple[str, Tensor]]":
+    """Yield a bias of zeros for each matrix and norm."""
+    ends = tuple(f"{one.rpartition('#')[2]}.weight" for one in (*_NORMS, *_MATRICES))
+    for name, tensor in state.items():
+        if name.endswith(ends):
+            yield f"{name.removesuffix('weight')}bias", tensor.new_zeros(tensor.shape[-1])
 
 
 def assumed(content: Mapping[str, Any]) -> list[str]:

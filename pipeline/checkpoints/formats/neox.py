@@ -123,8 +123,8 @@ def transformers_tensors(
             f"expected gpt_neox: {_REMEDY}"
         )
     layers = int(config.get("num_hidden_layers", 0))
-    lacking = [n for n in devices[0] for one in devices if n not in one]
-    if lacking or any(one.keys() != devices[0].keys() for one in devices):
+    names = {name: None for one in devices for name in one}
+    if lacking := [name for name in names if any(name not in one for one in devices)]:
         raise CheckpointError(
             f"{where}: its devices do not have the same tensors ({shown(lacking)}): restore it"
         )

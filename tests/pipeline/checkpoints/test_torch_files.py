@@ -7,9 +7,11 @@ import io
 import os
 import pickle
 import struct
+import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints import archives
+from pipeline.checkpoints.inert import unpickling
 from pipeline.checkpoints.torch_files import SavedFile, described, saved_file
 from pipeline.errors import CheckpointError
 
@@ -111,6 +114,26 @@ def test_settings_keep_their_values_and_run_nothing() -> None:
     assert vars(found["args"]) == {"rate": 0.1, "out": "/runs/a", "many": [1, "two"]}
     assert not isinstance(found["args"], argparse.Namespace)
     assert found["score"] == 1.5 and found["torch"] == str(torch.__version__)
+
+
+def test_files_are_read_by_many_threads_at_once() -> None:
+    """Of two that name one class, both know its replacement: torch keeps them for all threads."""
+    content = written({"args": argparse.Namespace(rate=0.1)})
+    is_entered, may_leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with unpickling(lambda: ["argparse.Namespace"]):
+            is_entered.set()
+            may_leave.wait(10)
+
+    with ThreadPoolExecutor(2) as threads:
+        other = threads.submit(hold)
+        assert is_entered.wait(10)
+        found = threads.submit(of_bytes, content)
+        wait([found], timeout=0.3)
+        may_leave.set()
+        assert vars(found.result()["args"]) == {"rate": 0.1}
+        other.result()
 
 
 class _Code:

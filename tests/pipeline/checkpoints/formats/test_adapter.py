@@ -25,6 +25,7 @@ from tests.pipeline.checkpoints.formats.models import (
     tiny,
     weights_of,
 )
+from tests.pipeline.checkpoints.servers import Hub
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 KINDS: dict[str, dict[str, Any]] = {
@@ -120,8 +121,40 @@ def test_the_base_model_is_found_beside_the_run_or_given(adapted: Write, tmp_pat
 
 def test_a_base_that_is_given_must_hold_a_model(adapted: Write, tmp_path: Path) -> None:
     run = adapted()
-    with pytest.raises(InputError, match=r"base: .*nothing.*: holds no weights"):
+    with pytest.raises(InputError, match=r"base: .*nothing: there is no such folder"):
         list_run(str(run), layout=RunLayout(base=str(tmp_path / "nothing")))
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(InputError, match=r"base: .*nothing: holds no weights"):
+        list_run(str(run), layout=RunLayout(base=str(tmp_path / "nothing")))
+
+
+def test_the_base_may_be_in_a_hugging_face_cache(adapted: Write, tmp_path: Path) -> None:
+    """Its files are links to blobs; a link elsewhere may lead to the snapshot."""
+    run = adapted()
+    expected = weights_of(run)
+    repository, commit = tmp_path / "cache/models--owner--base", "a" * 40
+    snapshot, link = repository / "snapshots" / commit, tmp_path / "models/base"
+    for folder in (snapshot, repository / "blobs", repository / "refs", link.parent):
+        folder.mkdir(parents=True)
+    (repository / "refs/main").write_text(commit)
+    for number, file in enumerate(sorted((tmp_path / "base").iterdir())):
+        file.rename(repository / f"blobs/{number:040x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+    link.symlink_to(snapshot)
+    for folder in (repository, snapshot, link):
+        assert_same(weights_of(run, RunLayout(base=str(folder))), expected)
+
+
+def test_adapter_and_base_may_be_on_the_hub(adapted: Write, tmp_path: Path, hub: Hub) -> None:
+    run = adapted()
+    expected = weights_of(run)
+    with_settings(run, base_model_name_or_path="owner/base")
+    hub.add_run("owner/adapters", run)
+    hub.add_run("owner/base", tmp_path / "base")
+    for uri in ("hf://owner/adapters", str(run)):
+        assert_same(weights_of(uri), expected)
+    hub.repositories["owner/base"].branches.clear()
+    assert "its base model 'owner/base' is not found" in failure_of("hf://owner/adapters")
 
 
 def test_the_digest_is_of_adapter_and_base(adapted: Write, tmp_path: Path) -> None:
@@ -158,6 +191,9 @@ def test_a_whole_model_beside_an_adapter_is_read_as_it_is(adapted: Write, tmp_pa
     other = tiny(seed=5)
     other.save_pretrained(run / "step-1")
     assert_same(weights_of(run), other.state_dict())
+    assert list_run(str(run)).notes == (
+        "adapters beside a whole model are not merged into it (checkpoints: 1)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,6 +205,7 @@ def test_a_whole_model_beside_an_adapter_is_read_as_it_is(adapted: Write, tmp_pa
         ({"megatron_config": {"a": 1}}, "says megatron_config = {'a': 1}, which is not read"),
         ({"layer_replication": [[0, 2]]}, "says layer_replication"),
         ({"a_future_setting": 3}, "says a_future_setting = 3, which is not read"),
+        ({"alora_invocation_tokens": [1, 2]}, "says alora_invocation_tokens = [1, 2]"),
         ({"r": 5}, "does not fit its base model"),
         ({"r": -1}, "does not fit its base model"),
         ({"r": "many"}, "does not fit its base model"),

@@ -165,10 +165,11 @@ def hostile_pickles(trace: Path) -> dict[str, bytes]:
         b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\n"
         b"(N}X\x08\x00\x00\x00__init__K\x01s\x86b."
     )
-    memo = b"\x80\x02Nr\xff\xff\xff\x7f."
+    memo, put = b"\x80\x02Nr\xff\xff\xff\x7f.", b"\x80\x02Np2000000000\n."
     return {"reduce": pickle.dumps(Hostile(trace)), "eval": eval_, "getattr": getattr_,
             "import": import_, "dotted": dotted, "load": torch_load, "class": class_,
-            "memo": memo, "empty": b"", "text": b"{}", "cut": pickle.dumps({"a": [1] * 99})[:20],
+            "memo": memo, "put": put, "empty": b"", "text": b"{}",
+            "cut": pickle.dumps({"a": [1] * 99})[:20],
             "deep": b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b"."}  # fmt: skip
 
 

@@ -92,6 +92,18 @@ def test_hyper_parameters_may_be_the_config(tmp_path: Path) -> None:
     assert_same_losses(resident_of(folder), logits(module), tokens())
 
 
+def test_settings_within_a_config_are_its_own(tmp_path: Path) -> None:
+    rotations = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
+    config = config_of("llama").to_dict() | {"rope_parameters": rotations}
+    folder = fitted(tmp_path, module := Trained(config))
+    file = next(folder.glob("*.ckpt"))
+    content = torch.load(file, weights_only=False)
+    config |= {"rope_parameters": argparse.Namespace(**rotations)}
+    content["hyper_parameters"]["config"] = argparse.Namespace(**config)
+    torch.save(content, file)
+    assert_same_losses(resident_of(folder), logits(module), tokens())
+
+
 def test_without_a_config_the_sentence_says_where_to_put_one(tmp_path: Path) -> None:
     module = Trained(config_of("llama").to_dict())
     fitted(tmp_path, module)

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pipeline.checkpoints.formats import single_file
 from pipeline.checkpoints.torch_files import described
+from pipeline.errors import CheckpointError
 from tests.pipeline.checkpoints.formats.reference import (
     VOCABULARY,
     LocalSource,
@@ -177,6 +178,15 @@ def test_states_of_the_optimizer_are_not_read(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_other_models_are_refused(tmp_path: Path, args: dict, said: str) -> None:
     assert said in refusal(saved(tmp_path, GPT(), **args))
+
+
+def test_a_missing_bias_is_none_of_zeros(tmp_path: Path) -> None:
+    saved(tmp_path, GPT())
+    content = torch.load(tmp_path / "ckpt.pt", weights_only=True)
+    del content["model"]["transformer.h.1.mlp.c_fc.bias"]
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=r"missing: transformer\.h\.1\.mlp\.c_fc\.bias"):
+        resident_of(tmp_path)
 
 
 def test_a_tensor_of_another_model_is_named(tmp_path: Path) -> None:

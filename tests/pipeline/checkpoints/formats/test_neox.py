@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from s3fs import S3FileSystem
 from torch import Tensor
 
 from tests.pipeline.checkpoints.formats.models import assert_same, failure_of, tiny, weights_of
@@ -73,6 +74,12 @@ def test_the_layers_of_all_devices_are_joined(devices: int, tmp_path: Path) -> N
     assert_same(weights_of(tmp_path / "run"), model.state_dict())
 
 
+def test_s3_gives_the_same(tmp_path: Path, s3: object) -> None:
+    model = pipelined(tmp_path / "run", 2)
+    S3FileSystem().put(str(tmp_path / "run"), "runs/here", recursive=True)
+    assert_same(weights_of("s3://runs/here"), model.state_dict())
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_all_layers_in_one_file_are_read(devices: int, tmp_path: Path) -> None:
     model, step = neox(), tmp_path / "run" / "global_step100"
@@ -88,9 +95,10 @@ def test_all_layers_in_one_file_are_read(devices: int, tmp_path: Path) -> None:
     assert_same(weights_of(tmp_path / "run"), model.state_dict())
 
 
-def test_a_missing_layer_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", [0, 1])
+def test_a_missing_layer_is_named(device: int, tmp_path: Path) -> None:
     pipelined(tmp_path / "run", 2)
-    (tmp_path / "run/global_step100/layer_03-model_01-model_states.pt").unlink()
+    (tmp_path / f"run/global_step100/layer_03-model_{device:02}-model_states.pt").unlink()
     assert "do not have the same tensors (3.input_layernorm" in failure_of(tmp_path / "run")
 
 

@@ -93,6 +93,15 @@ def test_a_damaged_model_config_is_refused(copied: Path, text: str) -> None:
     assert "model_config.yaml" in refusal(copied)
 
 
+@pytest.mark.parametrize("copied", ["litgpt-neox"], indirect=True)
+def test_a_model_config_that_names_a_list_many_times_is_refused(copied: Path) -> None:
+    """Spelt out, it has 10⁹ values."""
+    lists = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    text = "\n".join(["a0: &a0 [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", *lists, "rope_adjustments: *a8"])
+    (copied / "model_config.yaml").write_text(text)
+    assert "is no mapping of settings" in refusal(copied)
+
+
 @pytest.mark.parametrize("copied", ["meta-one-file"], indirect=True)
 def test_llama_2_divides_the_columns_of_the_embedding(copied: Path) -> None:
     """fairscale's ParallelEmbedding, which Meta had for it, says the same."""
@@ -142,6 +151,13 @@ def test_a_file_that_lacks_a_tensor_is_named(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("copied", ["meta-two-files"], indirect=True)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_missing_file_of_meta_is_said(copied: Path, lost: int) -> None:
+    (copied / f"consolidated.{lost:02}.pth").unlink()
+    assert "restore the other consolidated files" in refusal(copied)
+
+
+@pytest.mark.parametrize("copied", ["meta-two-files"], indirect=True)
 def test_meta_needs_its_params(copied: Path) -> None:
     (copied / "params.json").unlink()
     assert "params.json: is missing" in refusal(copied)
@@ -153,5 +169,6 @@ def test_composer_without_its_config_is_refused(copied: Path) -> None:
     content = torch.load(file, weights_only=False)
     config = content["state"].pop("integrations")["huggingface"]["model"]["config"]["content"]
     torch.save(content, file)
-    assert "no config.json says which model" in refusal(copied)
+    message = refusal(copied)
+    assert "no config.json says which model" in message and "state dict of model." in message
     assert read(copied, config)[1].keys() == read(DATA / "composer")[1].keys()
