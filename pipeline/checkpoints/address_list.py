@@ -14,15 +14,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.left_out import NO_WEIGHTS
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.places import is_address_list, place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 from pipeline.config.places import require_place
@@ -70,8 +69,7 @@ def now(uri: str) -> float:
 
 def files_of(uris: Sequence[str]) -> list[Files]:
     """Return the files of each checkpoint, wherever it is stored."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda uri: place_of(uri).files_of([uri])[0], uris))
+    return side_by_side(lambda uri: place_of(uri).files_of([uri])[0], uris)
 
 
 def file_in(uri: str, name: str) -> StoredFile | None:
@@ -157,6 +155,8 @@ def _row(where: str, given: Mapping[str, Any], folder: Path) -> _Row:
         require_place(address)
     except ValueError as error:
         raise InputError(f"{where}: address: {error}") from error
+    if is_address_list(address):
+        raise InputError(f"{where}: {address} is another list: give a checkpoint's own address")
     if "://" not in address:
         address = os.path.realpath(folder / address)
     place_of(address)  # raises InputError for an unknown scheme or a secret
