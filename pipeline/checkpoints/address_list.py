@@ -25,7 +25,7 @@ from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 from pipeline.config.places import require_place
-from pipeline.errors import InputError, first_line
+from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.outside import content_of, is_whole, parsed_json
 
 # As for the Hub: nothing is known of how the checkpoints were written.
@@ -49,14 +49,9 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     if layout.names is not None:
         raise InputError(f"{uri}: is a list, which gives the steps itself: leave `names` out")
     rows = _pinned(_rows(uri))
-    found = files_of([row.address for row in rows])
-    pairs = list(zip(rows, found, strict=True))
-    folders = [Folder(_name(row), row.address, files) for row, files in pairs if files]
-    others = [
-        Entry(row.address, kind=NO_WEIGHTS, reason="no such folder or file, or it is empty")
-        for row, files in pairs
-        if not files
-    ]
+    found = side_by_side(_folder, rows)
+    folders = [one for one in found if isinstance(one, Folder)]
+    others = [one for one in found if isinstance(one, Entry)]
     # Tokenizers are looked for beside the last checkpoint.
     run = max(folders, key=lambda one: int(one.name.split("-")[1])) if folders else uri
     return PlaceContents(folders, run, others)
@@ -90,6 +85,18 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
 def is_growing(folder: Folder) -> bool:
     """Return False: what is listed counts as finished."""
     return False
+
+
+def _folder(row: _Row) -> Folder | Entry:
+    """Return the checkpoint at a row's address, or the reason why there is none."""
+    try:
+        files = place_of(row.address).files_of([row.address])[0]
+    except CheckpointError as error:
+        return Entry(row.address, kind=NO_WEIGHTS, reason=str(error))
+    if not files:
+        reason = "no such folder or file, or it is empty"
+        return Entry(row.address, kind=NO_WEIGHTS, reason=reason)
+    return Folder(_name(row), row.address, files)
 
 
 def _name(row: _Row) -> str:

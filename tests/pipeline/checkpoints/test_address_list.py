@@ -116,11 +116,13 @@ def test_files_of_any_name_are_listed_on_every_storage(hub, s3, tmp_path):
         torch.save({"a": torch.zeros(3)}, tmp_path / path)
     hub.add_run("owner/name", tmp_path / "hub")
     place = upload(tmp_path / "bucket")
-    rows = ["local/mine.pt", f"{place}/mine.pt", f"{place}/1000.pt", "hf://owner/name/mine.pt"]
+    rows = ["local/mine.pt", f"{place}/mine.pt", f"{place}/1000.pt", "hf://owner/name/mine.pt",
+            "local/none.pt", f"{place}/none.pt", "hf://owner/name/none.pt"]  # fmt: skip
     lines = [f"{step},{row}" for step, row in enumerate(rows)]
     (tmp_path / "list.csv").write_text("\n".join(["step,address", *lines]))
     listing = list_run(str(tmp_path / "list.csv"))
-    assert not listing.left_out
+    assert [one.kind for one in listing.left_out] == ["no weights"] * 3
+    assert all(one.name.endswith("/none.pt") for one in listing.left_out)
     files = [list(current_folder(one).files) for one in listing.checkpoints]
     assert files == [["mine.pt"], ["mine.pt"], ["1000.pt"], ["mine.pt"]]
 
