@@ -168,9 +168,9 @@ def print_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
     from pipeline.checkpoints.converted import converted_uri
     from pipeline.checkpoints.foreign import conversion_notes
 
-    if layout.names is not None:  # then nothing is converted
+    if layout.names is not None and not model:  # then nothing is converted
         return
-    for note in conversion_notes(converted_uri(uri, model)):
+    for note in conversion_notes(converted_uri(uri, model, layout)):
         say(f"note: {note}", err=True)
 
 

@@ -14,19 +14,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.left_out import NO_WEIGHTS
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
-from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.places import is_address_list, place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import AtomicUnit, Entry, Files, Folder, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 from pipeline.config.places import require_place
-from pipeline.errors import InputError, first_line
+from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.outside import content_of, is_whole, parsed_json
 
 # As for the Hub: nothing is known of how the checkpoints were written.
@@ -50,14 +49,9 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
     if layout.names is not None:
         raise InputError(f"{uri}: is a list, which gives the steps itself: leave `names` out")
     rows = _pinned(_rows(uri))
-    found = files_of([row.address for row in rows])
-    pairs = list(zip(rows, found, strict=True))
-    folders = [Folder(_name(row), row.address, files) for row, files in pairs if files]
-    others = [
-        Entry(row.address, kind=NO_WEIGHTS, reason="no such folder or file, or it is empty")
-        for row, files in pairs
-        if not files
-    ]
+    found = side_by_side(_folder, rows)
+    folders = [one for one in found if isinstance(one, Folder)]
+    others = [one for one in found if isinstance(one, Entry)]
     # Tokenizers are looked for beside the last checkpoint.
     run = max(folders, key=lambda one: int(one.name.split("-")[1])) if folders else uri
     return PlaceContents(folders, run, others)
@@ -70,8 +64,7 @@ def now(uri: str) -> float:
 
 def files_of(uris: Sequence[str]) -> list[Files]:
     """Return the files of each checkpoint, wherever it is stored."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(lambda uri: place_of(uri).files_of([uri])[0], uris))
+    return side_by_side(lambda uri: place_of(uri).files_of([uri])[0], uris)
 
 
 def file_in(uri: str, name: str) -> StoredFile | None:
@@ -92,6 +85,18 @@ def verify(uri: str, file: StoredFile, content: bytes) -> None:
 def is_growing(folder: Folder) -> bool:
     """Return False: what is listed counts as finished."""
     return False
+
+
+def _folder(row: _Row) -> Folder | Entry:
+    """Return the checkpoint at a row's address, or the reason why there is none."""
+    try:
+        files = place_of(row.address).files_of([row.address])[0]
+    except CheckpointError as error:
+        return Entry(row.address, kind=NO_WEIGHTS, reason=str(error))
+    if not files:
+        reason = "no such folder or file, or it is empty"
+        return Entry(row.address, kind=NO_WEIGHTS, reason=reason)
+    return Folder(_name(row), row.address, files)
 
 
 def _name(row: _Row) -> str:
@@ -157,6 +162,8 @@ def _row(where: str, given: Mapping[str, Any], folder: Path) -> _Row:
         require_place(address)
     except ValueError as error:
         raise InputError(f"{where}: address: {error}") from error
+    if is_address_list(address):
+        raise InputError(f"{where}: {address} is another list: give a checkpoint's own address")
     if "://" not in address:
         address = os.path.realpath(folder / address)
     place_of(address)  # raises InputError for an unknown scheme or a secret

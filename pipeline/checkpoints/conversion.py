@@ -7,7 +7,7 @@ folder contains the reason; if no file can be read, the run is refused.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,15 @@ from pipeline.checkpoints import grokking, hooked_config, own_names, rotary, tra
 from pipeline.checkpoints.files import NOTES_FILE, REFUSAL, TABLE_FILE
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.names import is_checkpoint_file
 from pipeline.checkpoints.pickled import (
     Saved,
     State,
     read_saved,
     same_tensors,
 )
-from pipeline.checkpoints.pth_names import found_in, step_in_any_name, without_step
+from pipeline.checkpoints.pth_names import found_in, state_dicts_in, step_in_any_name
+from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import reading
 from pipeline.writing import whole_folder
@@ -75,25 +77,28 @@ class _Run:
             )
 
 
-def convert(path: Path, files: list[Path], given: Given, kept: Path) -> None:
+def convert(
+    path: Path, files: list[Path], given: Given, kept: Path, layout: RunLayout | None = None
+) -> None:
     """Write the folder `kept`, whole or not at all: the conversion of the files of the run `path`.
 
-    given: fields of the models' configs that the files lack. Raises InputError, naming the file, if
-    none can be read, or if two have the same step.
+    given: fields of the models' configs that the files lack. layout: its `names` give the steps.
+    Raises InputError, naming the file, if none can be read, or if two have the same step; OSError
+    and MemoryError, which may pass.
     """
     with whole_folder(kept) as draft:
-        run = _read_all(files, own_names.is_own(given))
-        _write_all(draft, run, given, list(_left_out(path, run)))
+        run = _read_all(files, own_names.is_own(given), layout)
+        _write_all(draft, run, given, list(_left_out(path, files, run)))
 
 
-def _read_all(files: list[Path], has_own_names: bool) -> _Run:
+def _read_all(files: list[Path], has_own_names: bool, layout: RunLayout | None) -> _Run:
     """Read all files of one run. Raises InputError for one without a step and for equal steps."""
     run = _Run()
     for file in files:
-        named = step_in_any_name(file)
+        named = step_in_any_name(file, layout)
         step = 0 if named == "init" else named
         try:
-            saved = read_saved(file, has_own_names)
+            saved = read_saved(file, has_own_names, layout)
         except InputError as error:
             if not isinstance(step, int):
                 raise
@@ -105,10 +110,14 @@ def _read_all(files: list[Path], has_own_names: bool) -> _Run:
     return run
 
 
-def _left_out(path: Path, run: _Run) -> Iterator[str]:
+def _left_out(path: Path, files: Sequence[Path], run: _Run) -> Iterator[str]:
     """Yield a sentence for each reason for which files were left out."""
-    if others := without_step(path):
-        yield f"left out, since their names do not give their step: {found_in(others)}"
+    others = [file for file in state_dicts_in(path) if file not in files]
+    worded = [file.name for file in others if is_checkpoint_file(file.name)]
+    if unnamed := [file.name for file in others if file.name not in worded]:
+        yield f"left out, since their names do not give their step: {found_in(unnamed)}"
+    if worded:
+        yield f"left out, since the others have names of another kind: {found_in(worded)}"
     if run.again:
         yield f"left out, since another file of that step has their weights: {found_in(run.again)}"
     if beside := [one for saved in run.saved for one in saved.left_out]:
@@ -140,7 +149,7 @@ def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:
 
 def _converted(state: State, config: Mapping[str, Any], given: Given) -> transformerlens.Converted:
     try:
-        with reading(state.place, InputError, passing=()):
+        with reading(state.place, InputError, passing=(OSError, MemoryError)):
             refuse_unreadable(state.tensors, state.place)
             if own_names.is_own(given):
                 return _converted_own(state.tensors, config, given)

@@ -21,21 +21,22 @@ from pipeline.writing import whole_folder
 MOST_BYTES = 4 * 2**30
 
 
-def converted_uri(uri: str, model: Given | None = None) -> str:
+def converted_uri(uri: str, model: Given | None = None, layout: RunLayout | None = None) -> str:
     """Return the address that a run's checkpoints are read from: its conversion, or `uri` itself.
 
-    The files of a remote run are downloaded if `model` is given. Raises InputError as
-    `ordinary_run` does, and for remote files that are too large together.
+    layout: its `names` give the steps of the files, if `model` is given. The files of a remote run
+    are downloaded if `model` is given. Raises InputError as `ordinary_run` does, and for remote
+    files that are too large together.
     """
     if "://" not in uri:
-        return str(ordinary_run(uri, model)) if model or is_foreign(uri) else uri
+        return str(ordinary_run(uri, model, layout)) if model or is_foreign(uri) else uri
     if not model:
         return uri
     folder = _downloaded(uri)
     if folder is None:
         raise without_use(uri)
     try:
-        return str(ordinary_run(str(folder), model))
+        return str(ordinary_run(str(folder), model, layout))
     except InputError as error:
         raise InputError(str(error).replace(str(folder), uri)) from error
 

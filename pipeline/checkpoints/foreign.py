@@ -24,6 +24,7 @@ from pipeline.checkpoints.pth_names import (
     step_in_name,
     without_step,
 )
+from pipeline.config import RunLayout
 from pipeline.errors import InputError, first_line
 from pipeline.outside import content_of, opened, parsed_json
 
@@ -35,26 +36,30 @@ _VERSION = 3  # raised when the conversion changes
 Given = Mapping[str, Any]
 
 
-def ordinary_run(uri: str, model: Given | None = None) -> Path:
+def ordinary_run(uri: str, model: Given | None = None, layout: RunLayout | None = None) -> Path:
     """Return the local folder of a run in the ordinary layout: `uri` itself, or its conversion.
 
-    model: config fields that the files lack, see `pipeline.config.SavedModel`. Raises InputError,
+    model: config fields that the files lack, see `pipeline.config.SavedModel`. layout: its `names`
+    give the steps of the files, if `model` is given. Raises OSError and MemoryError as they are,
+    after which another attempt may succeed, and nothing is kept of this one. Raises InputError,
     naming the file, if none can be read, if two have the same step, or if `model` is given and
     there is nothing to convert.
     """
     path = Path(uri)
-    files = _foreign_files(path, bool(model))
+    layout = layout if layout is not None and model else RunLayout()
+    files = _named_files(path, layout) if layout.names else _foreign_files(path, bool(model))
     if not files:
         if model and path.exists():
             raise without_use(uri)
         return path
     given, before = dict(model or {}), [local_state(file) for file in files]
-    states = "\n".join([json.dumps([_VERSION, given], sort_keys=True), *before])
+    facts = [_VERSION, given, *([layout.names] if layout.names else [])]
+    states = "\n".join([json.dumps(facts, sort_keys=True), *before])
     kept = cache_folder() / "converted" / hashlib.sha256(states.encode()).hexdigest()[:32]
     if not kept.is_dir():
         from pipeline.checkpoints.conversion import convert  # needs torch
 
-        convert(path, files, given, kept)
+        convert(path, files, given, kept, layout)
         # A file that changed meanwhile would leave its conversion under the hash of another state.
         if [local_state(file) for file in files] != before:
             shutil.rmtree(kept, ignore_errors=True)
@@ -70,8 +75,8 @@ def is_foreign(uri: str) -> bool:
 def without_use(uri: str) -> InputError:
     """Return the error for `model` of an analysis whose run needs no conversion."""
     return InputError(
-        f"{uri}: `model` is given for .pth and .pt files, and this run has a config.json "
-        "for each checkpoint: leave `model` out"
+        f"{uri}: `model` is for a folder of .pth or .pt files, or one of them, and this is none: "
+        "leave `model` out"
     )
 
 
@@ -110,6 +115,18 @@ def _read(folder: str | Path, name: str) -> Any:
         raise InputError(f"{file}: is not valid JSON ({first_line(error)}): remove it") from error
 
 
+def _named_files(path: Path, layout: RunLayout) -> list[Path]:
+    """Return the files of a run with the names that the layout gives."""
+    every = sorted(path.iterdir()) if path.is_dir() else []
+    files = [file for file in every if step_in_any_name(file, layout) is not None]
+    if not files and (others := [file.name for file in every if file.suffix in SUFFIXES]):
+        raise InputError(
+            f"{path}: found {found_in(others)}, expected {layout.names!r}, the given `names`: "
+            "change `names`"
+        )
+    return files
+
+
 def _foreign_files(path: Path, has_model: bool) -> list[Path]:
     """Return the files of a run to be converted, [] if there are none.
 
@@ -122,7 +139,9 @@ def _foreign_files(path: Path, has_model: bool) -> list[Path]:
         return []
     files = sorted(file for file in path.iterdir() if step_in_name(file) is not None)
     worded = sorted(file for file in path.iterdir() if step_in_any_name(file) is not None)
-    if worded and (has_model or (not files and _has_known_names(worded[0]))):
+    # Three of them, as one may be damaged.
+    some = {worded[at] for at in (0, len(worded) // 2, -1)} if worded else set[Path]()
+    if worded and (has_model or (not files and any(map(_has_known_names, some)))):
         return worded
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := without_step(path)):

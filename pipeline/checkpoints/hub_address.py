@@ -16,6 +16,7 @@ _URI = re.compile(
     rf"|/(?P<on_main>{_PATH}))?/?"
 )
 GIT_ID = re.compile(r"[0-9a-f]{40}")  # of a commit, or another object
+_STATE_DICT = re.compile(r"checkpoints/[^/]*_\d{1,15}\.pth|([^/]*_)?init\.pth")
 _EXPECTED = "hf://owner/name, hf://owner/name@branch or hf://owner/name@branch/folder"
 
 
@@ -46,8 +47,8 @@ class Address:
 
     @property
     def is_state_dict(self) -> bool:
-        """Return whether it is that of a state dict of `hub_states.py`."""
-        return self.path is not None and self.path.endswith(".pth")
+        """Return whether it is as that of a state dict of `hub_states.py`."""
+        return self.path is not None and _STATE_DICT.fullmatch(self.path) is not None
 
     def at(self, commit: str, path: str | None = None) -> "Address":
         """Return the address of a path in a commit of the same repository."""

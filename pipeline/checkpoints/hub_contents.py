@@ -61,7 +61,9 @@ def contents(uri: str, layout: RunLayout) -> PlaceContents:
 def files_at(uri: str) -> Files:
     """Return the files of a checkpoint, or of a run."""
     address = of_run(parse_address(uri))
-    return hub_states.files(address) if address.is_state_dict else hub_folders.files_of(address)
+    described = hub_states.files(address) if address.is_state_dict else {}
+    # Without a config, the file is of another layout.
+    return described if "config.json" in described else hub_folders.files_of(address)
 
 
 def of_run(address: Address) -> Address:

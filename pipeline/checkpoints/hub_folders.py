@@ -13,7 +13,7 @@ from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address
 from pipeline.checkpoints.hub_rows import Row, directly_in, files_below, folders_in
 from pipeline.checkpoints.hub_source import tree
-from pipeline.checkpoints.names import is_checkpoint_file
+from pipeline.checkpoints.names import may_be_checkpoint_file
 from pipeline.checkpoints.stored import Files, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 
@@ -32,7 +32,7 @@ def files_of(address: Address) -> Files:
     For the address of a file that is a checkpoint by itself, that file.
     """
     folder, _, name = (address.path or "").rpartition("/")
-    if is_checkpoint_file(name):
+    if may_be_checkpoint_file(name):
         parent = replace(address, path=folder or None)
         beside = directly_in(files_below(tree(parent, folder), folder))
         if name in beside:

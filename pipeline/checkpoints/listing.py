@@ -18,7 +18,7 @@ from pipeline.checkpoints.left_out import (
     left_out_of,
     pattern_like,
 )
-from pipeline.checkpoints.names import Name, parse_file_name, parse_name
+from pipeline.checkpoints.names import Name, is_of_another_format, parse_file_name, parse_name
 from pipeline.checkpoints.numbering import numbered_names
 from pipeline.checkpoints.outer_configs import with_outer_configs
 from pipeline.checkpoints.places import place_of
@@ -77,8 +77,10 @@ def finished_in(
     model: config fields that `.pth` files lack, see `pipeline.config.SavedModel`.
     """
     layout = layout or RunLayout()
-    # Files whose names are given are read as they are.
-    address = uri if layout.names and not model else converted_uri(uri, model)
+    # Without `model`, files whose names are given are read as they are.
+    address = uri if layout.names and not model else converted_uri(uri, model, layout)
+    if address != uri:  # the checkpoints of a conversion have names of their own
+        layout = layout.model_copy(update={"names": None})
     return finished(place_of(address), address, layout, tokens_per_step)
 
 
@@ -166,11 +168,17 @@ def _nothing(
     shown = in_words(left_out) or first_names(sorted(one.name for one in others)) or "nothing"
     expected = expected_names(layout)
     unnamed = [one.name for one in left_out if one.kind == UNNAMED] or [""]
-    files = ", or files named N.pth" if layout.names is None else ""
+    files = ", or files named N.pth" if layout.names is None and "://" not in uri else ""
+    is_pth = layout.names is None and any(is_of_another_format(one.name) for one in others)
+    remedy = (
+        "files named N.pth are read with `model`, as in `model: {names: transformerlens}`, or, of "
+        "nanoGPT and other trainers, with their names, as in"
+        if is_pth
+        else "give the place that contains them, or their names, as in"
+    )
     return (
         f"{uri}: holds no finished checkpoint; expected checkpoints named {expected}{files}; "
-        f"found: {shown}; give the place that contains them, or their names, as in "
-        f'`names: "{pattern_like(unnamed[0])}"`'
+        f'found: {shown}; {remedy} `names: "{pattern_like(unnamed[0])}"`'
     )
 
 

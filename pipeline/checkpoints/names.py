@@ -129,6 +129,11 @@ def is_checkpoint_file(name: str, layout: RunLayout | None = None) -> bool:
     return parse_file_name(name, layout) is not None
 
 
+def may_be_checkpoint_file(name: str) -> bool:
+    """Return whether a file of this name may be a checkpoint by itself, under any given `names`."""
+    return _stem(name) is not None
+
+
 def is_of_another_format(name: str) -> bool:
     """Return whether a file of this name is converted with its whole run: see `foreign.py`."""
     stem, dot, suffix = name.rpartition(".")
@@ -174,6 +179,8 @@ def _by_pattern(name: str, pattern: str) -> Name | None:
     if match is None:
         return None
     found = match.groupdict()
+    if not found:  # of "runs/{step}", a folder `runs`
+        return None
     step, epoch, tokens = (found.get(key) for key in ("step", "epoch", "tokens"))
     seen = None if tokens is None else _number(tokens)
     if tokens is not None and seen is None:

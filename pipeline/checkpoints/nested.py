@@ -13,13 +13,14 @@ def model_folders(names: Collection[str], below: Mapping[str, Collection[str]]) 
 
     names: what is directly in it. below: what is in the folders below, by their paths in it.
     Folders with weights count first, then those with a config.json. Folders within others that
-    count do not.
+    count do not, and neither do hidden ones.
     """
+    below = {path: inside for path, inside in below.items() if not _is_hidden(path)}
     if "config.json" in names or is_hugging_face(names):
         return [""]
     if found := _outermost(path for path, inside in below.items() if is_hugging_face(inside)):
         return found
-    if any(may_hold_weights(name) for name in names):
+    if any(may_hold_weights(name) for name in names if "/" not in name):
         return [""]
     return _outermost(path for path, inside in below.items() if "config.json" in inside) or [""]
 
@@ -30,6 +31,10 @@ def why_none(found: Collection[str]) -> str:
         f"{len(found)} folders in it hold a model, {first_names(sorted(found))}: choose one in "
         f'`names`, as in "global_step_{{step}}/{min(found)}"'
     )
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:

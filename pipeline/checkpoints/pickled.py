@@ -35,8 +35,9 @@ from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_any_na
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
+from pipeline.config import RunLayout
 from pipeline.errors import InputError
-from pipeline.outside import opened, reading
+from pipeline.outside import is_out_of_memory, opened, reading
 
 _ONE = ("model", "model_state_dict", "state_dict", "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
@@ -71,16 +72,18 @@ class Saved:
     left_out: tuple[str, ...] = ()
 
 
-def read_saved(file: Path, has_own_names: bool = False) -> Saved:
+def read_saved(file: Path, has_own_names: bool = False, layout: RunLayout | None = None) -> Saved:
     """Read one file. Raises InputError, naming the file, if it cannot be read.
 
-    has_own_names: its tensors have names other than those of the known formats.
+    has_own_names: its tensors have names other than those of the known formats. layout: its `names`
+    give the step in the file's name. OSError and MemoryError, which may pass, are raised as they
+    are.
     """
-    with reading(str(file), InputError, passing=(), remedy="copy it again"):
-        return _saved(file, _unpickled(file), has_own_names)
+    with reading(str(file), InputError, passing=(OSError, MemoryError), remedy="copy it again"):
+        return _saved(file, _unpickled(file), has_own_names, step_in_any_name(file, layout))
 
 
-def _saved(file: Path, content: Any, has_own_names: bool) -> Saved:
+def _saved(file: Path, content: Any, has_own_names: bool, named: int | str | None) -> Saved:
     if not isinstance(content, dict):
         length = f" of {len(content)}" if isinstance(content, Sized) else ""
         raise InputError(
@@ -88,7 +91,7 @@ def _saved(file: Path, content: Any, has_own_names: bool) -> Saved:
             "or one with 'model' and 'epoch', or one with 'state_dicts' and 'epochs'"
         )
     config = _config(file, content)
-    states = tuple(_states(file, content, config))
+    states = tuple(_states(file, content, config, named))
     if not has_own_names:
         states = tuple(replace(one, tensors=_known(one)) for one in states)
     return Saved(
@@ -118,7 +121,8 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
     return InputError(
         f"{place}: holds no weights of a known format, found {found_in(tensors)}{known}; expected "
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
-        f"TransformerLens: give the names of this model, `model: {names}` in the analysis, see "
+        f"TransformerLens: give the names of this model, `model: {names}` in the analysis, or, for "
+        'a file of nanoGPT or another trainer, the names of the files, `names: "{step}.pt"`; see '
         "docs/checkpoints.md"
     )
 
@@ -139,6 +143,8 @@ def _unpickled(file: Path) -> Any:
             raise InputError(f"{file}: {reason}") from error
         raise _broken(file, error) from error
     except UNREADABLE as error:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         raise _broken(file, error) from error
 
 
@@ -193,16 +199,18 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[State]:
-    """Yield the state dicts in one file with their steps."""
+def _states(
+    file: Path, content: Mapping[str, Any], config: Mapping[str, Any], named: int | str | None
+) -> Iterator[State]:
+    """Yield the state dicts in one file with their steps; named: see `pth_names`."""
     for many, epochs in _MANY:
         if many in content:
             yield from _many(file, content, many, epochs)
             return
-    named = [name for name in _ONE if name in content]
-    if len(named) > 1:
-        raise InputError(f"{file}: holds both {named[0]!r} and {named[1]!r}: keep one of them")
-    tensors = _tensors(content[named[0]], f"{file}: its {named[0]!r}") if named else {
+    keys = [key for key in _ONE if key in content]
+    if len(keys) > 1:
+        raise InputError(f"{file}: holds both {keys[0]!r} and {keys[1]!r}: keep one of them")
+    tensors = _tensors(content[keys[0]], f"{file}: its {keys[0]!r}") if keys else {
         name: value for name, value in content.items() if isinstance(value, Tensor)
     }  # fmt: skip
     if not tensors:
@@ -210,7 +218,7 @@ def _states(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -
             f"{file}: holds no state dict, found {found_in(content)}: give files with the weights, "
             "as torch.save(model.state_dict(), ...) writes them"
         )
-    yield State(_step(file, content, config), tensors, str(file))
+    yield State(_step(file, content, config, named), tensors, str(file))
 
 
 def _many(file: Path, content: Mapping[str, Any], many: str, epochs: str) -> Iterator[State]:
@@ -239,9 +247,10 @@ def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
     return value
 
 
-def _step(file: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> int:
+def _step(
+    file: Path, content: Mapping[str, Any], config: Mapping[str, Any], named: int | str | None
+) -> int:
     """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
-    named = step_in_any_name(file)
     by_name = 0 if named == "init" else named if isinstance(named, int) else None
     inside = next((key for key in _STEPS if key in content), None)
     if inside is None:

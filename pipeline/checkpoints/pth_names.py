@@ -10,6 +10,7 @@ from pipeline.checkpoints.names import (
     is_of_another_format,
     parse_file_name,
 )
+from pipeline.config import RunLayout
 
 SUFFIXES = PTH_SUFFIXES
 MOST_DIGITS = PTH_DIGITS  # of a step, as in the names of folders
@@ -23,15 +24,16 @@ def step_in_name(file: Path) -> int | str | None:
     return int(file.stem) if file.stem.isdecimal() else file.stem
 
 
-def step_in_any_name(file: Path) -> int | str | None:
+def step_in_any_name(file: Path, layout: RunLayout | None = None) -> int | str | None:
     """Return the same, also of a name with a word before its step, such as step_010000.pt.
 
-    Such files may be of other formats too, see `names.py`.
+    Such files may be of other formats too, see `names.py`. layout: of the run; its `names` replace
+    all of these.
     """
-    found = step_in_name(file)
+    found = step_in_name(file) if layout is None or layout.names is None else None
     if found is not None or file.suffix not in SUFFIXES or not file.is_file():
         return found
-    name = parse_file_name(file.name)
+    name = parse_file_name(file.name, layout)
     if name is None:
         return None
     return name.epoch if name.step is None else name.step
@@ -51,9 +53,13 @@ def without_step(path: Path) -> list[str]:
 
     [] if others in the folder are checkpoints by themselves, see `names.py`.
     """
-    if not path.is_dir():
-        return []
-    files = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    files = state_dicts_in(path)
     if any(is_checkpoint_file(file.name) for file in files):
         return []
-    return sorted(file.name for file in files if step_in_name(file) is None)
+    return [file.name for file in files if step_in_name(file) is None]
+
+
+def state_dicts_in(path: Path) -> list[Path]:
+    """Return the `.pth` and `.pt` files directly in a folder, by name; [] for a file."""
+    every = sorted(path.iterdir()) if path.is_dir() else []
+    return [file for file in every if file.suffix in SUFFIXES and file.is_file()]

@@ -26,7 +26,7 @@ from fsspec.asyn import sync
 
 from pipeline.checkpoints import s3_credentials
 from pipeline.checkpoints.file_trees import contents_of, own_files
-from pipeline.checkpoints.names import is_checkpoint_file
+from pipeline.checkpoints.names import may_be_checkpoint_file
 from pipeline.checkpoints.stored import (
     AtomicUnit,
     Files,
@@ -86,9 +86,9 @@ def files_of(uris: Sequence[str]) -> list[Files]:
 
 def _files_at(uri: str) -> Files:
     parent, _, name = uri.rpartition("/")
-    if not is_checkpoint_file(name) or (file := file_in(parent, name)) is None:
-        return own_files(_listed(uri))
-    return {name: replace(file, at=parent)}
+    if may_be_checkpoint_file(name) and (file := file_in(parent, name)) is not None:
+        return {name: replace(file, at=parent)}
+    return own_files(_listed(uri))
 
 
 def file_in(uri: str, name: str) -> StoredFile | None:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline import Analysis, analyze, open_run
 from pipeline.auditing import audit
 from pipeline.checkpoints import RunLayout, list_checkpoints, list_run
+from pipeline.checkpoints.places import current_folder
 from pipeline.errors import InputError
 from tests.pipeline.checkpoints.test_s3 import upload
 
@@ -49,6 +50,7 @@ def test_a_list_gives_steps_addresses_and_tokens(tmp_path, write_checkpoint, suf
         ("step,address\n1,", "line 2: gives no address"),
         ("step,address\n1,a\n1,b", "lists step 1 twice"),
         ("step,address\n1,ftp://host/a", "ftp://"),
+        ("step,address\n1,list.csv", "list.csv is another list"),
         ("step,address\n1,s3://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMIK7MDENGbPxRfiCY@b/a", "s3://..."),
         ('step,address\n1,"a', "is no CSV file"),
         ("\0", "has the columns"),
@@ -106,6 +108,23 @@ def test_checkpoints_of_three_storages_are_listed_and_audited(hub, s3, tmp_path,
     file.write_text("step,address\n3,hf://owner/name@absent\n")
     with pytest.raises(InputError, match="no such branch or tag"):
         list_checkpoints(str(file))
+
+
+def test_files_of_any_name_are_listed_on_every_storage(hub, s3, tmp_path):
+    for path in ("local/mine.pt", "bucket/mine.pt", "bucket/1000.pt", "hub/mine.pt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"a": torch.zeros(3)}, tmp_path / path)
+    hub.add_run("owner/name", tmp_path / "hub")
+    place = upload(tmp_path / "bucket")
+    rows = ["local/mine.pt", f"{place}/mine.pt", f"{place}/1000.pt", "hf://owner/name/mine.pt",
+            "local/none.pt", f"{place}/none.pt", "hf://owner/name/none.pt"]  # fmt: skip
+    lines = [f"{step},{row}" for step, row in enumerate(rows)]
+    (tmp_path / "list.csv").write_text("\n".join(["step,address", *lines]))
+    listing = list_run(str(tmp_path / "list.csv"))
+    assert [one.kind for one in listing.left_out] == ["no weights"] * 3
+    assert all(one.name.endswith("/none.pt") for one in listing.left_out)
+    files = [list(current_folder(one).files) for one in listing.checkpoints]
+    assert files == [["mine.pt"], ["mine.pt"], ["1000.pt"], ["mine.pt"]]
 
 
 def save_model(folder: Path, seed: int) -> float:

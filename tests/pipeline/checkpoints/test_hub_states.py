@@ -12,7 +12,7 @@ from pipeline import Analysis, analyze, audit, open_run
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
-from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.places import current_folder, place_of
 from pipeline.engine.forward import run
 from pipeline.engine.record import Pass
 from pipeline.errors import InputError
@@ -126,3 +126,14 @@ def test_tokens_without_a_step_size_are_refused(hub, suite):
 def test_a_path_out_of_the_commit_is_no_address(hub, path):
     with pytest.raises(InputError, match="is no repository's address"):
         list_checkpoints(f"{URI}@{'0' * 40}/{path}")
+
+
+def test_a_file_of_another_layout_is_itself(hub, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("ckpt_5.pth", "ckpt_6.pth"):
+        torch.save({"a": torch.zeros(3)}, tmp_path / "checkpoints" / name)
+    commit_of(hub, tmp_path)
+    found = list_checkpoints(f"{URI}@main/checkpoints")
+    assert [one.step for one in found] == [5, 6]
+    files = [list(current_folder(one).files) for one in found]
+    assert files == [["ckpt_5.pth"], ["ckpt_6.pth"]]

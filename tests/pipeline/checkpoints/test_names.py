@@ -162,6 +162,8 @@ def test_names_of_saves_that_have_not_ended():
         ("{step}", "٣", None),
         ("s{step}/actor/hf", "s5", Name(5)),
         ("s{step}/actor/hf", "s5/actor/hf", Name(5)),  # a branch's name
+        ("runs/{step}", "runs/5", Name(5)),
+        ("runs/{step}", "runs", None),
     ],
 )
 def test_a_given_pattern_replaces_the_known_names(pattern, name, parsed):

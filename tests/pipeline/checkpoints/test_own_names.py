@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import Analysis, analyze
-from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints import RunLayout, list_checkpoints
+from pipeline.checkpoints.foreign import conversion_notes, ordinary_run
 from pipeline.errors import InputError
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
@@ -124,6 +125,18 @@ def test_steps_are_in_names_with_a_word(name: str, key: str, tmp_path: Path) -> 
     assert "its name gives step 1000, its step is 999" in refusal(tmp_path, given)
     torch.save({**saved, "config": {**config, "n_embd": 99}}, tmp_path / name)
     assert "its config says d_model = 99, but its tensors have 12" in refusal(tmp_path, given)
+
+
+def test_names_of_files_are_given_beside_the_model(tmp_path: Path) -> None:
+    given, layout = MODELS["bare"][1], RunLayout(names="mine-{step}-x")
+    torch.save(drawn(Bare()).state_dict(), tmp_path / "mine-7-x.pt")
+    torch.save(drawn(Bare()).state_dict(), tmp_path / "best.pt")
+    checkpoints = list_checkpoints(str(tmp_path), model=given, layout=layout)
+    assert [one.step for one in checkpoints] == [7]
+    notes = conversion_notes(ordinary_run(str(tmp_path), given, layout))
+    assert "left out, since their names do not give their step: best.pt" in notes
+    with pytest.raises(InputError, match=r"found best.pt, mine-7-x.pt, expected 'your-\{step\}'"):
+        list_checkpoints(str(tmp_path), model=given, layout=RunLayout(names="your-{step}"))
 
 
 def refused(tmp_path: Path, change: dict[str, Any], **given: Any) -> str:

@@ -1,5 +1,6 @@
 """The step of a `.pth` file, the files that are refused, and the messages about them."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline import Analysis, analyze, audit, open_run
 from pipeline.analysis.estimate import dry_run
 from pipeline.analysis.plan import load_input
 from pipeline.checkpoints import list_checkpoints
+from pipeline.checkpoints.foreign import conversion_notes, ordinary_run
 from pipeline.checkpoints.pickled import read_saved
 from pipeline.checkpoints.pth_names import step_in_name
 from pipeline.errors import InputError
@@ -145,6 +147,41 @@ def test_a_bad_file_is_named_and_the_others_are_computed(tmp_path: Path, content
     assert [(one.step, one.kind) for one in faults] == [(300, "unreadable-file")]
 
 
+def test_an_error_that_may_pass_is_no_damage(tmp_path: Path, monkeypatch):
+    save(tmp_path, "500.pth", epoch=500)
+    save(tmp_path, "1000.pth", seed=1, epoch=1000)
+    read = torch.load
+    for error in (OSError(errno.EIO, "Input/output error"), MemoryError()):
+
+        def fails(file: Path, error: Exception = error, **options):
+            if file.name == "1000.pth":
+                raise error
+            return read(file, **options)
+
+        monkeypatch.setattr(torch, "load", fails)
+        with pytest.raises(type(error)):
+            list_checkpoints(str(tmp_path), model=RELU)
+        monkeypatch.setattr(torch, "load", read)
+    summary = analyze(analysis(tmp_path))
+    assert (summary.computed, summary.failed) == ([500, 1000], {})
+
+
+def test_a_damaged_first_file_does_not_change_how_the_others_are_read(tmp_path: Path):
+    config = {"act_type": "ReLU", "num_layers": 1}
+    for step in (1000, 2000, 3000):
+        save(tmp_path, f"step_{step}.pt", epoch=step, config=config)
+    (tmp_path / "step_1000.pt").write_bytes(b"")
+    found = [Path(one.uri).name for one in list_checkpoints(str(tmp_path))]
+    assert found == ["step-1000", "step-2000", "step-3000"]
+
+
+def test_files_with_names_of_another_kind_are_said(tmp_path: Path):
+    save(tmp_path, "500.pth", epoch=500, config={"act_type": "ReLU", "num_layers": 1})
+    save(tmp_path, "ckpt_900.pth", epoch=900)
+    notes = conversion_notes(ordinary_run(str(tmp_path)))
+    assert any(note.endswith("of another kind: ckpt_900.pth") for note in notes)
+
+
 def test_files_without_act_type_are_refused_until_it_is_given(tmp_path: Path):
     save(tmp_path, "500.pth", epoch=500)
     with pytest.raises(InputError, match=r"500\.pth: has no act_fn, and the.*relu"):
@@ -158,7 +195,7 @@ def test_files_without_act_type_are_refused_until_it_is_given(tmp_path: Path):
 
 def test_model_is_refused_where_every_checkpoint_has_a_config(tmp_path: Path):
     (tmp_path / "step-0").mkdir()
-    with pytest.raises(InputError, match="`model` is given for"):
+    with pytest.raises(InputError, match="`model` is for a folder of"):
         list_checkpoints(str(tmp_path), model=RELU)
 
 

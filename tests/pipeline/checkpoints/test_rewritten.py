@@ -334,7 +334,7 @@ def test_a_conversion_of_a_file_that_changes_meanwhile_is_not_kept(tmp_path, mon
     file = tmp_path / "500.pth"
     file.write_bytes(b"old")
 
-    def convert(_: Path, files: list[Path], given: object, kept: Path) -> None:
+    def convert(_: Path, files: list[Path], given: object, kept: Path, layout: object) -> None:
         kept.mkdir(parents=True)
         file.write_bytes(b"new bytes")
 

@@ -85,6 +85,27 @@ def test_the_model_is_found_within_a_checkpoints_folder(
     assert not audit(uri).faults
 
 
+def test_a_hidden_folder_in_a_checkpoints_is_not_the_models(tmp_path, write_checkpoint, address):
+    write_checkpoint(tmp_path / "run/step-1/hf", 1)
+    write_checkpoint(tmp_path / "run/step-1/.trash/hf", 2)
+    assert found(address(tmp_path / "run")) == {1: "step-1/hf"}
+
+
+def test_a_nested_config_is_found_beside_weights_of_another_name(tmp_path, address):
+    (tmp_path / "run/step-1").mkdir(parents=True)
+    write_files(tmp_path / "run/step-1/actor", "odd.bin")
+    (tmp_path / "run/step-1/actor/config.json").write_text(json.dumps(CONFIG))
+    assert found(address(tmp_path / "run")) == {1: "step-1/actor"}
+
+
+def test_a_number_alone_on_s3_is_told_the_two_ways_to_read_it(s3, tmp_path):
+    uri = upload(write_files(tmp_path / "run", "1000.pt"))
+    with pytest.raises(InputError, match=r"with `model`, .* as in `names: \"\{step\}\"`") as error:
+        list_run(uri)
+    assert "or files named N.pth;" not in str(error.value)
+    assert found(uri, names="{step}") == {1000: "1000.pt"}
+
+
 def test_of_two_models_in_a_folder_one_has_to_be_chosen(tmp_path, write_checkpoint, address):
     for step in (1, 2):
         for role in ("actor", "critic"):
