@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from pipeline.aggregate.head_layers import in_layers_with_heads, is_of_heads
 from pipeline.measures.head_patterns import NULLS
 
 # Dimensions of which every entry is a series. Others (tokens, frequencies, parameters, pairs of
@@ -29,7 +30,8 @@ class SeriesBlock:
 def series_blocks(run: xr.DataTree) -> Iterator[SeriesBlock]:
     """Yield the series of every variable that has no other dimensions than step, layer and head.
 
-    Nulls themselves, numbers that are no floats, and labels are left out.
+    Nulls themselves, numbers that are no floats, and labels are left out, as are layers without
+    heads of variables of heads.
     """
     for group, node in run.children.items():
         dataset = node.to_dataset()
@@ -38,6 +40,8 @@ def series_blocks(run: xr.DataTree) -> Iterator[SeriesBlock]:
             if is_label(group) or not _is_series(values) or variable in NULLS.values():
                 continue
             entries = [dim for dim in ENTRIES if dim in values.dims]
+            if is_of_heads(values):
+                values = in_layers_with_heads(values, dataset)
             null = dataset.get(NULLS.get(variable, ""))
             excess = None if null is None else (values - null).transpose(*entries, "step")
             yield SeriesBlock(group, variable, values.transpose(*entries, "step"), excess)

@@ -24,6 +24,7 @@ from jaxtyping import Float, Integer
 from scipy.ndimage import median_filter
 from scipy.optimize import isotonic_regression
 
+from pipeline.aggregate.head_layers import in_layers_with_heads, is_of_heads
 from pipeline.aggregate.multiple_tests import adjusted
 from pipeline.aggregate.null_series import Described, describe, resampled
 from pipeline.aggregate.series import is_label
@@ -136,6 +137,8 @@ def _entries(run: xr.DataTree) -> Iterator[_Entry]:
             variable_name, others = str(name), set(values.dims) - {"step"}
             if variable_name in NULLS.values() or not _has_entries(values):
                 continue
+            if is_of_heads(values):
+                values = in_layers_with_heads(values, dataset)
             null = dataset.get(NULLS.get(variable_name, ""))
             series = values if null is None else values - null
             dims = [dim for dim in _ENTRIES if dim in others]

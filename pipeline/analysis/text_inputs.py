@@ -19,8 +19,6 @@ from pipeline.models.facts import ModelFacts
 from pipeline.outside import is_whole
 from pipeline.training import held_out
 
-_MOST_TRIED = 1_000  # rows, for each sequence
-
 
 def text_input(name: str, spec: TextInput, run_folder: str, model: ModelFacts) -> Input:
     """Return texts as sequences of tokens. Raises InputError where they cannot be made."""
@@ -126,7 +124,7 @@ def _of_rows(name: str, spec: ArrayInput) -> Input:
     found: list[list[int]] = []
     tried = 0
     each = (value for file in files_of(spec.path) for value in rows.values(file, spec.column))
-    for value in islice(each, spec.sequences * _MOST_TRIED):
+    for value in islice(each, spec.sequences * sequences.MOST_TRIED):
         tried += 1
         if _are_ids(value) and len(value) >= spec.length:
             found.append(value[: spec.length])

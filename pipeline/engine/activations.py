@@ -1,5 +1,7 @@
 """An estimate of the activations that are in memory while a model runs, from shapes alone."""
 
+from weakref import WeakKeyDictionary
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -13,6 +15,9 @@ _CHUNK = 64
 # (Mamba), or of each head (Mamba 2, gated delta rules).
 _RATES = "A_log"
 
+# By model: every pass asks, and a walk through the modules of a large one takes a millisecond.
+_OF_RECURRENCES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
 
 def numbers_per_token(facts: ModelFacts, module: PreTrainedModel, length: int) -> int:
     """Return about how many numbers are alive at a time for each token of a sequence."""
@@ -24,7 +29,9 @@ def numbers_per_token(facts: ModelFacts, module: PreTrainedModel, length: int) -
     found = 8 * facts.d_model + 3 * d_mlp
     if not uses_interface(module):
         found += 3 * facts.n_heads * length
-    return found + max(map(_of_recurrence, module.modules()), default=0)
+    if module not in _OF_RECURRENCES:
+        _OF_RECURRENCES[module] = max(map(_of_recurrence, module.modules()), default=0)
+    return found + _OF_RECURRENCES[module]
 
 
 def _of_recurrence(part: nn.Module) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pipeline.engine.pairs import Pairs, resolve
-from pipeline.engine.record import AttentionRequest, LagMeans, Record
+from pipeline.engine.record import AttentionRequest, Corner, LagMeans, Record
 from pipeline.models.weights import ModelWeights
 from pipeline.schema import Value, Values
 
@@ -127,9 +127,11 @@ def _parts(
     if record.neurons is not None:
         parts.append((record.neurons, nowhere))
     for request, tensor in record.attention.items():
-        of_layers = [k in silent for k in range(len(tensor))]
-        layers = torch.tensor(of_layers, dtype=torch.bool)[:, None, None, None]
-        parts.append((tensor, layers | _undefined(request, record, seen)[:, None]))
+        undefined = _undefined(request, record, seen)[:, None]
+        if silent:
+            of_layers = torch.tensor([k in silent for k in range(len(tensor))])
+            undefined = undefined | of_layers[:, None, None, None]
+        parts.append((tensor, undefined))
     parts += [(tensor, nowhere) for tensor in record.logits.values()]
     for layer, tensor in record.head_outputs.items():
         parts.append((tensor, ~seen[..., None, None] | (layer in silent)))
@@ -146,10 +148,13 @@ def _seen(record: Record) -> Bool[Tensor, "sequence position"]:
 
 def _undefined(
     request: AttentionRequest, record: Record, seen: Bool[Tensor, "sequence position"]
-) -> Bool[Tensor, "sequence _"]:
-    """Return a mask of what is NaN by definition: [sequence, query] or [sequence, lag]."""
+) -> Bool[Tensor, "_ _"]:
+    """Return a mask of what is NaN by definition, over the sequences and the last axis."""
     if isinstance(request, LagMeans):
         return torch.arange(request.n_lags) >= seen.sum(dim=1, keepdim=True)
+    if isinstance(request, Corner):
+        queries = ~seen[: request.sequences, : request.length]
+        return queries.repeat_interleave(request.length, dim=1)
     undefined = ~seen
     pairs = resolve(request, record.input.tokens)
     if isinstance(pairs, Pairs):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import xarray as xr
 
+from pipeline.aggregate.head_layers import of_heads_alone
 from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.findings.changes import dated
 from pipeline.findings.gaps import gaps_in
@@ -74,20 +75,12 @@ def by_measure(run: xr.DataTree) -> dict[str, dict[str, xr.Dataset]]:
     found: dict[str, dict[str, xr.Dataset]] = {}
     # "head_scores" sorts before "head_scores.text": the default input comes first.
     for name, node in sorted(run.children.items()):
-        group = _of_heads_alone(node.to_dataset())
+        group = of_heads_alone(node.to_dataset())
         group = group.drop_vars([of for of, values in group.data_vars.items() if not values.size])
         if group.data_vars and group.sizes.get("step", 0):
             measure = str(node.attrs.get("measure", name.partition(".")[0]))
             found.setdefault(measure, {})[name] = _in_order(group)
     return found
-
-
-def _of_heads_alone(group: xr.Dataset) -> xr.Dataset:
-    """Return a group without the layers of a hybrid model that have no attention heads."""
-    absent = group.attrs.get("layers_without_heads") or []
-    for dim in {"layer", "layer_from", "layer_to"} & set(group.sizes):
-        group = group.sel({dim: ~group[dim].isin(absent)})
-    return group
 
 
 def _in_order(group: xr.Dataset) -> xr.Dataset:

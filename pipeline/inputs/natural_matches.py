@@ -77,11 +77,11 @@ def natural_matches(
     A probe's last `length` tokens occurred exactly once before in its sequence, without an overlap,
     and the same token follows both times. A new token is drawn at the frequency of all tokens among
     those that are neither in the string nor the one that follows. n_special: tokens at the start of
-    each sequence, such as BOS, that are not counted. Raises InputError where no sequence has a
-    probe, or where no other token is left.
+    each sequence, such as BOS, that are neither part of a string nor drawn. Raises InputError where
+    no sequence has a probe, or where no other token is left.
     """
     generator = np.random.default_rng(seed)
-    is_probe, source = _probes(tokens, length)
+    is_probe, source = _probes(tokens, length, n_special)
     chosen = np.flatnonzero(is_probe.any(axis=1))
     if not len(chosen):
         raise InputError(
@@ -107,10 +107,12 @@ def natural_matches(
 
 
 def _probes(
-    tokens: Positions, length: int
+    tokens: Positions, length: int, n_special: int
 ) -> tuple[Bool[np.ndarray, "sequence position"], Positions]:
     """Return a mask of all probes, and the last position of the occurrence before; or -1."""
-    previous = previous_occurrence(string_ids(tokens, length, np.ones(tokens.shape, dtype=bool)))
+    counted = np.ones(tokens.shape, dtype=bool)
+    counted[:, :n_special] = False
+    previous = previous_occurrence(string_ids(tokens, length, counted))
     one_before = np.take_along_axis(previous, previous.clip(min=0), axis=1)
     apart = previous <= np.arange(tokens.shape[1]) - length
     following = np.roll(tokens, -1, axis=1)

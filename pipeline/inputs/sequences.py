@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.inputs.documents import Documents
 from pipeline.inputs.text import ids_of
 
-_MOST_TRIED = 1_000  # documents, for each sequence
+MOST_TRIED = 1_000  # documents or rows, for each sequence
 
 Sequences = Int[np.ndarray, "sequence position"]
 
@@ -105,7 +105,7 @@ def _separate(
         for ids in each:
             if len(ids) >= room:
                 found.append(ids[:room])
-            if len(found) == sequences or documents.read >= sequences * _MOST_TRIED:
+            if len(found) == sequences or documents.read >= sequences * MOST_TRIED:
                 break
     if len(found) < sequences:
         raise InputError(

@@ -52,9 +52,7 @@ def why_undefined(measure: Measure, setting: Setting) -> str:
     found = unmet(measure, setting.model)
     by_reason = {why: [name for name in found if found[name] == why] for why in found.values()}
     said = [f"{', '.join(of)}: NaN, because {why}" for why, of in by_reason.items()]
-    of_heads = [
-        one.name for one in measure.variables if _HEADS & set(one.dims) and one.name not in found
-    ]
+    of_heads = [one.name for one in measure.variables if _has_heads(one) and one.name not in found]
     if of_heads and (layers := setting.model.without_attention):
         where = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
         said.append(f"{', '.join(of_heads)}: NaN in {where}, without attention heads")
@@ -62,6 +60,11 @@ def why_undefined(measure: Measure, setting: Setting) -> str:
     if of_layers and not setting.model.n_layers:
         said.append(f"{', '.join(of_layers)}: empty, because the model has no layers")
     return "; ".join(filter(None, [*said, measure.why_undefined(setting)]))
+
+
+def layers_without_heads(measure: Measure, model: ModelFacts) -> tuple[int, ...]:
+    """Return the layers in which a measure's numbers of heads are NaN, for lack of heads there."""
+    return model.without_attention if any(map(_has_heads, measure.variables)) else ()
 
 
 def unmet(measure: Measure, model: ModelFacts) -> dict[str, str]:
@@ -189,6 +192,10 @@ def _undefined(measure: Measure, setting: Setting) -> dict[str, np.ndarray]:
 def _is_of_heads(variable: Variable) -> bool:
     dims = set(variable.dims)
     return bool(dims & _LAYERS) and dims <= _LAYERS | _HEADS | {"step"}
+
+
+def _has_heads(variable: Variable) -> bool:
+    return not _HEADS.isdisjoint(variable.dims)
 
 
 def _nothing(variable: Variable) -> float | int:

@@ -157,7 +157,8 @@ class Circuits:
         )
 
     def _no_heads(self) -> Heads:
-        nan = torch.full((self.n_heads, self.d_model, self.d_head), torch.nan)
+        # On the device and in the type of the matrices of other layers.
+        nan = self.W_E.new_full((self.n_heads, self.d_model, self.d_head), torch.nan)
         return Heads(nan, nan, nan, nan.mT)
 
     @property

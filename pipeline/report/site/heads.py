@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 
+from pipeline.aggregate.head_layers import in_layers_with_heads
 from pipeline.findings.heads import Heads, Onset, counted_steps, heads_of, onsets
 from pipeline.findings.number_format import in_words
 from pipeline.findings.sentences import without_heads
@@ -109,13 +110,17 @@ def main_scores(run: Run) -> tuple[str, Heads] | None:
 
 
 def head_variables(run: Run) -> Iterator[tuple[str, str, xr.DataArray]]:
-    """Yield group, name and values of every number over step, layer and head, without nulls."""
+    """Yield group, name and values of every number over step, layer and head, without nulls.
+
+    Layers without heads are left out.
+    """
     for of_measure in run.groups.values():
         for group, dataset in of_measure.items():
             for name, values in dataset.data_vars.items():
                 numbers = values.dtype.kind == "f" and str(name) not in NULLS.values()
                 if set(values.dims) == HEAD and numbers:
-                    yield group, str(name), values.transpose("step", "layer", "head")
+                    there = in_layers_with_heads(values, dataset)
+                    yield group, str(name), there.transpose("step", "layer", "head")
 
 
 def heads_in(run: Run) -> list[Head]:

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Integer
 
+from pipeline.aggregate.head_layers import in_layers_with_heads
 from pipeline.findings.number_format import in_words
 from pipeline.measures.head_patterns import NULLS
 from pipeline.report.site.heads import head_variables
@@ -109,7 +110,7 @@ def _is_null(name: str) -> bool:
 def _null(dataset: xr.Dataset, name: str) -> np.ndarray | None:
     if not name:
         return None
-    values = dataset[name]
+    values = in_layers_with_heads(dataset[name], dataset)
     if "head" in values.dims:
         values = values.transpose("step", "layer", "head")
     return values.values if np.isfinite(values.values).any() else None

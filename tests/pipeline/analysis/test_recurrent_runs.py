@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from pipeline import Analysis, analyze, open_run
+from pipeline.aggregate.series import series_blocks
+from pipeline.aggregate.vestigial import vestigial
 from pipeline.analysis.draft.seen import Machine
 from pipeline.analysis.draft.write import draft_analysis
 from pipeline.analysis.estimate import dry_run
@@ -22,6 +24,7 @@ from pipeline.config import load_analysis
 from pipeline.findings.sentences import by_measure, findings
 from pipeline.report.site.heads import heads_in
 from pipeline.report.site.run_data import Run
+from pipeline.report.site.scores import scores_of
 from tests.pipeline.engine.test_recurrent import losses_of
 from tests.pipeline.recurrent_families import config_of, plain_model
 
@@ -61,7 +64,7 @@ def analysis(run: Path, **measures: Any) -> Analysis:
     )
 
 
-@pytest.mark.parametrize("family", ["mamba", "rwkv", "nemotron_h"])
+@pytest.mark.parametrize("family", ["mamba", "nemotron_h"])
 def test_a_run_is_audited_estimated_and_computed(family: str, save: Save) -> None:
     run = save(family)
     assert not audit(str(run)).faults
@@ -94,8 +97,10 @@ def test_measures_of_heads_are_refused_before_anything_is_computed(save: Save) -
 
 
 def test_layers_without_heads_are_no_heads_in_findings_and_report(save: Save) -> None:
-    given = analysis(save("bamba"), **LOSSES, **HEADS)
-    assert analyze(given).failed == {}
+    beside = {"direct_logits": {}, "attention_patterns": {"length": 16}}
+    given = analysis(save("bamba"), **LOSSES, **HEADS, **beside)
+    summary = analyze(given)
+    assert summary.failed == {} and summary.not_finite == {}
     stored = open_run(given.store)
     scores = stored["head_scores"].to_dataset()
     assert scores.attrs["layers_without_heads"] == [0, 2]
@@ -106,7 +111,17 @@ def test_layers_without_heads_are_no_heads_in_findings_and_report(save: Save) ->
     assert [one for one in said if one.startswith("No induction head formed by step 4")]
     groups = by_measure(stored)
     assert groups["head_scores"]["head_scores"]["layer"].values.tolist() == [1, 3]
-    assert {head.layer for head in heads_in(Run("run", "run", given.store, stored))} == {1, 3}
+    assert groups["attention_patterns"]["attention_patterns"]["layer"].values.tolist() == [1, 3]
+    # Its shares of heads are of layers 1 and 3 alone, and those of the rest of all.
+    assert groups["direct_logits"]["direct_logits"]["layer"].values.tolist() == [0, 1, 2, 3]
+    run = Run("run", "run", given.store, stored)
+    assert {head.layer for head in heads_in(run)} == {1, 3}
+    assert {tuple(score.layers) for score in scores_of(run)} == {(1, 3)}
+    blocks = {(one.group, one.variable): one.values for one in series_blocks(stored)}
+    assert blocks["direct_logits", "by_head"]["layer"].values.tolist() == [1, 3]
+    assert blocks["direct_logits", "rest"]["layer"].values.tolist() == [0, 1, 2, 3]
+    assert blocks["head_scores", "induction"]["layer"].values.tolist() == [1, 3]
+    assert set(vestigial(stored, draws=1)["layer"].values.tolist()) == {1, 3}
     assert "layers_without_heads" not in stored["token_loss"].attrs
 
 

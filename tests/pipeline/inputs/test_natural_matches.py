@@ -90,3 +90,11 @@ def test_texts_without_a_probe_or_other_tokens_are_refused():
         natural_matches(np.arange(40).reshape(2, 20), 4, seed=0)
     with pytest.raises(InputError, match="every token of the text"):
         natural_matches(np.array([[0, 1, 2, 0, 1, 2]]), 2, seed=0)
+
+
+def test_bos_is_no_part_of_a_string():
+    # BOS is also the end of a text, as in OPT: (0, 5, 6) -> 7 occurs twice, once with BOS itself.
+    tokens = np.array([[0, 5, 6, 7, 8, 0, 5, 6, 7, 9]])
+    assert natural_matches(tokens, 3, seed=0).source.tolist() == [2]
+    with pytest.raises(InputError, match="none of 1 sequences"):
+        natural_matches(tokens, 3, seed=0, n_special=1)

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine.finite import caused_by_the_model
 from pipeline.engine.forward import run
-from pipeline.engine.record import Corner, Pass
+from pipeline.engine.record import Corner, Pass, Record
 from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.measures.attention_patterns import AttentionPatterns
-from pipeline.measures.base import Setting
+from pipeline.measures.base import Context, Setting
 from pipeline.models.resident import Resident
+from pipeline.models.weights import ModelWeights
+from pipeline.schema import Values
 from tests.pipeline.families import FAMILIES, eager_model, matrices
 from tests.pipeline.measures.measuring import measured
 
@@ -73,3 +76,26 @@ def test_padding_has_no_pattern():
     p, _, _ = matrices(model, torch.from_numpy(TOKENS[:1, 3:8]))
     expected = p[:, 0].numpy()
     np.testing.assert_allclose(found[0, :, :, 3:, 3:], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nan_of_a_weight_is_told_apart_from_that_of_padding():
+    resident = resident_of(eager_model(FAMILIES["llama"]()))
+    state = {name: tensor.clone() for name, tensor in resident.weights.items()}
+    state["model.layers.0.self_attn.o_proj.weight"][:] = torch.nan
+    resident.swap(state)
+    mask = np.ones_like(TOKENS)
+    mask[1, 6:] = 0
+    made, measure = Input("text", "text", TOKENS, {"attention_mask": mask}), AttentionPatterns()
+    setting = Setting(resident.facts, made)
+    records = tuple(run(resident, made, one) for one in measure.passes(setting))
+
+    def compute(given: tuple[Record, ...], weights: ModelWeights) -> Values:
+        return apply.compute(measure, Context(setting, weights, given))
+
+    values = compute(records, resident.weights)
+    wrong = caused_by_the_model(values, records, resident.weights, compute)["attention"]
+    expected = np.zeros_like(wrong)  # [sequence, layer, head, query, key]
+    seen = np.tril(np.ones((16, 16), dtype=bool))
+    expected[0, 1:] = seen
+    expected[1, 1:, :, :6] = seen[:6]
+    np.testing.assert_array_equal(wrong, expected)

@@ -228,6 +228,20 @@ def test_bigrams_of_a_recurrent_model_take_its_direct_path(mamba: Resident) -> N
     assert all(np.isfinite(values) for values in found.values())
 
 
+@pytest.mark.parametrize("name", ["attention_patterns", "lag_profile", "sink", "copying"])
+def test_layers_without_heads_are_not_taken_for_damage(name: str, jamba: Resident) -> None:
+    measure = MEASURES[name]
+    setting = setting_of(measure, jamba)
+    records = tuple(forward.run(jamba, setting.input, one) for one in measure.passes(setting))
+
+    def compute(given: tuple[Record, ...], weights: ModelWeights) -> Values:
+        return apply.compute(measure, Context(setting, weights, given))
+
+    values = compute(records, jamba.weights)
+    assert any(np.isnan(one).any() for one in values.values())
+    assert caused_by_the_model(values, records, jamba.weights, compute) == {}
+
+
 def test_nan_by_definition_is_not_taken_for_an_overflow(jamba: Resident) -> None:
     measure = HeadScores()
     setting = setting_of(measure, jamba)
