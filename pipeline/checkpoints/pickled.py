@@ -118,8 +118,8 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
     return InputError(
         f"{place}: holds no weights of a known format, found {found_in(tensors)}{known}; expected "
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
-        f"TransformerLens: give the names of this model, `model: {names}` in the analysis, see "
-        "docs/checkpoints.md"
+        f"TransformerLens: give the names of this model, `model: {names}` in the analysis, or "
+        "rename a file of another format, as in ckpt_1000.pt, see docs/checkpoints.md"
     )
 
 
