@@ -1,5 +1,6 @@
 """The summary of an analysis, for people and programs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.analysis.plan import Prepared
@@ -10,6 +11,7 @@ from pipeline.checkpoints.left_out import in_short
 from pipeline.redaction import redacted
 
 NON_FINITE = "non-finite: "  # the audit's name of this kind of fault
+_MOST_SHOWN = 20  # steps in a line; all are in the fields and in --json
 
 
 @dataclass
@@ -112,14 +114,22 @@ class Summary:
     def sentence(self) -> str:
         """Return the result in one line, with the steps that failed, were masked or not finite."""
         total = self.complete + len(self.computed) + len(self.failed)
-        masked = f"; masked by the audit: {sorted(self.masked)}" if self.masked else ""
+        masked = f"; masked by the audit: {_listed(self.masked)}" if self.masked else ""
         unsent = f"; not sent to {', '.join(self.not_sent)}" if self.not_sent else ""
-        wrong = f"; not finite: {sorted(self.not_finite)}" if self.not_finite else ""
+        wrong = f"; not finite: {_listed(self.not_finite)}" if self.not_finite else ""
         if self.failed:
-            said = f"{len(self.failed)}/{total} checkpoints failed: {sorted(self.failed)}"
+            said = f"{len(self.failed)}/{total} checkpoints failed: {_listed(self.failed)}"
         else:
             said = (
                 f"{total} checkpoints: {len(self.computed)} computed, {self.complete} already "
                 "complete"
             )
         return f"{said}{masked}{wrong}{unsent}{in_short(self.left_out)}"
+
+
+def _listed(steps: Iterable[int]) -> str:
+    """Return steps as a list, of which a long one is shortened."""
+    found = sorted(steps)
+    if len(found) <= _MOST_SHOWN:
+        return str(found)
+    return f"[{', '.join(map(str, found[:_MOST_SHOWN]))}, and {len(found) - _MOST_SHOWN} more]"

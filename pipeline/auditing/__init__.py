@@ -46,7 +46,7 @@ def audit_found(
     """Audit a run that is listed already; changes since the listing are not seen."""
     evidence = gather(listed.place, listed.found)
     in_files, tensors = file_faults(listed.place, evidence)
-    empty = empty_steps(tensors)
+    empty = empty_steps(tensors) | {one.step for one in in_files if one.kind == "empty-file"}
     faults = [
         *(fault for one in evidence for fault in one.faults),
         *in_files,

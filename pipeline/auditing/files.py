@@ -9,22 +9,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.contents import format_of_files, is_cut_off, read_bytes
+from pipeline.checkpoints.contents import StoredSource, format_of_files, is_cut_off, read_bytes
 from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation_in
 from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.placeholders import placeholder_of
 from pipeline.checkpoints.places import remote_place_of
-from pipeline.checkpoints.stored import Place, StoredFile
+from pipeline.checkpoints.stored import Folder, Place, StoredFile
 from pipeline.errors import CheckpointError, InputError
-from pipeline.models.fit import check_shapes
+from pipeline.models.fit import ALL_EMPTY, check_shapes
 from pipeline.models.meaning import grouped, meanings_of, usual_group
 from pipeline.outside import reading
 
 _START = 2**16  # bytes; most headers are shorter
+_WITHOUT_WEIGHTS = 2**20  # bytes; names and shapes of thousands of empty tensors take fewer
 _LENGTH = 8  # bytes at the start of a safetensors file that hold the length of its header
 
 Tensors = Mapping[str, TensorFacts]
@@ -105,11 +108,12 @@ def _look_once(place: Place, one: Evidence, part: StoredFile, seen: dict[object,
 
 
 def _look(place: Place, one: Evidence, part: StoredFile) -> Looked:
+    file = f"{one.folder.uri}/{part.name}"
     try:
-        with reading(f"{one.folder.uri}/{part.name}", passing=(OSError,)):
+        with reading(file, passing=(OSError,)):
             return _looked(place, one, part)
     except (OSError, CheckpointError) as error:
-        return Looked(kind="unreadable-file", detail=str(error))
+        return Looked(kind="unreadable-file", detail=str(error).removeprefix(f"{file}: "))
 
 
 def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
@@ -128,8 +132,21 @@ def _looked(place: Place, one: Evidence, part: StoredFile) -> Looked:
     # torch.save writes a zip file, and before torch 1.6 a bare pickle (opcode PROTO, 0x80).
     if start[:2] != b"PK" and start[:1] != b"\x80":
         return Looked(kind="unreadable-file", detail="it is not what torch.save writes")
-    cut_off = is_cut_off(place, one.folder, part)
-    return Looked(kind="truncated-file", detail="its end is missing") if cut_off else Looked()
+    if is_cut_off(place, one.folder, part):
+        return Looked(kind="truncated-file", detail="its end is missing")
+    if part.size < _WITHOUT_WEIGHTS and _has_empty_tensors(place, one.folder, part.name):
+        return Looked(kind="empty-file", detail=f"of its tensors {ALL_EMPTY}")
+    return Looked()
+
+
+def _has_empty_tensors(place: Place, folder: Folder, name: str) -> bool:
+    """Return whether a file of torch.save is a dictionary of tensors without elements."""
+    try:
+        content = StoredSource(place, folder).described(name)
+    except CheckpointError:  # said by what reads the weights
+        return False
+    values = list(content.values()) if isinstance(content, dict) else []
+    return bool(values) and all(isinstance(value, Tensor) and not value.numel() for value in values)
 
 
 def _reader(place: Place, one: Evidence, part: StoredFile) -> Callable[[int, int], bytes]:

@@ -273,7 +273,12 @@ def assumed_of_model(place: Place, folder: Folder) -> list[str]:
 def _no_config(path: str, names: Collection[str]) -> str:
     if ADAPTER in names:
         return f"{path}: is missing; found {ADAPTER}, {layout_of(names)}"
-    return f"{path}: is missing: every checkpoint needs its config.json"
+    if not holds_weights(names) and (known := layout_of(names)):
+        return f"{path}: is missing; found {known}"
+    return (
+        f"{path}: is missing: restore it, put the model's config.json in the run's folder, or give "
+        "its path as `config`"
+    )
 
 
 def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:

@@ -7,6 +7,7 @@ states and of the analysis's `model`.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.checkpoints.archives import mentions
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
-from pipeline.checkpoints.files import NOTES_FILE, TABLE_FILE
+from pipeline.checkpoints.files import NOTES_FILE, TABLE_FILE, is_hugging_face
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pth_names import (
     SUFFIXES,
@@ -145,12 +146,23 @@ def _foreign_files(path: Path, has_model: bool) -> list[Path]:
         return worded
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := without_step(path)):
+        # Such files may also lie beside a folder with the checkpoints, or beside other models.
+        if any(_may_hold_models(inside) for inside in path.iterdir()):
+            return []
         raise InputError(
             f"{path}: found {found_in(others)}, whose names do not give their step: "
-            f"rename each to its step, as in 1000{Path(others[0]).suffix}, or give one file that "
-            "contains its step"
+            f"rename each to its step, as in ckpt_1000{Path(others[0]).suffix}, or list them in a "
+            "CSV file with the columns step and address"
         )
     return files
+
+
+def _may_hold_models(path: Path) -> bool:
+    """Return whether a folder holds weights, or an entry with the name of a checkpoint."""
+    if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+        return False
+    names = [inside.name for inside in path.iterdir()]
+    return is_hugging_face(names) or any(map(parse_name, names))
 
 
 def _has_known_names(file: Path) -> bool:

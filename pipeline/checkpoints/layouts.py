@@ -14,6 +14,9 @@ _NO_METADATA = (
     "shards of torch.distributed.checkpoint without their .metadata, which is written last: the "
     "save was cut off, or a hidden file was not copied"
 )
+_NO_SHARDS = (
+    "the .metadata of torch.distributed.checkpoint without its shards, *.distcp: copy them too"
+)
 _OF_EACH_PROCESS = (
     "the parts of each process of FSDP: save with fsdp_state_dict_type SHARDED_STATE_DICT or "
     "FULL_STATE_DICT"
@@ -44,6 +47,8 @@ _LAYOUTS: tuple[tuple[str, str], ...] = (
     ("*common.pt", _MEGATRON),
     ("*.nemo", "a NeMo archive: export it with NeMo's own connector to Hugging Face"),
     ("*.distcp", _NO_METADATA),
+    (".metadata", _NO_SHARDS),
+    ("*/.metadata", _NO_SHARDS),
     ("*pytorch_model_fsdp*rank*.bin", _OF_EACH_PROCESS),
     ("*_expert_*_model_states.pt", _EXPERTS),
     ("*zero_pp_rank_*", _NO_MODEL),

@@ -21,6 +21,8 @@ _COMPUTED_BUFFERS = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope\.freqs|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
 
+ALL_EMPTY = "all are empty, as DeepSpeed ZeRO-3 saves them: gather them with zero_to_fp32.py"
+
 _HEADS = {"lm_head", "embed_out", "output_projection"}  # names of output embeddings
 
 
@@ -144,7 +146,7 @@ def check_fit(
     *_, prefix = common_prefixes(state) if unexpected == state.keys() else [""]
     more = f"; all names begin with {prefix!r}" if prefix else ""
     if shapes and all(state[name].shape == (0,) for name in own.keys() & state.keys()):
-        more = "; all are empty, as DeepSpeed ZeRO-3 saves them: gather them with zero_to_fp32.py"
+        more = f"; {ALL_EMPTY}"
     refuse_unless_fit(missing, unexpected, shapes, source, more)
 
 
