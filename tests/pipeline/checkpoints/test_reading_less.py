@@ -308,6 +308,23 @@ LOSS = {"early_token": 3, "late_token": 8}
 INPUTS = {"text": {"kind": "repeated", "block_length": 8, "sequences": 2}}
 
 
+def test_checkpoints_that_no_measure_selects_are_not_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=(0, 1, 2))
+    size = (run / "step-0/model.safetensors").stat().st_size
+    losses = {"token_loss.text": {"select": {"steps": [1]}, **LOSS}}
+    estimate = dry_run(analysis_of(run, tmp_path / "a.zarr", losses, inputs=INPUTS))
+    assert (estimate.bytes_to_read, estimate.bytes_skipped) == (size, 2 * size)
+    both = {**losses, "copying": {"select": {"steps": [0, 1]}}}
+    estimate = dry_run(analysis_of(run, tmp_path / "a.zarr", both, inputs=INPUTS))
+    assert size < estimate.bytes_to_read < 2 * size
+    # A quantity of the last checkpoint is needed at the one that is selected.
+    (tmp_path / "own.py").write_text(OWN)
+    of_last = {f"{tmp_path / 'own.py'}:SinceLast": {"select": {"steps": [0]}}}
+    estimate = dry_run(analysis_of(run, tmp_path / "a.zarr", of_last))
+    assert estimate.bytes_to_read == 2 * size, estimate.faults
+    assert analysed(run, tmp_path / "a.zarr", of_last).computed == [0]
+
+
 def test_a_pickle_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run")
     for folder in run.iterdir():
@@ -476,6 +493,17 @@ class TooFew(Gate):
 
     def weights_read(self, setting):
         return ["model.norm.weight"]
+
+class SinceLast(Gate):
+    "The largest weight beside that of the last checkpoint."
+    name = "since_last"
+    reference_from = "last"
+
+    def reference(self, context):
+        return {"largest": float(super().compute(context)["largest"])}
+
+    def compute(self, context):
+        return {"largest": super().compute(context)["largest"] - context.reference["largest"]}
 
 class Unknown(Gate):
     "The same, declared wrongly."
