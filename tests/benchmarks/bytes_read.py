@@ -44,7 +44,7 @@ MEASURES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Place(NamedTuple):
-    """Where a run is: its address, and how many bytes of it have been read so far."""
+    """A run's address, and a function that returns the bytes of it that were read so far."""
 
     uri: str
     read: Callable[[], int]
