@@ -29,14 +29,19 @@ def needed_bytes(
     sizes = _Sizes(prepared)
     parameters = _parameters_by_step(prepared)
     return [
-        sizes.of(one, parameters.get(one.step), size)
+        sizes.of(one, parameters[one.step], size) if one.step in parameters else 0
         for one, size in zip(checkpoints, whole, strict=True)
     ]
 
 
 def _parameters_by_step(prepared: Prepared) -> dict[int, frozenset[str] | None]:
-    """Return the parameters that the groups of each step read together; None for all."""
+    """Return the parameters that the groups of each step read together; None for all.
+
+    Steps that no group selects, and of which nothing is read, are left out.
+    """
     found: dict[int, frozenset[str] | None] = {}
+    if prepared.job.needing_reference() and prepared.checkpoints:
+        found[prepared.checkpoints[-1].step] = None  # of the last one, whether selected or not
     for group in prepared.job.groups:
         names = prepared.weights_read[group.name]
         for checkpoint in prepared.checkpoints_of(group):

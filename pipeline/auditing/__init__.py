@@ -1,5 +1,6 @@
 """Audit a run's checkpoints: find missing, damaged and mislabelled ones."""
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,12 +65,9 @@ def audit_found(
 
 
 def _schedule_faults(steps: Sequence[int]) -> list[Fault]:
-    return [
-        Fault(
-            missing,
-            "missing-step",
-            f"absent between {max(s for s in steps if s < missing)} and "
-            f"{min(s for s in steps if s > missing)}, where the schedule has it",
-        )
-        for missing in missing_steps(steps)
-    ]
+    found = []
+    for missing in missing_steps(steps):
+        after = bisect(steps, missing)
+        between = f"absent between {steps[after - 1]} and {steps[after]}"
+        found.append(Fault(missing, "missing-step", f"{between}, where the schedule has it"))
+    return found

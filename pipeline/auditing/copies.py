@@ -1,10 +1,13 @@
 """Find checkpoints and shards with the same bytes, by their metadata."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
+
+_SHOWN = 5  # steps that a sentence names
 
 
 def copies(evidence: Sequence[Evidence]) -> list[Fault]:
@@ -44,14 +47,9 @@ def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
         for steps in _same_steps(parts):
             # Equal at most steps: frozen weights, such as an embedding that is not trained.
             frozen = len(steps) > len(sharded) / 2
-            distinct = [
-                step
-                for step in steps
-                if any(identities[step] != identities[other] for other in steps)
-            ]
-            if frozen or not distinct:
+            if frozen or len({identities[step] for step in steps}) == 1:
                 continue
-            wrong = [step for step in distinct if step != last]
+            wrong = [step for step in steps if step != last]
             for step in wrong:
                 others = _listed(other for other in steps if other != step)
                 faults.append(
@@ -60,15 +58,16 @@ def _of_shards(evidence: Sequence[Evidence], last: int) -> list[Fault]:
     return faults
 
 
-def _same_steps(identities) -> list[list[int]]:
+def _same_steps(identities: Iterable[tuple[int, Hashable]]) -> list[list[int]]:
     """Return groups of two or more steps with the same identity, except steps 0 and 1 alone."""
-    groups: dict[object, list[int]] = defaultdict(list)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for step, identity in identities:
         groups[identity].append(step)
     return [steps for steps in groups.values() if len(steps) > 1 and steps != [0, 1]]
 
 
-def _listed(steps) -> str:
-    found = list(steps)
-    shown = ", ".join(map(str, found[:5]))
-    return f"step {shown}" if len(found) == 1 else f"steps {shown}" + (", ..." * (len(found) > 5))
+def _listed(steps: Iterable[int]) -> str:
+    first = list(islice(steps, _SHOWN + 1))  # of a thousand equal ones, each lists the others
+    shown = ", ".join(map(str, first[:_SHOWN]))
+    more = ", ..." if len(first) > _SHOWN else ""
+    return f"step {shown}" if len(first) == 1 else f"steps {shown}{more}"

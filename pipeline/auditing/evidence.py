@@ -132,19 +132,19 @@ def _summed(file: str) -> str | None:
 
 
 def _samples(file: str, size: int) -> str | None:
-    """Return a digest of a file's size and samples of its bytes; None if it cannot be read."""
+    """Return a digest of a file's size and samples of its bytes; None if it cannot be read.
+
+    Of a file that is not larger than all samples together, it is a digest of the whole content.
+    """
     digest = hashlib.sha256(f"samples {size}".encode())
-    last = max(size - _SAMPLE, 0)
     try:
         with opened(file, CheckpointError) as stream:
-            # From the first to the last bytes of the file, evenly.
-            starts = [last * number // (_SAMPLES - 1) for number in range(_SAMPLES)]
-            if size <= _SAMPLES * _SAMPLE:  # in one read
-                content = stream.read()
-                digest.update(b"".join(content[at : at + _SAMPLE] for at in starts))
+            if size <= _SAMPLES * _SAMPLE:
+                digest.update(stream.read())
                 return digest.hexdigest()
-            for at in starts:
-                stream.seek(at)
+            last = size - _SAMPLE
+            for number in range(_SAMPLES):  # from the first to the last bytes, evenly
+                stream.seek(last * number // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE))
     except (CheckpointError, OSError):
         return None

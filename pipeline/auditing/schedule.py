@@ -84,10 +84,11 @@ def _usual(gaps: Sequence[int]) -> int | None:
 def _holes(steps: Sequence[int]) -> Iterator[int]:
     """Yield the steps that are absent between stretches of the same gap."""
     gaps = _gaps(steps)
+    begun = False
     for index, gap in enumerate(gaps):
         usual = _usual_gap(gaps, index)
         # A larger gap after powers of two only may be the end of the powers.
-        begun = any(step & (step - 1) for step in steps[: index + 1])
+        begun = begun or bool(steps[index] & (steps[index] - 1))
         if usual is not None and begun:
             yield from range(steps[index] + usual, steps[index] + gap, usual)
 

@@ -63,8 +63,8 @@ class Composition(Measure):
 
     def weights_read(self, setting: Setting) -> Collection[str]:
         """Return those of the heads; in the first layer, which reads no other, what they write."""
-        n_layers = setting.model.n_layers
-        return weights_of_circuits(setting.model, range(1, n_layers), range(n_layers))
+        layers = setting.model.attention_layers
+        return weights_of_circuits(setting.model, layers[1:], layers)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits

@@ -67,10 +67,8 @@ class QKPrefixMatching(Measure):
 
     def weights_read(self, setting: Setting) -> Collection[str]:
         """Return those of the earlier heads' output, the later heads' scores, and the embedding."""
-        n_layers = setting.model.n_layers
-        return weights_of_circuits(
-            setting.model, range(1, n_layers), range(n_layers - 1), embedding=True
-        )
+        layers = setting.model.attention_layers
+        return weights_of_circuits(setting.model, layers[1:], layers[:-1], embedding=True)
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         shape = context.model.n_layers, context.model.n_heads

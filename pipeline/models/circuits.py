@@ -66,8 +66,8 @@ def weights_of_circuits(
 ) -> frozenset[str]:
     """Return the parameters that circuit matrices are computed from; none if these are undefined.
 
-    queries_keys, values_outputs: the layers whose W_Q and W_K, or W_V and W_O, are used. embedding,
-    unembedding: whether W_E or W_U is (b_U is not covered).
+    queries_keys, values_outputs: the layers whose W_Q and W_K, or W_V and W_O, are used; those that
+    do not attend have none. embedding, unembedding: whether W_E or W_U is (b_U is not covered).
     """
     family = facts.family
     if family is None or not _is_described(facts):
@@ -81,7 +81,7 @@ def weights_of_circuits(
         for layers, of in used
         for layer in layers
         for name in of
-        if name
+        if name and layer not in facts.without_attention
     }
     if unembedding:
         tied = f"{family.unembedding}.weight" not in facts.parameters

@@ -7,8 +7,8 @@ compared except those that are known not to affect a forward pass in eval mode, 
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +78,7 @@ class Meaning:
 
     def same_as(self, other: "Meaning") -> bool:
         """Return whether both describe the same model, for sequences that both can read."""
-        if self._counting(self.raw) == other._counting(other.raw):
+        if self._as_written == other._as_written:
             return True
         if self.config is None or other.config is None or self._core != other._core:
             return False
@@ -118,6 +118,16 @@ class Meaning:
     @cached_property
     def _described(self) -> dict[str, Any]:
         return self.config.to_dict() if self.config is not None else dict(self.raw)
+
+    @cached_property
+    def keys(self) -> tuple[Hashable, Hashable]:
+        """Two values for looking up a meaning: it is `same_as` others only if it shares one."""
+        core = None if self.config is None else ("core", _hashable(self._core))
+        return ("written", _hashable(self._as_written)), core
+
+    @cached_property
+    def _as_written(self) -> Any:
+        return self._counting(self.raw)
 
     @cached_property
     def _core(self) -> Any:
@@ -161,13 +171,19 @@ def meanings_of(configs: Sequence[Mapping[str, Any]], trusted: bool = False) -> 
 def grouped(meanings: Sequence[Meaning]) -> list[int]:
     """Return for each meaning the number of its group, in which all describe one model."""
     first: list[Meaning] = []
+    with_key: dict[Hashable, list[int]] = defaultdict(list)
     numbers: dict[int, int] = {}
     for one in meanings:
         # By identity: `meanings_of` returns one object for equal configs, and comparing is slow.
         if id(one) not in numbers:
-            same = (number for number, other in enumerate(first) if one.same_as(other))
+            keys = [key for key in one.keys if key is not None]
+            # Not with all of them: each of thousands of configs may differ from the others.
+            candidates = sorted({number for key in keys for number in with_key[key]})
+            same = (number for number in candidates if one.same_as(first[number]))
             numbers[id(one)] = next(same, len(first))
             if numbers[id(one)] == len(first):
+                for key in keys:
+                    with_key[key].append(len(first))
                 first.append(one)
     return [numbers[id(one)] for one in meanings]
 
@@ -237,6 +253,13 @@ def _plain(value: Any, left_out: frozenset[str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)  # NaN is not equal to itself
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return a plain value in a form that is hashable, and equal where the value is."""
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(inner)) for key, inner in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _is_dropout(key: str, value: Any) -> bool:
