@@ -9,8 +9,6 @@ that removing the files frees the disk, see `pipeline.models.weights.read_weight
 
 from __future__ import annotations
 
-import atexit
-import errno
 import shutil
 import threading
 import time
@@ -22,11 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from filelock import BaseFileLock, FileLock, Timeout
-
 from pipeline.checkpoints import local
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.checkpoint import Checkpoint
+from pipeline.checkpoints.claimed_folders import claimed_folder
 from pipeline.checkpoints.contents import (
     config_of,
     format_of_files,
@@ -40,26 +37,21 @@ from pipeline.checkpoints.digests import (
     combined,
     digest_of_files,
     local_state,
-    read_sha256,
     sha256_of,
 )
+from pipeline.checkpoints.downloads import TRIES, check_space, fetch_verified
 from pipeline.checkpoints.files import inside_run
 from pipeline.checkpoints.formats.base import Format, LocalParts
 from pipeline.checkpoints.places import current_folder, place_of, remote_place_of
-from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile, remember_sha256
+from pipeline.checkpoints.stored import Folder, Place, RemotePlace, StoredFile
 from pipeline.checkpoints.tensor_ranges import RangedFile, local_ranges
-from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
+from pipeline.errors import ChangedError, CheckpointError, InputError
 from pipeline.outside import reading
 
 Content = TypeVar("Content")
 RangeReader = Callable[[Sequence[RangedFile]], Content]
 
-_LOCK = "in-use"
-# Locks that are held until the process ends. The references keep them from being collected, which
-# would release them.
-_claims: list[BaseFileLock] = []
 _TRANSIENT = (OSError, MemoryError)  # errors after which the checkpoint is tried again
-_TRIES = 3
 _WAITS = (0.2, 1.0, 0.0)  # seconds after each attempt to read files that are being written
 
 
@@ -135,7 +127,7 @@ class Copies:
 
     def _folder(self) -> Path:
         if self._own is None:
-            self._own = _claimed(cache_folder() / "copies")
+            self._own = claimed_folder(cache_folder() / "copies")
         return self._own
 
 
@@ -319,7 +311,7 @@ class Fetched:
         None if the files cannot be read in part. Nothing is downloaded to the disk. If the files
         are replaced meanwhile, those in their place are read.
         """
-        for last in [False] * (_TRIES - 1) + [True]:
+        for last in [False] * (TRIES - 1) + [True]:
             if not self.listed.files:
                 raise CheckpointError(_gone(self.listed.uri))
             parts = weight_parts(self._place, self.listed)
@@ -357,7 +349,7 @@ class Fetched:
 
     def _fetch(self) -> None:
         """Download the current files, and again if they change meanwhile."""
-        for _ in range(_TRIES - 1):
+        for _ in range(TRIES - 1):
             try:
                 self._fetch_once()
                 return
@@ -374,7 +366,7 @@ class Fetched:
         size = sum(part.size for part in parts)
         self._copies.refuse_larger(size, remote.uri)
         target = self._folder = self._copies.make_room(size, remote.uri)
-        _check_space(target, size)
+        check_space(target, size)
         found = {part.name: self._fetched(part, target) for part in parts}
         self._digest = combined([(name, digest) for name, (_, digest) in found.items()])
         files = {name: path for name, (path, _) in found.items()}
@@ -431,73 +423,5 @@ def _config(place: Place, folder: Folder) -> dict[str, Any]:
     return {}
 
 
-def fetch_verified(place: RemotePlace, uri: str, file: StoredFile, target: Path) -> str:
-    """Download one file of the folder `uri`, again if it is damaged, and return its sha256.
-
-    Raises DamagedError if the file is damaged each time, ChangedError if it was replaced since it
-    was listed.
-    """
-    # A sha256 from our own cache is overruled by two equal downloads: an ETag need not identify
-    # the content, and the cached one may be that of a damaged download.
-    is_the_places = file.sha256 is not None and file.sha256 == file.identity
-    came: list[str] = []
-    for last in [False] * (_TRIES - 1) + [True]:
-        try:
-            place.fetch(uri, file, target)
-        except DamagedError:
-            if last:
-                raise
-            continue
-        digest = read_sha256(target)
-        if file.sha256 in (None, digest) or (digest in came and not is_the_places):
-            if file.identity is not None:
-                remember_sha256(file.identity, digest)
-            return digest
-        came.append(digest)
-    raise DamagedError(
-        f"{uri}/{file.name}: its sha256 is {came[-1]}, expected {file.sha256} as listed: "
-        "upload the file again"
-    )
-
-
 def _gone(uri: str) -> str:
     return f"{uri}: is gone since it was listed: restore it, or go on without it"
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder}: {free} bytes are free, {needed} are needed for a checkpoint: free some "
-            "space, or name a folder on another disk in ONTOGENY_CACHE",
-        )
-
-
-def _claimed(parent: Path) -> Path:
-    """Return a new folder in `parent`, locked by this process; remove those of ended processes."""
-    parent.mkdir(parents=True, exist_ok=True)
-    # Locked as a whole, or another process could take the new folder, whose claim is not yet
-    # acquired, for an abandoned one.
-    with FileLock(parent / _LOCK):
-        for other in parent.iterdir():
-            if other.is_dir() and _is_abandoned(other):
-                shutil.rmtree(other, ignore_errors=True)
-        own = parent / uuid.uuid4().hex
-        own.mkdir()
-        # thread_local=False: the lock must outlast the thread that acquires it.
-        claim = FileLock(own / _LOCK, thread_local=False)
-        claim.acquire()
-        _claims.append(claim)
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
-
-
-def _is_abandoned(folder: Path) -> bool:
-    try:
-        with FileLock(folder / _LOCK, blocking=False):
-            return True
-    except Timeout:
-        return False
-    except OSError:
-        return True  # removed by another process meanwhile

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.checkpoints.archives import mentions
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.files import NOTES_FILE, TABLE_FILE, is_hugging_face
+from pipeline.checkpoints.formats.single_file import step_inside
 from pipeline.checkpoints.names import parse_name
 from pipeline.checkpoints.pth_names import (
     SUFFIXES,
@@ -26,7 +28,7 @@ from pipeline.checkpoints.pth_names import (
     without_step,
 )
 from pipeline.config import RunLayout
-from pipeline.errors import InputError, first_line
+from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.outside import content_of, opened, parsed_json
 
 # bytes: the pairs of a table of 2,000 residues, and the losses of a million steps
@@ -147,7 +149,7 @@ def _foreign_files(path: Path, has_model: bool) -> list[Path]:
     is_checkpoint = (path / "config.json").exists() or parse_name(path.name) is not None
     if not files and not is_checkpoint and (others := without_step(path)):
         # Such files may also lie beside a folder with the checkpoints, or beside other models.
-        if any(_may_hold_models(inside) for inside in path.iterdir()):
+        if any(_may_hold_models(inside) for inside in path.iterdir()) or _state_steps(path, others):
             return []
         raise InputError(
             f"{path}: found {found_in(others)}, whose names do not give their step: "
@@ -155,6 +157,17 @@ def _foreign_files(path: Path, has_model: bool) -> list[Path]:
             "CSV file with the columns step and address"
         )
     return files
+
+
+def _state_steps(path: Path, names: Sequence[str]) -> bool:
+    """Return whether one of the files is a trainer's that states its step, as nanoGPT's ckpt.pt."""
+    from pipeline.checkpoints.torch_files import saved_file  # needs torch
+
+    for name in names:
+        with suppress(CheckpointError), saved_file(path / name) as file:  # others may be damaged
+            if step_inside(file.content) is not None:
+                return True
+    return False
 
 
 def _may_hold_models(path: Path) -> bool:

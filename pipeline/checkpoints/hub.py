@@ -74,7 +74,7 @@ def is_growing(folder: Folder) -> bool:
 def fetch(uri: str, file: StoredFile, target: Path) -> None:
     """Download one file of a checkpoint to `target`, and verify it if it is a git object.
 
-    The sha256 of a large file is verified by `fetch.fetch_verified`, which computes it anyway.
+    The sha256 of a large file is verified by `downloads.fetch_verified`, which computes it anyway.
     """
     hub_source.fetch_file(*_where(parse_address(uri), file.name), file.size, target)
     if file.identity is not None and file.identity.startswith(_GIT):

@@ -23,6 +23,7 @@ from pipeline.checkpoints.numbering import numbered_names
 from pipeline.checkpoints.outer_configs import with_outer_configs
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.side_by_side import side_by_side
+from pipeline.checkpoints.steps_inside import with_steps_inside
 from pipeline.checkpoints.stored import Entry, Folder, Place, PlaceContents
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
 from pipeline.config import RunLayout
@@ -130,7 +131,7 @@ def _contents(place: Place, uri: str, layout: RunLayout) -> PlaceContents:
             f"{first_names(below)}; give one of them"
         )
     if not below:
-        return inside
+        return with_steps_inside(place, uri, inside)
     lower = f"{uri.rstrip('/')}/{below[0]}"
     found = place.contents(lower, layout)
     notes = (f"the checkpoints are in {lower}", *found.notes, *_note_on_nested(lower, found))
@@ -190,9 +191,11 @@ def _by_step(uri: str, folders: Sequence[Folder], names: Mapping[str, Name]) -> 
         if name is None or name.step is None:
             continue
         if (other := found.get(name.step)) and other.folder.uri != folder.uri:
+            both = [other.folder.name, folder.name]
+            if both[0] == both[1]:  # files that are named by the step inside them
+                both = [one.uri.rpartition("/")[2] for one in (other.folder, folder)]
             raise InputError(
-                f"{uri}: both {other.folder.name!r} and {folder.name!r} hold step {name.step}: "
-                "keep one of them"
+                f"{uri}: both {both[0]!r} and {both[1]!r} hold step {name.step}: keep one of them"
             )
         found[name.step] = Found(name, folder)
     return found

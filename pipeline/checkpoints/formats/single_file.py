@@ -19,13 +19,14 @@ from pipeline.checkpoints.formats import (
     plain,
 )
 from pipeline.checkpoints.names import companions
+from pipeline.outside import is_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.checkpoints.formats.base import Source
 
-_SUFFIXES = (".pt", ".pth", ".ckpt")
+SUFFIXES = (".pt", ".pth", ".ckpt")
 # Files of torch.save beside weights that hold none, or a part of them.
 _OTHERS = (
     "optim*", "scheduler*", "rng_state*", "random_states*", "scaler*", "training_args*",
@@ -73,12 +74,20 @@ class AssumingLayout(Layout, Protocol):
 LAYOUTS: tuple[Layout, ...] = (nanogpt, llama2c, lightning, composer, litgpt, nanochat, plain)
 
 
+# Where the trainers' files state the number of optimizer steps.
+_STEPS = {
+    nanogpt.__name__: "iter_num",
+    llama2c.__name__: "iter_num",
+    lightning.__name__: "global_step",
+}
+
+
 def weights(names: Collection[str]) -> list[str]:
     """Return the file of torch.save that holds the weights; [] if there is none, or several."""
     found = [
         name
         for name in names
-        if name.endswith(_SUFFIXES) and not any(fnmatchcase(name, one) for one in _OTHERS)
+        if name.endswith(SUFFIXES) and not any(fnmatchcase(name, one) for one in _OTHERS)
     ]
     return found if len(found) == 1 else []
 
@@ -102,6 +111,16 @@ def config(source: "Source") -> dict[str, Any]:
     # The address of a checkpoint that is one file is the file's.
     with named(source.uri if source.uri.endswith(f"/{name}") else f"{source.uri}/{name}"):
         return _known(content).config(content, beside)
+
+
+def step_inside(content: Any) -> int | None:
+    """Return the optimizer step that a trainer's file states; None if it is of no such format.
+
+    content: as `described` gives it.
+    """
+    key = _STEPS.get(getattr(_layout(content), "__name__", ""))
+    step = content.get(key) if key else None
+    return step if is_whole(step) else None
 
 
 def assumed(source: "Source") -> list[str]:
