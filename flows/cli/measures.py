@@ -95,7 +95,7 @@ def _lines(measure: dict[str, Any]) -> Iterator[str]:
         yield f"  defined in: {measure['defined_in']}"
     yield f"  input: {_input(measure)}"
     yield f"  cost: {_cost(measure)}"
-    if measure["needs_heads"]:
+    if measure.get("needs_heads"):  # older stores do not say it
         yield "  needs attention heads"
     for name, default in measure["parameters"].items():
         yield f"  parameter {name} = {default}"
@@ -115,7 +115,7 @@ def _page(described: list[dict[str, Any]]) -> str:
 def _section(measure: dict[str, Any]) -> Iterator[str]:
     yield f"## {measure['name']}"
     yield ""
-    needs = " Needs attention heads." if measure["needs_heads"] else ""
+    needs = " Needs attention heads." if measure.get("needs_heads") else ""
     yield f"Input: {_input(measure)}. Cost: {_cost(measure)}.{needs}"
     if measure["parameters"]:
         given = (f"`{name}` = {default}" for name, default in measure["parameters"].items())
