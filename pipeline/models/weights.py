@@ -124,10 +124,12 @@ def _without_a_wrapper(content: Any) -> Any:
 
 
 def _described(content: Any) -> str:
-    """Return the type of a content; of a dictionary, the first entry that is no tensor."""
+    """Return the type of a content; of a dictionary, the first entry that is no tensor by name."""
     if not isinstance(content, dict):
         return type(content).__name__
-    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    others = [name for name in content if not is_state_dict({name: content[name]})]
+    if not others:
+        return "no tensor"
     many = f" and {len(others) - 1} more such" if len(others) > 1 else ""
     return f"{str(others[0])[:80]!r} = {type(content[others[0]]).__name__}{many}"
 

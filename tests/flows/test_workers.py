@@ -13,6 +13,7 @@ import pytest
 import flows.workers
 from flows.workers import start_workers
 from pipeline.analysis.plan import Group, Job
+from pipeline.checkpoints import Checkpoint
 from pipeline.config import GroupOptions
 from pipeline.errors import InputError
 from pipeline.measures import measure_class
@@ -25,7 +26,7 @@ COMMAND = "from ontogeny import main; main()"
 
 @pytest.fixture
 def job(make_analysis: MakeAnalysis) -> Job:
-    return Job(make_analysis(workers={"count": 1}), "nowhere", (), {})
+    return Job(make_analysis(workers={"count": 1}), Checkpoint(0, "nowhere"), (), {})
 
 
 class Dies:
@@ -35,7 +36,7 @@ class Dies:
 
 class Refuses:
     def __init__(self, job: Job) -> None:
-        raise InputError(f"no model in {job.architecture}")
+        raise InputError(f"no model in {job.architecture.uri}")
 
 
 class Answers:
@@ -43,7 +44,7 @@ class Answers:
         self.job = job
 
     def compute(self, number: int) -> tuple[int, str]:
-        return number + 1, self.job.architecture
+        return number + 1, self.job.architecture.uri
 
 
 class Measures:
