@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.floats import as_trained
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.architecture import read_architecture
 from pipeline.models.meaning import Meaning, grouped, meanings_of, usual_group
@@ -109,8 +108,7 @@ def _read(
             return checkpoint, str(error)
 
     # Threads, because reading from S3 or the Hub waits for the network.
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        results = list(threads.map(attempt, checkpoints))
+    results = side_by_side(attempt, list(checkpoints))
     configs = {one: config for one, config in results if isinstance(config, dict)}
     return configs, {one: reason for one, reason in results if isinstance(reason, str)}
 

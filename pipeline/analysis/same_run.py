@@ -1,14 +1,13 @@
 """A check that a run at another address than before is the one that a store is of."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.analysis.parts import DIGEST_OF
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.digests import digest_of_files
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
 from pipeline.checkpoints.places import listed_folder, remote_place_of
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.errors import CheckpointError, InputError
 from pipeline.store import Store
 from pipeline.store.commits import Commit
@@ -32,8 +31,7 @@ def check_same_run(
         return
     stored = _by_step(snapshot.commits)
     common = [one for one in checkpoints if one.step in stored]
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        digests = threads.map(_digest if reading else _known_digest, common)
+    digests = side_by_side(_digest if reading else _known_digest, common)
     for one, digest in zip(common, digests, strict=True):
         rows = stored[one.step]
         if digest is None or any(row.is_of(digest) for row in rows):

@@ -3,14 +3,13 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.checkpoints import hub_contents, hub_source, hub_states
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.hub_contents import files_at, of_run
-from pipeline.checkpoints.listing import SIDE_BY_SIDE
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import AtomicUnit, Files, Folder, PlaceContents, StoredFile
 from pipeline.config import RunLayout
 from pipeline.errors import DamagedError
@@ -32,8 +31,7 @@ def now(uri: str) -> float:
 def files_of(uris: Sequence[str]) -> list[Files]:
     """Return the files of each checkpoint, each of which is listed once."""
     different = list(dict.fromkeys(uris))
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        found = dict(zip(different, threads.map(files_at, different), strict=True))
+    found = dict(zip(different, side_by_side(files_at, different), strict=True))
     return [found[uri] for uri in uris]
 
 

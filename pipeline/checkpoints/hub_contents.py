@@ -15,7 +15,6 @@ The address of a checkpoint, `hf://owner/name@<commit>`, always refers to the sa
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -25,9 +24,10 @@ from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hub_address import Address, parse_address
 from pipeline.checkpoints.hub_rows import Ref, directly_in, files_below, folders_in
 from pipeline.checkpoints.left_out import NO_WEIGHTS, UNCACHED, UNNAMED, first_names
-from pipeline.checkpoints.listing import SIDE_BY_SIDE, holds_checkpoints
+from pipeline.checkpoints.listing import holds_checkpoints
 from pipeline.checkpoints.names import folder_inside, parse_name
 from pipeline.checkpoints.nested import MOST_LEVELS, model_folders, why_none
+from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Entry, Files, Folder, PlaceContents
 from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, InputError
@@ -161,8 +161,7 @@ def _folders(
     """
     _refuse_several_stages(uri, [ref.name for ref in named], layout)
     places = {ref: str(address.at(ref.commit, _path_in(ref, address, layout))) for ref in named}
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        listed = dict(zip(places, threads.map(_files_or_none, places.values()), strict=True))
+    listed = dict(zip(places, side_by_side(_files_or_none, [*places.values()]), strict=True))
     found = [
         Entry(ref.name, kind=NO_WEIGHTS, reason="it has no such folder")
         if (files := listed[ref]) is None

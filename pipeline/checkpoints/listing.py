@@ -29,8 +29,6 @@ from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_traine
 from pipeline.config import RunLayout
 from pipeline.errors import InputError
 
-SIDE_BY_SIDE = 8  # concurrent requests for listings and small files
-
 
 @dataclass(frozen=True)
 class Found:

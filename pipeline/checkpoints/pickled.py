@@ -30,7 +30,7 @@ from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.inert import unpickling, values_of
 from pipeline.checkpoints.name_patterns import table_of
 from pipeline.checkpoints.pickle_globals import UNREADABLE, globals_of, refusal_of
-from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
 from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_any_name
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.transformerlens import is_transformerlens
@@ -43,7 +43,6 @@ _ONE = ("model", "model_state_dict", "state_dict", "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("model_args", "model_config", "config", "cfg")
 _STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
-_BEGINNING = 128  # bytes, enough to recognise a placeholder
 _HISTORIES = ("train_losses", "test_losses")
 
 
@@ -152,7 +151,7 @@ def _check_structure(file: Path) -> int:
     """Return the size of a file. Raises InputError if it is not sound, see `archives`."""
     with opened(file, InputError) as stream:
         size = os.fstat(stream.fileno()).st_size
-        if found := placeholder_of(stream.read(_BEGINNING)):
+        if found := placeholder_of(stream.read(BEGINNING)):
             raise InputError(f"{file}: {found}")
         stream.seek(0)
         try:

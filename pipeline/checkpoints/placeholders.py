@@ -6,6 +6,7 @@ from pipeline.outside import pointer_of
 
 _PAGES = (b"<!doctype html", b"<html")
 _ENOUGH = 64  # bytes
+BEGINNING = 128  # bytes of a file, with which it can be recognised
 
 
 def placeholder_of(start: bytes) -> str | None:

@@ -10,19 +10,18 @@ from typing import BinaryIO
 
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.headers import Header, read_header
-from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import opened, reading
 
 # Of other formats: the parts of torch.distributed.checkpoint, its `.metadata`, and configs.
 _OTHERS = (".distcp", "", ".json")
-_BEGINNING = 128  # bytes, enough to recognise a placeholder
 
 
 def refuse_misstated(file: Path) -> None:
     """Raise CheckpointError, naming the file, unless it is as long and sound as it says."""
     with opened(file, CheckpointError) as stream, reading(str(file), remedy="copy it again"):
-        if found := placeholder_of(stream.read(_BEGINNING)):
+        if found := placeholder_of(stream.read(BEGINNING)):
             raise CheckpointError(f"{file}: {found}")
         stream.seek(0)
         size = os.fstat(stream.fileno()).st_size

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoints.headers import Header, read_header
-from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
 from pipeline.errors import ChangedError, CheckpointError, first_line
 from pipeline.outside import opened
 
@@ -19,7 +19,6 @@ _EXTRA = 0.02
 # As in `s3.py`: a single connection to S3 is limited to some 100 MB/s.
 _STREAMS = 4
 _PIECE = 32 * 2**20  # bytes of one request
-_BEGINNING = 128  # bytes, enough to recognise a placeholder
 
 Span = tuple[int, int]
 
@@ -69,7 +68,7 @@ def header_of(file: RangedFile) -> Header:
         if header.size != file.size:
             raise ValueError(f"it has {file.size:,} bytes, by its header {header.size:,}")
     except (ValueError, EOFError) as error:
-        if found := placeholder_of(read(0, _BEGINNING)):
+        if found := placeholder_of(read(0, BEGINNING)):
             raise CheckpointError(f"{file.address}: {found}") from error
         raise CheckpointError(
             f"{file.address}: is truncated or no weight file ({first_line(error)}): save or copy "

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.inert import unpickling
 from pipeline.checkpoints.pickle_globals import globals_of
-from pipeline.checkpoints.placeholders import placeholder_of
+from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import is_out_of_memory, opened
@@ -33,7 +33,6 @@ Read = Callable[[int, int | None], bytes]
 _BLOCK = 2**16  # bytes of one request; a table of contents and a pickle mostly fit into one or two
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a record in a zip file, before its name
 _VERSION = "3"  # of torch's archives, as it has been since torch 1.6
-_BEGINNING = 128  # bytes, enough to recognise a placeholder
 
 
 def described(read: Read, size: int) -> Any:
@@ -57,7 +56,7 @@ class SavedFile:
         self._read, self._size = read, size
         self._records: dict[int, zipfile.ZipInfo] = {}
         stream = cast(BinaryIO, _Ranges(read, size))
-        beginning = stream.read(_BEGINNING)
+        beginning = stream.read(BEGINNING)
         if found := placeholder_of(beginning):
             raise ValueError(found)
         if not beginning.startswith(b"PK"):
