@@ -441,7 +441,6 @@ def _template(
 ) -> Template:
     measure, workers = group.measure, prepared.job.analysis.workers
     setting = prepared.settings[group.name]
-    silent = apply.layers_without_heads(measure, setting.model)
     attributes = {
         "measure": measure.name,
         "definition": inspect.getdoc(type(measure)) or "",
@@ -456,7 +455,7 @@ def _template(
         },
         "selected_steps": _selected_steps(prepared, group),
         # Only where there are such layers: other stores keep their attributes as they are.
-        **({"layers_without_heads": list(silent)} if silent else {}),
+        **apply.absent_heads(measure, setting.model),
     }
     coordinates = apply.coordinates(measure, setting)
     half = frozenset(group.options.float16)

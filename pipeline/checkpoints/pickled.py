@@ -122,7 +122,7 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
         f"TransformerLens: give the names of this model, `model: {names}` in the analysis, or, for "
         'a file of nanoGPT or another trainer, the names of the files, `names: "{step}.pt"`; see '
-        "docs/checkpoints.md"
+        "docs/file-formats.md"
     )
 
 
