@@ -1,6 +1,7 @@
 """Check that a model's own code computes in a dtype, before any weights are read."""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import InputError, first_line
@@ -18,7 +19,7 @@ def refuse_dtype(module: PreTrainedModel, dtype: str) -> None:
     """
     if dtype == "float32" or _failure(module) is not None:
         return
-    if (why := _failure(module.to(torch_dtype(dtype)))) is not None:
+    if (why := _failure(nn.Module.to(module, torch_dtype(dtype)))) is not None:
         raise InputError(
             f"workers.dtype: transformers' code of {type(module).__name__} computes in float32, "
             f"but not in {dtype} ({why}): set `workers: {{dtype: float32}}`"
@@ -26,7 +27,7 @@ def refuse_dtype(module: PreTrainedModel, dtype: str) -> None:
 
 
 @torch.inference_mode()
-def _failure(module: PreTrainedModel) -> str | None:
+def _failure(module: nn.Module) -> str | None:
     """Return why a forward pass fails; None if it does not."""
     tokens = torch.zeros(1, _LENGTH, dtype=torch.long, device="meta")
     try:
