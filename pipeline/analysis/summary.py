@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.analysis.plan import Prepared
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.floats import NonFiniteError
@@ -24,7 +24,7 @@ class Summary:
     infinite because the model's are, with the variables. undefined: groups with variables that are
     NaN at every checkpoint, each with the reason. drawn_from: the token ids from which each random
     input draws, and the reason. inputs: how texts and data sets were cut into sequences, by input.
-    notes: see `pipeline.analysis.plan.Prepared`. not_sent: by
+    notes: see `pipeline.analysis.job.Prepared`. not_sent: by
     experiment tracker, why it did not receive the results. computing, idle: seconds in which the
     workers computed, and in which they waited because no checkpoint was loaded, summed over
     workers.
