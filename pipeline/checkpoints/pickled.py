@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
+from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.inert import unpickling, values_of
 from pipeline.checkpoints.name_patterns import table_of
@@ -39,7 +40,7 @@ from pipeline.config import RunLayout
 from pipeline.errors import InputError
 from pipeline.outside import is_out_of_memory, opened, reading
 
-_ONE = ("model", "model_state_dict", "state_dict", "model_state")
+_ONE = (*STATE_DICTS, "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("model_args", "model_config", "config", "cfg")
 _STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
