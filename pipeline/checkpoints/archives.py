@@ -6,6 +6,7 @@ pickles that would run code, but neither compressed entries that are a thousand 
 the file, nor pickles that build millions of objects.
 """
 
+import os
 import pickletools
 import struct
 import zipfile
@@ -55,6 +56,8 @@ def mentions(stream: BinaryIO, name: bytes) -> bool:
         if stream.read(2) != b"PK":
             stream.seek(0)
             return name in stream.read(_SCANNED_FROM)
+        # First, since zipfile takes an error of reading the end for the end of another format.
+        _check_contents_size(stream, stream.seek(0, os.SEEK_END))
         with zipfile.ZipFile(stream) as archive:
             pickles = [one for one in archive.infolist() if one.filename.endswith("data.pkl")]
             small = [one for one in pickles if one.file_size <= _MOST_PICKLE]

@@ -1,4 +1,4 @@
-"""What is said of many steps is one line, and no step is lost."""
+"""Sentences that differ in the step alone are one line, and no step is lost."""
 
 import random
 import re

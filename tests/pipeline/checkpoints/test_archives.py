@@ -1,21 +1,31 @@
-"""What a file of torch.save mentions is told apart from a storage that does not answer."""
+"""A search in a file of torch.save tells its content from a storage that does not answer."""
 
 import errno
 from io import BytesIO
+from typing import BinaryIO, cast
 
 import pytest
 import torch
 
 from pipeline.checkpoints.archives import mentions
+from pipeline.checkpoints.streams import PlacedStream
 
 
-class _Failing(BytesIO):
-    """A file of which the storage returns the first bytes only."""
+class _Stored(PlacedStream):
+    """A file in a storage that returns no bytes from `fails_from` on."""
 
-    def read(self, size: int | None = -1) -> bytes:
-        if self.tell() > 0:
+    def __init__(self, content: bytes, fails_from: int | None = None) -> None:
+        super().__init__(len(content))
+        self._content, self._fails_from = content, fails_from
+
+    def _read_at(self, start: int, count: int) -> bytes:
+        if self._fails_from is not None and start + count > self._fails_from:
             raise OSError(errno.EIO, "Input/output error")
-        return super().read(size)
+        return self._content[start : start + count]
+
+
+def _stream(content: bytes, fails_from: int | None = None) -> BinaryIO:
+    return cast(BinaryIO, _Stored(content, fails_from))
 
 
 def _saved(**tensors: torch.Tensor) -> bytes:
@@ -24,17 +34,19 @@ def _saved(**tensors: torch.Tensor) -> bytes:
     return stream.getvalue()
 
 
+CONTENT = _saved(mine=torch.zeros(2))
+
+
 def test_a_name_is_found_in_the_pickle_alone() -> None:
-    assert mentions(BytesIO(_saved(mine=torch.zeros(2))), b"mine")
-    assert not mentions(BytesIO(_saved(mine=torch.zeros(2))), b"yours")
+    assert mentions(_stream(CONTENT), b"mine")
+    assert not mentions(_stream(CONTENT), b"yours")
 
 
 def test_an_error_of_the_storage_is_no_answer() -> None:
     with pytest.raises(OSError, match="Input/output error"):
-        mentions(_Failing(_saved(mine=torch.zeros(2))), b"mine")
+        mentions(_stream(CONTENT, fails_from=2), b"mine")
 
 
 def test_a_damaged_file_mentions_nothing() -> None:
-    whole = _saved(mine=torch.zeros(2))
-    assert not mentions(BytesIO(whole[: len(whole) // 2]), b"mine")
-    assert not mentions(BytesIO(b"PK"), b"mine") and not mentions(BytesIO(b""), b"mine")
+    for content in (CONTENT[: len(CONTENT) // 2], b"PK", b""):
+        assert not mentions(_stream(content), b"mine")
