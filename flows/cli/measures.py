@@ -74,14 +74,11 @@ def _described(name: str) -> list[dict[str, Any]]:
 
 def _named(name: str) -> list[dict[str, Any]]:
     """Describe one measure; only those of the user's own are imported for it."""
-    from pipeline.measures.declared import declared
-    from pipeline.measures.names import measures_of_entry_points, unknown_measure
+    from pipeline.measures.declared import declared, refuse_unknown
 
     if name in declared():
         return [declared()[name]]
-    installed = measures_of_entry_points()
-    if ":" not in name and name not in installed:
-        raise unknown_measure(name, {*declared(), *installed})
+    refuse_unknown([name])
     from pipeline.measures import describe, measure_class
 
     return describe([measure_class(name)])

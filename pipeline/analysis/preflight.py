@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from pipeline.analysis.examination import examine, read_groups
 from pipeline.analysis.faults import Fault, Faults
+from pipeline.analysis.inputs import save_input
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.machine import machine_faults
-from pipeline.analysis.plan import Prepared, examine, read_groups, save_input
 from pipeline.analysis.same_run import check_same_run
 from pipeline.analysis.survey import Survey, survey
 from pipeline.analysis.weights import weight_bytes
