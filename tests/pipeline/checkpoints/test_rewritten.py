@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from pipeline.checkpoints import Checkpoint, fetch, list_checkpoints
+from pipeline.checkpoints import Checkpoint, fetch_local, fetch_remote, list_checkpoints
 from pipeline.checkpoints.cache import remember
 from pipeline.checkpoints.contents import read_config
 from pipeline.checkpoints.digests import sha256_of
@@ -96,7 +96,7 @@ def test_what_changes_while_it_is_read_is_read_again(run):
 
 
 def test_what_never_keeps_still_is_named(run, monkeypatch):
-    monkeypatch.setattr(fetch, "_WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(fetch_local, "_WAITS", (0.0, 0.0, 0.0))
     with (
         pytest.raises(CheckpointError, match="step-5: its weights were changed while they were"),
         Copies().of(list_checkpoints(str(run))[0]) as copy,
@@ -184,7 +184,7 @@ def test_weights_are_asked_for_by_the_etag_that_was_listed(s3, run):
 def test_an_object_replaced_while_it_is_fetched_is_fetched_again(s3, run, monkeypatch):
     uri = upload(run)
     (listed,) = list_checkpoints(uri)
-    real, replaced = fetch.weight_parts, []
+    real, replaced = fetch_remote.weight_parts, []
 
     def replacing(place, folder):
         parts = real(place, folder)
@@ -192,7 +192,7 @@ def test_an_object_replaced_while_it_is_fetched_is_fetched_again(s3, run, monkey
             replaced.append(put(other_of(run), "runs/a/step-5/model.safetensors"))
         return parts
 
-    monkeypatch.setattr(fetch, "weight_parts", replacing)
+    monkeypatch.setattr(fetch_remote, "weight_parts", replacing)
     with Copies().of(listed) as copy:
         copy.read(read_weights)
         assert copy.checkpoint.digest == sha256(other_of(run))
