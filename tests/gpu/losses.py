@@ -38,6 +38,7 @@ NAMES = (
     "gpt_oss", "bloom", "gptj", "falcon", "falcon_alibi", "opt", "mpt", "gpt_neo", "persimmon",
     "granite", "cohere", "stablelm",
 )  # fmt: skip
+SMALL = ("gpt2", "llama", "gemma2", "gpt_oss", "bloom", "mamba")
 RECURRENT = ("mamba", "mamba2", "recurrent_gemma", "jamba")
 # Rounding chooses other experts there, so that losses of half precision differ by chance.
 EXPERTS = ("mixtral", "gpt_oss", "jamba")
@@ -52,7 +53,7 @@ def run(report: Report) -> None:
                 _check(report, worst, case, dtype)
         worst.print()
         _extremes(report)
-    for name in (*NAMES, *RECURRENT):
+    for name in SMALL if report.small else (*NAMES, *RECURRENT):
         if report.out_of_time():
             report.skip(f"losses of {name}", "out of time")
             continue
