@@ -1,5 +1,7 @@
 """Products by oneDNN against the definition in float64, and which linear maps are replaced."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import transformers as hf
@@ -75,13 +77,20 @@ def test_every_linear_map_of_a_model_is_served(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Restore torch's settings, which `monkeypatch` cannot: they are no attributes."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 @pytest.mark.parametrize("wanted", [True, False])
-def test_convolutions_on_cuda_round_as_products_do(
-    wanted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", wanted)
+def test_convolutions_on_cuda_round_as_products_do(wanted: bool, tf32: None) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = wanted
     for before in (True, False):
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+        torch.backends.cudnn.allow_tf32 = before
         align_precision(torch.device("cpu"))
         assert torch.backends.cudnn.allow_tf32 is before
         align_precision(torch.device("cuda"))
