@@ -14,6 +14,9 @@ from pipeline.models.facts import ModelFacts
 # in the cache. Each thread computes one at a time. Less where the caller's memory is less.
 _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 
+# Fused attention on CUDA starts a block of threads for each sequence, and a grid has no more.
+_MOST_SEQUENCES = 65_535
+
 
 def batches_of(n: int, most: int, together: int, threads: int) -> list[slice]:
     """Return batches of at most `most` rows, in multiples of `together`, of nearly equal sizes.
@@ -34,7 +37,7 @@ def batch_size(
     """Return the sequences per batch, at least one, from shapes, dtype, device and threads."""
     bytes_ = numbers_per_token(facts, module, length) * length * module.dtype.itemsize
     of_all = activation_bytes(module.device, memory_bytes)
-    return max(1, of_all // threads_on(module.device) // bytes_)
+    return min(max(1, of_all // threads_on(module.device) // bytes_), _MOST_SEQUENCES)
 
 
 def activation_bytes(device: torch.device, memory_bytes: int | None) -> int:

@@ -121,6 +121,7 @@ def _set_up(module: PreTrainedModel) -> _Traits:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
         products.replace_linear(module)
+        products.align_precision(module.device)
         scale, softcap = logit_transform(module)
         # The outer forward may pass `position_ids` on to the body within its **kwargs.
         takes_positions = any(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from pipeline.engine import forward
+from pipeline.engine import batches, forward
 from pipeline.engine.batches import batch_size
 from pipeline.engine.record import (
     HeadChange,
@@ -89,6 +89,13 @@ class TestBatches:
             for memory in (None, 1 << 24, 1 << 18, 1 << 16, 1)
         ]
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 1 < sizes[2] < sizes[0]
+
+    def test_batches_have_no_more_sequences_than_a_grid_of_cuda_has_blocks(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = resident()
+        monkeypatch.setitem(batches._BATCH_BYTES, "cpu", 1 << 60)
+        assert batch_size(model.facts, model.module, 3, None) == 65_535
 
     def test_whole_matrices_count_where_a_family_makes_them(self) -> None:
         by_name, by_hooks = resident("gpt_neox"), resident("gptj")
