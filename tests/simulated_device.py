@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from tests.cuda_kernels import KERNELS
@@ -112,7 +112,7 @@ def _call(func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
     _refuse_mixed(name, args, kwargs)
     leaves, spec = tree_flatten((args, kwargs))
     given = {id(x.held): x for x in leaves if isinstance(x, SimulatedTensor)}
-    given |= {id(x): x for x in leaves if type(x) is Tensor or type(x) is torch.nn.Parameter}
+    given |= {id(x): x for x in leaves if type(x) is Tensor or type(x) is nn.Parameter}
     onto = _target(name, leaves, args, kwargs)
     plain_args, plain_kwargs = tree_unflatten([_on_cpu(x) for x in leaves], spec)
     HostReads.note(name, args, onto)
@@ -126,7 +126,7 @@ def _call(func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
     def placed(x: Any) -> Any:
         if not isinstance(x, Tensor) or isinstance(x, SimulatedTensor):
             return x
-        if id(x) in given and (onto.type != "cpu" or type(given[id(x)]) is not SimulatedTensor):
+        if id(x) in given and given[id(x)].device.type in (onto.type, "meta"):
             return given[id(x)]  # in place
         if onto.type == "cpu" and x.device.type == "cpu" and name in ("to", "cpu", "_to_copy"):
             # A copy to the host has memory of its own.
@@ -299,6 +299,26 @@ def _indexed(x: Any) -> Any:
     return CUDA if is_device else x
 
 
+def _keeping_ties(original: Callable) -> Callable:
+    """Return `Module.to` after which names of one parameter share one again.
+
+    torch exchanges the data of parameters, which the tensors here do not allow: they are new ones.
+    """
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        names: dict[int, list[str]] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        original(self, *args, **kwargs)
+        for first, *others in names.values():
+            for name in others:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, self.get_parameter(first))
+        return self
+
+    return to
+
+
 def _from_host(original: Callable) -> Callable:
     """Return a function that makes tensors from numbers, with a move to the device of its own."""
 
@@ -344,6 +364,7 @@ def simulated_cuda() -> Iterator[None]:
         "torch.cuda.synchronize": lambda *_: None,
         "torch.cuda.get_device_capability": lambda *_: (9, 0),
         "torch.Tensor.to": _moving(Tensor.to),
+        "torch.nn.Module.to": _keeping_ties(nn.Module.to),
         "torch.Tensor.cuda": lambda self: self.to(CUDA),
         **{f"torch.{of}": _from_host(getattr(torch, of)) for of in ("tensor", "as_tensor")},
     }
