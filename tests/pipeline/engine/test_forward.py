@@ -89,6 +89,13 @@ class TestBatches:
         ]
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 1 < sizes[2] < sizes[0]
 
+    def test_batches_have_no_more_sequences_than_a_grid_of_cuda_has_blocks(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = resident()
+        monkeypatch.setitem(forward._BATCH_BYTES, "cpu", 1 << 60)
+        assert forward.batch_size(model.facts, model.module, 3, None) == 65_535
+
     @pytest.mark.parametrize(
         ("n", "most", "together", "sizes"),
         [
