@@ -178,7 +178,9 @@ def _refuse_mixed(name: str, args: tuple, kwargs: dict) -> None:
     leaves = tree_flatten((args, kwargs))[0]
     for x in leaves:
         if isinstance(x, torch.Generator) and x.device.type != "cuda" and _sims(leaves):
-            raise RuntimeError(f"Expected a 'cuda' device type for generator but found '{x.device}'")
+            raise RuntimeError(
+                f"Expected a 'cuda' device type for generator but found '{x.device}'"
+            )
     if name in _INDEXING:
         _refuse_mixed_indices(name, args)
         return
