@@ -198,10 +198,12 @@ def _refuse_mixed_indices(name: str, args: tuple) -> None:
                 "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
             )
     # Without a tensor among the indices, an assignment copies, which works across devices.
+    if name == "__getitem__" or len(args) < 3 or not isinstance(args[2], Tensor):
+        return
     by_tensor = any(isinstance(index, Tensor) for index in tree_flatten(args[1])[0])
-    if name != "__getitem__" and by_tensor and len(args) > 2 and isinstance(args[2], Tensor):
-        if args[2].ndim or isinstance(args[2], SimulatedTensor) and own.type == "cpu":
-            _refuse_several(name, [args[0], args[2]])
+    scalar = args[2].ndim == 0 and (own.type == "cuda" or args[2].device.type == "cpu")
+    if by_tensor and not scalar:
+        _refuse_several(name, [args[0], args[2]])
 
 
 def _refuse_several(name: str, tensors: list[Tensor]) -> None:

@@ -73,7 +73,7 @@ def test_what_mixes_devices_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("convert", [Tensor.numpy, np.asarray])
 def test_only_a_copy_on_the_host_becomes_an_array(convert: Callable[[Tensor], object]) -> None:
-    with pytest.raises(TypeError, match="to numpy. Use Tensor.cpu"):
+    with pytest.raises(TypeError, match=r"to numpy\. Use Tensor\.cpu"):
         convert(HOST.to("cuda"))
     np.testing.assert_array_equal(HOST.to("cuda").cpu().numpy(), HOST.numpy())
 

@@ -5,6 +5,7 @@ on the CPU.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def assert_same(own: Record, expected: Record, tolerance: float) -> None:
 def test_all_requests_are_recorded_under_padding_as_on_a_cpu(family: str) -> None:
     cpu, other = both(family, DTYPES[family])
     made, requests = padded()
+    if family == "organism_smeared":  # which refuses padding
+        made = replace(made, arrays={})
     wanted = Pass(
         "text", losses=True, attention=frozenset(requests), logit_positions=(-1, 2),
         head_outputs=(0, 2), hidden_states=(0, 1, 3),
@@ -151,5 +154,5 @@ def test_a_mask_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     _, other = both("llama", "float32")
     made, _ = padded()
-    with pytest.raises(RuntimeError, match="same device.*cpu and cuda:0"):
+    with pytest.raises(RuntimeError, match=r"same device.*cpu and cuda:0"):
         run(other, made, Pass("text", attention=frozenset({Entropy()})))
