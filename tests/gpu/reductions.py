@@ -1,4 +1,4 @@
-"""What a pass records and changes, on the device in float32 against the CPU in float64.
+"""Records of passes and of changed heads, on the device in float32 against float64 on the CPU.
 
 Attention that is looked up is compared with transformers' own eager matrices on the CPU; what is
 reduced during the pass, and the passes with changed heads, with this engine on the CPU, which the
