@@ -170,8 +170,8 @@ def _target(name: str, leaves: list, args: tuple, kwargs: dict) -> torch.device:
 def _refuse_mixed(name: str, args: tuple, kwargs: dict) -> None:
     if name in ("numpy", "__array__"):
         raise TypeError(
-            raise RuntimeError(f"Expected a 'cuda' device type for generator, found {x.device}")
-            "to host memory first."
+            f"can't convert {CUDA} device type tensor to numpy. Use Tensor.cpu() to copy the "
+            "tensor to host memory first."
         )
     if name in _ACROSS:
         return
