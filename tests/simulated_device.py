@@ -162,7 +162,16 @@ def _target(name: str, leaves: list, args: tuple, kwargs: dict) -> torch.device:
             return other.device
         if isinstance(other, (str, torch.device)):
             return torch.device(other)
-    if name in ("to", "_to_copy", "copy_", "type_as", "index_put_", "index", "__getitem__"):
+    if name in (
+        "to",
+        "_to_copy",
+        "copy_",
+        "type_as",
+        "index_put_",
+        "index",
+        "__getitem__",
+        "__setitem__",
+    ):
         return args[0].device
     return CUDA if _sims(leaves) else torch.device("cpu")
 
@@ -230,6 +239,7 @@ _SPECIAL: dict[str, Callable] = {
     "_has_compatible_shallow_copy_type": lambda *_: False,
     "data": lambda _, x: SimulatedTensor(x.held),
     "set_data": _set_data,
+    "record_stream": lambda *_: None,
     "set_requires_grad": lambda func, x, value: func(x, value),
     "set_grad": lambda func, x, value: func(x, value),
     "__iter__": lambda _, x: iter([SimulatedTensor(row) for row in x.held.unbind(0)]),
@@ -249,7 +259,7 @@ class HostReads:
         """Count a call of a function if it makes the host wait."""
         if cls.found is None:
             return
-        moved = name in ("to", "copy_", "_to_copy") and onto.type == "cpu"
+        moved = name in ("to", "copy_", "_to_copy", "__setitem__") and onto.type == "cpu"
         by_mask = name in _INDEXING and any(
             isinstance(x, SimulatedTensor) and x.dtype == torch.bool
             for x in tree_flatten(args[1])[0]
@@ -323,6 +333,15 @@ def _keeping_ties(original: Callable) -> Callable:
     return to
 
 
+def _unpinned(original: Callable) -> Callable:
+    """Return a function that makes tensors in ordinary memory where pinned memory is asked for."""
+
+    def made(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
+        return original(*args, **kwargs)
+
+    return made
+
+
 def _from_host(original: Callable) -> Callable:
     """Return a function that makes tensors from numbers, with a move to the device of its own."""
 
@@ -367,6 +386,11 @@ def simulated_cuda() -> Iterator[None]:
         "torch.cuda.empty_cache": lambda: None,
         "torch.cuda.synchronize": lambda *_: None,
         "torch.cuda.get_device_capability": lambda *_: (9, 0),
+        "torch.cuda.mem_get_info": lambda *_: (2**36, 2**36),
+        # Streams and events: everything happens at once, in the order of calls.
+        **{f"torch.cuda.{of}": mock.MagicMock() for of in ("Stream", "Event", "stream")},
+        "torch.cuda.current_stream": mock.MagicMock(),
+        "torch.empty": _unpinned(torch.empty),
         "torch.Tensor.to": _moving(Tensor.to),
         "torch.nn.Module.to": _keeping_ties(nn.Module.to),
         "torch.Tensor.cuda": lambda self: self.to(CUDA),

@@ -92,6 +92,17 @@ def test_views_share_memory_and_copies_do_not() -> None:
     assert host.tolist() == [[2, 2, 2], [0, 0, 0]]
 
 
+def test_copies_through_pinned_memory_on_a_stream_arrive() -> None:
+    pinned = torch.empty(3, pin_memory=True)
+    target = torch.empty(3, device="cuda")
+    with torch.cuda.stream(torch.cuda.Stream("cuda")):
+        pinned.copy_(HOST)
+        target.copy_(pinned, non_blocking=True)
+        torch.cuda.Event().record()
+    target.record_stream(torch.cuda.current_stream())
+    assert target.tolist() == HOST.tolist()
+
+
 def test_parameters_that_were_one_stay_one_after_a_move() -> None:
     pair = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
     pair[1].weight = pair[0].weight
