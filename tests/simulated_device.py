@@ -78,7 +78,7 @@ class SimulatedTensor(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict | None = None
     ) -> Any:
         """Call a function of torch's Python interface."""
         kwargs = kwargs or {}
@@ -92,14 +92,14 @@ class SimulatedTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(
-        cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict | None = None
     ) -> Any:
         """Call one of torch's operations where no Python function was called with the tensor."""
         with torch._C.DisableTorchFunctionSubclass():
             return _call(func, func._schema.name.split("::")[-1], args, kwargs or {})
 
 
-def _name(func: Callable) -> str:
+def _name(func: Any) -> str:
     """Return the name of a function, or of the property that a getter or setter belongs to."""
     if func.__name__ in ("__get__", "__set__"):
         of = func.__self__.__name__
@@ -107,7 +107,7 @@ def _name(func: Callable) -> str:
     return func.__name__
 
 
-def _call(func: Callable, name: str, args: tuple, kwargs: dict) -> Any:
+def _call(func: Callable, name: str, args: tuple[Any, ...], kwargs: dict) -> Any:
     """Refuse what a GPU refuses; compute on the CPU; return results on the device."""
     _refuse_mixed(name, args, kwargs)
     leaves, spec = tree_flatten((args, kwargs))
@@ -148,7 +148,7 @@ def _on_cpu(x: Any) -> Any:
     return "cpu" if isinstance(x, str) and x.startswith("cuda") else x
 
 
-def _target(name: str, leaves: list, args: tuple, kwargs: dict) -> torch.device:
+def _target(name: str, leaves: list, args: tuple[Any, ...], kwargs: dict) -> torch.device:
     """Return the device of a function's results."""
     if name == "cpu":
         return torch.device("cpu")
@@ -176,7 +176,7 @@ def _target(name: str, leaves: list, args: tuple, kwargs: dict) -> torch.device:
     return CUDA if _sims(leaves) else torch.device("cpu")
 
 
-def _refuse_mixed(name: str, args: tuple, kwargs: dict) -> None:
+def _refuse_mixed(name: str, args: tuple[Any, ...], kwargs: dict) -> None:
     if name in ("numpy", "__array__"):
         raise TypeError(
             f"can't convert {CUDA} device type tensor to numpy. Use Tensor.cpu() to copy the "
@@ -199,7 +199,7 @@ def _refuse_mixed(name: str, args: tuple, kwargs: dict) -> None:
     _refuse_several(name, tensors)
 
 
-def _refuse_mixed_indices(name: str, args: tuple) -> None:
+def _refuse_mixed_indices(name: str, args: tuple[Any, ...]) -> None:
     own = args[0].device
     for index in tree_flatten(args[1])[0]:
         if isinstance(index, SimulatedTensor) and own.type != "cuda":
@@ -239,7 +239,6 @@ _SPECIAL: dict[str, Callable] = {
     "_has_compatible_shallow_copy_type": lambda *_: False,
     "data": lambda _, x: SimulatedTensor(x.held),
     "set_data": _set_data,
-    "record_stream": lambda *_: None,
     "set_requires_grad": lambda func, x, value: func(x, value),
     "set_grad": lambda func, x, value: func(x, value),
     "__iter__": lambda _, x: iter([SimulatedTensor(row) for row in x.held.unbind(0)]),
@@ -390,6 +389,7 @@ def simulated_cuda() -> Iterator[None]:
         # Streams and events: everything happens at once, in the order of calls.
         **{f"torch.cuda.{of}": mock.MagicMock() for of in ("Stream", "Event", "stream")},
         "torch.cuda.current_stream": mock.MagicMock(),
+        "torch.Tensor.record_stream": lambda *_: None,
         "torch.empty": _unpinned(torch.empty),
         "torch.Tensor.to": _moving(Tensor.to),
         "torch.nn.Module.to": _keeping_ties(nn.Module.to),

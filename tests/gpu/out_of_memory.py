@@ -18,6 +18,7 @@ from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
+from pipeline.config.analysis import Selection
 from pipeline.errors import CheckpointError
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
@@ -125,8 +126,7 @@ def _on_a_cpu(report: Report, here: Path) -> None:
     report.figure("twice: its sentence", SENTENCE in last, at_least=1)
     steps = {i + 1: word for i, word in enumerate(became) if word == "halved"}
     whole = scarce.model_copy(update={"store": str(here / "whole.zarr")})
-    select = type(whole.select).model_validate({"steps": [0, *steps]})
-    analyze(whole.model_copy(update={"select": select}))
+    analyze(whole.model_copy(update={"select": Selection(steps=(0, *steps))}))
     _compare(report, scarce, whole, steps, rows=1 + len(became))
 
 
