@@ -142,11 +142,18 @@ class Resident:
         A softmax or an activation could hide them: exp(-inf) is 0 and tanh(inf) is 1, whereas NaN
         propagates to every number that depends on it.
         """
-        for parameter in self.module.parameters():
-            # One reduction instead of a mask as large as the weights. A finite tensor whose sum
-            # overflows is only treated needlessly: nan_to_num leaves its numbers as they are.
-            is_read = parameter.is_floating_point() and not parameter.is_meta
-            if is_read and not parameter.sum().isfinite():
+        read = [
+            parameter
+            for parameter in self.module.parameters()
+            if parameter.is_floating_point() and not parameter.is_meta
+        ]
+        if not read:
+            return
+        # One reduction instead of a mask as large as the weights, and one wait for a GPU. A finite
+        # tensor whose sum overflows is only treated needlessly: nan_to_num leaves its numbers.
+        finite = torch.stack([parameter.sum().isfinite() for parameter in read]).tolist()
+        for parameter, is_finite in zip(read, finite, strict=True):
+            if not is_finite:
                 nan = torch.nan
                 parameter.data = parameter.nan_to_num(nan=nan, posinf=nan, neginf=nan)
 

@@ -28,6 +28,10 @@ PARTS: dict[str, tuple[str, float]] = {
     "kernels": ("tests.gpu.kernels", 90),
     "losses": ("tests.gpu.losses", 60),
     "reductions": ("tests.gpu.reductions", 30),
+    "measures": ("tests.gpu.measures", 60),
+    "end_to_end": ("tests.gpu.end_to_end", 90),
+    "out_of_memory": ("tests.gpu.out_of_memory", 40),
+    "shared_gpu": ("tests.gpu.shared_gpu", 40),
 }
 MACHINE = "machine"  # always first
 MACHINE_SECONDS = 60.0

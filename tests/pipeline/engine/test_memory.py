@@ -83,7 +83,7 @@ def test_a_checkpoint_too_large_for_half_a_batch_fails_alone(
 
 
 # The allocator gives back what is freed at once, so that what is held is what is needed.
-_FRUGAL = {
+FRUGAL = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "262144",
@@ -95,7 +95,7 @@ _FRUGAL = {
 def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
     scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
     command = [sys.executable, "-m", "tests.pipeline.engine.limited", scarce.model_dump_json()]
-    environment = {**os.environ, **_FRUGAL}
+    environment = {**os.environ, **FRUGAL}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     *became, last = ran.stdout.splitlines()

@@ -1,0 +1,54 @@
+"""Differences between the values of measures that were computed in two ways."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import xarray as xr
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference over the largest number expected; NaN if one alone is NaN.
+
+    Of integers and truth values: the share that differs.
+    """
+    if found.shape != expected.shape:
+        return float("nan")
+    if expected.dtype.kind != "f":
+        return float((found != expected).mean()) if expected.size else 0.0
+    if not (np.isfinite(found) == np.isfinite(expected)).all():
+        return float("nan")
+    finite = np.isfinite(expected)
+    if not finite.any():
+        return 0.0
+    scale = np.abs(expected[finite]).max()
+    largest = np.abs(found[finite].astype(float) - expected[finite]).max()
+    return float(largest / scale) if scale else float(largest)
+
+
+def values_of(tree: xr.DataTree) -> dict[str, np.ndarray]:
+    """Return all variables of a store by "measure/variable"."""
+    return {
+        f"{group}/{name}": variable.values
+        for group, node in tree.children.items()
+        for name, variable in node.to_dataset().data_vars.items()
+    }
+
+
+def worst_by_measure(found: Arrays, expected: Arrays) -> Iterator[tuple[str, str, float, bool]]:
+    """Yield measure, variable, difference and whether it is of integers, the worst of each kind.
+
+    Raises ValueError where the variables are not the same.
+    """
+    if found.keys() != expected.keys() or not expected:
+        raise ValueError(f"variables differ: {sorted(found.keys() ^ expected.keys())}")
+    worst: dict[tuple[str, bool], tuple[str, float]] = {}
+    for name, value in expected.items():
+        key = (name.split("/")[0], value.dtype.kind != "f")
+        difference = relative(found[name], value)
+        # NaN is worse than any number: `not <=` holds for it.
+        if key not in worst or not difference <= worst[key][1]:
+            worst[key] = (name.split("/")[1], difference)
+    for (measure, of_integers), (variable, difference) in worst.items():
+        yield measure, variable, difference, of_integers
