@@ -44,6 +44,9 @@ ENGINE_VERSION = 2
 # in the cache. Less where the caller's memory is less.
 _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 
+# Fused attention on CUDA starts a block of threads for each sequence, and a grid has no more.
+_MOST_SEQUENCES = 65_535
+
 
 @dataclass(frozen=True)
 class Resumed:
@@ -117,7 +120,8 @@ def batch_size(
 ) -> int:
     """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
     bytes_ = numbers_per_token(facts, module, length) * length * module.dtype.itemsize
-    return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
+    fit = batch_bytes(module.device.type, memory_bytes) // bytes_
+    return min(max(1, fit), _MOST_SEQUENCES)
 
 
 def batch_bytes(device: str, memory_bytes: int | None) -> int:
@@ -144,6 +148,7 @@ def _set_up(module: PreTrainedModel) -> _Traits:
         if uses_interface(module):
             module.set_attn_implementation(attention.NAME)
         products.replace_linear(module)
+        products.align_precision(module.device)
         scale, softcap = logit_transform(module)
         # The outer forward may pass `position_ids` on to the body within its **kwargs.
         takes_positions = any(

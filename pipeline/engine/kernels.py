@@ -93,6 +93,7 @@ def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[O
 
     Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
     """
+    q, k, v = _in_rows(q), _in_rows(k), _in_rows(v)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
     )
@@ -103,7 +104,7 @@ def _cuda_flash(
     q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
     assert bias is None  # `choose` never picks it under a mask: the kernel has no argument for one
-    k, v = _repeated(k, q), _repeated(v, q)
+    q, k, v = _in_rows(q), _in_rows(_repeated(k, q)), _in_rows(_repeated(v, q))
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, True, False, scale=scale
     )
@@ -118,7 +119,7 @@ def _cuda_efficient(
     The kernel requires rows of a mask to begin at multiples of 16 entries, and returns a padded
     log-sum-exp.
     """
-    k, v = _repeated(k, q), _repeated(v, q)
+    q, k, v = _in_rows(q), _in_rows(_repeated(k, q)), _in_rows(_repeated(v, q))
     if bias is not None:
         keys = k.shape[2]
         bias = pad(bias, (0, -keys % 16))[..., :keys].expand(*q.shape[:3], keys)
@@ -138,6 +139,14 @@ _OPS: dict[Kernel, str] = {
 def _repeated(x: Key, q: Query) -> Float[Tensor, "batch head key d"]:
     groups = q.shape[1] // x.shape[1]
     return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _in_rows(x: Float[Tensor, "*outer d"]) -> Float[Tensor, "*outer d"]:
+    """Return the tensor with the numbers of each vector side by side in memory.
+
+    Fused kernels require it: that for the CPU does not check, and would read other numbers.
+    """
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _tiled(

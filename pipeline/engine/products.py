@@ -45,6 +45,15 @@ def replace_linear(module: nn.Module) -> None:
             vars(part)["forward"] = partial(_transposed_map, part)
 
 
+def align_precision(device: torch.device) -> None:
+    """Let float32 convolutions on CUDA round their inputs to TF32 only where products do.
+
+    By default torch rounds those of convolutions (Mamba) alone. The setting is the process's.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32
+
+
 def _linear_map(part: nn.Linear, input: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
     return linear(input, part.weight, part.bias)
 

@@ -74,7 +74,7 @@ class Recorder:
         for request, pairs in self.pairs.items():
             target = self._target(request, layer, scored.q.shape[1])
             if not isinstance(pairs, Pairs):
-                self._fill_reduced(target, pairs, scored)
+                self._fill_reduced(target, pairs, scored, scored.q.device)
                 continue
             if pairs.first < target.shape[-1]:
                 keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
@@ -86,7 +86,7 @@ class Recorder:
         for request, pairs in self.pairs.items():
             target = self._target(request, layer, weights.shape[1])
             if not isinstance(pairs, Pairs):
-                self._fill_reduced(target, pairs, FromMatrix(weights))
+                self._fill_reduced(target, pairs, FromMatrix(weights), weights.device)
                 continue
             keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
             # `gather` does not broadcast; `expand` takes no memory.
@@ -132,11 +132,15 @@ class Recorder:
         return target
 
     def _fill_reduced(
-        self, target: Float[Tensor, "sequence head _"], request: Reduced, attention: Attention
+        self,
+        target: Float[Tensor, "sequence head _"],
+        request: Reduced,
+        attention: Attention,
+        device: torch.device,
     ) -> None:
         # A corner has fewer sequences than its input, so that later batches have none of them.
         if len(target):
-            defined = None if self.padding is None else ~self.padding[self.sequences]
+            defined = None if self.padding is None else ~self.padding[self.sequences].to(device)
             target[:] = reduced(request, attention, defined)[: len(target)]
 
     def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
