@@ -13,7 +13,6 @@ tokens:
 
 import tempfile
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +43,7 @@ class Shape:
     heads: int
     sequences: int
     length: int
+    vocabulary: int = 50304
 
     @property
     def config(self) -> GPTNeoXConfig:
@@ -52,7 +52,7 @@ class Shape:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             intermediate_size=4 * self.d_model,
-            vocab_size=50304,
+            vocab_size=self.vocabulary,
             max_position_embeddings=max(2048, self.length),
         )
 
@@ -221,13 +221,9 @@ def scores_of(
     }
 
 
-def errors(
-    mine: Scored, theirs: Scored, bare: Tensor
-) -> dict[str, float]:
+def errors(mine: Scored, theirs: Scored, bare: Tensor) -> dict[str, float]:
     scores = [(mine[1][name] - theirs[1][name].cpu()).abs().max() for name in SCORES]
     return {
         "max_score_error": float(max(scores)),
         "max_loss_error": float((mine[0] - bare.cpu()).abs().max()),
     }
-
-

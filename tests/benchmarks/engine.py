@@ -148,9 +148,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     load = os.getloadavg()[0]
     for name in options.shapes:
         shape = SHAPES[name]
-        found = compare(
-            Bench(shape, options.device, options.dtype), options.rounds, options.busy
-        )
+        found = compare(Bench(shape, options.device, options.dtype), options.rounds, options.busy)
         names = [c for c in ("bare", "ontogeny", "matrices", "transformerlens") if c in found]
         peaks = {c: peak_of(c, name, options)[0] for c in names}
         summary |= ratios(name + ("_busy" if options.busy else ""), found, peaks)

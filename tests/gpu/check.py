@@ -28,6 +28,8 @@ PARTS: dict[str, tuple[str, float]] = {
     "kernels": ("tests.gpu.kernels", 90),
     "losses": ("tests.gpu.losses", 60),
     "reductions": ("tests.gpu.reductions", 30),
+    "swap": ("tests.gpu.swap", 100),
+    "engine": ("tests.gpu.engine", 150),
 }
 MACHINE = "machine"  # always first
 MACHINE_SECONDS = 60.0
