@@ -198,7 +198,9 @@ def without_memory(report: Report, case: Case, files: str) -> None:
         report.figure("largest_difference", worst, "nats", at_most=0, way="no room", files=files)
         memory_runs_out(report, case, files)
     else:
-        report.skip(f"memory that runs out: files of {files}", "the limit is one of CUDA's allocator")
+        report.skip(
+            f"memory that runs out: files of {files}", "the limit is one of CUDA's allocator"
+        )
 
 
 def memory_runs_out(report: Report, case: Case, files: str) -> None:
