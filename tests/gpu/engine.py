@@ -73,7 +73,7 @@ def best(work: Callable[[], object], device: str) -> float:
 
 def compare(report: Report, name: str, shape: Shape, dtype: str, card: Card) -> None:
     """Compare the contenders on one shape."""
-    labels = {"shape": name, "dtype": dtype}
+    labels: dict[str, Any] = {"shape": name, "dtype": dtype}
     bench = Bench(shape, report.device, dtype)
     contenders = built(report, bench, labels)
     if "bare" not in contenders or "ontogeny" not in contenders:
@@ -85,9 +85,10 @@ def compare(report: Report, name: str, shape: Shape, dtype: str, card: Card) -> 
     times = interleaved(contenders, SMALL_ROUNDS if report.small else ROUNDS, report.device)
     work = flops(contenders["bare"]), least_bytes(bench)
     for one, seconds in times.items():
-        mid, of = statistics.median(seconds), labels | {"contender": one}
-        goal = {"goal": GOALS["ratio"]} if one == "ontogeny" else {}
-        report.figure("ratio", median_ratio(seconds, times["bare"]), "of bare", **of, **goal)
+        mid, of = statistics.median(seconds), {**labels, "contender": one}
+        if one == "ontogeny":
+            of["goal"] = GOALS["ratio"]
+        report.figure("ratio", median_ratio(seconds, times["bare"]), "of bare", **of)
         report.figure("seconds_of_a_pass", mid, "s", **of)
         report.figure("tokens_per_second", bench.tokens.numel() / mid, "1/s", **of)
         report.figure("share_of_peak", work[0] / mid / card.flops, **of)
@@ -106,7 +107,7 @@ def compare(report: Report, name: str, shape: Shape, dtype: str, card: Card) -> 
         write_profile(report, contenders["ontogeny"], f"profile-{name}-{dtype}.txt")
 
 
-def built(report: Report, bench: Bench, labels: dict[str, str]) -> dict[str, Callable[[], Any]]:
+def built(report: Report, bench: Bench, labels: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """Return the contenders that are installed and fit into memory; skip the others by name."""
     found: dict[str, Callable[[], Any]] = {}
     for name in CONTENDERS:
@@ -133,7 +134,7 @@ def skipped_without_memory(report: Report, what: str) -> Iterator[None]:
 
 
 def check_numbers(
-    report: Report, contenders: dict[str, Callable[[], Any]], labels: dict[str, str]
+    report: Report, contenders: dict[str, Callable[[], Any]], labels: dict[str, Any]
 ) -> None:
     """Compare scores and losses with those of eager attention and of the plain forward pass."""
     score_limit, loss_limit = MOST[labels["dtype"]]

@@ -1,4 +1,4 @@
-"""What a part of the check on a GPU reports: one line of JSON for each figure, as it comes."""
+"""The report of one part of the check on a GPU: a line of JSON for each figure, as it comes."""
 
 import json
 import math

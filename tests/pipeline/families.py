@@ -72,6 +72,7 @@ BY_NAME: dict[str, Make] = {
     "mixtral": _family(_config, hf.MixtralConfig, **_GROUPED, num_local_experts=4),
     "gpt_bigcode": _family(_old_config, hf.GPTBigCodeConfig),
     "persimmon": _family(_config, hf.PersimmonConfig),
+    "stablelm": _family(_config, hf.StableLmConfig, **_GROUPED),
     "starcoder2": _family(_config, hf.Starcoder2Config, **_GROUPED),
     "smollm3": _family(_config, hf.SmolLM3Config, **_GROUPED),
     "nemotron": _family(_config, hf.NemotronConfig, **_GROUPED),

@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.models.resident import Resident
 from tests.pipeline.families import DTYPES, FAMILIES, VOCABULARY, WINDOW, eager_model, matrices
+from tests.pipeline.looked_up import entries
 
 SEQUENCES, LENGTH = 3, 24
 TOKENS = torch.randint(
@@ -54,29 +55,6 @@ def family(name: str) -> tuple[PreTrainedModel, Resident]:
     resident = Resident(config, dtype=DTYPES[name])
     resident.swap(model.state_dict())
     return model, resident
-
-
-def asked_key(request: AttentionRequest, sequence: int, query: int) -> int:
-    """Return the key of one query, by the definition of each request; -1 for none."""
-    match request:
-        case Lag(lag):
-            return query - lag if query >= lag else -1
-        case KeyPosition(position):
-            return position if position <= query else -1
-        case KeyMap(index):
-            return int(index[sequence, query])
-    raise TypeError(request)
-
-
-def entries(matrix: Tensor, request: AttentionRequest) -> Tensor:
-    """Look up a request's entries one by one in [layer, sequence, head, query, key]."""
-    layers, sequences, heads, length, _ = matrix.shape
-    out = matrix.new_full((layers, sequences, heads, length), torch.nan)
-    for s in range(sequences):
-        for i in range(length):
-            if (j := asked_key(request, s, i)) >= 0:
-                out[:, s, :, i] = matrix[:, s, :, i, j]
-    return out
 
 
 def record(resident: Resident, wanted: Pass = EVERYTHING, tokens: Tensor = TOKENS) -> Record:

@@ -137,6 +137,21 @@ def test_values_of_another_size_than_keys_are_served_by_the_definition() -> None
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_how_tensors_lie_in_memory_changes_nothing(dtype: torch.dtype, masked: bool) -> None:
+    """The kernel for the CPU takes the numbers of a vector to be side by side, unchecked."""
+    q, k, v = tensors(dtype, kv_heads=2)
+    mask = windowed(7)[0] if masked else None
+    expected = attend(q, k, v, mask, 0.3)
+    apart = [x.mT.contiguous().mT for x in (q, k, v)]
+    by_position = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    assert apart[0].stride(-1) != 1
+    for given in (apart, by_position):
+        for mine, theirs in zip(attend(*given, mask, 0.3), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
 class _OnCuda(Tensor):
     """A tensor that says it is on CUDA, for what `choose` reads."""
 

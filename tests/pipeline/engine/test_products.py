@@ -1,5 +1,7 @@
 """Products by oneDNN against the definition in float64, and which linear maps are replaced."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import transformers as hf
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.engine import products
-from pipeline.engine.products import linear, replace_linear
+from pipeline.engine.products import align_precision, linear, replace_linear
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,3 +75,23 @@ def test_every_linear_map_of_a_model_is_served(
         found = model(tokens, use_cache=False).logits
     assert len(served) == maps
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Restore torch's settings, which `monkeypatch` cannot: they are no attributes."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    yield
+    matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_convolutions_on_cuda_round_as_products_do(wanted: bool, tf32: None) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    for before in (True, False):
+        torch.backends.cudnn.allow_tf32 = before
+        align_precision(torch.device("cpu"))
+        assert torch.backends.cudnn.allow_tf32 is before
+        align_precision(torch.device("cuda"))
+        assert torch.backends.cudnn.allow_tf32 is wanted
