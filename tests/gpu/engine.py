@@ -86,9 +86,8 @@ def compare(report: Report, name: str, shape: Shape, dtype: str, card: Card) -> 
     work = flops(contenders["bare"]), least_bytes(bench)
     for one, seconds in times.items():
         mid, of = statistics.median(seconds), {**labels, "contender": one}
-        if one == "ontogeny":
-            of["goal"] = GOALS["ratio"]
-        report.figure("ratio", median_ratio(seconds, times["bare"]), "of bare", **of)
+        goal = {**of, "goal": GOALS["ratio"]} if one == "ontogeny" else of
+        report.figure("ratio", median_ratio(seconds, times["bare"]), "of bare", **goal)
         report.figure("seconds_of_a_pass", mid, "s", **of)
         report.figure("tokens_per_second", bench.tokens.numel() / mid, "1/s", **of)
         report.figure("share_of_peak", work[0] / mid / card.flops, **of)
