@@ -25,6 +25,7 @@ MakeRun = Callable[..., Path]
 # Files and folders whose tests start Ray, Prefect, a cluster or many processes, or train models.
 SLOW = (
     "flows/",
+    "gpu/",
     "pipeline/query/test_sweeps.py",
     "pipeline/report/site/test_client.py",
     "pipeline/report/site/test_pages.py",

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.analysis.parts import DIGEST_OF
-from pipeline.analysis.plan import (
+from pipeline.analysis.inputs import load_input
+from pipeline.analysis.job import (
     Cell,
     Group,
     Job,
     Plan,
     fingerprint_parts,
-    load_input,
     reference_key,
     setting_of,
 )
+from pipeline.analysis.parts import DIGEST_OF
 from pipeline.analysis.reading import Loaded, Reader
 from pipeline.analysis.transient import OUT_OF_MEMORY, TRANSIENT
 from pipeline.checkpoints import Checkpoint
