@@ -5,7 +5,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,8 @@ from pipeline.errors import CheckpointError, first_line
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Reference
 from pipeline.models.resident import Resident
+from pipeline.models.transfer import transfer_to
+from pipeline.models.weights import Weights
 from pipeline.outside import reading
 from pipeline.schema import Values
 from pipeline.store import Row
@@ -83,8 +85,10 @@ class Outcome:
 class Worker:
     """One resident model, whose methods may be called from two threads at once.
 
-    While one thread computes a checkpoint, the other reads the next one. One lock for each
-    activity makes sure that at most one checkpoint is read and one computed at a time.
+    While one thread computes a checkpoint, the other reads the next one, and on a GPU copies it
+    there. One lock for each activity makes sure that at most one checkpoint is read and one
+    computed at a time. The first is kept until the weights are in the model, so that at most one
+    set of weights is beside those of the model.
     """
 
     def __init__(self, job: Job) -> None:
@@ -100,6 +104,8 @@ class Worker:
             trusted,
         )
         self._resident.facts = replace(self._resident.facts, unmet=job.unmet)
+        reserve = activation_bytes(self._resident.device, workers.memory)
+        self._transfer = transfer_to(self._resident.device, reserve)
         self._store = job.store
         digests = job.input_digests
         inputs = {name: load_input(self._store, name, digests[name]) for name in digests}
@@ -162,36 +168,47 @@ class Worker:
         if self._free_since is None:  # idle time counts from the first call
             self._free_since = time.perf_counter()
         checkpoint = cell.checkpoint
-        with self._copies.of(checkpoint) as copy:
-            started = time.perf_counter()
-            missing = self._missing(cell, plan, self._reader.known_digests(copy, cell.groups))
-            names = [group.name for group in missing]
-            if not missing:
-                return Outcome(checkpoint.step, (), cell.groups)
-            if self._reader.reads_all(names):
-                _ = copy.parts  # fetches it, outside the lock: threads may fetch at the same time
-            reading = time.perf_counter() - started
-            with self._reading:
+        with ExitStack() as until_swapped:
+            with self._copies.of(checkpoint) as copy:
                 started = time.perf_counter()
-                loaded = self._reader.read(copy, names)
+                missing = self._missing(cell, plan, self._reader.known_digests(copy, cell.groups))
+                names = [group.name for group in missing]
+                if not missing:
+                    return Outcome(checkpoint.step, (), cell.groups)
+                if self._reader.reads_all(names):
+                    _ = copy.parts  # fetched outside the lock: both threads may fetch at a time
+                reading = time.perf_counter() - started
+                until_swapped.enter_context(self._reading)
+                started = time.perf_counter()
+                loaded = self._ahead(self._reader.read(copy, names))
                 reading += time.perf_counter() - started
             # By the digests of the bytes that were read.
             missing = [one for one in self._missing(cell, plan, loaded.digests) if one in missing]
-        with self._computing, torch.inference_mode():
-            # The setting of torch is per thread, and this one may not be that of `__init__`.
-            torch.set_num_threads(self.job.analysis.workers.threads)
-            self._swap(loaded.weights, checkpoint)
-            loaded = replace(loaded, weights={})  # the other thread may now read into memory
-            started = time.perf_counter()
-            idle = started - self._free_since
-            halved = self._commit_in_memory(checkpoint, loaded, missing, plan)
-            self._free_since = time.perf_counter()
-            computing = self._free_since - started
+            with self._computing, torch.inference_mode():
+                # The setting of torch is per thread, and this one may not be that of `__init__`.
+                torch.set_num_threads(self.job.analysis.workers.threads)
+                self._swap(loaded.weights, checkpoint)
+                loaded = replace(loaded, weights={})
+                until_swapped.close()  # the other thread may now read into memory
+                started = time.perf_counter()
+                idle = started - self._free_since
+                halved = self._commit_in_memory(checkpoint, loaded, missing, plan)
+                self._free_since = time.perf_counter()
+                computing = self._free_since - started
         names = tuple(group.name for group in missing)
         present = tuple(name for name in cell.groups if name not in names)
         return Outcome(checkpoint.step, names, present, reading, computing, idle, halved)
 
-    def _swap(self, weights: Mapping[str, torch.Tensor], checkpoint: Checkpoint) -> None:
+    def _ahead(self, loaded: Loaded) -> Loaded:
+        """Copy weights to the GPU, if it is one, while the other thread computes there."""
+        if self._transfer is None:
+            return loaded
+        dtypes = self._resident.dtypes(loaded.weights)
+        return replace(loaded, weights=self._transfer.ahead(loaded.weights, dtypes))
+
+    def _swap(self, weights: Weights, checkpoint: Checkpoint) -> None:
+        if self._transfer is not None:
+            self._transfer.await_copies(weights)
         with reading(checkpoint.uri, passing=TRANSIENT):
             self._resident.swap(weights, checkpoint.uri)
 
@@ -223,6 +240,8 @@ class Worker:
         # Outside the handler: the traceback of the error refers to the tensors of the batch that
         # was too large, which could not be freed.
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
+        if self._transfer is not None:
+            self._transfer.stop("memory ran out while computing")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]

@@ -72,6 +72,7 @@ def recording(recorder: Recorder, layers: Sequence[int]) -> Iterator[None]:
             f"the outputs of the heads of {recorder.outputs_seen} layers could be observed where "
             f"the model has {len(layers)}: its heads can be neither recorded nor changed"
         )
+    recorder.end_batch()
 
 
 def current_recorder() -> Recorder | None:

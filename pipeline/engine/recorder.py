@@ -20,8 +20,9 @@ from pipeline.errors import InputError
 class Recorder:
     """A collector of what the attention layers of one model yield, batch by batch.
 
-    attention: one tensor per request, filled in place. head_outputs: the heads' outputs before W_O,
-    a list of batches for each layer among its keys. layers: those that attend, ascending.
+    attention: one tensor per request, filled in place; from a GPU when the batch ends, because each
+    copy makes it wait. head_outputs: the heads' outputs before W_O, a list of batches for each
+    layer among its keys. layers: those that attend, ascending.
     first_layer: the first layer that is computed. edit: the change to the heads' outputs with which
     the model continues. tokens: for rules on tokens, see `Reads`.
     """
@@ -39,6 +40,12 @@ class Recorder:
     padding: Bool[Tensor, "sequence position"] | None = None
     layers_seen: int = 0
     outputs_seen: int = 0
+    # What the layers of one batch share, on the model's device: made by the first that needs it.
+    _batch: dict[AttentionRequest, Float[Tensor, "layer _ head _"]] = field(
+        default_factory=dict, init=False
+    )
+    _keys: dict[AttentionRequest, Int[Tensor, "_ _"]] = field(default_factory=dict, init=False)
+    _defined: Bool[Tensor, "sequence position"] | None = field(default=None, init=False)
 
     def layer_of(self, module: nn.Module) -> int:
         """Return the index of the calling layer, which follows from the order of calls.
@@ -72,27 +79,24 @@ class Recorder:
     def take_scores(self, layer: int, scored: "Scored") -> None:
         """Fill in the requested attention of one layer."""
         for request, pairs in self.pairs.items():
-            target = self._target(request, layer, scored.q.shape[1])
+            target = self._target(request, layer, scored.q)
             if not isinstance(pairs, Pairs):
-                self._fill_reduced(target, pairs, scored, scored.q.device)
-                continue
-            if pairs.first < target.shape[-1]:
-                keys = pairs.keys(target.shape[-1], self.sequences, scored.q.device)
+                self._fill_reduced(target, pairs, scored)
+            elif pairs.first < target.shape[-1]:
+                keys = self._keys_of(request, pairs, target)
                 target[..., pairs.first :] = scored.probabilities(pairs, keys)
-            self._blank(target, pairs)
 
     def take_weights(self, layer: int, weights: Float[Tensor, "batch head query key"]) -> None:
         """Fill in the requested attention of one layer from its whole matrix."""
         for request, pairs in self.pairs.items():
-            target = self._target(request, layer, weights.shape[1])
+            target = self._target(request, layer, weights)
             if not isinstance(pairs, Pairs):
-                self._fill_reduced(target, pairs, FromMatrix(weights), weights.device)
+                self._fill_reduced(target, pairs, FromMatrix(weights))
                 continue
-            keys = pairs.keys(target.shape[-1], self.sequences, weights.device)
+            keys = self._keys_of(request, pairs, target)
             # `gather` does not broadcast; `expand` takes no memory.
             index = keys[:, None, :, None].expand(*weights.shape[:2], -1, -1)
             target[..., pairs.first :] = weights[:, :, pairs.first :].gather(3, index)[..., 0]
-            self._blank(target, pairs)
 
     def take_output(
         self,
@@ -119,11 +123,28 @@ class Recorder:
         assert self.tokens is not None
         return Reads(scored, value, self.tokens[self.sequences].to(value.device))
 
+    def end_batch(self) -> None:
+        """Enter the attention of a batch in the record; it is NaN where it is not defined."""
+        for request, part in self._batch.items():
+            target = self.attention[request][:, self.sequences]
+            if part.device != target.device:
+                target.copy_(part)
+            if isinstance(pairs := self.pairs[request], Pairs):
+                for undefined in (pairs.undefined, self.padding):
+                    if undefined is not None:
+                        target.masked_fill_(undefined[self.sequences, None], torch.nan)
+        self._batch, self._keys, self._defined = {}, {}, None
+
     def _target(
-        self, request: AttentionRequest, layer: int, heads: int
+        self, request: AttentionRequest, layer: int, like: Float[Tensor, "batch head query _"]
     ) -> Float[Tensor, "sequence head _"]:
-        """Return the part of the record to fill. Raises InputError for another number of heads."""
-        target = self.attention[request][layer, self.sequences]
+        """Return what to fill. Raises InputError for another number of heads than the record's."""
+        if request not in self._batch:
+            part = self.attention[request][:, self.sequences]
+            if like.device != part.device:
+                part = torch.full(part.shape, torch.nan, dtype=part.dtype, device=like.device)
+            self._batch[request] = part
+        target, heads = self._batch[request][layer], like.shape[1]
         if target.shape[1] != heads:
             raise InputError(
                 f"layer {layer} attends with {heads} heads, and the model's config names "
@@ -131,22 +152,22 @@ class Recorder:
             )
         return target
 
+    def _keys_of(
+        self, request: AttentionRequest, pairs: Pairs, target: Float[Tensor, "sequence head query"]
+    ) -> Int[Tensor, "_ _"]:
+        if request not in self._keys:
+            keys = pairs.keys(target.shape[-1], self.sequences, target.device)
+            self._keys[request] = keys
+        return self._keys[request]
+
     def _fill_reduced(
-        self,
-        target: Float[Tensor, "sequence head _"],
-        request: Reduced,
-        attention: Attention,
-        device: torch.device,
+        self, target: Float[Tensor, "sequence head _"], request: Reduced, attention: Attention
     ) -> None:
+        if self.padding is not None and self._defined is None:
+            self._defined = ~self.padding[self.sequences].to(target.device)
         # A corner has fewer sequences than its input, so that later batches have none of them.
         if len(target):
-            defined = None if self.padding is None else ~self.padding[self.sequences].to(device)
-            target[:] = reduced(request, attention, defined)[: len(target)]
-
-    def _blank(self, target: Float[Tensor, "sequence head query"], pairs: Pairs) -> None:
-        for undefined in (pairs.undefined, self.padding):
-            if undefined is not None:
-                target.masked_fill_(undefined[self.sequences, None], torch.nan)
+            target[:] = reduced(request, attention, self._defined)[: len(target)]
 
 
 class Scored(FromScores):

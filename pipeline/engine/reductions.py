@@ -62,7 +62,7 @@ def mean_by_lag(
 
     NaN for lags that no query has.
     """
-    sums, counts = 0, torch.zeros(n_lags)
+    sums, counts = 0, 0
     for first in range(0, attention.length, _ROWS):
         queries = range(first, min(first + _ROWS, attention.length))
         keys = range(max(0, first - n_lags + 1), queries.stop)
@@ -75,7 +75,7 @@ def mean_by_lag(
             exists = exists & defined[:, None, queries.start : queries.stop, None]
             by_lag = by_lag.where(exists, 0)
         sums = sums + by_lag.sum(-2)
-        counts = counts.to(by_lag.device) + exists.sum(-2)
+        counts = counts + exists.sum(-2)
     assert isinstance(sums, Tensor)
     return sums / counts
 

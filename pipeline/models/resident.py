@@ -115,6 +115,18 @@ class Resident:
         masks = (self.facts.context or 0) ** 2 * self.facts.n_layers
         return _MOST_BYTES * (own + masks) + _BESIDE
 
+    def dtypes(self, weights: Weights) -> dict[str, torch.dtype]:
+        """Return the dtypes in which `swap` puts a checkpoint's tensors into the model, by name.
+
+        Of those that are in memory and need not be merged: `Transfer` may copy them ahead.
+        """
+        names, own = self._renames(frozenset(weights)) or {}, self.module.state_dict()
+        return {
+            key: own[name].dtype
+            for key, name in names.items()
+            if name in own and weights[key].device.type == "cpu"
+        }
+
     @torch.no_grad()
     def swap(self, weights: Weights, source: str = "this checkpoint") -> None:
         """Replace the weights by a checkpoint's; tensors are not copied if device and dtype match.
@@ -142,15 +154,12 @@ class Resident:
         A softmax or an activation could hide them: exp(-inf) is 0 and tanh(inf) is 1, whereas NaN
         propagates to every number that depends on it.
         """
-        read = [
-            parameter
-            for parameter in self.module.parameters()
-            if parameter.is_floating_point() and not parameter.is_meta
-        ]
+        read = [p for p in self.module.parameters() if p.is_floating_point() and not p.is_meta]
         if not read:
             return
-        # One reduction instead of a mask as large as the weights, and one wait for a GPU. A finite
-        # tensor whose sum overflows is only treated needlessly: nan_to_num leaves its numbers.
+        # Sums instead of masks as large as the weights. A finite tensor whose sum overflows is only
+        # treated needlessly: nan_to_num leaves its numbers as they are. All results together,
+        # because reading one from a GPU waits for it.
         finite = torch.stack([parameter.sum().isfinite() for parameter in read]).tolist()
         for parameter, is_finite in zip(read, finite, strict=True):
             if not is_finite:
@@ -209,7 +218,8 @@ class Resident:
         own = self._fitting(state, source)
         groups = tied_groups(self.module)
         converted = {
-            name: tensor.to("meta" if tensor.is_meta else self.device, own[name].dtype)
+            # Converted on the device, which is faster, and gets fewer bytes of half precision.
+            name: tensor.to("meta" if tensor.is_meta else self.device).to(own[name].dtype)
             for name, tensor in state.items()
         }
         # assign=True takes the tensors over instead of copying into the old ones, and by that

@@ -32,6 +32,8 @@ PARTS: dict[str, tuple[str, float]] = {
     "end_to_end": ("tests.gpu.end_to_end", 90),
     "out_of_memory": ("tests.gpu.out_of_memory", 40),
     "shared_gpu": ("tests.gpu.shared_gpu", 40),
+    "swap": ("tests.gpu.swap", 100),
+    "engine": ("tests.gpu.engine", 150),
 }
 MACHINE = "machine"  # always first
 MACHINE_SECONDS = 60.0

@@ -1,0 +1,185 @@
+"""Weights that are copied ahead are those of the file, whatever their sizes, dtypes and sharing.
+
+On the CPU, the same code runs with torch's streams and events for the CPU, which do nothing: the
+order of events on a GPU is checked by tests/gpu/swap.py.
+"""
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.models import transfer
+from pipeline.models.resident import Resident
+from pipeline.models.transfer import CopiedAhead, Transfer
+from pipeline.models.weights import read_weights
+from tests.pipeline.families import FAMILIES, eager_model
+
+CPU = torch.device("cpu")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool)
+
+
+def tensors() -> dict[str, Tensor]:
+    """Return tensors of all dtypes, sizes around the buffer's, and unusual layouts."""
+    torch.manual_seed(0)
+    found = {f"{d}-{n}": torch.randn(n).mul(9).to(d) for d in DTYPES for n in (0, 1, 63, 64, 1000)}
+    wide = torch.randn(30, 40)
+    return found | {"scalar": torch.tensor(3.5), "transposed": wide.T, "part": wide[3:9, ::2]}
+
+
+@pytest.mark.parametrize("buffer", [8, 256, 1 << 20])
+def test_copies_are_equal_to_the_tensors_and_share_no_memory_with_them(buffer: int) -> None:
+    weights = tensors()
+    dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    copied = Transfer(CPU, 0, buffer).ahead(weights, dtypes)
+    assert isinstance(copied, CopiedAhead)
+    assert copied.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert copied[name].dtype == tensor.dtype
+        assert torch.equal(copied[name], tensor), name
+        assert not tensor.numel() or copied[name].data_ptr() != tensor.data_ptr()
+
+
+def test_buffers_are_used_again_without_changing_earlier_copies() -> None:
+    sender = Transfer(CPU, 0, buffer=64)
+    first, second = torch.arange(100.0), -torch.arange(100.0)
+    one = sender.ahead({"w": first}, {"w": torch.float32})
+    other = sender.ahead({"w": second}, {"w": torch.float32})
+    assert torch.equal(one["w"], first)
+    assert torch.equal(other["w"], second)
+
+
+def test_half_precision_is_converted_as_torch_converts_it() -> None:
+    weights = {str(d): torch.randn(500).to(d) for d in (torch.float16, torch.bfloat16)}
+    weights["wide"] = torch.randn(500) * 1e30
+    for dtype in (torch.float32, torch.bfloat16):
+        copied = Transfer(CPU, 0).ahead(weights, dict.fromkeys(weights, dtype))
+        for name, tensor in weights.items():
+            assert torch.equal(copied[name], tensor.to(dtype))
+
+
+def test_names_of_one_tensor_share_one_copy_and_views_of_it_do_not() -> None:
+    whole = torch.randn(4, 6)
+    weights = {"a": whole, "b": whole.view(4, 6), "row": whole[0], "column": whole[:, 0]}
+    copied = Transfer(CPU, 0).ahead(weights, dict.fromkeys(weights, torch.float32))
+    assert copied["a"].data_ptr() == copied["b"].data_ptr()
+    assert len({copied[name].data_ptr() for name in weights}) == 3
+    assert all(torch.equal(copied[name], weights[name]) for name in weights)
+
+
+def test_tensors_that_are_not_named_stay_where_they_are() -> None:
+    weights = {"used": torch.ones(3), "other": torch.ones(3), "absent": torch.ones(3).to("meta")}
+    copied = Transfer(CPU, 0).ahead(weights, {"used": torch.float32})
+    assert copied["other"] is weights["other"]
+    assert copied["absent"] is weights["absent"]
+
+
+class TestWithoutMemory:
+    def test_weights_stay_until_there_is_room(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        weights, dtypes = {"w": torch.ones(100, dtype=torch.float16)}, {"w": torch.float32}
+        sender = Transfer(CPU, reserve=1000)
+        monkeypatch.setattr(transfer, "free_bytes", lambda device: 1399)
+        with caplog.at_level(logging.WARNING):
+            assert sender.ahead(weights, dtypes) is weights
+            assert sender.ahead(weights, dtypes) is weights
+        (record,) = caplog.records  # said once
+        assert "takes 400 bytes and computing 1,000, and 1,399 are free" in record.message
+        monkeypatch.setattr(transfer, "free_bytes", lambda device: 1400)
+        assert isinstance(sender.ahead(weights, dtypes), CopiedAhead)
+
+    def test_memory_that_runs_out_ends_copying(self, caplog: pytest.LogCaptureFixture) -> None:
+        # 40 TB when it is copied, and one number here.
+        weights = {"small": torch.ones(2), "huge": torch.ones(1).expand(10**13)}
+        sender = Transfer(CPU, 0)
+        with caplog.at_level(logging.WARNING):
+            assert sender.ahead(weights, dict.fromkeys(weights, torch.float32)) is weights
+        assert "could not be copied" in caplog.text
+        few = {"small": torch.ones(2)}
+        assert sender.ahead(few, {"small": torch.float32}) is few
+
+    def test_other_errors_are_raised(self) -> None:
+        sender = Transfer(CPU, 0)
+        sender.ahead({"w": torch.ones(1)}, {"w": torch.float32})
+        sparse = {"w": torch.eye(3).to_sparse()}
+        with pytest.raises(RuntimeError):
+            sender.ahead(sparse, {"w": torch.float32})
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "bfloat16") for name in FAMILIES), ("gpt_neox", "float32")]
+)
+def test_a_model_gets_the_same_weights_as_without_copying(
+    name: str, dtype: str, tmp_path: Path
+) -> None:
+    model = eager_model(FAMILIES[name](), "float32")
+    model.save_pretrained(tmp_path)
+    weights = read_weights(tmp_path)
+    plain, ahead = Resident(tmp_path, dtype=dtype), Resident(tmp_path, dtype=dtype)
+    plain.swap(weights)
+    sender = Transfer(CPU, 0)
+    copied = sender.ahead(weights, ahead.dtypes(weights))
+    sender.await_copies(copied)
+    ahead.swap(copied)
+    expected, found = plain.module.state_dict(), ahead.module.state_dict()
+    assert expected.keys() == found.keys()
+    for key, tensor in expected.items():
+        assert found[key].dtype == tensor.dtype
+        assert torch.equal(found[key], tensor), key
+    if isinstance(copied, CopiedAhead):  # the swap only assigns
+        in_model = {tensor.data_ptr() for tensor in found.values()}
+        floats = [copied[key] for key in ahead.dtypes(weights)]
+        assert all(tensor.data_ptr() in in_model for tensor in floats)
+
+
+def test_weights_that_were_not_read_are_not_copied(tmp_path: Path) -> None:
+    eager_model(FAMILIES["gpt2"](), "float32").save_pretrained(tmp_path)
+    weights = read_weights(tmp_path)
+    chosen = sorted(weights)[:3]
+    some = {n: t if n in chosen else t.to("meta") for n, t in weights.items()}
+    resident = Resident(tmp_path)
+    assert sorted(resident.dtypes(some)) == chosen
+    resident.swap(Transfer(CPU, 0).ahead(some, resident.dtypes(some)))
+    assert {p.device.type for p in resident.module.parameters()} == {"cpu", "meta"}
+
+
+def test_infinite_weights_become_nan_also_where_they_were_copied(tmp_path: Path) -> None:
+    model = eager_model(FAMILIES["llama"](), "float32")
+    model.save_pretrained(tmp_path)
+    weights = {name: tensor.clone() for name, tensor in read_weights(tmp_path).items()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name][1, 2], weights[name][0, 0] = torch.inf, -torch.inf
+    resident = Resident(tmp_path)
+    resident.swap(Transfer(CPU, 0).ahead(weights, resident.dtypes(weights)))
+    found = resident.module.state_dict()
+    wrong = {key: int((~tensor.isfinite()).sum()) for key, tensor in found.items()}
+    assert {key: n for key, n in wrong.items() if n} == {name: 2}
+    assert found[name].isnan()[1, 2]
+    assert found[name].isnan()[0, 0]
+
+
+def test_a_thread_may_copy_while_another_computes() -> None:
+    """Copies of many checkpoints, each compared while the next one is copied."""
+    sender, made, wrong = Transfer(CPU, 0, buffer=1 << 12), [], []
+    ready, taken = threading.Semaphore(0), threading.Semaphore(1)
+
+    def copy() -> None:
+        for step in range(20):
+            taken.acquire()
+            weights = {str(i): torch.full((3000,), float(step * 10 + i)) for i in range(5)}
+            made.append(sender.ahead(weights, dict.fromkeys(weights, torch.float32)))
+            ready.release()
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    for step in range(20):
+        ready.acquire()
+        copied = made[step]
+        taken.release()
+        wrong += [i for i in range(5) if not bool((copied[str(i)] == step * 10 + i).all())]
+    thread.join()
+    assert not wrong
