@@ -64,22 +64,11 @@ class Copying(Measure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
-        raw, centred = through_the_vocabulary(model.W_U, model.W_E)
-        scores: dict[str, list[Tensor]] = {"ov_copying": [], "ov_copying_centred": []}
-        for heads in map(model.layer, range(model.n_layers)):
-            scores["ov_copying"].append(eigenvalue_score(heads.W_O @ raw @ heads.W_V))
-            scores["ov_copying_centred"].append(eigenvalue_score(heads.W_O @ centred @ heads.W_V))
-        return {name: torch.stack(by_layer).numpy() for name, by_layer in scores.items()}
-
-
-def through_the_vocabulary(
-    W_U: Float[Tensor, "d_model vocabulary"], W_E: Float[Tensor, "vocabulary d_model"]
-) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, "d_model d_model"]]:
-    """Return W_U W_E, and the same with the mean over the vocabulary removed from W_U's rows."""
-    mean = W_U.mean(dim=1, keepdim=True)
-    # The centred product is computed first: as a difference of two large ones it would lose digits.
-    centred = (W_U - mean) @ W_E
-    return centred + mean @ W_E.sum(dim=0, keepdim=True), centred
+        middles = torch.stack(model.W_U_W_E)[:, None]
+        layers = map(model.layer, range(model.n_layers))
+        circuits = torch.stack([heads.W_O @ middles @ heads.W_V for heads in layers])
+        raw, centred = eigenvalue_score(circuits).numpy().swapaxes(0, 1)
+        return {"ov_copying": raw, "ov_copying_centred": centred}
 
 
 def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
