@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.threads import in_threads, threads_on
+from pipeline.engine.vocabulary_products import over_the_vocabulary
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
 from pipeline.models.circuits import weights_of_circuits
@@ -64,7 +66,8 @@ class Copying(Measure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
-        middles = torch.stack(model.W_U_W_E)[:, None]
+        products = over_the_vocabulary(model.unembedding_rows, model.W_E)
+        middles = torch.stack([model.with_final_gain(one.T).T for one in products])[:, None]
         layers = map(model.layer, range(model.n_layers))
         circuits = torch.stack([heads.W_O @ middles @ heads.W_V for heads in layers])
         raw, centred = eigenvalue_score(circuits).numpy().swapaxes(0, 1)
@@ -78,5 +81,8 @@ def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*b
     """
     matrices = matrices.double().cpu()  # eigenvalues of small matrices are fastest on the CPU
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)  # the sum of the eigenvalues
+    # torch computes the matrices of a batch one after another, in one thread.
+    parts = matrices.reshape(-1, *matrices.shape[-2:]).tensor_split(threads_on(matrices.device))
+    values = torch.cat(in_threads(eigenvalues, parts, matrices.device))
     # A matrix of zeros gives 0 / 0, and so NaN.
-    return trace / eigenvalues(matrices).abs().sum(-1)
+    return trace / values.abs().sum(-1).view(trace.shape)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.engine.vocabulary_products import over_the_vocabulary
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.composition import ratios, triangle, unit, why_no_earlier_layer
 from pipeline.measures.copying import eigenvalue_score
@@ -75,7 +76,8 @@ class QKPrefixMatching(Measure):
         values = {name: np.full(shape, np.nan) for name in ("score", "score_centred")}
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
         model = context.circuits
-        middles = torch.stack(model.embeddings_with_themselves)[:, None]
+        embedding = model.W_E
+        middles = torch.stack(over_the_vocabulary(embedding, embedding))[:, None]
         first, *later = layers = context.model.attention_layers
         earlier, circuits = [_Earlier(model.layer(first))], []
         for layer in later:

@@ -16,14 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from pipeline.models.facts import ModelFacts
 from pipeline.models.families import Family, family_of
 from pipeline.models.logit_settings import logit_factor, logit_softcap
-from pipeline.models.vocabulary_products import VocabularyProduct, over_the_vocabulary
 from pipeline.models.weights import ModelWeights
 
 Stream = Float[Tensor, "*batch d_model"]
@@ -126,26 +125,17 @@ class Circuits:
         gain = self._gain(self._family.final_norm)
         return _scaled(self._unembedding(), rows=gain, factor=self._logit_factor)
 
-    def columns_of_W_U(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
-        """Return the columns of W_U for some tokens, without a copy of the whole matrix."""
-        return self._with_final_gain(self._unembedding().T[tokens])
-
     @property
-    def mean_of_W_U(self) -> Float[Tensor, " d_model"]:
-        """The mean over the vocabulary of the columns of W_U."""
-        return self._with_final_gain(self._unembedding().mean(dim=1))
+    def unembedding_rows(self) -> Float[Tensor, "vocabulary d_model"]:
+        """W_U^T as stored: `with_final_gain` of it, or of what is linear in its rows, is W_U's."""
+        return self._unembedding().T
 
-    @property
-    def W_U_W_E(self) -> VocabularyProduct:
-        """W_U W_E, raw and centred: what a vector of the stream becomes through logits and back."""
-        made = over_the_vocabulary(self._unembedding().T, self.W_E)
-        return VocabularyProduct(*(self._with_final_gain(one.T).T for one in made))
-
-    @property
-    def embeddings_with_themselves(self) -> VocabularyProduct:
-        """W_E^T W_E, raw and centred."""
-        W_E = self.W_E
-        return over_the_vocabulary(W_E, W_E)
+    def with_final_gain(
+        self, rows: Float[Tensor, "*shape d_model"]
+    ) -> Float[Tensor, "*shape d_model"]:
+        """Multiply rows, as stored, by the final norm's gain and the logit factor."""
+        gain = self._gain(self._family.final_norm)
+        return (rows if gain is None else rows * gain) * self._logit_factor
 
     @property
     def b_U(self) -> Float[Tensor, " vocabulary"]:
@@ -186,12 +176,6 @@ class Circuits:
     @property
     def _logit_factor(self) -> float:
         return logit_factor(self._weights.config)
-
-    def _with_final_gain(
-        self, rows: Float[Tensor, "*shape d_model"]
-    ) -> Float[Tensor, "*shape d_model"]:
-        gain = self._gain(self._family.final_norm)
-        return (rows if gain is None else rows * gain) * self._logit_factor
 
     def _unembedding(self) -> Float[Tensor, "d_model vocabulary"]:
         tied = f"{self._family.unembedding}.weight" not in self._weights

@@ -22,7 +22,7 @@ class Readout:
 
     def __init__(self, model: Circuits) -> None:
         self.norm, self._model = model.final_norm, model
-        self._mean = model.mean_of_W_U
+        self._mean = model.with_final_gain(model.unembedding_rows.mean(dim=0))
 
     def directions(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         """Return for each token the vector whose product with a part of the stream is its share.
@@ -30,8 +30,8 @@ class Readout:
         The mean that a LayerNorm subtracts from the stream is subtracted from the direction
         instead, which gives the same product.
         """
-        columns = self._model.columns_of_W_U(tokens.to(self._mean.device)) - self._mean
-        return self.norm.centred(columns).cpu()
+        rows = self._model.unembedding_rows[tokens.to(self._mean.device)]
+        return self.norm.centred(self._model.with_final_gain(rows) - self._mean).cpu()
 
     @cached_property
     def _b_U(self) -> Float[Tensor, " vocabulary"]:
