@@ -34,8 +34,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this repository's tests are not installed
 
 from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
@@ -45,6 +47,7 @@ from pipeline.inputs import Input
 from pipeline.measures.base import Context, Setting
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.resident import Resident
+from tests.benchmarks.bare import bare, losses
 
 SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
 
@@ -120,13 +123,7 @@ class Bench:
         return compute
 
     def bare(self) -> Callable[[], Tensor]:
-        model = self.model("sdpa")
-
-        @torch.inference_mode()
-        def compute() -> Tensor:
-            return losses(model(self.tokens, use_cache=False).logits, self.tokens)
-
-        return compute
+        return bare(self.model("sdpa"), self.tokens)
 
     def matrices(self) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
         model = self.model("eager")
@@ -194,14 +191,6 @@ class Bench:
 
 def stacked(of_layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([made[name] for made in of_layers]) for name in SCORES}
-
-
-def losses(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return per-token cross-entropy in float32, by sequence to avoid a copy of all logits."""
-    pairs = zip(logits, tokens, strict=True)
-    return torch.stack(
-        [cross_entropy(row[:-1].float(), ids[1:], reduction="none") for row, ids in pairs]
-    )
 
 
 def scores_of(matrix: Tensor, block: int) -> dict[str, Tensor]:
