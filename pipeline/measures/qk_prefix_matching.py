@@ -77,7 +77,7 @@ class QKPrefixMatching(Measure):
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
         model = context.circuits
         embedding = model.W_E
-        middles = torch.stack(over_the_vocabulary(embedding, embedding))[:, None]
+        middles = over_the_vocabulary(embedding, embedding)
         first, *later = layers = context.model.attention_layers
         earlier, circuits = [_Earlier(model.layer(first))], []
         for layer in later:
@@ -90,7 +90,8 @@ class QKPrefixMatching(Measure):
             W_V = torch.stack([one.W_V[head] for one, head in partners])
             W_O = torch.stack([one.W_O[head] for one, head in partners])
             # A product of matrices and its cyclic permutations have the same non-zero eigenvalues.
-            circuit = heads.W_K.mT @ W_O.mT @ W_V.mT @ middles @ heads.W_Q
+            written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
+            circuit = torch.stack([written_keys @ middle @ heads.W_Q for middle in middles])
             known = torch.from_numpy(found >= 0)[:, None, None].to(circuit.device)
             circuits.append(circuit.where(known, torch.nan))
             earlier.append(_Earlier(heads))

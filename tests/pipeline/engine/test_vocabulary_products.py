@@ -43,12 +43,10 @@ def test_the_product_of_a_matrix_with_itself_is_symmetric(threads: None):
     torch.manual_seed(0)
     rows = matrix(31, 1300, 1.0)
     # A copy is another object, of which the whole product is computed.
-    products = zip(
-        over_the_vocabulary(rows, rows), over_the_vocabulary(rows, rows.clone()), strict=True
-    )
-    for product, whole in products:
+    found, whole = over_the_vocabulary(rows, rows), over_the_vocabulary(rows, rows.clone())
+    for product, expected in zip(found, whole, strict=True):
         assert torch.equal(product, product.T)
-        torch.testing.assert_close(product, whole, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-3)
 
 
 def test_a_number_that_is_not_finite_reaches_its_rows_and_columns_alone(threads: None):
