@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from pydantic import model_serializer
 
+from pipeline.engine.threads import in_threads
 from pipeline.errors import InputError
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.facts import ModelFacts
@@ -27,7 +28,7 @@ _MODULES = {
 _DEFAULT = ("of", "all")
 
 # Numbers that are squared at a time.
-_NUMBERS = {"cpu": 1 << 15, "cuda": 1 << 24}
+_NUMBERS = {"cpu": 1 << 16, "cuda": 1 << 24}
 
 
 class WeightNorm(Measure):
@@ -85,7 +86,9 @@ class WeightNorm(Measure):
 
     def compute(self, context: Context) -> Values:
         names = self.weights_read(context.setting)
-        sums = [_sum_of_squares(context.weights[name]) for name in names]
+        tensors = [context.weights[name] for name in names]
+        device = tensors[0].device if tensors else torch.device("cpu")
+        sums = in_threads(_sum_of_squares, tensors, device)
         by_parameter = torch.stack(sums).cpu().numpy() if sums else np.zeros(0)
         return {"by_parameter": by_parameter, "sum_of_squares": by_parameter.sum()}
 
