@@ -134,7 +134,7 @@ def _set_up(module: PreTrainedModel) -> _Traits:
 
 @dataclass(frozen=True)
 class _Part:
-    """What one batch adds to a record, beside the tensors that batches fill in."""
+    """Head outputs and streams of one batch, which are joined with those of the others."""
 
     head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]]
     streams: Mapping[int, list[Stream]]

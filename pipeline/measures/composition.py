@@ -98,7 +98,7 @@ def writer_of(heads: Heads) -> Float[Tensor, "head d_head d_model"]:
 
     With the QR factors of W_V = Q R, |Q R W_O M| = |R W_O M|: d_head rows instead of d_model.
     """
-    return _unit(triangle(heads.W_V) @ heads.W_O)
+    return unit(triangle(heads.W_V) @ heads.W_O)
 
 
 def readers_of(heads: Heads) -> dict[str, Float[Tensor, "head d_model d_head"]]:
@@ -108,7 +108,7 @@ def readers_of(heads: Heads) -> dict[str, Float[Tensor, "head d_model d_head"]]:
         "q": (heads.W_Q, heads.W_K),
         "v": (heads.W_V, heads.W_O.mT),
     }
-    return {path: _unit(left @ triangle(right).mT) for path, (left, right) in factors.items()}
+    return {path: unit(left @ triangle(right).mT) for path, (left, right) in factors.items()}
 
 
 def ratios(
@@ -126,7 +126,7 @@ def triangle(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head 
     return torch.linalg.qr(matrix, mode="r").R
 
 
-def _unit(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head rows columns"]:
+def unit(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head rows columns"]:
     """Return each matrix divided by its norm; NaN where the norm is 0, or overflows its dtype."""
     norm = torch.linalg.matrix_norm(matrix, keepdim=True)
     return matrix / norm.where((norm > 0) & norm.isfinite(), torch.nan)

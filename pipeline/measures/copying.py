@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.engine.threads import in_threads, threads_on
+from pipeline.engine.vocabulary_products import over_the_vocabulary
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.assumptions import EMBEDDING, LOGITS, OV, STREAM
 from pipeline.models.circuits import weights_of_circuits
@@ -64,22 +66,18 @@ class Copying(Measure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
-        raw, centred = through_the_vocabulary(model.W_U, model.W_E)
-        scores: dict[str, list[Tensor]] = {"ov_copying": [], "ov_copying_centred": []}
-        for heads in map(model.layer, range(model.n_layers)):
-            scores["ov_copying"].append(eigenvalue_score(heads.W_O @ raw @ heads.W_V))
-            scores["ov_copying_centred"].append(eigenvalue_score(heads.W_O @ centred @ heads.W_V))
-        return {name: torch.stack(by_layer).numpy() for name, by_layer in scores.items()}
-
-
-def through_the_vocabulary(
-    W_U: Float[Tensor, "d_model vocabulary"], W_E: Float[Tensor, "vocabulary d_model"]
-) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, "d_model d_model"]]:
-    """Return W_U W_E, and the same with the mean over the vocabulary removed from W_U's rows."""
-    mean = W_U.mean(dim=1, keepdim=True)
-    # The centred product is computed first: as a difference of two large ones it would lose digits.
-    centred = (W_U - mean) @ W_E
-    return centred + mean @ W_E.sum(dim=0, keepdim=True), centred
+        products = over_the_vocabulary(model.unembedding_rows, model.W_E)
+        middles = [model.with_final_gain(one.T).T for one in products]
+        layers = map(model.layer, range(model.n_layers))
+        # With one middle at a time, torch multiplies it with the heads of a layer together.
+        circuits = torch.stack(
+            [
+                torch.stack([heads.W_O @ middle @ heads.W_V for middle in middles])
+                for heads in layers
+            ]
+        )
+        raw, centred = eigenvalue_score(circuits).numpy().swapaxes(0, 1)
+        return {"ov_copying": raw, "ov_copying_centred": centred}
 
 
 def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch"]:
@@ -89,5 +87,8 @@ def eigenvalue_score(matrices: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*b
     """
     matrices = matrices.double().cpu()  # eigenvalues of small matrices are fastest on the CPU
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)  # the sum of the eigenvalues
+    # torch computes the matrices of a batch one after another, in one thread.
+    parts = matrices.reshape(-1, *matrices.shape[-2:]).tensor_split(threads_on(matrices.device))
+    values = torch.cat(in_threads(eigenvalues, parts, matrices.device))
     # A matrix of zeros gives 0 / 0, and so NaN.
-    return trace / eigenvalues(matrices).abs().sum(-1)
+    return trace / values.abs().sum(-1).view(trace.shape)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pipeline.engine.vocabulary_products import over_the_vocabulary
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.measures.composition import ratios, readers_of, why_no_earlier_layer, writer_of
+from pipeline.measures.composition import ratios, triangle, unit, why_no_earlier_layer
 from pipeline.measures.copying import eigenvalue_score
 from pipeline.models.assumptions import EMBEDDING, OV, QK, STREAM
 from pipeline.models.circuits import Heads, weights_of_circuits
@@ -75,48 +76,54 @@ class QKPrefixMatching(Measure):
         values = {name: np.full(shape, np.nan) for name in ("score", "score_centred")}
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
         model = context.circuits
-        middles = matches_of_embeddings(model.W_E)
-        first, *others = layers = context.model.attention_layers
-        earlier = [model.layer(first)]
-        for layer in others:
+        embedding = model.W_E
+        middles = over_the_vocabulary(embedding, embedding)
+        first, *later = layers = context.model.attention_layers
+        earlier, circuits = [_Earlier(model.layer(first))], []
+        for layer in later:
             heads = model.layer(layer)
-            partners = strongest_partners(earlier, heads)
-            found = partners.cpu().numpy()
+            found = strongest_partners(earlier, heads).cpu().numpy()
             of_layers = np.array(layers)[found // model.n_heads]
             values["partner_layer"][layer] = np.where(found < 0, -1, of_layers)
             values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
-            W_V = torch.cat([one.W_V for one in earlier])[partners]
-            W_O = torch.cat([one.W_O for one in earlier])[partners]
+            partners = [(earlier[i // model.n_heads], i % model.n_heads) for i in found.tolist()]
+            W_V = torch.stack([one.W_V[head] for one, head in partners])
+            W_O = torch.stack([one.W_O[head] for one, head in partners])
             # A product of matrices and its cyclic permutations have the same non-zero eigenvalues.
             written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
-            for name, middle in middles.items():
-                circuit = written_keys @ middle @ heads.W_Q
-                # torch raises for eigenvalues of a matrix that is not finite; those of 0 score NaN.
-                known = (partners >= 0) & circuit.isfinite().all(dim=-1).all(dim=-1)
-                values[name][layer] = eigenvalue_score(circuit.where(known[:, None, None], 0))
-            earlier.append(heads)
+            circuit = torch.stack([written_keys @ middle @ heads.W_Q for middle in middles])
+            known = torch.from_numpy(found >= 0)[:, None, None].to(circuit.device)
+            circuits.append(circuit.where(known, torch.nan))
+            earlier.append(_Earlier(heads))
+        if later:
+            scores = eigenvalue_score(torch.stack(circuits)).numpy()
+            values["score"][later], values["score_centred"][later] = scores.swapaxes(0, 1)
         return values
 
 
-def matches_of_embeddings(
-    W_E: Float[Tensor, "vocabulary d_model"],
-) -> dict[str, Float[Tensor, "d_model d_model"]]:
-    """Return W_E^T W_E for each score, without the mean over the vocabulary for the centred one."""
-    mean = W_E.mean(dim=0, keepdim=True)
-    centred = (W_E - mean).mT @ (W_E - mean)
-    return {"score": centred + len(W_E) * mean.mT @ mean, "score_centred": centred}
+class _Earlier:
+    """What later heads read of one layer's heads.
+
+    writer: see `composition.writer_of`. silent: which heads have no output.
+    """
+
+    def __init__(self, heads: Heads) -> None:
+        self.W_V, self.W_O = heads.W_V, heads.W_O
+        output = triangle(heads.W_V) @ heads.W_O
+        self.writer, self.silent = unit(output), _are_zero(output)
 
 
-def strongest_partners(earlier: list[Heads], heads: Heads) -> Int[Tensor, " head"]:
+def strongest_partners(earlier: list[_Earlier], heads: Heads) -> Int[Tensor, " head"]:
     """Return for each head the earlier one of largest K-composition, counted through `earlier`.
 
     Heads without output have none. -1 for a head without queries or keys, where all earlier heads
     are without output, and where the largest is unknown because a number is not finite.
     """
-    writers, reader = map(writer_of, earlier), readers_of(heads)["k"]
-    k_composition = torch.cat([ratios(writer, reader) for writer in writers])
-    silent = torch.cat([_are_zero(one.W_V @ one.W_O) for one in earlier])
-    undefined = silent[:, None] | _are_zero(heads.W_Q @ heads.W_K.mT)
+    read = heads.W_K @ triangle(heads.W_Q).mT
+    reader = unit(read)
+    k_composition = torch.cat([ratios(one.writer, reader) for one in earlier])
+    silent = torch.cat([one.silent for one in earlier])
+    undefined = silent[:, None] | _are_zero(read)
     hidden = (k_composition.isnan() & ~undefined).any(dim=0)
     # Below every K-composition, which is not negative.
     strongest = k_composition.where(~undefined, -1).argmax(dim=0)

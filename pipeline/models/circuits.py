@@ -126,6 +126,18 @@ class Circuits:
         return _scaled(self._unembedding(), rows=gain, factor=self._logit_factor)
 
     @property
+    def unembedding_rows(self) -> Float[Tensor, "vocabulary d_model"]:
+        """W_U^T as stored: `with_final_gain` of it, or of what is linear in its rows, is W_U's."""
+        return self._unembedding().T
+
+    def with_final_gain(
+        self, rows: Float[Tensor, "*shape d_model"]
+    ) -> Float[Tensor, "*shape d_model"]:
+        """Multiply rows, as stored, by the final norm's gain and the logit factor."""
+        gain = self._gain(self._family.final_norm)
+        return (rows if gain is None else rows * gain) * self._logit_factor
+
+    @property
     def b_U(self) -> Float[Tensor, " vocabulary"]:
         """The contribution of the biases of final norm and unembedding to each logit."""
         W_U = self._unembedding()

@@ -8,6 +8,8 @@ logits are linear in the stream, and each part of the stream has a share of ever
 The mean over the vocabulary is removed, because a softmax depends on differences of logits only.
 """
 
+from functools import cached_property
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,9 +21,8 @@ class Readout:
     """The directions in the stream that a model's logits are read from; on the CPU, as records."""
 
     def __init__(self, model: Circuits) -> None:
-        self.norm = model.final_norm
-        self._W_U, self._b_U = model.W_U, model.b_U
-        self._mean = self._W_U.mean(dim=1)
+        self.norm, self._model = model.final_norm, model
+        self._mean = model.with_final_gain(model.unembedding_rows.mean(dim=0))
 
     def directions(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape d_model"]:
         """Return for each token the vector whose product with a part of the stream is its share.
@@ -29,12 +30,17 @@ class Readout:
         The mean that a LayerNorm subtracts from the stream is subtracted from the direction
         instead, which gives the same product.
         """
-        columns = self._W_U.T[tokens.to(self._W_U.device)] - self._mean
-        return self.norm.centred(columns).cpu()
+        rows = self._model.unembedding_rows[tokens.to(self._mean.device)]
+        return self.norm.centred(self._model.with_final_gain(rows) - self._mean).cpu()
+
+    @cached_property
+    def _b_U(self) -> Float[Tensor, " vocabulary"]:
+        return self._model.b_U
 
     def biases(self, tokens: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the share of the biases of final norm and unembedding in each token's logit."""
-        return (self._b_U[tokens.to(self._b_U.device)] - self._b_U.mean()).cpu()
+        b_U = self._b_U
+        return (b_U[tokens.to(b_U.device)] - b_U.mean()).cpu()
 
     def scale(self, stream: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
         """Return the final norm's factor for the stream after the last block."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedModel
 
 from pipeline.analysis.inputs import make_input
@@ -29,6 +29,7 @@ from pipeline.inputs import Input
 from pipeline.measures.base import Context, Setting
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.resident import Resident
+from tests.benchmarks.bare import bare, losses
 
 SCORES = ("previous_token", "current_token", "first_token", "duplicate_token", "induction")
 Scored = tuple[Tensor, dict[str, Tensor]]
@@ -105,13 +106,7 @@ class Bench:
         return compute
 
     def bare(self) -> Callable[[], Tensor]:
-        model = self.model("sdpa")
-
-        @torch.inference_mode()
-        def compute() -> Tensor:
-            return losses(model(self.tokens, use_cache=False).logits, self.tokens)
-
-        return compute
+        return bare(self.model("sdpa"), self.tokens)
 
     def matrices(self) -> Callable[[], Scored]:
         model = self.model("eager")
@@ -179,14 +174,6 @@ class Bench:
 
 def stacked(of_layers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([made[name] for made in of_layers]) for name in SCORES}
-
-
-def losses(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return per-token cross-entropy in float32, by sequence to avoid a copy of all logits."""
-    pairs = zip(logits, tokens, strict=True)
-    return torch.stack(
-        [cross_entropy(row[:-1].float(), ids[1:], reduction="none") for row, ids in pairs]
-    )
 
 
 def scored_entries(made: Input, device: str) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
