@@ -23,23 +23,24 @@ from typing import IO, Any
 
 from tests.gpu import summary
 
-# Name -> module, and the seconds that it usually takes on a card. The most valuable come first.
+# Name -> module, and the seconds that it may take on a card. The most valuable come first.
 PARTS: dict[str, tuple[str, float]] = {
-    "kernels": ("tests.gpu.kernels", 90),
-    "losses": ("tests.gpu.losses", 60),
+    "kernels": ("tests.gpu.kernels", 60),
+    "losses": ("tests.gpu.losses", 40),
     "reductions": ("tests.gpu.reductions", 30),
-    "measures": ("tests.gpu.measures", 60),
-    "end_to_end": ("tests.gpu.end_to_end", 90),
+    "measures": ("tests.gpu.measures", 40),
+    "end_to_end": ("tests.gpu.end_to_end", 60),
     "out_of_memory": ("tests.gpu.out_of_memory", 40),
     "shared_gpu": ("tests.gpu.shared_gpu", 40),
-    "swap": ("tests.gpu.swap", 100),
-    "engine": ("tests.gpu.engine", 150),
+    "swap": ("tests.gpu.swap", 60),
+    "engine": ("tests.gpu.engine", 100),
 }
 MACHINE = "machine"  # always first
 MACHINE_SECONDS = 60.0
-# On a GPU, whose time is short, a part that takes this many times its usual seconds hangs.
+LEAST = 0.5  # of these seconds, without which a part is not begun
+# On a GPU, whose time is short, a part that takes this many times its seconds hangs.
 HANGS = 3.0
-SMALL = 0.25  # of the usual seconds, which small shapes take at most
+SMALL = 0.25  # of these seconds, which small shapes take at most
 
 
 def main(arguments: Sequence[str], parts: Mapping[str, tuple[str, float]] = PARTS) -> int:
@@ -74,21 +75,21 @@ class Check:
         print(text, file=self.file, flush=True)
         print(text, flush=True)
 
-    def run(self, part: str, module: str, usual: float) -> None:
-        """Run a part in a process of its own, unless its usual time is more than what is left."""
+    def run(self, part: str, module: str, seconds: float) -> None:
+        """Run a part in a process of its own, unless too little time is left for it."""
         began = time.monotonic()
         left = self.until - began
-        usual *= SMALL if self.small else 1
-        if usual > left:
-            why = f"it usually takes {usual:.0f} s, and {max(left, 0):.0f} s are left"
+        seconds *= SMALL if self.small else 1
+        if LEAST * seconds > left:
+            why = f"it needs {LEAST * seconds:.0f} s at least, and {max(left, 0):.0f} s are left"
             self.add({"part": part, "skipped": part, "why": why})
             return
-        allowed = min(left, HANGS * usual) if self.device == "cuda" else left
+        allowed = min(left, HANGS * seconds) if self.device == "cuda" else left
         given = {"module": module, "part": part, "device": self.device, "small": self.small}
         given |= {"out": str(self.out), "until": began + allowed}
         self._process(part, [sys.executable, "-m", "tests.gpu.part", json.dumps(given)], allowed)
-        seconds = round(time.monotonic() - began, 1)
-        self.add({"part": part, "name": "seconds", "value": seconds, "unit": "s", "holds": None})
+        took = round(time.monotonic() - began, 1)
+        self.add({"part": part, "name": "seconds", "value": took, "unit": "s", "holds": None})
 
     def _process(self, part: str, command: list[str], allowed: float) -> None:
         before = len(self.lines)

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from pipeline import analyze, open_run
-from pipeline.analysis.plan import Plan, plan
+from pipeline.analysis.job import Plan
+from pipeline.analysis.plan import plan
 from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker

@@ -178,7 +178,7 @@ def test_a_part_that_ends_badly_is_named(planted: Path, name: str, why: str) -> 
 def test_a_part_that_does_not_fit_is_skipped_by_name(planted: Path) -> None:
     lines, status = run_part(planted, "holds", left=10.0, usual=1000.0)
     assert lines == [
-        {"part": "holds", "skipped": "holds", "why": "it usually takes 250 s, and 10 s are left"}
+        {"part": "holds", "skipped": "holds", "why": "it needs 125 s at least, and 10 s are left"}
     ]
     assert status == 0
     assert "skipped: holds" in (planted / "summary.md").read_text()
