@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = Path(__file__).with_name("installed.txt")
-FOR_TESTS = ("beartype",)  # beside pytest and its plugins, which are there: see tests/conftest.py
+FOR_TESTS = ("beartype", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
 MIB = 2**20
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
@@ -55,14 +55,24 @@ def read_versions(text: str) -> Versions:
     return {canonicalize_name(name): version for name, _, version in pairs}
 
 
+def read_project() -> Mapping[str, Any]:
+    """Return what pyproject.toml says of the package."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def direct_requirements(project: Mapping[str, Any]) -> list[Requirement]:
+    """Return the requirements of the core, of the extra `engine` and of the tests."""
+    engine = project["optional-dependencies"]["engine"]
+    return [Requirement(one) for one in (*project["dependencies"], *engine, *FOR_TESTS)]
+
+
 def required(project: Mapping[str, Any], there: Versions) -> list[Requirement]:
     """Return what must be resolved: all direct requirements but those of known version there.
 
     Raises UnfitError if a version there is too old.
     """
-    engine = project["optional-dependencies"]["engine"]
     found = []
-    for one in map(Requirement, (*project["dependencies"], *engine, *FOR_TESTS)):
+    for one in direct_requirements(project):
         version = there.get(canonicalize_name(one.name))
         if not version:
             found.append(one)
@@ -110,6 +120,19 @@ def carried(
     newest = {(canonicalize_name(r.name), bound) for one in taken for r in one.requires
               for bound in lower_bounds(r)}  # fmt: skip
     return [one for one in resolved if one in taken or (one.name, one.version) in newest]
+
+
+def met_there(
+    project: Mapping[str, Any],
+    resolved: Iterable[Needed],
+    taken: Collection[Needed],
+    there: Versions,
+) -> list[str]:
+    """Return what is needed and there, with its version where that is known."""
+    direct = {canonicalize_name(one.name) for one in direct_requirements(project)}
+    others = {one.name for one in resolved} - {one.name for one in taken}
+    names = others | {name for name, version in there.items() if version and name in direct}
+    return [f"{name}=={there[name]}" if there[name] else name for name in sorted(names)]
 
 
 def relied_on(taken: Iterable[Needed], there: Versions) -> Mapping[str, list[str]]:
@@ -166,22 +189,29 @@ def main() -> None:
     parser.add_argument("--python", default=f"python{PYTHON}", help="a Python 3.12 with pip")
     parser.add_argument("--to", type=Path, default=ROOT / ".whl", help="folder for the wheels")
     parser.add_argument("--limit", type=float, default=64, help="MiB of wheels and working tree")
+    parser.add_argument("--there", type=Path, help="file for the requirements that are met there")
     options = parser.parse_args()
     try:
-        run(options.python, options.to, options.limit)
+        run(options.python, options.to, options.limit, options.there)
     except UnfitError as error:
         parser.exit(1, f"wheels: {error}\n")
 
 
-def run(python: str, folder: Path, limit: float) -> None:
-    """Download the wheels to a folder and print them. Raises UnfitError."""
+def run(python: str, folder: Path, limit: float, met: Path | None) -> None:
+    """Download the wheels to a folder, and print them with their sizes. Raises UnfitError.
+
+    met: a file to which the packages are written that are needed and there, one a line.
+    """
     there = read_versions(INSTALLED.read_text())
     tested = read_versions((ROOT / "constraints.txt").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = read_project()
     direct = required(project, there)
     constraints = {**tested, **{name: version for name, version in there.items() if version}}
-    taken = carried(resolve(python, direct, constraints), direct, there)
+    resolved = resolve(python, direct, constraints)
+    taken = carried(resolved, direct, there)
     files = download(python, taken, folder)
+    if met is not None:
+        met.write_text("\n".join(met_there(project, resolved, taken, there)) + "\n")
     sizes = {one.name: files[one.name].stat().st_size for one in taken}
     for one in sorted(taken, key=lambda one: -sizes[one.name]):
         print(f"{one.name:<24}{one.version:<16}{sizes[one.name] / MIB:8.2f} MiB")
@@ -193,7 +223,7 @@ def run(python: str, folder: Path, limit: float) -> None:
         f"of {limit:.0f} MiB, in {folder}"
     )
     if wheels + tree > limit:
-        raise UnfitError(f"{wheels + tree:.1f} MiB are more than the {limit:.0f} MiB that may travel")
+        raise UnfitError(f"{wheels + tree:.1f} MiB are more than the {limit:.0f} MiB that fit")
 
 
 if __name__ == "__main__":
