@@ -45,7 +45,7 @@ for step in (0, 1, 2):
 PYTHON
 "$python" -m ontogeny --help >/dev/null
 "$python" -m ontogeny analyze "$made/analysis.yaml" --serial
-"$python" -m ontogeny query "$made/run.zarr" weight_norm/norm
+"$python" -m ontogeny query "$made/run.zarr" weight_norm/sum_of_squares
 if [ $# -gt 0 ]; then
     "$python" -m pytest -p no:cacheprovider "$@"
 fi
