@@ -72,6 +72,14 @@ def test_pip_resolves_and_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         wheels.resolve(sys.executable, [Requirement("nowhere")], {})
 
 
+@pytest.mark.parametrize(
+    ("python", "found"), [("no-python", "no command"), ("true", "Python None")]
+)
+def test_another_python_is_refused_in_one_sentence(python: str, found: str) -> None:
+    with pytest.raises(UnfitError, match=f"^{python} is {found}, and Python 3.12 is needed: "):
+        wheels.require_python(python)
+
+
 def write_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
     """Write a wheel without modules."""
     info = f"{name}-{version}.dist-info"

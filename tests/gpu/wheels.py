@@ -175,6 +175,19 @@ def pip(python: str, command: str, *arguments: str) -> None:
         raise UnfitError(f"pip {command} failed: {(errors or [done.stderr.strip()])[-1]}")
 
 
+def require_python(python: str) -> None:
+    """Raise UnfitError unless a command is a Python of the machine's version."""
+    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
+    found = ""
+    if path := shutil.which(python):
+        found = subprocess.run([path, "-c", asked], capture_output=True, text=True).stdout.strip()
+    if found != PYTHON:
+        raise UnfitError(
+            f"{python} is {f'Python {found}' if found else 'no Python'}, and Python {PYTHON} is "
+            "needed: give its path as --python"
+        )
+
+
 def tree_bytes() -> int:
     """Return the bytes of the files of the working tree that git does not ignore."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
@@ -185,7 +198,7 @@ def tree_bytes() -> int:
 
 def main() -> None:
     """Print the wheels, download them, and fail if they are too large."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=f"python{PYTHON}", help="a Python 3.12 with pip")
     parser.add_argument("--to", type=Path, default=ROOT / ".whl", help="folder for the wheels")
     parser.add_argument("--limit", type=float, default=64, help="MiB of wheels and working tree")
@@ -202,6 +215,7 @@ def run(python: str, folder: Path, limit: float, met: Path | None) -> None:
 
     met: a file to which the packages are written that are needed and there, one a line.
     """
+    require_python(python)
     there = read_versions(INSTALLED.read_text())
     tested = read_versions((ROOT / "constraints.txt").read_text())
     project = read_project()
