@@ -32,7 +32,7 @@ from flows.preflight import run_faults
 from flows.refreshing import refreshing
 from flows.server import require_server, run_link
 from flows.workers import start_workers
-from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.job import Cell, Plan, Prepared
 from pipeline.analysis.preflight import refuse_at_once
 from pipeline.analysis.run import carry_out
 from pipeline.analysis.summary import Summary

@@ -14,6 +14,7 @@ from typing import Protocol
 import rich.progress
 from rich.console import Console
 
+from flows.repeating import repeated
 from pipeline.printable import printable
 from pipeline.progress import TrainingProgress
 
@@ -155,16 +156,6 @@ def _lines(what: str, unit: str) -> Iterator[Shown]:
     def write(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    lines, ended = Lines(what, unit, write, time.monotonic), threading.Event()
-
-    def remind() -> None:
-        while not ended.wait(1.0):
-            lines.remind()
-
-    reminding = threading.Thread(target=remind, daemon=True)
-    reminding.start()
-    try:
+    lines = Lines(what, unit, write, time.monotonic)
+    with repeated(lines.remind, every=1.0):
         yield lines
-    finally:
-        ended.set()
-        reminding.join()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.analysis.plan import Cell, Plan
+from pipeline.analysis.job import Cell, Plan
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import Checkpoint
 from pipeline.measures.base import Reference

@@ -20,7 +20,7 @@ from flows.dispatch import IN_FLIGHT, Pool
 from flows.server import is_server_reachable, without_retries
 from flows.worker_logs import add_prefect_handlers
 from flows.workers import is_transient
-from pipeline.analysis.plan import Cell, Plan
+from pipeline.analysis.job import Cell, Plan
 from pipeline.analysis.worker import Outcome
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]

@@ -11,7 +11,7 @@ from flows import artifacts
 from flows.onset_events import emit_onset_events
 from flows.refreshing import Refresher
 from flows.reporting import report_page, write_store_report
-from pipeline.analysis.plan import Cell, Plan, Prepared
+from pipeline.analysis.job import Cell, Plan, Prepared
 from pipeline.analysis.run import STAGES, Observer, last_done
 from pipeline.analysis.summary import Summary
 from pipeline.analysis.survey import Survey

@@ -9,8 +9,8 @@ from flows import artifacts
 from flows.allowed_code import code_of_trusted_files, refusal
 from flows.analyze import analyze
 from flows.places import resolve_place, resolve_places
+from pipeline.analysis.examination import resolve
 from pipeline.analysis.outdated import outdated
-from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis
 from pipeline.errors import InputError

@@ -4,7 +4,6 @@ The result of a look is printed by its own process, see `flows.observer`.
 """
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
 
+from flows.repeating import repeated
 from flows.server import is_server_reachable, without_retries
 from pipeline.printable import printable
 
@@ -108,16 +108,6 @@ def _show_as_skipped(run: FlowRun) -> None:
 @contextmanager
 def told(deployment: str) -> Iterator[WatchLog]:
     """Print during the block what happens to the runs of a deployment, from a thread."""
-    log, ended = WatchLog(deployment), threading.Event()
-
-    def ask() -> None:
-        while not ended.wait(_SECONDS):
-            log.look()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    try:
+    log = WatchLog(deployment)
+    with repeated(log.look, every=_SECONDS, wait=5):
         yield log
-    finally:
-        ended.set()
-        thread.join(timeout=5)

@@ -22,7 +22,7 @@ from flows import actor
 from flows.cluster import connect_to_ray, dashboard_line, is_on_cluster
 from flows.dispatch import IN_FLIGHT, NotReadyError, WorkerLostError
 from flows.worker_logs import capture_records, replay
-from pipeline.analysis.plan import Job
+from pipeline.analysis.job import Job
 from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Worker
 from pipeline.config import Workers

@@ -41,11 +41,16 @@ _POINTERS = (
 )
 _LARGEST_POINTER = 2**12  # bytes; git-lfs itself takes no larger file for one of its pointers
 _ENOUGH = 64  # bytes
+_REMEDY = "restore it"
 
 
 @contextmanager
-def opened(path: str | Path, refusal: Refusal, most: int | None = None) -> Iterator[BinaryIO]:
+def opened(
+    path: str | Path, refusal: Refusal, most: int | None = None, remedy: str = _REMEDY
+) -> Iterator[BinaryIO]:
     """Yield a stream of a regular file of at most `most` bytes (None: any number).
+
+    remedy: what to do about a file that is refused, the end of most messages.
 
     Raises `refusal` for another file (opening a named pipe would wait for ever), one that is
     larger, absent or denied, and for a pointer of git-lfs or git-annex whose content was not
@@ -55,14 +60,14 @@ def opened(path: str | Path, refusal: Refusal, most: int | None = None) -> Itera
         # Without O_NONBLOCK, opening a named pipe waits for a writer. Regular files ignore it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        _refuse_lasting(error, path, refusal)
+        _refuse_lasting(error, path, refusal, remedy)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise refusal(f"{path}: is {_kind(status.st_mode)}, expected a file: put one there")
     with os.fdopen(descriptor, "rb") as stream:
         if most is not None and status.st_size > most:
-            raise refusal(_too_large(path, status.st_size, most))
+            raise refusal(_too_large(path, status.st_size, most, remedy))
         if status.st_size <= _LARGEST_POINTER and (found := pointer_of(stream.read(_ENOUGH))):
             raise refusal(f"{path}: {found}")
         stream.seek(0)
@@ -78,15 +83,17 @@ def pointer_of(start: bytes) -> str | None:
     return None
 
 
-def content_of(path: str | Path, refusal: Refusal, most: int = LARGEST) -> bytes:
+def content_of(
+    path: str | Path, refusal: Refusal, most: int = LARGEST, remedy: str = _REMEDY
+) -> bytes:
     """Return the content of a regular file of at most `most` bytes; raises as `opened` does."""
-    with opened(path, refusal, most) as stream:
+    with opened(path, refusal, most, remedy) as stream:
         try:
             content = stream.read(most + 1)
         except OSError as error:
-            _refuse_lasting(error, path, refusal)
+            _refuse_lasting(error, path, refusal, remedy)
     if len(content) > most:  # it has grown since it was opened
-        raise refusal(_too_large(path, len(content), most))
+        raise refusal(_too_large(path, len(content), most, remedy))
     return content
 
 
@@ -98,7 +105,7 @@ def largest(name: str) -> int:
 def refuse_larger(where: str, size: int, refusal: Refusal, most: int = LARGEST) -> None:
     """Raise `refusal` for a file of more bytes, by its listing, than one of its kind has."""
     if size > most:
-        raise refusal(_too_large(where, size, most))
+        raise refusal(_too_large(where, size, most, _REMEDY))
 
 
 def parsed_json(content: bytes, finite: bool = True) -> Any:
@@ -193,13 +200,13 @@ def is_whole(value: object, least: int = 0, most: int = 2**63 - 1) -> TypeGuard[
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _refuse_lasting(error: Exception, path: str | Path, refusal: Refusal) -> NoReturn:
+def _refuse_lasting(error: Exception, path: str | Path, refusal: Refusal, remedy: str) -> NoReturn:
     """Raise `refusal` for an error that another attempt meets again, and the error for others."""
     if isinstance(error, OSError) and error.errno not in _LASTING:
         raise error
     reason = getattr(error, "strerror", None) or first_line(error)
-    raise refusal(f"{str(path)!r}: cannot be read ({reason}): restore it" if "\0" in str(path)
-                  else f"{path}: cannot be read ({reason}): restore it") from error  # fmt: skip
+    shown = repr(str(path)) if "\0" in str(path) else path
+    raise refusal(f"{shown}: cannot be read ({reason}): {remedy}") from error
 
 
 def _kind(mode: int) -> str:
@@ -210,8 +217,8 @@ def _kind(mode: int) -> str:
     return next((name for test, name in kinds.items() if test(mode)), "no regular file")
 
 
-def _too_large(where: object, size: int, most: int) -> str:
-    return f"{where}: has {size:,} bytes, expected at most {most:,}: restore it"
+def _too_large(where: object, size: int, most: int, remedy: str) -> str:
+    return f"{where}: has {size:,} bytes, expected at most {most:,}: {remedy}"
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

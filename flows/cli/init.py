@@ -80,12 +80,18 @@ def init(
 
 
 def _print(drafted: "Drafted") -> None:
+    from pipeline.analysis.alike import alike
+
     for sentence in drafted.seen:
         say(sentence)
-    for step, why in drafted.masked.items():
-        say(f"step {step:,} is left out by the audit: {why}")
-    for why in drafted.failed.values():
-        say(f"cannot be computed: {why}")
+    masked = {
+        step: f"step {step:,} is left out by the audit: {why}"
+        for step, why in drafted.masked.items()
+    }
+    for line in alike(masked):
+        say(line)
+    for line in alike(drafted.failed):
+        say(f"cannot be computed: {line}")
     print_left_out(drafted.not_listed)
     for note in drafted.notes:
         say(f"note: {note}")

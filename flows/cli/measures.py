@@ -12,12 +12,14 @@ from pipeline.errors import InputError
 
 PAGE = """# Measures
 
-`ontogeny measures --format markdown` writes this page from what the measures declare. A measure is
-applied to its input unless its key in the configuration is `<measure>.<input>`. Its cost is its
-time alone, with its default parameters, in forward passes over its input (2 x 1024 tokens where it
-reads weights only) of a model of the shape of pythia-70m, as `tests/benchmarks/measure_costs.py`
-found it: that of one head in each layer where heads are changed one by one. Measures that share
-passes cost less together."""
+`ontogeny measures --format markdown` writes this page from what the measures declare. A measure
+reads the input that its section names, or another one with the key `<measure>.<input>`.
+
+The cost of a measure is the time that it takes alone, with its default parameters, divided by that
+of a forward pass over its input (2 x 1024 tokens where it reads weights only), for a model of the
+shape of pythia-70m. `tests/benchmarks/measure_costs.py` measures it. For measures that change heads
+one by one, it is the cost of one head in each layer. Measures that share passes cost less
+together."""
 
 
 @app.command()
@@ -72,14 +74,11 @@ def _described(name: str) -> list[dict[str, Any]]:
 
 def _named(name: str) -> list[dict[str, Any]]:
     """Describe one measure; only those of the user's own are imported for it."""
-    from pipeline.measures.declared import declared
-    from pipeline.measures.names import measures_of_entry_points, unknown_measure
+    from pipeline.measures.declared import declared, refuse_unknown
 
     if name in declared():
         return [declared()[name]]
-    installed = measures_of_entry_points()
-    if ":" not in name and name not in installed:
-        raise unknown_measure(name, {*declared(), *installed})
+    refuse_unknown([name])
     from pipeline.measures import describe, measure_class
 
     return describe([measure_class(name)])

@@ -234,9 +234,12 @@ def analyze(
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
     from pipeline.config import load_analysis, load_preset
+    from pipeline.measures.declared import refuse_unknown
 
     # Read before what needs torch is imported, which takes seconds: the file may be refused.
     analysis = load_analysis(config) if config else load_preset(str(preset))
+    if not dry_run:  # which lists all faults
+        refuse_unknown(analysis.measures)
     require("torch", *(() if serial or dry_run else ("prefect", "ray")))
     if not dry_run:
         say("analyse: starting…", err=True)  # what follows may import for seconds
@@ -281,6 +284,7 @@ def _analyze_all(analyses: "list[Analysis]", serial: bool) -> "list[tuple[Summar
 
 
 def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) -> None:
+    from pipeline.analysis.alike import alike
     from pipeline.analysis.estimate import dry_run
 
     estimates = [dry_run(analysis, _faults_of(serial)) for analysis in analyses]
@@ -290,7 +294,7 @@ def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) ->
     else:
         for analysis, estimate in zip(analyses, estimates, strict=True):
             _print_estimate(analysis, estimate)
-    failed = [reason for estimate in estimates for reason in estimate.failed.values()]
+    failed = [reason for estimate in estimates for reason in alike(estimate.failed)]
     faults = [fault.message for estimate in estimates for fault in estimate.faults]
     for reason in (*failed, *dict.fromkeys(faults)):
         say(reason, err=True)
@@ -372,10 +376,7 @@ def print_left_out(left_out: "Iterable[LeftOut]") -> None:
 def _exit_on_failure(*summaries: "Summary") -> None:
     """Print failures on stderr; exit with code 1 if there are any, or non-finite numbers."""
     for summary in summaries:
-        for reason in (
-            *(why for _, why in sorted(summary.failed.items())),
-            *summary.not_sent.values(),
-        ):
+        for reason in (*summary.failures(), *summary.not_sent.values()):
             say(reason, err=True)
         if not summary.worked:
             say(summary.sentence(), err=True)

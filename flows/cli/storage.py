@@ -113,6 +113,8 @@ def export(
         f"{done.target}: {done.groups} groups with {done.variables} variables, "
         f"{done.bytes / 1e6:.1f} MB of numbers"
     )
+    for sentence in done.left_out:
+        say(sentence, err=True)
 
 
 @store.command()

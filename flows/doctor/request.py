@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from flows.doctor.check import Check, call_within, reason
 from flows.preflight import run_faults
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.machine import device_faults, product_fault
-from pipeline.analysis.plan import Prepared
 from pipeline.analysis.preflight import Preflight, preflight
 from pipeline.checkpoints.left_out import in_short
 from pipeline.config import Analysis

@@ -67,8 +67,15 @@ def check_ray(workers: Workers | None) -> Check:
     except (OSError, RuntimeError) as error:
         remedy = _TOKEN_REMEDY if "token" in str(error) else HEAD_REMEDY
         return Check("Ray", False, f"{address}: {reason(error)}: {remedy}")
-    message = f"{where}, with {found.nodes} nodes, {found.cpus:g} CPUs and {found.gpus:g} GPUs"
-    if missing := workers and _missing(workers, found, local=not address):
+    return _room(workers, found, where, local=not address)
+
+
+def _room(workers: Workers | None, found: Resources, where: str, local: bool) -> Check:
+    nodes = "1 node" if found.nodes == 1 else f"{found.nodes} nodes"
+    message = f"{where}, with {nodes}, {found.cpus:g} CPUs and {found.gpus:g} GPUs"
+    if not found.nodes:  # a head that outlives its nodes answers for some time
+        return Check("Ray", False, f"{message}: no node is alive: {HEAD_REMEDY}")
+    if missing := workers and _missing(workers, found, local):
         return Check("Ray", False, f"{message}; {missing}")
     return Check("Ray", True, message)
 

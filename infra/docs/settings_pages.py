@@ -49,7 +49,7 @@ Packaged files, which are given by their name. Copy one to change it.
 
 SUITES = """## Analyses of public suites
 
-`ontogeny presets NAME` describes one ([table](../checkpoints.md#public-suites)). The analysis that
+`ontogeny presets NAME` describes one ([table](../hub.md#public-suites)). The analysis that
 is shown is that of a suite's first member; those of others have another address, and larger models
 fewer measures.
 """

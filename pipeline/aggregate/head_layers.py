@@ -1,6 +1,7 @@
-"""The layers of a hybrid model that have attention heads: in the others, numbers of heads are NaN.
+"""The layers that have attention heads: in the others, numbers of heads are NaN.
 
-They are left out of what is counted or drawn, where they would look like heads that never form.
+Those of a hybrid model that have none are left out of what is counted or drawn, where they would
+look like heads that never form.
 """
 
 from typing import TypeVar
@@ -9,6 +10,8 @@ import xarray as xr
 
 # The attribute of a group with numbers of heads that lists the layers without them.
 ATTRIBUTE = "layers_without_heads"
+# The attribute of every group of a model in which no layer has heads. It is 0.
+COUNT = "attention_heads"
 
 _LAYERS = {"layer", "layer_from", "layer_to"}
 _HEADS = {"head", "head_from", "head_to"}
@@ -22,6 +25,14 @@ def in_layers_with_heads(values: Of, group: xr.Dataset) -> Of:
         for dim in sorted(_LAYERS & set(map(str, values.dims))):
             values = values.sel({dim: ~values[dim].isin(absent)})
     return values
+
+
+def of_headless_model(group: xr.Dataset) -> bool:
+    """Return whether a group is of a model without attention heads, as its attributes say.
+
+    Groups that were stored without this attribute are taken to be of a model with heads.
+    """
+    return group.attrs.get(COUNT) == 0
 
 
 def is_of_heads(values: xr.DataArray) -> bool:

@@ -14,6 +14,7 @@ import torch
 from rich.filesize import decimal
 
 from pipeline.analysis.faults import Fault, Faults
+from pipeline.analysis.job import Group, Prepared
 from pipeline.analysis.machine import (
     device_faults,
     machine_faults,
@@ -21,7 +22,6 @@ from pipeline.analysis.machine import (
     product_fault,
 )
 from pipeline.analysis.needed_bytes import needed_bytes
-from pipeline.analysis.plan import Group, Prepared
 from pipeline.analysis.preflight import FaultsOf, preflight
 from pipeline.analysis.survey import Survey
 from pipeline.analysis.weights import weight_bytes
@@ -55,7 +55,7 @@ class Estimate:
     and their speed on this machine now; fetching, reading and the measures add to it where they
     take longer; None where this machine lacks the workers' device. store_bytes, store_files: of the
     rows and of the trajectories, which hold the same numbers; the bytes before compression. notes:
-    see `pipeline.analysis.plan.Prepared`, and on settings with which this machine is slow. failed:
+    see `pipeline.analysis.job.Prepared`, and on settings with which this machine is slow. failed:
     the steps that cannot be computed, as their config.json or the headers of their weight files
     show, with the reasons. undefined: see `Prepared`. drawn_from: the token ids from which each
     random input draws, and the reason. inputs: how texts and data sets were cut into sequences, by

@@ -1,4 +1,4 @@
-"""Building the inputs of an analysis, from its configuration, the run and the model."""
+"""Build the inputs of an analysis from its configuration, run and model; keep them in its store."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +35,7 @@ from pipeline.inputs.token_texts import texts_of
 from pipeline.models.facts import ModelFacts
 from pipeline.models.trained_split import split_told_by_losses
 from pipeline.outside import reading
+from pipeline.store import Store
 from pipeline.training import held_out, table_of, trained_vocabulary
 
 SPLIT_GENERATORS: tuple[Literal["numpy", "random"], ...] = ("numpy", "random")
@@ -272,3 +273,15 @@ def _check_fits(made: Input, model: ModelFacts) -> None:
             f"input {made.name!r}: holds token id {outside.max()}, but the model's vocabulary has "
             f"{model.vocabulary} ids (0 to {model.vocabulary - 1}): use the run's own tokenizer"
         )
+
+
+def save_input(store: Store, made: Input) -> None:
+    """Save an input beside the results, so that workers need no access to its source."""
+    attributes = {"kind": made.kind, "attributes": made.attributes}
+    store.save_input(made.name, made.digest, made.tokens, made.arrays, attributes, made.texts)
+
+
+def load_input(store: Store, name: str, digest: str) -> Input:
+    """Return an input as it was saved."""
+    tokens, arrays, about = store.load_input(name, digest)
+    return Input(name, about["kind"], tokens, arrays, about["attributes"])

@@ -5,7 +5,7 @@ from functools import cached_property, partial
 
 from transformers import PreTrainedModel
 
-from pipeline.analysis.plan import Prepared
+from pipeline.analysis.job import Prepared
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.contents import format_of_files, read_bytes, weight_parts
 from pipeline.checkpoints.metadata import metadata_folder

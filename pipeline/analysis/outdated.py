@@ -1,6 +1,6 @@
 """Groups whose stored rows were computed with a different version, input or parameter."""
 
-from pipeline.analysis.plan import Group, Prepared, fingerprint_parts
+from pipeline.analysis.job import Group, Prepared, fingerprint_parts
 from pipeline.store.commits import latest
 
 

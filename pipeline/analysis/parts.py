@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.fetch import identity_of
+from pipeline.checkpoints.fetch_facts import identity_of
 from pipeline.checkpoints.places import listed_folder
 from pipeline.checkpoints.stored import known_sha256, remember_sha256
 

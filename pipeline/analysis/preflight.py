@@ -11,18 +11,23 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from pipeline.analysis.examination import examine, read_groups
 from pipeline.analysis.faults import Fault, Faults
+from pipeline.analysis.inputs import save_input
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.machine import machine_faults
-from pipeline.analysis.plan import Prepared, examine, read_groups, save_input
 from pipeline.analysis.same_run import check_same_run
 from pipeline.analysis.survey import Survey, survey
 from pipeline.analysis.weights import weight_bytes
 from pipeline.auditing import audit
 from pipeline.auditing.faults import UNREADABLE
-from pipeline.checkpoints.places import remote_place_of
+from pipeline.checkpoints.metadata import metadata_folder
+from pipeline.checkpoints.places import listed_folder, remote_place_of
 from pipeline.checkpoints.trainer_log import read_trainer_log
 from pipeline.config import Analysis
 from pipeline.errors import CheckpointError, InputError
+from pipeline.models.architecture import without_memory
+from pipeline.models.forward_dtype import refuse_dtype
 from pipeline.store import Store
 from pipeline.store.lease import require_free
 from pipeline.store.probe import existing, probe_place
@@ -156,6 +161,8 @@ def _examine_all(
         prepared = examine(analysis, surveyed, faults)
     if prepared is not None:
         faults.add(*_cache_limit(prepared))
+        with faults.gathered("workers"):
+            _check_dtype(prepared)
     _check_place(analysis, prepared, faults, reading)
     faults.add(*faults_of(analysis))
     return prepared
@@ -194,6 +201,22 @@ def _require_space(store: Store) -> None:
             f"{folder}: {decimal(free)} are free, expected at least {decimal(_LEAST_FREE)}: free "
             "some space, or choose another place for the store"
         )
+
+
+def _check_dtype(prepared: Prepared) -> None:
+    """Raise InputError if the model's recurrent layers do not compute in the dtype of a pass."""
+    job, dtype = prepared.job, prepared.job.analysis.workers.dtype
+    settings = ((one.measure, prepared.settings[one.name]) for one in job.groups)
+    in_passes = {
+        measure.computed_in(setting, dtype)
+        for measure, setting in settings
+        if measure.passes(setting) and setting.model.without_attention
+    }
+    if dtype == "float32" or dtype not in in_passes:
+        return
+    trusted = job.analysis.trust_remote_code
+    folder = metadata_folder(listed_folder(job.architecture), code=trusted)
+    refuse_dtype(without_memory(folder, trusted), dtype)
 
 
 def _cache_limit(prepared: Prepared) -> Iterable[Fault]:

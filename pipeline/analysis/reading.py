@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from pipeline.analysis.parts import known_digest, remember_digest
 from pipeline.analysis.transient import TRANSIENT
-from pipeline.checkpoints.fetch import Copy, identity_of
+from pipeline.checkpoints.fetch import Copy
+from pipeline.checkpoints.fetch_facts import identity_of
 from pipeline.checkpoints.floats import NonFiniteError, non_finite, why_non_finite
 from pipeline.models.resident import Resident
 from pipeline.models.some_weights import SomeWeights, read_some

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
+from pipeline.analysis.job import Cell, Job, Plan, Prepared
 from pipeline.analysis.machine import machine_faults
-from pipeline.analysis.plan import Cell, Job, Plan, Prepared, plan, stored_references
+from pipeline.analysis.plan import plan, stored_references
 from pipeline.analysis.preflight import FaultsOf, prepare, survey_or_refuse
 from pipeline.analysis.summary import NON_FINITE, Summary
 from pipeline.analysis.survey import Survey

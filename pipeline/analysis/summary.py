@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.analysis.plan import Prepared
+from pipeline.analysis.alike import alike
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import LeftOut
 from pipeline.checkpoints.floats import NonFiniteError
@@ -24,7 +25,7 @@ class Summary:
     infinite because the model's are, with the variables. undefined: groups with variables that are
     NaN at every checkpoint, each with the reason. drawn_from: the token ids from which each random
     input draws, and the reason. inputs: how texts and data sets were cut into sequences, by input.
-    notes: see `pipeline.analysis.plan.Prepared`. not_sent: by
+    notes: see `pipeline.analysis.job.Prepared`. not_sent: by
     experiment tracker, why it did not receive the results. computing, idle: seconds in which the
     workers computed, and in which they waited because no checkpoint was loaded, summed over
     workers.
@@ -105,11 +106,14 @@ class Summary:
         return not (self.failed or self.not_finite or left_out or self.not_sent)
 
     def exceptions(self) -> list[str]:
-        """Return a line for each step that was left out or has numbers that are not finite."""
-        return [
-            *(f"step {step:,} is left out: {why}" for step, why in sorted(self.masked.items())),
-            *(f"not finite at step {at:,}: {what}" for at, what in sorted(self.not_finite.items())),
-        ]
+        """Return a line for each reason for which steps are left out or have non-finite numbers."""
+        masked = {at: f"step {at:,} is left out: {why}" for at, why in self.masked.items()}
+        wrong = {at: f"not finite at step {at:,}: {what}" for at, what in self.not_finite.items()}
+        return [*alike(masked), *alike(wrong)]
+
+    def failures(self) -> list[str]:
+        """Return a line for each reason for which steps failed."""
+        return alike(self.failed)
 
     def sentence(self) -> str:
         """Return the result in one line, with the steps that failed, were masked or not finite."""

@@ -11,26 +11,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.analysis.parts import DIGEST_OF
-from pipeline.analysis.plan import (
+from pipeline.analysis.inputs import load_input
+from pipeline.analysis.job import (
     Cell,
     Group,
     Job,
     Plan,
     fingerprint_parts,
-    load_input,
     reference_key,
     setting_of,
 )
+from pipeline.analysis.parts import DIGEST_OF
 from pipeline.analysis.reading import Loaded, Reader
 from pipeline.analysis.transient import OUT_OF_MEMORY, TRANSIENT
 from pipeline.checkpoints import Checkpoint
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
+from pipeline.engine.batches import activation_bytes
 from pipeline.engine.changes import run_changed
 from pipeline.engine.finite import caused_by_the_model, is_finite
-from pipeline.engine.forward import batch_bytes, run
+from pipeline.engine.forward import run
 from pipeline.engine.record import Record, merge
 from pipeline.errors import CheckpointError, first_line
 from pipeline.measures import apply
@@ -342,7 +343,7 @@ class Worker:
         """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
         workers = self.job.analysis.workers
-        memory = batch_bytes(workers.device, workers.memory) // (2 if halved else 1)
+        memory = activation_bytes(self._resident.device, workers.memory) // (2 if halved else 1)
         records = {
             one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
             for one in wanted

@@ -6,6 +6,7 @@ pickles that would run code, but neither compressed entries that are a thousand 
 the file, nor pickles that build millions of objects.
 """
 
+import os
 import pickletools
 import struct
 import zipfile
@@ -47,16 +48,25 @@ def refuse_unsound(stream: BinaryIO, size: int) -> None:
 
 
 def mentions(stream: BinaryIO, name: bytes) -> bool:
-    """Return whether the pickle of a file of torch.save holds a text; False if it is not sound."""
+    """Return whether the pickle of a file of torch.save holds a text; False if it is not sound.
+
+    Errors of the storage (OSError) pass.
+    """
     try:
         if stream.read(2) != b"PK":
             stream.seek(0)
             return name in stream.read(_SCANNED_FROM)
+        # First, since zipfile takes an error of reading the end for the end of another format.
+        _check_contents_size(stream, stream.seek(0, os.SEEK_END))
         with zipfile.ZipFile(stream) as archive:
             pickles = [one for one in archive.infolist() if one.filename.endswith("data.pkl")]
             small = [one for one in pickles if one.file_size <= _MOST_PICKLE]
             return any(name in archive.read(one) for one in small)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError,
+    except OSError as error:
+        if error.errno is not None:  # of the storage, which says nothing about the file
+            raise
+        return False
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError,
             struct.error, zlib.error):  # fmt: skip
         return False
 

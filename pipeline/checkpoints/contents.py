@@ -29,8 +29,16 @@ from pipeline.checkpoints.stored import Files, Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import is_whole, json_object, largest, parsed_json, reading, refuse_larger
 
-# Keys that differ between configs of equal models.
-_VOLATILE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+# Keys that differ between configs of equal models: how it was saved, and how far it was trained.
+_VOLATILE = frozenset(
+    {
+        "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
+        "step", "global_step", "train_step", "training_step", "checkpoint_step", "current_step",
+        "iteration", "iter", "iter_num", "epoch", "current_epoch", "tokens_seen",
+        "num_input_tokens_seen", "consumed_tokens", "consumed_samples", "consumed_train_samples",
+        "loss", "train_loss", "val_loss", "eval_loss", "best_val_loss", "saved_at", "timestamp",
+    }
+)  # fmt: skip
 
 # Keys whose numbers may be infinite: the bounds of time steps in the configs of Mamba 2.
 MAY_BE_INFINITE = ("time_step_limit",)

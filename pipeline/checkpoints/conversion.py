@@ -122,6 +122,8 @@ def _left_out(path: Path, files: Sequence[Path], run: _Run) -> Iterator[str]:
         yield f"left out, since another file of that step has their weights: {found_in(run.again)}"
     if beside := [one for saved in run.saved for one in saved.left_out]:
         yield f"left out, since their step is unknown: {found_in(beside)}"
+    if averages := [one for saved in run.saved for one in saved.averages]:
+        yield f"left out, since they are averages of the weights (EMA): {found_in(averages)}"
 
 
 def _write_all(draft: Path, run: _Run, given: Given, notes: list[str]) -> None:

@@ -179,9 +179,12 @@ def _may_hold_models(path: Path) -> bool:
 
 
 def _has_known_names(file: Path) -> bool:
-    """Return whether the tensors of a file have TransformerLens' names, without reading them."""
+    """Return whether the tensors of a file have TransformerLens' names, without reading them.
+
+    Errors of the storage (OSError) pass.
+    """
     try:
         with opened(file, InputError) as stream:
             return mentions(stream, b"embed.W_E")
-    except (InputError, OSError):
+    except InputError:  # no file with content of its own
         return False

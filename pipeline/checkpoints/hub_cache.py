@@ -1,15 +1,13 @@
 """Read repositories from the local cache of huggingface_hub, as another source than its requests.
 
-The cache has a folder for each repository (huggingface_hub, "Understand caching"): `refs/` holds a
-file for each branch or tag, with a commit in it; `snapshots/<commit>/` holds the files that were
-downloaded of a commit, as links to `blobs/`, where the name of a file is its git object's id or, of
-a file in git-lfs, its sha256. Only what was downloaded is there.
+`hugging_face_cache.py` has the layout of a repository's folder there.
 """
 
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -17,6 +15,13 @@ from huggingface_hub.file_download import repo_folder_name
 
 from pipeline.checkpoints.hub_address import GIT_ID, Address
 from pipeline.checkpoints.hub_rows import Ref, Row
+from pipeline.checkpoints.hugging_face_cache import (
+    commit_in,
+    ref_file,
+    ref_files,
+    snapshot_of,
+    snapshots_in,
+)
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import opened
 
@@ -40,7 +45,7 @@ def holds(address: Address) -> bool:
     """Return whether the cache holds the repository, or the commit if the address has one."""
     if address.is_commit:
         return _snapshot(address).is_dir()
-    return (folder_of(address) / "snapshots").is_dir()
+    return snapshots_in(folder_of(address)).is_dir()
 
 
 def refs(address: Address) -> list[Ref]:
@@ -54,12 +59,8 @@ def refs(address: Address) -> list[Ref]:
             f"{address}: is not in the local cache ({place}), and HF_HUB_OFFLINE is set: unset it, "
             f"or download the repository where the Hub can be reached (hf download {address.repo})"
         )
-    found = [
-        Ref(file.relative_to(place / "refs").as_posix(), _commit_in(file), is_branch=True)
-        for file in sorted((place / "refs").rglob("*"))
-        if file.is_file()
-    ]
-    return [ref for ref in found if (place / "snapshots" / ref.commit).is_dir()]
+    found = [Ref(name, _commit_in(file), is_branch=True) for name, file in ref_files(place).items()]
+    return [ref for ref in found if snapshot_of(place, ref.commit).is_dir()]
 
 
 def tree(commit: Address, folder: str, recursive: bool) -> list[Row]:
@@ -130,17 +131,14 @@ def _rows(place: Path, folder: Path, recursive: bool) -> Iterator[Row]:
 
 def _snapshot(commit: Address) -> Path:
     place = folder_of(commit)
-    return place / "snapshots" / (commit.ref or _commit_in(place / "refs" / "main"))
+    return snapshot_of(place, commit.ref or _commit_in(ref_file(place, "main")))
 
 
 def _commit_in(file: Path) -> str:
     """Return the commit that a ref's file names; one that does not exist if there is none."""
-    try:
-        with opened(file, InputError) as stream:
-            commit = stream.read(100).decode("ascii", errors="replace").strip()
-    except InputError:
-        return _NO_COMMIT
-    return commit if GIT_ID.fullmatch(commit) else _NO_COMMIT
+    with suppress(InputError):
+        return commit_in(file)
+    return _NO_COMMIT
 
 
 def _not_here(path: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.checkpoints.averages import notes_on_averages
 from pipeline.checkpoints.bases import with_bases
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
@@ -49,7 +50,7 @@ class Finished:
     """The finished checkpoints of a run, ordered by step, and the entries that are left out.
 
     run: the run's own folder, see `PlaceContents`. place: the storage that they are in, this
-    machine for a remote run that was converted. notes: sentences on what was assumed.
+    machine for a remote run that was converted. notes: sentences on what was assumed or not read.
     """
 
     found: Sequence[Found]
@@ -110,7 +111,8 @@ def finished(
     if not found:
         raise InputError(_nothing(uri, layout, left_out, inside.others))
     ordered = [found[step] for step in sorted(found)]
-    notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes)
+    of_averages = notes_on_averages(one.folder for one in ordered)
+    notes = (*inside.notes, *of_configs, *of_bases, *numbered.notes, *of_averages)
     return Finished(ordered, tuple(sorted(left_out)), inside.run, place, notes)
 
 

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints.archives import refuse_unsound
+from pipeline.checkpoints.averages import is_of_averages
+from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.inert import unpickling, values_of
 from pipeline.checkpoints.name_patterns import table_of
@@ -39,7 +41,7 @@ from pipeline.config import RunLayout
 from pipeline.errors import InputError
 from pipeline.outside import is_out_of_memory, opened, reading
 
-_ONE = ("model", "model_state_dict", "state_dict", "model_state")
+_ONE = (*STATE_DICTS, "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("model_args", "model_config", "config", "cfg")
 _STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
@@ -61,7 +63,7 @@ class Saved:
 
     train_pairs: the rows a * p + b of the table that were trained on, None if not listed.
     train_losses: the recorded loss (nats) on the train pairs, by step. left_out: other parts of the
-    file that may be checkpoints.
+    file that may be checkpoints. averages: those that are averages of the weights over steps.
     """
 
     states: tuple[State, ...]
@@ -69,6 +71,7 @@ class Saved:
     train_pairs: list[int] | None = None
     train_losses: dict[int, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    averages: tuple[str, ...] = ()
 
 
 def read_saved(file: Path, has_own_names: bool = False, layout: RunLayout | None = None) -> Saved:
@@ -95,7 +98,7 @@ def _saved(file: Path, content: Any, has_own_names: bool, named: int | str | Non
         states = tuple(replace(one, tensors=_known(one)) for one in states)
     return Saved(
         states, config, _train_pairs(file, content), _losses(content, states),
-        tuple(_left_out(file, content, states)),
+        tuple(_left_out(file, content, states)), tuple(_averages(file, content)),
     )  # fmt: skip
 
 
@@ -122,7 +125,7 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
         "embed.W_E, blocks.0.attn.W_O and the others of the grokking paper's code or of "
         f"TransformerLens: give the names of this model, `model: {names}` in the analysis, or, for "
         'a file of nanoGPT or another trainer, the names of the files, `names: "{step}.pt"`; see '
-        "docs/checkpoints.md"
+        "docs/file-formats.md"
     )
 
 
@@ -336,6 +339,12 @@ def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...])
         if isinstance(beside := content.get(name), Mapping) and not any(
             same_tensors(beside, state.tensors) for state in states
         ):
+            yield f"{file}: its {name!r}"
+
+
+def _averages(file: Path, content: Mapping[str, Any]) -> Iterator[str]:
+    for name, beside in content.items():
+        if isinstance(beside, Mapping) and is_of_averages(str(name)):
             yield f"{file}: its {name!r}"
 
 

@@ -24,6 +24,7 @@ from pipeline.checkpoints.inert import unpickling
 from pipeline.checkpoints.pickle_globals import globals_of
 from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
 from pipeline.checkpoints.shapes import refuse_inflated
+from pipeline.checkpoints.streams import PlacedStream
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import is_out_of_memory, opened
 
@@ -152,37 +153,19 @@ def named(file: str) -> Iterator[None]:
         raise CheckpointError(f"{file}: {first_line(error)}") from error
 
 
-class _Ranges(io.BufferedIOBase):
+class _Ranges(PlacedStream):
     """A stream of a file that is read by ranges, each of them once, in blocks."""
 
-    name, mode = "", "rb"  # which streams of files have
-
     def __init__(self, read: Read, size: int) -> None:
-        self._read, self._size, self._at = read, size, 0
+        super().__init__(size)
+        self._read = read
         self._blocks: dict[int, bytes] = {}
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, origin + offset)
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        stop = self._size if size is None or size < 0 else min(self._size, self._at + size)
-        first, last = self._at // _BLOCK, (stop - 1) // _BLOCK
+    def _read_at(self, start: int, count: int) -> bytes:
+        first, last = start // _BLOCK, (start + count - 1) // _BLOCK
         self._request(first, last)
         content = b"".join(self._blocks[number] for number in range(first, last + 1))
-        found = content[self._at - first * _BLOCK : stop - first * _BLOCK]
-        self._at += len(found)
-        return found
+        return content[start - first * _BLOCK : start + count - first * _BLOCK]
 
     def _request(self, first: int, last: int) -> None:
         """Request the blocks that are absent, neighbours at once."""

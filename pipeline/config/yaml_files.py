@@ -6,9 +6,7 @@ booleans, a word, 15, 90 and a date.)
 """
 
 import math
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
 from pipeline.errors import InputError
+from pipeline.outside import content_of
 
 MOST_BYTES = 200_000
 MOST_DEPTH = 40
@@ -195,21 +194,10 @@ def _dumped(content: Any, flow: bool) -> str:
 
 def _text_of(path: Path) -> str:
     """Return the text of a regular UTF-8 file of limited size. Raises InputError."""
-    if "\0" in str(path):
-        raise InputError(f"{str(path)!r}: is no path: give a YAML file")
     try:
-        with open(path, "rb", opener=_open_at_once) as stream:
-            about = os.fstat(stream.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise InputError(f"{path}: is no regular file: give a YAML file")
-            content = stream.read(MOST_BYTES + 1)
+        content = content_of(path, InputError, MOST_BYTES, remedy="give a YAML file of settings")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): give a YAML file") from error
-    if len(content) > MOST_BYTES:
-        raise InputError(
-            f"{path}: has {about.st_size:,} bytes, expected at most {MOST_BYTES:,}: give a YAML "
-            "file of settings"
-        )
+        raise InputError(f"{path}: cannot be read ({error.strerror}): try again") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -217,11 +205,6 @@ def _text_of(path: Path) -> str:
         raise InputError(
             f"{path} at line {line}: is not valid YAML (it is no UTF-8 text): save it as UTF-8"
         ) from None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting, as for someone who writes to a named pipe."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _refuse_duplicates(root: Node) -> None:

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.engine.forward import Resumed, batch_size, run
+from pipeline.engine.batches import batch_size
+from pipeline.engine.forward import Resumed, run
 from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.partial_reads import Part
 from pipeline.engine.record import HeadChange, OutputOn, Pass, ReadFrom, Record

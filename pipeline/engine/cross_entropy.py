@@ -21,10 +21,11 @@ from torch import Tensor
 
 from pipeline.engine.kernels import capped
 from pipeline.engine.products import linear
+from pipeline.engine.threads import in_threads
 
 # Tokens and vocabulary entries of one tile, by kind of device. Fixed rather than tuned to the
 # machine, because the order of summation, and with it the last digits of a loss, follows from them.
-TILES = {"cpu": (1024, 1048), "cuda": (4096, 8384)}
+TILES = {"cpu": (512, 1048), "cuda": (4096, 8384)}
 
 # Logits whose shift may be left out, in units of log 2: float32 holds 2^-126 to 2^127.
 _SMALL = 60.0
@@ -54,11 +55,12 @@ def token_losses(
 ) -> Float[Tensor, " token"]:
     """Return -log softmax(logits)[target] of every token, in nats, in float32 or wider."""
     n_tokens, n_entries = TILES["cuda" if h.device.type == "cuda" else "cpu"]
-    losses = [
-        _losses(_Logits(h_part, unembedding, n_entries), targets_part)
-        for h_part, targets_part in zip(h.split(n_tokens), targets.split(n_tokens), strict=True)
-    ]
-    return torch.cat(losses)
+    parts = list(zip(h.split(n_tokens), targets.split(n_tokens), strict=True))
+    return torch.cat(
+        in_threads(
+            lambda part: _losses(_Logits(part[0], unembedding, n_entries), part[1]), parts, h.device
+        )
+    )
 
 
 def _losses(logits: "_Logits", targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:

@@ -6,10 +6,9 @@ input of its blocks, and at its unembedding, whose input is turned into losses t
 """
 
 import inspect
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.engine import attention, products
-from pipeline.engine.activations import numbers_per_token
 from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.batches import batch_size, batches_of
 from pipeline.engine.causality import refuse_padding_before, refuse_reading_ahead
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
@@ -29,7 +28,9 @@ from pipeline.engine.pairs import resolve
 from pipeline.engine.partial_reads import marked
 from pipeline.engine.record import Pass, Record
 from pipeline.engine.recorder import Recorder, blank
+from pipeline.engine.replicas import Replicas
 from pipeline.engine.streams import Stream, started_at, watched_stream, wide
+from pipeline.engine.threads import in_threads, threads_on
 from pipeline.engine.unembedding import logit_transform, replaced_unembedding, unembedding_of
 from pipeline.errors import InputError
 from pipeline.inputs import Input
@@ -39,10 +40,6 @@ from pipeline.models.resident import Resident
 
 # Part of every fingerprint: raise it whenever a change here moves stored numbers beyond rounding.
 ENGINE_VERSION = 2
-
-# Bytes of activations of one batch: enough tokens to keep the products busy, few enough to stay
-# in the cache. Less where the caller's memory is less.
-_BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,11 @@ def run(
 ) -> Record:
     """Run one forward pass of the resident's current weights on `input`; return its record.
 
-    Sequences are split into batches by a fixed rule on shapes, so that at most about `memory_bytes`
-    of activations exist at a time. `input.arrays["attention_mask"]` [sequence, position], if given,
-    marks padding with 0: entries of padding are NaN in the record. The whole table of a one-layer
-    organism is computed by `models/table_forward.py` where the request allows it.
+    Sequences are split into batches by a fixed rule on shapes and threads, so that at most about
+    `memory_bytes` of activations exist at a time. `input.arrays["attention_mask"]` [sequence,
+    position], if given, marks padding with 0: entries of padding are NaN in the record. The whole
+    table of a one-layer organism is computed by `models/table_forward.py` where the request allows
+    it.
 
     Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
     exactly.
@@ -93,37 +91,16 @@ def run(
             refuse_padding_before(input)
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
+    threads = threads_on(module.device)
+    batches = batches_of(len(input.tokens), most, together, threads)
+    replicas = Replicas(module, min(threads, len(batches)))
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
-    with torch.inference_mode():
-        for sequences in _even_batches(len(input.tokens), most, together):
-            job.compute(sequences)
-    return job.record()
 
+    def compute(sequences: slice) -> _Part:
+        with torch.inference_mode(), replicas.borrowed() as own:
+            return job.compute(own, sequences)
 
-def _even_batches(n: int, most: int, together: int) -> Iterator[slice]:
-    """Yield the fewest batches of at most `most` rows, in multiples of `together`, evenly sized.
-
-    Even sizes, because matrix products over a small last batch are slow.
-    """
-    groups = n // together
-    # The inner quotient is the number of batches, the outer one their even size.
-    size = math.ceil(groups / math.ceil(groups / max(1, most // together))) * together
-    for first in range(0, n, size):
-        yield slice(first, min(first + size, n))
-
-
-def batch_size(
-    facts: ModelFacts, module: PreTrainedModel, length: int, memory_bytes: int | None
-) -> int:
-    """Return the sequences per batch, from shapes, dtype and kind of device alone; at least one."""
-    bytes_ = numbers_per_token(facts, module, length) * length * module.dtype.itemsize
-    return max(1, batch_bytes(module.device.type, memory_bytes) // bytes_)
-
-
-def batch_bytes(device: str, memory_bytes: int | None) -> int:
-    """Return the bytes of activations of one batch, of which the caller allows `memory_bytes`."""
-    usual = _BATCH_BYTES["cuda" if device == "cuda" else "cpu"]
-    return min(usual, memory_bytes or usual)
+    return job.record(in_threads(compute, batches, module.device))
 
 
 @dataclass(frozen=True)
@@ -154,8 +131,16 @@ def _set_up(module: PreTrainedModel) -> _Traits:
     return _TRAITS[module]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one batch adds to a record, beside the tensors that batches fill in."""
+
+    head_outputs: Mapping[int, list[Float[Tensor, "batch position head d_value"]]]
+    streams: Mapping[int, list[Stream]]
+
+
 class _Job:
-    """One pass under way: its record, filled batch by batch."""
+    """One pass under way: its record, filled by batches, of which several may run at a time."""
 
     def __init__(
         self,
@@ -166,8 +151,8 @@ class _Job:
         pass_: Pass,
         resumed: Resumed | None,
     ) -> None:
-        self.resumed, self.head_outputs = resumed, pass_.head_outputs
-        self.module, self.traits, self.facts, self.input = module, traits, facts, input
+        self.resumed, self.pass_ = resumed, pass_
+        self.dtype, self.traits, self.facts, self.input = module.dtype, traits, facts, input
         self.unembedding = unembedding_of(module, traits.scale, traits.softcap)
         sequences, length = input.tokens.shape
         self.tokens = torch.from_numpy(input.tokens)
@@ -178,7 +163,6 @@ class _Job:
         self.recorder = Recorder(
             pairs={r: resolve(r, input.tokens) for r in pass_.attention},
             attention=blank(pass_.attention, shape, dtype),
-            head_outputs={k: [] for k in pass_.head_outputs if k in facts.attention_layers},
             first_layer=resumed.layer if resumed else 0,
             edit=resumed.edit if resumed else None,
             tokens=marked(self.tokens, padding),
@@ -189,23 +173,34 @@ class _Job:
         self.logits = {
             p: torch.empty(sequences, facts.vocabulary, dtype=dtype) for p in pass_.logit_positions
         }
-        self.streams: dict[int, list[Stream]] = {layer: [] for layer in pass_.hidden_states}
 
-    def compute(self, sequences: slice) -> None:
-        """Run the model on some of the sequences and fill in their part of the record."""
-        tokens = self.tokens[sequences].to(self.module.device)
-        self.recorder.sequences = sequences
-        hidden = self._hidden(tokens, sequences)
+    def compute(self, module: PreTrainedModel, sequences: slice) -> _Part:
+        """Run a replica of the model on some of the sequences and fill in their part of the record.
+
+        Return what cannot be filled in, since its shape follows from the model's own code.
+        """
+        tokens = self.tokens[sequences].to(module.device)
+        layers = [k for k in self.pass_.head_outputs if k in self.facts.attention_layers]
+        part = _Part({k: [] for k in layers}, {k: [] for k in self.pass_.hidden_states})
+        hidden = self._hidden(module, tokens, sequences, part)
         if self.loss is not None:
             h, targets = hidden[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
             losses = token_losses(h, targets, self.unembedding)
             self.loss[sequences] = losses.view(len(tokens), -1).to("cpu")
         for position, logits in self.logits.items():
             logits[sequences] = self.unembedding.logits(hidden[:, position]).to("cpu")
+        return part
 
-    def _hidden(self, tokens: Int[Tensor, "batch position"], sequences: slice) -> Stream:
+    def _hidden(
+        self,
+        module: PreTrainedModel,
+        tokens: Int[Tensor, "batch position"],
+        sequences: slice,
+        part: _Part,
+    ) -> Stream:
         """Run the model; return the input of its unembedding."""
-        arguments = {"input_ids": tokens, "use_cache": False, **self._padding(sequences)}
+        recorder = replace(self.recorder, sequences=sequences, head_outputs=part.head_outputs)
+        arguments = {"input_ids": tokens, "use_cache": False, **self._padding(module, sequences)}
         taken: list[Stream] = []
 
         def take(h: Stream) -> Float[Tensor, "batch position 1"]:
@@ -213,45 +208,50 @@ class _Job:
             return h.new_zeros(*h.shape[:-1], 1)  # a vocabulary of one: nothing reads these logits
 
         with ExitStack() as stack:
-            stack.enter_context(replaced_unembedding(self.module, take))
+            stack.enter_context(replaced_unembedding(module, take))
             # Before streams are watched, because it may run the model on a token of its own.
             if self.resumed is not None:
-                stack.enter_context(self._started(self.resumed, sequences))
-            stack.enter_context(watched_stream(self.module, self.facts.n_layers, self.streams))
-            stack.enter_context(attention.recording(self.recorder, self.facts.attention_layers))
-            if self.facts.attention_layers and not uses_interface(self.module):
-                stack.enter_context(hooked(self.module, self.facts.n_heads))
-                arguments["output_attentions"] = bool(self.recorder.pairs)
-            self.module(**arguments)
+                stack.enter_context(self._started(module, self.resumed, sequences))
+            stack.enter_context(watched_stream(module, self.facts.n_layers, part.streams))
+            stack.enter_context(attention.recording(recorder, self.facts.attention_layers))
+            if self.facts.attention_layers and not uses_interface(module):
+                stack.enter_context(hooked(module, self.facts.n_heads))
+                arguments["output_attentions"] = bool(recorder.pairs)
+            module(**arguments)
         return taken[0]
 
-    def _started(self, resumed: Resumed, rows: slice) -> AbstractContextManager[None]:
+    def _started(
+        self, module: PreTrainedModel, resumed: Resumed, rows: slice
+    ) -> AbstractContextManager[None]:
         stream, n = resumed.stream, resumed.copies
         if stream is not None:
-            of_rows = stream[rows.start // n : rows.stop // n].to(self.module.device)
-            stream = of_rows.to(self.module.dtype).repeat_interleave(n, dim=0)
-        return started_at(self.module, self.facts.n_layers, resumed.layer, stream)
+            of_rows = stream[rows.start // n : rows.stop // n].to(module.device)
+            stream = of_rows.to(module.dtype).repeat_interleave(n, dim=0)
+        return started_at(module, self.facts.n_layers, resumed.layer, stream)
 
-    def _padding(self, sequences: slice) -> dict[str, Any]:
+    def _padding(self, module: PreTrainedModel, sequences: slice) -> dict[str, Any]:
         """Return the arguments for a padded batch; positions count from the first real token."""
         if self.seen is None:
             return {}
-        seen = self.seen[sequences].to(self.module.device)
+        seen = self.seen[sequences].to(module.device)
         arguments = {"attention_mask": seen.long()}
         if self.traits.takes_positions:
             # Models would otherwise number padding too; their outputs for it are never read.
             arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
         return arguments
 
-    def _head_outputs(self) -> dict[int, Float[Tensor, "sequence position head d_value"]]:
+    def _head_outputs(
+        self, parts: Sequence[_Part]
+    ) -> dict[int, Float[Tensor, "sequence position head d_value"]]:
         """Return the recorded outputs; NaN, without memory of its own, in layers without heads."""
-        blank = torch.tensor(torch.nan, dtype=wide(self.module.dtype))
+        blank = torch.tensor(torch.nan, dtype=wide(self.dtype))
         shape = (*self.tokens.shape, self.facts.n_heads, self.facts.d_head)
-        silent = [k for k in self.head_outputs if k in self.facts.without_attention]
-        return {k: blank.expand(shape) for k in silent} | _joined(self.recorder.head_outputs)
+        silent = [k for k in self.pass_.head_outputs if k in self.facts.without_attention]
+        recorded = _joined([part.head_outputs for part in parts])
+        return {k: blank.expand(shape) for k in silent} | recorded
 
-    def record(self) -> Record:
-        """Return the finished record."""
+    def record(self, parts: Sequence[_Part]) -> Record:
+        """Return the finished record, with the parts of all batches in order."""
         if self.loss is not None and self.seen is not None:
             unseen = ~(self.seen[:, :-1] & self.seen[:, 1:])
             self.loss.masked_fill_(unseen, torch.nan)
@@ -260,15 +260,15 @@ class _Job:
             self.loss,
             self.recorder.attention,
             self.logits,
-            head_outputs=self._head_outputs(),
-            hidden_states=_joined(self.streams),
+            head_outputs=self._head_outputs(parts),
+            hidden_states=_joined([part.streams for part in parts]),
         )
 
 
 def _joined(
-    batches: Mapping[int, list[Float[Tensor, "_ position *rest"]]],
+    batches: Sequence[Mapping[int, list[Float[Tensor, "_ position *rest"]]]],
 ) -> dict[int, Float[Tensor, "sequence position *rest"]]:
-    return {layer: torch.cat(parts) for layer, parts in batches.items()}
+    return {layer: torch.cat([one for of in batches for one in of[layer]]) for layer in batches[0]}
 
 
 def _seen(input: Input) -> Bool[Tensor, "sequence position"] | None:

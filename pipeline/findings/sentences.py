@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import xarray as xr
 
-from pipeline.aggregate.head_layers import of_heads_alone
+from pipeline.aggregate.head_layers import of_headless_model, of_heads_alone
 from pipeline.aggregate.sequence_intervals import scan_losses
 from pipeline.findings.changes import dated
 from pipeline.findings.gaps import gaps_in
@@ -32,6 +32,7 @@ from pipeline.query import open_run
 
 _NAMED = 6  # groups and variables that are named; more are counted
 _REASONS = 3  # reasons for leaving out steps that are named
+_NO_HEADS = "The model has no attention heads, so that none can have formed."
 
 Sentences = Iterator[str]
 
@@ -105,7 +106,7 @@ def _heads(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
     """Yield the sentences about every group of head scores, by the threshold of the labels."""
     for name, scores in groups.get("head_scores", {}).items():
         if without_heads(scores):
-            yield "The model has no attention heads, so that none can have formed."
+            yield _NO_HEADS
         else:
             yield from _on_input(name, head_findings(heads_of(groups, name)))
 
@@ -131,7 +132,10 @@ def without_heads(scores: xr.Dataset) -> bool:
 
 def _missing(groups: dict[str, dict[str, xr.Dataset]]) -> Sentences:
     if "token_loss" in groups and "head_scores" not in groups:
-        yield "Head scores are not in the store: it is unknown whether induction heads formed."
+        if any(map(of_headless_model, groups["token_loss"].values())):
+            yield _NO_HEADS
+        else:
+            yield "Head scores are not in the store: it is unknown whether induction heads formed."
     if "head_scores" in groups and "token_loss" not in groups:
         yield "Token losses are not in the store: it is unknown whether the loss changed then."
 

@@ -4,6 +4,8 @@ The kind of the input is checked, variables whose assumptions a model does not m
 error in a file of the user's own is reported with its line.
 """
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.errors import InputError, first_line
@@ -62,9 +64,16 @@ def why_undefined(measure: Measure, setting: Setting) -> str:
     return "; ".join(filter(None, [*said, measure.why_undefined(setting)]))
 
 
-def layers_without_heads(measure: Measure, model: ModelFacts) -> tuple[int, ...]:
-    """Return the layers in which a measure's numbers of heads are NaN, for lack of heads there."""
-    return model.without_attention if any(map(_has_heads, measure.variables)) else ()
+def absent_heads(measure: Measure, model: ModelFacts) -> dict[str, Any]:
+    """Return what a group's attributes say of layers without attention heads.
+
+    `attention_heads` is 0 where no layer has any. `layers_without_heads` lists the layers in which
+    the measure's numbers of heads are NaN, for lack of heads there.
+    """
+    if not model.attention_layers:
+        return {"attention_heads": 0}
+    silent = model.without_attention if any(map(_has_heads, measure.variables)) else ()
+    return {"layers_without_heads": list(silent)} if silent else {}
 
 
 def unmet(measure: Measure, model: ModelFacts) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
+from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.pickle_globals import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
@@ -25,8 +26,7 @@ from pipeline.outside import is_out_of_memory
 
 Weights = Mapping[str, Tensor]
 
-# Names under which training code saves the weights beside its other states.
-_STATE_DICTS = ("state_dict", "model_state_dict", "model", "module")
+_STATE_DICTS = (*STATE_DICTS, "module")  # the last one is DeepSpeed's
 
 
 class ModelWeights(dict[str, Tensor]):

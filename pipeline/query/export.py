@@ -22,6 +22,7 @@ from pipeline.progress import Progress
 from pipeline.query.run import open_run
 from pipeline.store.fingerprint import plain_json
 from pipeline.store.objects import Objects, access
+from pipeline.store.trainer_log import FOLDER as TRAINER_LOG
 from pipeline.store.trajectories import blocks, consolidate
 from pipeline.writing import whole_file, whole_folder
 
@@ -32,13 +33,17 @@ _AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Exported:
-    """Summary of an export: its target, and the groups, variables and bytes of numbers in it."""
+    """Summary of an export: its target, and the groups, variables and bytes of numbers in it.
+
+    left_out: sentences on what the store holds and the copy does not.
+    """
 
     target: str
     format: str
     groups: int
     variables: int
     bytes: int
+    left_out: tuple[str, ...] = ()
 
 
 def export(
@@ -73,7 +78,16 @@ def export(
         len(groups),
         sum(len(dataset.data_vars) for dataset in groups.values()),
         sum(dataset.nbytes for dataset in groups.values()),
+        tuple(_left_out(Objects(str(uri)))),
     )
+
+
+def _left_out(store: Objects) -> Iterator[str]:
+    if store.first(f"{TRAINER_LOG}/") is not None:
+        yield (
+            f"{store.uri}: the Trainer's log is not copied: `ontogeny query {store.uri} "
+            f"{TRAINER_LOG}/loss` prints it"
+        )
 
 
 def _check_free(target: Objects, store: Objects) -> None:

@@ -279,7 +279,7 @@ FAILED: set[int] = set()  # checkpoints that have had their one failure
 
 
 def _plan(count: int) -> Any:
-    from pipeline.analysis.plan import Cell, Plan
+    from pipeline.analysis.job import Cell, Plan
     from pipeline.checkpoints import Checkpoint
 
     cells = [Cell(Checkpoint(step, f"simulated/{step}"), {}, {}) for step in range(count)]
@@ -287,7 +287,7 @@ def _plan(count: int) -> Any:
 
 
 def _job(count: int) -> Any:
-    from pipeline.analysis.plan import Job
+    from pipeline.analysis.job import Job
     from pipeline.config import Analysis
 
     analysis = {

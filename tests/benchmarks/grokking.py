@@ -21,7 +21,8 @@ from typing import cast
 
 import torch
 
-from pipeline.analysis.plan import Prepared, plan
+from pipeline.analysis.job import Prepared
+from pipeline.analysis.plan import plan
 from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker

@@ -14,7 +14,7 @@ import flows.analyze
 from flows.cli import app
 from flows.dispatch import Pool
 from flows.workers import start_workers
-from pipeline.analysis.plan import Prepared
+from pipeline.analysis.job import Prepared
 from pipeline.analysis.worker import Worker
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from flows.cli import app
 from flows.doctor import cluster, run_checks
+from flows.doctor.services import _room
 
 MakeAnalysis = Callable[..., Any]
 
@@ -138,6 +139,13 @@ def test_room_for_the_workers_is_looked_for(make_analysis: MakeAnalysis) -> None
     ok, message = check_of("Ray", make_analysis(workers=workers))
     assert not ok
     assert "3 workers ask for 3 CPUs and 300 GPUs" in message
+
+
+def test_a_cluster_without_a_living_node_has_no_room() -> None:
+    none = _room(None, cluster.Resources(0, 0, 0), "10.0.0.1:6379 answers", local=False)
+    assert not none.ok and "with 0 nodes" in none.message and "no node is alive" in none.message
+    one = _room(None, cluster.Resources(1, 2, 0), "10.0.0.1:6379 answers", local=False)
+    assert one.ok and "with 1 node, 2 CPUs" in one.message
 
 
 @pytest.mark.usefixtures("no_servers")

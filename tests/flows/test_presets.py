@@ -112,7 +112,7 @@ def test_facts_have_sources_and_faults_have_members() -> None:
 
 
 def test_the_table_in_the_docs_is_made_from_the_suites() -> None:
-    assert table(suites()) in (ROOT / "docs/checkpoints.md").read_text()
+    assert table(suites()) in (ROOT / "docs/hub.md").read_text()
 
 
 def test_presets_are_listed_described_and_written_as_json() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import flows.workers
 from flows.workers import start_workers
-from pipeline.analysis.plan import Group, Job
+from pipeline.analysis.job import Group, Job
 from pipeline.checkpoints import Checkpoint
 from pipeline.config import GroupOptions
 from pipeline.errors import InputError

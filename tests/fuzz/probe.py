@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline import InputError, analyze, audit, list_run, load_analysis, open_run
-from pipeline.analysis.plan import resolve
+from pipeline.analysis.examination import resolve
 from pipeline.analysis.survey import survey
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder

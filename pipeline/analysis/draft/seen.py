@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.analysis.examination import examine
 from pipeline.analysis.faults import Faults
 from pipeline.analysis.machine import gpus_here
-from pipeline.analysis.plan import examine
 from pipeline.analysis.survey import Survey, survey
 from pipeline.checkpoints.files import RUN_FILE
 from pipeline.checkpoints.foreign import table_facts

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pipeline.analysis.draft.entries import Draft
 from pipeline.analysis.faults import Fault, RefusedError
-from pipeline.analysis.plan import Group, Prepared
+from pipeline.analysis.job import Group, Prepared
 from pipeline.analysis.preflight import Preflight, preflight
 from pipeline.config import Analysis
 from pipeline.measures import apply, measure_class

@@ -1,6 +1,5 @@
 """Have torch.distributed.checkpoint read tensors, by metadata that was checked before."""
 
-import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.formats.dcp_metadata import SavedTensors
+from pipeline.checkpoints.streams import PlacedStream
 from pipeline.errors import CheckpointError, first_line
 from pipeline.outside import is_out_of_memory
 
@@ -58,39 +58,16 @@ def _unread(metadata: Metadata, name: str) -> Tensor:
     return torch.full(described.size, math.nan if dtype.is_floating_point else 0, dtype=dtype)
 
 
-class _Section(io.BufferedIOBase):
+class _Section(PlacedStream):
     """A part of a stream, as a stream. torch's own view of it cannot be sought from its end."""
 
-    name, mode = "", "rb"  # which streams of files have
-
     def __init__(self, stream: IO[bytes], start: int, length: int) -> None:
-        self._stream, self._start, self._length, self._at = stream, start, length, 0
+        super().__init__(length)
+        self._stream, self._start = stream, start
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position in the section."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position of the section, and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """Return the next bytes, at most to the section's end."""
-        left = max(0, self._length - self._at)
-        self._stream.seek(self._start + self._at)
-        found = self._stream.read(left if size is None or size < 0 else min(left, size))
-        self._at += len(found)
-        return found
+    def _read_at(self, start: int, count: int) -> bytes:
+        self._stream.seek(self._start + start)
+        return self._stream.read(count)
 
 
 class _Files(FileSystem):

@@ -17,19 +17,20 @@ from pipeline.checkpoints.pth_names import found_in
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEYS = ("state_dict", "model_state_dict", "model")
+# Names under which training code saves the weights beside its other states.
+STATE_DICTS = ("state_dict", "model_state_dict", "model")
 
 
 def matches(content: Any) -> bool:
     """Return whether there is a state dict in the content, under one name."""
     if not isinstance(content, Mapping):
         return False
-    return sum(is_state(content.get(key)) for key in KEYS) == 1 or is_state(content)
+    return sum(is_state(content.get(key)) for key in STATE_DICTS) == 1 or is_state(content)
 
 
 def config(content: Mapping[str, Any], beside: Mapping[str, bytes]) -> dict[str, Any]:
     """Raise ValueError: nothing in such a file says which model it is of."""
-    names = list(next((content[key] for key in KEYS if is_state(content.get(key))), content))
+    names = list(state(content))
     table = table_of([str(name) for name in names])
     known = f" ({table} has them)" if table else ""
     raise ValueError(
@@ -42,7 +43,8 @@ def config(content: Mapping[str, Any], beside: Mapping[str, bytes]) -> dict[str,
 
 def state(content: Mapping[str, Any]) -> dict[str, "Tensor"]:
     """Return the weights by the names in the file."""
-    return dict(next((content[key] for key in KEYS if is_state(content.get(key))), content))
+    found = (content[key] for key in STATE_DICTS if is_state(content.get(key)))
+    return dict(next(found, content))
 
 
 def tensors(state: Mapping[str, "Tensor"], config: Mapping[str, Any]) -> dict[str, "Tensor"]:

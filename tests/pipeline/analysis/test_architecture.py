@@ -1,6 +1,7 @@
 """A config.json that is missing, truncated or another model's fails its own checkpoint only."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,20 @@ def test_what_changes_no_forward_pass_stops_nothing(changes: Any, tmp_path: Path
     assert not dry_run(analysis(tmp_path / "run")).failed
     assert not analyze(analysis(tmp_path / "run")).failed
     assert stored(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+
+
+def test_configs_that_state_their_own_step_are_of_one_model(tmp_path: Path) -> None:
+    expected = make(tmp_path / "run", (1, 2, 3))
+    for step in (1, 2, 3):
+        progress = {"global_step": step, "epoch": step / 3, "tokens_seen": step * 512}
+        edited(step, **progress)(tmp_path / "run")
+    assert not audit(str(tmp_path / "run")).faults
+    assert not analyze(analysis(tmp_path / "run")).failed
+    assert stored(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+    # The store knows the run by its config, also where the first checkpoint is gone.
+    shutil.rmtree(tmp_path / "run/step-1")
+    summary = analyze(analysis(tmp_path / "run"))
+    assert (summary.failed, summary.computed, summary.complete) == ({}, [], 2)
 
 
 ROPE = {"rope_theta": 500000.0, "rope_type": "default"}

@@ -69,7 +69,7 @@ def test_the_unmet_assumption_is_part_of_what_determines_a_row(tmp_path, monkeyp
     store = analyzed(tmp_path, config_of("opt"), "copying", "repeat_loss")[1]
     assert np.isfinite(stored(open_run(store), "copying/ov_copying")).all()
     monkeypatch.setattr(
-        "pipeline.analysis.plan.unmet_assumptions", lambda *_: {"stream": "it is torn"}
+        "pipeline.analysis.examination.unmet_assumptions", lambda *_: {"stream": "it is torn"}
     )
     summary, store = analyzed(tmp_path, config_of("opt"), "copying", "repeat_loss")
     assert summary.computed == [1]

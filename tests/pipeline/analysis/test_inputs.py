@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.analysis.inputs import make_input
-from pipeline.analysis.plan import load_input, save_input
+from pipeline.analysis.inputs import load_input, make_input, save_input
 from pipeline.config import ArrayInput, InputSpec, RepeatedInput, TableInput
 from pipeline.errors import InputError
 from pipeline.inputs import Input

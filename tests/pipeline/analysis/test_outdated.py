@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import Analysis, analyze
+from pipeline.analysis.examination import resolve
 from pipeline.analysis.outdated import outdated
-from pipeline.analysis.plan import resolve
 from pipeline.analysis.survey import survey
 from pipeline.measures.weight_norm import WeightNorm
 from tests.pipeline.analysis.test_run import analysis

@@ -22,6 +22,8 @@ from pipeline.analysis.faults import RefusedError
 from pipeline.auditing import audit
 from pipeline.config import load_analysis
 from pipeline.findings.sentences import by_measure, findings
+from pipeline.models.architecture import without_memory
+from pipeline.models.forward_dtype import refuse_dtype
 from pipeline.report.site.heads import heads_in
 from pipeline.report.site.run_data import Run
 from pipeline.report.site.scores import scores_of
@@ -81,6 +83,9 @@ def test_a_run_is_audited_estimated_and_computed(family: str, save: Save) -> Non
         squares = sum(float(w.double().square().sum()) for w in model.parameters())
         norm = float(stored["weight_norm"].sum_of_squares.sel(step=step))
         assert norm == pytest.approx(squares, rel=1e-6)
+    said = " ".join(findings(given.store))
+    assert ("has no attention heads, so that none can have formed" in said) == (family == "mamba")
+    assert ("it is unknown whether induction heads formed" in said) == (family == "nemotron_h")
 
 
 def test_measures_of_heads_are_refused_before_anything_is_computed(save: Save) -> None:
@@ -94,6 +99,26 @@ def test_measures_of_heads_are_refused_before_anything_is_computed(save: Save) -
         ) in str(refused.value)
     assert not Path(given.store).exists()
     assert [fault.about for fault in dry_run(given).faults] == [f"measures.{n}" for n in HEADS]
+
+
+def test_a_dtype_in_which_a_model_does_not_compute_is_refused(save: Save) -> None:
+    given = analysis(save("xlstm"), **LOSSES)
+    half = {"workers": given.workers.model_copy(update={"dtype": "bfloat16"})}
+    halved = given.model_copy(update=half)
+    with pytest.raises(RefusedError, match="xLSTMForCausalLM computes in float32, but not in bfl"):
+        analyze(halved)
+    assert not Path(given.store).exists()
+    (fault,) = dry_run(halved).faults
+    assert fault.about == "workers" and "set `workers: {dtype: float32}`" in fault.message
+    no_pass = halved.model_copy(update={"measures": analysis(save("xlstm"), **WEIGHTS).measures})
+    assert analyze(no_pass).failed == {} and analyze(given).failed == {}
+
+
+@pytest.mark.parametrize("family", ["mamba", "rwkv", "bamba", "granitemoehybrid"])
+def test_models_that_compute_in_bfloat16_are_not_refused(family: str) -> None:
+    with torch.inference_mode():
+        plain_model(config_of(family)).to(torch.bfloat16)(torch.arange(3, 35)[None])
+    refuse_dtype(without_memory(config_of(family)), "bfloat16")
 
 
 def test_layers_without_heads_are_no_heads_in_findings_and_report(save: Save) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pipeline.checkpoints import Checkpoint, list_checkpoints
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.checkpoints.fetch import Copies
+from pipeline.checkpoints.fetch_room import Room
 from pipeline.checkpoints.places import place_of
 from pipeline.errors import CheckpointError
 from pipeline.models.weights import read_weights
@@ -158,9 +159,9 @@ def test_what_a_killed_worker_left_is_removed_and_a_living_ones_is_not(remote):
 
 
 def test_copies_that_an_ended_thread_made_are_not_removed_by_the_next(remote):
-    first = Copies()
+    first = Room(1, None, None)
     made = []
-    thread = threading.Thread(target=lambda: made.append(first.make_room(1, "hf://")))
+    thread = threading.Thread(target=lambda: made.append(first.folder_for(1, "hf://")))
     thread.start()
     thread.join()
     with Copies().of(remote[0]) as copy:

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import Analysis, analyze, audit, open_run
 from pipeline.analysis.estimate import dry_run
-from pipeline.analysis.plan import load_input
+from pipeline.analysis.inputs import load_input
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.foreign import conversion_notes, ordinary_run
 from pipeline.checkpoints.pickled import read_saved

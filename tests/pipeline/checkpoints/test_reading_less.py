@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from pipeline import Analysis, Summary, analyze, open_run
 from pipeline.analysis.estimate import dry_run
-from pipeline.analysis.plan import Plan, plan
+from pipeline.analysis.job import Plan
+from pipeline.analysis.plan import plan
 from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker

@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 
 from pipeline.engine import forward
+from pipeline.engine.batches import batch_size
 from pipeline.engine.record import (
     HeadChange,
     KeyMap,
@@ -84,32 +85,15 @@ class TestBatches:
     def test_less_memory_means_smaller_batches_and_at_least_one_sequence(self) -> None:
         model = resident()
         sizes = [
-            forward.batch_size(model.facts, model.module, 20, memory)
+            batch_size(model.facts, model.module, 20, memory)
             for memory in (None, 1 << 24, 1 << 18, 1 << 16, 1)
         ]
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 1 < sizes[2] < sizes[0]
 
-    @pytest.mark.parametrize(
-        ("n", "most", "together", "sizes"),
-        [
-            (4, 3, 1, [2, 2]),
-            (7, 3, 1, [3, 3, 1]),
-            (5, 9, 1, [5]),
-            (12, 7, 3, [6, 6]),
-            (12, 1, 3, [3, 3, 3, 3]),
-        ],
-    )
-    def test_batches_are_as_even_as_they_can_be(
-        self, n: int, most: int, together: int, sizes: list[int]
-    ) -> None:
-        batches = list(forward._even_batches(n, most, together))
-        assert [b.stop - b.start for b in batches] == sizes
-        assert [b.start for b in batches] == [0, *(b.stop for b in batches[:-1])]
-
     def test_whole_matrices_count_where_a_family_makes_them(self) -> None:
         by_name, by_hooks = resident("gpt_neox"), resident("gptj")
         at = (512, 1 << 24)
-        assert forward.batch_size(by_hooks.facts, by_hooks.module, *at) < forward.batch_size(
+        assert batch_size(by_hooks.facts, by_hooks.module, *at) < batch_size(
             by_name.facts, by_name.module, *at
         )
 
@@ -238,6 +222,7 @@ class TestMerge:
 LONG = """
 import resource, numpy as np, torch, transformers as hf
 from pipeline.engine import forward
+from pipeline.engine.batches import batch_size
 from pipeline.inputs import Input
 from pipeline.models.resident import Resident
 from pipeline.engine.record import KeyPosition, Lag, Pass

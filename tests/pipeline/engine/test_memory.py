@@ -13,12 +13,12 @@ import xarray as xr
 
 import pipeline.analysis.worker
 from pipeline import analyze, open_run
-from pipeline.engine.forward import batch_bytes
+from pipeline.engine.batches import activation_bytes
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
 from tests.pipeline.analysis.test_run import analysis
 
-USUAL = batch_bytes("cpu", None)
+USUAL = activation_bytes(torch.device("cpu"), None)
 
 
 @pytest.fixture

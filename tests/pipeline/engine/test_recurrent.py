@@ -278,7 +278,7 @@ def test_the_table_of_the_documentation_is_that_of_the_tested_families() -> None
     ] + [
         f"| `{family}` | | refused: {why} | not described |" for family, (_, why) in REFUSED.items()
     ]
-    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "file-formats.md").read_text()
     found = page.partition("| model_type |")[2].partition("\n\n")[0].splitlines()[2:]
     assert found == rows
 

@@ -22,13 +22,13 @@ def heads(induction, previous=None, null=0.0):
     return fake.group("head_scores", arrays, STEPS)
 
 
-def losses(score, mean=None):
+def losses(score, mean=None, **attributes):
     arrays = {
         "in_context_score": ("step", np.array(score, float)),
         "mean": ("step", np.array(score if mean is None else mean, float)),
     }
     given = {"early_token": 10, "late_token": 60}
-    return fake.group("token_loss", arrays, STEPS, parameters=given)
+    return fake.group("token_loss", arrays, STEPS, parameters=given, **attributes)
 
 
 def grokking(train, test, restricted, excluded, **attributes):
@@ -284,6 +284,12 @@ def test_a_missing_measure_is_named_where_a_finding_would_need_it():
     assert "not in the store" not in said(
         head_scores=heads([[0] * 5]), token_loss=losses([0, 0, -1, -1, -1])
     )
+
+
+def test_heads_that_a_model_does_not_have_are_not_unknown():
+    text = said(token_loss=losses([0, 0, -1, -1, -1], attention_heads=0))
+    assert "The model has no attention heads, so that none can have formed." in text
+    assert "unknown" not in text and "Head scores" not in text
 
 
 def test_the_mean_loss_is_given_at_both_ends():

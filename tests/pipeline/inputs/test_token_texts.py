@@ -6,8 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.analysis.inputs import make_input
-from pipeline.analysis.plan import load_input, save_input
+from pipeline.analysis.inputs import load_input, make_input, save_input
 from pipeline.config import RepeatedInput, TableInput, TextInput
 from pipeline.inputs import text
 from pipeline.inputs.token_texts import texts_of

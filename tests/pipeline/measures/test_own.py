@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.analysis.plan import resolve
+from pipeline.analysis.examination import resolve
 from pipeline.analysis.run import analyze
 from pipeline.analysis.survey import survey
 from pipeline.config import Analysis, load_analysis

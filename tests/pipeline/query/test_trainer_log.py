@@ -15,6 +15,7 @@ from pipeline import Analysis, CheckpointError, InputError, analyze, list_checkp
 from pipeline.checkpoints.trainer_log import read_trainer_log
 from pipeline.config.analysis import Selection
 from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.query.export import export
 from pipeline.query.trainer_log import trainer_log
 from pipeline.report import write_report
 from pipeline.store import Store
@@ -69,6 +70,23 @@ def test_the_last_entry_of_a_step_counts(tmp_path: Path) -> None:
     kept = Store(summary.store).objects.list("trainer_log")
     assert sorted(kept) == ["trainer_log/00000001.json", "trainer_log/00000002.json"]
     assert not verify(Store(summary.store)).foreign
+
+
+def test_an_export_says_that_it_is_not_copied(tmp_path: Path) -> None:
+    save(tmp_path / "run", 10, {"log_history": HISTORY})
+    store = analyze(analysis(tmp_path)).store
+    done = export(store, tmp_path / "plain.zarr")
+    (said,) = done.left_out
+    assert "the Trainer's log is not copied" in said
+    _, _, command = said.partition("`ontogeny ")
+    shown = CliRunner().invoke(app, command.partition("`")[0].split())
+    assert shown.exit_code == 0 and "2.875" in shown.stdout
+    result = CliRunner().invoke(app, ["store", "export", store, str(tmp_path / "b.zarr"), "--json"])
+    assert json.loads(result.stdout)["left_out"] == [said]
+
+    save(tmp_path / "other/run", 10, {"log_history": []})
+    without = analyze(analysis(tmp_path / "other")).store
+    assert export(without, tmp_path / "c.zarr").left_out == ()
 
 
 def test_query_and_report_show_it(tmp_path: Path) -> None:
