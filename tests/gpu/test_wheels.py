@@ -72,11 +72,9 @@ def test_pip_resolves_and_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         wheels.resolve(sys.executable, [Requirement("nowhere")], {})
 
 
-@pytest.mark.parametrize(
-    ("python", "found"), [("no-python", "no command"), ("true", "Python None")]
-)
-def test_another_python_is_refused_in_one_sentence(python: str, found: str) -> None:
-    with pytest.raises(UnfitError, match=f"^{python} is {found}, and Python 3.12 is needed: "):
+@pytest.mark.parametrize("python", ["no-such-command", "true"])
+def test_another_program_is_refused_in_one_sentence(python: str) -> None:
+    with pytest.raises(UnfitError, match=f"^{python} is no Python, and Python 3.12 is needed: "):
         wheels.require_python(python)
 
 
