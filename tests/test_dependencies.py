@@ -67,7 +67,7 @@ def test_what_the_documentation_site_imports_is_declared() -> None:
 
 
 def test_what_the_tests_import_is_declared_and_the_reverse() -> None:
-    extra = names(EXTRAS["test"]) - {"ontogeny"}
+    extra = names(EXTRAS["test"])
     # Programs beside data files wrote them once, in environments of their own.
     files = python_in("tests", "examples")
     imported = distributions(*(f for f in files if not f.is_relative_to(ROOT / "tests/data")))

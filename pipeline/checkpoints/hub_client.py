@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import set_client_factory
+from huggingface_hub import __version__, set_client_factory
 from huggingface_hub.utils import hf_raise_for_status
 from huggingface_hub.utils._http import default_client_factory
 
@@ -81,4 +81,14 @@ def _not_retried_by_library() -> Iterator[None]:
         raise ConnectionError(str(error) or type(error).__name__) from error
 
 
+def refuse_older(version: str) -> None:
+    """Raise InputError for a version of huggingface_hub whose client is another library's."""
+    if int(version.partition(".")[0]) < 2:
+        raise InputError(
+            f"runs on the Hugging Face Hub need huggingface_hub 2, and {version} is installed: "
+            "pip install 'ontogeny[hub]'"
+        )
+
+
+refuse_older(__version__)
 set_client_factory(_client)

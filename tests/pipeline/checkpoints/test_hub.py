@@ -266,3 +266,16 @@ def test_nobody_at_the_address_is_said_at_once(monkeypatch, caplog, tmp_path):
     with pytest.raises(OSError, match=r"hf://owner/name: cannot be reached .*check the address"):
         list_checkpoints("hf://owner/name")
     assert "Retrying" not in caplog.text
+
+
+def test_an_older_library_is_refused_in_one_sentence():
+    pytest.importorskip("httpx2", reason="the extra hub is not installed")
+    from pipeline.checkpoints.hub_client import refuse_older
+
+    refuse_older("2.4.0")
+    with pytest.raises(InputError) as refused:
+        refuse_older("1.33.0")
+    assert str(refused.value) == (
+        "runs on the Hugging Face Hub need huggingface_hub 2, and 1.33.0 is installed: "
+        "pip install 'ontogeny[hub]'"
+    )

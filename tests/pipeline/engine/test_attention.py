@@ -8,7 +8,10 @@ import pytest
 import torch
 import transformers as hf
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    GPTBigCodeForCausalLM,  # noqa: F401 (compiled on import by 5.17, with the softmax as it is then)
+    PreTrainedModel,
+)
 
 from pipeline.engine import attention, forward
 from pipeline.engine.attention import attention_function

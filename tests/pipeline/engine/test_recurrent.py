@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
@@ -245,6 +246,9 @@ _LARGE = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 256, "num_h
 def test_the_estimated_memory_of_a_pass_is_that_of_its_activations(
     family: str, changes: dict[str, object]
 ) -> None:
+    if family in ("mamba2", "falcon_h1") and Version(hf.__version__) < Version("5.23"):
+        # It multiplies and sums where newer ones call einsum, and takes six times the memory.
+        pytest.skip(f"the estimate is that of transformers 5.23, not {hf.__version__}")
     model = plain_model(config_of(family, **_LARGE, **changes))
     length = 256
     took = most_bytes(model, length) / 4 / length
