@@ -29,7 +29,7 @@ PARTS: dict[str, tuple[str, float]] = {
     "losses": ("tests.gpu.losses", 40),
     "reductions": ("tests.gpu.reductions", 30),
     "measures": ("tests.gpu.measures", 40),
-    "end_to_end": ("tests.gpu.end_to_end", 60),
+    "end_to_end": ("tests.gpu.end_to_end", 90),
     "out_of_memory": ("tests.gpu.out_of_memory", 40),
     "shared_gpu": ("tests.gpu.shared_gpu", 40),
     "swap": ("tests.gpu.swap", 60),

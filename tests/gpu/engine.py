@@ -4,6 +4,7 @@ import gc
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ SHAPES = {
     "1.4b": Shape(24, 2048, 16, 16, 1024),
 }
 SMALL = {"70m": Shape(2, 64, 4, 2, 64, vocabulary=512)}
-PROFILED = ("70m", "410m")
+PROFILED, PROFILES = ("70m", "410m"), "profiles.txt"
 DTYPES = ("float32", "bfloat16")
 SECONDS = {"70m": 15, "160m": 15, "410m": 25, "1.4b": 45}  # that a shape usually takes
 CONTENDERS = ("bare", "ontogeny", "matrices", "products", "transformerlens")
@@ -38,13 +39,12 @@ def run(report: Report) -> None:
     """Run the part."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    (report.out / PROFILES).unlink(missing_ok=True)  # of an earlier check
     card = {dtype: Card(report, dtype) for dtype in DTYPES}
     for name, shape in (SMALL if report.small else SHAPES).items():
         for dtype in DTYPES:
-            if report.out_of_time(5 if report.small else SECONDS[name]):
-                report.skip(f"{name} in {dtype}", "out of time")
-                continue
-            compare(report, name, shape, dtype, card[dtype])
+            work = partial(compare, report, name, shape, dtype, card[dtype])
+            report.attempt(f"{name} in {dtype}", work, needed=5 if report.small else SECONDS[name])
             gc.collect()
             if report.device == "cuda":
                 torch.cuda.empty_cache()
@@ -103,7 +103,7 @@ def compare(report: Report, name: str, shape: Shape, dtype: str, card: Card) -> 
     else:
         report.skip(f"memory of {name} in {dtype}", "counted by CUDA's allocator only")
     if name in PROFILED:
-        write_profile(report, contenders["ontogeny"], f"profile-{name}-{dtype}.txt")
+        write_profile(report, contenders["ontogeny"], f"{name} in {dtype}")
 
 
 def built(report: Report, bench: Bench, labels: dict[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -186,13 +186,13 @@ def least_bytes(bench: Bench) -> int:
     return total
 
 
-def write_profile(report: Report, work: Callable[[], object], name: str) -> None:
-    """Write the kernels that take most of the time of two calls to a file."""
+def write_profile(report: Report, work: Callable[[], object], title: str) -> None:
+    """Append the kernels that take most of the time of two calls to a file of all profiles."""
     cuda = report.device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
         timed(work, report.device)
         timed(work, report.device)
     order = "self_device_time_total" if cuda else "self_cpu_time_total"
     table = profiled.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=90)
-    (report.out / name).write_text(table + "\n")
-    report.figure("profile", name)
+    with (report.out / PROFILES).open("a") as file:
+        print(f"{title}\n\n{table}\n", file=file)

@@ -8,6 +8,7 @@ the errors of torch's own `scaled_dot_product_attention` on the device.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -41,10 +42,10 @@ def run(report: Report) -> None:
     for case in made.cases(report.small):
         by_family.setdefault(case.family, []).append(case)
     with torch.inference_mode():
-        for dtype in made.DTYPES:
-            _not_finite(report, dtype)
         for family, cases in by_family.items():
             _family(report, family, cases)
+        for dtype in made.DTYPES:
+            report.attempt(f"not finite, {_name(dtype)}", partial(_not_finite, report, dtype))
 
 
 def _family(report: Report, family: str, cases: list[Case]) -> None:

@@ -7,6 +7,7 @@ are compared with transformers' own eager forward pass on the CPU in float64.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,19 +51,13 @@ def run(report: Report) -> None:
     with torch.inference_mode():
         for case in _cases(report.small):
             for dtype in (torch.float32, *HALVES):
-                _check(report, worst, case, dtype)
+                report.attempt(
+                    f"token loss, {dtype}: {case}", partial(_check, report, worst, case, dtype)
+                )
         worst.print()
-        _extremes(report)
+        report.attempt("extreme logits", partial(_extremes, report))
     for name in SMALL if report.small else (*NAMES, *RECURRENT):
-        if report.out_of_time():
-            report.skip(f"losses of {name}", "out of time")
-            continue
-        try:
-            _model(report, name)
-        except Exception as error:
-            report.fail(f"losses of {name}", f"{error!r}"[:1000])
-            if report.device == "cuda":
-                torch.cuda.synchronize()  # raises where the context is lost
+        report.attempt(f"losses of {name}", partial(_model, report, name))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from float64 by is the unit in which the device is judged.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tests.pipeline.measures.test_nonfinite import ON_TABLES, ON_TEXT, computed,
 from tests.pipeline.modular_organisms import table_input
 
 State = Mapping[str, Tensor]
+Model = Callable[[], tuple[PreTrainedConfig, State]]
 
 # Of a variable's largest number. A device may depart from float64 by more than this if it is by at
 # most `TIMES` what the CPU's float32 does.
@@ -42,13 +44,19 @@ def run(report: Report) -> None:
         here = Path(folder)
         induction = small_runs.trained("induction", here / "induction", steps, steps)
         modular = small_runs.trained("modular-addition", here / "modular", steps, steps)
+        models = [
+            (_of_text, f"induction {place.name}", partial(_read, place))
+            for place in sorted(induction.glob("step-*"))
+        ]
+        models += [
+            (_of_table, f"modular {place.name}", partial(_read, place))
+            for place in sorted(modular.glob("step-*"))
+        ]
         for name in ("gpt_neox",) if report.small else ("gpt_neox", "llama", "gemma2"):
-            config = FAMILIES[name]()
-            _of_text(report, name, config, eager_model(config, "float32").state_dict())
-        for place in sorted(induction.glob("step-*")):
-            _of_text(report, f"induction {place.name}", *_read(place))
-        for place in sorted(modular.glob("step-*")):
-            _of_table(report, f"modular {place.name}", *_read(place))
+            models.append((_of_text, name, partial(_random, name)))
+        for compare, name, model in models:
+            work = partial(compare, report, name, model)
+            report.attempt(f"measures of {name}", work, needed=20)
 
 
 def _read(checkpoint: Path) -> tuple[PreTrainedConfig, State]:
@@ -56,14 +64,20 @@ def _read(checkpoint: Path) -> tuple[PreTrainedConfig, State]:
     return model.config, model.state_dict()
 
 
-def _of_text(report: Report, model: str, config: PreTrainedConfig, state: State) -> None:
-    inputs = inputs_for(Resident(config))
-    _compare(report, model, config, state, ON_TEXT, inputs)
+def _random(family: str) -> tuple[PreTrainedConfig, State]:
+    config = FAMILIES[family]()
+    return config, eager_model(config, "float32").state_dict()
 
 
-def _of_table(report: Report, model: str, config: PreTrainedConfig, state: State) -> None:
+def _of_text(report: Report, name: str, model: Model) -> None:
+    config, state = model()
+    _compare(report, name, config, state, ON_TEXT, inputs_for(Resident(config)))
+
+
+def _of_table(report: Report, name: str, model: Model) -> None:
+    config, state = model()
     inputs = {"table": table_input(config.vocab_size - 1)}
-    _compare(report, model, config, state, ON_TABLES, inputs)
+    _compare(report, name, config, state, ON_TABLES, inputs)
 
 
 def _compare(
@@ -74,9 +88,6 @@ def _compare(
     measures: Mapping[str, Measure],
     inputs: Mapping[str, Input],
 ) -> None:
-    if report.out_of_time(20):
-        report.skip(f"measures of {model}", "out of time")
-        return
     exact = _values(config, state, "cpu", "float64", measures, inputs)
     cpu = _values(config, state, "cpu", "float32", measures, inputs)
     found = cpu

@@ -9,10 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tests.gpu.report import Report
-
-# Frames of a traceback that are reported: the end names the error.
-LAST_CHARACTERS = 3000
+from tests.gpu.report import LAST_CHARACTERS, Report
 
 
 def main(module: str, part: str, device: str, small: bool, out: str, until: float) -> int:

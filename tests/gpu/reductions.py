@@ -7,6 +7,7 @@ tests compare with whole matrices. Errors are relative to the largest number com
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -84,15 +85,7 @@ def run(report: Report) -> None:
     jobs = [(_records, name) for name in families] + [(_changes, name) for name in changed]
     for check, name in jobs:
         what = f"{check.__name__.strip('_')} of {name}"
-        if report.out_of_time():
-            report.skip(what, "out of time")
-            continue
-        try:
-            check(report, name)
-        except Exception as error:
-            report.fail(what, f"{error!r}"[:1000])
-            if report.device == "cuda":
-                torch.cuda.synchronize()  # raises where the context is lost
+        report.attempt(what, partial(check, report, name))
 
 
 def _residents(report: Report, name: str) -> tuple[Resident, Resident]:

@@ -3,10 +3,17 @@
 import json
 import math
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 Value = float | int | str | bool
+
+# Characters of a traceback that are reported: the end names the error.
+LAST_CHARACTERS = 3000
 
 
 class Report:
@@ -32,6 +39,22 @@ class Report:
     def out_of_time(self, needed: float = 5.0) -> bool:
         """Tell whether fewer seconds are left than needed: name then with `skip` what remains."""
         return self.seconds_left < needed
+
+    def attempt(self, what: str, work: Callable[[], None], needed: float = 5.0) -> None:
+        """Run one of a part's checks, or skip it by name where fewer seconds are left than needed.
+
+        An error fails the check and lets the part go on, unless CUDA's context is lost.
+        """
+        if self.out_of_time(needed):
+            left = max(self.seconds_left, 0)
+            self.skip(what, f"it needs {needed:.0f} s, and {left:.0f} s are left")
+            return
+        try:
+            work()
+        except Exception:
+            self.fail(what, traceback.format_exc()[-LAST_CHARACTERS:])
+            if self.device == "cuda":
+                torch.cuda.synchronize()  # raises where the context is lost
 
     def figure(
         self,

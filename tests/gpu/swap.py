@@ -1,6 +1,6 @@
 """Part `swap`: a checkpoint is copied to the GPU while it computes the one before.
 
-The same checkpoints, of the shape of pythia-410m, go three ways: read, copied and computed one
+The same checkpoints, of the shape of pythia-160m, go three ways: read, copied and computed one
 after another; read while the one before is computed, and copied when it is their turn; read and
 copied while the one before is computed, as workers do.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -30,8 +31,10 @@ from pipeline.models.weights import Weights, read_weights
 from tests.benchmarks.contenders import Bench, Shape
 from tests.gpu.report import Report
 
-SHAPE, SMALL = Shape(24, 1024, 16, 16, 1024), Shape(2, 64, 4, 2, 64, vocabulary=512)
-FILES, STEPS = 4, 8  # each file is read twice: the second time from the system's cache
+SHAPE, SMALL = Shape(12, 768, 12, 16, 1024), Shape(2, 64, 4, 2, 64, vocabulary=512)
+FILES, STEPS = 3, 6  # each file is read twice: the second time from the system's cache
+# Sets of weights: one more, and of files in half precision the largest tensor once in their dtype.
+MORE_MEMORY = 1.25
 WAYS = ("one after another", "read ahead", "copied ahead")
 
 
@@ -116,15 +119,16 @@ def run(report: Report) -> None:
     """Run the part."""
     torch.backends.cuda.matmul.allow_tf32 = False
     for files in ("float32", "bfloat16"):
-        if report.out_of_time(20):
-            report.skip(f"files of {files}", "out of time")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            case = made(report, Path(folder), files)
-            compare(report, case, files)
-            without_memory(report, case, files)
-        del case
+        report.attempt(f"files of {files}", partial(of_files, report, files), needed=20)
         gc.collect()
+
+
+def of_files(report: Report, files: str) -> None:
+    """Compare the ways on files of a dtype."""
+    with tempfile.TemporaryDirectory() as folder:
+        case = made(report, Path(folder), files)
+        compare(report, case, files)
+        without_memory(report, case, files)
 
 
 def made(report: Report, folder: Path, files: str) -> Case:
@@ -171,7 +175,8 @@ def compare(report: Report, case: Case, files: str) -> None:
     for way in WAYS:
         report.figure("peak_memory", peaks[way] / case.bytes, "sets of weights", way=way)
     more = (peaks[WAYS[2]] - peaks[WAYS[1]]) / case.bytes
-    report.figure("memory_for_copying_ahead", more, "sets of weights", at_most=1.1, files=files)
+    report.figure("memory_for_copying_ahead", more, "sets of weights", at_most=MORE_MEMORY,
+                  files=files)  # fmt: skip
     copying_beside_kernels(report, case, files)
 
 
