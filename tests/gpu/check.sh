@@ -23,9 +23,11 @@ shopt -s nullglob
 found=("$wheels"/*.whl)
 if [ ${#found[@]} -gt 0 ]; then
     "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
-        --target "$packages" "${found[@]}"
+        --no-compile --target "$packages" "${found[@]}"
 fi
 
+# All models are made here: without a network, a request would be tried again for minutes.
+export HF_HUB_OFFLINE=1
 export OUT=${OUT:-$root/build/gpu}
 export PYTHONPATH=$root:$packages${PYTHONPATH:+:$PYTHONPATH}
 "$python" -m tests.gpu.check "$@"

@@ -1,6 +1,6 @@
 """Differences between the values of measures that were computed in two ways."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
@@ -8,10 +8,21 @@ import xarray as xr
 Arrays = Mapping[str, np.ndarray]
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
+# Of the largest number of a measure: a variable without larger ones is 0 but for rounding.
+NOTHING = 1e-6
+
+
+def scale_of(values: Iterable[np.ndarray]) -> float:
+    """Return the largest finite floating-point number, without its sign; 0 if there is none."""
+    finite = (value[np.isfinite(value)] for value in values if value.dtype.kind == "f")
+    return max((float(np.abs(of.astype(float)).max()) for of in finite if of.size), default=0.0)
+
+
+def relative(found: np.ndarray, expected: np.ndarray, of_measure: float = 0.0) -> float:
     """Return the largest difference over the largest number expected; NaN if one alone is NaN.
 
-    Of integers and truth values: the share that differs.
+    Of integers and truth values: the share that differs. of_measure: the largest number of the
+    measure, to which differences of a variable relate that is 0 but for rounding.
     """
     if found.shape != expected.shape:
         return float("nan")
@@ -22,7 +33,9 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     finite = np.isfinite(expected)
     if not finite.any():
         return 0.0
-    scale = np.abs(expected[finite]).max()
+    scale = scale_of([expected])
+    if scale < NOTHING * of_measure:
+        scale = of_measure
     largest = np.abs(found[finite].astype(float) - expected[finite]).max()
     return float(largest / scale) if scale else float(largest)
 
@@ -36,6 +49,13 @@ def values_of(tree: xr.DataTree) -> dict[str, np.ndarray]:
     }
 
 
+def _by_measure(values: Arrays) -> dict[str, list[np.ndarray]]:
+    of: dict[str, list[np.ndarray]] = {}
+    for name, value in values.items():
+        of.setdefault(name.split("/")[0], []).append(value)
+    return of
+
+
 def worst_by_measure(found: Arrays, expected: Arrays) -> Iterator[tuple[str, str, float, bool]]:
     """Yield measure, variable, difference and whether it is of integers, the worst of each kind.
 
@@ -44,9 +64,10 @@ def worst_by_measure(found: Arrays, expected: Arrays) -> Iterator[tuple[str, str
     if found.keys() != expected.keys() or not expected:
         raise ValueError(f"variables differ: {sorted(found.keys() ^ expected.keys())}")
     worst: dict[tuple[str, bool], tuple[str, float]] = {}
+    largest = {of: scale_of(values) for of, values in _by_measure(expected).items()}
     for name, value in expected.items():
         key = (name.split("/")[0], value.dtype.kind != "f")
-        difference = relative(found[name], value)
+        difference = relative(found[name], value, largest[key[0]])
         # NaN is worse than any number: `not <=` holds for it.
         if key not in worst or not difference <= worst[key][1]:
             worst[key] = (name.split("/")[1], difference)

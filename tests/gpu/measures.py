@@ -19,7 +19,7 @@ from pipeline.measures.base import Measure
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.models.resident import Resident
 from tests.gpu import small_runs
-from tests.gpu.comparing import relative
+from tests.gpu.comparing import relative, scale_of
 from tests.gpu.report import Report
 from tests.pipeline.families import FAMILIES, eager_model
 from tests.pipeline.measures.test_nonfinite import ON_TABLES, ON_TEXT, computed, inputs_for
@@ -120,6 +120,7 @@ def _report(
 ) -> None:
     """Print the worst variable of a measure, relative to its limit; and of its integers."""
     worst, which = -1.0, ("", 0.0, SMALLEST)
+    largest = scale_of(exact for _, _, _, exact in values)
     for name, found, cpu, exact in values:
         if exact.dtype.kind != "f":
             # Compared with the same dtype: the margins of float64 are others.
@@ -129,7 +130,7 @@ def _report(
                 model=model,
             )  # fmt: skip
             continue
-        difference, usual = relative(found, exact), relative(cpu, exact)
+        difference, usual = (relative(one, exact, largest) for one in (found, cpu))
         limit = max(SMALLEST, TIMES * usual) if usual == usual else SMALLEST
         if not difference / limit <= worst:  # also where it is NaN
             worst, which = difference / limit, (name, difference, limit)

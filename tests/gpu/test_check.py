@@ -26,8 +26,10 @@ pytestmark = pytest.mark.timeout(600)
 def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path, str]:
     """Return exit status, folder and output of the script, run from another folder."""
     out = tmp_path_factory.mktemp("out")
+    # Without the wheels of another Python that the checkout may hold.
+    arguments = ["--wheels", str(out), "--device", "cpu", "--small", "--budget", "500", *PARTS]
     done = subprocess.run(
-        ["bash", str(SCRIPT), "--device", "cpu", "--small", "--budget", "500", *PARTS],
+        ["bash", str(SCRIPT), *arguments],
         cwd=out, env=os.environ | {"PYTHON": sys.executable, "OUT": str(out)},
         capture_output=True, text=True,
     )  # fmt: skip
@@ -115,6 +117,15 @@ PLANTED = {
         """,
     "holds": "def run(report):\n    report.figure('nothing wrong', 0.5, at_most=1)\n",
     "not_a_number": "def run(report):\n    report.figure('error', float('nan'), at_most=1)\n",
+    "in_part": """
+        def wrong():
+            raise ValueError("no such thing")
+
+        def run(report):
+            report.attempt("first", wrong)
+            report.attempt("second", wrong, needed=1e6)
+            report.attempt("third", lambda: report.figure("error", 0, at_most=0))
+        """,
     "chatty": """
         def run(report):
             print("a warning")
@@ -173,6 +184,15 @@ def test_a_part_that_ends_badly_is_named(planted: Path, name: str, why: str) -> 
     assert [line["name"] for line in lines if "name" in line][:-1] == (
         [] if name == "raises" else ["before"]
     )
+
+
+def test_one_check_of_a_part_fails_without_the_others(planted: Path) -> None:
+    lines, status = run_part(planted, "in_part")
+    (failed,) = [line for line in lines if "failed" in line]
+    assert failed["failed"] == "first" and "no such thing" in failed["why"] and status == 1
+    (skipped,) = [line for line in lines if "skipped" in line]
+    assert skipped["skipped"] == "second" and skipped["why"].startswith("it needs 1000000 s, and ")
+    assert [line["name"] for line in lines if "name" in line] == ["error", "seconds"]
 
 
 def test_a_part_that_does_not_fit_is_skipped_by_name(planted: Path) -> None:

@@ -35,6 +35,14 @@ def test_a_difference_is_relative_to_the_largest_number() -> None:
     assert relative(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])) == 0.25
 
 
+def test_a_variable_that_is_zero_but_for_rounding_relates_to_its_measure() -> None:
+    expected = {"a/x": np.array([2.0]), "a/rest": np.array([1e-17]), "a/small": np.array([1e-4])}
+    found = {"a/x": np.array([2.0]), "a/rest": np.array([2e-8]), "a/small": np.array([1.1e-4])}
+    ((_, variable, difference, _),) = worst_by_measure(found, expected)
+    assert variable == "small" and difference == pytest.approx(0.1)
+    assert relative(found["a/rest"], expected["a/rest"], 2.0) == pytest.approx(1e-8)
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
