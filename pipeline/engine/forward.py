@@ -231,14 +231,20 @@ class _Job:
         return started_at(module, self.facts.n_layers, resumed.layer, stream)
 
     def _padding(self, module: PreTrainedModel, sequences: slice) -> dict[str, Any]:
-        """Return the arguments for a padded batch; positions count from the first real token."""
+        """Return the arguments for a padded batch; positions count from the first real token.
+
+        Padding, whose outputs are never read, has the largest position of the input: some models
+        choose rotary frequencies (longrope) by the largest of a batch, which is then the same in
+        each.
+        """
         if self.seen is None:
             return {}
         seen = self.seen[sequences].to(module.device)
         arguments = {"attention_mask": seen.long()}
         if self.traits.takes_positions:
-            # Models would otherwise number padding too; their outputs for it are never read.
-            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+            # Models would otherwise number padding too.
+            largest = int(self.seen.sum(dim=1).max()) - 1
+            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).where(seen, max(0, largest))
         return arguments
 
     def _head_outputs(
