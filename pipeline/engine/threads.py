@@ -1,6 +1,6 @@
 """Work on parts of a pass in several threads.
 
-Threads within an operation wait for each other at its end, thousands of times in a pass; where one
+Threads within an operation wait for each other at its end, hundreds of times in a pass; where one
 of their cores has other work to do, all wait for it each time. Threads that take one part after
 another, and compute each alone, wait once, at the end.
 """

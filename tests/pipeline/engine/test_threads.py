@@ -14,10 +14,11 @@ from pipeline.engine import cross_entropy, forward
 from pipeline.engine.batches import activation_bytes, batch_size, batches_of
 from pipeline.engine.changes import run_changed
 from pipeline.engine.cross_entropy import Unembedding, token_losses
-from pipeline.engine.record import PATTERNS, HeadChange, Pass, merge
+from pipeline.engine.record import PATTERNS, HeadChange, Kept, Pass, merge
 from pipeline.engine.replicas import replicas_of
 from pipeline.engine.threads import in_threads
 from pipeline.inputs import Input
+from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
 from tests.pipeline.engine.test_forward import TOKENS, WANTED, input_of, parts, resident
 from tests.pipeline.families import FAMILIES, eager_model
@@ -102,24 +103,27 @@ class TestPasses:
         assert not torch.equal(swapped["loss"], first["loss"])
         same(swapped, parts(forward.run(other, input_of(), WANTED)))
 
-    def test_changed_heads_are_those_of_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, inputs = resident("gpt_neox"), {"x": input_of()}
+    @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gptj", "gpt_neo"])
+    def test_changed_heads_are_those_of_one_thread(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(forward, "batch_size", lambda *_: 1)
+        model, inputs = resident(name), {"x": PADDED}
+        patterns = [frozenset[Kept](), PATTERNS] if uses_interface(model.module) else [frozenset()]
         changed = [
             Pass("x", losses=True, change=HeadChange(((1, head),), "mean", kept))
             for head in (0, 1)
-            for kept in (frozenset(), PATTERNS)
+            for kept in patterns
         ]
         found = []
         for threads in (3, 1):
             torch.set_num_threads(threads)
             plain = [one for one in merge(changed) if one.change is None]
             needed = {one.key: forward.run(model, inputs["x"], one) for one in plain}
-            monkeypatch.setattr("pipeline.engine.forward.batch_size", lambda *_: 1)
             made = run_changed(model, inputs, changed, needed)
-            monkeypatch.undo()
+            assert len(made) == len(changed)
             found.append({str(key): record.kept_loss for key, record in made.items()})
-        for what, loss in found[0].items():
-            torch.testing.assert_close(loss, found[1][what], atol=2e-5, rtol=0)
+        same(*found)
 
     def test_threads_left_over_by_few_sequences_are_used_within_operations(self) -> None:
         seen = []
