@@ -363,15 +363,17 @@ class Worker:
     def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
         """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
-        workers = self.job.analysis.workers
-        memory = activation_bytes(self._resident.device, workers.memory) // (2 if halved else 1)
+        limits = {
+            "memory_bytes": self.job.analysis.workers.memory,
+            "divided": 2 if halved else 1,
+        }
         records = {
-            one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
+            one.key: run(self._resident, self._inputs[one.input], one, **limits)
             for one in wanted
             if one.change is None
         }
         changed = [one for one in wanted if one.change is not None]
-        return records | run_changed(self._resident, self._inputs, changed, records, memory)
+        return records | run_changed(self._resident, self._inputs, changed, records, **limits)
 
     def _context(
         self,

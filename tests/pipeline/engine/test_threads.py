@@ -279,6 +279,11 @@ class TestBatches:
         assert [b.stop - b.start for b in batches] == sizes
         assert [b.start for b in batches] == [0, *(b.stop for b in batches[:-1])]
 
+    @pytest.mark.parametrize(("rows", "sizes"), [(8, [2] * 4), (3, [1] * 3), (1, [1])])
+    def test_batches_are_divided_where_memory_ran_out(self, rows: int, sizes: list[int]) -> None:
+        batches = batches_of(rows, most=99, together=1, threads=2, divided=2)
+        assert [b.stop - b.start for b in batches] == sizes
+
     def test_threads_divide_the_memory_that_a_pass_may_take(self) -> None:
         model = resident()
         at = (model.facts, model.module, 20, 1 << 20)
