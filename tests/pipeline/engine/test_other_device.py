@@ -30,7 +30,8 @@ from pipeline.models.resident import Resident
 from tests.pipeline.families import DTYPES, FAMILIES, eager_model
 from tests.pipeline.measures.test_nonfinite import ON_TABLES, ON_TEXT, computed, inputs_for
 from tests.pipeline.modular_organisms import adding_model, random_model, table_input
-from tests.simulated_device import SimulatedTensor, simulated_cuda
+from tests.simulated_cuda import simulated_cuda
+from tests.simulated_device import SimulatedTensor
 
 # One of each kind: by name and by hooks, merged experts, softcaps, sinks, windows, tied weights.
 SEVERAL = ("organism", "gpt2", "gpt_neox", "mixtral", "gemma2", "gpt_oss", "bloom")
