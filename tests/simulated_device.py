@@ -135,7 +135,7 @@ def _target(name: str, leaves: list, args: tuple[Any, ...], kwargs: dict) -> tor
     if (device := kwargs.get("device")) is not None:
         return torch.device(device)
     if name == "to":
-        other = args[1] if len(args) > 1 else kwargs.get("other")
+        other = (*args[1:2], kwargs.get("other"))[0]
         if isinstance(other, Tensor):
             return other.device
         if isinstance(other, (str, torch.device)):
