@@ -243,7 +243,7 @@ class Worker:
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
         if self._transfer is not None:
             self._transfer.stop("memory ran out while computing")
-        gc.collect()  # the tensors may be in a cycle of references; on Python 3.12 they are
+        gc.collect()  # a cycle of references may keep the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]
