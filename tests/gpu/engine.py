@@ -51,7 +51,7 @@ def run(report: Report) -> None:
 
 
 class Card:
-    """What the device reaches in the same run: bytes and operations per second."""
+    """The limits of the device, measured in the same run: bytes and operations per second."""
 
     def __init__(self, report: Report, dtype: str) -> None:
         size, side = (1 << 24, 256) if report.small else (1 << 30, 8192)

@@ -40,7 +40,7 @@ WAYS = ("one after another", "read ahead", "copied ahead")
 
 @dataclass
 class Timed:
-    """What one way took: in all, and for each checkpoint's swap; and the losses of each."""
+    """Seconds of one way, in all and for each checkpoint's swap, and the losses of each."""
 
     seconds: float = 0.0
     swaps: list[float] = field(default_factory=list)
