@@ -1,25 +1,29 @@
 """Logs of workers: captured as records where a worker runs, replayed in the log of its task."""
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 # "py.warnings" is the logger of `logging.captureWarnings`.
 _LOGGERS = ("pipeline", "py.warnings")
 
 
+# Of the call that runs in this context: an actor computes one checkpoint in one thread while it
+# reads the next in another. The threads of a pass have their caller's context.
+_CAPTURE: ContextVar["_RecordCapture | None"] = ContextVar("capture", default=None)
+
+
 class _RecordCapture(logging.Handler):
-    """A handler that keeps the records of one thread, formatted, so that they can be pickled."""
+    """A handler that keeps the records of one call, formatted, so that they can be pickled."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.thread, self.records = threading.get_ident(), list[logging.LogRecord]()
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record of this thread."""
-        # An actor computes one checkpoint in one thread while it reads the next in another.
-        if record.thread == self.thread:
+        """Keep a record of this call."""
+        if _CAPTURE.get() is self:
             # Arguments and tracebacks may hold objects that cannot be pickled.
             message = self.format(record)
             self.records.append(
@@ -31,15 +35,17 @@ class _RecordCapture(logging.Handler):
 
 @contextmanager
 def capture_records() -> Iterator[list[logging.LogRecord]]:
-    """Collect in a list the log records of `pipeline` and the warnings of this thread."""
+    """Collect in a list the log records of `pipeline`, and the warnings, of this context."""
     capture = _RecordCapture()
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.setLevel(logging.INFO)
         logger.addHandler(capture)
+    token = _CAPTURE.set(capture)
     try:
         yield capture.records
     finally:
+        _CAPTURE.reset(token)
         for logger in loggers:
             logger.removeHandler(capture)
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.simulated_device import CUDA, HostReads, SimulatedTensor, simulated_cuda
+from tests.host_reads import HostReads
+from tests.simulated_cuda import simulated_cuda
+from tests.simulated_device import CUDA, SimulatedTensor
 
 HOST = torch.arange(1.0, 4.0)
 

@@ -80,7 +80,7 @@ def init(
 
 
 def _print(drafted: "Drafted") -> None:
-    from pipeline.analysis.alike import alike
+    from pipeline.analysis.grouped_reasons import grouped_by_reason
 
     for sentence in drafted.seen:
         say(sentence)
@@ -88,9 +88,9 @@ def _print(drafted: "Drafted") -> None:
         step: f"step {step:,} is left out by the audit: {why}"
         for step, why in drafted.masked.items()
     }
-    for line in alike(masked):
+    for line in grouped_by_reason(masked):
         say(line)
-    for line in alike(drafted.failed):
+    for line in grouped_by_reason(drafted.failed):
         say(f"cannot be computed: {line}")
     print_left_out(drafted.not_listed)
     for note in drafted.notes:

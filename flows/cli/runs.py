@@ -284,8 +284,8 @@ def _analyze_all(analyses: "list[Analysis]", serial: bool) -> "list[tuple[Summar
 
 
 def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) -> None:
-    from pipeline.analysis.alike import alike
     from pipeline.analysis.estimate import dry_run
+    from pipeline.analysis.grouped_reasons import grouped_by_reason
 
     estimates = [dry_run(analysis, _faults_of(serial)) for analysis in analyses]
     if as_json:
@@ -294,7 +294,7 @@ def _print_estimates(analyses: "list[Analysis]", serial: bool, as_json: bool) ->
     else:
         for analysis, estimate in zip(analyses, estimates, strict=True):
             _print_estimate(analysis, estimate)
-    failed = [reason for estimate in estimates for reason in alike(estimate.failed)]
+    failed = [reason for estimate in estimates for reason in grouped_by_reason(estimate.failed)]
     faults = [fault.message for estimate in estimates for fault in estimate.faults]
     for reason in (*failed, *dict.fromkeys(faults)):
         say(reason, err=True)

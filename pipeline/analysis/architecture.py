@@ -96,14 +96,19 @@ def architecture_of(
 
 
 def _read(
-    checkpoints: Iterable[Checkpoint],
+    checkpoints: Iterable[Checkpoint], progress: bool = False
 ) -> tuple[dict[Checkpoint, dict[str, Any]], dict[Checkpoint, str]]:
-    """Read the config of each checkpoint; return the configs, and the reasons of failures."""
+    """Read the config of each checkpoint; return the configs, and the reasons of failures.
+
+    progress: see `identifying`.
+    """
 
     def attempt(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any] | str]:
         try:
             with reading(f"{checkpoint.uri}/config.json"):
-                return checkpoint, as_trained(read_config(checkpoint.uri, checkpoint.files))
+                return checkpoint, as_trained(
+                    read_config(checkpoint.uri, checkpoint.files, progress)
+                )
         except (InputError, CheckpointError) as error:
             return checkpoint, str(error)
 
@@ -131,7 +136,16 @@ def _config_of(
         if _digest(config) == digest:
             return config
     others, _ = _read(one for one in listed if one not in checkpoints)
-    return next((config for config in others.values() if _digest(config) == digest), None)
+    found = (config for config in others.values() if _digest(config) == digest)
+    return next(found, None) or _former_config(digest, {**configs, **others})
+
+
+def _former_config(
+    digest: str, configs: Mapping[Checkpoint, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the config that a store has the digest of, with the keys that are now left out."""
+    whole, _ = _read(configs, progress=True)
+    return next((configs[one] for one in whole if _digest(whole[one]) == digest), None)
 
 
 def _source(kept: Mapping[Checkpoint, Meaning], former: Meaning | None) -> Checkpoint:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.analysis.alike import alike
+from pipeline.analysis.grouped_reasons import grouped_by_reason
 from pipeline.analysis.job import Prepared
 from pipeline.analysis.worker import Outcome
 from pipeline.checkpoints import LeftOut
@@ -109,11 +109,11 @@ class Summary:
         """Return a line for each reason for which steps are left out or have non-finite numbers."""
         masked = {at: f"step {at:,} is left out: {why}" for at, why in self.masked.items()}
         wrong = {at: f"not finite at step {at:,}: {what}" for at, what in self.not_finite.items()}
-        return [*alike(masked), *alike(wrong)]
+        return [*grouped_by_reason(masked), *grouped_by_reason(wrong)]
 
     def failures(self) -> list[str]:
         """Return a line for each reason for which steps failed."""
-        return alike(self.failed)
+        return grouped_by_reason(self.failed)
 
     def sentence(self) -> str:
         """Return the result in one line, with the steps that failed, were masked or not finite."""

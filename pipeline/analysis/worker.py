@@ -243,7 +243,7 @@ class Worker:
         _log.warning("step %d: out of memory, halving the batch: %s", checkpoint.step, reason)
         if self._transfer is not None:
             self._transfer.stop("memory ran out while computing")
-        gc.collect()  # the tensors may be in a cycle of references; on Python 3.12 they are
+        gc.collect()  # a cycle of references may keep the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # cached blocks may be too fragmented for the smaller batch
         left = [group for group in groups if group.name not in done]
@@ -363,15 +363,17 @@ class Worker:
     def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
         """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
-        workers = self.job.analysis.workers
-        memory = activation_bytes(self._resident.device, workers.memory) // (2 if halved else 1)
+        limits = {
+            "memory_bytes": self.job.analysis.workers.memory,
+            "divided": 2 if halved else 1,
+        }
         records = {
-            one.key: run(self._resident, self._inputs[one.input], one, memory_bytes=memory)
+            one.key: run(self._resident, self._inputs[one.input], one, **limits)
             for one in wanted
             if one.change is None
         }
         changed = [one for one in wanted if one.change is not None]
-        return records | run_changed(self._resident, self._inputs, changed, records, memory)
+        return records | run_changed(self._resident, self._inputs, changed, records, **limits)
 
     def _context(
         self,

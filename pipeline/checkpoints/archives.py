@@ -6,6 +6,7 @@ pickles that would run code, but neither compressed entries that are a thousand 
 the file, nor pickles that build millions of objects.
 """
 
+import errno
 import os
 import pickletools
 import struct
@@ -63,12 +64,20 @@ def mentions(stream: BinaryIO, name: bytes) -> bool:
             small = [one for one in pickles if one.file_size <= _MOST_PICKLE]
             return any(name in archive.read(one) for one in small)
     except OSError as error:
-        if error.errno is not None:  # of the storage, which says nothing about the file
+        if _is_of_storage(error):
             raise
         return False
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError,
             struct.error, zlib.error):  # fmt: skip
         return False
+
+
+def _is_of_storage(error: OSError) -> bool:
+    """Return whether an error is of the storage, and so says nothing about the file.
+
+    zipfile's own have no number, and seeking before the start, to a wrong offset, has EINVAL.
+    """
+    return error.errno not in (None, errno.EINVAL)
 
 
 def _check_archive(stream: BinaryIO, size: int) -> None:
@@ -81,7 +90,7 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
                 if entry.filename.endswith("data.pkl"):
                     _check_pickle(archive.read(entry))
     except OSError as error:
-        if error.errno is not None:  # of the storage, which says nothing about the file
+        if _is_of_storage(error):
             raise
         raise ValueError(first_line(error)) from error
     except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as error:

@@ -25,8 +25,9 @@ def notes_on_averages(folders: Iterable[Folder]) -> list[str]:
     if not found:
         return []
     names = dict.fromkeys(name for beside in found.values() for name in beside)
+    several = "1 checkpoint has" if len(found) == 1 else f"{len(found):,} checkpoints have"
     return [
-        f"{len(found):,} checkpoints have averages of the weights (EMA) beside the model, which "
+        f"{several} averages of the weights (EMA) beside the model, which "
         f"are not read: {first_names(names)}; to analyse them, put them into a run of their own"
     ]
 

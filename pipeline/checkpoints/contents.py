@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints.cache import recall, remember
+from pipeline.checkpoints.config_keys import identifying
 from pipeline.checkpoints.digests import combined
 from pipeline.checkpoints.files import (
     files_of_tensors,
@@ -28,17 +29,6 @@ from pipeline.checkpoints.places import folder_of, place_of
 from pipeline.checkpoints.stored import Files, Folder, Place, StoredFile
 from pipeline.errors import ChangedError, CheckpointError, DamagedError, InputError
 from pipeline.outside import is_whole, json_object, largest, parsed_json, reading, refuse_larger
-
-# Keys that differ between configs of equal models: how it was saved, and how far it was trained.
-_VOLATILE = frozenset(
-    {
-        "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
-        "step", "global_step", "train_step", "training_step", "checkpoint_step", "current_step",
-        "iteration", "iter", "iter_num", "epoch", "current_epoch", "tokens_seen",
-        "num_input_tokens_seen", "consumed_tokens", "consumed_samples", "consumed_train_samples",
-        "loss", "train_loss", "val_loss", "eval_loss", "best_val_loss", "saved_at", "timestamp",
-    }
-)  # fmt: skip
 
 # Keys whose numbers may be infinite: the bounds of time steps in the configs of Mamba 2.
 MAY_BE_INFINITE = ("time_step_limit",)
@@ -206,16 +196,15 @@ def config_of(place: Place, folder: Folder) -> dict[str, Any]:
     It is made from the checkpoint's own description of its model where the format has another one.
     Raises InputError, naming the file, if it is absent or not a readable JSON object.
     """
-    config = whole_config(place, folder)
-    return {key: value for key, value in config.items() if key not in _VOLATILE}
+    return identifying(whole_config(place, folder))
 
 
-def read_config(uri: str, files: Files | None = None) -> dict[str, Any]:
+def read_config(uri: str, files: Files | None = None, progress: bool = False) -> dict[str, Any]:
     """Return the result of `config_of` for the checkpoint at an address.
 
-    files: of its folder, as they were listed.
+    files: of its folder, as they were listed. progress: see `identifying`.
     """
-    return config_of(place_of(uri), folder_of(uri, files))
+    return identifying(whole_config(place_of(uri), folder_of(uri, files)), progress)
 
 
 def whole_config(place: Place, folder: Folder) -> dict[str, Any]:

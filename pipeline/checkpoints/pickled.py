@@ -344,8 +344,19 @@ def _left_out(file: Path, content: Mapping[str, Any], states: tuple[State, ...])
 
 def _averages(file: Path, content: Mapping[str, Any]) -> Iterator[str]:
     for name, beside in content.items():
-        if isinstance(beside, Mapping) and is_of_averages(str(name)):
+        # Not settings alone, such as `ema: {decay: 0.999}`.
+        if is_of_averages(str(name)) and _holds_tensors(beside):
             yield f"{file}: its {name!r}"
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Return whether a mapping has a tensor, directly or within one that it holds."""
+    if not isinstance(content, Mapping):
+        return False
+    within = [
+        one for value in content.values() if isinstance(value, Mapping) for one in value.values()
+    ]
+    return any(isinstance(one, Tensor) for one in (*content.values(), *within))
 
 
 def same_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

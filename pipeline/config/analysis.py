@@ -29,10 +29,10 @@ class Workers(Strict):
     each Ray reserves for one worker; a part of a GPU is a number below 1. device: where the model
     computes. dtype: of weights and activations. dashboard: serve Ray's dashboard while Ray runs on
     this machine; a cluster has its own.
-    threads: torch threads of each worker; two runs are equal bit for bit only if they use the same
-    number. memory: bytes that the activations of one forward pass may take; batch sizes follow
-    from it. timeout: seconds that one checkpoint may take before its worker is considered hung and
-    is replaced.
+    threads: torch threads of each worker, which compute as many batches at a time; two runs are
+    equal bit for bit only if they use the same number. memory: bytes that the activations of one
+    forward pass may take in all threads; batch sizes follow from it. timeout: seconds that one
+    checkpoint may take before its worker is considered hung and is replaced.
     """
 
     count: int = Field(default=2, ge=1)

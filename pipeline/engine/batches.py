@@ -18,15 +18,16 @@ _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 _MOST_SEQUENCES = 65_535
 
 
-def batches_of(n: int, most: int, together: int, threads: int) -> list[slice]:
+def batches_of(n: int, most: int, together: int, threads: int, divided: int = 1) -> list[slice]:
     """Return batches of at most `most` rows, in multiples of `together`, of nearly equal sizes.
 
     They are the fewest that every thread has as many of, where there are enough rows. Equal sizes,
     because matrix products over a small last batch are slow, and all threads wait for the last.
+    Each of them is then divided into `divided` batches, as far as it has rows.
     """
     groups = n // together
     fewest = math.ceil(groups / max(1, most // together))
-    number = min(groups, math.ceil(fewest / threads) * threads)
+    number = min(groups, math.ceil(fewest / threads) * threads * divided)
     ends = [groups * i // number * together for i in range(number + 1)]
     return [slice(first, last) for first, last in pairwise(ends)]
 

@@ -34,12 +34,13 @@ def run_changed(
     passes: Sequence[Pass],
     before: Records,
     memory_bytes: int | None = None,
+    divided: int = 1,
 ) -> dict[tuple, Record]:
     """Return the records of passes with a change, by their keys.
 
-    before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
-    InputError where attention is to be kept, or read in part, in a model whose own code computes
-    it.
+    before: the records of the passes that they need (`Pass.needs`), by their keys. memory_bytes,
+    divided: as in `forward.run`. Raises InputError where attention is to be kept, or read in part,
+    in a model whose own code computes it.
     """
     for one in passes:
         if not uses_interface(module := resident.module_in(one.dtype)):
@@ -49,10 +50,10 @@ def run_changed(
     for _, alike in groupby(sorted(passes, key=_batch_key), key=_batch_key):
         group = list(alike)
         input = inputs[group[0].input]
-        at_a_time = _copies_per_batch(resident, input, group[0], memory_bytes)
+        at_a_time = _copies_per_batch(resident, input, group, memory_bytes, divided)
         for i in range(0, len(group), at_a_time):
             some = group[i : i + at_a_time]
-            found |= _run_in_one_batch(resident, input, some, before, memory_bytes)
+            found |= _run_in_one_batch(resident, input, some, before, memory_bytes, divided)
     return found
 
 
@@ -71,16 +72,20 @@ def _change(pass_: Pass) -> HeadChange:
 
 
 def _copies_per_batch(
-    resident: Resident, input: Input, pass_: Pass, memory_bytes: int | None
+    resident: Resident,
+    input: Input,
+    alike: Sequence[Pass],
+    memory_bytes: int | None,
+    divided: int,
 ) -> int:
-    """Return how many changed copies of a sequence fit into a batch.
+    """Return how many changed copies of a sequence fit into a batch, which is then divided.
 
     If anything is kept, it takes one more copy, without change, whose queries, keys or values the
     others use.
     """
-    module, kept = resident.module_in(pass_.dtype), _change(pass_).kept
+    module, more = resident.module_in(alike[0].dtype), bool(_change(alike[0]).kept)
     fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    return max(1, fit - bool(kept))
+    return max(1, min(fit, len(alike) + more) // divided - more)
 
 
 def _refuse_unread(model: str, change: HeadChange) -> None:
@@ -103,11 +108,12 @@ def _run_in_one_batch(
     passes: Sequence[Pass],
     before: Records,
     memory_bytes: int | None,
+    divided: int,
 ) -> dict[tuple, Record]:
     changes = [_change(one) for one in passes]
     first, kept = changes[0].first_layer, changes[0].kept
     outputs = [
-        _parts(resident, input, one, change.to, before, memory_bytes)
+        _parts(resident, input, one, change.to, before, memory_bytes, divided)
         if isinstance(change.to, ReadFrom)
         else _outputs(one, change, before)
         for one, change in zip(passes, changes, strict=True)
@@ -126,7 +132,7 @@ def _run_in_one_batch(
         dtype=passes[0].dtype,
     )
     rows = _copied(input, len(edit.copies))
-    record = run(resident, rows, wanted, memory_bytes, Resumed(first, stream, edit))
+    record = run(resident, rows, wanted, memory_bytes, Resumed(first, stream, edit), divided)
     return {
         one.key: _with_layers_below(
             _of_copy(record, input, i + bool(kept), len(edit.copies)), passes[0], unchanged
@@ -156,6 +162,7 @@ def _parts(
     to: ReadFrom,
     before: Records,
     memory_bytes: int | None,
+    divided: int,
 ) -> dict[tuple[int, int], Part]:
     """Return the part of its own output that each changed head keeps.
 
@@ -172,7 +179,7 @@ def _parts(
         stream = source.hidden_states[layer] if layer else None
         wanted = Pass(input.name, head_outputs=(layer,), dtype=pass_.dtype)
         resumed = Resumed(layer, stream, Edit([own]))
-        kept = run(resident, input, wanted, memory_bytes, resumed).head_outputs[layer]
+        kept = run(resident, input, wanted, memory_bytes, resumed, divided).head_outputs[layer]
         rest = (source.head_outputs[layer].double() - kept.double())[tokens].mean(dim=0)
         parts |= {where: Part(to.rule, rest[where[1]]) for where in own}
     return parts

@@ -66,11 +66,13 @@ def run(
     pass_: Pass,
     memory_bytes: int | None = None,
     resumed: Resumed | None = None,
+    divided: int = 1,
 ) -> Record:
     """Run one forward pass of the resident's current weights on `input`; return its record.
 
     Sequences are split into batches by a fixed rule on shapes and threads, so that at most about
-    `memory_bytes` of activations exist at a time. `input.arrays["attention_mask"]` [sequence,
+    `memory_bytes` of activations exist at a time; each batch is then divided into `divided` ones,
+    because less memory was left than that. `input.arrays["attention_mask"]` [sequence,
     position], if given, marks padding with 0: entries of padding are NaN in the record. The whole
     table of a one-layer organism is computed by `models/table_forward.py` where the request allows
     it.
@@ -92,7 +94,7 @@ def run(
         most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
     together = 1 if resumed is None else resumed.copies
     threads = threads_on(module.device)
-    batches = batches_of(len(input.tokens), most, together, threads)
+    batches = batches_of(len(input.tokens), most, together, threads, divided)
     replicas = Replicas(module, min(threads, len(batches)))
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
 
@@ -231,14 +233,20 @@ class _Job:
         return started_at(module, self.facts.n_layers, resumed.layer, stream)
 
     def _padding(self, module: PreTrainedModel, sequences: slice) -> dict[str, Any]:
-        """Return the arguments for a padded batch; positions count from the first real token."""
+        """Return the arguments for a padded batch; positions count from the first real token.
+
+        Padding, whose outputs are never read, has the largest position of the input: some models
+        choose rotary frequencies (longrope) by the largest of a batch, which is then the same in
+        each.
+        """
         if self.seen is None:
             return {}
         seen = self.seen[sequences].to(module.device)
         arguments = {"attention_mask": seen.long()}
         if self.traits.takes_positions:
-            # Models would otherwise number padding too; their outputs for it are never read.
-            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).clamp(min=0)
+            # Models would otherwise number padding too.
+            largest = int(self.seen.sum(dim=1).max()) - 1
+            arguments["position_ids"] = (seen.cumsum(dim=1) - 1).where(seen, max(0, largest))
         return arguments
 
     def _head_outputs(

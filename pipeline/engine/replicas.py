@@ -8,12 +8,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from itertools import chain
 from queue import SimpleQueue
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from pipeline.errors import first_line
+from pipeline.outside import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Replicas:
 
 
 def replicas_of(module: PreTrainedModel, n: int) -> list[PreTrainedModel]:
-    """Return n copies of a model that have its parameters and buffers, also after a swap.
+    """Return n copies of a model that have its weights, also after a swap.
 
     They are made once for each model, and have the hooks and replaced methods that it had then.
     None, with a warning, are returned of a model with an attribute that cannot be copied, which
@@ -50,17 +53,31 @@ def replicas_of(module: PreTrainedModel, n: int) -> list[PreTrainedModel]:
     try:
         while made is not None and len(made) < n:
             made.append(_replica(module))
-    except TypeError as error:
-        _log.warning("%s runs in one thread: %s", type(module).__name__, error)
+    except Exception as error:  # of any type: `deepcopy` runs methods of the objects that it copies
+        if is_out_of_memory(error):
+            raise
+        _log.warning("%s runs in one thread: %s", type(module).__name__, first_line(error))
         made = _REPLICAS[module] = None
     return [] if made is None else made[:n]
 
 
 def _replica(module: PreTrainedModel) -> PreTrainedModel:
-    kept = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    shared = [_shared(one) for one in module.modules()]
+    kept = {id(t): t for of in shared for tensors in of.values() for t in tensors.values()}
     replica = deepcopy(module, kept)
-    for own, original in zip(replica.modules(), module.modules(), strict=True):
+    for own, of in zip(replica.modules(), shared, strict=True):
         # The dictionaries themselves, so that tensors which the model is given later are shared.
-        vars(own)["_parameters"] = original._parameters
-        vars(own)["_buffers"] = original._buffers
+        vars(own).update(of)
     return replica
+
+
+def _shared(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the dictionaries of a module (not of its parts) that its replicas share, by attribute.
+
+    Buffers that no checkpoint has are not shared: they may be a cache of the model's own code
+    (rotary frequencies), rewritten in a pass and described by attributes, which each replica has.
+    """
+    found: dict[str, dict[str, Any]] = {"_parameters": module._parameters}
+    if module._buffers.keys() - module._non_persistent_buffers_set:
+        found["_buffers"] = module._buffers
+    return found

@@ -45,8 +45,9 @@ class Transfer:
     """Copies the weights of one checkpoint after another to a device, while it computes.
 
     reserve: bytes that computing needs beside two sets of weights. Where there is less memory,
-    weights stay where they are; this is logged once. One thread at a time may call `ahead`. With
-    the CPU as the device, which is for tests, all is the same, but nothing happens at a time.
+    weights stay where they are; the first time is logged, and so is the end of copying for lack of
+    memory. One thread at a time may call `ahead`. With the CPU as the device, which is for tests,
+    all is the same, but nothing happens at a time.
     """
 
     def __init__(self, device: torch.device, reserve: int, buffer: int = _BUFFER) -> None:
@@ -65,7 +66,7 @@ class Transfer:
         """
         needed = sum(weights[name].numel() * dtype.itemsize for name, dtype in dtypes.items())
         if not dtypes:
-            self._tell("their tensors must be merged first")
+            self._tell_once("none of their tensors goes into the model as it is")
         if self._stopped or not dtypes or not self._has_room(needed):
             return weights
         try:
@@ -85,8 +86,9 @@ class Transfer:
 
     def stop(self, why: str) -> None:
         """Copy nothing ahead from now on."""
-        self._stopped = True
-        self._tell(why)
+        if not self._stopped:
+            self._stopped = True
+            self._tell(why)
 
     def await_copies(self, weights: Mapping[str, Tensor]) -> None:
         """Let the calling thread's stream wait for weights that were copied ahead, if they were."""
@@ -97,18 +99,19 @@ class Transfer:
         free = free_bytes(self._device)
         if free is None or needed + self._reserve <= free:
             return True
-        self._tell(
+        self._tell_once(
             f"a second set of weights takes {needed:,} bytes and computing {self._reserve:,}, and "
             f"{free:,} are free"
         )
         return False
 
-    def _tell(self, why: str) -> None:
+    def _tell_once(self, why: str) -> None:
         if not self._told:
             self._told = True
-            _log.warning(
-                "checkpoints are not copied to %s while it computes: %s", self._device, why
-            )
+            self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        _log.warning("checkpoints are not copied to %s while it computes: %s", self._device, why)
 
     def _copied(
         self, weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Names under which training code saves the weights beside its other states.
-STATE_DICTS = ("state_dict", "model_state_dict", "model")
+STATE_DICTS = ("model", "model_state_dict", "state_dict")
 
 
 def matches(content: Any) -> bool:

@@ -14,6 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.analysis.estimate import dry_run
 from pipeline.auditing import audit
+from pipeline.checkpoints import config_keys
+from pipeline.store import Store
+from pipeline.store.fingerprint import digest_of
 
 TOKENS = np.random.default_rng(0).integers(0, 101, (8, 32))
 Change = Callable[[Path], object]
@@ -57,6 +60,12 @@ def as_version_4(run: Path, step: int) -> None:
     config = json.loads(file.read_text())
     config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "rope_scaling": None}
     file.write_text(json.dumps(config))
+
+
+def without_saved(run: Path, step: int) -> dict[str, Any]:
+    config = json.loads(config_of(run, step).read_text())
+    left_out = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+    return {key: value for key, value in config.items() if key not in left_out}
 
 
 def analysis(run: Path, **changes: Any) -> Analysis:
@@ -115,6 +124,37 @@ def test_configs_that_state_their_own_step_are_of_one_model(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "run/step-1")
     summary = analyze(analysis(tmp_path / "run"))
     assert (summary.failed, summary.computed, summary.complete) == ({}, [], 2)
+
+
+def test_a_store_with_the_digest_of_a_whole_config_is_known_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    make(run, (1, 2))
+    for step in (1, 2):
+        edited(step, global_step=step, saved_at=f"day {step}")(run)
+    with monkeypatch.context() as patch:  # as stores were made once
+        patch.setattr(config_keys, "_is_progress", lambda key, value: False)
+        assert analyze(analysis(run)).computed == [2]
+    identity = Store(str(tmp_path / "store.zarr")).version().identity
+    assert identity["architecture"] == digest_of(without_saved(run, 2))
+    summary = analyze(analysis(run))
+    assert (summary.computed, summary.complete, summary.failed) == ([1], 1, {})
+    assert Store(str(tmp_path / "store.zarr")).version().identity == identity
+
+
+def test_ordinary_configs_keep_their_digest(tmp_path: Path) -> None:
+    make(tmp_path / "run", (1,))
+    analyze(analysis(tmp_path / "run"))
+    identity = Store(str(tmp_path / "store.zarr")).version().identity
+    assert identity["architecture"] == digest_of(without_saved(tmp_path / "run", 1))
+
+
+def test_only_numbers_say_how_far_a_model_was_trained() -> None:
+    settings = {"model_type": "own", "loss": "mse", "step": True, "iter": [1, 2], "steps": 3}
+    progress = {"loss": 2.5, "step": 100, "iter": 7, "timestamp": "2020-01-01"}
+    assert config_keys.identifying(settings) == settings
+    assert config_keys.identifying(progress | {"n": 1}) == {"n": 1}
 
 
 ROPE = {"rope_theta": 500000.0, "rope_type": "default"}

@@ -10,8 +10,9 @@ import xarray as xr
 from pipeline import Analysis, analyze, open_run
 from pipeline.training import load_training, train
 from pipeline.training.schedule import Schedule
+from tests.host_reads import HostReads
 from tests.pipeline.analysis.test_run import analysis
-from tests.simulated_device import HostReads, simulated_cuda
+from tests.simulated_cuda import simulated_cuda
 
 MEASURES: dict[str, dict[str, Any]] = {
     "token_loss": {"early_token": 4, "late_token": 20},

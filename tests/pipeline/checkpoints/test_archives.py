@@ -2,12 +2,13 @@
 
 import errno
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
 import torch
 
-from pipeline.checkpoints.archives import mentions
+from pipeline.checkpoints.archives import mentions, refuse_unsound
 from pipeline.checkpoints.streams import PlacedStream
 
 
@@ -50,3 +51,17 @@ def test_an_error_of_the_storage_is_no_answer() -> None:
 def test_a_damaged_file_mentions_nothing() -> None:
     for content in (CONTENT[: len(CONTENT) // 2], b"PK", b""):
         assert not mentions(_stream(content), b"mine")
+
+
+def test_an_offset_before_the_start_is_damage(tmp_path: Path) -> None:
+    """A stream of the disk, unlike one of memory, then raises OSError."""
+    content = bytearray(CONTENT)
+    contents = content.rfind(b"PK\x06\x06") + 48  # the offset of the table of contents
+    stated = int.from_bytes(content[contents : contents + 8], "little")
+    content[contents : contents + 8] = (stated + 10_000).to_bytes(8, "little")
+    (tmp_path / "a.pt").write_bytes(content)
+    with (tmp_path / "a.pt").open("rb") as stream:
+        assert not mentions(stream, b"mine")
+        stream.seek(0)
+        with pytest.raises(ValueError, match="Invalid argument"):
+            refuse_unsound(stream, len(content))

@@ -29,10 +29,12 @@ def test_the_notes_of_a_conversion_name_them(tmp_path: Path) -> None:
     for step in (0, 5):
         state = authors(step)
         saved = {"model": state, "model_ema": authors(step + 1), "schema": {"a": 1}}
+        saved |= {"ema": {"decay": 0.9}, "ema_model": {"shadow": authors(step + 2), "decay": 0.9}}
         torch.save(saved, tmp_path / f"{step}.pth")
     run = ordinary_run(str(tmp_path), RELU)
     (note,) = [one for one in conversion_notes(run) if "averages" in one]
-    assert "5.pth: its 'model_ema'" in note and "schema" not in note
+    assert "its 'model_ema'" in note and "its 'ema_model'" in note
+    assert "schema" not in note and "'ema'" not in note
     assert [one.step for one in list_run(str(run)).checkpoints] == [0, 5]
 
 

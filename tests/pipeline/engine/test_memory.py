@@ -13,12 +13,9 @@ import xarray as xr
 
 import pipeline.analysis.worker
 from pipeline import analyze, open_run
-from pipeline.engine.batches import activation_bytes
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
 from tests.pipeline.analysis.test_run import analysis
-
-USUAL = activation_bytes(torch.device("cpu"), None)
 
 
 @pytest.fixture
@@ -28,19 +25,19 @@ def run(make_run: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
-    """`memory_for(bytes, uri)` limits the memory of passes over this checkpoint's weights."""
+    """`memory_for(n, uri)` leaves memory for an n-th of a batch of this checkpoint's passes."""
     real, swap = pipeline.analysis.worker.run, pipeline.analysis.worker.Resident.swap
     present: list[str] = []
 
-    def limit(limit: int, step: str) -> None:
+    def limit(needed: int, step: str) -> None:
         def swapped(self: Any, weights: Any, where: str) -> None:
             present[:] = [where]
             swap(self, weights, where)
 
-        def limited(*arguments: Any, memory_bytes: int, **options: Any) -> Any:
-            if present[0].endswith(step) and memory_bytes > limit:
+        def limited(*arguments: Any, divided: int, **options: Any) -> Any:
+            if present[0].endswith(step) and divided < needed:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-            return real(*arguments, memory_bytes=memory_bytes, **options)
+            return real(*arguments, divided=divided, **options)
 
         monkeypatch.setattr(pipeline.analysis.worker, "run", limited)
         monkeypatch.setattr(pipeline.analysis.worker.Resident, "swap", swapped)
@@ -62,7 +59,7 @@ def test_a_batch_halved_once_is_recorded_and_gives_the_same_numbers(
     undisturbed = analysis(run, store=str(run.parent / "undisturbed.zarr"))
     assert not analyze(undisturbed).failed
     scarce = analysis(run)
-    memory_for(USUAL // 2, "step-1")
+    memory_for(2, "step-1")
     summary = analyze(scarce)
     assert (summary.computed, summary.failed) == ([0, 1, 2], {})
     assert batches(scarce.store) == {0: None, 1: "halved", 2: None}
@@ -74,7 +71,7 @@ def test_a_batch_halved_once_is_recorded_and_gives_the_same_numbers(
 def test_a_checkpoint_too_large_for_half_a_batch_fails_alone(
     run: Path, memory_for: Callable[[int, str], None]
 ) -> None:
-    memory_for(USUAL // 4, "step-1")
+    memory_for(4, "step-1")
     summary = analyze(analysis(run))
     assert summary.computed == [0, 2]
     assert list(summary.failed) == [1]
@@ -92,8 +89,13 @@ FRUGAL = {
 
 
 @pytest.mark.slow
-def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_memory_that_really_runs_out_on_a_cpu_is_met_in_the_same_way(
+    tmp_path: Path, threads: int
+) -> None:
     scarce = heavy_analysis(heavy_run(tmp_path / "run", steps=9), tmp_path / "store.zarr", 1)
+    workers = scarce.workers.model_copy(update={"threads": threads})
+    scarce = scarce.model_copy(update={"workers": workers})
     command = [sys.executable, "-m", "tests.pipeline.engine.limited", scarce.model_dump_json()]
     environment = {**os.environ, **FRUGAL}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,23 +1,32 @@
 """Passes whose batches are computed by several threads, each with a replica of the model."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from transformers import Phi3Config
 
 from pipeline.engine import cross_entropy, forward
 from pipeline.engine.batches import activation_bytes, batch_size, batches_of
 from pipeline.engine.changes import run_changed
 from pipeline.engine.cross_entropy import Unembedding, token_losses
-from pipeline.engine.record import PATTERNS, HeadChange, Pass, merge
+from pipeline.engine.record import PATTERNS, HeadChange, Kept, Pass, merge
 from pipeline.engine.replicas import replicas_of
 from pipeline.engine.threads import in_threads
-from tests.pipeline.engine.test_forward import WANTED, input_of, parts, resident
-from tests.pipeline.families import FAMILIES
+from pipeline.inputs import Input
+from pipeline.models.layers import uses_interface
+from pipeline.models.resident import Resident
+from tests.pipeline.engine.test_forward import TOKENS, WANTED, input_of, parts, resident
+from tests.pipeline.families import FAMILIES, eager_model
 
 CPU = torch.device("cpu")
+
+LENGTHS = np.array([20, 6, 20, 6, 20, 6, 20])
+PADDED = Input("x", "array", TOKENS, {"attention_mask": np.arange(20) < LENGTHS[:, None]})
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +52,45 @@ class TestPasses:
         """With a sequence in each batch, every batch is computed by one thread in any case."""
         monkeypatch.setattr(forward, "batch_size", lambda *_: 1)
         model = resident(name)
-        in_three = parts(forward.run(model, input_of(), WANTED))
+        # Smeared keys refuse padding.
+        inputs = (input_of(),) if name == "organism_smeared" else (input_of(), PADDED)
+        in_three = [parts(forward.run(model, of, WANTED)) for of in inputs]
         torch.set_num_threads(1)
-        same(in_three, parts(forward.run(model, input_of(), WANTED)))
+        for found, of in zip(in_three, inputs, strict=True):
+            same(found, parts(forward.run(model, of, WANTED)))
+
+    def test_frequencies_that_follow_from_positions_are_those_of_the_whole_input(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Longrope has other rotary frequencies in batches with more than 8 tokens."""
+        config = Phi3Config(
+            vocab_size=96,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            pad_token_id=0,
+            max_position_embeddings=64,
+            original_max_position_embeddings=8,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10_000.0,
+                "factor": 8.0,
+                "long_factor": [4.0] * 4,
+                "short_factor": [1.0] * 4,
+                "original_max_position_embeddings": 8,
+            },
+        )
+        weights = eager_model(config, "float32").state_dict()
+        found = []
+        for batch, threads in ((7, 1), (1, 1), (1, 3), (2, 2)):
+            monkeypatch.setattr(forward, "batch_size", lambda *_, batch=batch: batch)
+            torch.set_num_threads(threads)
+            model = Resident(config)
+            model.swap(weights)
+            found.append(forward.run(model, PADDED, Pass("x", losses=True)).kept_loss)
+        for loss in found[1:]:
+            torch.testing.assert_close(loss, found[0], atol=2e-5, rtol=0, equal_nan=True)
 
     def test_a_swap_reaches_the_replicas(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(forward, "batch_size", lambda *_: 1)
@@ -58,24 +103,27 @@ class TestPasses:
         assert not torch.equal(swapped["loss"], first["loss"])
         same(swapped, parts(forward.run(other, input_of(), WANTED)))
 
-    def test_changed_heads_are_those_of_one_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, inputs = resident("gpt_neox"), {"x": input_of()}
+    @pytest.mark.parametrize("name", ["gpt_neox", "llama", "gptj", "gpt_neo"])
+    def test_changed_heads_are_those_of_one_thread(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(forward, "batch_size", lambda *_: 1)
+        model, inputs = resident(name), {"x": PADDED}
+        patterns = [frozenset[Kept](), PATTERNS] if uses_interface(model.module) else [frozenset()]
         changed = [
             Pass("x", losses=True, change=HeadChange(((1, head),), "mean", kept))
             for head in (0, 1)
-            for kept in (frozenset(), PATTERNS)
+            for kept in patterns
         ]
         found = []
         for threads in (3, 1):
             torch.set_num_threads(threads)
             plain = [one for one in merge(changed) if one.change is None]
             needed = {one.key: forward.run(model, inputs["x"], one) for one in plain}
-            monkeypatch.setattr("pipeline.engine.forward.batch_size", lambda *_: 1)
             made = run_changed(model, inputs, changed, needed)
-            monkeypatch.undo()
+            assert len(made) == len(changed)
             found.append({str(key): record.kept_loss for key, record in made.items()})
-        for what, loss in found[0].items():
-            torch.testing.assert_close(loss, found[1][what], atol=2e-5, rtol=0)
+        same(*found)
 
     def test_threads_left_over_by_few_sequences_are_used_within_operations(self) -> None:
         seen = []
@@ -103,6 +151,21 @@ class TestThreads:
         with torch.inference_mode(mode):
             modes = in_threads(lambda _: torch.is_inference_mode_enabled(), [0, 1, 2], CPU)
         assert modes == [mode] * 3
+
+    def test_an_error_leaves_no_tensor_behind(self) -> None:
+        """Half of a batch is tried after one that was too large, and needs its memory."""
+        both, left = threading.Barrier(2, timeout=60), []
+
+        def fail(part: int) -> None:
+            tensor = torch.zeros(3)
+            left.append(weakref.ref(tensor))
+            both.wait()
+            raise MemoryError(tensor.shape)
+
+        with pytest.raises(MemoryError):
+            in_threads(fail, [0, 1], CPU)
+        gc.collect()
+        assert [one() for one in left] == [None, None]
 
     def test_parts_are_computed_at_the_same_time(self) -> None:
         together = threading.Barrier(3, timeout=60)  # raises unless three threads meet
@@ -144,6 +207,29 @@ class TestReplicas:
         vars(own.get_output_embeddings())["forward"] = None
         assert vars(module.get_output_embeddings()).get("forward", "the class's") is not None
 
+    def test_buffers_are_shared_that_checkpoints_have_and_no_others(self) -> None:
+        """Of a model whose code keeps a cache in a buffer, and its length in an attribute."""
+        module = resident("llama").module
+        norm, rotary = module.model.norm, module.model.rotary_emb
+        norm.register_buffer("statistics", torch.zeros(2))
+        (own,) = replicas_of(module, 1)
+        norm.statistics = torch.ones(2)
+        assert own.model.norm.statistics is norm.statistics
+        before = rotary.inv_freq.clone()
+        own.model.rotary_emb.inv_freq.mul_(2)
+        own.model.rotary_emb.register_buffer("cos_cached", torch.zeros(3), persistent=False)
+        assert torch.equal(rotary.inv_freq, before) and not hasattr(rotary, "cos_cached")
+
+    @pytest.mark.parametrize("name", ["gpt_neox", "gptj", "organism"])
+    def test_they_go_with_their_model(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(forward, "batch_size", lambda *_: 1)
+        model = resident(name)
+        forward.run(model, input_of(), WANTED)
+        of = [weakref.ref(one) for one in (model.module, *replicas_of(model.module, 2))]
+        del model
+        gc.collect()
+        assert [one() for one in of] == [None] * 3
+
     def test_a_model_that_cannot_be_copied_runs_in_one_thread(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -155,6 +241,15 @@ class TestReplicas:
         assert [one.getMessage() for one in caplog.records] == [
             "GPT2LMHeadModel runs in one thread: cannot pickle '_thread.lock' object"
         ]
+
+    def test_a_model_with_the_result_of_an_operation_runs_in_one_thread(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Torch refuses to copy a tensor with a gradient function, by a RuntimeError."""
+        module = resident("gpt2").module
+        vars(module)["scale"] = torch.ones(2, requires_grad=True) * 2
+        assert replicas_of(module, 2) == []
+        assert "runs in one thread: Only Tensors created explicitly" in caplog.text
 
     def test_they_are_made_once(self) -> None:
         module = resident("gpt2").module
@@ -183,6 +278,11 @@ class TestBatches:
         batches = batches_of(n, most, together, threads)
         assert [b.stop - b.start for b in batches] == sizes
         assert [b.start for b in batches] == [0, *(b.stop for b in batches[:-1])]
+
+    @pytest.mark.parametrize(("rows", "sizes"), [(8, [2] * 4), (3, [1] * 3), (1, [1])])
+    def test_batches_are_divided_where_memory_ran_out(self, rows: int, sizes: list[int]) -> None:
+        batches = batches_of(rows, most=99, together=1, threads=2, divided=2)
+        assert [b.stop - b.start for b in batches] == sizes
 
     def test_threads_divide_the_memory_that_a_pass_may_take(self) -> None:
         model = resident()

@@ -1,12 +1,17 @@
 """Weights that are copied ahead are those of the file, whatever their sizes, dtypes and sharing.
 
-On the CPU, the same code runs with torch's streams and events for the CPU, which do nothing: the
-order of events on a GPU is checked by tests/gpu/swap.py.
+On the CPU, the same code runs with torch's streams and events for the CPU, which do nothing;
+`Late` stands for a GPU that makes each copy as late as the events allow. tests/gpu/swap.py copies
+to a real one.
 """
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +22,8 @@ from pipeline.models.resident import Resident
 from pipeline.models.transfer import CopiedAhead, Transfer
 from pipeline.models.weights import read_weights
 from tests.pipeline.families import FAMILIES, eager_model
+from tests.simulated_cuda import simulated_cuda
+from tests.simulated_device import CUDA
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool)
@@ -77,6 +84,90 @@ def test_tensors_that_are_not_named_stay_where_they_are() -> None:
     assert copied["absent"] is weights["absent"]
 
 
+class Late:
+    """Streams of a device whose copies are made when something waits for an event after them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._work: list[Callable[[], object]] = []
+        self._done = 0
+        copy = Tensor.copy_
+
+        def queued(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+            if not non_blocking:
+                return copy(target, source)
+            self._work.append(partial(copy, target, source))
+            return target
+
+        monkeypatch.setattr(Tensor, "copy_", queued)
+        monkeypatch.setattr(torch, "get_device_module", lambda _: self)
+
+    def Stream(self, _: torch.device) -> "Late":
+        return self
+
+    def Event(self) -> "LateEvent":
+        return LateEvent(self)
+
+    def stream(self, _: "Late") -> Any:
+        return nullcontext()
+
+    def current_stream(self, _: torch.device) -> None:
+        """Return nothing that `LateEvent.wait` needs."""
+
+    @property
+    def queued(self) -> int:
+        return len(self._work)
+
+    def work_until(self, end: int) -> None:
+        for one in self._work[self._done : end]:
+            one()
+        self._done = max(self._done, end)
+
+
+class LateEvent:
+    """An event on the only stream of a `Late`."""
+
+    def __init__(self, device: Late) -> None:
+        self._device, self._end = device, 0
+
+    def record(self, _: Late) -> None:
+        self._end = self._device.queued
+
+    def wait(self, _: None) -> None:
+        self._device.work_until(self._end)
+
+    def synchronize(self) -> None:
+        self.wait(None)
+
+
+def test_events_keep_copies_in_order_where_the_device_makes_them_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A buffer is not filled before it was sent, and a model waits for the last copy."""
+    device = Late(monkeypatch)
+    sender = Transfer(CPU, 0, buffer=64)
+    sets = [{"w": torch.randn(100), "b": torch.randn(3)} for _ in range(3)]
+    for weights in sets:
+        copied = sender.ahead(weights, dict.fromkeys(weights, torch.float32))
+        assert device._done < device.queued  # there is something to wait for
+        sender.await_copies(copied)
+        assert all(torch.equal(copied[name], tensor) for name, tensor in weights.items())
+
+
+def test_memory_of_copies_is_kept_for_the_stream_that_uses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded: list[Tensor] = []
+    weights = {"w": torch.randn(100), "half": torch.randn(5).half(), "other": torch.ones(2)}
+    with simulated_cuda():
+        monkeypatch.setattr(Tensor, "record_stream", lambda tensor, _: recorded.append(tensor))
+        sender = Transfer(CUDA, 0)
+        copied = sender.ahead(weights, {"w": torch.float32, "half": torch.float32})
+        sender.await_copies(copied)
+        monkeypatch.undo()
+    assert {id(one) for one in recorded} == {id(copied["w"]), id(copied["half"])}
+    assert copied["half"].is_cuda and not copied["other"].is_cuda
+
+
 class TestWithoutMemory:
     def test_weights_stay_until_there_is_room(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -91,6 +182,16 @@ class TestWithoutMemory:
         assert "takes 400 bytes and computing 1,000, and 1,399 are free" in record.message
         monkeypatch.setattr(transfer, "free_bytes", lambda device: 1400)
         assert isinstance(sender.ahead(weights, dtypes), CopiedAhead)
+
+    def test_the_end_of_copying_is_logged_also_after_a_lack_of_room(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(transfer, "free_bytes", lambda device: 0)
+        sender = Transfer(CPU, reserve=1000)
+        sender.ahead({"w": torch.ones(1)}, {"w": torch.float32})
+        for _ in range(2):
+            sender.stop("memory ran out")
+        assert ["memory ran out" in text for text in caplog.messages] == [False, True]
 
     def test_memory_that_runs_out_ends_copying(self, caplog: pytest.LogCaptureFixture) -> None:
         # 40 TB when it is copied, and one number here.

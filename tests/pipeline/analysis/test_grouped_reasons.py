@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.analysis.alike import alike, ranges
+from pipeline.analysis.grouped_reasons import grouped_by_reason, ranges
 from pipeline.analysis.summary import Summary
 
 
@@ -24,14 +24,14 @@ def test_failures_of_one_reason_are_one_line() -> None:
 
 def test_only_the_step_makes_two_sentences_alike() -> None:
     layers = {step: f"step {step}: has {step} layers" for step in (1, 2)}
-    assert alike(layers) == [*layers.values()]
+    assert grouped_by_reason(layers) == [*layers.values()]
     commits = {step: f"hf://o/n@{step:040x}: is damaged" for step in (1, 2)}
-    assert len(alike(commits)) == 1
+    assert len(grouped_by_reason(commits)) == 1
     masked = {step: f"step {step:,} is left out: it is damaged" for step in (1000, 10_000)}
-    assert alike(masked) == [f"2 steps alike (1000, 10000), the first: {masked[1000]}"]
+    assert grouped_by_reason(masked) == [f"2 steps alike (1000, 10000), the first: {masked[1000]}"]
     # A number that begins or ends with the step is another one.
     longer = {1: "/run/step-11 is gone", 11: "/run/step-11 is gone"}
-    assert len(alike(longer)) == 2
+    assert len(grouped_by_reason(longer)) == 2
 
 
 @pytest.mark.parametrize(

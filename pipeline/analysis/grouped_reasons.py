@@ -1,4 +1,4 @@
-"""Say once what is said of many steps."""
+"""Write reasons that many steps share, such as those of failures, as one line."""
 
 import re
 from collections import defaultdict
@@ -9,7 +9,7 @@ _LEAST_EVEN = 3  # steps at equal distances that are written as a range
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b")  # in addresses on the Hub, another one for each step
 
 
-def alike(said: Mapping[int, str]) -> list[str]:
+def grouped_by_reason(said: Mapping[int, str]) -> list[str]:
     """Return the sentences on some steps in their order, once if they differ in the step alone.
 
     said: a sentence by step, which may hold the step after the word "step" or in an address. The
