@@ -66,17 +66,12 @@ class Copying(Measure):
 
     def compute(self, context: Context) -> dict[str, np.ndarray]:
         model = context.circuits
-        products = over_the_vocabulary(model.unembedding_rows, model.W_E)
-        middles = [model.with_final_gain(one.T).T for one in products]
-        layers = map(model.layer, range(model.n_layers))
-        # With one middle at a time, torch multiplies it with the heads of a layer together.
-        circuits = torch.stack(
-            [
-                torch.stack([heads.W_O @ middle @ heads.W_V for middle in middles])
-                for heads in layers
-            ]
-        )
-        raw, centred = eigenvalue_score(circuits).numpy().swapaxes(0, 1)
+        product = over_the_vocabulary(model.unembedding_rows, model.W_E)
+        scores = []
+        for heads in map(model.layer, range(model.n_layers)):
+            written = model.with_final_gain(heads.W_O.double())
+            scores.append(eigenvalue_score(product.between(written, heads.W_V)))
+        raw, centred = torch.stack(scores, dim=1).numpy()
         return {"ov_copying": raw, "ov_copying_centred": centred}
 
 

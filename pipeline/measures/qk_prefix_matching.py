@@ -77,9 +77,9 @@ class QKPrefixMatching(Measure):
         values |= {name: np.full(shape, -1) for name in ("partner_layer", "partner_head")}
         model = context.circuits
         embedding = model.W_E
-        middles = over_the_vocabulary(embedding, embedding)
+        product = over_the_vocabulary(embedding, embedding)
         first, *later = layers = context.model.attention_layers
-        earlier, circuits = [_Earlier(model.layer(first))], []
+        earlier = [_Earlier(model.layer(first))]
         for layer in later:
             heads = model.layer(layer)
             found = strongest_partners(earlier, heads).cpu().numpy()
@@ -87,17 +87,14 @@ class QKPrefixMatching(Measure):
             values["partner_layer"][layer] = np.where(found < 0, -1, of_layers)
             values["partner_head"][layer] = np.where(found < 0, -1, found % model.n_heads)
             partners = [(earlier[i // model.n_heads], i % model.n_heads) for i in found.tolist()]
-            W_V = torch.stack([one.W_V[head] for one, head in partners])
-            W_O = torch.stack([one.W_O[head] for one, head in partners])
+            W_V = torch.stack([one.W_V[head] for one, head in partners]).double()
+            W_O = torch.stack([one.W_O[head] for one, head in partners]).double()
             # A product of matrices and its cyclic permutations have the same non-zero eigenvalues.
-            written_keys = heads.W_K.mT @ W_O.mT @ W_V.mT
-            circuit = torch.stack([written_keys @ middle @ heads.W_Q for middle in middles])
-            known = torch.from_numpy(found >= 0)[:, None, None].to(circuit.device)
-            circuits.append(circuit.where(known, torch.nan))
+            written_keys = heads.W_K.double().mT @ W_O.mT @ W_V.mT
+            scores = eigenvalue_score(product.between(written_keys, heads.W_Q)).numpy()
+            score, centred = np.where(found < 0, np.nan, scores)
+            values["score"][layer], values["score_centred"][layer] = score, centred
             earlier.append(_Earlier(heads))
-        if later:
-            scores = eigenvalue_score(torch.stack(circuits)).numpy()
-            values["score"][later], values["score_centred"][later] = scores.swapaxes(0, 1)
         return values
 
 

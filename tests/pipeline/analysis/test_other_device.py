@@ -21,6 +21,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "repeat_loss": {},
     "composition": {},
     "copying": {},
+    "qk_prefix_matching": {},
     "head_ablation": {},
     "attention_patterns": {},
     "weight_norm": {},
