@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -363,7 +364,7 @@ class Worker:
     def _records(self, groups: Sequence[Group], halved: bool = False) -> dict[tuple, Record]:
         """Run the forward passes of some groups; return their records by `Pass.key`."""
         wanted = merge(wanted for group in groups for wanted in self._passes[group.name])
-        limits = {
+        limits: dict[str, Any] = {
             "memory_bytes": self.job.analysis.workers.memory,
             "divided": 2 if halved else 1,
         }
