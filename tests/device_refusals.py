@@ -1,4 +1,4 @@
-"""What a GPU refuses in a call of torch: operands on several devices, NumPy, other generators."""
+"""Refusals of a GPU in a call of torch: operands on several devices, NumPy, other generators."""
 
 from typing import Any
 

@@ -99,7 +99,7 @@ class QKPrefixMatching(Measure):
 
 
 class _Earlier:
-    """What later heads read of one layer's heads.
+    """The parts that later heads read of one layer's heads.
 
     writer: see `composition.writer_of`. silent: which heads have no output.
     """

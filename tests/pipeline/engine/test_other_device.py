@@ -136,7 +136,7 @@ def assert_equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
         np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_infinite_weights_are_blanked_and_a_second_checkpoint_replaces_the_first() -> None:
+def test_infinite_weights_are_blanked_and_then_replaced() -> None:
     config = FAMILIES["llama"]()
     state = eager_model(config, "float32").state_dict()
     made, _ = padded()

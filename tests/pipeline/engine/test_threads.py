@@ -59,7 +59,7 @@ class TestPasses:
         for found, of in zip(in_three, inputs, strict=True):
             same(found, parts(forward.run(model, of, WANTED)))
 
-    def test_frequencies_that_follow_from_positions_are_those_of_the_whole_input(
+    def test_frequencies_from_positions_are_those_of_the_whole_input(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Longrope has other rotary frequencies in batches with more than 8 tokens."""

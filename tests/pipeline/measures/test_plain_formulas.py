@@ -156,7 +156,7 @@ MATRICES = (
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, 0.0])
 @pytest.mark.parametrize("name", MATRICES)
-def test_numbers_that_are_not_finite_and_heads_of_zeros_give_nan_where_the_formulas_do(
+def test_what_is_not_finite_or_zero_gives_nan_where_the_formulas_do(
     name: str, number: float
 ) -> None:
     resident = organism(0.3, 80)
