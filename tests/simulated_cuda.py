@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -101,7 +102,14 @@ def _register() -> None:
 
 @contextmanager
 def simulated_cuda() -> Iterator[None]:
-    """Let "cuda" be the simulated device within the block, in all threads."""
+    """Let "cuda" be the simulated device within the block, in all threads.
+
+    The test is skipped in a torch that has CUDA, whose own functions would be replaced.
+    """
+    if torch.version.cuda is not None:
+        pytest.skip(
+            f"torch {torch.__version__} has CUDA, and the simulated device would replace it"
+        )
     _register()
     replaced = {
         "torch.cuda._lazy_init": lambda: None,
