@@ -234,12 +234,9 @@ def analyze(
     if (config is None) == (preset is None):
         raise InputError("analyze: give a YAML file, or --preset with a name")
     from pipeline.config import load_analysis, load_preset
-    from pipeline.measures.declared import refuse_unknown
 
     # Read before what needs torch is imported, which takes seconds: the file may be refused.
     analysis = load_analysis(config) if config else load_preset(str(preset))
-    if not dry_run:  # which lists all faults
-        refuse_unknown(analysis.measures)
     require("torch", *(() if serial or dry_run else ("prefect", "ray")))
     if not dry_run:
         say("analyse: starting…", err=True)  # what follows may import for seconds

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,25 +37,6 @@ def test_an_audit_of_a_clean_run_ends_with_exit_code_0(organisms: Path) -> None:
     assert answer("audit", organisms / "run", "--json")["faults"] == []
     assert answer("audit", organisms / "run", "--deep", "--json")["faults"] == []
     assert "no such folder" in refused("audit", organisms / "nowhere")
-
-
-def test_a_misspelt_measure_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text(
-        "checkpoints: run\nstore: run.zarr\nmeasures: {head_score: , token_los.text: }\n"
-    )
-    command = "from flows.cli import app; app()"
-    arguments = [sys.executable, "-X", "importtime", "-c", command, "analyze", str(file)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    imported = {
-        line.rpartition("|")[2].strip()
-        for line in done.stderr.splitlines()
-        if line.startswith("import time:")
-    }
-    assert "pipeline.measures.declared" in imported and "torch" not in imported
-    assert "there is no measure 'head_score': did you mean 'head_scores'?" in done.stderr
-    assert "there is no measure 'token_los': did you mean 'token_loss'?" in done.stderr
 
 
 def test_tokens_seen_are_listed_where_the_step_size_is_given(organisms: Path) -> None:
