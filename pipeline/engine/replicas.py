@@ -46,7 +46,7 @@ def replicas_of(module: PreTrainedModel, n: int) -> list[PreTrainedModel]:
     """Return n copies of a model that have its weights, also after a swap.
 
     They are made once for each model, and have the hooks and replaced methods that it had then.
-    None, with a warning, are returned of a model with an attribute that cannot be copied, which
+    The list is empty, with a warning, for a model with an attribute that cannot be copied, which
     code from a checkpoint's folder may have.
     """
     made = _REPLICAS.setdefault(module, [])

@@ -48,11 +48,8 @@ from pipeline.models.organism import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.training import load_training, train
 from tests.benchmarks.bare import bare
+from tests.benchmarks.measure_costs import PYTHIA_70M
 
-PYTHIA_70M = GPTNeoXConfig(
-    hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048,
-    vocab_size=50304, max_position_embeddings=2048,
-)  # fmt: skip
 TINY = GPTNeoXConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
     vocab_size=512, max_position_embeddings=1024,
