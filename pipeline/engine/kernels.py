@@ -129,7 +129,10 @@ def _cuda_flash(
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, True, False, scale=scale
     )
-    return out.transpose(1, 2), lse[..., : q.shape[2]]  # which may be padded
+    lse = lse[..., : q.shape[2]]  # which may be padded
+    # For few heads, blocks of threads share the keys of a query. Those with a score that is NaN are
+    # then left out of its log-sum-exp, and only its output tells.
+    return out.transpose(1, 2), lse.masked_fill(out.isnan().all(dim=-1), torch.nan)
 
 
 def _cuda_efficient(

@@ -1,5 +1,6 @@
 """Differences between the values of measures that were computed in two ways."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -40,6 +41,16 @@ def relative(found: np.ndarray, expected: np.ndarray, of_measure: float = 0.0) -
     return float(largest / scale) if scale else float(largest)
 
 
+def is_worse(found: float, than: float) -> bool:
+    """Return whether one difference is worse than another; NaN is worse than any number."""
+    return not math.isnan(than) and not found <= than
+
+
+def worst_of(differences: Iterable[float]) -> float:
+    """Return the largest difference; NaN if one of them is, which `max` would pass over."""
+    return float(np.max(list(differences)))
+
+
 def values_of(tree: xr.DataTree) -> dict[str, np.ndarray]:
     """Return all variables of a store by "measure/variable"."""
     return {
@@ -68,8 +79,7 @@ def worst_by_measure(found: Arrays, expected: Arrays) -> Iterator[tuple[str, str
     for name, value in expected.items():
         key = (name.split("/")[0], value.dtype.kind != "f")
         difference = relative(found[name], value, largest[key[0]])
-        # NaN is worse than any number: `not <=` holds for it.
-        if key not in worst or not difference <= worst[key][1]:
+        if key not in worst or is_worse(difference, worst[key][1]):
             worst[key] = (name.split("/")[1], difference)
     for (measure, of_integers), (variable, difference) in worst.items():
         yield measure, variable, difference, of_integers

@@ -19,7 +19,7 @@ from pipeline.measures.base import Measure
 from pipeline.models.organism import OrganismForCausalLM
 from pipeline.models.resident import Resident
 from tests.gpu import small_runs
-from tests.gpu.comparing import relative, scale_of
+from tests.gpu.comparing import is_worse, relative, scale_of
 from tests.gpu.report import Report
 from tests.pipeline.families import FAMILIES, eager_model
 from tests.pipeline.measures.test_nonfinite import ON_TABLES, ON_TEXT, computed, inputs_for
@@ -132,7 +132,7 @@ def _report(
             continue
         difference, usual = (relative(one, exact, largest) for one in (found, cpu))
         limit = max(SMALLEST, TIMES * usual) if usual == usual else SMALLEST
-        if not difference / limit <= worst:  # also where it is NaN
+        if is_worse(difference / limit, worst):
             worst, which = difference / limit, (name, difference, limit)
     if which[0]:
         name, difference, limit = which

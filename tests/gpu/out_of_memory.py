@@ -23,7 +23,7 @@ from pipeline.config.analysis import Selection
 from pipeline.errors import CheckpointError
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
-from tests.gpu.comparing import relative, values_of
+from tests.gpu.comparing import relative, values_of, worst_of
 from tests.gpu.report import Report
 from tests.gpu.small_runs import ROOT
 from tests.pipeline.engine.test_memory import FRUGAL
@@ -145,5 +145,5 @@ def _compare(
     for step in halved:
         found = values_of(own.sel(step=[step]))
         expected = values_of(others.sel(step=[step]))
-        worst = max(relative(found[key], expected[key]) for key in expected)
+        worst = worst_of(relative(found[key], expected[key]) for key in expected)
         report.figure("difference from a whole batch", worst, at_most=AT_MOST, step=step)

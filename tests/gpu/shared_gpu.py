@@ -10,7 +10,7 @@ from typing import Any
 from pipeline import open_run
 from pipeline.config import Analysis
 from tests.benchmarks.workload import heavy_analysis, heavy_run
-from tests.gpu.comparing import relative, values_of
+from tests.gpu.comparing import relative, values_of, worst_of
 from tests.gpu.report import Report
 from tests.gpu.small_runs import ROOT
 
@@ -66,7 +66,7 @@ def _compare(report: Report, here: Path, name: str, steps: int) -> None:
     found = values_of(open_run(here / f"{name}.zarr"))
     rows = min(len(value) for value in found.values())
     report.figure("rows", rows, at_least=steps, process=name)
-    worst = max(relative(found[key], expected[key]) for key in expected)
+    worst = worst_of(relative(found[key], expected[key]) for key in expected)
     report.figure("difference from alone", worst, at_most=AT_MOST, process=name)
 
 

@@ -162,8 +162,7 @@ def compare(report: Report, case: Case, files: str) -> None:
         report.figure("seconds_of_swap", median(found[way].swaps), "s", way=way, files=files)
     first = found[WAYS[0]].losses
     for way in WAYS[1:]:
-        pairs = zip(first, found[way].losses, strict=True)
-        worst = max(float((a - b).abs().max()) for a, b in pairs)
+        worst = difference(found[way].losses, first)
         report.figure("largest_difference", worst, "nats", at_most=0, way=way, files=files)
     report.figure("finite", all(bool(one.isfinite().all()) for one in first), at_least=1,
                   files=files)  # fmt: skip
@@ -232,7 +231,9 @@ def memory_runs_out(report: Report, case: Case, files: str) -> None:
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+    """Return the largest difference; NaN if there is one."""
+    pairs = zip(found, expected, strict=True)
+    return float(torch.stack([(a - b).abs().max() for a, b in pairs]).max())
 
 
 @contextmanager

@@ -11,9 +11,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.gpu import check, summary
+from tests.gpu.comparing import worst_by_measure, worst_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "gpu" / "check.sh"
@@ -208,6 +210,18 @@ def test_a_figure_within_its_limit_holds_and_nan_does_not(planted: Path) -> None
     assert run_part(planted, "holds")[1] == 0
     lines, status = run_part(planted, "not_a_number")
     assert lines[0]["value"] == "nan" and lines[0]["holds"] is False and status == 1
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_nan_is_worse_than_any_difference_in_any_place(wrong: int) -> None:
+    expected = {f"measure/{name}": np.ones(3) for name in "abc"}
+    found = {name: value + 0.5 for name, value in expected.items()}
+    found[list(found)[wrong]][1] = np.nan
+    ((_, variable, difference, _),) = worst_by_measure(found, expected)
+    assert np.isnan(difference) and variable == "abc"[wrong]
+    differences = [0.5, 0.5, 0.5]
+    differences[wrong] = float("nan")
+    assert np.isnan(worst_of(differences)) and worst_of([0.1, 0.3, 0.2]) == 0.3
 
 
 def test_other_output_of_a_part_is_no_figure(planted: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.masking_utils import (
     chunked_causal_mask_function,
     sliding_window_causal_mask_function,
@@ -220,6 +221,31 @@ def test_the_cuda_ops_accept_these_calls_and_yield_these_shapes(
     out, lse = kernel(q, k, k, bias, 0.125)
     assert out.shape == (2, 100, 8, 64)
     assert lse.shape == (2, 8, 100) and lse.dtype == torch.float32
+
+
+class _Divided(TorchDispatchMode):
+    """Computes CUDA's flash attention, as if the scores of head 0 from query 3 on were NaN.
+
+    Where blocks of threads share the keys of a query, its log-sum-exp is that of the other keys.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.name() != "aten::_scaled_dot_product_flash_attention":
+            return func(*args, **(kwargs or {}))
+        q, k, v = args[:3]
+        out, lse = exact(q, k, v, causal_mask(CPU), (kwargs or {})["scale"], None)
+        out[:, 3:, 0] = torch.nan
+        none = torch.empty(0)
+        return out.transpose(1, 2), lse, none, none, 0, 0, none, none, none
+
+
+def test_scores_that_are_nan_blank_the_sum_though_keys_are_divided_among_blocks() -> None:
+    q, k, v = tensors(torch.float32)
+    expected = torch.zeros(q.shape[:3], dtype=torch.bool)
+    expected[:, 0, 3:] = True
+    with _Divided():
+        _, lse = kernels._cuda_flash(q, k, v, None, 0.3)
+    assert torch.equal(lse.isnan(), expected)
 
 
 class TestMasks:
