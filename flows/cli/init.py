@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
-from flows.cli.runs import (
+from flows.cli.run_options import (
     Base,
     Config,
     FollowLinks,
