@@ -22,7 +22,7 @@ from pipeline.store.fingerprint import digest_of, fingerprint, plain_json, varia
 from pipeline.store.objects import PARTIAL, Objects
 from pipeline.store.packs import Pack, checksum, decode, packed
 from pipeline.store.sealed import DamagedError
-from pipeline.store.store import Snapshot
+from pipeline.store.snapshots import Snapshot
 from pipeline.store.templates import checked_name
 from pipeline.store.trajectories import digest
 
