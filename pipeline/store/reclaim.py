@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.store.commits import LARGE, PACKS, Commit, latest
 from pipeline.store.lease import owned
-from pipeline.store.objects import PARTIAL
+from pipeline.store.local_files import PARTIAL
 from pipeline.store.probe import FOLDER as PROBES
 from pipeline.store.results import outdated
 from pipeline.store.snapshots import listed, rows_of

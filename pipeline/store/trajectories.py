@@ -26,10 +26,10 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
 
+from pipeline.store.access import access
 from pipeline.store.commits import Commit, fresh_id, shown
 from pipeline.store.fingerprint import digest_of
 from pipeline.store.lazy import Along, StoredArray, described, rows_in
-from pipeline.store.objects import access
 from pipeline.store.snapshots import Snapshot
 from pipeline.store.store import Store
 from pipeline.store.templates import (
