@@ -19,7 +19,7 @@ from pipeline.measures.logit_lens import LogitLens
 from pipeline.models.assumptions import ASSUMPTIONS
 from pipeline.models.circuits import FinalNorm
 from pipeline.models.families import FAMILIES
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from tests.pipeline.circuit_families import config_of, resident
 from tests.pipeline.families import FAMILIES as EVERY_FAMILY
 from tests.pipeline.measures.measuring import measured, of_weights
