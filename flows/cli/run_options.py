@@ -71,7 +71,7 @@ def run_layout(
     return with_absolute_paths(validated(RunLayout, options, "options"))
 
 
-def print_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
+def print_conversion_notes(uri: str, model: dict[str, Any], layout: "RunLayout") -> None:
     """Print on stderr what the conversion of a run of `.pth` files leaves out."""
     from pipeline.checkpoints.converted import converted_uri
     from pipeline.checkpoints.foreign import conversion_notes

@@ -14,8 +14,8 @@ from flows.cli.run_options import (
     Names,
     TokensPerStep,
     parse_model,
+    print_conversion_notes,
     print_left_out,
-    print_notes,
     run_layout,
 )
 from pipeline.errors import InputError
@@ -65,7 +65,7 @@ def checkpoints(
     from pipeline.analysis.listing import list_with_tokens
 
     given, layout = parse_model(model), run_layout(names, config, follow_links, base)
-    print_notes(uri, given, layout)
+    print_conversion_notes(uri, given, layout)
     listing = list_with_tokens(uri, tokens_per_step, given, layout)
     for note in listing.notes:
         say(f"note: {note}", err=True)
@@ -95,7 +95,7 @@ def audit(
     from pipeline.auditing import audit as run_audit
 
     given, layout = parse_model(model), run_layout(names, config, follow_links, base)
-    print_notes(uri, given, layout)
+    print_conversion_notes(uri, given, layout)
     with show_progress("audit") as progress:
         verdict = run_audit(uri, deep, progress, given, layout)
     for note in verdict.notes:
