@@ -39,7 +39,7 @@ from flows.server import is_server_reachable, require_persistent_server, without
 from flows.watch_log import WatchLog, told
 from flows.watch_records import abandoned, recorded
 from pipeline.config import Analysis
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 
 _SECONDS_TO_SCHEDULE = 10  # the server reads new schedules every 5 s
 _SECONDS_TO_END = 15  # a run ends its workers first

@@ -85,7 +85,8 @@ def make_run(tmp_path: Path) -> MakeRun:
     """Return `make_run(steps=(0, 1, 2), name="run", **config)`, which writes random organisms."""
 
     def make(steps: Sequence[int] = (0, 1, 2, 4), name: str = "run", **config: object) -> Path:
-        from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+        from pipeline.models.organism import OrganismForCausalLM
+        from pipeline.models.organism_config import OrganismConfig
 
         shape = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2} | config
         for step in steps:

@@ -168,7 +168,8 @@ def _undisturbed(folder: Path) -> Iterator[dict[str, Any]]:
     """Write checkpoints and an undisturbed store; yield the analysis without its store."""
     import torch
 
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     config = OrganismConfig(vocab_size=32, hidden_size=32, num_attention_heads=4)
     for step in range(STEPS):

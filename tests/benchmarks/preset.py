@@ -44,7 +44,7 @@ from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
 from pipeline.config.suites import FOLDER
 from pipeline.config.yaml_files import read_yaml
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.training import load_training, train
 from tests.benchmarks.bare import bare

@@ -40,7 +40,8 @@ def organisms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write random organisms, one per step of `STEPS`, and token ids; return their folder."""
     import torch
 
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     folder = tmp_path_factory.mktemp("organisms")
     config = OrganismConfig(

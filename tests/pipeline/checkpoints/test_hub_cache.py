@@ -13,7 +13,7 @@ from huggingface_hub.utils import close_session
 from pipeline import retrying
 from pipeline.analysis.estimate import dry_run
 from pipeline.checkpoints import list_checkpoints, list_run
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
 from pipeline.config import Analysis

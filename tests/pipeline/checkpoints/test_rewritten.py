@@ -12,7 +12,7 @@ from s3fs import S3FileSystem
 
 from pipeline.checkpoints import Checkpoint, fetch_local, fetch_remote, list_checkpoints
 from pipeline.checkpoints.cache import remember
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.checkpoints import archives
 from pipeline.checkpoints.digests import sha256_of
-from pipeline.checkpoints.pickled import read_saved
+from pipeline.checkpoints.pth_files import read_saved
 from pipeline.checkpoints.stated_sizes import refuse_misstated
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights

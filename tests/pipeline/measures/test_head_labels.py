@@ -16,7 +16,8 @@ from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.circuits import circuits
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 
 
