@@ -1,4 +1,4 @@
-"""A worker: a resident model that reads one checkpoint ahead, computes, and commits rows."""
+"""A worker: a resident model that reads one checkpoint while it computes another."""
 
 import threading
 import time
@@ -184,6 +184,9 @@ class Worker:
         return halved_if_needed(compute, checkpoint, self._free)
 
     def _free(self) -> None:
-        """Free what the device holds of the next checkpoint; copy none ahead from now on."""
+        """Free what the device holds of the next checkpoint.
+
+        The other thread may wait with it for the lock of computing, which this one holds.
+        """
         if self._transfer is not None:
-            self._transfer.stop("memory ran out while computing")
+            self._transfer.free("memory ran out while computing")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine.finite import caused_by_the_model
 from pipeline.engine.batches import Limits
+from pipeline.engine.finite import caused_by_the_model
 from pipeline.engine.forward import run
 from pipeline.engine.record import Corner, Pass, Record
 from pipeline.inputs import Input
