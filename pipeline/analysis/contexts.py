@@ -1,6 +1,6 @@
-"""What measures get of the checkpoint whose weights are in the model: records of passes, weights.
+"""The arguments of measures at the checkpoint whose weights are in the model.
 
-Passes that several measures want on one input are run once.
+Passes over one input that several measures want are run once.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -21,7 +21,7 @@ _MOST_SEQUENCES = 65_535
 
 @dataclass(frozen=True)
 class Limits:
-    """What limits the batches of a pass, besides shapes and threads.
+    """Limits of the batches of a pass, besides shapes and threads.
 
     memory_bytes: the most bytes of activations at a time, about; None for what suits the device.
     divided: into how many each batch of that size is divided, since less memory was left.

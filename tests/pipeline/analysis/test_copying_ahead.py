@@ -76,7 +76,7 @@ def test_stored_numbers_are_the_same_and_one_set_waits_at_a_time(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_where_memory_runs_out_the_next_checkpoint_is_freed_and_still_computed(
+def test_memory_of_the_next_checkpoint_is_freed_and_it_is_computed(
     make_run: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -91,7 +91,7 @@ def test_where_memory_runs_out_the_next_checkpoint_is_freed_and_still_computed(
 
         def limited(*of: Any) -> Any:
             if not left and sender is not None:
-                await_(lambda: sender.copied == 2)  # the next checkpoint is on the device
+                await_second(sender)
             left.append(sum(one() is not None for one in sender.last) if sender else 0)
             if len(left) == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -121,8 +121,9 @@ def assert_equal(store: Path, expected: Path) -> None:
                 np.testing.assert_array_equal(found[group][name].values, values.values)
 
 
-def await_(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
+def await_second(sender: Watched) -> None:
+    """Wait until the next checkpoint is on the device too."""
+    end = time.monotonic() + 60
+    while sender.copied < 2:
         assert time.monotonic() < end
         time.sleep(0.01)
