@@ -118,7 +118,7 @@ def assert_equal(store: Path, expected: Path) -> None:
     with open_run(expected) as plain, open_run(store) as found:
         for group in ("head_scores", "weight_norm"):
             for name, values in plain[group].data_vars.items():
-                np.testing.assert_array_equal(found[group][name].values, values.values)
+                np.testing.assert_array_equal(found[group][str(name)].values, values.values)
 
 
 def await_second(sender: Watched) -> None:
