@@ -25,7 +25,7 @@ from pipeline.engine.threads import in_threads
 
 # Tokens and vocabulary entries of one tile, by kind of device. Fixed rather than tuned to the
 # machine, because the order of summation, and with it the last digits of a loss, follows from them.
-TILES = {"cpu": (512, 1048), "cuda": (4096, 8384)}
+TILES = {"cpu": (512, 4192), "cuda": (4096, 8384)}
 
 # Logits whose shift may be left out, in units of log 2: float32 holds 2^-126 to 2^127.
 _SMALL = 60.0

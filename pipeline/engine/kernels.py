@@ -34,6 +34,10 @@ Part = tuple[Float[Tensor, "batch _ head d_value"], Float[Tensor, "batch head _"
 # Entries of a tile of scores or of a mask: bounds the memory that a mask or `exact` takes.
 TILE = 1 << 22
 
+# The CPU's op compares blocks of 64 queries with all 512 keys of a block, seen or not, in sequences
+# of fewer tokens than `_LONG`. Longer ones gain nothing from being divided by us.
+_ROWS, _LONG = 64, 768
+
 
 def attend(
     q: Query,
@@ -94,10 +98,27 @@ def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[O
     Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
     """
     q, k, v = _in_rows(q), _in_rows(k), _in_rows(v)
+    if bias is None and _ROWS < q.shape[2] < _LONG:
+        return _cpu_of_seen_keys(q, k, v, scale)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
     )
     return out.transpose(1, 2), lse
+
+
+def _cpu_of_seen_keys(q: Query, k: Key, v: Value, scale: float) -> tuple[Output, LogSumExp]:
+    """Call it for some queries at a time, with the keys that they see under a causal mask."""
+    length = q.shape[2]
+    position = torch.arange(length)
+    # The mask of the last queries; that of earlier ones is the part above as many of their keys.
+    unseen = position > position[-_ROWS:, None]
+    mask = torch.zeros(unseen.shape, dtype=q.dtype).masked_fill_(unseen, -torch.inf)
+    parts = []
+    for queries in _ranges(length, _ROWS):
+        keys = slice(queries.stop)
+        bias = mask[None, None, -len(queries) :, length - queries.stop :]
+        parts.append(_cpu(q[:, :, _s(queries)], k[:, :, keys], v[:, :, keys], bias, scale))
+    return _joined(parts)
 
 
 def _cuda_flash(

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,6 @@ from pipeline import Analysis, InputError, analyze, open_run
 from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.inputs import Input
-from pipeline.measures import registry
 from pipeline.measures.weight_norm import WeightNorm
 from pipeline.query import select
 
@@ -255,11 +256,15 @@ def test_a_truncated_checkpoint_is_named_and_the_others_are_computed(run: Path) 
     assert open_run(str(run.parent / "store.zarr"))["token_loss"].step.values.tolist() == [0, 1, 10]
 
 
-def test_a_measure_is_added_by_one_new_file(run: Path) -> None:
-    """A file that appears in the folder is computed, stored and queried: no other edit."""
-    folder = Path(pipeline.measures.__path__[0])
-    file = folder / "largest_weight_for_this_test.py"
-    file.write_text(
+def test_a_measure_is_added_by_one_new_file(run: Path, tmp_path: Path) -> None:
+    """A file that appears in the folder is computed, stored and queried: no other edit.
+
+    In a copy of the code: other tests read the folder at the same time.
+    """
+    code = tmp_path / "code"
+    installed = Path(pipeline.__path__[0])
+    shutil.copytree(installed, code / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "pipeline" / "measures" / "largest_weight.py").write_text(
         '''
 """A throw-away measure."""
 import numpy as np
@@ -277,17 +282,19 @@ class LargestWeight(Measure):
         return {"largest": np.array(max(float(w.abs().max()) for w in context.weights.values()))}
 '''
     )
-    registry.cache_clear()
-    try:
-        analyze(analysis(run, measures=["largest_weight"]))
-        found = open_run(str(run.parent / "store.zarr"))["largest_weight"].largest
-        model = AutoModelForCausalLM.from_pretrained(run / "step-10")
+    file = tmp_path / "analysis.json"
+    file.write_text(analysis(run, measures=["largest_weight"]).model_dump_json())
+    program = (
+        "import sys; from pathlib import Path; from pipeline import Analysis, analyze; "
+        "analyze(Analysis.model_validate_json(Path(sys.argv[1]).read_text()))"
+    )
+    subprocess.run([sys.executable, "-c", program, file], cwd=code, check=True)
+    found = open_run(str(run.parent / "store.zarr"))["largest_weight"].largest
+    model = AutoModelForCausalLM.from_pretrained(run / "step-10")
+    with torch.no_grad():
         expected = max(float(w.abs().max()) for w in model.parameters())
-        assert found.sel(step=10).item() == pytest.approx(expected)
-        assert found.attrs["definition"] == "Largest absolute weight."
-    finally:
-        file.unlink()
-        registry.cache_clear()
+    assert found.sel(step=10).item() == pytest.approx(expected)
+    assert found.attrs["definition"] == "Largest absolute weight."
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,28 @@ def test_causal_attention_is_the_definition(
         torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("length", [64, 65, 127, 128, 200, 767, 768])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_sequences_of_all_lengths_are_a_softmax_over_the_keys_seen(
+    length: int, dtype: torch.dtype
+) -> None:
+    """Some are divided on a CPU: on both sides of the limits, and with a remainder."""
+    torch.manual_seed(length)
+    q, k, v = (torch.randn(2, heads, length, 16).to(dtype) for heads in (4, 2, 2))
+    out, lse = attend(q, k, v, None, 0.3)
+    shared_k, shared_v = (x.double().repeat_interleave(2, dim=1) for x in (k, v))
+    scores = (q.double() @ shared_k.mT * 0.3).masked_fill(
+        torch.ones(length, length).triu(1).bool(), -torch.inf
+    )
+    # In half precision the kernel for CPU takes its exponentials with fewer digits.
+    digits, lse_digits = {
+        torch.float64: (1e-12, 1e-12), torch.float32: (3e-6, 3e-6), torch.bfloat16: (3e-2, 2e-3)
+    }[dtype]  # fmt: skip
+    expected = (scores.softmax(dim=-1) @ shared_v).transpose(1, 2)
+    torch.testing.assert_close(out.double(), expected, atol=digits, rtol=0)
+    torch.testing.assert_close(lse.double(), scores.logsumexp(-1), atol=lse_digits, rtol=0)
+
+
 @pytest.mark.parametrize("tile", [1, 4000, 1 << 22])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("width", [1, 7, LENGTH - 1])
