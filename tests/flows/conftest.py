@@ -32,7 +32,7 @@ def server() -> Iterator[str]:
     process = start_server({}, _PORT)
     yield os.environ["PREFECT_API_URL"]
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=300)
 
 
 @pytest.fixture(scope="session")

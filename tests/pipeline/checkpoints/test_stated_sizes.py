@@ -41,7 +41,7 @@ def test_a_sparse_file_of_100_gb_is_refused_before_it_is_hashed(tmp_path: Path) 
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=r"model.safetensors: .* more than by its header"):
         sha256_of(file)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # minutes, if it were read
 
 
 @pytest.mark.parametrize(
