@@ -42,7 +42,7 @@ from pipeline.config import Analysis
 from pipeline.errors import InputError
 from pipeline.measures.base import Reference
 from pipeline.progress import Progress, Tell
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 from pipeline.trackers import send_results
 
 

@@ -30,7 +30,7 @@ from pipeline.config import Analysis
 from pipeline.findings import findings
 from pipeline.printable import markdown, printable
 from pipeline.report.sparklines import overview
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 
 # Each update is a request to the server. With one per checkpoint, a run of many short checkpoints
 # would spend most of its time on them.

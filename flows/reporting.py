@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.report import write_report
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 
 
 def report_folder(store: str, more: int = 0) -> Path:

@@ -30,7 +30,7 @@ from pipeline.addresses import require_no_secret
 from pipeline.config import Analysis, Workers, dump_yaml, measure_files
 from pipeline.errors import InputError
 from pipeline.printable import printable
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 
 COMMANDS = {
     "slurm": ["sbatch"],

@@ -9,7 +9,7 @@ from flows import artifacts
 from flows.places import resolve_place
 from pipeline.errors import InputError
 from pipeline.store import Store
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 from pipeline.store.verify import Verified
 from pipeline.store.verify import verify as verify_store
 

@@ -39,16 +39,27 @@ from flows.server import is_server_reachable, require_persistent_server, without
 from flows.watch_log import WatchLog, told
 from flows.watch_records import abandoned, recorded
 from pipeline.config import Analysis
-from pipeline.store.objects import store_name
+from pipeline.store.store_names import store_name
 
 _SECONDS_TO_SCHEDULE = 10  # the server reads new schedules every 5 s
 _SECONDS_TO_END = 15  # a run ends its workers first
 
 
 class _Runner(Runner):
-    def handle_sigterm(self, *_: Any, **__: Any) -> None:
-        """End as after Ctrl-C: Prefect's own handler leaves its runs behind."""
-        signal.raise_signal(signal.SIGINT)
+    """Ends at SIGTERM by the handler that was there before: Prefect's own leaves its runs behind.
+
+    By that of Ctrl-C if there was none. It is called, and no signal is sent: SIGINT may be ignored,
+    as in the background of a script.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        before = signal.getsignal(signal.SIGTERM)
+        self._end = before if callable(before) else signal.default_int_handler
+
+    def handle_sigterm(self, *args: Any, **_: Any) -> None:
+        """Raise KeyboardInterrupt, as the command does after any signal that ends it."""
+        self._end(*args)
 
 
 def watch_run(analysis: Analysis, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """Fixtures of most tests: small runs of real checkpoints, and a temporary cache."""
 
 import os
+import random
 
 # Small matrices gain nothing from a second thread, and lose much when all cores are busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -19,6 +22,10 @@ from xdist.scheduler import LoadScopeScheduling
 jaxtyping.install_import_hook(
     "pipeline", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 )
+
+# On a busy machine, making and trying an example may take any time.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 MakeRun = Callable[..., Path]
 
@@ -80,12 +87,21 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["ONTOGENY_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Give a test that draws numbers the same ones, whichever tests came before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Return `make_run(steps=(0, 1, 2), name="run", **config)`, which writes random organisms."""
 
     def make(steps: Sequence[int] = (0, 1, 2, 4), name: str = "run", **config: object) -> Path:
-        from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+        from pipeline.models.organism import OrganismForCausalLM
+        from pipeline.models.organism_config import OrganismConfig
 
         shape = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2} | config
         for step in steps:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.engine.forward import ENGINE_VERSION
 from pipeline.measures import registry
-from pipeline.store.store import LAYOUT
+from pipeline.store.versions import LAYOUT
 
 CHANGELOG = (Path(__file__).parents[1] / "CHANGELOG.md").read_text()
 

@@ -76,7 +76,8 @@ def run_blocks(page: str) -> list[str]:
 @pytest.fixture(scope="module", autouse=True)
 def prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Go to a folder with the stores, checkpoints and analysis that the examples speak of."""
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     folder = tmp_path_factory.mktemp("examples")
     made = templates(layers=3, heads=8, sequences=4, positions=101)

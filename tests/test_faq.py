@@ -80,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def save(seed: int, place: str, **changes: int) -> None:
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     shape = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2}
     torch.manual_seed(seed)

@@ -9,7 +9,6 @@ of the checkout. `ontogeny ui` gets a free port, as tests may run side by side.
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import venv
@@ -23,6 +22,7 @@ import pytest
 from pipeline.analysis.draft.choose import workers_for
 from pipeline.analysis.draft.seen import Machine
 from pipeline.config import parse_yaml
+from tests.benchmarks.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -75,6 +75,8 @@ class Newcomer:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment,
                 stdout=subprocess.PIPE, stderr=told, text=True,
+                # A shell's background jobs ignore SIGINT, and their children inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
             try:
                 assert process.stdout is not None
@@ -82,7 +84,7 @@ class Newcomer:
                 assert any(ready in line for line in process.stdout), told.seek(0) or told.read()
                 yield
                 process.send_signal(signal.SIGINT)
-                assert process.wait(60) in (0, 130)
+                assert process.wait(300) in (0, 130)
             finally:
                 process.kill()
 
@@ -121,13 +123,6 @@ def installed(folder: Path) -> Path:
     others = [one for one in sys.path if one.endswith("site-packages")]
     (packages / "dependencies.pth").write_text("\n".join(others))
     return made / "bin"
-
-
-def free_port() -> int:
-    """Return a port that is free, as is the one after it."""
-    with socket.socket() as first:
-        first.bind(("127.0.0.1", 0))
-        return first.getsockname()[1]
 
 
 def without_workers(text: str) -> list[str]:

@@ -113,7 +113,8 @@ def test_the_grokking_tutorial_prints_what_it_says(
 @pytest.mark.slow
 def test_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run its commands on untrained models instead of the run that it trains."""
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     monkeypatch.chdir(tmp_path)
     for step in (0, 800, 1600):

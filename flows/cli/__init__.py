@@ -5,6 +5,7 @@ Ray, which take seconds to import.
 """
 
 from flows.cli import (
+    analyze,
     clusters,
     experiments,
     init,
@@ -22,6 +23,7 @@ from flows.cli import (
 from flows.cli.app import app
 
 __all__ = [
+    "analyze",
     "app",
     "clusters",
     "experiments",

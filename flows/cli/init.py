@@ -8,7 +8,7 @@ import typer
 
 from flows.cli.app import Json, app
 from flows.cli.output import say, say_json
-from flows.cli.runs import (
+from flows.cli.run_options import (
     Base,
     Config,
     FollowLinks,
@@ -16,8 +16,8 @@ from flows.cli.runs import (
     Names,
     TokensPerStep,
     parse_model,
+    print_conversion_notes,
     print_left_out,
-    print_notes,
     run_layout,
 )
 from pipeline.errors import InputError
@@ -65,7 +65,7 @@ def init(
         raise InputError("--column: is for a data set: give --text too")
     file, given = new_file(output or file_for(uri)), parse_model(model)
     layout = run_layout(names, config, follow_links, base)
-    print_notes(uri, given, layout)
+    print_conversion_notes(uri, given, layout)
     # Refused before torch is imported, which takes seconds.
     list_run(uri, tokens_per_step, given, layout)
     from pipeline.analysis.draft.write import draft_analysis

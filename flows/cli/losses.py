@@ -42,7 +42,7 @@ def losses(
     from pipeline.query.dask_client import dask_scheduler
     from pipeline.query.loss_comparison import compare_losses
     from pipeline.query.losses import loss_answers
-    from pipeline.store.objects import store_names
+    from pipeline.store.store_names import store_names
 
     chosen = _numbers(tokens, int, "--tokens")
     ordered = _numbers(sizes, float, "--sizes")

@@ -27,7 +27,7 @@ def presets(
     format: Annotated[str, typer.Option(help="text or markdown")] = "text",
 ) -> None:
     """List presets: of which suite each is, with its schedule, known faults and their sources."""
-    from pipeline.config.analysis import own_presets
+    from pipeline.config.loading import own_presets
     from pipeline.config.suites import suites
 
     chosen = _chosen(suites(), names)
@@ -49,7 +49,7 @@ def table(suites: Sequence["Suite"]) -> str:
 
 
 def _chosen(every: Sequence["Suite"], names: list[str] | None) -> list[tuple["Suite", str]]:
-    from pipeline.config.analysis import unknown_preset
+    from pipeline.config.loading import unknown_preset
     from pipeline.config.suites import suite_of
 
     if not names:

@@ -115,7 +115,7 @@ def _list(stores: list[str], group: str | None, format: str, output: Path | None
     """Write the groups and variables of stores; what they leave out is said on stderr."""
     from pipeline.query.contents import contents, in_few_columns, notes
     from pipeline.query.trainer_log import open_with_trainer_log
-    from pipeline.store.objects import store_names
+    from pipeline.store.store_names import store_names
 
     trees = {name: open_with_trainer_log(uri) for name, uri in store_names(stores).items()}
     frame = contents(trees, group)
@@ -150,7 +150,7 @@ def _open(
     """Open one store as it is, a group of several as a collection with the dimension `run`."""
     from pipeline.query import open_runs
     from pipeline.query.trainer_log import GROUP, open_with_trainer_log
-    from pipeline.store.objects import store_names
+    from pipeline.store.store_names import store_names
 
     if len(stores) == 1:
         return open_with_trainer_log(stores[0])

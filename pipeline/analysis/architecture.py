@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.floats import as_trained
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder

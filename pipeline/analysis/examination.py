@@ -10,7 +10,7 @@ from pipeline.analysis.inputs import STANDARD_INPUTS, make_input
 from pipeline.analysis.job import Group, Job, Prepared, setting_of
 from pipeline.analysis.survey import Survey
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.contents import assumed_of_model
+from pipeline.checkpoints.configs import assumed_of_model
 from pipeline.checkpoints.foreign import conversion_notes
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder, place_of

@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.analysis import Analysis, GroupOptions, SavedModel
+from pipeline.config.analysis import Analysis, GroupOptions
 from pipeline.config.json_schema import DIALECT, definitions_of, field_descriptions
+from pipeline.config.saved_model import SavedModel
 from pipeline.measures import known_measures
 from pipeline.measures.base import Measure
 from pipeline.training.config import Training

@@ -7,11 +7,12 @@ from transformers import PreTrainedModel
 
 from pipeline.analysis.job import Prepared
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.contents import format_of_files, read_bytes, weight_parts
+from pipeline.checkpoints.contents import format_of_files, read_bytes
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder, place_of
 from pipeline.checkpoints.stored import Folder, Place
 from pipeline.checkpoints.tensor_ranges import RangedFile, bytes_to_read, header_of
+from pipeline.checkpoints.weight_files import weight_parts
 from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError
 from pipeline.models.architecture import without_memory

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.analysis.parts import DIGEST_OF
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.digests import digest_of_files
 from pipeline.checkpoints.places import listed_folder, remote_place_of
 from pipeline.checkpoints.side_by_side import side_by_side
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.errors import CheckpointError, InputError
 from pipeline.store import Store
 from pipeline.store.commits import Commit

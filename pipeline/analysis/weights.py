@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.checkpoints import Checkpoint
-from pipeline.checkpoints.contents import weight_parts
 from pipeline.checkpoints.places import listed_folder, place_of
+from pipeline.checkpoints.weight_files import weight_parts
 from pipeline.errors import CheckpointError
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.auditing.faults import Fault
-from pipeline.checkpoints.contents import config_of, part_names
+from pipeline.checkpoints.configs import config_of
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.files import REFUSAL
 from pipeline.checkpoints.listing import Found
 from pipeline.checkpoints.places import remote_place_of
 from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.stored import Folder, Place, StoredFile
+from pipeline.checkpoints.weight_files import part_names
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import opened, reading
 

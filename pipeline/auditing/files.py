@@ -14,7 +14,8 @@ from torch import Tensor
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.faults import Fault
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.contents import StoredSource, format_of_files, is_cut_off, read_bytes
+from pipeline.checkpoints.completeness import is_cut_off
+from pipeline.checkpoints.contents import StoredSource, format_of_files, read_bytes
 from pipeline.checkpoints.floats import QuantisedError, as_trained, quantisation_in
 from pipeline.checkpoints.headers import Header, TensorFacts, read_header
 from pipeline.checkpoints.metadata import metadata_folder

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from pipeline.checkpoints.cache import recall, remember
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import tensors_by_part
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.floats import FLOATS, non_finite, refuse_quantised, why_non_finite
 from pipeline.checkpoints.places import place_of
+from pipeline.checkpoints.weight_files import tensors_by_part
 from pipeline.models.fit import is_computed_buffer
 from pipeline.models.weights import read_weights
 

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline.callback.beside import Beside, Limits, Message
 from pipeline.config import Analysis, load_analysis
-from pipeline.config.analysis import paths_from
+from pipeline.config.analysis_paths import paths_from
 from pipeline.config.faults import validated
 from pipeline.errors import InputError, first_line
 

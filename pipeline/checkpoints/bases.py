@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.checkpoints.contents import format_of_files, read_small, weight_parts
+from pipeline.checkpoints.contents import format_of_files, read_small
 from pipeline.checkpoints.formats.adapter import weights
 from pipeline.checkpoints.hub_address import parse_address
 from pipeline.checkpoints.hugging_face_cache import is_repository, snapshots_by_ref
 from pipeline.checkpoints.layouts import ADAPTER
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
 from pipeline.checkpoints.stored import Files, Folder, StoredFile
+from pipeline.checkpoints.weight_files import weight_parts
 from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, InputError, first_line
 from pipeline.outside import json_object

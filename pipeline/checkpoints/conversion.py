@@ -1,6 +1,6 @@
 """Convert the state dicts in `.pth` files to a folder of ordinary checkpoints.
 
-`pickled.py` reads the files; `grokking.py` and `transformerlens.py` convert the weights, after
+`pth_files.py` reads the files; `grokking.py` and `transformerlens.py` convert the weights, after
 `own_names.py` has renamed those of one's own models. A file
 that cannot be read, but whose name gives its step, becomes a checkpoint without weights whose
 folder contains the reason; if no file can be read, the run is refused.
@@ -20,7 +20,7 @@ from pipeline.checkpoints.files import NOTES_FILE, REFUSAL, TABLE_FILE
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.grokking import is_grokking
 from pipeline.checkpoints.names import is_checkpoint_file
-from pipeline.checkpoints.pickled import (
+from pipeline.checkpoints.pth_files import (
     Saved,
     State,
     read_saved,

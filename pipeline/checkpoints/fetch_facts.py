@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipeline.checkpoints.contents import config_of, local_parts, weight_parts
+from pipeline.checkpoints.configs import config_of
 from pipeline.checkpoints.digests import local_state
 from pipeline.checkpoints.formats.base import Format
 from pipeline.checkpoints.places import place_of, remote_place_of
 from pipeline.checkpoints.stored import Folder, Place
+from pipeline.checkpoints.weight_files import local_parts, weight_parts
 from pipeline.errors import CheckpointError, InputError
 
 # Errors of reading a file after which the checkpoint is tried again.

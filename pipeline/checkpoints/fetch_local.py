@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from pipeline.checkpoints import local
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import known_digest, local_parts
 from pipeline.checkpoints.digests import await_next_tick, digest_of_files, local_state
 from pipeline.checkpoints.fetch_facts import (
     TRANSIENT,
@@ -22,6 +21,7 @@ from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.checkpoints.places import current_folder
 from pipeline.checkpoints.stored import Folder
 from pipeline.checkpoints.tensor_ranges import RangedFile, local_ranges
+from pipeline.checkpoints.weight_files import known_digest, local_parts
 from pipeline.errors import CheckpointError
 from pipeline.outside import reading
 

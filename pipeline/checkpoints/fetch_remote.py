@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import format_of_files, known_digest, weight_parts, where
+from pipeline.checkpoints.contents import format_of_files, where
 from pipeline.checkpoints.digests import combined, sha256_of
 from pipeline.checkpoints.downloads import TRIES, check_space, fetch_verified
 from pipeline.checkpoints.fetch_facts import (
@@ -23,6 +23,7 @@ from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.checkpoints.places import current_folder, place_of
 from pipeline.checkpoints.stored import Folder, RemotePlace, StoredFile
 from pipeline.checkpoints.tensor_ranges import RangedFile
+from pipeline.checkpoints.weight_files import known_digest, weight_parts
 from pipeline.errors import ChangedError, CheckpointError
 from pipeline.outside import reading
 

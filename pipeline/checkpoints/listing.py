@@ -7,7 +7,6 @@ from typing import Any
 from pipeline.checkpoints.averages import notes_on_averages
 from pipeline.checkpoints.bases import with_bases
 from pipeline.checkpoints.checkpoint import Checkpoint
-from pipeline.checkpoints.contents import known_digest, tokens_in_trainer_state
 from pipeline.checkpoints.converted import converted_uri
 from pipeline.checkpoints.left_out import (
     UNFINISHED,
@@ -26,7 +25,9 @@ from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.side_by_side import side_by_side
 from pipeline.checkpoints.steps_inside import with_steps_inside
 from pipeline.checkpoints.stored import Entry, Folder, Place, PlaceContents
+from pipeline.checkpoints.trainer_log import tokens_in_trainer_state
 from pipeline.checkpoints.unfinished import unfinished_latest, unfinished_trainer_save
+from pipeline.checkpoints.weight_files import known_digest
 from pipeline.config import RunLayout
 from pipeline.errors import InputError
 

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from pipeline.checkpoints.cache import cache_folder
-from pipeline.checkpoints.contents import format_of_files, read_small, whole_config
+from pipeline.checkpoints.configs import whole_config
+from pipeline.checkpoints.contents import format_of_files, read_small
 from pipeline.checkpoints.files import is_index, is_plain_name
 from pipeline.checkpoints.foreign import ordinary_run
 from pipeline.checkpoints.places import folder_of, place_of, remote_place_of
@@ -23,7 +24,7 @@ def metadata_folder(folder: Folder | str, *inside: Folder | str, code: bool = Fa
     folder: as it was listed, or its address, which is then listed. inside: checkpoints whose small
     files are put into subfolders. code: include Python files, for `trust_remote_code` only. A local
     folder is returned as it is, or its conversion if it is in another format. If a checkpoint's
-    config.json is elsewhere, or must be made (see `contents.config_of`), or a checkpoint is not
+    config.json is elsewhere, or must be made (see `configs.config_of`), or a checkpoint is not
     directly in the run's folder, it is a copy. Downloads are cached by their content. Raises
     InputError if the storage denies access or a file is absent.
     """

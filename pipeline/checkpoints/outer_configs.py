@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.checkpoints.contents import format_of_files, is_config_of_a_model
+from pipeline.checkpoints.configs import is_config_of_a_model
+from pipeline.checkpoints.contents import format_of_files
 from pipeline.checkpoints.layouts import ADAPTER
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder, StoredFile

@@ -1,4 +1,4 @@
-"""The loss history in the trainer_state.json that transformers' Trainer writes."""
+"""The loss history, and the number of tokens, in the trainer_state.json of a Trainer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ from typing import Any
 from pipeline.checkpoints.checkpoint import Checkpoint
 from pipeline.checkpoints.contents import read_small
 from pipeline.checkpoints.places import listed_folder, place_of
+from pipeline.checkpoints.stored import Folder, Place
 from pipeline.errors import CheckpointError
-from pipeline.outside import is_whole, json_object
+from pipeline.outside import is_whole, json_object, parsed_json
 
 FILE = "trainer_state.json"
 # What is read of each entry. All other keys are named in `left_out`.
@@ -47,6 +48,21 @@ def read_trainer_log(checkpoint: Checkpoint) -> TrainerLog | None:
     if not isinstance(history, list) or not all(isinstance(one, dict) for one in history):
         raise CheckpointError(f"{where}: log_history is no list of objects: restore the file")
     return _gathered(where, history)
+
+
+def tokens_in_trainer_state(place: Place, folder: Folder) -> int | None:
+    """Return the number of training tokens that a Trainer counted; None if it did not."""
+    if FILE not in folder.files:
+        return None
+    try:
+        # Losses and norms that a Trainer logged may well be NaN.
+        state = parsed_json(read_small(place, folder, FILE), finite=False)
+    except (ValueError, OSError, CheckpointError):
+        return None
+    tokens = state.get("num_input_tokens_seen") if isinstance(state, dict) else None
+    if isinstance(tokens, float) and tokens.is_integer():
+        tokens = int(tokens)
+    return tokens if is_whole(tokens, least=1) else None
 
 
 def _gathered(where: str, history: list[dict[str, Any]]) -> TrainerLog | None:

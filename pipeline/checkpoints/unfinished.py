@@ -24,7 +24,7 @@ import time
 from contextlib import suppress
 
 from pipeline.checkpoints.cache import recall, remember
-from pipeline.checkpoints.contents import lack
+from pipeline.checkpoints.completeness import lack
 from pipeline.checkpoints.stored import Folder, Place
 
 # Seconds: longer than the pauses between two files of a save, short enough to wait for.

@@ -1,19 +1,7 @@
 """One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
 
-from pipeline.config.analysis import (
-    PRESETS,
-    Analysis,
-    Cache,
-    GroupOptions,
-    SavedModel,
-    Selection,
-    Workers,
-    load_analysis,
-    load_preset,
-    measure_files,
-    paths_from,
-    saved_model,
-)
+from pipeline.config.analysis import Analysis, Cache, GroupOptions, Selection, Workers
+from pipeline.config.analysis_paths import measure_files, paths_from
 from pipeline.config.faults import Strict, together, validated
 from pipeline.config.inputs import (
     ArrayInput,
@@ -27,8 +15,10 @@ from pipeline.config.inputs import (
     TableInput,
     TextInput,
 )
+from pipeline.config.loading import PRESETS, load_analysis, load_preset
 from pipeline.config.places import Place
 from pipeline.config.run_layout import RunLayout, with_absolute_paths
+from pipeline.config.saved_model import SavedModel, saved_model
 from pipeline.config.yaml_files import dump_yaml, flow_yaml, parse_yaml, read_yaml
 
 __all__ = [

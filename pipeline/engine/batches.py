@@ -1,6 +1,7 @@
 """The division of a pass into batches, by a rule on shapes, memory and threads; never by timing."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,18 @@ _BATCH_BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 
 # Fused attention on CUDA starts a block of threads for each sequence, and a grid has no more.
 _MOST_SEQUENCES = 65_535
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the batches of a pass, besides shapes and threads.
+
+    memory_bytes: the most bytes of activations at a time, about; None for what suits the device.
+    divided: into how many each batch of that size is divided, since less memory was left.
+    """
+
+    memory_bytes: int | None = None
+    divided: int = 1
 
 
 def batches_of(n: int, most: int, together: int, threads: int, divided: int = 1) -> list[slice]:

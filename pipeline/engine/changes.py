@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.engine.batches import batch_size
+from pipeline.engine.batches import Limits, batch_size
 from pipeline.engine.forward import Resumed, run
 from pipeline.engine.head_edits import Edit, Outputs
 from pipeline.engine.partial_reads import Part
@@ -33,14 +33,13 @@ def run_changed(
     inputs: Mapping[str, Input],
     passes: Sequence[Pass],
     before: Records,
-    memory_bytes: int | None = None,
-    divided: int = 1,
+    limits: Limits = Limits(),
 ) -> dict[tuple, Record]:
     """Return the records of passes with a change, by their keys.
 
-    before: the records of the passes that they need (`Pass.needs`), by their keys. memory_bytes,
-    divided: as in `forward.run`. Raises InputError where attention is to be kept, or read in part,
-    in a model whose own code computes it.
+    before: the records of the passes that they need (`Pass.needs`), by their keys. Raises
+    InputError where attention is to be kept, or read in part, in a model whose own code computes
+    it.
     """
     for one in passes:
         if not uses_interface(module := resident.module_in(one.dtype)):
@@ -50,10 +49,10 @@ def run_changed(
     for _, alike in groupby(sorted(passes, key=_batch_key), key=_batch_key):
         group = list(alike)
         input = inputs[group[0].input]
-        at_a_time = _copies_per_batch(resident, input, group, memory_bytes, divided)
+        at_a_time = _copies_per_batch(resident, input, group, limits)
         for i in range(0, len(group), at_a_time):
             some = group[i : i + at_a_time]
-            found |= _run_in_one_batch(resident, input, some, before, memory_bytes, divided)
+            found |= _run_in_one_batch(resident, input, some, before, limits)
     return found
 
 
@@ -75,8 +74,7 @@ def _copies_per_batch(
     resident: Resident,
     input: Input,
     alike: Sequence[Pass],
-    memory_bytes: int | None,
-    divided: int,
+    limits: Limits,
 ) -> int:
     """Return how many changed copies of a sequence fit into a batch, which is then divided.
 
@@ -84,8 +82,8 @@ def _copies_per_batch(
     others use.
     """
     module, more = resident.module_in(alike[0].dtype), bool(_change(alike[0]).kept)
-    fit = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
-    return max(1, min(fit, len(alike) + more) // divided - more)
+    fit = batch_size(resident.facts, module, input.tokens.shape[1], limits.memory_bytes)
+    return max(1, min(fit, len(alike) + more) // limits.divided - more)
 
 
 def _refuse_unread(model: str, change: HeadChange) -> None:
@@ -107,13 +105,12 @@ def _run_in_one_batch(
     input: Input,
     passes: Sequence[Pass],
     before: Records,
-    memory_bytes: int | None,
-    divided: int,
+    limits: Limits,
 ) -> dict[tuple, Record]:
     changes = [_change(one) for one in passes]
     first, kept = changes[0].first_layer, changes[0].kept
     outputs = [
-        _parts(resident, input, one, change.to, before, memory_bytes, divided)
+        _parts(resident, input, one, change.to, before, limits)
         if isinstance(change.to, ReadFrom)
         else _outputs(one, change, before)
         for one, change in zip(passes, changes, strict=True)
@@ -132,7 +129,7 @@ def _run_in_one_batch(
         dtype=passes[0].dtype,
     )
     rows = _copied(input, len(edit.copies))
-    record = run(resident, rows, wanted, memory_bytes, Resumed(first, stream, edit), divided)
+    record = run(resident, rows, wanted, limits, Resumed(first, stream, edit))
     return {
         one.key: _with_layers_below(
             _of_copy(record, input, i + bool(kept), len(edit.copies)), passes[0], unchanged
@@ -161,8 +158,7 @@ def _parts(
     pass_: Pass,
     to: ReadFrom,
     before: Records,
-    memory_bytes: int | None,
-    divided: int,
+    limits: Limits,
 ) -> dict[tuple[int, int], Part]:
     """Return the part of its own output that each changed head keeps.
 
@@ -179,7 +175,7 @@ def _parts(
         stream = source.hidden_states[layer] if layer else None
         wanted = Pass(input.name, head_outputs=(layer,), dtype=pass_.dtype)
         resumed = Resumed(layer, stream, Edit([own]))
-        kept = run(resident, input, wanted, memory_bytes, resumed, divided).head_outputs[layer]
+        kept = run(resident, input, wanted, limits, resumed).head_outputs[layer]
         rest = (source.head_outputs[layer].double() - kept.double())[tokens].mean(dim=0)
         parts |= {where: Part(to.rule, rest[where[1]]) for where in own}
     return parts

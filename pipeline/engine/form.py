@@ -9,8 +9,6 @@ on config and code alone, so it is the same for all checkpoints and workers. See
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from pipeline.engine import attention
-from pipeline.engine.attention_hooks import hooked
+from pipeline.engine.agreement import close, differences, directions, proportional
 from pipeline.engine.kernels import capped
-from pipeline.engine.recorder import Recorder, Scored
+from pipeline.engine.observed import Observed, observed
 from pipeline.engine.reduced import reduced
 from pipeline.engine.streams import started_at, watched_stream
 from pipeline.errors import first_line
@@ -29,10 +27,6 @@ from pipeline.models.circuits import Circuits, FinalNorm, Stream, circuits
 from pipeline.models.families import Family, family_of
 from pipeline.models.layers import uses_interface
 from pipeline.models.resident import Resident
-
-# Relative to the largest number compared. Correct float32 sums differ by 1e-5 of it; with a norm,
-# gain, bias or factor that is not as assumed, they differ by 1e-2 or more.
-TOLERANCE = 1e-3
 
 _TOKENS = 8  # each comparison has this many vectors per head
 _SCALES = (0.01, 1.0, 30.0)  # of streams: short ones show the norm's epsilon, long ones a softcap
@@ -57,36 +51,6 @@ def unmet_assumptions(
                 return dict(_Check(resident, family).found())
         except Exception as error:  # the model's own code may raise anything
             return {"matrices": f"they could not be checked ({first_line(error)})"}
-
-
-@dataclass
-class _Seen(Recorder):
-    """A recorder that also keeps queries and keys, of models that use `attention_function`."""
-
-    queries: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
-    keys: dict[int, Float[Tensor, "token head d_head"]] = field(default_factory=dict)
-
-    def take_scores(self, layer: int, scored: Scored) -> None:
-        # One key per query head, as circuits have them, also where heads share keys.
-        repeated = scored.k.repeat_interleave(scored.q.shape[1] // scored.k.shape[1], dim=1)
-        self.queries[layer], self.keys[layer] = scored.q[:, :, 0], repeated[:, :, 0]
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The activations of one forward pass over sequences of one token.
-
-    normed: the streams after the layers' norms, without gain and bias. z: the heads' outputs before
-    W_O. written: the output of W_O, and of the norm after it, if any.
-    """
-
-    streams: dict[int, Float[Tensor, "token d_model"]]
-    normed: dict[int, Float[Tensor, "token d_model"]]
-    z: dict[int, Float[Tensor, "token head d_head"]]
-    queries: dict[int, Float[Tensor, "token head d_head"]]
-    keys: dict[int, Float[Tensor, "token head d_head"]]
-    written: dict[int, Float[Tensor, "token d_model"]]
-    logits: Float[Tensor, "token vocabulary"]
 
 
 class _Check:
@@ -141,41 +105,8 @@ class _Check:
             if wrong := [k for k in self.layers if not holds[k]]:
                 yield name, f"{what} of layer {', '.join(map(str, wrong))}"
 
-    def _observed(self) -> _Pass:
-        n, module = self.model.n_layers, self.module
-        streams: dict[int, list[Float[Tensor, "token position d_model"]]] = {
-            k: [] for k in range(n + 1)
-        }
-        recorder = _Seen({}, {}, head_outputs={k: [] for k in self.layers})
-        recorder.sequences = slice(0, len(self.tokens))
-        written: dict[int, Float[Tensor, "token d_model"]] = {}
-        with ExitStack() as stack:
-            stack.enter_context(watched_stream(module, n, streams))
-            stack.enter_context(attention.recording(recorder, self.layers))
-            if self.layers and not uses_interface(module):
-                stack.enter_context(hooked(module, self.model.n_heads))
-            for k in self.layers:
-                stack.callback(self._watch_output(k, written).remove)
-            logits = module(input_ids=self.tokens[:, None], use_cache=False).logits[:, 0]
-        x = {k: of[0][:, 0] for k, of in streams.items()}
-        return _Pass(
-            streams=x,
-            normed={k: self.norm(x[k]) for k in x},
-            z={k: of[0][:, 0] for k, of in recorder.head_outputs.items()},
-            queries=recorder.queries,
-            keys=recorder.keys,
-            written=written,
-            logits=logits,
-        )
-
-    def _watch_output(
-        self, layer: int, written: dict[int, Float[Tensor, "token d_model"]]
-    ) -> torch.utils.hooks.RemovableHandle:
-        name = self.family.output_norm or self.family.output
-        part = self.module.get_submodule(f"{self.family.layer.format(layer)}.{name}")
-        return part.register_forward_hook(
-            lambda _, __, output: written.update({layer: output.flatten(0, 1)})
-        )
+    def _observed(self) -> Observed:
+        return observed(self.resident, self.family, self.tokens, self.norm)
 
     def _set_to_zero(self, chosen: Callable[[str], bool]) -> None:
         for name, parameter in self.module.named_parameters():
@@ -192,11 +123,11 @@ class _Check:
                 return any(part and name.startswith(f"{prefix}{part}.") for part in parts)
         return True
 
-    def _embedding_holds(self, seen: _Pass) -> bool:
-        added = _differences(self.model.W_E[self.tokens]) * self.model.embedding_factor
-        return close(_differences(seen.streams[0]), added)
+    def _embedding_holds(self, seen: Observed) -> bool:
+        added = differences(self.model.W_E[self.tokens]) * self.model.embedding_factor
+        return close(differences(seen.streams[0]), added)
 
-    def _unembedding_holds(self, seen: _Pass) -> bool:
+    def _unembedding_holds(self, seen: Observed) -> bool:
         last = self.model.n_layers
         if not close(self._logits(seen.streams[last]), seen.logits):
             return False
@@ -212,7 +143,7 @@ class _Check:
         model = self.model
         return capped(model.final_norm(stream) @ model.W_U + model.b_U, model.softcap)
 
-    def _queries_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
+    def _queries_hold(self, whole: Observed, bare: Observed, layer: int) -> bool:
         """Compare queries and keys with those of W_Q and W_K.
 
         They may differ by a constant (biases) and by one factor (a scale); where queries and keys
@@ -222,10 +153,10 @@ class _Check:
         sides = ((whole.queries, bare.queries, heads.W_Q), (whole.keys, bare.keys, heads.W_K))
         for own, own_bare, matrix in sides:
             made = torch.einsum("tm,hmd->thd", whole.normed[layer], matrix)
-            if proportional(_differences(own[layer]), _differences(made)):
+            if proportional(differences(own[layer]), differences(made)):
                 continue
             made = torch.einsum("tm,hmd->thd", bare.normed[layer], matrix)
-            if not close(_directions(own_bare[layer]), _directions(made)):
+            if not close(directions(own_bare[layer]), directions(made)):
                 return False
         return True
 
@@ -262,22 +193,22 @@ class _Check:
             holds[k] = proportional(own, torch.linalg.vecdot(q, key))
         return holds
 
-    def _values_hold(self, whole: _Pass, bare: _Pass, layer: int) -> bool:
+    def _values_hold(self, whole: Observed, bare: Observed, layer: int) -> bool:
         """Compare values and outputs with those of W_V and W_O.
 
         Values may differ by a constant; outputs also by a factor, or by the scale of a norm.
         """
         heads = self.model.layer(layer)
         z = torch.einsum("tm,hmd->thd", whole.normed[layer], heads.W_V)
-        if not close(_differences(whole.z[layer]), _differences(z)):
+        if not close(differences(whole.z[layer]), differences(z)):
             return False
         if self.family.output_norm:
             made = torch.einsum("thd,hdm->tm", bare.z[layer], heads.W_O)
-            return close(_directions(bare.written[layer]), _directions(made))
+            return close(directions(bare.written[layer]), directions(made))
         made = torch.einsum("thd,hdm->tm", whole.z[layer], heads.W_O)
-        return proportional(_differences(whole.written[layer]), _differences(made))
+        return proportional(differences(whole.written[layer]), differences(made))
 
-    def _stream_holds(self, silent: _Pass, bare: _Pass, layer: int) -> bool:
+    def _stream_holds(self, silent: Observed, bare: Observed, layer: int) -> bool:
         """Compare what a block adds to the stream with its heads' outputs and biases.
 
         Everything else in the block is zero in these passes.
@@ -287,8 +218,8 @@ class _Check:
         added = seen.streams[layer + 1] - seen.streams[layer]
         made = torch.einsum("thd,hdm->tm", seen.z[layer], heads.W_O)
         if self.family.output_norm:
-            return close(_directions(added), _directions(made))
-        return close(_differences(added), _differences(made))
+            return close(directions(added), directions(made))
+        return close(differences(added), differences(made))
 
 
 def _random_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -306,26 +237,3 @@ def _random_weights(module: nn.Module) -> dict[str, Tensor]:
             drawn = 0.3 * drawn + float(name.endswith("weight"))
         weights[name] = drawn
     return weights
-
-
-def _differences(of: Float[Tensor, " token *others"]) -> Float[Tensor, " token *others"]:
-    """Return the differences from the mean over tokens, without what all tokens share."""
-    return of - of.mean(dim=0)
-
-
-def _directions(of: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-    return of / torch.linalg.vector_norm(of, dim=-1, keepdim=True)
-
-
-def close(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
-    """Return whether two computations of the same numbers agree; False unless both are finite."""
-    scale = own.abs().max()
-    # Two tensors of zeros show nothing, and NaN makes the comparison False.
-    return bool(((own - made).abs().max() <= TOLERANCE * scale) & (scale > 0))
-
-
-def proportional(own: Float[Tensor, "*shape"], made: Float[Tensor, "*shape"]) -> bool:
-    """Return whether two tensors agree up to one positive factor."""
-    # The least-squares factor; a sign would turn attention round, hence positive only.
-    factor = (own * made).sum() / made.square().sum()
-    return bool(factor > 0) and close(own, factor * made)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from pipeline.engine import attention, products
 from pipeline.engine.attention_hooks import hooked
-from pipeline.engine.batches import batch_size, batches_of
+from pipeline.engine.batches import Limits, batch_size, batches_of
 from pipeline.engine.causality import refuse_padding_before, refuse_reading_ahead
 from pipeline.engine.cross_entropy import token_losses
 from pipeline.engine.head_edits import Edit
@@ -64,18 +64,15 @@ def run(
     resident: Resident,
     input: Input,
     pass_: Pass,
-    memory_bytes: int | None = None,
+    limits: Limits = Limits(),
     resumed: Resumed | None = None,
-    divided: int = 1,
 ) -> Record:
     """Run one forward pass of the resident's current weights on `input`; return its record.
 
-    Sequences are split into batches by a fixed rule on shapes and threads, so that at most about
-    `memory_bytes` of activations exist at a time; each batch is then divided into `divided` ones,
-    because less memory was left than that. `input.arrays["attention_mask"]` [sequence,
-    position], if given, marks padding with 0: entries of padding are NaN in the record. The whole
-    table of a one-layer organism is computed by `models/table_forward.py` where the request allows
-    it.
+    Sequences are split into batches by a fixed rule on shapes, threads and `limits`.
+    `input.arrays["attention_mask"]` [sequence, position], if given, marks padding with 0: entries
+    of padding are NaN in the record. The whole table of a one-layer organism is computed by
+    `models/table_forward.py` where the request allows it.
 
     Raises InputError for tokens that do not fit the model, and for models that cannot be recorded
     exactly.
@@ -91,10 +88,10 @@ def run(
         if resident.facts.without_attention:
             refuse_reading_ahead(module, resident.facts.vocabulary)
             refuse_padding_before(input)
-        most = batch_size(resident.facts, module, input.tokens.shape[1], memory_bytes)
+        most = batch_size(resident.facts, module, input.tokens.shape[1], limits.memory_bytes)
     together = 1 if resumed is None else resumed.copies
     threads = threads_on(module.device)
-    batches = batches_of(len(input.tokens), most, together, threads, divided)
+    batches = batches_of(len(input.tokens), most, together, threads, limits.divided)
     replicas = Replicas(module, min(threads, len(batches)))
     job = _Job(module, traits, resident.facts, input, pass_, resumed)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 import pipeline.models.organism  # noqa: F401 (transformers then knows organisms by their config)
-from pipeline.checkpoints.contents import MAY_BE_INFINITE
+from pipeline.checkpoints.configs import MAY_BE_INFINITE
 from pipeline.errors import InputError, first_line
 from pipeline.outside import content_of, is_out_of_memory, json_object
 

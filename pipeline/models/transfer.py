@@ -2,9 +2,12 @@
 
 A copy from ordinary memory makes the device and the copying thread wait. Here the thread that has
 read a checkpoint copies it ahead, so that replacing the weights is left with waiting for an event.
+If computing runs out of memory, what was copied ahead goes back to the main memory.
 """
 
 import logging
+import threading
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +43,18 @@ class CopiedAhead(dict[str, Tensor]):
             if tensor.is_cuda:
                 tensor.record_stream(stream)
 
+    def move_to_main_memory(self) -> int:
+        """Replace the copies by tensors of the same numbers there; return the bytes of the copies.
+
+        Names that share a copy share its tensor. Where memory runs out, all copies stay.
+        """
+        self._ready.synchronize()  # else numbers that are still on their way would be missing
+        copies = {id(tensor): tensor for tensor in self._copied.values()}
+        moved = {key: tensor.to("cpu", copy=True) for key, tensor in copies.items()}
+        self.update({name: moved[id(tensor)] for name, tensor in self._copied.items()})
+        self._copied.clear()
+        return sum(tensor.nbytes for tensor in moved.values())
+
 
 class Transfer:
     """Copies the weights of one checkpoint after another to a device, while it computes.
@@ -56,6 +71,9 @@ class Transfer:
         self._stream: Any = self._backend.Stream(device)
         self._buffers: _Buffers | None = None
         self._stopped = self._told = False
+        self._copying = threading.Lock()
+        # Weakly: weights that are given up before they are in the model are not kept.
+        self._waiting: weakref.ref[CopiedAhead] | None = None
 
     def ahead(
         self, weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
@@ -64,6 +82,15 @@ class Transfer:
 
         Returns without waiting for the last copies. Names that share a tensor share its copy.
         """
+        with self._copying:
+            found = self._copied_if_possible(weights, dtypes)
+            if isinstance(found, CopiedAhead):
+                self._waiting = weakref.ref(found)
+            return found
+
+    def _copied_if_possible(
+        self, weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
+    ) -> Mapping[str, Tensor]:
         needed = sum(weights[name].numel() * dtype.itemsize for name, dtype in dtypes.items())
         if not dtypes:
             self._tell_once("none of their tensors goes into the model as it is")
@@ -81,19 +108,51 @@ class Transfer:
                 raise
             reason = first_line(error)
         # Outside the handler: the traceback refers to the copies, which could not be freed.
-        self.stop(f"one could not be copied ({reason})")
+        self._stop(f"one could not be copied ({reason})")
         return weights
 
-    def stop(self, why: str) -> None:
+    def free(self, why: str) -> None:
+        """Move what was last copied ahead to main memory; copy nothing ahead from now on.
+
+        Waits for what is being copied. The caller makes sure that no other thread puts it into a
+        model meanwhile. The model will copy it to the device again.
+        """
+        with self._copying:
+            self._stop(why)
+            waiting = self._waiting and self._waiting()
+            self._waiting = None
+            if waiting is not None:
+                self._move(waiting)
+
+    def _move(self, waiting: CopiedAhead) -> None:
+        try:
+            moved = waiting.move_to_main_memory()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+            _log.warning("weights copied to %s ahead stay there: %s", self._device, reason)
+        else:
+            _log.warning(
+                "weights copied to %s ahead are moved to main memory, freeing %s bytes",
+                self._device, f"{moved:,}",
+            )  # fmt: skip
+
+    def await_copies(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the calling thread's stream wait for weights that were copied ahead, if they were.
+
+        They then belong to the model: `free` leaves them where they are.
+        """
+        if isinstance(weights, CopiedAhead):
+            with self._copying:
+                self._waiting = None
+            weights.await_on(self._backend.current_stream(self._device))
+
+    def _stop(self, why: str) -> None:
         """Copy nothing ahead from now on."""
         if not self._stopped:
             self._stopped = True
             self._tell(why)
-
-    def await_copies(self, weights: Mapping[str, Tensor]) -> None:
-        """Let the calling thread's stream wait for weights that were copied ahead, if they were."""
-        if isinstance(weights, CopiedAhead):
-            weights.await_on(self._backend.current_stream(self._device))
 
     def _has_room(self, needed: int) -> bool:
         free = free_bytes(self._device)

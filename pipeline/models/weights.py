@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import transformerlens
-from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.pickle_globals import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.checkpoints.wrappers import without_wrappers
 from pipeline.errors import CheckpointError, first_line
 from pipeline.models.facts import ModelFacts

@@ -8,7 +8,7 @@ import xarray as xr
 
 from pipeline.errors import InputError, suggestion
 from pipeline.query.run import open_run, select
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 # Attributes of a group that must be equal for the numbers of two runs to be comparable.
 COMPARED = ("measure", "version", "parameters", "input")

@@ -20,8 +20,9 @@ from pipeline.errors import InputError, suggestion
 from pipeline.extras import require
 from pipeline.progress import Progress
 from pipeline.query.run import open_run
+from pipeline.store.access import access
 from pipeline.store.fingerprint import plain_json
-from pipeline.store.objects import Objects, access
+from pipeline.store.objects import Objects
 from pipeline.store.trainer_log import FOLDER as TRAINER_LOG
 from pipeline.store.trajectories import blocks, consolidate
 from pipeline.writing import whole_file, whole_folder

@@ -19,7 +19,7 @@ from pipeline.query.loss_axes import COMPONENTS, Answer, answered, shares_of, wi
 from pipeline.query.loss_changes import loss_changes
 from pipeline.query.losses import losses_in, shown_tokens
 from pipeline.query.run import open_run
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 Groups = Mapping[str, xr.Dataset]
 _SCORE = "in_context_score"

@@ -20,7 +20,7 @@ from pipeline.query.tables import Asked, answer, in_chunks, to_frame, write
 from pipeline.store import Commit, OldLayoutError, Store
 from pipeline.store.commits import shown
 from pipeline.store.lazy import StoredArray
-from pipeline.store.store import Snapshot
+from pipeline.store.snapshots import Snapshot
 from pipeline.store.templates import (
     LABELS,
     coordinate_attributes,

@@ -13,7 +13,7 @@ from pipeline.query.collection import COMPARED, origin_of
 from pipeline.query.run import open_run
 from pipeline.query.sweeps import settings_that_differ
 from pipeline.query.transitions import stored_transitions
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 Axis = Literal["steps", "tokens", "origin"]
 

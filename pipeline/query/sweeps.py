@@ -11,7 +11,7 @@ from pipeline.aggregate.phases import summary_of
 from pipeline.checkpoints.files import RUN_FILE
 from pipeline.errors import InputError
 from pipeline.query.run import open_run
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 from pipeline.training import load_run
 from pipeline.training.config import flattened
 

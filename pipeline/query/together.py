@@ -18,7 +18,7 @@ from pipeline.aggregate.step_share import step_shares
 from pipeline.aggregate.vestigial import vestigial
 from pipeline.errors import InputError
 from pipeline.query.run import open_run
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 _CORNER = "corner in loss space"
 

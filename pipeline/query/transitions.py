@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from pipeline.query.aggregates import transitions
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 
 def stored_transitions(stores: Sequence[str]) -> xr.Dataset:

@@ -19,8 +19,9 @@ from xarray.core import indexing
 
 from pipeline.errors import InputError
 from pipeline.outside import parsed_json
+from pipeline.store.access import access
 from pipeline.store.lazy import Complete
-from pipeline.store.objects import Objects, access
+from pipeline.store.objects import Objects
 from pipeline.store.packs import Row, checksum
 from pipeline.store.templates import LABELS
 

@@ -25,8 +25,9 @@ from zarr.storage import StorePath, WrapperStore
 
 from pipeline.errors import InputError
 from pipeline.outside import parsed_json
+from pipeline.store.access import access
 from pipeline.store.commits import Commit
-from pipeline.store.objects import Objects, access
+from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, decode
 from pipeline.store.sealed import DamagedError
 from pipeline.store.templates import LABELS

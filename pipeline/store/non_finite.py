@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from pipeline.store.commits import shown
 from pipeline.store.sealed import DamagedError, seal, unseal
-from pipeline.store.store import Snapshot, Store
+from pipeline.store.snapshots import Snapshot
+from pipeline.store.store import Store
 from pipeline.store.versions import Version
 
 FOLDER = "_non_finite"

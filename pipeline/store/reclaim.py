@@ -14,10 +14,11 @@ from typing import Any
 
 from pipeline.store.commits import LARGE, PACKS, Commit, latest
 from pipeline.store.lease import owned
-from pipeline.store.objects import PARTIAL
+from pipeline.store.local_files import PARTIAL
 from pipeline.store.probe import FOLDER as PROBES
 from pipeline.store.results import outdated
-from pipeline.store.store import Store, listed, rows_of
+from pipeline.store.snapshots import listed, rows_of
+from pipeline.store.store import Store
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.versions import FOLDER as VERSIONS
 from pipeline.store.versions import Version, key_of

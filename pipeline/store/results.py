@@ -19,10 +19,11 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.store.commits import Commit, shown
 from pipeline.store.fingerprint import digest_of, fingerprint, plain_json, variant_id
-from pipeline.store.objects import PARTIAL, Objects
+from pipeline.store.local_files import PARTIAL
+from pipeline.store.objects import Objects
 from pipeline.store.packs import Pack, checksum, decode, packed
 from pipeline.store.sealed import DamagedError
-from pipeline.store.store import Snapshot
+from pipeline.store.snapshots import Snapshot
 from pipeline.store.templates import checked_name
 from pipeline.store.trajectories import digest
 

@@ -7,7 +7,8 @@ Layout, under one URI:
     packs/, large/         the rows (see `commits` and `packs`)
     published/             the same numbers as plain Zarr arrays along the steps (`trajectories`)
     aggregates/            answers that need all checkpoints (see `results`)
-    _inputs/, _references/ the tokens and reference values that the rows were computed from
+    _inputs/               the tokens that the rows were computed from (see `inputs`)
+    _references/           the reference values that they were computed from
     _non_finite/           which weights and rows are not finite (see `non_finite`)
     trainer_log/           what transformers' Trainer logged of the run (see `trainer_log`)
     _sent.json             what experiment trackers have received (see `pipeline.trackers.send`)
@@ -18,9 +19,8 @@ Rows belong to one fingerprint variant (measure, version, parameters, input, ...
 while readers keep what they have until `settle` shows them the new one.
 """
 
-import io
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,56 +30,29 @@ import numpy as np
 from jaxtyping import Int
 
 from pipeline.errors import InputError
-from pipeline.outside import parsed_json
-from pipeline.store.commits import PACKS, Commit, latest, parse
-from pipeline.store.fingerprint import canonical_json, plain_json
+from pipeline.store.commits import Commit
+from pipeline.store.fingerprint import plain_json
+from pipeline.store.inputs import decode_input, decode_texts, encode_input, input_key
 from pipeline.store.objects import Objects
-from pipeline.store.packs import Pack, Row, decode
+from pipeline.store.packs import Pack, decode
 from pipeline.store.probe import FOLDER as PROBES
 from pipeline.store.probe import probe
 from pipeline.store.sealed import DamagedError, seal, unseal
-from pipeline.store.templates import (
-    Template,
-    check_same_variables,
-    checked_name,
-)
+from pipeline.store.snapshots import Snapshot, rows_of
+from pipeline.store.templates import Template, checked_name
+from pipeline.store.version_changes import with_current, with_variant, with_verdict
 from pipeline.store.versions import FOLDER as VERSIONS
 from pipeline.store.versions import LAYOUT, Version, Versions
-
-__all__ = ["LAYOUT", "Commit", "Row", "Snapshot", "Store", "Template", "latest"]
+from pipeline.store.zarr_groups import ROOT
 
 Decoded = TypeVar("Decoded")
 
-INPUTS, REFERENCES = "_inputs", "_references"
+REFERENCES = "_references"
 OLD_LAYOUT = "rows/zarr.json"  # what a store of layout 1 has
-# The root, for those who open it with Zarr alone. A group has the same, without attributes, in
-# published/ and in each generation there.
-GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-ROOT = {
-    **GROUP,
-    "attributes": {
-        "about": "A store of Ontogeny. Its numbers are plain Zarr arrays along the training steps "
-        "in published/<generation>/<measure>.<id>. The newest object in versions/ (the first by "
-        "name) names the current one of each measure. Where Ontogeny is installed, "
-        "xarray.open_datatree opens all; `ontogeny store export` copies all into one hierarchy."
-    },
-}
 
 
 class OldLayoutError(InputError):
     """A store of layout 1, which can be read, and upgraded."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One version of a store, with the rows that were committed when it was read."""
-
-    version: Version
-    commits: tuple[Commit, ...]
-
-    def of(self, group: str) -> list[Commit]:
-        """Return the rows of a group, of all variants."""
-        return [commit for commit in self.commits if commit.group == group]
 
 
 @dataclass(frozen=True)
@@ -147,7 +120,7 @@ class Store:
             # Anew for each attempt: who was quicker may have written the first row of a group.
             commits = rows_of(self.objects, version)
             for template in wanted:
-                groups[template.group] = self._with_variant(groups, template, commits)
+                groups[template.group] = with_variant(groups, template, commits, self.uri)
             return replace(version, groups=groups, id="" if plan else version.id)
 
         return self.versions.change(change)
@@ -157,7 +130,7 @@ class Store:
 
         Rows of masked steps that are committed stay, and come back when they are masked no longer.
         """
-        self.versions.change(lambda version: _with_verdict(version, verdict, masked))
+        self.versions.change(lambda version: with_verdict(version, verdict, masked))
 
     def settle(
         self,
@@ -176,8 +149,8 @@ class Store:
         def change(version: Version) -> Version:
             if version.settled > number:
                 return version
-            shown = self._with_current(version, variants, steps)
-            return replace(_with_verdict(shown, verdict, masked), settled=number)
+            shown = with_current(version, variants, steps, self.uri)
+            return replace(with_verdict(shown, verdict, masked), settled=number)
 
         self.versions.change(change)
 
@@ -245,13 +218,8 @@ class Store:
         with suppress(InputError):
             self.load_input(name, digest)
             return
-        arrays = {f"extra.{key}": value for key, value in extras.items()}
-        arrays |= {"tokens": tokens, "attributes": np.array(canonical_json(attributes))}
-        if texts:
-            arrays["texts"] = np.array(canonical_json({str(id_): texts[id_] for id_ in texts}))
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-        self.objects.put({_input_key(name, digest): buffer.getvalue()})
+        content = encode_input(tokens, extras, attributes, texts)
+        self.objects.put({input_key(name, digest): content})
 
     def load_input(
         self, name: str, digest: str
@@ -264,7 +232,7 @@ class Store:
         return self._of_input(name, digest, decode_texts)
 
     def _of_input(self, name: str, digest: str, decoded: Callable[[bytes], Decoded]) -> Decoded:
-        key = _input_key(name, digest)
+        key = input_key(name, digest)
         content = self.objects.read(key)
         if content is None:
             raise InputError(f"{self.uri}: input {name!r} ({digest[:16]}) is not in the store")
@@ -313,39 +281,6 @@ class Store:
         except FileNotFoundError as error:
             raise InputError(f"{self.uri}: there is no such bucket: create it first") from error
 
-    def _with_variant(
-        self, groups: Mapping[str, Any], template: Template, commits: Sequence[Commit]
-    ) -> dict[str, Any]:
-        """Return the entry of a group, with a variant that it may not have had."""
-        name, variant, wanted = template.group, template.variant, template.as_json()
-        entry = groups.get(name, {"current": variant, "variants": {}})
-        if variant in entry["variants"]:
-            check_same_variables(name, entry["variants"][variant], wanted, self.uri)
-        shown = entry["current"]
-        if not any(c.group == name and c.variant == shown for c in commits):
-            shown = variant
-        return {"current": shown, "variants": {**entry["variants"], variant: wanted}}
-
-    def _with_current(
-        self, version: Version, variants: Mapping[str, str], steps: Mapping[str, Collection[int]]
-    ) -> Version:
-        """Return a version that shows these variants.
-
-        steps: by group, those whose rows are to be sealed. InputError where one is not there: rows
-        of variants that are not current may be reclaimed at any time.
-        """
-        groups = dict(version.groups)
-        for group, variant in variants.items():
-            there = latest((c for c in version.rows if c.group == group), variant)
-            if gone := sorted(set(steps.get(group, ())) - there.keys()):
-                raise InputError(
-                    f"{self.uri}: rows of {group!r} were reclaimed while they were computed "
-                    f"(step {gone[0]} and {len(gone) - 1} more): run the analysis again"
-                )
-            checked_variant(version, group, variant)
-            groups[group] = {**groups[group], "current": variant}
-        return replace(version, groups=groups)
-
     def _refuse_what_is_no_store(self) -> None:
         if self.objects.is_local and Path(self.uri).is_file():
             raise InputError(f"{self.uri}: is a file: give a folder for the store")
@@ -358,60 +293,6 @@ class Store:
                 f"{self.uri}: expected a store or an empty folder, found {foreign[0]!r} in it: "
                 "choose another store"
             )
-
-
-def rows_of(objects: Objects, version: Version) -> list[Commit]:
-    """Return the rows that are committed: those a version names, and those written since."""
-    found = dict.fromkeys([*version.rows, *listed(objects, version.unsealed)])
-    return [commit for commit in found if commit.key not in version.dropped]
-
-
-def listed(objects: Objects, generations: Iterable[int]) -> list[Commit]:
-    """Return the rows that are there of some generations: a request for each."""
-    keys = [key for one in generations for key in objects.list(f"{PACKS}/{one}")]
-    return [commit for key in keys if (commit := parse(key)) is not None]
-
-
-def _with_verdict(
-    version: Version, verdict: Mapping[str, Any] | None, masked: Mapping[int, str]
-) -> Version:
-    return replace(version, verdict=plain_json(verdict), masked=dict(sorted(masked.items())))
-
-
-def decode_input(
-    content: bytes,
-) -> tuple[Int[np.ndarray, "sequence position"], dict[str, np.ndarray], dict[str, Any]]:
-    """Return the tokens, extra arrays and attributes of an input; some exception if damaged.
-
-    Every member of the file has a checksum, which reading it compares.
-    """
-    # No pickles: a store may come from anywhere, and unpickling runs code.
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        extras = {k[6:]: arrays[k] for k in arrays.files if k.startswith("extra.")}
-        return arrays["tokens"], extras, parsed_json(arrays["attributes"].item().encode())
-
-
-def decode_texts(content: bytes) -> dict[int, str]:
-    """Return the texts of the ids of an input; empty without any; some exception if damaged."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        if "texts" not in arrays.files:
-            return {}
-        texts = parsed_json(arrays["texts"].item().encode())
-        return {int(id_): str(text) for id_, text in texts.items()}
-
-
-def checked_variant(version: Version, group: str, variant: str) -> Mapping[str, Any]:
-    """Return the stored template of a variant. Raises ValueError for an unknown one."""
-    try:
-        return version.template(group, variant)
-    except KeyError:
-        raise ValueError(
-            f"variant {variant} of group {group!r} is unknown: call require_groups() first"
-        ) from None
-
-
-def _input_key(name: str, digest: str) -> str:
-    return f"{INPUTS}/{checked_name(name, 'input')}.{digest[:16]}.npz"
 
 
 def _reference_key(group: str, key: str) -> str:

@@ -26,11 +26,12 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import WrapperStore
 
+from pipeline.store.access import access
 from pipeline.store.commits import Commit, fresh_id, shown
 from pipeline.store.fingerprint import digest_of
 from pipeline.store.lazy import Along, StoredArray, described, rows_in
-from pipeline.store.objects import access
-from pipeline.store.store import GROUP, Snapshot, Store
+from pipeline.store.snapshots import Snapshot
+from pipeline.store.store import Store
 from pipeline.store.templates import (
     LABELS,
     coordinate_attributes,
@@ -40,6 +41,7 @@ from pipeline.store.templates import (
     variable_attributes,
 )
 from pipeline.store.versions import Published, Version
+from pipeline.store.zarr_groups import GROUP
 
 FOLDER = "published"
 

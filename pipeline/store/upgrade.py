@@ -14,9 +14,10 @@ from pipeline.store.non_finite import keep_row, keep_weights
 from pipeline.store.packs import encode
 from pipeline.store.probe import probe
 from pipeline.store.sealed import seal
-from pipeline.store.store import REFERENCES, ROOT, Store
+from pipeline.store.store import REFERENCES, Store
 from pipeline.store.trajectories import publish
 from pipeline.store.versions import Version
+from pipeline.store.zarr_groups import ROOT
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import zarr
 from pipeline.errors import InputError, first_line
 from pipeline.outside import parsed_json
 from pipeline.store.commits import LARGE, PACKS, Commit
+from pipeline.store.inputs import INPUTS, decode_input, decode_texts
 from pipeline.store.lazy import Complete, described, open_described
 from pipeline.store.lease import FOLDER as LEASES
 from pipeline.store.lease import owned, read_lease
@@ -23,21 +24,14 @@ from pipeline.store.packs import Pack, checksum, decode
 from pipeline.store.results import FOLDER as RESULTS
 from pipeline.store.results import check
 from pipeline.store.sealed import DamagedError, unseal
-from pipeline.store.store import (
-    GROUP,
-    INPUTS,
-    REFERENCES,
-    ROOT,
-    Store,
-    decode_input,
-    decode_texts,
-)
+from pipeline.store.store import REFERENCES, Store
 from pipeline.store.templates import LABELS
 from pipeline.store.trainer_log import FOLDER as TRAINER_LOG
 from pipeline.store.trajectories import FOLDER as TRAJECTORIES
 from pipeline.store.trajectories import withdraw
 from pipeline.store.versions import FOLDER as VERSIONS
 from pipeline.store.versions import NO_OBJECT, Published, Version, key_of
+from pipeline.store.zarr_groups import GROUP, ROOT
 
 _SLAB = 2**24  # numbers held in memory at a time
 SENT_RECORD = "_sent.json"  # what experiment trackers have received

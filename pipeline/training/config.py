@@ -16,7 +16,7 @@ from pipeline.training.schedule import Schedule
 from pipeline.writing import whole_file
 
 if TYPE_CHECKING:
-    from pipeline.models.organism import OrganismConfig
+    from pipeline.models.organism_config import OrganismConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -242,7 +242,7 @@ class Training(Strict):
 
     def organism(self) -> "OrganismConfig":
         """Return the model's configuration."""
-        from pipeline.models.organism import OrganismConfig  # needs torch
+        from pipeline.models.organism_config import OrganismConfig  # needs torch
 
         return OrganismConfig(**asdict(self.fields()))
 

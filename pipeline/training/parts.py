@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError, suggestion
 from pipeline.models.head_names import head_place
-from pipeline.models.organism import OrganismAttention, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_attention import OrganismAttention
 from pipeline.models.weights import read_weights
 from pipeline.training.config import Part
 

@@ -27,7 +27,8 @@ from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, OrganismLayer
+from pipeline.models.organism import OrganismForCausalLM, OrganismLayer
+from pipeline.models.organism_config import OrganismConfig
 
 P = 113
 KEYS = (5, 14, 24, 41, 56)

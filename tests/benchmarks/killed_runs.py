@@ -111,20 +111,20 @@ class Observed:
         self._seen |= {one for one in psutil.process_iter() if self._marked(one)}
         return [one for one in self._seen if _alive(one)]
 
-    def end(self, number: signal.Signals) -> tuple[float, str, str]:
+    def end(self, number: signal.Signals, most: float = SECONDS) -> tuple[float, str, str]:
         """Send the signal; return the seconds until all has ended, and what was printed.
 
-        The seconds are infinite if a process was left after SECONDS; it is killed then.
+        The seconds are infinite if a process was left after `most`; it is killed then.
         """
         self.collect()
         sent = time.monotonic()
         self.process.send_signal(number)
         # Returns when no process holds the pipes.
         try:
-            printed = self.process.communicate(timeout=SECONDS)
+            printed = self.process.communicate(timeout=most)
         except subprocess.TimeoutExpired:
             printed = (b"", b"the pipes are still held")
-        while (left := self.left()) and time.monotonic() - sent < SECONDS:
+        while (left := self.left()) and time.monotonic() - sent < most:
             time.sleep(0.1)
         seconds = float("inf") if left else time.monotonic() - sent
         for one in left:
@@ -168,7 +168,8 @@ def _undisturbed(folder: Path) -> Iterator[dict[str, Any]]:
     """Write checkpoints and an undisturbed store; yield the analysis without its store."""
     import torch
 
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     config = OrganismConfig(vocab_size=32, hidden_size=32, num_attention_heads=4)
     for step in range(STEPS):

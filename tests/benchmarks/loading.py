@@ -28,7 +28,8 @@ from pipeline.analysis.preflight import prepare
 from pipeline.analysis.survey import survey
 from pipeline.analysis.worker import Worker
 from pipeline.checkpoints.cache import cache_folder
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from tests.pipeline.checkpoints.conftest import imitated_s3
 from tests.pipeline.checkpoints.test_anywhere import watched
 

@@ -35,7 +35,7 @@ from pipeline.inputs import Input
 from pipeline.measures import COSTS, apply, registry
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.measures.permutation_characters import PermutationCharacters
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 
 PYTHIA_70M = GPTNeoXConfig(

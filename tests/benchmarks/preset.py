@@ -25,8 +25,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ from pipeline.analysis.worker import Worker
 from pipeline.config import Analysis
 from pipeline.config.suites import FOLDER
 from pipeline.config.yaml_files import read_yaml
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.training import load_training, train
 from tests.benchmarks.bare import bare
@@ -81,22 +80,20 @@ class Timed(Worker):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.spent: dict[str, float] = {}
+        self._time(self._contexts, "records", lambda *_: "passes")
+        self._time(self._rows, "_row", lambda checkpoint, loaded, group, *_: group.name)
 
-    def _records(self, *args: Any, **options: Any) -> Any:
-        with self._timed("passes"):
-            return super()._records(*args, **options)
+    def _time(self, owner: object, method: str, name_of: Callable[..., str]) -> None:
+        """Let calls of a method keep their seconds, by a name that follows from the arguments."""
+        call = getattr(owner, method)
 
-    def _row(
-        self, checkpoint: Any, loaded: Any, group: Any, plan: Any, records: Any, deviation: Any
-    ) -> Any:
-        with self._timed(group.name):
-            return super()._row(checkpoint, loaded, group, plan, records, deviation)
+        def timed(*args: Any) -> Any:
+            started = time.perf_counter()
+            found = call(*args)
+            self.spent[name_of(*args)] = time.perf_counter() - started
+            return found
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.spent[name] = time.perf_counter() - started
+        setattr(owner, method, timed)
 
     def seconds(self, cell: Cell, planned: Plan) -> dict[str, float]:
         """Compute and commit a checkpoint; return the seconds of the whole and of its parts."""
@@ -121,9 +118,11 @@ class Case:
     @property
     def tokens(self) -> torch.Tensor:
         """Those on which the preset records losses; of the first input where it records none."""
-        of_all = [one for passes in self.worker._passes.values() for one in passes]
+        of_all = [one for passes in self.worker._contexts._passes.values() for one in passes]
         with_losses = [one for one in of_all if one.losses and one.change is None]
-        return torch.from_numpy(self.worker._inputs[(with_losses or of_all)[0].input].tokens)
+        return torch.from_numpy(
+            self.worker._contexts._inputs[(with_losses or of_all)[0].input].tokens
+        )
 
     def bare(self) -> tuple[Callable[[], torch.Tensor], int]:
         """Return the bare forward, and the number of sequences at a time at which it is fastest."""

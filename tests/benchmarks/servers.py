@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+_SHARES = 16  # of the ports: processes of one pytest that never get the same
+_given: set[int] = set()
+
 
 @contextmanager
 def persistent_server(
@@ -44,7 +47,7 @@ def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
             stdout=log,
             stderr=log,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:
             with suppress(urllib.error.URLError, OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
@@ -58,14 +61,20 @@ def start_server(environment: dict[str, str], port: int) -> subprocess.Popen:
 def free_port() -> int:
     """Return a free port between two free ones: `ontogeny ui` takes the next one, too.
 
-    Below the ports that the system gives to connections, so that none takes it later.
+    Below the ports that the system gives to connections, so that none takes it later. It is not
+    given again, neither here nor in another process of the same pytest.
     """
-    for port in random.sample(range(20_000, 32_000), 100):
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20_000 + 3 * (process % _SHARES)
+    own = [port for port in range(first, 32_000, 3 * _SHARES) if port not in _given]
+    random.SystemRandom().shuffle(own)  # whatever tests seed: other processes try other ports
+    for port in own:
         try:
             with ExitStack() as bound:
                 for one in (port - 1, port, port + 1):
                     bound.enter_context(socket.create_server(("127.0.0.1", one)))
         except OSError:
             continue
+        _given.add(port)
         return port
     raise RuntimeError("there are no three free ports in a row")

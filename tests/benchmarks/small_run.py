@@ -48,7 +48,8 @@ def write_run(folder: Path) -> Path:
     """Write random organisms of two layers and an analysis of them; return its file."""
     import torch
 
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     config = OrganismConfig(
         vocab_size=512, hidden_size=128, num_hidden_layers=2, num_attention_heads=8,

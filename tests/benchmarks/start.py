@@ -76,7 +76,8 @@ def make_files(folder: Path) -> None:
     """Write a run, a trained run, a store of two measures, and an analysis with a fault."""
     from pipeline import analyze
     from pipeline.config import Analysis, dump_yaml
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
     from pipeline.training import Training, train
 
     model = OrganismForCausalLM(

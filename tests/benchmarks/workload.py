@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from pipeline.config import Analysis
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 
 
 def heavy_model(seed: int) -> OrganismForCausalLM:

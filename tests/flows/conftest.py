@@ -32,7 +32,7 @@ def server() -> Iterator[str]:
     process = start_server({}, _PORT)
     yield os.environ["PREFECT_API_URL"]
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=300)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,8 @@ def organisms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write random organisms, one per step of `STEPS`, and token ids; return their folder."""
     import torch
 
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     folder = tmp_path_factory.mktemp("organisms")
     config = OrganismConfig(

@@ -16,6 +16,7 @@ from flows.dispatch import Pool
 from flows.workers import start_workers
 from pipeline.analysis.job import Prepared
 from pipeline.analysis.worker import Worker
+from tests.flows.ending import wait_for_the_end
 
 
 def slow_worker(step: int, seconds: float, hangs: int | None, hung: Path) -> type[Worker]:
@@ -49,4 +50,5 @@ def slow_pool(
 
 if __name__ == "__main__":
     flows.analyze.make_pool = slow_pool(int(sys.argv[1]), float(sys.argv[2]))
+    wait_for_the_end()
     app(sys.argv[3:])

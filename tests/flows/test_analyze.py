@@ -250,7 +250,7 @@ def test_a_run_that_was_killed_and_then_terminated_goes_on_where_it_was(
     with command_midway(analysis, tmp_path) as process:
         wait_for_another_run(killed)
         process.terminate()  # as a scheduler does that reclaims the machine
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 143
     assert said.splitlines()[-1].startswith("terminated: computed results are kept")
     run, _ = last_run()
@@ -299,7 +299,7 @@ def test_a_run_outlives_a_prefect_server_that_does_not_come_back(
     while process.poll() is None and not committed(analysis):
         time.sleep(0.01)
     server.kill()
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "Traceback" not in said
     assert comparable(analysis.store).identical(undisturbed)

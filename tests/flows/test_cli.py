@@ -88,7 +88,8 @@ BAD_ANALYSES: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.fixture
 def bad_folders(organisms: Path, tmp_path: Path) -> Path:
     """Write a folder without checkpoints, one without a config, and too large token ids."""
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     (tmp_path / "empty").mkdir()
     config = OrganismConfig(vocab_size=32, hidden_size=32, num_attention_heads=2)

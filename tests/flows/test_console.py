@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,16 +128,11 @@ def test_a_thread_writes_while_the_work_is_silent(
     monkeypatch.setattr(flows.console, "_SECONDS_BETWEEN_LINES", 0.5)
     with show_progress("analyse") as progress:
         progress.tell("working")
-        work_silently(3.0)
-    assert capsys.readouterr().err.count("analyse: working… (") >= 2
-
-
-def work_silently(seconds: float) -> None:
-    import time
-
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(0.1)
+        written, until = "", time.monotonic() + 60
+        while written.count("analyse: working… (") < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            written += capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [(), ("--serial",)])

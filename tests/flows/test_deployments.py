@@ -180,7 +180,7 @@ def test_flows_report_an_onset_and_a_damaged_store(
     assert first.state.is_completed(), first.state
     assert set(first.tags) == {"ontogeny", "analyze", "grown"}
     assert not any(value in all_about(first) for value in KEYS.values())
-    said = {webhook_messages.get(timeout=60), webhook_messages.get(timeout=60)}
+    said = {webhook_messages.get(timeout=120), webhook_messages.get(timeout=120)}
     assert {one.partition(":")[0] for one in said} == {
         "The first induction head formed", "The first previous-token head formed",
     }, said  # fmt: skip
@@ -208,7 +208,7 @@ def test_flows_report_an_onset_and_a_damaged_store(
     pack.write_bytes(pack.read_bytes()[:-1])
     damaged = run_to_end("verify/nightly")
     assert damaged.state.is_failed() and "faults: 1" in damaged.state.message
-    assert damaged.state.message in webhook_messages.get(timeout=60)
+    assert damaged.state.message in webhook_messages.get(timeout=120)
 
 
 def test_a_run_that_is_skipped_is_shown_as_skipped(webhook_messages: "queue.Queue[str]") -> None:
@@ -221,7 +221,7 @@ def test_a_run_that_is_skipped_is_shown_as_skipped(webhook_messages: "queue.Queu
         first, second = (client.create_flow_run_from_deployment(deployment).id for _ in range(2))
         for run in (first, second):
             client.set_flow_run_state(run, Pending())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while (state := client.read_flow_run(second).state) and state.name != "Skipped":
             assert time.monotonic() < deadline, state
             time.sleep(0.2)

@@ -50,7 +50,7 @@ class ThreadWorker:
 
 def test_work_goes_to_the_least_loaded_and_never_more_than_two_at_once() -> None:
     gate, workers = threading.Event(), []
-    workers = [ThreadWorker(lambda cell: gate.wait(10) and cell) for _ in range(3)]
+    workers = [ThreadWorker(lambda cell: gate.wait(120) and cell) for _ in range(3)]
     with Pool(lambda: workers) as pool, ThreadPoolExecutor(10) as callers:
         answers = [callers.submit(pool.compute, cell) for cell in range(10)]
         while sum(len(worker.calls) for worker in workers) < 6:
@@ -58,41 +58,41 @@ def test_work_goes_to_the_least_loaded_and_never_more_than_two_at_once() -> None
         threading.Event().wait(0.3)
         assert [len(worker.calls) for worker in workers] == [2, 2, 2]
         gate.set()
-        assert [answer.result(10) for answer in answers] == list(range(10))
+        assert [answer.result(120) for answer in answers] == list(range(10))
     assert all(worker.stopped for worker in workers)
     assert Counter(cell for worker in workers for cell in worker.calls) == Counter(range(10))
 
 
 def test_a_hung_worker_is_replaced_and_only_its_oldest_work_fails() -> None:
     hanging = threading.Event()
-    stuck = ThreadWorker(lambda cell: cell if cell else hanging.wait(20))
-    with Pool(lambda: [stuck], timeout=1.0) as pool, ThreadPoolExecutor(2) as callers:
+    stuck = ThreadWorker(lambda cell: cell if cell else hanging.wait(120))
+    with Pool(lambda: [stuck], timeout=2.0) as pool, ThreadPoolExecutor(2) as callers:
         first = callers.submit(pool.compute, 0)
         while not stuck.calls:
             threading.Event().wait(0.01)
-        stuck.work = lambda cell: hanging.wait(20) if stuck.replaced == 0 else cell
+        stuck.work = lambda cell: hanging.wait(120) if stuck.replaced == 0 else cell
         second = callers.submit(pool.compute, 1)
         with pytest.raises(WorkerHungError, match=r"workers\.timeout") as hung:
-            first.result(20)
+            first.result(60)
         assert is_transient(hung.value)
-        assert second.result(20) == 1
+        assert second.result(60) == 1
         hanging.set()
     assert (stuck.replaced, stuck.calls) == (1, [0, 1, 1])
 
 
 def test_work_that_waits_behind_slow_work_does_not_hang() -> None:
-    """Check four calls of 0.7 s, one after another on one worker, with a time limit of 2 s."""
+    """Check four calls of 1 s, one after another on one worker, with a time limit of 3 s."""
     one_at_a_time = threading.Lock()
 
     def slow(cell: int) -> int:
         with one_at_a_time:
-            threading.Event().wait(0.7)
+            threading.Event().wait(1.0)
             return cell
 
     worker = ThreadWorker(slow)
-    with Pool(lambda: [worker], timeout=2.0) as pool, ThreadPoolExecutor(4) as callers:
+    with Pool(lambda: [worker], timeout=3.0) as pool, ThreadPoolExecutor(4) as callers:
         answers = [callers.submit(pool.compute, cell) for cell in range(4)]
-        assert [answer.result(20) for answer in answers] == [0, 1, 2, 3]
+        assert [answer.result(60) for answer in answers] == [0, 1, 2, 3]
     assert worker.replaced == 0
 
 

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -78,9 +77,8 @@ def test_the_server_of_a_run_ends_with_it(tmp_path: Path) -> None:
     assert not [f.name for f in (home, *home.iterdir()) if f.stat().st_mode & 0o077]
 
     run.kill()
-    started = time.monotonic()
-    run.communicate(timeout=20)  # nobody else holds its output
-    psutil.wait_procs(children, timeout=20 - (time.monotonic() - started))
+    run.communicate(timeout=120)  # nobody else holds its output
+    psutil.wait_procs(children, timeout=120)
     assert not [child for child in children if child.is_running()]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", urlsplit(url).port or 0))

@@ -227,7 +227,7 @@ def test_many_faults_are_told_at_once_and_nothing_is_started(
     flow = ontogeny("analyze", config)
     assert (flow.exit_code, errors_in(flow.stderr)) == (2, told)
     assert not ray.is_initialized()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 def test_faults_that_only_workers_of_ray_would_meet(

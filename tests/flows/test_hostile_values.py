@@ -215,7 +215,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     def run(script: str, **changes: str) -> Path:
         done = subprocess.run(
             ["bash"], input=script.encode(), cwd=tmp_path / "work", env={**environment, **changes},
-            capture_output=True, timeout=60,
+            capture_output=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr.decode()
         assert not list(tmp_path.rglob(CANARY)), "a value was run as code"

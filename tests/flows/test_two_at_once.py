@@ -40,7 +40,7 @@ def holder(config: Path) -> Iterator[Any]:
     holding = killed.CONTEXT.Event()
     process = killed.process_of(hold, analysis.store, holding)
     process.start()
-    assert holding.wait(60)
+    assert holding.wait(300)
     yield process
     process.kill()
     process.join()

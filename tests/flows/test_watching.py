@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
@@ -22,6 +23,7 @@ from flows.watch_records import abandoned, recorded
 from flows.watching import delete_abandoned, deployment_name
 from pipeline.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 SERVER = "http://127.0.0.1:1/api"
 HOLDER = f"""
 import sys
@@ -77,16 +79,23 @@ def test_damaged_records_are_left_alone(home: Path) -> None:
         assert len(list(home.iterdir())) == 6
 
 
-def test_a_killed_watch_leaves_no_deployment(
-    server: str, make_analysis: Callable[..., Any], tmp_path: Path
-) -> None:
-    analysis = make_analysis()
+@pytest.fixture
+def command(make_analysis: Callable[..., Any], tmp_path: Path) -> list[str]:
+    """Return the command that watches a run, into a store in the test's folder."""
     config = tmp_path / "watched.yaml"
-    config.write_text(json.dumps(analysis.model_dump(mode="json", exclude_unset=True)))
-    name = f"analyze/{deployment_name(analysis.store)}"
-    command = [sys.executable, "-m", "ontogeny", "watch", str(config), "--every", "3600"]
+    config.write_text(json.dumps(make_analysis().model_dump(mode="json", exclude_unset=True)))
+    return [sys.executable, "-m", "tests.flows.ending", "watch", str(config), "--every", "3600"]
+
+
+@pytest.fixture
+def name(tmp_path: Path) -> str:
+    """Return the name of the deployment of `command`."""
+    return f"analyze/{deployment_name(str(tmp_path / 'store.zarr'))}"
+
+
+def test_a_killed_watch_leaves_no_deployment(server: str, command: list[str], name: str) -> None:
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as watch,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as watch,
         get_client(sync_client=True) as client,
     ):
         try:
@@ -102,6 +111,28 @@ def test_a_killed_watch_leaves_no_deployment(
     assert not list(Path(os.environ["PREFECT_HOME"]).glob("ontogeny-watch-*"))
 
 
+@pytest.mark.usefixtures("server")
+def test_a_terminated_watch_ends_where_sigint_is_ignored(command: list[str], name: str) -> None:
+    """Start it as a script does in its background."""
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(ignoring, cwd=ROOT, stdout=pipe, stderr=pipe) as watch,
+        get_client(sync_client=True) as client,
+    ):
+        assert watch.stdout and watch.stderr
+        try:
+            assert any(b"looking for new checkpoints" in line for line in watch.stdout)
+            looking = psutil.Process(watch.pid).children(recursive=True)
+            assert looking and is_there(client, name)
+            watch.terminate()
+            assert (watch.wait(300), watch.stderr.read()) == (0, b"")
+            assert not is_there(client, name)
+            assert not psutil.wait_procs(looking, timeout=120)[1]
+        finally:
+            watch.kill()
+
+
 def is_there(client: Any, deployment: str) -> bool:
     try:
         return bool(client.read_deployment_by_name(deployment))
@@ -109,7 +140,7 @@ def is_there(client: Any, deployment: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -10,7 +10,8 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from pipeline.inputs.text import train_tokenizer
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 
 VOCABULARY, CONTEXT = 300, 16
 STEPS = (1, 2, 3)

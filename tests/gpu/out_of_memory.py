@@ -84,7 +84,7 @@ def _needed(worker: Worker, planned: Plan, cell: int) -> int:
     held = torch.cuda.memory_allocated()
     # What is committed is not computed again: the passes alone, of the resident checkpoint.
     torch.cuda.reset_peak_memory_stats()
-    worker._records(worker.job.groups)
+    worker._contexts.records(worker.job.groups)
     return torch.cuda.max_memory_allocated() - held
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import forward
+from pipeline.engine.batches import Limits
 from pipeline.engine.changes import run_changed
 from pipeline.engine.record import (
     PATTERNS,
@@ -119,7 +120,7 @@ def _records(report: Report, name: str) -> None:
     for padding, made in _inputs().items():
         expected = _parts(forward.run(here, made, wanted))
         for memory in MEMORY:
-            found = _parts(forward.run(there, made, wanted, memory))
+            found = _parts(forward.run(there, made, wanted, Limits(memory)))
             at = {"padding": padding, "batches": 1 if memory is None else SEQUENCES}
             _compare(worst, found, expected, {"model": name, "dtype": "float32"}, at)
             if padding == "none" and memory is None:

@@ -129,6 +129,7 @@ def of_files(report: Report, files: str) -> None:
         case = made(report, Path(folder), files)
         compare(report, case, files)
         without_memory(report, case, files)
+        moved_to_main_memory(report, case, files)
 
 
 def made(report: Report, folder: Path, files: str) -> Case:
@@ -228,6 +229,21 @@ def memory_runs_out(report: Report, case: Case, files: str) -> None:
     worst = difference([case.losses()], case.go(WAYS[0], 1).losses)
     report.figure("largest_difference", worst, "nats", at_most=0, way="memory ran out",
                   files=files)  # fmt: skip
+
+
+def moved_to_main_memory(report: Report, case: Case, files: str) -> None:
+    """Free what was copied ahead, and compare the numbers that it then gives."""
+    weights, sender = read_weights(case.folders[0]), Transfer(case.device, 0)
+    copied = sender.ahead(weights, case.resident.dtypes(weights))
+    if report.device == "cuda":
+        held = torch.cuda.memory_allocated()
+        sender.free("to see what that frees")
+        freed = (held - torch.cuda.memory_allocated()) / case.bytes
+        report.figure("freed", freed, "sets of weights", at_least=0.99, files=files)
+    sender.free("to compare numbers")
+    case.resident.swap(copied)
+    worst = difference([case.losses()], case.go(WAYS[0], 1).losses)
+    report.figure("largest_difference", worst, "nats", at_most=0, way="freed", files=files)
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:

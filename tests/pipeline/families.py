@@ -7,7 +7,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 
 VOCABULARY, WINDOW = 96, 7
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 
 VOCABULARY, POSITIONS, WIDTH, D_HEAD, SHARP = 20, 17, 80, 40, 1e3
 

@@ -12,7 +12,8 @@ from pipeline.inputs import Input, modular
 from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.facts import facts_of
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.table_forward import forward_table
 from pipeline.models.weights import ModelWeights
 

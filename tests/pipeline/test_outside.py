@@ -62,7 +62,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(InputError, match=what), opened(tmp_path / name, InputError):
             pass
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60  # else for ever
     with pytest.raises(CheckpointError, match="/dev/zero: is a device"):
         content_of("/dev/zero", CheckpointError)
 

@@ -95,8 +95,8 @@ def test_values_within_values_are_walked_however_deep() -> None:
 
 
 def test_long_text_takes_no_long_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()  # whatever else the machine does
     for text in ("a" * 300_000, "a:" * 150_000, "s3://" * 60_000, "://@" * 60_000, "?a=" * 90_000):
         secret_in(text)
         redacted(text)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

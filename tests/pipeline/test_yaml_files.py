@@ -72,12 +72,12 @@ FAULTY = {
 def test_a_fault_is_one_sentence_with_its_place(text: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()  # whatever else the machine does
     with pytest.raises(InputError) as caught:
         read_yaml(file)
     assert says in str(caught.value) and str(caught.value).startswith(str(file))
     assert len(caught.value.lines) == 1 and len(str(caught.value)) < 500
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_only_a_regular_file_of_limited_size_is_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pipeline.extras import require
 from pipeline.query import aggregates, open_run
 from pipeline.query.loss_axes import COMPONENTS
 from pipeline.report.paper.figures import figures_of
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 from pipeline.writing import whole_file
 
 # matplotlib is an optional dependency: the modules that import it are imported when they draw.

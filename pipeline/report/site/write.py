@@ -26,7 +26,7 @@ from pipeline.report.site.run_data import Run, opened
 from pipeline.report.site.scores import scores_of
 from pipeline.report.site.several.page import index_page
 from pipeline.report.site.specs import Figure
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 
 INDEX, DATA, HEADS = "index.html", "data", "heads.js"
 

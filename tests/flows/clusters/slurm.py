@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infra.s3.ceph import free_port
+from tests.benchmarks.servers import free_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 NODES = ("node1", "node2")
@@ -89,17 +89,17 @@ class Slurm:
 
     def stop(self) -> None:
         """Cancel all jobs and stop all daemons."""
-        subprocess.run(["scancel", "--partition=low"], env=self._environment, timeout=20)
-        self.wait_for(lambda: not self.run("squeue", "-h"), seconds=20)
+        subprocess.run(["scancel", "--partition=low"], env=self._environment, timeout=120)
+        self.wait_for(lambda: not self.run("squeue", "-h"), seconds=120)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
         for daemon in self._daemons:
-            daemon.wait(timeout=20)
+            daemon.wait(timeout=120)
 
     def run(self, *command: str) -> str:
         """Run a command of Slurm; return its output, empty if it fails."""
         done = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=20
+            command, env=self._environment, capture_output=True, text=True, timeout=120
         )
         return done.stdout.strip()
 

@@ -114,7 +114,7 @@ def cluster() -> Iterator[Cluster]:
                 return start("start_worker.sh", address, first=free_ports())
 
             made = Cluster(address, dashboard, environment, head, worker, join)
-            waited = made.run(sys.executable, MACHINES / "await_nodes.py", address, "2", "120")
+            waited = made.run(sys.executable, MACHINES / "await_nodes.py", address, "2", "300")
             assert waited.returncode == 0, waited.stderr
             assert token.stat().st_mode & 0o077 == 0
             yield made

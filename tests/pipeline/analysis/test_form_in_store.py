@@ -13,7 +13,7 @@ from pipeline import Analysis, analyze, open_run
 from pipeline.analysis.summary import Summary
 from pipeline.findings import findings
 from pipeline.findings.onsets import onsets_of
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.report import write_report
 from pipeline.report.sparklines import overview
 from pipeline.store import Store

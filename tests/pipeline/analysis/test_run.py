@@ -17,6 +17,7 @@ import torch
 import xarray as xr
 from transformers import AutoModelForCausalLM
 
+import pipeline.analysis.contexts
 import pipeline.analysis.reading
 import pipeline.analysis.worker
 from pipeline import Analysis, InputError, analyze, open_run
@@ -58,13 +59,13 @@ def analysis(run: Path, **changes: Any) -> Analysis:
 def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Record the inputs of forward passes, one entry per pass."""
     seen: list[str] = []
-    real = pipeline.analysis.worker.run
+    real = pipeline.analysis.contexts.run
 
-    def counted(resident: Any, made: Any, wanted: Any, **options: Any) -> Any:
+    def counted(resident: Any, made: Any, wanted: Any, *options: Any) -> Any:
         seen.append(made.name)
-        return real(resident, made, wanted, **options)
+        return real(resident, made, wanted, *options)
 
-    monkeypatch.setattr(pipeline.analysis.worker, "run", counted)
+    monkeypatch.setattr(pipeline.analysis.contexts, "run", counted)
     yield seen
 
 

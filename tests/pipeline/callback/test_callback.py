@@ -144,7 +144,7 @@ def test_a_killed_training_leaves_no_process(tmp_path: Path) -> None:
     finally:
         training.kill()
         training.wait()
-    _, alive = psutil.wait_procs(beside, timeout=10)
+    _, alive = psutil.wait_procs(beside, timeout=120)
     assert not alive
 
 

@@ -11,11 +11,12 @@ import pytest
 import xarray as xr
 from s3fs import S3FileSystem
 
-from infra.s3.ceph import PROGRAMS, Ceph, free_port
+from infra.s3.ceph import PROGRAMS, Ceph
 from pipeline import Analysis, analyze, open_run
 from pipeline.checkpoints.cache import cache_folder
 from pipeline.report import write_report
 from pipeline.store import Store
+from tests.benchmarks.servers import free_port
 from tests.pipeline.checkpoints.conftest import imitated_s3
 from tests.pipeline.checkpoints.servers import Faults
 

@@ -61,12 +61,14 @@ def test_a_copy_goes_when_it_is_released_even_after_an_error(remote):
 
 def test_there_are_never_more_copies_than_allowed(remote):
     copies, most, threads = Copies(most=2), [], []
+    two = threading.Barrier(2, timeout=120)
 
     def use(checkpoint: Checkpoint) -> None:
         with copies.of(checkpoint) as copy:
             assert folder_of(copy).is_dir()
+            two.wait()  # so that two are there at once, however slow the machine is
+            time.sleep(0.05)  # in which a third would come
             most.append(on_disk())
-            time.sleep(0.05)
 
     for checkpoint in remote * 2:
         threads.append(threading.Thread(target=use, args=(checkpoint,)))
@@ -80,12 +82,14 @@ def test_the_bytes_of_all_copies_stay_within_their_limit(remote):
     size = sum(file.size for file in place_of(remote[0].uri).files_of([remote[0].uri])[0].values()
                if file.name.endswith(".safetensors"))  # fmt: skip
     copies, most = Copies(most=9, most_bytes=2 * size + 1), []
+    two = threading.Barrier(2, timeout=120)
 
     def use(checkpoint: Checkpoint) -> None:
         with copies.of(checkpoint) as copy:
             assert folder_of(copy).is_dir()
+            two.wait()  # so that two are there at once, however slow the machine is
+            time.sleep(0.05)  # in which a third would come
             most.append(on_disk())
-            time.sleep(0.05)
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(use, remote))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checkpoints.contents import local_parts
 from pipeline.checkpoints.files import is_plain_name
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.errors import CheckpointError
 
 

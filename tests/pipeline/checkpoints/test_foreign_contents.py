@@ -6,10 +6,11 @@ import pytest
 from safetensors.torch import save_file
 
 from pipeline.auditing import audit
-from pipeline.checkpoints.contents import config_of, local_parts
+from pipeline.checkpoints.configs import config_of
 from pipeline.checkpoints.local import files_of
 from pipeline.checkpoints.places import place_of
 from pipeline.checkpoints.stored import Folder
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
 

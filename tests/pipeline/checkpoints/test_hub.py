@@ -7,7 +7,7 @@ from huggingface_hub.utils import close_session
 
 from pipeline import retrying
 from pipeline.checkpoints import list_checkpoints
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import place_of

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import audit
 from pipeline.checkpoints import list_checkpoints, list_run
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.hub_address import parse_address
 from pipeline.checkpoints.metadata import metadata_folder

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pipeline.checkpoints import list_checkpoints
-from pipeline.checkpoints.contents import local_parts, read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.digests import digest_of_files
 from pipeline.checkpoints.unfinished import SETTLED_AFTER
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.errors import InputError
 from pipeline.models.weights import read_weights
 from tests.pipeline.checkpoints.conftest import tensors

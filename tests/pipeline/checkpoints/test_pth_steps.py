@@ -13,7 +13,7 @@ from pipeline.analysis.estimate import dry_run
 from pipeline.analysis.inputs import load_input
 from pipeline.checkpoints import list_checkpoints
 from pipeline.checkpoints.foreign import conversion_notes, ordinary_run
-from pipeline.checkpoints.pickled import read_saved
+from pipeline.checkpoints.pth_files import read_saved
 from pipeline.checkpoints.pth_names import step_in_name
 from pipeline.errors import InputError
 from pipeline.inputs import modular

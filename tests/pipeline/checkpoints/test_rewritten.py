@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from s3fs import S3FileSystem
 
 from pipeline.checkpoints import Checkpoint, fetch_local, fetch_remote, list_checkpoints
 from pipeline.checkpoints.cache import remember
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.digests import sha256_of
 from pipeline.checkpoints.fetch import Copies
 from pipeline.checkpoints.places import place_of
@@ -107,18 +106,17 @@ def test_what_never_keeps_still_is_named(run, monkeypatch):
 def test_what_is_torn_while_it_is_rewritten_is_read_again(run):
     whole, file = weights_of(run).read_bytes(), weights_of(run)
     (listed,) = list_checkpoints(str(run))
-    seen = []
+    reads = []
 
     def read(folder: Path) -> object:
-        if not seen:
-            file.write_bytes(whole[: len(whole) // 2])
-            seen.append(threading.Timer(0.05, lambda: file.write_bytes(whole)))
-            seen[0].start()
-            try:
-                return read_weights(folder)
-            finally:
-                seen[0].join()
-        return read_weights(folder)
+        reads.append(folder)
+        if len(reads) > 1:
+            return read_weights(folder)
+        file.write_bytes(whole[: len(whole) // 2])
+        try:
+            return read_weights(folder)
+        finally:
+            file.write_bytes(whole)
 
     with Copies().of(listed) as copy:
         copy.read(read)

@@ -13,9 +13,10 @@ from huggingface_hub import hf_hub_download
 from pipeline.auditing import audit
 from pipeline.checkpoints import RunLayout, list_checkpoints, list_run
 from pipeline.checkpoints import s3 as s3_place
-from pipeline.checkpoints.contents import local_parts, read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.metadata import metadata_folder
 from pipeline.checkpoints.places import listed_folder
+from pipeline.checkpoints.weight_files import local_parts
 from pipeline.errors import CheckpointError, InputError
 from tests.pipeline.checkpoints.conftest import CONFIG
 from tests.pipeline.checkpoints.test_s3 import upload

@@ -7,7 +7,7 @@ import torch
 from s3fs import S3FileSystem
 
 from pipeline.checkpoints import list_checkpoints
-from pipeline.checkpoints.contents import read_config
+from pipeline.checkpoints.configs import read_config
 from pipeline.checkpoints.fetch import Copies
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights

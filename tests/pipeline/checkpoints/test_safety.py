@@ -13,7 +13,8 @@ from tests.pipeline.checkpoints.servers import Faults
 
 _CODE = """
 import os
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 
 os.environ["STRANGERS_CODE_RAN"] = "yes"
 

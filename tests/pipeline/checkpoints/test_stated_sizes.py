@@ -14,7 +14,7 @@ import torch
 
 from pipeline.checkpoints import archives
 from pipeline.checkpoints.digests import sha256_of
-from pipeline.checkpoints.pickled import read_saved
+from pipeline.checkpoints.pth_files import read_saved
 from pipeline.checkpoints.stated_sizes import refuse_misstated
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.weights import read_weights
@@ -41,7 +41,7 @@ def test_a_sparse_file_of_100_gb_is_refused_before_it_is_hashed(tmp_path: Path) 
     started = time.monotonic()
     with pytest.raises(CheckpointError, match=r"model.safetensors: .* more than by its header"):
         sha256_of(file)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # minutes, if it were read
 
 
 @pytest.mark.parametrize(

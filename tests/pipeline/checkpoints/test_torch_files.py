@@ -124,11 +124,11 @@ def test_files_are_read_by_many_threads_at_once() -> None:
     def hold() -> None:
         with unpickling(lambda: ["argparse.Namespace"]):
             is_entered.set()
-            may_leave.wait(10)
+            may_leave.wait(120)
 
     with ThreadPoolExecutor(2) as threads:
         other = threads.submit(hold)
-        assert is_entered.wait(10)
+        assert is_entered.wait(120)
         found = threads.submit(of_bytes, content)
         wait([found], timeout=0.3)
         may_leave.set()

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.models.llama.modeling_llama import repeat_kv
 
 from pipeline.engine import changes, forward
+from pipeline.engine.batches import Limits
 from pipeline.engine.changes import run_changed
 from pipeline.engine.record import PATTERNS, HeadChange, Kept, Lag, OutputOn, Pass, Record, merge
 from pipeline.errors import InputError
@@ -42,7 +43,7 @@ def changed(
     resident: Resident,
     *wanted: HeadChange,
     inputs: dict[str, Input] = INPUTS,
-    memory: int | None = None,
+    limits: Limits = Limits(),
 ) -> list[Record]:
     passes = [Pass("x", losses=True, logit_positions=(-1,), change=one) for one in wanted]
     before = {
@@ -50,7 +51,7 @@ def changed(
         for one in merge(passes)
         if one.change is None
     }
-    found = run_changed(resident, inputs, passes, before, memory)
+    found = run_changed(resident, inputs, passes, before, limits)
     return [found[one.key] for one in passes]
 
 
@@ -211,7 +212,7 @@ def test_batches_change_nothing(kept: bool, monkeypatch: pytest.MonkeyPatch) -> 
         return real(resident, input, *rest)
 
     monkeypatch.setattr(changes, "run", counted)
-    split = changed(resident, *wanted, memory=1)
+    split = changed(resident, *wanted, limits=Limits(memory_bytes=1))
     assert rows == [(1 + kept) * 3] * 4  # a head at a time, beside an unchanged copy if need be
     for a, b in zip(whole, split, strict=True):
         assert a.loss is not None and b.loss is not None

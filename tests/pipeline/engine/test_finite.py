@@ -21,7 +21,7 @@ from pipeline.engine.record import Entropy, KeyMap, KeyPosition, Lag, LagMeans, 
 from pipeline.inputs import Input
 from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.benchmarks.measure_costs import inputs_for
 

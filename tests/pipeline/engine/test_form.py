@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from pipeline.engine import form
+from pipeline.engine.agreement import close, proportional
 from pipeline.engine.form import unmet_assumptions
 from pipeline.engine.reduced import reduced
 from pipeline.inputs import Input
@@ -19,7 +19,7 @@ from pipeline.measures.logit_lens import LogitLens
 from pipeline.models.assumptions import ASSUMPTIONS
 from pipeline.models.circuits import FinalNorm
 from pipeline.models.families import FAMILIES
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from tests.pipeline.circuit_families import config_of, resident
 from tests.pipeline.families import FAMILIES as EVERY_FAMILY
 from tests.pipeline.measures.measuring import measured, of_weights
@@ -171,5 +171,5 @@ def test_the_check_is_the_same_each_time_and_leaves_the_random_state():
 
 def test_numbers_that_are_not_finite_never_agree():
     nan = torch.tensor([1.0, torch.nan])
-    assert not form.close(nan, nan) and not form.proportional(nan, nan)
-    assert not form.close(torch.zeros(2), torch.zeros(2))
+    assert not close(nan, nan) and not proportional(nan, nan)
+    assert not close(torch.zeros(2), torch.zeros(2))

@@ -11,8 +11,10 @@ import pytest
 import torch
 import xarray as xr
 
+import pipeline.analysis.contexts
 import pipeline.analysis.worker
 from pipeline import analyze, open_run
+from pipeline.engine.batches import Limits
 from pipeline.store import Store
 from tests.benchmarks.workload import heavy_analysis, heavy_run
 from tests.pipeline.analysis.test_run import analysis
@@ -26,7 +28,7 @@ def run(make_run: Callable[..., Path]) -> Path:
 @pytest.fixture
 def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
     """`memory_for(n, uri)` leaves memory for an n-th of a batch of this checkpoint's passes."""
-    real, swap = pipeline.analysis.worker.run, pipeline.analysis.worker.Resident.swap
+    real, swap = pipeline.analysis.contexts.run, pipeline.analysis.worker.Resident.swap
     present: list[str] = []
 
     def limit(needed: int, step: str) -> None:
@@ -34,12 +36,12 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
             present[:] = [where]
             swap(self, weights, where)
 
-        def limited(*arguments: Any, divided: int, **options: Any) -> Any:
-            if present[0].endswith(step) and divided < needed:
+        def limited(resident: Any, made: Any, wanted: Any, limits: Limits) -> Any:
+            if present[0].endswith(step) and limits.divided < needed:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-            return real(*arguments, divided=divided, **options)
+            return real(resident, made, wanted, limits)
 
-        monkeypatch.setattr(pipeline.analysis.worker, "run", limited)
+        monkeypatch.setattr(pipeline.analysis.contexts, "run", limited)
         monkeypatch.setattr(pipeline.analysis.worker.Resident, "swap", swapped)
 
     return limit

@@ -80,4 +80,4 @@ def test_a_pipe_and_a_file_of_100_gb_take_no_time(tmp_path: Path) -> None:
     (tmp_path / "large.bin").touch()
     os.truncate(tmp_path / "large.bin", 100 * 10**9)
     assert read(tmp_path / "large.bin", 5).tolist() == [0] * 5
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # minutes, if it were read

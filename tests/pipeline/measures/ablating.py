@@ -6,7 +6,8 @@ import torch
 from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
 from pipeline.inputs import Input
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 
 D_HEAD = 8

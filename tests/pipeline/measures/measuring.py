@@ -8,7 +8,7 @@ from pipeline.measures import apply
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.architecture import without_memory
 from pipeline.models.facts import ModelFacts
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.models.weights import ModelWeights
 from pipeline.schema import Values

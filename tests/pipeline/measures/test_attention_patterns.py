@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine.batches import Limits
 from pipeline.engine.finite import caused_by_the_model
 from pipeline.engine.forward import run
 from pipeline.engine.record import Corner, Pass, Record
@@ -49,7 +50,7 @@ def test_batches_do_not_change_what_is_recorded(family):
     """Run in batches of one sequence; `bloom` has its own attention code."""
     model = resident_of(eager_model(FAMILIES[family]()))
     wanted = Pass("text", attention=frozenset({Corner(3, 7)}))
-    whole, parts = (run(model, TEXT, wanted, memory).attention for memory in (None, 1))
+    whole, parts = (run(model, TEXT, wanted, Limits(memory)).attention for memory in (None, 1))
     assert whole[Corner(3, 7)].shape[1] == 3
     torch.testing.assert_close(whole[Corner(3, 7)], parts[Corner(3, 7)])
 

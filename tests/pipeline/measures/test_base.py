@@ -8,7 +8,7 @@ from pipeline.inputs import Input
 from pipeline.measures import apply, registry
 from pipeline.measures.base import Context, Measure, Setting
 from pipeline.models.facts import facts_of
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.schema import Variable
 from tests.pipeline.measures.measuring import FACTS, NO_WEIGHTS, of_record
 from tests.pipeline.modular_organisms import config, table_input

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.errors import InputError
 from pipeline.inputs import Input
 from pipeline.measures.bigrams import Bigrams
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 

@@ -8,7 +8,8 @@ from pipeline.measures.base import Setting
 from pipeline.measures.composition import Composition, ratios, triangle
 from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 

@@ -6,7 +6,8 @@ import torch
 
 from pipeline.measures.copying import Copying, eigenvalue_score
 from pipeline.models.circuits import circuits
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 

@@ -11,7 +11,7 @@ from pipeline.inputs import Input
 from pipeline.measures.direct_logits import DirectLogits, counted_predictions
 from pipeline.measures.logit_lens import LogitLens
 from pipeline.measures.residual_norm import ResidualNorm
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 

@@ -8,7 +8,7 @@ from pipeline.analysis.inputs import make_input
 from pipeline.config import MatchesInput
 from pipeline.measures.base import Setting
 from pipeline.measures.fuzzy_induction import FuzzyInduction, slope
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures import measuring
 

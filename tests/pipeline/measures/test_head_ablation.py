@@ -12,7 +12,8 @@ from pipeline.measures.base import Setting
 from pipeline.measures.head_ablation import HeadAblation
 from pipeline.measures.mean_ablation import MeanAblation
 from pipeline.measures.pattern_preserving_ablation import PatternPreservingAblation
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.ablating import blocks, of_repeats, random_resident, without
 from tests.pipeline.measures.measuring import measured

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.analysis.worker
+import pipeline.analysis.contexts
 from pipeline import Analysis, analyze, open_run
 from pipeline.analysis.inputs import make_input
 from pipeline.config import RepeatedInput
@@ -16,7 +16,8 @@ from pipeline.measures.behavioural_copying import BehaviouralCopying
 from pipeline.measures.head_labels import HeadLabels
 from pipeline.measures.head_scores import HeadScores
 from pipeline.models.circuits import circuits
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 
 
@@ -107,11 +108,11 @@ def test_copying_is_the_attended_tokens_logit_weighted_by_attention():
 def test_measures_on_one_input_share_one_pass(make_run, tmp_path, monkeypatch):
     passes = []
 
-    def counted(resident, made, wanted, **options):
+    def counted(resident, made, wanted, *options):
         passes.append(wanted.input)
-        return run(resident, made, wanted, **options)
+        return run(resident, made, wanted, *options)
 
-    monkeypatch.setattr(pipeline.analysis.worker, "run", counted)
+    monkeypatch.setattr(pipeline.analysis.contexts, "run", counted)
     on_repeated = ["head_scores", "lag_profile", "sink", "behavioural_copying", "direct_logits",
                    "logit_lens", "residual_norm", "head_labels"]  # fmt: skip
     analysis = Analysis(

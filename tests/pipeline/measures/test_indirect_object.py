@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.inputs import Input, text
 from pipeline.inputs.indirect_objects import NAMES, PLACES, TEMPLATES, THINGS
 from pipeline.measures.indirect_object import IndirectObject, share_positive
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.editing import edited, outputs
 from tests.pipeline.measures.measuring import measured

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.inputs import Input
 from pipeline.measures.natural_induction import NaturalInduction
-from pipeline.models.organism import OrganismConfig
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import measured
 

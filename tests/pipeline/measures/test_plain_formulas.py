@@ -15,7 +15,8 @@ from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.measures.weight_norm import WeightNorm
 from pipeline.models.circuits import Circuits, circuits
 from pipeline.models.families import FAMILIES
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline import circuit_families
 from tests.pipeline.measures.measuring import of_weights

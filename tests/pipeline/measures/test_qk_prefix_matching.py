@@ -7,7 +7,8 @@ import torch
 from pipeline.measures.composition import Composition
 from pipeline.measures.qk_prefix_matching import QKPrefixMatching
 from pipeline.models.circuits import circuits
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.measures.weight_norm import WeightNorm
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from tests.pipeline.measures.measuring import of_weights
 

@@ -10,7 +10,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from pipeline.errors import InputError
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM, sinusoids
+from pipeline.models.organism import OrganismForCausalLM, sinusoids
+from pipeline.models.organism_config import OrganismConfig
 
 OPTIONS = [
     dict(zip(("layer_norm", "intermediate_size", "positions", "smeared_keys"), values, strict=True))

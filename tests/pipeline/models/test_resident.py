@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.errors import CheckpointError, InputError
 from pipeline.models.facts import facts_of
 from pipeline.models.fit import check_shapes
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.resident import Resident
 from pipeline.models.weights import read_weights
 from tests.pipeline.families import FAMILIES, eager_model

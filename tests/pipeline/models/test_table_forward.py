@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.inputs import modular
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.models.table_forward import factorises, forward_table, pair_logits
 
 P = 7

@@ -7,6 +7,7 @@ to a real one.
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -190,7 +191,7 @@ class TestWithoutMemory:
         sender = Transfer(CPU, reserve=1000)
         sender.ahead({"w": torch.ones(1)}, {"w": torch.float32})
         for _ in range(2):
-            sender.stop("memory ran out")
+            sender.free("memory ran out")
         assert ["memory ran out" in text for text in caplog.messages] == [False, True]
 
     def test_memory_that_runs_out_ends_copying(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,6 +210,98 @@ class TestWithoutMemory:
         sparse = {"w": torch.eye(3).to_sparse()}
         with pytest.raises(RuntimeError):
             sender.ahead(sparse, {"w": torch.float32})
+
+
+class TestFreeing:
+    """Memory ran out while computing: what was copied ahead goes back."""
+
+    def test_the_device_keeps_none_of_it_and_the_numbers_are_the_same(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        whole = torch.randn(4, 6)
+        weights = {"a": whole, "b": whole.view(4, 6), "half": torch.randn(5).half()}
+        weights |= {"other": torch.ones(2), "absent": torch.ones(3).to("meta")}
+        with simulated_cuda(), caplog.at_level(logging.WARNING):
+            sender = Transfer(CUDA, 0)
+            copied = sender.ahead(weights, dict.fromkeys(("a", "b", "half"), torch.float32))
+            on_device = [weakref.ref(copied[name]) for name in ("a", "half")]
+            assert copied["a"].is_cuda and copied["half"].is_cuda
+            sender.free("memory ran out")
+            assert [one() for one in on_device] == [None, None]
+            assert sender.ahead(weights, {"a": torch.float32}) is weights
+            sender.await_copies(copied)
+        assert [one.device.type for one in copied.values()] == ["cpu"] * 4 + ["meta"]
+        assert all(torch.equal(copied[name], weights[name].float()) for name in list(weights)[:4])
+        assert copied["a"] is copied["b"]
+        assert copied["other"] is weights["other"] and copied["absent"] is weights["absent"]
+        (ended, moved) = caplog.messages
+        assert "not copied to cuda:0 while it computes: memory ran out" in ended
+        assert "moved to main memory, freeing 116 bytes" in moved  # 4 * 6 * 4 and 5 * 4
+
+    def test_numbers_that_are_still_on_their_way_are_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        device = Late(monkeypatch)
+        sender = Transfer(CPU, 0, buffer=64)
+        weights = {"w": torch.randn(100)}
+        copied = sender.ahead(weights, {"w": torch.float32})
+        assert device._done < device.queued
+        sender.free("memory ran out")
+        assert torch.equal(copied["w"], weights["w"])
+
+    def test_a_copy_under_way_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun, may_end, made = threading.Event(), threading.Event(), []
+        send = transfer._Buffers.sent
+
+        def slowly(buffers: Any, tensor: Tensor) -> Tensor:
+            begun.set()
+            assert may_end.wait(20)
+            return send(buffers, tensor)
+
+        monkeypatch.setattr(transfer._Buffers, "sent", slowly)
+        weights = {"w": torch.randn(100), "b": torch.randn(3)}
+        with simulated_cuda():
+            sender = Transfer(CUDA, 0)
+            dtypes = dict.fromkeys(weights, torch.float32)
+            copying = threading.Thread(target=lambda: made.append(sender.ahead(weights, dtypes)))
+            freeing = threading.Thread(target=sender.free, args=("memory ran out",))
+            copying.start()
+            assert begun.wait(20)
+            freeing.start()
+            freeing.join(0.2)
+            assert freeing.is_alive()
+            may_end.set()
+            freeing.join(20)
+            copying.join(20)
+        assert all(not made[0][name].is_cuda for name in weights)
+        assert all(torch.equal(made[0][name], tensor) for name, tensor in weights.items())
+
+    def test_weights_that_are_in_the_model_or_given_up_are_left_alone(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        weights, dtypes = {"w": torch.ones(3)}, {"w": torch.float32}
+        in_model, given_up = Transfer(CPU, 0), Transfer(CPU, 0)
+        copied = in_model.ahead(weights, dtypes)
+        tensor = copied["w"]
+        in_model.await_copies(copied)
+        given_up.ahead(weights, dtypes)
+        with caplog.at_level(logging.WARNING):
+            in_model.free("memory ran out")
+            given_up.free("memory ran out")
+        assert copied["w"] is tensor
+        assert ["memory ran out" in text for text in caplog.messages] == [True, True]
+
+    def test_they_stay_where_main_memory_runs_out_too(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sender, huge = Transfer(CPU, 0), torch.ones(1).expand(10**13)  # 40 TB when it is copied
+        copies = {"small": torch.ones(2), "huge": huge}
+        monkeypatch.setattr(sender, "_copied", lambda *_: copies)
+        copied = sender.ahead({"small": torch.ones(2), "huge": huge}, {"small": torch.float32})
+        with caplog.at_level(logging.WARNING):
+            sender.free("memory ran out")
+        assert copied["huge"] is huge and copied["small"] is copies["small"]
+        assert "weights copied to cpu ahead stay there" in caplog.messages[-1]
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_a_result_that_cannot_be_written_is_returned_and_said_once(
     def refuse(path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr("pipeline.store.objects._make_folder", refuse)
+    monkeypatch.setattr("pipeline.store.local_files.make_folder", refuse)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             assert total(store)["step"].values.tolist() == STEPS

@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.query import Asked, ask, select, to_frame
 from pipeline.query.collection import open_runs
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 from tests.pipeline.store import synthetic
 from tests.pipeline.store.synthetic import losses, scores, values_of
 

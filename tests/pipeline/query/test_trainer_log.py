@@ -14,7 +14,8 @@ from flows.cli import app
 from pipeline import Analysis, CheckpointError, InputError, analyze, list_checkpoints
 from pipeline.checkpoints.trainer_log import read_trainer_log
 from pipeline.config.analysis import Selection
-from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+from pipeline.models.organism import OrganismForCausalLM
+from pipeline.models.organism_config import OrganismConfig
 from pipeline.query.export import export
 from pipeline.query.trainer_log import trainer_log
 from pipeline.report import write_report

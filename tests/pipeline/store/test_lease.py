@@ -34,7 +34,7 @@ def holder(store: Store):
     holding = killed.CONTEXT.Event()
     process = killed.process_of(hold, store.uri, holding, 30.0)
     process.start()
-    assert holding.wait(60)
+    assert holding.wait(300)
     yield process
     process.kill()
     process.join()
@@ -56,7 +56,7 @@ def test_a_dead_owner_on_this_machine_is_replaced_at_once(store: Store, holder):
 def test_a_stopped_owner_is_replaced_and_told_when_it_wakes_up(store: Store, monkeypatch):
     process = killed.process_of(hold, store.uri, (holding := killed.CONTEXT.Event()), 1.5)
     process.start()
-    assert holding.wait(60)
+    assert holding.wait(300)
     os.kill(process.pid, signal.SIGSTOP)
     while lease._state(process.pid) != "T":
         time.sleep(0.01)
@@ -72,9 +72,9 @@ def test_a_stopped_owner_is_replaced_and_told_when_it_wakes_up(store: Store, mon
 @pytest.mark.parametrize("ahead", [-3 * 365 * 86400, 90, 600, 3 * 365 * 86400])
 def test_clocks_that_are_wrong_change_nothing(store: Store, monkeypatch, ahead):
     monkeypatch.setattr(lease, "_machine", lambda: None)
-    with owned(store, seconds=0.6):
+    with owned(store, seconds=6.0):  # else a busy machine may let it pass
         monkeypatch.setattr(time, "time", lambda: 1.7e9 + ahead)
-        with pytest.raises(InputError, match="another analysis owns"), owned(store, seconds=0.6):
+        with pytest.raises(InputError, match="another analysis owns"), owned(store):
             pass
     Lease(store.objects, 2, seconds=0.6).create()  # of an owner that died at once
     said: list[str] = []
@@ -192,6 +192,6 @@ def test_where_no_store_is_nothing_is_written(tmp_path: Path):
 def test_a_zombie_is_dead():
     process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
     process.start()
-    time.sleep(0.3)
+    os.waitid(os.P_PID, process.pid or 0, os.WEXITED | os.WNOWAIT)
     assert lease._started(process.pid or 0) is None
     process.join()

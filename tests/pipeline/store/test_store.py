@@ -16,8 +16,8 @@ from pipeline.query import open_run
 from pipeline.store import Store
 from pipeline.store.commits import Commit, latest, parse
 from pipeline.store.fingerprint import digest_of, fingerprint, variant_id
-from pipeline.store.objects import store_name
 from pipeline.store.sealed import seal
+from pipeline.store.store_names import store_name
 from pipeline.store.versions import key_of
 from pipeline.store.writer import Writer
 from tests.pipeline.store import synthetic

@@ -178,7 +178,8 @@ def test_a_secret_is_refused() -> None:
 
 
 def test_an_analysis_sends_its_results(tmp_path: Path) -> None:
-    from pipeline.models.organism import OrganismConfig, OrganismForCausalLM
+    from pipeline.models.organism import OrganismForCausalLM
+    from pipeline.models.organism_config import OrganismConfig
 
     config = OrganismConfig(vocab_size=20, hidden_size=8, num_attention_heads=2)
     for step in (0, 1):

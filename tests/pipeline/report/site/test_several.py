@@ -13,7 +13,7 @@ from pipeline.report.site.several import sets as sets_module
 from pipeline.report.site.several.curves import curves
 from pipeline.report.site.several.page import index_page
 from pipeline.report.site.several.sets import sets_in
-from pipeline.store.objects import store_names
+from pipeline.store.store_names import store_names
 from tests.flows.planted_store import Planted
 from tests.pipeline.report import fake
 from tests.pipeline.report.site import pages, stores

@@ -1,4 +1,4 @@
-"""Read the `.pth` files of grokking research, without running any code in them.
+"""Read the `.pth` files of grokking research: state dicts, their steps, the config.
 
     {epoch}.pth                 {"model": state dict, "epoch": ..., "train_loss": ..., ...}
     init.pth, final.pth         the same; init.pth is step 0 and may hold `train_data`
@@ -7,16 +7,10 @@
     a state dict                the tensors alone
 
 "model_state_dict", "model_state" and "state_dict" are accepted for "model"; "model_args",
-"model_config" and "cfg" for "config". A checkpoint's
-step is the `step` or else the `epoch` in its file, which must equal the file's name if that is a
-number; else that number; 0 for init.pth; else the step that the file's own history of losses
-proves. Files without any of these are refused. Unpickling is weights-only: a file that would run
-code is refused, and the class of a config is replaced by one without code.
+"model_config" and "cfg" for "config". `pth_steps.py` has the rule for the step of a file;
+`weights_only.py` loads it without running any code in it.
 """
 
-import os
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,27 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoints.archives import refuse_unsound
 from pipeline.checkpoints.averages import is_of_averages
 from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.grokking import is_grokking
-from pipeline.checkpoints.inert import unpickling, values_of
+from pipeline.checkpoints.inert import values_of
 from pipeline.checkpoints.name_patterns import table_of
-from pipeline.checkpoints.pickle_globals import UNREADABLE, globals_of, refusal_of
-from pipeline.checkpoints.placeholders import BEGINNING, placeholder_of
-from pipeline.checkpoints.pth_names import MOST_DIGITS, found_in, step_in_any_name
-from pipeline.checkpoints.shapes import refuse_inflated
+from pipeline.checkpoints.pth_names import found_in, step_in_any_name
+from pipeline.checkpoints.pth_steps import step_of, whole_step
 from pipeline.checkpoints.transformerlens import is_transformerlens
+from pipeline.checkpoints.weights_only import load_weights_only
 from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
 from pipeline.config import RunLayout
 from pipeline.errors import InputError
-from pipeline.outside import is_out_of_memory, opened, reading
+from pipeline.outside import reading
 
+# Keys of a file: of its one state dict; of a list of many, with the list of their steps.
 _ONE = (*STATE_DICTS, "model_state")
 _MANY = (("state_dicts", "epochs"), ("checkpoints", "checkpoint_epochs"))
 _CONFIGS = ("model_args", "model_config", "config", "cfg")
-_STEPS = ("step", "global_step", "iteration", "iter_num", "epoch")
-_HISTORIES = ("train_losses", "test_losses")
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def read_saved(file: Path, has_own_names: bool = False, layout: RunLayout | None
     are.
     """
     with reading(str(file), InputError, passing=(OSError, MemoryError), remedy="copy it again"):
-        return _saved(file, _unpickled(file), has_own_names, step_in_any_name(file, layout))
+        return _saved(file, load_weights_only(file), has_own_names, step_in_any_name(file, layout))
 
 
 def _saved(file: Path, content: Any, has_own_names: bool, named: int | str | None) -> Saved:
@@ -129,58 +120,6 @@ def _unknown_format(place: str, tensors: Mapping[str, Tensor]) -> InputError:
     )
 
 
-def _unpickled(file: Path) -> Any:
-    size = _check_structure(file)
-    try:
-        # A zip file is mapped, so that a file of many state dicts is not read as a whole at once.
-        with unpickling(lambda: globals_of(file)):
-            content = torch.load(
-                file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
-            )
-        refuse_inflated(_tensors_in(content), size)
-        return content
-    except pickle.UnpicklingError as error:
-        # torch gives the refused global in the message only.
-        if reason := refusal_of(file, error):
-            raise InputError(f"{file}: {reason}") from error
-        raise _broken(file, error) from error
-    except UNREADABLE as error:
-        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None):
-            raise
-        raise _broken(file, error) from error
-
-
-def _check_structure(file: Path) -> int:
-    """Return the size of a file. Raises InputError if it is not sound, see `archives`."""
-    with opened(file, InputError) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if found := placeholder_of(stream.read(BEGINNING)):
-            raise InputError(f"{file}: {found}")
-        stream.seek(0)
-        try:
-            refuse_unsound(stream, size)
-        except ValueError as error:
-            raise _broken(file, error) from error
-    return size
-
-
-def _tensors_in(content: Any, name: str = "it", levels: int = 4) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in a file's dictionaries and lists, each with its name."""
-    if isinstance(content, Tensor):
-        yield name, content
-    elif levels and isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _tensors_in(value, str(key), levels - 1)
-    elif levels and isinstance(content, list | tuple):
-        for value in content:
-            yield from _tensors_in(value, name, levels - 1)
-
-
-def _broken(file: Path, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[-1]
-    return InputError(f"{file}: is truncated or no file of torch.save ({reason}): copy it again")
-
-
 def _config(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config in a file, {} if there is none. Raises InputError if it is no mapping."""
     for name in _CONFIGS:
@@ -220,7 +159,7 @@ def _states(
             f"{file}: holds no state dict, found {found_in(content)}: give files with the weights, "
             "as torch.save(model.state_dict(), ...) writes them"
         )
-    yield State(_step(file, content, config, named), tensors, str(file))
+    yield State(step_of(file, content, config, named), tensors, str(file))
 
 
 def _many(file: Path, content: Mapping[str, Any], many: str, epochs: str) -> Iterator[State]:
@@ -234,7 +173,9 @@ def _many(file: Path, content: Mapping[str, Any], many: str, epochs: str) -> Ite
         )
     for number, (state, step) in enumerate(zip(states, steps, strict=True)):
         place = f"{file}: its {many}[{number}]"
-        yield State(_whole(step, f"{file}: its {epochs}[{number}]"), _tensors(state, place), place)
+        yield State(
+            whole_step(step, f"{file}: its {epochs}[{number}]"), _tensors(state, place), place
+        )
 
 
 def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
@@ -247,62 +188,6 @@ def _tensors(value: Any, place: str) -> Mapping[str, Tensor]:
                 "model.state_dict() there"
             )
     return value
-
-
-def _step(
-    file: Path, content: Mapping[str, Any], config: Mapping[str, Any], named: int | str | None
-) -> int:
-    """Return the step of a file with one state dict. Raises InputError if unknown or ambiguous."""
-    by_name = 0 if named == "init" else named if isinstance(named, int) else None
-    inside = next((key for key in _STEPS if key in content), None)
-    if inside is None:
-        proven = _proven_by_losses(content, config) if by_name is None else by_name
-        if proven is None:
-            raise _unknown_step(file, content)
-        return proven
-    said = _whole(content[inside], f"{file}: its {inside}")
-    # epoch_5.pt gives its epoch, also where its step is inside.
-    is_epoch = file.stem.startswith("epoch") and by_name == content.get("epoch")
-    if by_name is not None and said != by_name and not is_epoch:
-        raise InputError(
-            f"{file}: its name gives step {by_name}, its {inside} is {said}: rename the file to "
-            f"{said}{file.suffix}, or correct the {inside}"
-        )
-    return said
-
-
-def _unknown_step(file: Path, content: Mapping[str, Any]) -> InputError:
-    found = {name: content[name] for name in _HISTORIES if isinstance(content.get(name), Sequence)}
-    losses = [f"{len(history)} {name}" for name, history in found.items()]
-    history = f", and its {' and '.join(losses)} do not prove it" if losses else ""
-    return InputError(
-        f"{file}: has no step: found {found_in(content)}, no 'epoch' and no 'step'"
-        f"{history}: rename the file to its step, as in 1000{file.suffix}"
-    )
-
-
-def _proven_by_losses(content: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    """Return the last epoch if the history has one loss for each epoch of the config, else None.
-
-    Both are needed: a history may have a loss per k epochs, and a run may not have reached the
-    number of epochs in its config.
-    """
-    lengths = {len(content[name]) for name in _HISTORIES if isinstance(content.get(name), Sequence)}
-    epochs = config.get("num_epochs")
-    return epochs if type(epochs) is int and epochs > 0 and lengths == {epochs} else None
-
-
-def _whole(value: Any, what: str) -> int:
-    """Return a step as an int. Raises InputError if it is negative or not a whole number."""
-    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    is_step = is_number and 0 <= number < 10**MOST_DIGITS and number == int(number)
-    if not is_step:
-        raise InputError(
-            f"{what} is {number!r}, expected a whole number that is not negative and has at most "
-            f"{MOST_DIGITS} digits"
-        )
-    return int(number)
 
 
 def _train_pairs(file: Path, content: Mapping[str, Any]) -> list[int] | None:
