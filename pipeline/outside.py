@@ -27,6 +27,13 @@ DEEPEST = 64  # levels of a config: deeper ones would exceed the recursion limit
 _MOST_DIGITS = 40  # of an integer; `model_max_length` of tokenizers has 31
 _SHOWN = 200  # characters of a library's message
 
+# What a RuntimeError says where memory ran out: of torch's CPU allocator, and on CUDA of the
+# libraries and kernels that take memory past torch's own allocator.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)  # fmt: skip
+
 # Errors of the file system that another attempt meets again. Any other may pass.
 _LASTING = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
@@ -186,7 +193,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        or (isinstance(error, RuntimeError) and any(one in str(error) for one in _OUT_OF_MEMORY))
     )
 
 

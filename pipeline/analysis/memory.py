@@ -10,20 +10,21 @@ import torch
 from pipeline.analysis.transient import OUT_OF_MEMORY
 from pipeline.checkpoints import Checkpoint
 from pipeline.errors import CheckpointError, first_line
+from pipeline.outside import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Convert the RuntimeError that torch's CPU allocator raises to a MemoryError.
+    """Convert an error for lack of memory that only its message identifies to a MemoryError.
 
-    CUDA has a class for it (`torch.OutOfMemoryError`); on a CPU only the message identifies it.
+    The allocator of CUDA has a class for it (`torch.OutOfMemoryError`), that of the CPU has none.
     """
     try:
         yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+        if isinstance(error, OUT_OF_MEMORY) or not is_out_of_memory(error):
             raise
         raise MemoryError(first_line(error)) from None
 

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.analysis.memory import memory_errors
 from pipeline.errors import CheckpointError, InputError
 from pipeline.outside import content_of, is_whole, json_object, opened, parsed_json, reading
 
@@ -107,12 +109,29 @@ def test_what_may_pass_and_what_is_said_already_stay_as_they_are(error: BaseExce
     assert caught.value is error
 
 
-def test_memory_errors_stay_retryable_where_that_is_asked_for() -> None:
-    error = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+    ],
+)
+def test_memory_errors_stay_retryable_where_that_is_asked_for(said: str) -> None:
+    error = RuntimeError(said)
+    with pytest.raises(MemoryError), memory_errors():
+        raise error
     with pytest.raises(RuntimeError), reading("x", passing=(OSError, MemoryError)):
         raise error
     with pytest.raises(CheckpointError), reading("x"):
         raise error
+
+
+def test_an_error_that_is_none_of_memory_stays_as_it_is() -> None:
+    for error in (RuntimeError("CUDA error: an illegal memory access"), torch.OutOfMemoryError("")):
+        with pytest.raises(type(error)) as caught, memory_errors():
+            raise error
+        assert caught.value is error
 
 
 def test_booleans_are_no_integers() -> None:
