@@ -6,7 +6,8 @@ alone (`choose`); `exact` computes whatever they cannot, a few rows of the matri
 
     CPU                     flash attention for CPU
     CUDA, half, no mask     flash attention        (head size a multiple of 8, <= 256; Ampere on)
-    CUDA, half or float32   memory-efficient attention             (head size a multiple of 8)
+    CUDA, half or float32   memory-efficient attention   (head size a multiple of 8; bfloat16 from
+                            Ampere on)
     anything else           `exact`
 
 The ops are private to torch: its public `scaled_dot_product_attention` calls them and drops the
@@ -81,14 +82,15 @@ def choose(q: Query, v: Value, masked: bool) -> Kernel | None:
         kernel = _cpu
     elif q.device.type == "cuda" and d_head % 8 == 0:
         half = q.dtype in (torch.float16, torch.bfloat16)
-        if half and not masked and d_head <= 256 and _has_flash(q.device):
+        served = half and _is_ampere_or_later(q.device)
+        if served and not masked and d_head <= 256:
             kernel = _cuda_flash
-        elif half or q.dtype == torch.float32:
+        elif served or q.dtype in (torch.float16, torch.float32):
             kernel = _cuda_efficient
     return kernel if kernel is not None and hasattr(torch.ops.aten, _OPS[kernel]) else None
 
 
-def _has_flash(device: torch.device) -> bool:
+def _is_ampere_or_later(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 

@@ -45,7 +45,7 @@ FAMILIES_CHECKED = (
     "gpt_neox", "llama", "mistral", "gemma2", "gpt_oss", "gptj", "bloom", "gpt_neo", "mpt", "phi",
     "persimmon", "stablelm", "falcon", "falcon_alibi",
 )  # fmt: skip
-SMALL = ("llama", "gptj")
+SMALL = ("llama", "gptj", "bloom", "gpt_neo")
 CHANGED = ("llama", "gpt_neox", "gptj")
 SEQUENCES, LENGTH = 5, 150  # more than the rows of one block of a reduction
 LONGER = {"max_position_embeddings": 160}
@@ -84,8 +84,9 @@ class Near:
 
 def run(report: Report) -> None:
     """Check records of several families without and with padding, and then changed heads."""
-    families, changed = (SMALL, SMALL) if report.small else (FAMILIES_CHECKED, CHANGED)
-    jobs = [(_records, name) for name in families] + [(_changes, name) for name in changed]
+    families = SMALL if report.small else FAMILIES_CHECKED
+    jobs = [(_records, name) for name in families]
+    jobs += [(_changes, name) for name in CHANGED if name in families]
     for check, name in jobs:
         what = f"{check.__name__.strip('_')} of {name}"
         report.attempt(what, partial(check, report, name))

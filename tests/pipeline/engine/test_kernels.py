@@ -188,6 +188,8 @@ class _OnCuda(Tensor):
         (torch.float16, 256, False, (8, 0), kernels._cuda_flash),
         (torch.float16, 64, False, (7, 5), kernels._cuda_efficient),
         (torch.bfloat16, 64, True, (9, 0), kernels._cuda_efficient),
+        (torch.bfloat16, 64, True, (7, 5), None),
+        (torch.float32, 64, True, (7, 5), kernels._cuda_efficient),
         (torch.bfloat16, 512, False, (9, 0), kernels._cuda_efficient),
         (torch.float32, 64, False, (9, 0), kernels._cuda_efficient),
         (torch.float32, 20, False, (9, 0), None),
