@@ -178,6 +178,7 @@ def test_without_a_cache_offline_mode_is_said_at_once(hub, downloaded, monkeypat
 
 def test_a_new_process_says_at_once_that_nobody_answers(tmp_path):
     """Run the command itself: nothing of it, nor of the library, waits or prints its attempts."""
+    pytest.importorskip("httpx2", reason="the extra hub is not installed")
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "ontogeny", "checkpoints", URI],
