@@ -75,7 +75,7 @@ def examine(analysis: Analysis, surveyed: Survey, faults: Faults) -> Prepared | 
     longest = max((made.tokens.shape[1] for made in inputs.values()), default=0)
     failed = dict(sorted({**shared.failed, **shared.too_short(longest)}.items()))
     of_inputs = (made.note for made in inputs.values() if made.note)
-    of_model = assumed_of_model(place_of(source.uri), source)
+    of_model = (*assumed_of_model(place_of(source.uri), source), *facts.notes)
     notes = (*conversion_notes(run_folder), *surveyed.notes, *of_model, *of_inputs)
     job = Job(analysis, shared.source, tuple(sound), digests, facts.unmet)
     return Prepared(job, surveyed, settings, inputs, shared.digest, notes, failed)

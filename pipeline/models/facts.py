@@ -12,6 +12,7 @@ from pipeline.models.architecture import without_memory
 from pipeline.models.assumptions import Unmet
 from pipeline.models.families import Family, family_of
 from pipeline.models.layers import layers_without_attention
+from pipeline.models.recurrent_norms import norm_notes
 from pipeline.models.special_ids import named_special_ids
 from pipeline.outside import reading
 
@@ -26,7 +27,8 @@ class ModelFacts:
     `ASSUMPTIONS` that the architecture was found not to meet, each with the reason; empty if all
     are met or none was checked yet. without_attention: the layers that do not attend; n_heads,
     n_key_value_heads and d_head are those of the others, and 0 where there are none. family: the
-    names of its matrices, None if not described.
+    names of its matrices, None if not described. notes: sentences on what other versions of
+    transformers compute otherwise.
     """
 
     n_layers: int
@@ -45,6 +47,7 @@ class ModelFacts:
     unmet: Unmet = field(default_factory=dict)
     without_attention: tuple[int, ...] = ()
     family: Family | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -96,6 +99,7 @@ def facts_of_module(module: PreTrainedModel) -> ModelFacts:
         n_numbers=sum(parameter.numel() for parameter in module.parameters()),
         without_attention=without_attention,
         family=family_of(config),
+        notes=norm_notes(module),
     )
 
 

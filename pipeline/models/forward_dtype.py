@@ -1,13 +1,21 @@
 """Check that a model's own code computes in a dtype, before any weights are read."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from pipeline.errors import InputError, first_line
 from pipeline.models.architecture import torch_dtype
 
 _LENGTH = 24  # tokens of the pass that is tried
+
+# Products of which torch takes tensors of one dtype alone, whole or as they are taken apart.
+_PRODUCTS = {"linear", "matmul", "einsum", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv"}
+_PRODUCTS |= {"conv1d", "conv2d", "convolution"}
 
 
 def refuse_dtype(module: PreTrainedModel, dtype: str) -> None:
@@ -31,7 +39,27 @@ def _failure(module: nn.Module) -> str | None:
     """Return why a forward pass fails; None if it does not."""
     tokens = torch.zeros(1, _LENGTH, dtype=torch.long, device="meta")
     try:
-        module(input_ids=tokens, use_cache=False)
+        with _OneDtype():
+            module(input_ids=tokens, use_cache=False)
     except Exception as error:  # of any type: it is the model's code
         return first_line(error)
     return None
+
+
+class _OneDtype(TorchDispatchMode):
+    """Refuse products of tensors of two dtypes, as torch does where tensors have memory.
+
+    On the meta device, torch before 2.13 computes the shape of such a product.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation of torch; raise RuntimeError where its tensors differ in dtype."""
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in _PRODUCTS:
+            dtypes = {x.dtype for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+            if len(dtypes) > 1:
+                names = " and ".join(sorted(str(dtype) for dtype in dtypes))
+                raise RuntimeError(f"a product of {names}")
+        return found

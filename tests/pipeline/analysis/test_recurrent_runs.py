@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -102,10 +101,6 @@ def test_measures_of_heads_are_refused_before_anything_is_computed(save: Save) -
     assert [fault.about for fault in dry_run(given).faults] == [f"measures.{n}" for n in HEADS]
 
 
-@pytest.mark.skipif(
-    Version(torch.__version__) < Version("2.13"),
-    reason="without memory, an older torch multiplies tensors of two dtypes",
-)
 def test_a_dtype_in_which_a_model_does_not_compute_is_refused(save: Save) -> None:
     given = analysis(save("xlstm"), **LOSSES)
     half = {"workers": given.workers.model_copy(update={"dtype": "bfloat16"})}

@@ -192,6 +192,7 @@ def test_where_no_store_is_nothing_is_written(tmp_path: Path):
 def test_a_zombie_is_dead():
     process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
     process.start()
-    os.waitid(os.P_PID, process.pid or 0, os.WEXITED | os.WNOWAIT)
-    assert lease._started(process.pid or 0) is None
+    pid = process.pid or 0
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # waits for its end, and leaves a zombie
+    assert lease._started(pid) is None
     process.join()
