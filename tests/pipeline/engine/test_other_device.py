@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine import recorder
+from pipeline.engine.batches import Limits
 from pipeline.engine.forward import run
 from pipeline.engine.record import (
     AttentionRequest,
@@ -95,8 +96,8 @@ def test_all_requests_are_recorded_under_padding_as_on_a_cpu(family: str) -> Non
         head_outputs=(0, 2), hidden_states=(0, 1, 3),
     )  # fmt: skip
     tolerance = 1e-9 if DTYPES[family] == "float64" else 1e-4
-    # Little memory, so that there is more than one batch.
-    assert_same(run(other, made, wanted, 1 << 14), run(cpu, made, wanted, 1 << 14), tolerance)
+    little = Limits(1 << 14)  # so that there is more than one batch
+    assert_same(run(other, made, wanted, little), run(cpu, made, wanted, little), tolerance)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
