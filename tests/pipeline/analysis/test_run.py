@@ -145,7 +145,7 @@ def test_the_next_checkpoint_is_read_while_one_computes(
         return read(*of)
 
     def computing(self: WeightNorm, *given: Any) -> Any:
-        overlapped.append(next(computes).wait(timeout=20 if len(overlapped) < 3 else 0))
+        overlapped.append(next(computes).wait(timeout=120 if len(overlapped) < 3 else 0))
         return norms(self, *given)
 
     monkeypatch.setattr(pipeline.analysis.reading, "read_weights", reading)
