@@ -241,7 +241,7 @@ class _Divided(TorchDispatchMode):
         return out.transpose(1, 2), lse, none, none, 0, 0, none, none, none
 
 
-def test_scores_that_are_nan_blank_the_sum_though_keys_are_divided_among_blocks() -> None:
+def test_nan_scores_blank_the_sum_where_blocks_share_the_keys() -> None:
     q, k, v = tensors(torch.float32)
     expected = torch.zeros(q.shape[:3], dtype=torch.bool)
     expected[:, 0, 3:] = True
