@@ -18,7 +18,7 @@ class WorkerActor:
     """A worker (see `pipeline.analysis.worker`) that runs the driver's code and returns its logs.
 
     start: path of the driver's `ontogeny.py`. code: digest of the driver's code, see
-    `flows.workers.code_digest`. payload: the worker's class and its job, pickled.
+    `flows.driver_code.code_digest`. payload: the worker's class and its job, pickled.
     """
 
     def __init__(self, start: str, code: str, payload: bytes) -> None:
@@ -27,9 +27,9 @@ class WorkerActor:
         gc.disable()  # as in `flows.collector`
         try:
             _import_packages(Path(start))
-            workers = importlib.import_module("flows.workers")
-            workers.check_code(code)
-            self._worker = workers.LoggedWorker(*pickle.loads(payload))
+            importlib.import_module("flows.driver_code").check_code(code)
+            logged = importlib.import_module("flows.worker_logs").LoggedWorker
+            self._worker = logged(*pickle.loads(payload))
         except Exception as error:
             self._error = error
         finally:
@@ -42,7 +42,7 @@ class WorkerActor:
             raise self._error
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker; see `flows.workers.LoggedWorker.call`."""
+        """Call a method of the worker; see `flows.worker_logs.LoggedWorker.call`."""
         return self._worker.call(method, *arguments)
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 # "py.warnings" is the logger of `logging.captureWarnings`.
 _LOGGERS = ("pipeline", "py.warnings")
@@ -48,6 +49,30 @@ def capture_records() -> Iterator[list[logging.LogRecord]]:
         _CAPTURE.reset(token)
         for logger in loggers:
             logger.removeHandler(capture)
+
+
+class LoggedWorker:
+    """A worker of the pipeline whose log records are returned with its answers.
+
+    worker: its class, made with the argument.
+    """
+
+    def __init__(self, worker: type, argument: Any) -> None:
+        logging.captureWarnings(True)
+        self._worker = worker(argument)
+
+    def call(self, method: str, *arguments: Any) -> tuple[Any, list[logging.LogRecord]]:
+        """Call a method; return its answer and the records that it logged.
+
+        The notes of an exception are the messages of these records.
+        """
+        with capture_records() as records:
+            try:
+                return getattr(self._worker, method)(*arguments), records
+            except Exception as error:
+                for record in records:
+                    error.add_note(record.getMessage())
+                raise
 
 
 def replay(records: Iterable[logging.LogRecord]) -> None:

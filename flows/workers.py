@@ -5,12 +5,8 @@ is ready. The calls in progress on the killed actor fail; `is_transient` says th
 retried. A worker that dies several times in a row before it is ready ends the run.
 """
 
-import hashlib
-import logging
-import platform
 import threading
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from flows import actor
 from flows.cluster import connect_to_ray, dashboard_line, is_on_cluster
 from flows.dispatch import IN_FLIGHT, NotReadyError, WorkerLostError
-from flows.worker_logs import capture_records, replay
+from flows.driver_code import code_digest
+from flows.worker_logs import replay
 from pipeline.analysis.job import Job
 from pipeline.analysis.transient import TRANSIENT
 from pipeline.analysis.worker import Worker
@@ -37,35 +34,11 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, (RayError, *TRANSIENT))
 
 
-class LoggedWorker:
-    """A worker of the pipeline whose log records are returned with its answers.
-
-    worker: its class, made with the argument.
-    """
-
-    def __init__(self, worker: type, argument: Any) -> None:
-        logging.captureWarnings(True)
-        self._worker = worker(argument)
-
-    def call(self, method: str, *arguments: Any) -> tuple[Any, list[logging.LogRecord]]:
-        """Call a method; return its answer and the records that it logged.
-
-        The notes of an exception are the messages of these records.
-        """
-        with capture_records() as records:
-            try:
-                return getattr(self._worker, method)(*arguments), records
-            except Exception as error:
-                for record in records:
-                    error.add_note(record.getMessage())
-                raise
-
-
 class ActorWorker:
     """A `dispatch.PoolWorker` that is a Ray actor; an actor that died is replaced by another.
 
-    workers: the resources of each. worker, argument: see `LoggedWorker`. in_flight: calls that it
-    carries out at the same time.
+    workers: the resources of each. worker, argument: see `worker_logs.LoggedWorker`. in_flight:
+    calls that it carries out at the same time.
     """
 
     def __init__(
@@ -160,26 +133,6 @@ class ActorWorker:
 # By default a class is pickled as the name of its module, which the actor would have to import
 # from a path on which the user's folder comes first; see `flows.actor`.
 cloudpickle.register_pickle_by_value(actor)
-
-
-@cache
-def code_digest() -> str:
-    """Return the sha256 of the source of `pipeline` and `flows`, as imported in this process."""
-    state, root = hashlib.sha256(), Path(__file__).parents[1]
-    for file in sorted(
-        path for name in ("pipeline", "flows") for path in root.glob(f"{name}/**/*.py")
-    ):
-        state.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
-    return state.hexdigest()
-
-
-def check_code(digest: str) -> None:
-    """Raise InputError if the code of this process has another digest."""
-    if code_digest() != digest:
-        raise InputError(
-            f"a worker on {platform.node()} has imported {Path(__file__).parents[1]}, which "
-            "differs from this run's code: install the same version of ontogeny on every machine"
-        )
 
 
 def start_workers(

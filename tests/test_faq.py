@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.workers import check_code
+from flows.driver_code import check_code
 from pipeline.errors import InputError
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "faq.md").read_text()

@@ -49,7 +49,8 @@ def modules_of(package: str, root: Path = ROOT) -> dict[str, Path]:
 def imports_of(module: str, path: Path, known: set[str]) -> set[str]:
     """Return the modules that a module imports, at its top or in a function.
 
-    `from package import name` imports the module of that name if there is one.
+    `from package import name` imports the module of that name if there is one. Counts also
+    `import_module` with the name as a constant.
     """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found = set()
@@ -58,6 +59,8 @@ def imports_of(module: str, path: Path, known: set[str]) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= set(_from(node, package, known))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {ast.literal_eval(one) for one in node.args if isinstance(one, ast.Constant)}
     return found
 
 
@@ -148,10 +151,12 @@ def test_an_upward_import_is_found(tmp_path: Path) -> None:
     source.write_text(
         "from pipeline import report, schema\nfrom ..query import run\n"
         "def f():\n    import pipeline.errors, pipeline.findings.gaps\n"
+        "    importlib.import_module('pipeline.analysis.run').go()\n"
     )
     known = {"pipeline.report", "pipeline.schema", "pipeline.query.run"}
     imports = imports_of("pipeline.store.rows", source, known)
     assert upward_arrows({"pipeline.store.rows": imports}) == [
+        "pipeline.store.rows -> pipeline.analysis.run",
         "pipeline.store.rows -> pipeline.findings.gaps",
         "pipeline.store.rows -> pipeline.query.run",
         "pipeline.store.rows -> pipeline.report",
