@@ -211,7 +211,7 @@ class TestTrajectories:
     def test_checksums_are_the_same_slab_by_slab(self, store: Store, monkeypatch):
         monkeypatch.setattr(trajectories, "_CHUNK", 8)
         monkeypatch.setattr(trajectories, "_SHARD", 16)
-        monkeypatch.setattr("pipeline.store.verify._SLAB", 32)
+        monkeypatch.setattr("pipeline.store.trajectory_faults._SLAB", 32)
         publish(store)
         assert sentences(store) == []
 
