@@ -34,9 +34,9 @@ from pipeline.inputs import Input
 from pipeline.measures import apply
 from pipeline.models.architecture import torch_dtype
 from pipeline.models.facts import ModelFacts
+from pipeline.store.chunk_shapes import shards
 from pipeline.store.packs import LARGE
 from pipeline.store.templates import LABELS
-from pipeline.store.trajectories import shards
 
 _OVERHEAD = 1.25  # time of a forward pass over that of its matrix products
 _SECONDS = 0.2  # duration of the timing of products

@@ -21,10 +21,11 @@ from pipeline.extras import require
 from pipeline.progress import Progress
 from pipeline.query.run import open_run
 from pipeline.store.access import access
+from pipeline.store.chunk_shapes import blocks
 from pipeline.store.fingerprint import plain_json
 from pipeline.store.objects import Objects
 from pipeline.store.trainer_log import FOLDER as TRAINER_LOG
-from pipeline.store.trajectories import blocks, consolidate
+from pipeline.store.trajectories import consolidate
 from pipeline.writing import whole_file, whole_folder
 
 FORMATS = ("zarr", "netcdf")

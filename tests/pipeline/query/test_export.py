@@ -119,8 +119,8 @@ def test_netcdf_holds_all_that_the_store_shows(store: Store, tmp_path: Path) -> 
 def test_large_variables_are_copied_in_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.trajectories._CHUNK", 32)
-    monkeypatch.setattr("pipeline.store.trajectories._SHARD", 64)
+    monkeypatch.setattr("pipeline.store.chunk_shapes._CHUNK", 32)
+    monkeypatch.setattr("pipeline.store.chunk_shapes._SHARD", 64)
     store = synthetic.run(tmp_path / "run.zarr", [losses(8, 6)], range(5))
     export(store.uri, tmp_path / "plain.zarr")
     array = zarr.open_array(str(tmp_path / "plain.zarr" / "losses" / "loss"))

@@ -11,7 +11,7 @@ import xarray as xr
 import zarr
 
 from pipeline.query import open_run
-from pipeline.store import Store, trajectories
+from pipeline.store import Store, chunk_shapes
 from pipeline.store.lazy import StoredArray
 from pipeline.store.reclaim import reclaim, seal
 from pipeline.store.trajectories import publish
@@ -130,8 +130,8 @@ def test_a_reader_may_keep_the_trajectories_before_these(store: Store):
 
 @pytest.mark.parametrize("links", [True, False])
 def test_full_shards_of_large_variables_are_not_written_again(tmp_path, monkeypatch, links):
-    monkeypatch.setattr(trajectories, "_LARGE", 8)
-    monkeypatch.setattr(trajectories, "_STEPS_LARGE", 4)
+    monkeypatch.setattr(chunk_shapes, "_LARGE", 8)
+    monkeypatch.setattr(chunk_shapes, "_STEPS_LARGE", 4)
     if not links:
         monkeypatch.setattr("os.link", _no_links)
     store = synthetic.run(tmp_path / "run.zarr", [losses()], range(10))
@@ -187,9 +187,9 @@ def test_a_folder_is_a_zarr_group_that_xarray_opens(store: Store):
 
 def test_large_arrays_are_copied_slab_by_slab(store: Store, monkeypatch):
     """With blocks so small that every loop runs several times."""
-    monkeypatch.setattr(trajectories, "_CHUNK", 8)
-    monkeypatch.setattr(trajectories, "_SHARD", 16)
-    monkeypatch.setattr(trajectories, "_SLAB", 32)
+    monkeypatch.setattr(chunk_shapes, "_CHUNK", 8)
+    monkeypatch.setattr(chunk_shapes, "_SHARD", 16)
+    monkeypatch.setattr(chunk_shapes, "_SLAB", 32)
     rows = open_run(store)
     publish(store)
     assert open_run(store).identical(rows)
@@ -206,11 +206,11 @@ def test_large_arrays_are_copied_slab_by_slab(store: Store, monkeypatch):
     ],
 )
 def test_one_trajectory_is_a_chunk_and_many_are_a_shard(shape, chunk, shard):
-    assert trajectories.blocks(shape, itemsize=4) == (chunk, shard)
+    assert chunk_shapes.blocks(shape, itemsize=4) == (chunk, shard)
 
 
 def test_few_heads_are_one_chunk_of_a_shard(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(trajectories, "_CHUNK", 2**14)
+    monkeypatch.setattr(chunk_shapes, "_CHUNK", 2**14)
     store = synthetic.run(tmp_path / "wide.zarr", [scores(layers=24, heads=16)], range(60))
     folder = publish(store).published["scores"].folder
     array = zarr.open_array(f"{store.uri}/published/{folder}/induction", mode="r")

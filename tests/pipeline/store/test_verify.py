@@ -9,7 +9,7 @@ import zarr
 
 from pipeline.errors import InputError
 from pipeline.query import open_run
-from pipeline.store import Store, trajectories
+from pipeline.store import Store, chunk_shapes
 from pipeline.store.lease import owned
 from pipeline.store.reclaim import seal
 from pipeline.store.trajectories import publish
@@ -209,8 +209,8 @@ class TestTrajectories:
         assert sentences(store)[0].startswith(f"published/{folder}: cannot be opened")
 
     def test_checksums_are_the_same_slab_by_slab(self, store: Store, monkeypatch):
-        monkeypatch.setattr(trajectories, "_CHUNK", 8)
-        monkeypatch.setattr(trajectories, "_SHARD", 16)
+        monkeypatch.setattr(chunk_shapes, "_CHUNK", 8)
+        monkeypatch.setattr(chunk_shapes, "_SHARD", 16)
         monkeypatch.setattr("pipeline.store.trajectory_faults._SLAB", 32)
         publish(store)
         assert sentences(store) == []
