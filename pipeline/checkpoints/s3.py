@@ -6,13 +6,9 @@ Without any, requests are not signed, see `s3_credentials.py`.
 """
 
 import asyncio
-import base64
-import hashlib
-import re
 import time
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -27,6 +23,7 @@ from fsspec.asyn import sync
 from pipeline.checkpoints import s3_credentials
 from pipeline.checkpoints.file_trees import contents_of, own_files
 from pipeline.checkpoints.names import may_be_checkpoint_file
+from pipeline.checkpoints.s3_checksums import content_sums, sum_of, sum_of_file
 from pipeline.checkpoints.stored import (
     AtomicUnit,
     Files,
@@ -126,7 +123,7 @@ def fetch(uri: str, file: StoredFile, target: Path) -> None:
     place = _join(uri, file.name)
     with _translated(place, "object", CheckpointError):
         persistently(lambda: _fetch_once(place, file, target))
-        persistently(lambda: _verify(place, file, lambda name: _sum_of_file(target, name)))
+        persistently(lambda: _verify(place, file, lambda name: sum_of_file(target, name)))
 
 
 def read_range(uri: str, file: StoredFile, start: int, stop: int) -> bytes:
@@ -148,11 +145,11 @@ def _range_once(place: str, file: StoredFile, start: int, stop: int) -> bytes:
 def verify(uri: str, file: StoredFile, content: bytes) -> None:
     """Verify the content of a small file; see `stored.Place`."""
     # Most ETags are the MD5 of the content, so that no request is needed.
-    md5 = _sum_of([content], "md5")
+    md5 = sum_of([content], "md5")
     if file.identity != f"etag {md5} {len(content)}":
         place = _join(uri, file.name)
         with _translated(place, "object", CheckpointError):
-            persistently(lambda: _verify(place, file, lambda name: _sum_of([content], name)))
+            persistently(lambda: _verify(place, file, lambda name: sum_of([content], name)))
 
 
 def _fetch_once(place: str, file: StoredFile, target: Path) -> None:
@@ -213,53 +210,18 @@ async def _download(filesystem: Any, asked: dict[str, str], size: int, target: P
         await asyncio.gather(*parts, return_exceptions=True)
 
 
-def _verify(place: str, file: StoredFile, sum_of: Callable[[str], str]) -> None:
+def _verify(place: str, file: StoredFile, own_sum: Callable[[str], str]) -> None:
     """Compare bytes with the first checksum that the server has of the listed object, if any."""
     filesystem = _filesystem()
     bucket, key, _ = filesystem.split_path(place)
     facts = filesystem.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     if _identity(facts["ETag"], facts["ContentLength"]) != file.identity:
         raise _changed(place)
-    for name, expected in list(_sums(bucket, facts))[:1]:
-        if (found := sum_of(name)) != expected:
+    for name, expected in list(content_sums(bucket, facts))[:1]:
+        if (found := own_sum(name)) != expected:
             raise DamagedError(
                 f"{place}: its {name} is {found}, expected {expected} as on the server{_ADVICE}"
             )
-
-
-def _sums(bucket: str, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the algorithm and hex value of each checksum of an object's whole content.
-
-    An ETag is the content's MD5 unless the object was uploaded in parts, is encrypted with a key of
-    the user or of KMS, or is in a directory bucket (Amazon S3, API reference, `Object`). A checksum
-    of the parts' checksums ends in "-" and their number.
-    """
-    etag = facts["ETag"].strip('"')
-    encrypted = str(facts.get("ServerSideEncryption", "")).startswith("aws:kms")
-    encrypted = encrypted or "SSECustomerAlgorithm" in facts
-    if re.fullmatch(r"[0-9a-f]{32}", etag) and not encrypted and not bucket.endswith("--x-s3"):
-        yield "md5", etag
-    for name in ("sha256", "sha1", "crc32"):
-        found = facts.get(f"Checksum{name.upper()}", "")
-        if found and "-" not in found and facts.get("ChecksumType") != "COMPOSITE":
-            yield name, base64.b64decode(found).hex()
-
-
-def _sum_of(pieces: Iterable[bytes], name: str) -> str:
-    if name == "crc32":
-        crc = 0
-        for piece in pieces:
-            crc = zlib.crc32(piece, crc)
-        return f"{crc:08x}"
-    digest = hashlib.new(name, usedforsecurity=False)
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _sum_of_file(file: Path, name: str) -> str:
-    with file.open("rb") as stream:
-        return _sum_of(iter(lambda: stream.read(2**20), b""), name)
 
 
 def _changed(place: str) -> ChangedError:

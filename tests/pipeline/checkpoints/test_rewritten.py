@@ -292,11 +292,11 @@ def test_an_etag_of_parts_is_not_held_to_be_a_sum(s3, run):
     ],
 )
 def test_which_sums_of_an_object_are_of_its_content(facts, sums):
-    from pipeline.checkpoints.s3 import _sum_of, _sums
+    from pipeline.checkpoints.s3_checksums import content_sums, sum_of
 
-    assert list(_sums("bucket", facts)) == sums
-    assert list(_sums("bucket--x-s3", {"ETag": '"' + "a" * 32 + '"'})) == []
-    assert _sum_of([b"12345", b"6789"], "crc32") == "cbf43926"  # the check value of CRC-32
+    assert list(content_sums("bucket", facts)) == sums
+    assert list(content_sums("bucket--x-s3", {"ETag": '"' + "a" * 32 + '"'})) == []
+    assert sum_of([b"12345", b"6789"], "crc32") == "cbf43926"  # the check value of CRC-32
 
 
 def test_a_sum_that_was_remembered_wrongly_gives_way_to_what_came_twice(s3, run):
