@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.checkpoints import hooked_config
+from pipeline.checkpoints.hooked_tensors import Weights
 from pipeline.checkpoints.shapes import require, sizes_of
-from pipeline.checkpoints.transformerlens import Converted, Weights
+from pipeline.checkpoints.transformerlens import Converted
 from pipeline.errors import InputError
 from pipeline.outside import is_whole
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from pipeline.checkpoints.averages import is_of_averages
 from pipeline.checkpoints.formats.plain import STATE_DICTS
 from pipeline.checkpoints.grokking import is_grokking
+from pipeline.checkpoints.hooked_tensors import is_transformerlens
 from pipeline.checkpoints.inert import values_of
 from pipeline.checkpoints.name_patterns import table_of
 from pipeline.checkpoints.pth_names import found_in, step_in_any_name
 from pipeline.checkpoints.pth_steps import step_of, whole_step
-from pipeline.checkpoints.transformerlens import is_transformerlens
 from pipeline.checkpoints.weights_only import load_weights_only
 from pipeline.checkpoints.wrappers import common_prefixes, without_wrappers
 from pipeline.config import RunLayout

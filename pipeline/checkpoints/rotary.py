@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from pipeline.checkpoints import hooked_config, transformerlens
+from pipeline.checkpoints.hooked_tensors import AXES, Weights, without_constants
 from pipeline.checkpoints.shapes import require, sizes_of
-from pipeline.checkpoints.transformerlens import Converted, Weights
+from pipeline.checkpoints.transformerlens import Converted
 from pipeline.errors import InputError
 from pipeline.outside import is_whole
 
 _AXES = {
-    **{name: axes for name, axes in transformerlens.AXES.items() if name != "pos_embed.W_pos"},
+    **{name: axes for name, axes in AXES.items() if name != "pos_embed.W_pos"},
     "blocks.#.mlp.W_gate": "d_model d_mlp",
 }
 _ALWAYS = (
@@ -45,7 +46,7 @@ def convert(
 
     Arguments as of `transformerlens.convert`.
     """
-    weights = transformerlens.without_constants(state)
+    weights = without_constants(state)
     found = transformerlens.described(state, config, given)
     if "pos_embed.W_pos" in weights:
         raise InputError(

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.checkpoints import transformerlens
 from pipeline.checkpoints.floats import refuse_unreadable
 from pipeline.checkpoints.formats.base import LocalParts
 from pipeline.checkpoints.formats.plain import STATE_DICTS
+from pipeline.checkpoints.hooked_tensors import is_transformerlens, renamed, without_zero_bias
 from pipeline.checkpoints.pickle_globals import refusal_of
 from pipeline.checkpoints.shapes import refuse_inflated
 from pipeline.checkpoints.stated_sizes import misread, refuse_misstated
@@ -102,10 +102,10 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             "the weights alone"
         )
     refuse_unreadable(content, str(file))
-    if not transformerlens.is_transformerlens(content):
+    if not is_transformerlens(content):
         return content
     try:
-        return transformerlens.renamed(content)
+        return renamed(without_zero_bias(content))
     except Exception as error:  # of any type, for tensors of other shapes
         raise CheckpointError(
             f"{file}: is no complete state dict of TransformerLens: {first_line(error)}"
