@@ -2,15 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
-from pipeline.checkpoints.digests import local_state, state_of
 from pipeline.checkpoints.files import inside_run, is_hugging_face, leads_out
+from pipeline.checkpoints.folder_scan import file_at, files_in
 from pipeline.checkpoints.foreign import ordinary_run
-from pipeline.checkpoints.formats import holds_weights
 from pipeline.checkpoints.hugging_face_cache import is_repository, other_snapshots, snapshots_by_ref
 from pipeline.checkpoints.left_out import NO_WEIGHTS, UNNAMED
 from pipeline.checkpoints.names import companions, folder_inside, parse_file_name, parse_name
@@ -23,7 +21,6 @@ from pipeline.checkpoints.stored import (
     Folder,
     PlaceContents,
     StoredFile,
-    known_sha256,
 )
 from pipeline.config import RunLayout
 from pipeline.errors import CheckpointError, InputError
@@ -70,12 +67,12 @@ def now(uri: str) -> float:
 def files_of(uris: Sequence[str]) -> list[Files]:
     """Return the files of each of the folders, see `stored.Files`; of a file, that file."""
     paths = [Path(uri) for uri in uris]
-    return [_single(path) if path.is_file() else _files(path) for path in paths]
+    return [_single(path) if path.is_file() else files_in(path) for path in paths]
 
 
 def file_in(uri: str, name: str) -> StoredFile | None:
     """Return one file of a folder, without listing the others; None if it is absent."""
-    return _stored(Path(uri) / name, name)
+    return file_at(Path(uri) / name, name)
 
 
 def read(uri: str, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -112,7 +109,9 @@ def _cached_contents(repository: Path, layout: RunLayout) -> PlaceContents:
     named = {ref: path for ref, path in snapshots.items() if parse_name(ref, layout) is not None}
     if not named and main is not None:
         return contents(str(main), layout)
-    folders = [Folder(ref, str(path), _files(path), _changed(path)) for ref, path in named.items()]
+    folders = [
+        Folder(ref, str(path), files_in(path), _changed(path)) for ref, path in named.items()
+    ]
     others = [Entry(ref, is_ref=True) for ref in snapshots if ref not in {*named, "main"}]
     for path in other_snapshots(repository, snapshots):
         why = "no branch or tag in this cache leads to the commit: download it by its branch"
@@ -135,7 +134,7 @@ def _named_folder(path: Path, layout: RunLayout) -> Folder | Entry:
     inner = path / folder_inside(layout)
     if layout.follow_links and leads_out(path, target := Path(os.path.realpath(inner))):
         inner = target
-    files = _files(inner)
+    files = files_in(inner)
     if not is_hugging_face(files) and "config.json" not in files:
         below = dict(_below(inner))
         found = model_folders(files, below)
@@ -145,7 +144,7 @@ def _named_folder(path: Path, layout: RunLayout) -> Folder | Entry:
             return Entry(path.name, kind=NO_WEIGHTS, reason="it is empty")
         if found[0]:
             inner /= found[0]
-            files = _files(inner)
+            files = files_in(inner)
     if layout.follow_links:
         files = _followed(files, inner)
     return Folder(path.name, str(inner), files, _changed(inner))
@@ -165,7 +164,7 @@ def _named_file(path: Path, layout: RunLayout) -> Folder | Entry:
 def _single(path: Path) -> dict[str, StoredFile]:
     """Return a file that is a checkpoint by itself, and the files beside it that describe it."""
     beside = (path.with_name(name) for name in companions(path.name))
-    found = (_stored(one, one.name) for one in (path, *beside))
+    found = (file_at(one, one.name) for one in (path, *beside))
     return {one.name: replace(one, at=str(path.parent)) for one in found if one is not None}
 
 
@@ -223,87 +222,3 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _files(folder: Path) -> dict[str, StoredFile]:
-    try:
-        entries = _entries(folder)
-        found = _named_files(entries, _real_path(folder))
-        if holds_weights(found):
-            return found
-        for entry in filter(_is_visible_folder, entries):
-            found |= _named_files(
-                _entries(entry.path), os.path.realpath(entry.path), f"{entry.name}/"
-            )
-    except (PermissionError, FileNotFoundError, NotADirectoryError):
-        # One checkpoint without weights, while the others are computed.
-        return {}
-    return found
-
-
-def _real_path(folder: Path) -> str:
-    """Return a folder's path without links."""
-    if folder.name in ("", "..") or folder.is_symlink():
-        return os.path.realpath(folder)
-    parent = folder.parent if folder.is_absolute() else folder.parent.absolute()
-    return f"{_real_parent(str(parent))}/{folder.name}"
-
-
-# Cached: a run has many folders. A path that has become another one since leads to no digest at
-# all, as these are of an inode and its times.
-@lru_cache(maxsize=8)
-def _real_parent(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
-
-
-def _named_files(
-    entries: Iterable[os.DirEntry[str]], real_folder: str, prefix: str = ""
-) -> dict[str, StoredFile]:
-    """Return the files among the entries of a folder, by their names after a prefix."""
-    found = {}
-    for entry in entries:
-        if (file := _of_entry(entry, real_folder, prefix + entry.name)) is not None:
-            found[file.name] = file
-    return found
-
-
-def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-
-
-def _stored(path: Path, name: str) -> StoredFile | None:
-    """Return a file; None for other entries, and for one that was just renamed or removed."""
-    try:
-        if not path.is_file():
-            return None
-        status = path.stat()
-        return _of_status(name, status, lambda: local_state(path))
-    except OSError:
-        return None
-
-
-def _of_entry(entry: os.DirEntry[str], real_folder: str, name: str) -> StoredFile | None:
-    """Return the file that an entry of a folder is, as `_stored` does; in less time."""
-    try:
-        if not entry.is_file():
-            return None
-        status, is_link = entry.stat(), entry.is_symlink()
-    except OSError:
-        return None
-
-    def state() -> str:
-        path = os.path.realpath(entry.path) if is_link else f"{real_folder}/{entry.name}"
-        return state_of(path, status)
-
-    return _of_status(name, status, state)
-
-
-def _of_status(name: str, status: os.stat_result, state: Callable[[], str]) -> StoredFile:
-    # Digests are of weights: a JSON file has none, and is not looked up in the cache.
-    sha256 = None if name.endswith(".json") else known_sha256(state())
-    return StoredFile(name, status.st_size, sha256, sha256, status.st_mtime)
