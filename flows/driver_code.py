@@ -1,4 +1,4 @@
-"""Whether a worker has the driver's code: compared by a digest of the source files."""
+"""Tell by a digest of the source files whether a worker has the code of the driver."""
 
 import hashlib
 import platform
