@@ -1,4 +1,4 @@
-"""One YAML file describes one analysis: checkpoints, inputs, measures, workers and the store."""
+"""The fields of an analysis: checkpoints, inputs, measures, workers and the store."""
 
 import re
 from typing import Annotated, Any, Literal

@@ -91,7 +91,8 @@ def is_one_line_each(text: str) -> bool:
 
 
 some = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 nine = st.lists(texts, min_size=9, max_size=9)
 

@@ -49,6 +49,24 @@ time.sleep(float(sys.argv[1]))
 """
 
 
+# A command whose end does not come.
+ENDLESS = """
+import sys, time
+import flows.cli
+module = sys.modules["flows.cli.app"]
+assert module._SECONDS_TO_END == 10
+module._SECONDS_TO_END = 1.0
+@module.app.command()
+def endless():
+    try:
+        print("started", flush=True)
+        time.sleep(600)
+    finally:
+        time.sleep(600)
+module.app(["endless"])
+"""
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
@@ -82,6 +100,21 @@ def test_what_a_run_started_ends_with_it(number: signal.Signals | None) -> None:
         assert alive(other)  # of somebody who only reads in the folder
     finally:
         psutil.Process(other).kill()
+
+
+def test_a_command_whose_end_does_not_come_is_ended() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    ) as run:
+        try:
+            assert run.stdout is not None and run.stdout.readline() == "started\n"
+            run.terminate()
+            _, said = run.communicate(timeout=SECONDS)
+        finally:
+            run.kill()
+    assert run.returncode == 143
+    assert errors_in(said) == ["terminated: computed results are kept, run it again to continue"]
 
 
 @pytest.fixture

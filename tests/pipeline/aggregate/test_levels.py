@@ -67,7 +67,7 @@ VALUES = st.lists(
 ).map(lambda runs: [value for value, count in runs for _ in range(count)])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(VALUES, st.sampled_from(["below", "above"]))
 def test_stretches_are_those_of_a_plain_loop(values, direction):
     past = [is_past(value, 0.5, direction) for value in values]

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.auditing.schedule import missing_steps
@@ -40,7 +40,6 @@ def test_a_whole_schedule_has_no_missing_step(steps):
     assert missing_steps(steps) == []
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2000), st.integers(1, 400), st.integers(1, 4000))
 def test_the_schedules_of_our_own_training_have_no_missing_step(log_until, every, last):
     assert missing_steps(Schedule(log_until=log_until, every=every).steps(last)) == []

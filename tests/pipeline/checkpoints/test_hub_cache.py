@@ -199,6 +199,7 @@ def test_a_new_process_says_at_once_that_nobody_answers(tmp_path):
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[3],
+        timeout=120,  # for what waits by other means than a sleep
     )
     assert done.returncode == 2 or done.returncode == 1
     assert "cannot be reached" in done.stderr and "Retrying" not in done.stderr + done.stdout

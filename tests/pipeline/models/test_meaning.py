@@ -110,7 +110,7 @@ def test_a_key_that_changes_logits_always_splits_a_run(family: str, bases: Any) 
 KEYS = sorted(HARMLESS | TELLING)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(SOME), st.lists(st.sampled_from(KEYS), max_size=3, unique=True))
 def test_configs_held_to_be_one_model_have_equal_logits(bases, family, keys) -> None:
     plain, expected = bases(family)

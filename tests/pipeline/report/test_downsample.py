@@ -8,7 +8,7 @@ from pipeline.report.downsample import kept_indices
 PYTHIA = np.array([0, *2 ** np.arange(10), *range(1000, 143001, 1000)])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=200), st.integers(2, 80))
 def test_at_most_so_many_steps_are_kept_in_order_with_both_ends(steps, at_most):
     steps = np.array(sorted(steps))

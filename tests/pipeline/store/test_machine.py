@@ -289,7 +289,6 @@ _LENGTH = 40
 StoreMachine.TestCase.settings = settings(
     max_examples=max(STEPS // _LENGTH, 1),
     stateful_step_count=_LENGTH,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
     print_blob=True,
