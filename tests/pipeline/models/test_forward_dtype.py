@@ -45,7 +45,7 @@ class _Model(PreTrainedModel):
 @torch.inference_mode()
 def _raises(product: Product, dtype: torch.dtype) -> bool:
     try:
-        _Model(product, "cpu").to(dtype)(torch.zeros(1, 24, dtype=torch.long))
+        nn.Module.to(_Model(product, "cpu"), dtype)(torch.zeros(1, 24, dtype=torch.long))
     except RuntimeError:
         return True
     return False
