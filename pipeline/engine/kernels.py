@@ -100,12 +100,40 @@ def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[O
     Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
     """
     q, k, v = _in_rows(q), _in_rows(k), _in_rows(v)
-    if bias is None and _ROWS < q.shape[2] < _LONG:
-        return _cpu_of_seen_keys(q, k, v, scale)
+    if bias is not None:
+        return _cpu_op(q, k, v, bias, scale)
+    # Where a sum of finite numbers overflows, they are only treated needlessly.
+    if (k.sum() + v.sum()).isfinite():
+        return _cpu_causal(q, k, v, scale)
+    return _cpu_of_finite(q, k, v, scale)
+
+
+def _cpu_op(
+    q: Query, k: Key, v: Value, bias: Bias | None, scale: float
+) -> tuple[Output, LogSumExp]:
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
     )
     return out.transpose(1, 2), lse
+
+
+def _cpu_causal(q: Query, k: Key, v: Value, scale: float) -> tuple[Output, LogSumExp]:
+    if _ROWS < q.shape[2] < _LONG:
+        return _cpu_of_seen_keys(q, k, v, scale)
+    return _cpu_op(q, k, v, None, scale)
+
+
+def _cpu_of_finite(q: Query, k: Key, v: Value, scale: float) -> tuple[Output, LogSumExp]:
+    """Call it without what is not finite; blank the queries that see it under a causal mask.
+
+    The op also multiplies keys and values that a query does not see, by 0 or before they are
+    masked, and 0 times NaN is NaN.
+    """
+    out, lse = _cpu_causal(q, k.nan_to_num(0, 0, 0), v.nan_to_num(0, 0, 0), scale)
+    keys, values = (_repeated((~x.isfinite()).to(q.dtype).cumsum(dim=2), q) > 0 for x in (k, v))
+    unscored = keys.any(dim=-1, keepdim=True)
+    out = out.masked_fill((unscored | values).transpose(1, 2), torch.nan)
+    return out, lse.masked_fill(unscored[..., 0], torch.nan)
 
 
 def _cpu_of_seen_keys(q: Query, k: Key, v: Value, scale: float) -> tuple[Output, LogSumExp]:
@@ -119,7 +147,7 @@ def _cpu_of_seen_keys(q: Query, k: Key, v: Value, scale: float) -> tuple[Output,
     for queries in _ranges(length, _ROWS):
         keys = slice(queries.stop)
         bias = mask[None, None, -len(queries) :, length - queries.stop :]
-        parts.append(_cpu(q[:, :, _s(queries)], k[:, :, keys], v[:, :, keys], bias, scale))
+        parts.append(_cpu_op(q[:, :, _s(queries)], k[:, :, keys], v[:, :, keys], bias, scale))
     return _joined(parts)
 
 

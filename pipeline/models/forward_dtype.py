@@ -13,9 +13,9 @@ from pipeline.models.architecture import torch_dtype
 
 _LENGTH = 24  # tokens of the pass that is tried
 
-# Products of which torch takes tensors of one dtype alone, whole or as they are taken apart.
-_PRODUCTS = {"linear", "matmul", "einsum", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv"}
-_PRODUCTS |= {"conv1d", "conv2d", "convolution"}
+# Products of which torch takes tensors of one dtype alone. Others (linear, matmul, einsum, conv1d)
+# are made of these, or of multiplications that take two.
+_PRODUCTS = {"mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv", "convolution"}
 
 
 def refuse_dtype(module: PreTrainedModel, dtype: str) -> None:
@@ -56,10 +56,15 @@ class _OneDtype(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation of torch; raise RuntimeError where its tensors differ in dtype."""
-        found = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # In inference mode, operations that torch composes of others arrive here whole.
+        with self:
+            found = func.decompose(*args, **kwargs)
+        if found is not NotImplemented:
+            return found
         if func.overloadpacket.__name__ in _PRODUCTS:
             dtypes = {x.dtype for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
             if len(dtypes) > 1:
                 names = " and ".join(sorted(str(dtype) for dtype in dtypes))
                 raise RuntimeError(f"a product of {names}")
-        return found
+        return func(*args, **kwargs)

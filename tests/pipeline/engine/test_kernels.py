@@ -311,6 +311,34 @@ def test_where_a_score_is_not_finite_the_log_sum_exp_is_nan():
     torch.testing.assert_close(attend(q, k, v, None, 0.5)[1][0, 1], clean[1][0, 1])
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("of", ["key", "value"])
+@pytest.mark.parametrize(("length", "at"), [(40, 5), (100, 70), (300, 297), (800, 530)])
+def test_a_key_or_value_that_is_not_finite_blanks_no_query_before_it(
+    length: int, at: int, of: str, wrong: float
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(1, 4, length, 8), *torch.randn(2, 1, 2, length, 8)
+    clean_out, clean_lse = attend(q, k, v, None, 0.3)
+    (k if of == "key" else v)[0, 1, at, 2] = wrong  # read by heads 2 and 3
+    out, lse = attend(q, k, v, None, 0.3)
+    scored, written = clean_lse.clone(), clean_out.clone()
+    if of == "key":
+        scored[:, 2:, at:], written[:, at:, 2:] = torch.nan, torch.nan
+    else:
+        written[:, at:, 2:, 2] = torch.nan
+    torch.testing.assert_close(lse, scored, equal_nan=True)
+    torch.testing.assert_close(out, written, equal_nan=True)
+
+
+@pytest.mark.parametrize("length", [40, 100])
+def test_finite_values_whose_sum_overflows_are_attended_to(length: int) -> None:
+    q, k = torch.randn(2, 1, 2, length, 8)
+    out, lse = attend(q, k, torch.full_like(k, 1e36), None, 0.3)
+    torch.testing.assert_close(out, torch.full_like(out, 1e36))
+    torch.testing.assert_close(lse, attend(q, k, k, None, 0.3)[1])
+
+
 def test_a_model_that_takes_the_mask_for_a_tensor_is_refused_by_name() -> None:
     mask, _ = windowed(3)
     with pytest.raises(InputError, match="reads the attention mask itself"):
