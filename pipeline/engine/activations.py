@@ -58,7 +58,7 @@ def _of_recurrence(part: nn.Module) -> tuple[int, int] | None:
     if rates.ndim in (2, 3):  # Mamba: a state of each channel at every token
         return 4 * n, 1
     chunk: int = getattr(part, "chunk_size", _CHUNK)
-    width = int(getattr(part, "head_dim", 1))
+    width = int(getattr(part, "head_dim", None) or 1)
     state: int | None = getattr(part, "ssm_state_size", None) or getattr(part, "head_k_dim", None)
     if state is not None:  # decays and scores of each pair of tokens in a chunk
         products = 0
