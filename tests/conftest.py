@@ -1,5 +1,6 @@
 """Fixtures of most tests: small runs of real checkpoints, and a temporary cache."""
 
+import logging
 import os
 import random
 
@@ -93,6 +94,20 @@ def same_random_numbers() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers() -> Iterator[None]:
+    """Remove the handlers that a flow has given our loggers.
+
+    pytest's own may be among them, since it adds those to loggers that do not propagate, such as
+    Prefect's: what later tests log would be in their `caplog` twice.
+    """
+    loggers = [logging.getLogger(name) for name in ("pipeline", "py.warnings")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture

@@ -126,7 +126,10 @@ def test_a_terminated_watch_ends_where_sigint_is_ignored(command: list[str], nam
             looking = psutil.Process(watch.pid).children(recursive=True)
             assert looking and is_there(client, name)
             watch.terminate()
-            assert (watch.wait(300), watch.stderr.read()) == (0, b"")
+            assert watch.wait(300) == 0
+            # While Ray starts, its own handler may raise where Python prints and ignores that.
+            said = watch.stderr.read()
+            assert not said or (b"sigterm_handler" in said and said.endswith(b"SystemExit: 15\n"))
             assert not is_there(client, name)
             assert not psutil.wait_procs(looking, timeout=120)[1]
         finally:
