@@ -95,10 +95,7 @@ def _is_ampere_or_later(device: torch.device) -> bool:
 
 
 def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[Output, LogSumExp]:
-    """Call the CPU's flash attention.
-
-    Its output is in memory as [batch, query, head, d_value], so the transpose is a view.
-    """
+    """Call the CPU's flash attention. Under a causal mask, no query meets what it does not see."""
     q, k, v = _in_rows(q), _in_rows(k), _in_rows(v)
     if bias is not None:
         return _cpu_op(q, k, v, bias, scale)
@@ -111,6 +108,7 @@ def _cpu(q: Query, k: Key, v: Value, bias: Bias | None, scale: float) -> tuple[O
 def _cpu_op(
     q: Query, k: Key, v: Value, bias: Bias | None, scale: float
 ) -> tuple[Output, LogSumExp]:
+    """Call the op, whose output is in memory as [batch, query, head, d_value], hence a view."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, bias is None, attn_mask=bias, scale=scale
     )
@@ -118,6 +116,7 @@ def _cpu_op(
 
 
 def _cpu_causal(q: Query, k: Key, v: Value, scale: float) -> tuple[Output, LogSumExp]:
+    """Call the op under a causal mask; in parts where these are faster, for short sequences."""
     if _ROWS < q.shape[2] < _LONG:
         return _cpu_of_seen_keys(q, k, v, scale)
     return _cpu_op(q, k, v, None, scale)
